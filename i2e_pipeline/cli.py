@@ -1,0 +1,201 @@
+"""`i2e …` and the jobs: thin. Reads the command line, calls the pipeline, prints what it returns."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from i2e_pipeline import config as configuration
+from i2e_pipeline.config import Config, ConfigError, digest
+from i2e_pipeline.java import NoJava
+from i2e_pipeline.session import SessionError
+from i2e_pipeline.stage import StageError
+from i2e_pipeline.tables import TableError
+from i2e_pipeline.units import InputError
+
+_EXPECTED = (
+    ConfigError, InputError, StageError, TableError, SessionError, NoJava, FileNotFoundError, ValueError,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="i2e", description=__doc__ and "Images labelled with Wikidata entities.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "the whole chain; what is done is not done again")
+    run.add_argument("--redo", action="append", default=[], metavar="STAGE", help="make this stage again")
+    run.add_argument("--forget", action="append", default=[], metavar="UNIT", help="drop a unit from the dataset")
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+
+    _command(commands, "status", _status, "how every stage stands; runs nothing")
+
+    link = _command(commands, "link", _link, "mentions and candidates of texts: {id, text} lines in, links out")
+    link.add_argument("--input", required=True, metavar="TEXTS.jsonl")
+    link.add_argument("--output", required=True, metavar="LINKS.jsonl")
+
+    calibrate = _command(commands, "calibrate", _calibrate, "fit label probability and bar on pairs of known truth")
+    calibrate.add_argument("--shards", default=None, metavar="0,1,2", help="fit on these; report on the others")
+    calibrate.add_argument("--precision", type=float, default=0.95, help="wanted precision of labels (default .95)")
+    calibrate.add_argument("--write", required=True, metavar="FILE.json", help="where build.calibration finds it")
+
+    export = _command(commands, "export", _export, "copy the published dataset as plain Parquet")
+    export.add_argument("--to", required=True, metavar="FOLDER")
+
+    _command(commands, "report", _report, "an HTML page of what was kept and why the rest was not")
+    _command(commands, "doctor", _doctor, "check Java, Spark, Delta, torch, models, disk; say the remedies")
+
+    options = parser.parse_args(arguments)
+    sys.exit(_guarded(lambda: options.call(options)))
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    call: Callable[[argparse.Namespace], int],
+    about: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=about, description=about)
+    _config_arguments(parser)
+    parser.set_defaults(call=call)
+    return parser
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="YAML; without it, the embedded sample")
+    parser.add_argument(
+        "--set", action="append", nargs="+", default=[], metavar="section.key=value", help="overrides of the config"
+    )
+
+
+def run_stage(job: str) -> None:
+    """The main of jobs/<job>.py: the stages of that job, on the config's tables.
+
+    Without --config it works on the embedded sample, and what earlier jobs would have made is made first.
+    """
+    parser = argparse.ArgumentParser(prog=f"{job}.py")
+    _config_arguments(parser)
+    options = parser.parse_args()
+
+    def work() -> int:
+        from i2e_pipeline.pipeline import stages
+
+        walk = stages()
+        mine = [s.name for s in walk if s.job == job]
+        if options.config is None:
+            last = max(n for n, s in enumerate(walk) if s.name in mine)
+            mine = [s.name for s in walk[: last + 1]]
+        return _carry_out(_config(options), mine)
+
+    sys.exit(_guarded(work))
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except _EXPECTED as error:
+        print(f"i2e: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("i2e: interrupted; the next run goes on where this one was", file=sys.stderr)
+        return 130
+
+
+def _config(options: argparse.Namespace) -> Config:
+    overrides = [o for group in options.set for o in group]
+    if options.config is None:
+        from i2e_pipeline.sample import embedded
+
+        return embedded.config(overrides, say=_say)
+    return configuration.load(options.config, overrides)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from i2e_pipeline.pipeline import stages
+    from i2e_pipeline.units import Units
+
+    config = _config(options)
+    names = [s.name for s in stages()]
+    for stage in [*options.redo, *([options.until] if options.until else [])]:
+        if stage not in names:
+            raise ConfigError(f"no stage {stage!r}; stages are {', '.join(names)}")
+    for unit in options.forget:
+        Units(config.output).forget(unit)
+    wanted = names[: names.index(options.until) + 1] if options.until else None
+    return _carry_out(config, wanted, options.redo)
+
+
+def _carry_out(config: Config, wanted: Sequence[str] | None, redo: Sequence[str] = ()) -> int:
+    from i2e_pipeline import quality, summary
+    from i2e_pipeline.pipeline import exclusive, run_stages
+    from i2e_pipeline.session import build
+    from i2e_pipeline.tables import Tables
+
+    _say(configuration.dump(config).rstrip())
+    _say(f"config fingerprint {digest(config.model_dump(mode='json'))}\n")
+    with exclusive(config.output):
+        tables = Tables(config.output, config.storage, lambda: build(config))
+        run, states = run_stages(config, tables, wanted, redo, _say)
+        summary.print_funnel(states)
+        if any(s.worked for s in states):
+            quality.measure(run, states)
+        summary.print_quality(quality.read(tables))
+        summary.print_places(tables, states)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from i2e_pipeline import summary
+    from i2e_pipeline.pipeline import status
+    from i2e_pipeline.tables import Tables
+
+    config = _config(options)
+    units, states = status(config, Tables(config.output, config.storage))
+    summary.print_status(config.output, units, states)
+    return 0
+
+
+def _link(options: argparse.Namespace) -> int:
+    from i2e_pipeline.link_texts import link_texts
+
+    texts = link_texts(_config(options), options.input, options.output, _say)
+    _say(f"{texts:,} texts linked into {options.output}")
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from i2e_pipeline.calibrate import calibrate
+
+    shards = None if options.shards is None else {int(s) for s in str(options.shards).split(",")}
+    figures = calibrate(_config(options), shards, options.precision, options.write, _say)
+    print(json.dumps(figures, indent=1))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from i2e_pipeline.export import export
+
+    config = _config(options)
+    images = export(config, options.to)
+    _say(f"{images:,} images copied to {Path(options.to) / 'i2e'}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from i2e_pipeline.report.page import write_page
+
+    config = _config(options)
+    _say(f"report: {write_page(config)}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from i2e_pipeline.doctor import examine
+
+    return examine(_config(options))

@@ -1,0 +1,257 @@
+"""One frozen, validated tree of settings; a section per stage.
+
+Read from a YAML file and `--set section.key=value` overrides, in that order. Unknown keys and bad values are refused
+with the key's path, the value and what is allowed. Paths are relative to the directory the command is run in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+
+class ConfigError(ValueError):
+    """A setting that is not allowed; the message names its path, the value and what is allowed."""
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def fingerprint_of(self, *keys: str) -> dict[str, Any]:
+        """The named settings, or all of them, in JSON form: what a stage's fingerprint is made of."""
+        values = self.model_dump(mode="json")
+        return {key: values[key] for key in keys} if keys else values
+
+
+class StorageConfig(Section):
+    format: Literal["parquet", "delta"] = "parquet"
+    """Delta is the advice on object stores, where a directory cannot be renamed in one step."""
+    compression: Literal["zstd", "snappy", "none"] = "zstd"
+    row_group_mb: int = Field(64, ge=1, le=1024)
+    """Target size of a row group of published images, uncompressed; training reads one row group at a time."""
+
+
+class SessionConfig(Section):
+    master: str | None = None
+    """None: what spark-submit says, else local[*]."""
+    driver_memory: str = "2g"
+    shuffle_partitions: int | None = Field(None, ge=1)
+    """None: twice the cores in local mode; Spark's own default on a cluster."""
+    jars: str | None = None
+    """A folder of jars (Delta's, an object store's). None: Delta's jars are resolved from Maven."""
+    conf: dict[str, str] = Field(default_factory=dict)
+    """Any further Spark property, passed on as it is."""
+
+
+class RunConfig(Section):
+    units_in_flight: int = Field(2, ge=1)
+    """Units of work that a stage carries at the same time, each a Spark job of its own; a killed run loses at most
+    these. On a cluster: enough that their tasks fill it."""
+
+
+class PairsConfig(Section):
+    path: Paths = ()
+    """Parquet files, folders or globs of image + alt-text pairs. Files that were not there before become new units."""
+    key_column: str | None = "key"
+    url_column: str = "url"
+    text_column: str = "caption"
+    image_column: str = "jpg"
+    files_per_unit: int | None = Field(None, ge=1)
+    """None: one file up to 1,000 files; beyond that as many as hold about a million rows."""
+    truth_column: str = "truth_qid"
+    mentioned_column: str = "mentioned_qids"
+    """Where the files have these two columns, the run reports precision and recall against them."""
+    slice_columns: tuple[str, ...] = ("hand", "colliding")
+    """Columns by which precision and recall are reported apart, where the files have them."""
+
+
+Skip = Literal["scholarly_article", "category", "disambiguation", "list", "template", "wikimedia_page", "name"]
+
+
+class KnowledgeBaseConfig(Section):
+    dump: str | None = None
+    """Wikidata JSON dump, one entity a line: .json, .json.bz2 (split over cores) or .json.gz (one core)."""
+    popularity: str | None = None
+    """CSV of `qid,number`. An item that is not in it has an unknown popularity, not none."""
+    anchors: str | None = None
+    """TSV of `surface, qid, count`: how often a text meant which entity by which name."""
+    languages: tuple[str, ...] = ("en", "mul", "en-gb", "en-ca", "en-us")
+    """Languages of names, best first; then the English Wikipedia's title, then any label in Latin script."""
+    max_candidates: int = Field(20, ge=1, le=100)
+    """Entities kept per surface form, by prior."""
+    skip: tuple[Skip, ...] = (
+        "scholarly_article", "category", "disambiguation", "list", "template", "wikimedia_page", "name",
+    )
+    """Kinds of items left out (wikidata/filters.py); each goes to rejects under its own reason."""
+
+
+class ExtractConfig(Section):
+    recognizer: str = "blank"
+    """A spaCy pipeline with `ner`, by name or folder; "blank": gazetteer only."""
+    gazetteer: bool = True
+    max_characters: int = Field(1000, ge=16)
+    """Longer texts are cut at a word's end before mentions are looked for."""
+    batch_size: int = Field(256, ge=1)
+    """Texts per call of spaCy."""
+    min_link_probability: float = Field(0.05, ge=0, le=1)
+    """Gazetteer names less likely than this to be a mention where they occur are not admitted."""
+    max_mentions: int = Field(32, ge=1)
+    """Mentions kept per text, longest first: a list of a hundred names is spam, not a description."""
+
+
+class LinkConfig(Section):
+    max_candidates: int = Field(8, ge=1, le=100)
+    """Candidates kept per mention, by probability."""
+    min_probability: float = Field(0.0005, ge=0, le=1)
+    """Candidates less probable than this are dropped; a mention left with none is rejected as below_floor."""
+    context_weight: float = Field(1.0, ge=0)
+    """Weight of the text around a mention against the prior of its name; 0: prior alone."""
+    nil_weight: float = Field(0.05, ge=0)
+    """Mass set aside for "none of these", relative to a candidate of prior 1."""
+
+
+class ScoreConfig(Section):
+    model: str = ""
+    """open_clip model: `local-dir:FOLDER`, `hf-hub:ORG/NAME`, or NAME with `pretrained`."""
+    pretrained: str | None = None
+    device: str = "auto"
+    """auto: cuda where the executor has one, else cpu. Chosen in the executor, never in the driver."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_size: int = Field(64, ge=1)
+    """Images per forward pass. Halved by itself when the device runs out of memory."""
+    text_template: str = "{name}, {description}"
+    """How an entity is told to the model; without a description the name stands alone."""
+    rows_per_task: int = Field(4096, ge=1)
+    """Rows a task scores at most; a unit is cut along its row groups."""
+    max_pixels: int = Field(50_000_000, ge=1)
+    """Larger images are rejected before they are decoded (decompression bombs)."""
+    min_side: int = Field(16, ge=1)
+    """Images with a shorter side are rejected."""
+    max_aspect: float = Field(10.0, ge=1)
+    """Images longer than this many times their width, or the reverse, are rejected."""
+    max_bytes: int = Field(64_000_000, ge=1)
+    """Larger stored images are rejected unread."""
+    background_entities: int = Field(256, ge=0)
+    """Entities that stand for "anything": an image's cosine to a candidate is also given in standard deviations
+    above its mean cosine to these. 0: no such score."""
+    decode_threads: int = Field(1, ge=1)
+    keep_vectors: bool = False
+    """Store the image vectors (float16) beside the scores, for distillation and near-duplicate search."""
+
+
+class BuildConfig(Section):
+    bar: float = Field(0.5, ge=0, le=1)
+    """Labels less likely right than this are rejected. `i2e calibrate` finds the bar for a wanted precision."""
+    calibration: str | None = None
+    """JSON written by `i2e calibrate`: how CLIP score and text probability make the probability that a label is right,
+    and the bar. None: the default of score/calibrate.py."""
+    max_labels_per_image: int = Field(4, ge=1)
+    min_images_per_entity: int = Field(5, ge=1)
+    """Entities with fewer images are dropped, and with them images that have no other label."""
+    max_images_per_entity: int | None = Field(None, ge=1)
+    """Images beyond this are dropped for the entity, by hash of (image, entity): the same ones in every run."""
+    global_shuffle: bool = False
+    """Shuffle the images' bytes over all units. Costs a full shuffle of the dataset; see docs/architecture.md."""
+
+
+class Config(Section):
+    output: str = "out/run"
+    """Folder of all tables of the run."""
+    storage: StorageConfig = StorageConfig()
+    session: SessionConfig = SessionConfig()
+    run: RunConfig = RunConfig()
+    pairs: PairsConfig = PairsConfig()
+    knowledge_base: KnowledgeBaseConfig = KnowledgeBaseConfig()
+    extract: ExtractConfig = ExtractConfig()
+    link: LinkConfig = LinkConfig()
+    score: ScoreConfig = ScoreConfig()
+    build: BuildConfig = BuildConfig()
+
+    @model_validator(mode="after")
+    def _floors_leave_room(self) -> Config:
+        if self.link.max_candidates > self.knowledge_base.max_candidates:
+            raise ValueError(
+                f"link.max_candidates ({self.link.max_candidates}) is more than knowledge_base.max_candidates "
+                f"({self.knowledge_base.max_candidates})"
+            )
+        return self
+
+
+def load(file: str | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """The config of a YAML file with `section.key=value` overrides on top; raises ConfigError."""
+    tree: dict[str, Any] = {}
+    source: dict[str, str] = {}
+    if file is not None:
+        path = Path(file)
+        if not path.is_file():
+            raise ConfigError(f"--config {file}: no such file")
+        try:
+            read = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{file} is not YAML: {error}") from None
+        if not isinstance(read, dict):
+            raise ConfigError(f"{file} must hold sections of settings, not {type(read).__name__}")
+        tree = read
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {override}: write it as section.key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        *sections, leaf = key.strip().split(".")
+        node = tree
+        for section in sections:
+            child = node.setdefault(section, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"--set {override}: {section} is a value, not a section")
+            node = child
+        node[leaf] = value
+        source[key.strip()] = "--set"
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e, source, file) for e in error.errors())) from None
+
+
+def _explain(error: Any, source: dict[str, str], file: str | None) -> str:
+    path = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and "[" in part))
+    origin = source.get(path) or (file or "the defaults")
+    if error["type"] == "extra_forbidden":
+        return f"{path}: no such setting, from {origin}; known here: {', '.join(_known(error['loc'][:-1]))}"
+    allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    where = path or "config"
+    if error["type"] == "value_error":
+        return f"{where}: {allowed}, from {origin}"
+    return f"{where}: {error['input']!r} is not allowed ({allowed}), from {origin}"
+
+
+def _known(loc: tuple[Any, ...]) -> list[str]:
+    model: Any = Config
+    for part in loc:
+        model = model.model_fields[part].annotation
+    return sorted(model.model_fields)
+
+
+def dump(config: Config) -> str:
+    """The whole tree as YAML, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def digest(value: Any) -> str:
+    """32 hex characters that name a JSON value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,395 @@
+"""Names of the knowledge base, found in running text.
+
+Reads    kb/surfaces (normal_form, link_probability, forms, gazetteer), once, to build the file
+Writes   kb/gazetteer: a folder of flat arrays, memory-mapped by every worker of a machine together
+
+A name matches where a run of whole words has its normal form, or the normal form of its plural or singular. The file
+does not hold the names but their 64-bit hashes, and hashes of their beginnings, so that a batch of texts is matched by a
+dozen array operations: the hash of any run of words comes from one cumulative sum (a polynomial hash modulo 2^64), runs
+grow word by word only while they are the beginning of some name, and a bitmap spares most of the searches. 10^7 names take
+0.3 GB on disk, once per machine; a double-array automaton of them takes gigabytes per worker and loads before it
+matches (benchmarks/extract.py). Two different strings have the same hash with probability 5e-20; a false match over a
+whole run of 10^11 word runs and 10^7 names is a 5 % event, and the link stage would look it up by its text and find nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
+from wikidata.surface import inflections, normal_form
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+
+FORMAT = 1
+MAX_TOKENS = 16
+"""Longest name in tokens: words, and each punctuation mark by itself."""
+MIN_CHARACTERS = 3
+"""Shorter names match only in their exact spelling, and only where it has a capital."""
+
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+_INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
+_CASELESS, _EXACT, _INFLECTED = 1, 2, 4
+
+def _mix(values: U64) -> U64:
+    """splitmix64's finaliser: every input bit reaches every output bit."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+@lru_cache(maxsize=2)
+def _powers(size: int) -> tuple[U64, U64]:
+    up, down = np.full(size, _BASE), np.full(size, _INVERSE)
+    up[0] = down[0] = 1
+    return np.multiply.accumulate(up), np.multiply.accumulate(down)
+
+
+class _Hashes:
+    """Hashes of all substrings of an array of code points."""
+
+    def __init__(self, points: npt.NDArray[np.uint32]) -> None:
+        size = 1 << max(12, int(len(points)).bit_length())
+        up, self.down = _powers(size)
+        self.sums = np.zeros(len(points) + 1, dtype=np.uint64)
+        np.cumsum(_mix(points.astype(np.uint64) + np.uint64(0x632BE59BD9B4E019)) * up[: len(points)], out=self.sums[1:])
+
+    def __call__(self, starts: I64, ends: I64) -> U64:
+        return _mix((self.sums[ends] - self.sums[starts]) * self.down[starts])
+
+
+def _points(strings: list[str], separator: str = "") -> npt.NDArray[np.uint32]:
+    return np.frombuffer(separator.join(strings).encode("utf-32-le", "replace"), dtype=np.uint32)
+
+
+def hashes(strings: list[str]) -> U64:
+    """The hash of each string."""
+    lengths = np.fromiter(map(len, strings), dtype=np.int64, count=len(strings))
+    ends = np.cumsum(lengths)
+    return _Hashes(_points(strings))(ends - lengths, ends)
+
+
+# --- text as the matcher sees it ---------------------------------------------------------------------------------------
+
+_BLANK, _WORD, _MARK, _IDEOGRAPH = 0, 1, 2, 3
+
+
+def _fold(char: str) -> str:
+    """What `normal_form` makes of a character inside a name: nothing, one character or several."""
+    return normal_form(f"x{char}x")[1:-1]
+
+
+def _class(char: str) -> int:
+    if char == " ":
+        return _BLANK
+    if "\u3040" <= char <= "\u309f" or "\u3400" <= char <= "\u9fff" or "\uf900" <= char <= "\ufaff" or char >= "\U00020000":
+        return _IDEOGRAPH
+    return _WORD if unicodedata.category(char)[0] in "LMN" else _MARK
+
+
+@lru_cache(maxsize=1)
+def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8], npt.NDArray[np.uint8], dict[int, str]]:
+    """For the first plane: the folded character, how many it folds to, its class; and the many-to-one foldings."""
+    folded, count = np.arange(1 << 16, dtype=np.uint32), np.ones(1 << 16, dtype=np.uint8)
+    kinds, several = np.full(1 << 16, _MARK, dtype=np.uint8), {}
+    for point in range(1 << 16):
+        if 0xD800 <= point < 0xE000:
+            continue
+        char = chr(point)
+        kinds[point] = _class(char)
+        # Ideographs and Hangul syllables, half of the plane, fold to themselves.
+        if 0x3400 <= point < 0x9FFF or 0xAC00 <= point < 0xD7A4:
+            continue
+        form = _fold(char)
+        folded[point] = ord(form[0]) if form else 0
+        count[point] = len(form)
+        if len(form) > 1:
+            several[point] = form
+    return folded, count, kinds, several
+
+
+@lru_cache(maxsize=4096)
+def _astral(point: int) -> str:
+    return _fold(chr(point))
+
+
+class _Folded:
+    """A batch of texts, folded: characters, where each came from, and their tokens."""
+
+    def __init__(self, texts: list[str]) -> None:
+        table, count, kinds, several = _tables()
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        self.original = _points(texts, "\n")
+        self.text_starts = np.cumsum(lengths + 1) - (lengths + 1)
+        points, origin = self.original, None
+        low = points < (1 << 16)
+        safe = points if low.all() else np.where(low, points, 0)
+        folded, sizes = table[safe], count[safe]
+        for point in np.unique(points[~low]).tolist() if safe is not points else ():
+            here = points == point
+            folded[here], sizes[here] = 0xFFFD, 1
+            form = _astral(point)
+            sizes[here] = len(form)
+            if len(form) == 1:
+                folded[here] = ord(form)
+        breaks = self.text_starts[1:] - 1
+        folded[breaks], sizes[breaks] = 0, 1
+        if (sizes != 1).any():
+            origin = np.repeat(np.arange(len(points)), sizes)
+            first = np.cumsum(sizes, dtype=np.int64) - sizes
+            folded = folded[origin]
+            for place in np.flatnonzero(sizes > 1).tolist():
+                point = int(points[place])
+                form = several[point] if point in several else _astral(point)
+                folded[first[place] : first[place] + len(form)] = [ord(c) for c in form]
+        blank = (folded == 32) | (folded == 0)
+        surplus = np.zeros(len(folded), dtype=bool)
+        surplus[1:] = (folded[1:] == 32) & blank[:-1]
+        if surplus.any():
+            origin = np.flatnonzero(~surplus) if origin is None else origin[~surplus]
+            folded = folded[~surplus]
+        self.points = folded
+        self.origin: I64 = np.arange(len(folded)) if origin is None else origin
+        kind = np.where(folded < (1 << 16), kinds[np.where(folded < (1 << 16), folded, 0)], _MARK)
+        kind[folded == 0] = _BLANK
+        kind[folded >= 0x20000] = _IDEOGRAPH
+        before, after = np.concatenate([[_BLANK], kind[:-1]]), np.concatenate([kind[1:], [_BLANK]])
+        single = kind >= _MARK
+        self.starts: I64 = np.flatnonzero((kind != _BLANK) & (single | (before != kind)))
+        self.ends: I64 = np.flatnonzero((kind != _BLANK) & (single | (after != kind))) + 1
+        self.is_mark = kind[self.starts] == _MARK
+        self.rows: I64 = np.searchsorted(self.text_starts, self.origin[self.starts], side="right") - 1
+
+
+# --- building ----------------------------------------------------------------------------------------------------------
+
+
+def build(
+    batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str], min_link_probability: float = 0.05
+) -> dict[str, int]:
+    """Write the gazetteer of these surfaces to `folder`; returns what is in it.
+
+    batches   normal_form: string, link_probability: float, forms: list<string>, gazetteer: bool (rows of kb/surfaces, in
+              any order; the files do not depend on it)
+    Peak memory is about 60 bytes per admitted name (two keys of 9 bytes per name, their beginnings, and a sorted copy):
+    1 GB for 10^7 names.
+    """
+    keys: list[U64] = []
+    flags: list[npt.NDArray[np.uint8]] = []
+    beginnings: list[U64] = []
+    exact_forms: list[U64] = []
+    names = 0
+    for batch in batches:
+        admitted = pc.and_(batch.column("gazetteer"), pc.greater_equal(batch.column("link_probability"), min_link_probability))
+        batch = batch.filter(pc.fill_null(admitted, False))
+        for part in _slices(batch, 1 << 16):
+            bases, kinds, spellings = _admit(part)
+            names += len(bases)
+            inflected = [(variant, kind | _INFLECTED) for base, kind in zip(bases, kinds, strict=True) if kind == _CASELESS
+                         for variant in inflections(base) if len(variant) >= MIN_CHARACTERS and not _never(variant)]
+            variants = bases + [variant for variant, _ in inflected]
+            variant_flags = np.array(kinds + [kind for _, kind in inflected], dtype=np.uint8)
+            keep, variant_keys, starts = _beginnings(variants)
+            keys.append(variant_keys)
+            flags.append(variant_flags[keep])
+            beginnings.append(starts)
+            exact_forms.append(np.unique(hashes(spellings)))
+    return _write(Path(folder), keys, flags, beginnings, exact_forms, names)
+
+
+def _slices(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
+
+
+def _never(form: str) -> bool:
+    return form in FUNCTION_WORDS or form in COMMON_WORDS
+
+
+def _admit(batch: pa.RecordBatch) -> tuple[list[str], list[int], list[str]]:
+    """Which names enter, how each may match, and the exact spellings of those that must match exactly."""
+    bases: list[str] = []
+    kinds: list[int] = []
+    spellings: list[str] = []
+    for form, forms in zip(batch.column("normal_form").to_pylist(), batch.column("forms").to_pylist(), strict=True):
+        if form.isdigit():
+            continue
+        if len(form) < MIN_CHARACTERS or form in FUNCTION_WORDS:
+            capitals = [f for f in forms if len(f) > 1 and f.isupper() and f.replace(".", "").isalpha()]
+            if len(form) > 1 and capitals:
+                bases.append(form)
+                kinds.append(_EXACT)
+                spellings += capitals
+        elif form not in COMMON_WORDS:
+            bases.append(form)
+            kinds.append(_CASELESS)
+    return bases, kinds, spellings
+
+
+def _beginnings(forms: list[str]) -> tuple[npt.NDArray[np.bool_], U64, U64]:
+    """(forms of at most MAX_TOKENS tokens, their hashes, hashes of their proper beginnings at a token's end)."""
+    if not forms:
+        return np.zeros(0, dtype=bool), np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.uint64)
+    folded = _Folded(forms)
+    of = _Hashes(folded.points)
+    first = np.searchsorted(folded.rows, np.arange(len(forms)), side="left")
+    last = np.searchsorted(folded.rows, np.arange(len(forms)), side="right") - 1
+    size = last - first + 1
+    keep = (size >= 1) & (size <= MAX_TOKENS)
+    whole = of(folded.starts[first[keep]], folded.ends[last[keep]])
+    proper = keep[folded.rows] & (np.arange(len(folded.rows)) < last[folded.rows])
+    starts = of(folded.starts[first[folded.rows[proper]]], folded.ends[proper])
+    return keep, whole, np.unique(starts)
+
+
+def _bitmap(values: U64) -> npt.NDArray[np.uint8]:
+    bits = 1 << max(10, int(max(1, len(values)) * 16 - 1).bit_length())
+    bitmap = np.zeros(bits >> 3, dtype=np.uint8)
+    places = values >> np.uint64(64 - (bits.bit_length() - 1))
+    np.bitwise_or.at(bitmap, places >> np.uint64(3), np.left_shift(1, (places & np.uint64(7)).astype(np.uint8), dtype=np.uint8))
+    return bitmap
+
+
+def _write(
+    folder: Path, keys: list[U64], flags: list[npt.NDArray[np.uint8]], beginnings: list[U64], exact: list[U64], names: int
+) -> dict[str, int]:
+    all_keys = np.concatenate(keys) if keys else np.zeros(0, dtype=np.uint64)
+    all_flags = np.concatenate(flags) if flags else np.zeros(0, dtype=np.uint8)
+    # A name in its own form comes before an inflection of another ("glasses" before "glass" + es).
+    order = np.lexsort((all_flags, all_keys))
+    all_keys, all_flags = all_keys[order], all_flags[order]
+    first = np.ones(len(all_keys), dtype=bool)
+    first[1:] = all_keys[1:] != all_keys[:-1]
+    all_keys, all_flags = all_keys[first], all_flags[first]
+    starts = np.unique(np.concatenate(beginnings)) if beginnings else np.zeros(0, dtype=np.uint64)
+    forms = np.unique(np.concatenate(exact)) if exact else np.zeros(0, dtype=np.uint64)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        "keys": all_keys, "flags": all_flags, "exact_forms": forms,
+        "key_bits": _bitmap(all_keys), "beginning_bits": _bitmap(starts),
+    }
+    digest = hashlib.blake2b(digest_size=16)
+    for name, values in arrays.items():
+        np.save(folder / f"{name}.npy", values)
+        digest.update(np.ascontiguousarray(values).data)
+    about = {"format": FORMAT, "names": names, "keys": len(all_keys), "exact_only": int((all_flags & _EXACT > 0).sum())}
+    sidecar = {**about, "fingerprint": digest.hexdigest()}
+    (folder / "gazetteer.json").write_text(json.dumps(sidecar, indent=1), encoding="utf-8")
+    return about
+
+
+# --- matching ----------------------------------------------------------------------------------------------------------
+
+
+class Gazetteer:
+    """A built gazetteer, memory-mapped. Opening costs milliseconds, whatever its size.
+
+    Raises FileNotFoundError for a folder that holds none, ValueError for another format.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        path = Path(folder)
+        about = json.loads((path / "gazetteer.json").read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise ValueError(f"{path} holds a gazetteer of format {about['format']}, not {FORMAT}: build it again")
+        self.fingerprint: str = about["fingerprint"]
+        self.names: int = about["names"]
+        self._keys, self._flags, self._exact, self._key_bits, self._beginning_bits = (
+            np.load(path / f"{name}.npy", mmap_mode="r")
+            for name in ("keys", "flags", "exact_forms", "key_bits", "beginning_bits")
+        )
+
+    def known(self, forms: list[str]) -> npt.NDArray[np.bool_]:
+        """Which normal forms are names of the gazetteer, as they stand (not as a plural or singular of one)."""
+        found, places = _search(self._keys, hashes(forms))
+        found[found] = (self._flags[places[found]] & _INFLECTED) == 0
+        return found
+
+    def find(self, texts: list[str]) -> tuple[I64, I64, I64]:
+        """The names in each text: rows, starts and ends in characters, ordered by row, start, end.
+
+        A match is a run of whole words; of matches one within the other only the longest stays, of others all do.
+        """
+        if not texts:
+            return _none()
+        folded = _Folded(texts)
+        if not len(folded.starts):
+            return _none()
+        of = _Hashes(folded.points)
+        tokens = len(folded.starts)
+        alive = np.flatnonzero(~folded.is_mark)
+        found_first: list[I64] = []
+        found_last: list[I64] = []
+        found_hash: list[U64] = []
+        for width in range(1, MAX_TOKENS + 1):
+            last = alive + (width - 1)
+            inside = last < tokens
+            alive, last = alive[inside], last[inside]
+            same = folded.rows[alive] == folded.rows[last]
+            alive, last = alive[same], last[same]
+            if not len(alive):
+                break
+            values = of(folded.starts[alive], folded.ends[last])
+            hit = _probe(self._key_bits, values)
+            found_first.append(alive[hit])
+            found_last.append(last[hit])
+            found_hash.append(values[hit])
+            alive = alive[_probe(self._beginning_bits, values)]
+        first, final, values = (np.concatenate(part) for part in (found_first, found_last, found_hash))
+        found, places = _search(self._keys, values)
+        first, final, places = first[found], final[found], places[found]
+        starts = folded.origin[folded.starts[first]]
+        ends = folded.origin[folded.ends[final] - 1] + 1
+        rows = folded.rows[first]
+        exact = (self._flags[places] & _EXACT) > 0
+        if exact.any():
+            allowed = ~exact
+            spelled, _ = _search(self._exact, _Hashes(folded.original)(starts[exact], ends[exact]))
+            allowed[exact] = spelled & _has_lower(folded, len(texts))[rows[exact]]
+            rows, starts, ends = rows[allowed], starts[allowed], ends[allowed]
+        order = np.lexsort((-ends, starts))
+        rows, starts, ends = rows[order], starts[order], ends[order]
+        if len(rows):
+            # Positions grow from text to text, so one running maximum serves them all.
+            outer = np.ones(len(rows), dtype=bool)
+            outer[1:] = ends[1:] > np.maximum.accumulate(ends)[:-1]
+            rows, starts, ends = rows[outer], starts[outer], ends[outer]
+        offset = folded.text_starts[rows]
+        return rows, starts - offset, ends - offset
+
+
+def _none() -> tuple[I64, I64, I64]:
+    return (np.zeros(0, dtype=np.int64),) * 3
+
+
+def _has_lower(folded: _Folded, texts: int) -> npt.NDArray[np.bool_]:
+    """Has a text an ASCII small letter? Capitals say nothing in a text that is all capitals."""
+    places = np.flatnonzero((folded.original >= 97) & (folded.original <= 122))
+    has = np.zeros(texts, dtype=bool)
+    has[np.searchsorted(folded.text_starts, places, side="right") - 1] = True
+    return has
+
+
+def _probe(bitmap: npt.NDArray[np.uint8], values: U64) -> npt.NDArray[np.bool_]:
+    shift = np.uint64(64 - (len(bitmap).bit_length() - 1 + 3))
+    places = values >> shift
+    return (bitmap[places >> np.uint64(3)] >> (places & np.uint64(7)).astype(np.uint8)) & 1 > 0
+
+
+def _search(keys: U64, values: U64) -> tuple[npt.NDArray[np.bool_], I64]:
+    """Which values are among the sorted keys, and where."""
+    places = np.searchsorted(keys, values)
+    clipped = np.minimum(places, max(0, len(keys) - 1))
+    return (places < len(keys)) & (keys[clipped] == values) if len(keys) else np.zeros(len(values), dtype=bool), clipped

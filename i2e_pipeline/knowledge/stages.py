@@ -1,0 +1,121 @@
+"""Knowledge base: which entities are there, what are they called, and how likely does a name mean each?
+
+knowledge_base  Reads  the Wikidata dump · popularity   Writes  kb/entities · kb/names   Rejects  reasons of
+                                                                                          wikidata/reasons.py
+surfaces        Reads  kb/names · kb/entities · anchors Writes  kb/surfaces
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from i2e_pipeline import files
+from i2e_pipeline.config import Config, digest
+from i2e_pipeline.stage import Plan, Run, Stage, StageError
+from i2e_pipeline.tables import Commit, Counting, Kernel, Written
+from wikidata import knowledge_base as wikidata
+from wikidata.filters import FILTERS
+from wikidata.items import read_items
+from wikidata.priors import SurfaceLimits
+from wikidata.sources import read_anchors, read_popularity
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def _content(path: str | None, setting: str) -> str | None:
+    """What a source file holds, in one word."""
+    if path is None:
+        return None
+    try:
+        return digest([files.fingerprint(f.path) for f in files.find((path,), "")])
+    except FileNotFoundError as error:
+        raise StageError(f"knowledge_base.{setting}: {error}") from None
+
+
+class KnowledgeBase(Stage):
+    name, job, does, rows_are = "knowledge_base", "build_knowledge_base", "read the dump", "dump lines"
+    after = ()
+    writes = ("kb/entities", "kb/names")
+    scope = "whole"
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        kb = config.knowledge_base
+        if kb.dump is None:
+            raise StageError("knowledge_base.dump is not set: name a Wikidata JSON dump (.json, .json.bz2)")
+        return {
+            "dump": _content(kb.dump, "dump"),
+            "popularity": _content(kb.popularity, "popularity"),
+            **kb.fingerprint_of("languages", "skip"),
+        }
+
+    def carry_out(self, run: Run, unit: str) -> Commit:
+        started = time.monotonic()
+        tables, kb = run.tables, run.config.knowledge_base
+        assert kb.dump is not None
+        lines = wikidata.read_dump(run.spark, kb.dump)
+        languages, filters = tuple(kb.languages), {k: r for k, r in FILTERS.items() if r.value in kb.skip}
+        raw = tables.write(
+            lines, lambda: partial(_raw_tables, languages=languages, filters=filters), self.name, unit,
+            ("kb/raw_entities", "kb/raw_names"),
+        )
+        read = {
+            t: run.spark.read.schema(tables.spark_schema(t)).parquet(files.join(raw.staging, t))
+            for t in ("kb/raw_entities", "kb/raw_names")
+        }
+        entities, names, duplicates = wikidata.without_duplicates(read["kb/raw_entities"], read["kb/raw_names"])
+        if kb.popularity is not None:
+            entities = wikidata.with_popularity(entities, read_popularity(run.spark, kb.popularity))
+        written = [self._write(run, t, f) for t, f in
+                   (("kb/entities", entities), ("kb/names", names), ("rejects", duplicates))]
+        rows = sum(f.rows for f in written[0].files["kb/entities"])
+        counted = Written(raw.staging, {"rejects": raw.files["rejects"]}, raw.rows_in, rows, raw.rejected)
+        return self.conclude(run, unit, [counted, *written], started)
+
+    def _write(self, run: Run, table: str, rows: DataFrame) -> Written:
+        made = run.tables.write(rows, lambda: partial(_as, table), self.name, "all", (table,) if table != "rejects" else ())
+        kept = {t: f for t, f in made.files.items() if t == table}
+        return Written(made.staging, kept, made.rows_in, made.rows_out, made.rejected)
+
+
+def _raw_tables(batches: Iterator[pa.RecordBatch], **options: Any) -> Iterator[tuple[str, pa.RecordBatch]]:
+    names = {"entities": "kb/raw_entities", "names": "kb/raw_names", "rejects": "rejects"}
+    for table, batch in read_items(batches, **options):
+        yield names[table], batch
+
+
+def _as(table: str, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    for batch in batches:
+        yield table, batch
+
+
+class Surfaces(Stage):
+    name, job, does, rows_are = "surfaces", "build_knowledge_base", "group names, compute priors", "surface forms"
+    after = ("knowledge_base",)
+    writes = ("kb/surfaces",)
+    scope = "whole"
+    in_funnel = False
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        kb = config.knowledge_base
+        return {"anchors": _content(kb.anchors, "anchors"), **kb.fingerprint_of("max_candidates")}
+
+    def plan(self, run: Run, unit: str) -> Plan:
+        kb = run.config.knowledge_base
+        made = run.committed("knowledge_base")
+        anchors = None if kb.anchors is None else read_anchors(run.spark, kb.anchors)
+        surfaces = wikidata.surfaces(
+            run.tables.read("kb/names", made), run.tables.read("kb/entities", made), anchors=anchors,
+            limits=SurfaceLimits(max_candidates=kb.max_candidates),
+        )
+
+        def make_kernel() -> Kernel:
+            return partial(_as, "kb/surfaces")
+
+        return Plan(surfaces, make_kernel, ("kb/surfaces",), Counting(passed_table="kb/surfaces",
+                                                                      passed_key=("normal_form",)))

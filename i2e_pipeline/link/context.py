@@ -1,0 +1,143 @@
+"""What is known of each entity, as far as it helps to tell namesakes apart in a text.
+
+Reads    kb/entities (entity_id, name, description, is_human, visual), once, by rising entity_id
+Writes   kb/context: a folder of flat arrays, memory-mapped by every worker of a machine together
+
+An entity's context is the set of words of its description, hashed to 32 bits, and two flags. A text speaks for an entity as
+far as they share words, each weighted by how few descriptions have it. Some 40 bytes per entity; building streams,
+holding one batch and a table of word counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from wikidata.common_words import FUNCTION_WORDS
+from wikidata.surface import singulars
+
+FORMAT = 1
+HUMAN, VISUAL = 1, 2
+_BUCKETS = 1 << 20
+"""Of the table of word counts: words that share a bucket count as equally frequent, which does no harm."""
+_WORD = re.compile(r"[^\W_]{2,}")
+
+I64 = npt.NDArray[np.int64]
+U32 = npt.NDArray[np.uint32]
+F32 = npt.NDArray[np.float32]
+
+
+@lru_cache(maxsize=1 << 17)
+def _token(word: str) -> int:
+    """A word's hash, the same for singular and plural; -1 for a function word."""
+    if word in FUNCTION_WORDS:
+        return -1
+    base = singulars(word)
+    return zlib.crc32((base[0] if base else word).encode("utf-8", "replace"))
+
+
+def tokens(text: str) -> set[int]:
+    """The hashes of a text's words, 32 bits each, without function words."""
+    found = {_token(word) for word in _WORD.findall(text.lower())}
+    found.discard(-1)
+    return found
+
+
+def build(batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str]) -> dict[str, int]:
+    """Write the context of these entities to `folder`; returns what is in it.
+
+    batches   entity_id: int64, rising; description: string?, is_human: bool, visual: bool (rows of kb/entities, sorted)
+    Raises ValueError where the ids do not rise.
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    counts = np.zeros(_BUCKETS, dtype=np.int64)
+    entities = total = 0
+    last = -1
+    digest = hashlib.blake2b(digest_size=16)
+    with (path / "ids.bin").open("wb") as ids, (path / "ends.bin").open("wb") as ends, (path / "words.bin").open("wb") as words, (
+        path / "flags.bin"
+    ).open("wb") as flags:
+        for batch in batches:
+            if not batch.num_rows:
+                continue
+            here = batch.column("entity_id").to_numpy(zero_copy_only=False).astype(np.int64)
+            if here[0] <= last or (np.diff(here) <= 0).any():
+                raise ValueError("kb/context is built from entities sorted by entity_id, each once; sort them first")
+            last = int(here[-1])
+            bags = [sorted(tokens(d)) if d else [] for d in batch.column("description").to_pylist()]
+            flat = np.fromiter((t for bag in bags for t in bag), dtype=np.uint32)
+            sizes = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
+            flag = sum(
+                np.asarray(batch.column(name).fill_null(False).to_numpy(zero_copy_only=False), dtype=np.uint8) * np.uint8(bit)
+                for name, bit in (("is_human", HUMAN), ("visual", VISUAL))
+            )
+            parts = (here, total + np.cumsum(sizes), flat, np.asarray(flag, dtype=np.uint8))
+            for file, part in zip((ids, ends, words, flags), parts, strict=True):
+                file.write(np.ascontiguousarray(part).data)
+                digest.update(np.ascontiguousarray(part).data)
+            counts += np.bincount(flat % _BUCKETS, minlength=_BUCKETS)
+            entities += len(here)
+            total += len(flat)
+    rarity = np.log((entities + 1) / (counts + 1)).astype(np.float32)
+    np.save(path / "rarity.npy", rarity)
+    about = {"format": FORMAT, "entities": entities, "words": total}
+    (path / "context.json").write_text(json.dumps({**about, "fingerprint": digest.hexdigest()}, indent=1), encoding="utf-8")
+    return about
+
+
+class Context:
+    """A built context, memory-mapped. Raises FileNotFoundError for a folder without one, ValueError for another format."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        path = Path(folder)
+        about = json.loads((path / "context.json").read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise ValueError(f"{path} holds a context of format {about['format']}, not {FORMAT}: build it again")
+        self.fingerprint: str = about["fingerprint"]
+        self._ids: I64 = _mapped(path / "ids.bin", np.int64)
+        self._ends: I64 = _mapped(path / "ends.bin", np.int64)
+        self._words: U32 = _mapped(path / "words.bin", np.uint32)
+        self._flags = _mapped(path / "flags.bin", np.uint8)
+        self._rarity: F32 = np.load(path / "rarity.npy", mmap_mode="r")
+
+    def rows(self, entity_ids: I64) -> I64:
+        """Where each entity stands; -1 where it is unknown."""
+        if not len(self._ids):
+            return np.full(len(entity_ids), -1, dtype=np.int64)
+        places = np.minimum(np.searchsorted(self._ids, entity_ids), len(self._ids) - 1)
+        return np.where(self._ids[places] == entity_ids, places, -1)
+
+    def flags(self, rows: I64) -> npt.NDArray[np.uint8]:
+        """HUMAN | VISUAL of each row; 0 where unknown."""
+        if not len(self._flags):
+            return np.zeros(len(rows), dtype=np.uint8)
+        return np.where(rows < 0, np.uint8(0), self._flags[np.maximum(rows, 0)])
+
+    def words(self, rows: I64) -> tuple[I64, U32]:
+        """The words of each row, flat, and for each word the place in `rows` that it belongs to."""
+        known = np.flatnonzero(rows >= 0)
+        ends = self._ends[rows[known]]
+        starts = np.where(rows[known] > 0, self._ends[np.maximum(rows[known] - 1, 0)], 0)
+        sizes = ends - starts
+        within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return np.repeat(known, sizes), self._words[np.repeat(starts, sizes) + within]
+
+    def rarity(self, words: U32) -> F32:
+        """ln of how many entities there are to one whose description has the word."""
+        return self._rarity[words % _BUCKETS]
+
+
+def _mapped(path: Path, kind: npt.DTypeLike) -> npt.NDArray[np.generic]:
+    # An empty file cannot be mapped.
+    return np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.zeros(0, dtype=kind)

@@ -1,0 +1,198 @@
+"""Precision and recall of each stage, where the input says what its images show.
+
+The input files may have two more columns: the entity that the image shows (`pairs.truth_column`, "Q42" or null) and
+those that its text names (`pairs.mentioned_column`). Counts are of pairs whose truth is known; recall is over those
+whose text names it, for what a text does not name no stage can find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from i2e_pipeline import files
+from i2e_pipeline.config import PairsConfig
+from i2e_pipeline.ids import row_ids
+from i2e_pipeline.shards import text_columns
+from i2e_pipeline.tables import Tables
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from i2e_pipeline.pipeline import StageState
+    from i2e_pipeline.stage import Run
+
+_FILE = "quality.json"
+_STEPS = {
+    "link": "top candidates that the text names; named entities among the candidates",
+    "label": "labels that are right; pairs whose text names the truth that got it",
+    "published": "the same of the published images, duplicates merged",
+}
+
+
+def read(tables: Tables) -> list[dict[str, Any]]:
+    """Figures of the last run; none where no truth is known."""
+    path = tables.path(_FILE)
+    return list(files.read_json(path)) if files.exists(path) else []
+
+
+def measure(run: Run, states: Sequence[StageState]) -> None:
+    """Measure and keep the figures, where the input has the columns and the dataset is built."""
+    if "finish" not in {s.stage.name for s in states}:
+        return
+    shards = [f for unit in run.units for f in unit.files]
+    columns = _truth_columns(shards[0].path, run.config.pairs) if shards else None
+    if columns is None:
+        files.remove(run.tables.path(_FILE))
+        return
+    figures = _measure(run, columns)
+    files.write_json(run.tables.path(_FILE), figures)
+
+
+def _truth_columns(path: str, pairs: PairsConfig) -> list[str] | None:
+    """Names of the slice columns that the files have; None where they say no truth."""
+    filesystem, inner = files.open_filesystem(path)
+    with filesystem.open_input_file(inner) as stream:
+        names = pq.read_schema(stream).names
+    if pairs.truth_column not in names or pairs.mentioned_column not in names:
+        return None
+    return [c for c in pairs.slice_columns if c in names]
+
+
+def truth_rows(
+    batches: Iterator[pa.RecordBatch], truth_column: str, mentioned_column: str, slice_columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """What the input says of each pair whose truth is known.
+
+    batches   path: string, digest: binary
+    yields    pair_id: binary, truth: int64, mentioned: list<int64>, slices: list<string> ("all", "column: value")
+    """
+    import numpy as np
+
+    for batch in batches:
+        for file in batch.to_pylist():
+            names = [truth_column, mentioned_column, *slice_columns]
+            for start, rows in text_columns(file["path"], names):
+                known = pc.is_valid(rows.column(truth_column))
+                ids = row_ids(file["digest"], np.arange(start, start + rows.num_rows)).cast(pa.binary())
+                rows = rows.filter(known)
+                slices = [
+                    ["all", *(f"{c}: {_plain(v)}" for c, v in row.items() if v is not None)]
+                    for row in rows.select(list(slice_columns)).to_pylist()
+                ] if slice_columns else [["all"]] * rows.num_rows
+                mentioned = [
+                    [_number(q) for q in qids or []] for qids in rows.column(mentioned_column).to_pylist()
+                ]
+                yield pa.RecordBatch.from_pydict({
+                    "pair_id": ids.filter(known),
+                    "truth": pa.array([_number(q) for q in rows.column(truth_column).to_pylist()], pa.int64()),
+                    "mentioned": pa.array(mentioned, pa.list_(pa.int64())),
+                    "slices": pa.array(slices, pa.list_(pa.string())),
+                })
+
+
+def _plain(value: Any) -> str:
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def _number(qid: str) -> int:
+    return int(qid.lstrip("Qq"))
+
+
+def truth(run: Run, slice_columns: Sequence[str]) -> DataFrame:
+    """`truth_rows` of all input files."""
+    pairs = run.config.pairs
+    shards = run.spark.createDataFrame(
+        [(f.path, bytes.fromhex(f.digest)) for unit in run.units for f in unit.files], "path string, digest binary"
+    )
+    names = (pairs.truth_column, pairs.mentioned_column, list(slice_columns))
+    return shards.mapInArrow(
+        lambda batches: truth_rows(batches, *names),
+        "pair_id binary, truth long, mentioned array<long>, slices array<string>",
+    )
+
+
+def _measure(run: Run, slice_columns: Sequence[str]) -> list[dict[str, Any]]:
+    from pyspark.sql import functions as F
+
+    tables = run.tables
+    empty = F.array().cast("array<bigint>")
+    texts = tables.read("pairs", run.committed("pairs"), ["pair_id", "text_id", "unit"])
+    candidates = tables.read("candidates", run.committed("link"), ["text_id", "entity_id", "rank", "unit"])
+    linked = (
+        candidates.groupBy("unit", "text_id")
+        .agg(
+            F.collect_set("entity_id").alias("candidates"),
+            F.collect_set(F.when(F.col("rank") == 1, F.col("entity_id"))).alias("top"),
+        )
+        .join(texts, ["unit", "text_id"], how="inner")
+        .select("pair_id", "candidates", "top")
+    )
+    labels = tables.read("labels", run.committed("label"))
+    labelled = labels.groupBy("pair_id").agg(
+        F.first("image_id").alias("image_id"),
+        F.collect_set(F.when(F.col("reason").isNull(), F.col("entity_id"))).alias("labels"),
+    )
+    selection = tables.read("selection", run.committed("select"))
+    published = selection.select("image_id", F.col("pair_id").alias("standing"), F.col("labels.entity_id").alias("published"))
+    rows = (
+        truth(run, slice_columns)
+        .join(linked, "pair_id", how="left")
+        .join(labelled, "pair_id", how="left")
+        .join(published, "image_id", how="left")
+        .select(
+            "truth", "mentioned", "slices",
+            *(F.coalesce(c, empty).alias(c) for c in ("candidates", "top", "labels", "published")),
+            (F.col("standing").isNull() | (F.col("standing") == F.col("pair_id"))).alias("stands"),
+        )
+        .withColumn("named", F.array_contains("mentioned", F.col("truth")))
+    )
+
+    def count(condition: Any) -> Any:
+        return F.sum(F.coalesce(condition.cast("long"), F.lit(0)))
+
+    def size(column: Any) -> Any:
+        return F.sum(F.size(column))
+
+    def right(column: str) -> Any:
+        return F.array_contains(column, F.col("truth"))
+
+    stands = F.col("stands")
+    sums = rows.withColumn("slice", F.explode("slices")).groupBy("slice").agg(
+        F.count("*").alias("pairs"),
+        count(F.col("named")).alias("named"),
+        size(F.array_intersect("top", "mentioned")).alias("top_right"),
+        size("top").alias("top_all"),
+        size(F.array_intersect("candidates", "mentioned")).alias("mentioned_found"),
+        size("mentioned").alias("mentioned_all"),
+        count(right("labels")).alias("labels_right"),
+        size("labels").alias("labels_all"),
+        count(F.col("named") & right("labels")).alias("labels_found"),
+        count(stands & right("published")).alias("published_right"),
+        F.sum(F.when(stands, F.size("published")).otherwise(0)).alias("published_all"),
+        count(stands & F.col("named") & right("published")).alias("published_found"),
+        count(stands & F.col("named")).alias("published_named"),
+    )
+    found = sorted((r.asDict() for r in sums.collect()), key=lambda r: (r["slice"] != "all", r["slice"]))
+    steps = {
+        "link": ("top_right", "top_all", "mentioned_found", "mentioned_all"),
+        "label": ("labels_right", "labels_all", "labels_found", "named"),
+        "published": ("published_right", "published_all", "published_found", "published_named"),
+    }
+    return [
+        {
+            "stage": step, "slice": row["slice"], "pairs": row["pairs"],
+            "precision": _ratio(row[keys[0]], row[keys[1]]), "recall": _ratio(row[keys[2]], row[keys[3]]),
+            "counted": _STEPS[step],
+        }
+        for step, keys in steps.items()
+        for row in found
+    ]
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None

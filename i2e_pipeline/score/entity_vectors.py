@@ -1,0 +1,205 @@
+"""Entity vectors: what CLIP thinks of an entity, computed once per (entity, model) and shared by all workers.
+
+Reads    kb/entities (entity_id, name, description)
+Writes   entity_vectors (entity_id, vector: float32, norm 1)
+
+3 million entities of 512 numbers are 3 GB: each machine lays the table out once as two sorted .npy files, and its
+workers map them, so that the pages are shared (637 MB against 1,037 MB for 400 MB of vectors on two workers).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+
+from i2e_pipeline.files import open_filesystem
+from i2e_pipeline.schemas import ENTITY_VECTORS
+from i2e_pipeline.score.encoder import Encoder
+
+KEPT_STORES = 3
+"""Stores a cache folder keeps, latest used: the table grows with the run, and each state of it is a store."""
+
+
+class MissingVectorError(KeyError):
+    """An entity without a vector; the message names it and the way out."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def entity_text(template: str, name: str, description: str | None) -> str:
+    """What the model is told of an entity. Without a description, its place goes with the punctuation around it.
+
+    >>> entity_text("a photo of {name} ({description})", "Mars", None)
+    'a photo of Mars'
+    """
+    if not description:
+        template = re.sub(r"[\s,;:–—(\[-]*\{description\}[)\]]*", "", template)
+    return template.replace("{description}", description or "").replace("{name}", name)
+
+
+def encode_entities(
+    batches: Iterable[pa.RecordBatch], encoder: Encoder, template: str
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Kernel: text vectors of entities.
+
+    batches   entity_id: int64, name: string, description: string or null
+    yields    ("entity_vectors", ENTITY_VECTORS), a row per row. A vector that came out as NaN is stored as it is: pairs
+              that name its entity are then rejected as nan_score, instead of the whole run failing on one text.
+    """
+    for batch in batches:
+        names, descriptions = batch["name"].to_pylist(), batch["description"].to_pylist()
+        texts = [entity_text(template, n or "", d) for n, d in zip(names, descriptions, strict=True)]
+        distinct = list(dict.fromkeys(texts))
+        vectors_ND = encoder.texts(distinct)
+        where = {text: i for i, text in enumerate(distinct)}
+        rows_ND = vectors_ND[np.fromiter((where[t] for t in texts), dtype=np.int64, count=len(texts))]
+        lists = pa.ListArray.from_arrays(
+            pa.array(np.arange(len(texts) + 1, dtype=np.int32) * encoder.width), pa.array(rows_ND.ravel())
+        )
+        yield "entity_vectors", pa.RecordBatch.from_arrays([batch["entity_id"], lists], schema=ENTITY_VECTORS)
+
+
+def choose_background(entity_ids: Iterable[int], count: int) -> np.ndarray:
+    """`count` entities (int64, sorted) that stand for "anything": those whose id hashes lowest.
+
+    The choice depends on the ids alone, not on their order, so that every task and every run makes the same one.
+    """
+    ids = np.unique(np.fromiter(entity_ids, dtype=np.int64))
+    if len(ids) > count:
+        with np.errstate(over="ignore"):
+            mixed = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+            mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
+        ids = ids[np.argsort(mixed ^ (mixed >> np.uint64(29)), kind="stable")[:count]]
+    return np.sort(ids)
+
+
+class EntityVectors:
+    """The vectors of many entities, sorted by id, looked up all at once. Opened stores are shared through the page cache."""
+
+    def __init__(self, ids_N: np.ndarray, vectors_ND: np.ndarray, source: str = "the vectors given") -> None:
+        """`ids_N`: int64, rising. `vectors_ND`: float16 or float32, norm 1."""
+        if len(ids_N) != len(vectors_ND):
+            raise ValueError(f"{len(ids_N)} ids for {len(vectors_ND)} vectors")
+        self._ids_N, self._vectors_ND, self._source = ids_N, vectors_ND, source
+
+    @classmethod
+    def from_files(cls, files: Sequence[str], cache: str | None = None, key: str | None = None) -> EntityVectors:
+        """The committed Parquet files of the table entity_vectors, through this machine's cache.
+
+        cache   folder on a local disk; None: one of this user's under the temporary folder
+        key     what the content is named by, such as the table's fingerprint; None: paths, sizes and times of the files
+        The first worker lays the store out under a lock, the others wait and map it. Needs as much free disk as the
+        vectors in float16; memory for a few thousand of them. An id that stands twice keeps its first vector.
+        """
+        root = Path(cache or f"{tempfile.gettempdir()}/i2e-entity-vectors-{os.getuid()}")
+        root.mkdir(parents=True, exist_ok=True)
+        store = root / hashlib.blake2b((key or _state(files)).encode(), digest_size=16).hexdigest()
+        with FileLock(f"{root}/.lock"):
+            if not store.is_dir():
+                fresh = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
+                try:
+                    _lay_out(files, fresh)
+                    os.replace(fresh, store)
+                except BaseException:
+                    shutil.rmtree(fresh, ignore_errors=True)
+                    raise
+                _drop_old(root, keep=store)
+            os.utime(store)
+            ids_N = np.load(store / "ids.npy", mmap_mode="r")
+            vectors_ND = np.load(store / "vectors.npy", mmap_mode="r") if len(ids_N) else np.empty((0, 0), np.float16)
+        return cls(ids_N, vectors_ND, f"{len(files)} files of entity_vectors")
+
+    def __len__(self) -> int:
+        return len(self._ids_N)
+
+    @property
+    def width(self) -> int:
+        return int(self._vectors_ND.shape[1])
+
+    def lookup(self, entity_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """vectors_ND (float32, norm 1) of these entities, in their order. Raises MissingVectorError."""
+        wanted = np.asarray(entity_ids, dtype=np.int64)
+        at = np.searchsorted(self._ids_N, wanted)
+        found = at < len(self._ids_N)
+        found[found] = np.asarray(self._ids_N)[at[found]] == wanted[found]
+        if not found.all():
+            missing = np.unique(wanted[~found])
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise MissingVectorError(
+                f"Q{missing[0]}{more} has no vector in {self._source}: encode the entities of these candidates first "
+                "(`i2e run` does, jobs/score_images.py too)"
+            )
+        vectors_ND = np.asarray(self._vectors_ND[at], dtype=np.float32)
+        norms_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        return vectors_ND / np.where(norms_N1 > 0, norms_N1, 1)  # float16 leaves norms of 1 +- 0.0003
+
+
+def _state(files: Sequence[str]) -> str:
+    infos = []
+    for file in sorted(files):
+        filesystem, inner = open_filesystem(file)
+        info = filesystem.get_file_info(inner)
+        infos.append(f"{file}\t{info.size}\t{info.mtime_ns}")
+    return "\n".join(infos)
+
+
+def _lay_out(files: Sequence[str], folder: Path) -> None:
+    """ids.npy (int64, rising) and vectors.npy (float16) in two passes: ids, then each vector to its place."""
+    found = [np.empty(0, dtype=np.int64)]
+    for file in files:
+        found += [batch["entity_id"].to_numpy() for batch in _batches(file, ["entity_id"])]
+    ids_M = np.concatenate(found)
+    ids_N = np.unique(ids_M)
+    np.save(folder / "ids.npy", ids_N)
+    if not len(ids_N):
+        return
+    store: np.memmap | None = None
+    written = np.zeros(len(ids_N), dtype=bool)
+    for file in files:
+        for batch in _batches(file, ["entity_id", "vector"]):
+            vectors_BD = _matrix(batch["vector"], file)
+            if store is None:
+                shape = (len(ids_N), vectors_BD.shape[1])
+                store = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float16, shape=shape)
+            if vectors_BD.shape[1] != store.shape[1]:
+                raise ValueError(
+                    f"{file} holds vectors of {vectors_BD.shape[1]} numbers, others of {store.shape[1]}: two models' "
+                    "vectors stand in one table; write entity_vectors afresh (`i2e run --redo score`)"
+                )
+            at_B, first_B = np.unique(np.searchsorted(ids_N, batch["entity_id"].to_numpy()), return_index=True)
+            new = ~written[at_B]
+            store[at_B[new]] = vectors_BD[first_B[new]]
+            written[at_B] = True
+    assert store is not None
+    store.flush()
+
+
+def _batches(file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    filesystem, inner = open_filesystem(file)
+    with filesystem.open_input_file(inner) as source:
+        yield from (b for b in pq.ParquetFile(source).iter_batches(4096, columns=columns, use_threads=False) if b.num_rows)
+
+
+def _matrix(vectors: pa.Array, file: str) -> np.ndarray:
+    flat = vectors.flatten()
+    widths = np.unique(np.diff(vectors.offsets.to_numpy()))
+    if len(widths) != 1 or vectors.null_count or flat.null_count:
+        raise ValueError(f"{file}: vectors of {widths.tolist()} numbers, {vectors.null_count} nulls; they are all of one width")
+    return flat.to_numpy().reshape(len(vectors), int(widths[0]))
+
+
+def _drop_old(root: Path, keep: Path) -> None:
+    stores = sorted((p for p in root.iterdir() if p.is_dir() and p != keep), key=lambda p: p.stat().st_mtime)
+    for old in stores[: max(0, len(stores) - KEPT_STORES + 1)]:
+        shutil.rmtree(old, ignore_errors=True)  # whoever has it mapped keeps its pages

@@ -1,0 +1,195 @@
+"""Score: how well does the image of a pair fit each entity that its text may mean?
+
+entity_vectors  Reads   candidates · kb/entities   Writes  entity_vectors
+score           Reads   pairs · candidates · entity_vectors · the input shards' images
+                Writes  scores   Rejects  no_linked_mention and the reasons of score/images.py
+
+An entity's text is encoded once per model, however many units name it: each run adds a segment of the entities that no
+earlier segment holds.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+from i2e_pipeline.config import Config, digest
+from i2e_pipeline.score import encoder
+from i2e_pipeline.score.entity_vectors import EntityVectors, encode_entities
+from i2e_pipeline.score.images import ShardReader
+from i2e_pipeline.score.scoring import score
+from i2e_pipeline.shipping import Shipped, ship
+from i2e_pipeline.stage import Plan, Run, Stage
+from i2e_pipeline.tables import Commit, Counting, Kernel
+
+_ENTITIES_PER_TASK = 8192
+_LOCAL = "local-dir:"
+
+
+class EncodeEntities(Stage):
+    name, job, does, rows_are = "entity_vectors", "score_images", "encode entity names", "entities"
+    after = ("knowledge_base",)
+    writes = ("entity_vectors",)
+    guarded = ("model",)
+    in_funnel = False
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        return {"model": model_name(config), "template": config.score.text_template,
+                "background": config.score.background_entities}
+
+    def all_units(self, run: Run) -> list[str]:
+        """Segments: those that are there, and a new one where a unit's links are covered by none."""
+        made = [c for c in run.tables.commits(self.name).values() if c.fingerprint == run.fingerprints[self.name]]
+        covered = {link for c in made for link in c.facts["links"]}
+        missing = sorted(_links(run) - covered)
+        return sorted(c.unit for c in made) + ([f"s-{digest(missing)[:12]}"] if missing else [])
+
+    def rows_to_do(self, run: Run, unit: str) -> int:
+        return 0
+
+    def carry_out(self, run: Run, unit: str) -> Commit:
+        from pyspark.sql import functions as F
+
+        started = time.monotonic()
+        tables, config = run.tables, run.config.score
+        segments = run.committed(self.name)
+        candidates = tables.read("candidates", run.committed("link"), ["entity_id"])
+        entities = tables.read("kb/entities", run.committed("knowledge_base"), ["entity_id", "name", "description"])
+        by_hash = entities.where(F.col("description").isNotNull()).orderBy(F.xxhash64("entity_id"), "entity_id")
+        background = sorted(r["entity_id"] for r in by_hash.limit(config.background_entities).collect())
+        wanted = candidates.union(
+            run.spark.createDataFrame([(e,) for e in background], "entity_id long")
+        ).distinct()
+        if segments:
+            wanted = wanted.join(tables.read("entity_vectors", segments, ["entity_id"]), "entity_id", how="left_anti")
+        rows = entities.join(wanted, "entity_id", how="inner").select("entity_id", "name", "description")
+        model = ship_model(run)
+
+        def make_kernel() -> Kernel:
+            return partial(
+                encode_entities, encoder=encoder.load_once(model_config(config, model), threads=1),
+                template=config.text_template,
+            )
+
+        counting = Counting(passed_table="entity_vectors", passed_key=("entity_id",))
+        written = tables.write(
+            rows.orderBy("entity_id"), make_kernel, self.name, unit, ("entity_vectors",), counting
+        )
+        facts = {"links": sorted(_links(run)), "background": background}
+        return self.conclude(run, unit, [written], started, facts=facts)
+
+
+def _links(run: Run) -> set[str]:
+    """The unit's links that the run counts, each by unit and fingerprint."""
+    return {f"{c.unit}:{c.fingerprint}" for c in run.committed("link")}
+
+
+class Score(Stage):
+    name, job, does, rows_are = "score", "score_images", "score images", "pairs"
+    after = ("link",)
+    writes = ("scores",)
+    guarded = ("model",)
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        return {
+            "model": model_name(config),
+            "template": config.score.text_template,
+            "image_column": config.pairs.image_column,
+            **config.score.fingerprint_of(
+                "max_pixels", "min_side", "max_aspect", "max_bytes", "background_entities", "keep_vectors"
+            ),
+        }
+
+    def rows_to_do(self, run: Run, unit: str) -> int:
+        return sum(c.rows("pairs") for c in run.committed("pairs", unit))
+
+    def plan(self, run: Run, unit: str) -> Plan:
+        from pyspark.sql import functions as F
+
+        config = run.config.score
+        pairs = run.tables.read("pairs", run.committed("pairs", unit), ["pair_id", "text_id", "shard", "row"])
+        named = (
+            run.tables.read("candidates", run.committed("link", unit), ["text_id", "entity_id"])
+            .groupBy("text_id")
+            .agg(F.sort_array(F.collect_set("entity_id")).alias("entity_ids"))
+        )
+        blocks = _Blocks([(f.shard, f.rows) for f in run.unit(unit).files], config.rows_per_task)
+        rows = (
+            pairs.join(named, "text_id", how="left")
+            .select(
+                "shard", "row", "pair_id",
+                F.coalesce("entity_ids", F.array().cast("array<bigint>")).alias("entity_ids"),
+            )
+            .repartitionById(blocks.count, blocks.column())
+            .sortWithinPartitions("shard", "row")
+        )
+        segments = run.committed("entity_vectors")
+        vector_files = [run.tables.path("entity_vectors", f.path) for c in segments for f in c.files["entity_vectors"]]
+        key = digest([c.fingerprint + c.unit for c in segments])
+        background = segments[0].facts["background"]
+        paths = {f.shard: f.path for f in run.unit(unit).files}
+        column = run.config.pairs.image_column
+        model = ship_model(run)
+        threads = _threads_per_task(run)
+
+        def make_kernel() -> Kernel:
+            return partial(
+                score,
+                open_shard=lambda shard: ShardReader(paths[shard], column),
+                encoder=encoder.load_once(model_config(config, model), threads=threads),
+                vectors=EntityVectors.from_files(vector_files, key=key),
+                config=config,
+                background=background,
+            )
+
+        counting = Counting(passed_table="scores", passed_key=("pair_id",))
+        return Plan(rows, make_kernel, ("scores",), counting, rows_expected=self.rows_to_do(run, unit))
+
+
+class _Blocks:
+    """Tasks of a unit: runs of at most `size` rows of a shard, or several small shards."""
+
+    def __init__(self, shards: list[tuple[int, int]], size: int) -> None:
+        self.size = size
+        self.first: dict[int, int] = {}
+        self.count = 0
+        room = 0
+        for shard, rows in shards:
+            if rows <= room:
+                self.first[shard] = self.count - 1
+                room -= rows
+                continue
+            self.first[shard] = self.count
+            blocks = max(1, -(-rows // size))
+            self.count += blocks
+            room = blocks * size - rows if blocks == 1 else 0
+
+    def column(self) -> Any:
+        """The task of a row, from its shard and row."""
+        from pyspark.sql import functions as F
+
+        first = F.create_map(*(F.lit(x) for pair in self.first.items() for x in pair))
+        large = F.floor(F.col("row") / F.lit(self.size)).cast("int")
+        return first[F.col("shard")] + large
+
+
+def model_name(config: Config) -> str:
+    """The model and the content of its files."""
+    return f"{config.score.model.rstrip('/').rpartition('/')[2]}@{encoder.fingerprint(config.score)[:12]}"
+
+
+def ship_model(run: Run) -> Shipped | None:
+    """A local model's folder, readable by every worker."""
+    model = run.config.score.model
+    return ship(run.spark, model.removeprefix(_LOCAL)) if model.startswith(_LOCAL) else None
+
+
+def model_config(config: Any, model: Shipped | None) -> Any:
+    """The config as a worker must read it: with the model's folder where this machine has it."""
+    return config.model_copy(update={"model": _LOCAL + model.local()}) if model else config
+
+
+def _threads_per_task(run: Run) -> int:
+    """Cores of a task: torch takes all of a machine's for each worker where it is not told."""
+    return int(run.spark.conf.get("spark.task.cpus", "1") or 1)

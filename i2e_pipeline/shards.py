@@ -1,0 +1,55 @@
+"""Reads columns of input shards in bounded memory: never more than a chunk of a row group at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from i2e_pipeline import files
+
+_CHUNK_ROWS = 64
+_TEXT_CHUNK_ROWS = 4096
+
+
+class ShardChanged(RuntimeError):
+    """An input shard is not what it was when the run was planned."""
+
+
+def text_columns(path: str, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(first row, batch) over all rows of a shard; only these columns are read."""
+    filesystem, inner = files.open_filesystem(path)
+    with filesystem.open_input_file(inner) as stream:
+        start = 0
+        for batch in pq.ParquetFile(stream).iter_batches(_TEXT_CHUNK_ROWS, columns=list(columns), use_threads=False):
+            yield start, batch
+            start += batch.num_rows
+
+
+def selected_rows(path: str, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """These rows of a shard, in rising order, of these columns. Row groups that hold none of them are not read.
+
+    Raises ShardChanged where a row is not there.
+    """
+    wanted = np.asarray(rows, dtype=np.int64)
+    filesystem, inner = files.open_filesystem(path)
+    with filesystem.open_input_file(inner) as stream:
+        file = pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
+        sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
+        if len(wanted) and wanted[-1] >= sum(sizes):
+            raise ShardChanged(f"{path} has {sum(sizes)} rows and row {wanted[-1]} was wanted: it has changed")
+        start = 0
+        for group, size in enumerate(sizes):
+            inside = wanted[(wanted >= start) & (wanted < start + size)]
+            if len(inside):
+                offset = start
+                for batch in file.iter_batches(
+                    _CHUNK_ROWS, row_groups=[group], columns=list(columns), use_threads=False
+                ):
+                    here = inside[(inside >= offset) & (inside < offset + batch.num_rows)] - offset
+                    if len(here):
+                        yield batch.take(pa.array(here))
+                    offset += batch.num_rows
+            start += size
