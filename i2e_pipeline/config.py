@@ -6,8 +6,10 @@ with the key's path, the value and what is allowed. Paths are relative to the di
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -152,11 +154,11 @@ class ScoreConfig(Section):
 
 
 class BuildConfig(Section):
-    bar: float = Field(0.5, ge=0, le=1)
-    """Labels less likely right than this are rejected. `i2e calibrate` finds the bar for a wanted precision."""
     calibration: str | None = None
     """JSON written by `i2e calibrate`: how CLIP score and text probability make the probability that a label is right,
-    and the bar. None: the default of score/calibrate.py."""
+    and the bar. None: the default of calibration.py; docs/quality.md says what it was fitted on."""
+    bar: float | None = Field(None, ge=0, le=1)
+    """Labels less likely right than this are rejected. None: the calibration's bar. Higher: fewer labels, more right."""
     max_labels_per_image: int = Field(4, ge=1)
     min_images_per_entity: int = Field(5, ge=1)
     """Entities with fewer images are dropped, and with them images that have no other label."""
@@ -189,24 +191,28 @@ class Config(Section):
         return self
 
 
-def load(file: str | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+def load(file: str | None = None, overrides: Sequence[str] = ()) -> Config:
     """The config of a YAML file with `section.key=value` overrides on top; raises ConfigError."""
     tree: dict[str, Any] = {}
-    source: dict[str, str] = {}
     if file is not None:
         path = Path(file)
         if not path.is_file():
             raise ConfigError(f"--config {file}: no such file")
         try:
-            read = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file} is not YAML: {error}") from None
-        if not isinstance(read, dict):
-            raise ConfigError(f"{file} must hold sections of settings, not {type(read).__name__}")
-        tree = read
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{file} must hold sections of settings, not {type(tree).__name__}")
+    return from_tree(merge(tree, overrides), file or "the defaults", overrides)
+
+
+def merge(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A tree of settings with `section.key=value` overrides on top; values are YAML."""
+    tree = copy.deepcopy(tree)
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not key:
+        if not equals or not key.strip():
             raise ConfigError(f"--set {override}: write it as section.key=value")
         try:
             value = yaml.safe_load(text)
@@ -215,21 +221,27 @@ def load(file: str | None = None, overrides: list[str] | tuple[str, ...] = ()) -
         *sections, leaf = key.strip().split(".")
         node = tree
         for section in sections:
-            child = node.setdefault(section, {})
-            if not isinstance(child, dict):
+            if node.get(section) is None:
+                node[section] = {}
+            node = node[section]
+            if not isinstance(node, dict):
                 raise ConfigError(f"--set {override}: {section} is a value, not a section")
-            node = child
         node[leaf] = value
-        source[key.strip()] = "--set"
+    return tree
+
+
+def from_tree(tree: dict[str, Any], file: str, overrides: Sequence[str] = ()) -> Config:
+    """The validated config; raises ConfigError with a line for each setting that is not allowed."""
+    source = {o.partition("=")[0].strip(): "--set" for o in overrides}
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(e, source, file) for e in error.errors())) from None
 
 
-def _explain(error: Any, source: dict[str, str], file: str | None) -> str:
+def _explain(error: Any, source: dict[str, str], file: str) -> str:
     path = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and "[" in part))
-    origin = source.get(path) or (file or "the defaults")
+    origin = source.get(path, file)
     if error["type"] == "extra_forbidden":
         return f"{path}: no such setting, from {origin}; known here: {', '.join(_known(error['loc'][:-1]))}"
     allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")

@@ -169,6 +169,14 @@ def move_file(source: str, target: str) -> None:
     filesystem.move(inner, into)
 
 
+def copy(source: str, target: str) -> None:
+    """Copy one file, of any size; its folder is made."""
+    here, inner = open_filesystem(source)
+    there, into = open_filesystem(target)
+    there.create_dir(posixpath.dirname(into), recursive=True)
+    pafs.copy_files(inner, into, source_filesystem=here, destination_filesystem=there)
+
+
 def fingerprint(path: str) -> str:
     """32 hex characters that name a file's content; of a folder, its files' names and contents.
 

@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from i2e_pipeline import files
-from i2e_pipeline.config import PairsConfig
 from i2e_pipeline.ids import row_ids
 from i2e_pipeline.shards import text_columns
 from i2e_pipeline.tables import Tables
@@ -44,8 +43,7 @@ def measure(run: Run, states: Sequence[StageState]) -> None:
     """Measure and keep the figures, where the input has the columns and the dataset is built."""
     if "finish" not in {s.stage.name for s in states}:
         return
-    shards = [f for unit in run.units for f in unit.files]
-    columns = _truth_columns(shards[0].path, run.config.pairs) if shards else None
+    columns = truth_columns(run)
     if columns is None:
         files.remove(run.tables.path(_FILE))
         return
@@ -53,9 +51,13 @@ def measure(run: Run, states: Sequence[StageState]) -> None:
     files.write_json(run.tables.path(_FILE), figures)
 
 
-def _truth_columns(path: str, pairs: PairsConfig) -> list[str] | None:
-    """Names of the slice columns that the files have; None where they say no truth."""
-    filesystem, inner = files.open_filesystem(path)
+def truth_columns(run: Run) -> list[str] | None:
+    """Names of the slice columns that the input has; None where it says no truth."""
+    pairs = run.config.pairs
+    first = next((f.path for unit in run.units for f in unit.files), None)
+    if first is None:
+        return None
+    filesystem, inner = files.open_filesystem(first)
     with filesystem.open_input_file(inner) as stream:
         names = pq.read_schema(stream).names
     if pairs.truth_column not in names or pairs.mentioned_column not in names:
@@ -68,8 +70,8 @@ def truth_rows(
 ) -> Iterator[pa.RecordBatch]:
     """What the input says of each pair whose truth is known.
 
-    batches   path: string, digest: binary
-    yields    pair_id: binary, truth: int64, mentioned: list<int64>, slices: list<string> ("all", "column: value")
+    batches   shard: int32, path: string, digest: binary
+    yields    pair_id: binary, shard: int32, truth: int64, mentioned: list<int64>, slices: list<string> ("all", "column: value")
     """
     import numpy as np
 
@@ -89,6 +91,7 @@ def truth_rows(
                 ]
                 yield pa.RecordBatch.from_pydict({
                     "pair_id": ids.filter(known),
+                    "shard": pa.array([file["shard"]] * rows.num_rows, pa.int32()),
                     "truth": pa.array([_number(q) for q in rows.column(truth_column).to_pylist()], pa.int64()),
                     "mentioned": pa.array(mentioned, pa.list_(pa.int64())),
                     "slices": pa.array(slices, pa.list_(pa.string())),
@@ -107,12 +110,13 @@ def truth(run: Run, slice_columns: Sequence[str]) -> DataFrame:
     """`truth_rows` of all input files."""
     pairs = run.config.pairs
     shards = run.spark.createDataFrame(
-        [(f.path, bytes.fromhex(f.digest)) for unit in run.units for f in unit.files], "path string, digest binary"
+        [(f.shard, f.path, bytes.fromhex(f.digest)) for unit in run.units for f in unit.files],
+        "shard int, path string, digest binary",
     )
     names = (pairs.truth_column, pairs.mentioned_column, list(slice_columns))
     return shards.mapInArrow(
         lambda batches: truth_rows(batches, *names),
-        "pair_id binary, truth long, mentioned array<long>, slices array<string>",
+        "pair_id binary, shard int, truth long, mentioned array<long>, slices array<string>",
     )
 
 

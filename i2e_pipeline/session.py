@@ -10,6 +10,8 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -23,7 +25,7 @@ rootLogger.appenderRef.file.ref = file
 appender.file.type = File
 appender.file.name = file
 appender.file.fileName = {log}
-appender.file.append = false
+appender.file.append = true
 appender.file.layout.type = PatternLayout
 appender.file.layout.pattern = %d{{HH:mm:ss}} %p %c{{1}}: %m%n%ex
 """
@@ -59,14 +61,38 @@ def build(config: Config, name: str = "i2e") -> SparkSession:
     for key, value in config.session.conf.items():
         builder = builder.config(key, value)
     try:
-        spark = builder.getOrCreate()
+        with _noise_to(_log()) if local and not submitted else nullcontext():
+            spark = builder.getOrCreate()
     except Exception as error:
-        raise SessionError(f"Spark does not start: {error}. `i2e doctor` says what is missing.") from error
+        raise SessionError(
+            f"Spark does not start: {error}. `i2e doctor` says what is missing; Spark's log is {_log()}"
+        ) from error
     spark.sparkContext.setLogLevel("ERROR")
     logging.getLogger("py4j").setLevel(logging.ERROR)
     if local and config.session.shuffle_partitions is None:
         spark.conf.set("spark.sql.shuffle.partitions", str(2 * spark.sparkContext.defaultParallelism))
     return spark
+
+
+def _log() -> Path:
+    """Where Spark's own messages go in local mode."""
+    folder = Path(tempfile.gettempdir()) / f"i2e-spark-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    return folder / "spark.log"
+
+
+@contextmanager
+def _noise_to(log: Path) -> Iterator[None]:
+    """Let the JVM inherit a file as its standard error: what it prints before its logger is set up is no news."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _properties(config: Config, local: bool) -> dict[str, str]:
@@ -84,10 +110,8 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
     if config.session.shuffle_partitions is not None:
         properties["spark.sql.shuffle.partitions"] = str(config.session.shuffle_partitions)
     if local:
-        logs = Path(tempfile.gettempdir()) / f"i2e-spark-{os.getuid()}"
-        logs.mkdir(exist_ok=True)
-        settings = logs / "log4j2.properties"
-        settings.write_text(_QUIET.format(log=logs / "spark.log"))
+        settings = _log().with_name("log4j2.properties")
+        settings.write_text(_QUIET.format(log=_log()))
         properties |= {
             "spark.ui.enabled": "false",
             "spark.driver.memory": config.session.driver_memory,
@@ -98,8 +122,9 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
                 f"-Dlog4j2.configurationFile=file:{settings} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "
                 "-Dio.netty.tryReflectionSetAccessible=true"
             ),
-            "spark.sql.warehouse.dir": str(logs / "warehouse"),
+            "spark.sql.warehouse.dir": str(_log().with_name("warehouse")),
             "spark.ui.showConsoleProgress": "false",
+            "spark.python.daemon.module": "i2e_pipeline.daemon",
             # Shuffles on one machine: a small block fetched from memory needs no merge of many files.
             "spark.shuffle.compress": "false",
         }

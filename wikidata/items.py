@@ -4,10 +4,10 @@ Reads    value (string or binary): a line of a Wikidata JSON dump
 Writes   entities (RAW_ENTITIES) · names (RAW_NAMES) · rejects (REJECTS); a line is an entity or a reject, never both
 Rejects  see reasons.py; the detail is the id, where one could be read, and the parser's words
 
-msgspec decodes into structs that name only what is used and skips the rest: 640 MB/s/core on real lines, where orjson makes
-objects of everything at 70 (benchmarks/dump.py). What Wikibase may write in two ways is tolerated: `[]` for an empty map,
-snaks without value, statements of unknown form. What the rule of the dump forbids is not: labels that are no strings, alias
-lists that are no arrays, text that is not strict UTF-8.
+msgspec decodes into structs that name only what is used and skips the rest: 640 MB/s/core on real lines, where orjson
+makes objects of everything at 70 (benchmarks/dump.py). What Wikibase may write in two ways is tolerated: `[]` for an
+empty map, snaks without value, statements of unknown form. What the rule of the dump forbids is not: labels that are no
+strings, alias lists that are no arrays, text that is not strict UTF-8.
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ import pyarrow as pa
 from wikidata.filters import FILTERS, is_human, is_visual, unwanted
 from wikidata.reasons import Reason
 from wikidata.schemas import RAW_ENTITIES, RAW_NAMES, REJECTS
-from wikidata.surface import LANGUAGES, choose_name, inadmissible, normal_form, short_forms, surname, unaccented, without_qualifier
+from wikidata.surface import (
+    LANGUAGES,
+    choose_name,
+    inadmissible,
+    normal_form,
+    short_forms,
+    surname,
+    unaccented,
+    without_qualifier,
+)
 
 MAX_ALIASES = 200
 """Aliases kept per entity, in the order of the dump; a few items have tens of thousands."""
@@ -35,6 +44,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _EMPTY = (b"", b"[", b"]")
 
 V = TypeVar("V")
+
+
+def _is_id(text: str) -> bool:
+    # The length first: int() refuses thousands of digits.
+    return len(text) <= 20 and _ID.match(text) is not None and int(text[1:]) <= MAX_ID
 
 
 class _Text(msgspec.Struct, gc=False):
@@ -49,7 +63,7 @@ class _EntityId(msgspec.Struct, gc=False, rename={"numeric_id": "numeric-id"}):
     def number(self) -> int:
         """Old dumps have only the number, new ones both; 0 where it is no item."""
         if self.id:
-            return int(self.id[1:]) if _ID.match(self.id) else 0
+            return int(self.id[1:]) if _is_id(self.id) else 0
         return self.numeric_id
 
 
@@ -116,6 +130,11 @@ class Item(msgspec.Struct, gc=False):
     sitelinks: dict[str, msgspec.Raw] | tuple[()] = ()
     lastrevid: int = 0
 
+    @property
+    def revision(self) -> int:
+        """The item's revision, 0 where the line has none that could be one."""
+        return self.lastrevid if 0 <= self.lastrevid <= MAX_ID else 0
+
 
 class _LooseItem(msgspec.Struct, gc=False):
     """The least a line must be to count as an item: what is odd inside its maps is left out instead of refused."""
@@ -155,9 +174,9 @@ _FAULTS = (msgspec.MsgspecError, ValueError, RecursionError)  # UnicodeDecodeErr
 def parse(line: bytes) -> Item | tuple[Reason, str]:
     """The item on a dump line, or why there is none and what the parser said. Never raises.
 
-    A line is an item when, without surrounding white space and one trailing comma, it is strict UTF-8 and one JSON object of
-    type "item" with an id Q1.. below Q2^63, whose maps, where present, are objects or [], whose labels are strings and whose
-    alias lists are arrays. A lone surrogate or NaN in a part that is read is refused.
+    A line is an item when, without surrounding white space and one trailing comma, it is strict UTF-8 and one JSON
+    object of type "item" with an id Q1.. below Q2^63, whose maps, where present, are objects or [], whose labels are
+    strings and whose alias lists are arrays. A lone surrogate or NaN in a part that is read is refused.
     """
     text = line.strip()
     if text.endswith(b","):
@@ -175,7 +194,7 @@ def parse(line: bytes) -> Item | tuple[Reason, str]:
         return _fault(text, fault)
     if item.type != "item" or item.redirect is not None:
         return _not_an_item(item.type, item.redirect), item.id
-    if not _ID.match(item.id) or len(item.id) > 20 or int(item.id[1:]) > MAX_ID:
+    if not _is_id(item.id):
         return Reason.BAD_ID, item.id[:40]
     return item
 
@@ -207,7 +226,7 @@ def _tighten(loose: _LooseItem) -> Item:
         descriptions=loose.descriptions,
         claims=msgspec.convert(claims, _Claims),
         sitelinks=loose.sitelinks,
-        lastrevid=loose.lastrevid if isinstance(loose.lastrevid, int) else 0,
+        lastrevid=loose.lastrevid if type(loose.lastrevid) is int else 0,
     )
 
 
@@ -255,7 +274,8 @@ def read_items(
 
     batches   one column of lines, string or binary (large or not); bytes are taken as they are, valid UTF-8 or not
     yields    ("entities", RAW_ENTITIES), ("names", RAW_NAMES), ("rejects", REJECTS), per batch, empty ones left out
-    For each batch, lines = entities + rejects. An id that stands twice is settled by `knowledge_base.without_duplicates`.
+    For each batch, lines = entities + rejects. An id that stands twice is settled by
+    `knowledge_base.without_duplicates`.
     """
     for batch in batches:
         entities, names, rejects = _Columns(RAW_ENTITIES), _Columns(RAW_NAMES), _Columns(REJECTS)
@@ -271,7 +291,7 @@ def read_items(
                 reason = unwanted(types, filters)
                 if reason is None:
                     row, its_names = describe(parsed, types, languages, max_aliases)
-                    entities.add((*row, line_id, parsed.lastrevid))
+                    entities.add((*row, line_id, parsed.revision))
                     for name in its_names:
                         names.add((*name, line_id))
                     continue
@@ -326,9 +346,9 @@ def describe(
 ) -> tuple[tuple[Any, ...], list[tuple[str, str, int, str, str]]]:
     """The row of ENTITIES of an item, and its rows of NAMES, distinct in (normal form, surface), the better kind first.
 
-    The labels of the other languages of the chain are aliases. An alias that is one of the item's codes (ISO 3166, 639, 4217,
-    a Unicode character) has the kind "code". Derived names follow, under their own kinds: "short" (see `short_forms`),
-    "unaccented", and for people, and items of unknown class that look like people, "surname".
+    The labels of the other languages of the chain are aliases. An alias that is one of the item's codes (ISO 3166, 639,
+    4217, a Unicode character) has the kind "code". Derived names follow, under their own kinds: "short" (see
+    `short_forms`), "unaccented", and for people, and items of unknown class that look like people, "surname".
     """
     entity_id = int(item.id[1:])
     claims = item.claims or _Claims()
@@ -403,7 +423,8 @@ def describe(
 
 
 def _excerpt(surface: str, form: str) -> str:
-    """How a derived form is written: its part of the surface where it is one, else itself with the surface's kind of case."""
+    """How a derived form is written: its part of the surface where it is one, else itself with the surface's kind of
+    case."""
     start = surface.lower().find(form)
     if start >= 0:
         return surface[start : start + len(form)]

@@ -15,7 +15,7 @@ No function builds a session, collects rows or depends on partitions: ids decide
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession, Window
@@ -23,7 +23,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from wikidata import priors
-from wikidata.priors import NAME_ROWS, PriorWeights, SurfaceLimits
+from wikidata.priors import LIMITS, NAME_ROWS, WEIGHTS, PriorWeights, SurfaceLimits
 from wikidata.reasons import Reason
 from wikidata.schemas import ENTITIES, NAMES, REJECTS, SURFACES
 from wikidata.sources import require
@@ -35,9 +35,10 @@ SMALL_DUMP = 512 * 2**20
 def read_dump(spark: SparkSession, path: str, partitions: int | None = None) -> DataFrame:
     """The lines of a dump (.json, .json.bz2, .json.gz; a file, folder or glob) as `value: string`, blank ones too.
 
-    Bytes are not validated: the kernel takes the column as binary. bz2 and plain files are read by many tasks. gz cannot be
-    split: one task reads it, which is an hour for a small dump and days for Wikidata's; use bz2. Small inputs, and any for which
-    `partitions` is given, are then dealt to that many partitions (default: the session's parallelism).
+    Bytes are not validated: the kernel takes the column as binary. bz2 and plain files are read by many tasks. gz
+    cannot be split: one task reads it, which is an hour for a small dump and days for Wikidata's; use bz2. Small
+    inputs, and any for which `partitions` is given, are then dealt to that many partitions (default: the session's
+    parallelism).
     Raises FileNotFoundError naming the path.
     """
     size = require(spark, path)
@@ -84,8 +85,8 @@ def surfaces(
     entities: DataFrame,
     popularity: DataFrame | None = None,
     anchors: DataFrame | None = None,
-    settings: PriorWeights = PriorWeights(),
-    limits: SurfaceLimits = SurfaceLimits(),
+    settings: PriorWeights = WEIGHTS,
+    limits: SurfaceLimits = LIMITS,
 ) -> DataFrame:
     """SURFACES: every normal form with its candidates.
 
@@ -93,8 +94,8 @@ def surfaces(
     entities    ENTITIES, at least entity_id, sitelinks, popularity; names of other entities are left out
     popularity  POPULARITY, instead of the column of `entities`
     anchors     ANCHORS; a surface that no name of the entity spells becomes a name of kind "anchor"
-    One join brings to each name what is known of its entity, one shuffle brings the names of a normal form together and sorts
-    them, one pass of `priors.surfaces` over the sorted rows does the rest.
+    One join brings to each name what is known of its entity, one shuffle brings the names of a normal form together and
+    sorts them, one pass of `priors.surfaces` over the sorted rows does the rest.
     """
     if popularity is not None:
         entities = with_popularity(entities, popularity)
@@ -115,7 +116,7 @@ def surfaces(
     joined = rows.join(known, on="entity_id", how="inner").select(*NAME_ROWS.names)
     grouped = joined.repartition("normal_form").sortWithinPartitions("normal_form", "entity_id")
 
-    def kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def kernel(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
         return priors.surfaces(batches, settings, limits)
 
     return grouped.mapInArrow(kernel, from_arrow_schema(SURFACES))

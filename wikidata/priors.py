@@ -3,20 +3,22 @@
 Reads    names and anchors with what is known of their entities (NAME_ROWS), sorted by normal form and entity
 Writes   surfaces (SURFACES)
 
-**Prior.**  p(e | s) = (n(e, s) + mu * w(e, s) / W(s)) / (N(s) + mu), where n counts the anchors with text s that lead to e, N is
-their sum over the candidates of s, and W the sum of w: the commonness of Milne & Witten (Learning to Link with Wikipedia, CIKM
-2008) with Dirichlet smoothing (Zhai & Lafferty, TOIS 2004) towards what is known without anchors,
+**Prior.**  p(e | s) = (n(e, s) + mu * w(e, s) / W(s)) / (N(s) + mu), where n counts the anchors with text s that lead
+to e, N is their sum over the candidates of s, and W the sum of w: the commonness of Milne & Witten (Learning to Link
+with Wikipedia, CIKM 2008) with Dirichlet smoothing (Zhai & Lafferty, TOIS 2004) towards what is known without anchors,
 
     w(e, s) = kind * (1 + pop / ref)^a * (1 + sitelinks)^b * (1 + links)^c
 
-kind is the weight of the best kind of name by which s names e; pop a popularity on any scale and ref the geometric mean of the
-popularities that are known (so a scale cancels out), an unknown popularity counting as `unknown` * ref and not as 0; links is the
-number of anchors that lead to e under any text. The exponents were tuned on the gold train sets (see `PriorWeights`).
+kind is the weight of the best kind of name by which s names e; pop a popularity on any scale and ref the geometric mean
+of the popularities that are known (so a scale cancels out), an unknown popularity counting as `unknown` * ref and not
+as 0; links is the number of anchors that lead to e under any text. The exponents were tuned on the gold train sets (see
+`PriorWeights`).
 
-**Link probability.**  Where link counts and text counts are both known it is their ratio (Mihalcea & Csomai, CIKM 2007). Anchor
-files have no text counts, so this first version takes what words, case and kinds say (`base_link_probability`) as the mean of a
-Beta prior of weight `anchor_weight` and each anchor as a success. It decides the gazetteer: at least 0.05 (Yamada et al., ICADL
-2016 prune there), and never for a function word, a common word, a number, or two characters.
+**Link probability.**  Where link counts and text counts are both known it is their ratio (Mihalcea & Csomai, CIKM
+2007). Anchor files have no text counts, so this first version takes what words, case and kinds say
+(`base_link_probability`) as the mean of a Beta prior of weight `anchor_weight` and each anchor as a success. It decides
+the gazetteer: at least 0.05 (Yamada et al., ICADL 2016 prune there), and never for a function word, a common word, a
+number, or two characters.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import pyarrow.compute as pc
 
 from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
 from wikidata.schemas import CANDIDATE, SURFACES
+from wikidata.surface import singulars
 
 NAME_ROWS = pa.schema(
     [
@@ -48,14 +51,14 @@ NAME_ROWS = pa.schema(
 KINDS: Mapping[str, float] = {
     "label": 1.0,
     "title": 1.0,
-    "redirect": 0.4,
-    "alias": 0.4,
+    "alias": 0.7,
+    "redirect": 0.7,
+    "demonym": 0.5,
     "unaccented": 0.4,
-    "short": 0.3,
-    "demonym": 0.3,
-    "anchor": 0.1,
-    "surname": 0.05,
-    "code": 0.02,
+    "short": 0.1,
+    "surname": 0.5,
+    "anchor": 0.05,
+    "code": 0.1,
 }
 """Kinds of names and what each is worth as evidence that a surface means its entity. Others count as "anchor"."""
 
@@ -65,17 +68,18 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PriorWeights:
-    """The weights of the prior. Defaults tuned on wikidiverse-train, wikidata-mel-train and oke-2015-train, anchors held out."""
+    """The weights of the prior. Defaults tuned on wikidiverse-train, wikidata-mel-train and oke-2015-train, anchors
+    held out."""
 
-    popularity: float = 0.5
+    popularity: float = 0.25
     """Exponent a. Larger: the more popular candidate takes more of a surface without anchors."""
-    sitelinks: float = 0.5
+    sitelinks: float = 0.25
     """Exponent b."""
-    links: float = 0.5
+    links: float = 1.0
     """Exponent c."""
-    unknown: float = 0.3
+    unknown: float = 1.0
     """What an unknown popularity counts as, in units of the reference."""
-    smoothing: float = 2.0
+    smoothing: float = 1.0
     """mu: how many anchors the knowledge without anchors is worth."""
     kinds: Mapping[str, float] = field(default_factory=lambda: dict(KINDS))
 
@@ -103,15 +107,19 @@ class SurfaceLimits:
     """Rows of one surface held in memory; of a surface with more, candidates that cannot win are folded into a sum."""
 
 
+WEIGHTS = PriorWeights()
+LIMITS = SurfaceLimits()
+
 # Fixed point, so that sums do not depend on the order of the rows.
 _SCALE = 1000.0
 _MAX_WEIGHT = 1e12
 
 
 def weights(
-    kinds: Floats, popularity: Floats, sitelinks: Floats, links: Floats, settings: PriorWeights = PriorWeights()
+    kinds: Floats, popularity: Floats, sitelinks: Floats, links: Floats, settings: PriorWeights = WEIGHTS
 ) -> Ints:
-    """w(e, s) of the module's formula in thousandths, per row; popularity is relative to its reference, NaN where unknown."""
+    """w(e, s) of the module's formula in thousandths, per row; popularity is relative to its reference, NaN where
+    unknown."""
     known = np.where(np.isnan(popularity), settings.unknown, np.maximum(popularity, 0.0))
     w = (
         kinds
@@ -131,48 +139,67 @@ def smoothed(counts: Sequence[int], w: Sequence[float], smoothing: float = Prior
 
 
 def is_common(form: str) -> bool:
-    """Does the normal form consist of function words and common words only?"""
-    return all(w in FUNCTION_WORDS or w in COMMON_WORDS for w in form.replace("'", " '").split() if w != "'s")
+    """Does the normal form consist of function words and common words, in any number, only?
+
+    Text that asks the gazetteer must ask this too: "free" is no "Frees".
+    """
+    return all(_is_common_word(w) for w in form.split())
+
+
+def _is_common_word(word: str) -> bool:
+    word = word.removesuffix("'s")
+    if word in FUNCTION_WORDS or word in COMMON_WORDS:
+        return True
+    return any(w in FUNCTION_WORDS or w in COMMON_WORDS for w in singulars(word))
+
+
+FIXED = 0.04
+"""Guesses below this are no mentions whatever anchors say, which know nothing of the thousands of times nobody linked
+them."""
 
 
 def base_link_probability(form: str, best_kind: str, forms: Sequence[str]) -> float:
     """How likely an occurrence is a mention, as far as words, case and kind of name tell, in [0, 1].
 
     0 for numbers, single characters and function words, small for common words and two characters; more for more words;
-    less for what is only an alias, least for a code; less for three capital letters, which other words share once case is folded.
+    less for what is only an alias, least for a code, for a surname alone, and for what only anchors call so in lower
+    case ("the museum"); less for up to four capital letters, which other words share once case is folded.
     """
     if len(form) < 2 or not any(map(str.isalpha, form)):
         return 0.0
     words = form.split()
-    if all(w in FUNCTION_WORDS for w in words):
+    content = [w for w in words if w not in FUNCTION_WORDS]
+    if not content:
         return 0.0
     if is_common(form):
-        return 0.01 if len(words) == 1 else 0.03
-    if len(form) <= 2:
+        return 0.15 if len(content) > 1 and best_kind in ("label", "title", "alias") else 0.01
+    if len(form) <= 2 or (form[0].isdigit() and len(words) == 1 and len(form) <= 5):
         return 0.02
+    if best_kind == "anchor" and len(words) == 1 and all(f.islower() for f in forms):
+        return 0.03
     p = {1: 0.3, 2: 0.6}.get(len(words), 0.7)
-    p *= {"label": 1.0, "title": 1.0, "code": 0.05, "demonym": 0.5}.get(best_kind, 0.7)
+    p *= {"label": 1.0, "title": 1.0, "demonym": 0.5, "surname": 0.15, "code": 0.15}.get(best_kind, 0.7)
     if len(form) <= 4 and len(words) == 1 and all(f.isupper() for f in forms):
         p *= 0.4
     return p
 
 
 def link_probability(base: float, anchors: int, anchor_weight: float = SurfaceLimits.anchor_weight) -> float:
-    """The guess `base` updated by anchors. Words that are no mentions stay what they are: their anchors say nothing of the
-    thousands of times that nobody linked them."""
-    if base < SurfaceLimits.min_link_probability:
+    """The guess `base` updated by anchors, unless it is one that stays (`FIXED`)."""
+    if base < FIXED:
         return base
     return (base * anchor_weight + anchors) / (anchor_weight + anchors)
 
 
 def surfaces(
     batches: Iterable[pa.RecordBatch],
-    settings: PriorWeights = PriorWeights(),
-    limits: SurfaceLimits = SurfaceLimits(),
+    settings: PriorWeights = WEIGHTS,
+    limits: SurfaceLimits = LIMITS,
 ) -> Iterator[pa.RecordBatch]:
     """Surface forms with their candidates, priors, link probability and gate.
 
-    batches   NAME_ROWS sorted by (normal_form, entity_id): all rows of one normal form stand together, over batch borders too
+    batches   NAME_ROWS sorted by (normal_form, entity_id): all rows of one normal form stand together, over batch
+              borders too
     yields    SURFACES, in the order of the input
     The result depends on the rows only, not on how batches cut them; memory holds one batch and one surface.
     """
@@ -246,10 +273,11 @@ def _candidates(rows: pa.Table, group: Ints, settings: PriorWeights) -> _Candida
 
 
 def _fold(held: pa.Table, settings: PriorWeights, limits: SurfaceLimits, rest: _Rest) -> tuple[pa.Table, _Rest]:
-    """Keeps of one surface what can still win: entities with anchors, the heaviest without, and the last, which may go on.
+    """Keeps of one surface what can still win: entities with anchors, the heaviest without, and the last, which may go
+    on.
 
-    Among candidates without anchors the order is that of the weights whatever their sum is, so nothing that could come to stand
-    among the first `max_candidates` is lost.
+    Among candidates without anchors the order is that of the weights whatever their sum is, so nothing that could come
+    to stand among the first `max_candidates` is lost.
     """
     c = _candidates(held, np.zeros(held.num_rows, np.int64), settings)
     free = np.flatnonzero(c.count == 0)
@@ -308,7 +336,8 @@ def _forms(
     """The distinct raw forms of each group, sorted, at most `max_forms`, as one list with offsets."""
     table = pa.table({"g": group, "s": rows.column("surface")})
     if rest.forms:
-        table = pa.concat_tables([table, pa.table({"g": np.zeros(len(rest.forms), np.int64), "s": pa.array(rest.forms)})])
+        more = pa.table({"g": np.zeros(len(rest.forms), np.int64), "s": pa.array(rest.forms)})
+        table = pa.concat_tables([table, more])
     table = table.group_by(["g", "s"], use_threads=False).aggregate([])
     table = table.sort_by([("g", "ascending"), ("s", "ascending")])
     g = table.column("g").to_numpy()

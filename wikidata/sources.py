@@ -4,8 +4,8 @@ popularity   `qid,number`, any header: in-degrees, QRank page views, importances
 anchors      `surface<TAB>qid<TAB>count`, any header: how often a link with this text led to this entity
 importance   osm-search's wikimedia_importance: `language<TAB>type<TAB>title<TAB>importance<TAB>wikidata_id`
 
-Fields are split at the separator alone: anchors have quotation marks in them that quote nothing. A row that does not parse stops
-the job with the file and the row, since a wrong column would otherwise bend every prior in silence.
+Fields are split at the separator alone: anchors have quotation marks in them that quote nothing. A row that does not
+parse stops the job with the file and the row, since a wrong column would otherwise bend every prior in silence.
 """
 
 from __future__ import annotations
@@ -13,15 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from wikidata.schemas import ANCHORS, NAMES, POPULARITY
-from wikidata.surface import inadmissible, normal_form, normal_forms, without_qualifier
-
-_COUNTED = pa.schema([pa.field("surface", pa.string()), pa.field("entity_id", pa.int64()), pa.field("count", pa.int64())])
+from wikidata.schemas import ANCHORS, NAMES
+from wikidata.surface import inadmissible, normal_forms, without_qualifier
 
 
 def read_popularity(spark: SparkSession, path: str) -> DataFrame:
@@ -55,10 +52,11 @@ def read_anchors(spark: SparkSession, path: str) -> DataFrame:
 
 
 def read_importance(spark: SparkSession, path: str, languages: Sequence[str] = ("en",)) -> tuple[DataFrame, DataFrame]:
-    """Popularity, and titles and redirects as names, from a file of wikimedia_importance.tsv's five columns with a header.
+    """Popularity, and titles and redirects as names, from a file of wikimedia_importance.tsv's five columns with a
+    header.
 
-    Returns POPULARITY (the greatest importance of any language) and NAMES (kinds "title" and "redirect", of `languages`).
-    Rows without a Wikidata id are left out: the file has them.
+    Returns POPULARITY (the greatest importance of any language) and NAMES (kinds "title" and "redirect", of
+    `languages`). Rows without a Wikidata id are left out: the file has them.
     """
     rows = _columns(spark, path, ["language", "type", "title", "importance", "qid"], "\t").where(_is_id("qid"))
     entity_id = F.substring("qid", 2, 20).cast("bigint").alias("entity_id")
@@ -74,7 +72,7 @@ def _with_normal_form(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBa
     """surface, entity_id, count -> ANCHORS."""
     for batch in batches:
         forms = normal_forms(batch.column("surface"))
-        table = pa.table([forms, *(batch.column(n) for n in _COUNTED.names)], names=ANCHORS.names)
+        table = pa.table([forms, *(batch.column(n) for n in ("surface", "entity_id", "count"))], names=ANCHORS.names)
         yield from _admissible(table).cast(ANCHORS).to_batches()
 
 
@@ -99,8 +97,9 @@ def _columns(spark: SparkSession, path: str, names: Sequence[str], separator: st
 
 
 def require(spark: SparkSession, path: str) -> int:
-    """Bytes behind a path or glob of any file system that Spark knows; FileNotFoundError, with the path, where there is none."""
-    jvm, conf = spark._jvm, spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+    """Bytes behind a path or glob of any file system that Spark knows; FileNotFoundError, with the path, where there is
+    none."""
+    jvm, conf = spark._jvm, spark._jsc.hadoopConfiguration()
     hadoop = jvm.org.apache.hadoop.fs.Path(path)  # type: ignore[union-attr]
     system = hadoop.getFileSystem(conf)
     found = system.globStatus(hadoop)

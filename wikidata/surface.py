@@ -1,7 +1,8 @@
-"""Names as text shows them: the normal form under which they meet, the keys to look one up by, and which are admissible.
+"""Names as text shows them: the normal form under which they meet, the keys to look one up by, and which are
+admissible.
 
-Knowledge base and text must agree on one spelling. `normal_form` is applied to both sides; it removes what never tells two
-entities apart (case, width, kind of quote or dash, a possessive, surrounding punctuation). What may tell them apart
+Knowledge base and text must agree on one spelling. `normal_form` is applied to both sides; it removes what never tells
+two entities apart (case, width, kind of quote or dash, a possessive, surrounding punctuation). What may tell them apart
 (number, accents, one word or two) stays, and `lookup_keys` tries it on the asking side only after the exact form.
 """
 
@@ -37,7 +38,7 @@ _FOLD: Mapping[int, str] = {
     **{ord(c): '"' for c in _DOUBLE_QUOTES},
     **{ord(c): " " for c in _DASHES},
     **{ord(c): "" for c in _DROPPED},
-    **{c: " " for c in (*range(0x20), *range(0x7F, 0xA1))},
+    **dict.fromkeys((*range(0x20), *range(0x7F, 0xA1)), " "),
 }
 _LEADING = " .,;:!?'\"*~^|\\/<>=&%@#+$\u2026\u2022\u00a1\u00bf\u00a7\u00b6\u2020\u2021\u3001\u3002"
 _TRAILING = _LEADING.replace("#", "").replace("+", "")  # C#, C++, Google+
@@ -52,9 +53,10 @@ _PLAIN = re.compile(r"[a-z0-9]+(?: [a-z0-9]+)*\Z")
 def normal_form(surface: str) -> str:
     """The spelling under which a name is stored and looked up; "" when nothing is left.
 
-    NFKC and case folding, quotes and apostrophes unified, dashes and underscores read as blanks ("T-shirt" is "t shirt"),
-    white space collapsed, control and format characters and trademark signs dropped, surrounding punctuation and a final
-    possessive 's stripped. `normal_form(normal_form(x)) == normal_form(x)`. Accents and inner punctuation stay.
+    NFKC and case folding, quotes and apostrophes unified, dashes and underscores read as blanks ("T-shirt" is "t
+    shirt"), white space collapsed, control and format characters and trademark signs dropped, surrounding
+    punctuation and a final possessive 's stripped. Accents and inner punctuation stay.
+    `normal_form(normal_form(x)) == normal_form(x)`.
     """
     if surface.isascii():
         form = surface.lower()
@@ -141,7 +143,7 @@ def unaccented(form: str) -> str:
     """Without the accents of Latin letters ("reykjavík" is "reykjavik"); other scripts stay as they are."""
     if form.isascii():
         return form
-    kept = []
+    kept: list[str] = []
     for char in unicodedata.normalize("NFD", form):
         if unicodedata.combining(char) and kept and kept[-1].isascii():
             continue
@@ -167,7 +169,8 @@ def choose_name(
     labels: Mapping[str, str], title: str | None, languages: Sequence[str] = LANGUAGES, max_labels: int = 64
 ) -> tuple[str, str] | None:
     """The name of an entity and its language, or None: the first label of `languages`, else the title of its page
-    (language "title", qualifier removed), else the first label in Latin letters by language code, of the first `max_labels`.
+    (language "title", qualifier removed), else the first label in Latin letters by language code, of the first
+    `max_labels`.
 
     Wikidata deletes English labels that equal `mul` (Douglas Adams has no `en`), hence the chain.
     """
@@ -201,7 +204,8 @@ _WORD = re.compile(r"[^\W\d_]+\Z")
 
 
 def singulars(word: str) -> list[str]:
-    """What an English plural may be the plural of, likeliest first; [] if it looks like none ("glass", "bus", "iris")."""
+    """What an English plural may be the plural of, likeliest first; [] if it looks like none ("glass", "bus",
+    "iris")."""
     if word in _SINGULAR:
         return [_SINGULAR[word]]
     for end in _COMPOUND_ENDS:
@@ -244,8 +248,8 @@ def plurals(word: str) -> list[str]:
 def inflections(form: str) -> list[str]:
     """The singular and plural variants of a normal form, likeliest first, itself left out.
 
-    English inflects the last word ("granny smith apples"), or the one before "of" ("cups of tea"). A form whose word has no
-    Latin letters, or that is shorter than three letters, has none.
+    English inflects the last word ("granny smith apples"), or the one before "of" ("cups of tea"). A form whose word
+    has no Latin letters, or that is shorter than three letters, has none.
     """
     before_of, of, after_of = form.partition(" of ")
     front, _, word = before_of.rpartition(" ")
@@ -256,18 +260,22 @@ def inflections(form: str) -> list[str]:
     return [head + v + tail for v in variants]
 
 
-_HONORIFICS = frozenset(
-    """mr mrs ms miss dr prof professor sir dame lord lady saint st king queen prince princess emperor pope president premier
-    chancellor minister secretary senator sen congressman representative rep governor gov mayor judge justice general gen colonel
-    col captain capt major lieutenant lt sergeant sgt admiral archbishop bishop cardinal rabbi imam sheikh ayatollah coach actor
-    actress singer author astronaut director pm former""".split()
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_HONORIFICS = _words(
+    """mr mrs ms miss dr prof professor sir dame lord lady saint st king queen prince princess emperor pope president
+    premier chancellor minister secretary senator sen congressman representative rep governor gov mayor judge justice
+    general gen colonel col captain capt major lieutenant lt sergeant sgt admiral archbishop bishop cardinal rabbi imam
+    sheikh ayatollah coach actor actress singer author astronaut director pm former"""
 )
 _TITLES = ("prime minister ", "vice president ", "foreign minister ", "the late ")
-_COMPANY = frozenset("inc incorporated corp corporation co company ltd limited plc llc gmbh ag sa nv".split())
-_GENERATION = frozenset("jr sr ii iii iv".split())
+_COMPANY = _words("inc incorporated corp corporation co company ltd limited plc llc gmbh ag sa nv")
+_GENERATION = _words("jr sr ii iii iv")
 _ADDED = re.compile(r"\A(.*\w)(?:,\s.*|\s\([^()]*\))\Z", re.DOTALL)
 _INITIAL = re.compile(r"(?:\w\.?|(?:\w\.)+\w?)\Z")
-_PARTICLES = frozenset("de da di du del della von van der den ter la le al el bin ibn dos das do st y e of".split())
+_PARTICLES = _words("de da di du del della von van der den ter la le al el bin ibn dos das do st y e of")
 
 
 def _bare(form: str) -> str:
@@ -297,8 +305,8 @@ def _untitled(form: str) -> str:
 def short_forms(name: str) -> list[str]:
     """Shorter normal forms under which texts name the same thing, distinct, without that of the name itself.
 
-    "Ballesteros, Cagayan" is "ballesteros", "Garlic (allium sativum)" is "garlic", "Celanese Corporation" is "celanese",
-    "Hiram Bingham III" is "hiram bingham", "Johnson & Johnson" is "johnson and johnson".
+    "Ballesteros, Cagayan" is "ballesteros", "Garlic (allium sativum)" is "garlic", "Celanese Corporation" is
+    "celanese", "Hiram Bingham III" is "hiram bingham", "Johnson & Johnson" is "johnson and johnson".
     """
     exact = normal_form(name)
     found = [_bare(exact)]
@@ -331,9 +339,10 @@ def surname(name: str) -> str:
 def lookup_keys(surface: str) -> list[str]:
     """The normal forms to look a surface up by, the exact one first; the first that the knowledge base holds is meant.
 
-    After the exact form: singulars or plurals, without accents, "and" for "&", without the dots of an abbreviation ("u.s.a" is
-    "usa"), without apostrophes, without article, company form, generation or initials, without honorifics ("president obama"),
-    two words as one ("sea horse" is "seahorse"). Distinct, at most `MAX_KEYS`, [] for a surface without normal form.
+    After the exact form: singulars or plurals, without accents, "and" for "&", without the dots of an abbreviation
+    ("u.s.a" is "usa"), without apostrophes, without article, company form, generation or initials, without
+    honorifics ("president obama"), two words as one ("sea horse" is "seahorse"). Distinct, at most
+    `MAX_KEYS`, [] for a surface without normal form.
     """
     exact = normal_form(surface)
     if not exact:

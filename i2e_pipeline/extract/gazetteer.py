@@ -4,12 +4,13 @@ Reads    kb/surfaces (normal_form, link_probability, forms, gazetteer), once, to
 Writes   kb/gazetteer: a folder of flat arrays, memory-mapped by every worker of a machine together
 
 A name matches where a run of whole words has its normal form, or the normal form of its plural or singular. The file
-does not hold the names but their 64-bit hashes, and hashes of their beginnings, so that a batch of texts is matched by a
-dozen array operations: the hash of any run of words comes from one cumulative sum (a polynomial hash modulo 2^64), runs
-grow word by word only while they are the beginning of some name, and a bitmap spares most of the searches. 10^7 names take
-0.3 GB on disk, once per machine; a double-array automaton of them takes gigabytes per worker and loads before it
-matches (benchmarks/extract.py). Two different strings have the same hash with probability 5e-20; a false match over a
-whole run of 10^11 word runs and 10^7 names is a 5 % event, and the link stage would look it up by its text and find nothing.
+does not hold the names but their 64-bit hashes, and hashes of their beginnings, so that a batch of texts is matched
+by a dozen array operations: the hash of any run of words comes from one cumulative sum (a polynomial hash modulo
+2^64), runs grow word by word only while they are the beginning of some name, and a bitmap spares most of the
+searches. 10^7 names take 0.3 GB on disk, once per machine; a double-array automaton of them takes gigabytes per
+worker and loads before it matches (benchmarks/extract.py). Two different strings have the same hash with probability
+5e-20; a false match over a whole run of 10^11 word runs and 10^7 names is a 5 % event, and the link stage would look
+it up by its text and find nothing.
 """
 
 from __future__ import annotations
@@ -37,11 +38,16 @@ FORMAT = 1
 MAX_TOKENS = 16
 """Longest name in tokens: words, and each punctuation mark by itself."""
 MIN_CHARACTERS = 3
-"""Shorter names match only in their exact spelling, and only where it has a capital."""
+"""Shorter names are left to the recognizer."""
+SPELLED_KINDS = ("surname",)
+"""A name that is only of these kinds matches only as it is spelled, with its capital, in a text where capitals mean
+something: one that also has a longer word in small letters."""
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
-_CASELESS, _EXACT, _INFLECTED = 1, 2, 4
+_CASELESS, _INFLECTED, _EXACT = 1, 2, 4
+# Their order: of equal keys a name that matches in any case wins, then an inflection of one.
+
 
 def _mix(values: U64) -> U64:
     """splitmix64's finaliser: every input bit reaches every output bit."""
@@ -61,7 +67,7 @@ class _Hashes:
     """Hashes of all substrings of an array of code points."""
 
     def __init__(self, points: npt.NDArray[np.uint32]) -> None:
-        size = 1 << max(12, int(len(points)).bit_length())
+        size = 1 << max(12, len(points).bit_length())
         up, self.down = _powers(size)
         self.sums = np.zeros(len(points) + 1, dtype=np.uint64)
         np.cumsum(_mix(points.astype(np.uint64) + np.uint64(0x632BE59BD9B4E019)) * up[: len(points)], out=self.sums[1:])
@@ -81,7 +87,7 @@ def hashes(strings: list[str]) -> U64:
     return _Hashes(_points(strings))(ends - lengths, ends)
 
 
-# --- text as the matcher sees it ---------------------------------------------------------------------------------------
+# --- text as the matcher sees it ----------------------------------------------------------------------------------
 
 _BLANK, _WORD, _MARK, _IDEOGRAPH = 0, 1, 2, 3
 
@@ -94,7 +100,12 @@ def _fold(char: str) -> str:
 def _class(char: str) -> int:
     if char == " ":
         return _BLANK
-    if "\u3040" <= char <= "\u309f" or "\u3400" <= char <= "\u9fff" or "\uf900" <= char <= "\ufaff" or char >= "\U00020000":
+    if (
+        "\u3040" <= char <= "\u309f"
+        or "\u3400" <= char <= "\u9fff"
+        or "\uf900" <= char <= "\ufaff"
+        or char >= "\U00020000"
+    ):
         return _IDEOGRAPH
     return _WORD if unicodedata.category(char)[0] in "LMN" else _MARK
 
@@ -173,7 +184,7 @@ class _Folded:
         self.rows: I64 = np.searchsorted(self.text_starts, self.origin[self.starts], side="right") - 1
 
 
-# --- building ----------------------------------------------------------------------------------------------------------
+# --- building -----------------------------------------------------------------------------------------------------
 
 
 def build(
@@ -181,7 +192,8 @@ def build(
 ) -> dict[str, int]:
     """Write the gazetteer of these surfaces to `folder`; returns what is in it.
 
-    batches   normal_form: string, link_probability: float, forms: list<string>, gazetteer: bool (rows of kb/surfaces, in
+    batches   normal_form: string, link_probability: float, forms: list<string>, gazetteer: bool (rows of kb/surfaces,
+    in
               any order; the files do not depend on it)
     Peak memory is about 60 bytes per admitted name (two keys of 9 bytes per name, their beginnings, and a sorted copy):
     1 GB for 10^7 names.
@@ -192,13 +204,16 @@ def build(
     exact_forms: list[U64] = []
     names = 0
     for batch in batches:
-        admitted = pc.and_(batch.column("gazetteer"), pc.greater_equal(batch.column("link_probability"), min_link_probability))
-        batch = batch.filter(pc.fill_null(admitted, False))
         for part in _slices(batch, 1 << 16):
-            bases, kinds, spellings = _admit(part)
+            bases, kinds, spellings = _admit(part, min_link_probability)
             names += len(bases)
-            inflected = [(variant, kind | _INFLECTED) for base, kind in zip(bases, kinds, strict=True) if kind == _CASELESS
-                         for variant in inflections(base) if len(variant) >= MIN_CHARACTERS and not _never(variant)]
+            inflected = [
+                (variant, kind | _INFLECTED)
+                for base, kind in zip(bases, kinds, strict=True)
+                if kind == _CASELESS
+                for variant in inflections(base)
+                if len(variant) >= MIN_CHARACTERS and not _never(variant)
+            ]
             variants = bases + [variant for variant, _ in inflected]
             variant_flags = np.array(kinds + [kind for _, kind in inflected], dtype=np.uint8)
             keep, variant_keys, starts = _beginnings(variants)
@@ -218,23 +233,33 @@ def _never(form: str) -> bool:
     return form in FUNCTION_WORDS or form in COMMON_WORDS
 
 
-def _admit(batch: pa.RecordBatch) -> tuple[list[str], list[int], list[str]]:
+def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str], list[int], list[str]]:
     """Which names enter, how each may match, and the exact spellings of those that must match exactly."""
+    probable = pc.greater_equal(batch.column("link_probability"), min_link_probability)
+    admitted = pc.and_(batch.column("gazetteer"), pc.fill_null(probable, False))
+    candidates = batch.column("candidates")
+    # Of surnames and codes alone, the spelling must say what the word cannot.
+    derived = pc.is_in(candidates.flatten().field("kind"), pa.array(SPELLED_KINDS, pa.string())).to_numpy(
+        zero_copy_only=False
+    )
+    sizes = pc.list_value_length(candidates).to_numpy(zero_copy_only=False)
+    others = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[~derived], minlength=len(sizes))
+    spelled = pc.and_(pc.invert(admitted), pa.array((others == 0) & (sizes > 0)))
     bases: list[str] = []
     kinds: list[int] = []
     spellings: list[str] = []
-    for form, forms in zip(batch.column("normal_form").to_pylist(), batch.column("forms").to_pylist(), strict=True):
-        if form.isdigit():
-            continue
-        if len(form) < MIN_CHARACTERS or form in FUNCTION_WORDS:
-            capitals = [f for f in forms if len(f) > 1 and f.isupper() and f.replace(".", "").isalpha()]
-            if len(form) > 1 and capitals:
-                bases.append(form)
-                kinds.append(_EXACT)
-                spellings += capitals
-        elif form not in COMMON_WORDS:
+    rows = batch.select(["normal_form", "forms"])
+    for form in pc.filter(rows.column("normal_form"), admitted).to_pylist():
+        if len(form) >= MIN_CHARACTERS and not form.isdigit() and not _never(form):
             bases.append(form)
             kinds.append(_CASELESS)
+    rows = rows.filter(spelled)
+    for form, forms in zip(rows.column("normal_form").to_pylist(), rows.column("forms").to_pylist(), strict=True):
+        capitals = [f for f in forms if f[:1].isupper()]
+        if len(form) > MIN_CHARACTERS and capitals and not _never(form):
+            bases.append(form)
+            kinds.append(_EXACT)
+            spellings += capitals
     return bases, kinds, spellings
 
 
@@ -258,12 +283,19 @@ def _bitmap(values: U64) -> npt.NDArray[np.uint8]:
     bits = 1 << max(10, int(max(1, len(values)) * 16 - 1).bit_length())
     bitmap = np.zeros(bits >> 3, dtype=np.uint8)
     places = values >> np.uint64(64 - (bits.bit_length() - 1))
-    np.bitwise_or.at(bitmap, places >> np.uint64(3), np.left_shift(1, (places & np.uint64(7)).astype(np.uint8), dtype=np.uint8))
+    np.bitwise_or.at(
+        bitmap, places >> np.uint64(3), np.left_shift(1, (places & np.uint64(7)).astype(np.uint8), dtype=np.uint8)
+    )
     return bitmap
 
 
 def _write(
-    folder: Path, keys: list[U64], flags: list[npt.NDArray[np.uint8]], beginnings: list[U64], exact: list[U64], names: int
+    folder: Path,
+    keys: list[U64],
+    flags: list[npt.NDArray[np.uint8]],
+    beginnings: list[U64],
+    exact: list[U64],
+    names: int,
 ) -> dict[str, int]:
     all_keys = np.concatenate(keys) if keys else np.zeros(0, dtype=np.uint64)
     all_flags = np.concatenate(flags) if flags else np.zeros(0, dtype=np.uint8)
@@ -277,8 +309,11 @@ def _write(
     forms = np.unique(np.concatenate(exact)) if exact else np.zeros(0, dtype=np.uint64)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {
-        "keys": all_keys, "flags": all_flags, "exact_forms": forms,
-        "key_bits": _bitmap(all_keys), "beginning_bits": _bitmap(starts),
+        "keys": all_keys,
+        "flags": all_flags,
+        "exact_forms": forms,
+        "key_bits": _bitmap(all_keys),
+        "beginning_bits": _bitmap(starts),
     }
     digest = hashlib.blake2b(digest_size=16)
     for name, values in arrays.items():
@@ -290,7 +325,7 @@ def _write(
     return about
 
 
-# --- matching ----------------------------------------------------------------------------------------------------------
+# --- matching -----------------------------------------------------------------------------------------------------
 
 
 class Gazetteer:
@@ -357,7 +392,7 @@ class Gazetteer:
         if exact.any():
             allowed = ~exact
             spelled, _ = _search(self._exact, _Hashes(folded.original)(starts[exact], ends[exact]))
-            allowed[exact] = spelled & _has_lower(folded, len(texts))[rows[exact]]
+            allowed[exact] = spelled & _cased(folded, len(texts))[rows[exact]]
             rows, starts, ends = rows[allowed], starts[allowed], ends[allowed]
         order = np.lexsort((-ends, starts))
         rows, starts, ends = rows[order], starts[order], ends[order]
@@ -374,11 +409,13 @@ def _none() -> tuple[I64, I64, I64]:
     return (np.zeros(0, dtype=np.int64),) * 3
 
 
-def _has_lower(folded: _Folded, texts: int) -> npt.NDArray[np.bool_]:
-    """Has a text an ASCII small letter? Capitals say nothing in a text that is all capitals."""
-    places = np.flatnonzero((folded.original >= 97) & (folded.original <= 122))
+def _cased(folded: _Folded, texts: int) -> npt.NDArray[np.bool_]:
+    """Has a text a word of four letters or more that starts with a small ASCII letter? Elsewhere capitals mean
+    nothing."""
+    first = folded.original[folded.origin[folded.starts]]
+    plain = (first >= 97) & (first <= 122) & (folded.ends - folded.starts >= 4)
     has = np.zeros(texts, dtype=bool)
-    has[np.searchsorted(folded.text_starts, places, side="right") - 1] = True
+    has[folded.rows[plain]] = True
     return has
 
 

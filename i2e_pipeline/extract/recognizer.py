@@ -1,8 +1,9 @@
 """Names in running text by a spaCy pipeline's `ner`.
 
 Only `ner` and what it listens to are loaded; a worker process loads a model once. Texts all in capitals or all in small
-letters are given to the model as titles ("FLAG OF CHAD" as "Flag of Chad"): on a held-out NER set this lifts the recall of
-spans from .53 to .59 for capitals and from .54 to .59 for small letters, at some precision (benchmarks/extract.py).
+letters are given to the model as titles ("FLAG OF CHAD" as "Flag of Chad"): on a held-out NER set this lifts the
+recall of spans from .53 to .59 for capitals and from .54 to .59 for small letters, at some precision
+(benchmarks/extract.py).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ BLANK = "blank"
 """Name of the recognizer that finds nothing: gazetteer only."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
-_SMALL_WORDS = frozenset("a an and as at but by de der des du el en et for from in into is la le les of on or the to und via vs with y".split())
+_SMALL = "a an and as at but by de del der des du el en et for from in into is la le les of on or the to und via vs with"
+_SMALL_WORDS = frozenset(_SMALL.split())
 
 
 class Recognizer:
@@ -71,11 +73,12 @@ def _capitalised(match: re.Match[str]) -> str:
 def load(model: str, batch_size: int = 256) -> Recognizer:
     """The recognizer of a spaCy pipeline given by folder or installed name; "blank" finds nothing.
 
-    A process loads the same files once. Raises ValueError, saying what to do, where there is no such model or it has no `ner`.
+    A process loads the same files once. Raises ValueError, saying what to do, where there is no such model or it has
+    no `ner`.
     """
     if model == BLANK:
         return Recognizer(None, BLANK, batch_size)
-    folder = _folder(model)
+    folder = model_folder(model)
     return _load(str(folder), fingerprint(model), batch_size)
 
 
@@ -106,7 +109,7 @@ def _listened_to(config: Any) -> set[str]:
     return {name for name in config["nlp"]["pipeline"] if config["components"][name].get("factory") in makers}
 
 
-def _folder(model: str) -> Path:
+def model_folder(model: str) -> Path:
     path = Path(model)
     if path.is_dir():
         inside = path
@@ -115,7 +118,7 @@ def _folder(model: str) -> Path:
         if spec is None or spec.origin is None:
             raise ValueError(
                 f"extract.recognizer: {model} is neither a folder nor an installed spaCy pipeline: "
-                f"`python -m spacy download {model}`, or give its folder, or \"{BLANK}\""
+                f'`python -m spacy download {model}`, or give its folder, or "{BLANK}"'
             )
         inside = Path(spec.origin).parent
     if (inside / "config.cfg").is_file():
@@ -130,7 +133,7 @@ def fingerprint(model: str) -> str:
     """32 hex characters for the content of a model's files, wherever they lie; "blank" for none."""
     if model == BLANK:
         return BLANK
-    folder = _folder(model)
+    folder = model_folder(model)
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
         content = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()

@@ -31,14 +31,21 @@ MAX_CHARACTERS = 1000
 """Default bound of a cleaned text, in characters."""
 
 Spans = npt.NDArray[np.int32]
-"""Shape (characters, 2): where each character of a cleaned text starts and ends in the text that it was cleaned from."""
+"""Shape (characters, 2): where each character of a cleaned text starts and ends in the text that it was cleaned
+from."""
 
 _EXTENSION = r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|avif|heic)"
-_ENTITY = re.compile(r"&(?:#\d{1,7};?|#[xX][0-9a-fA-F]{1,6};?|[A-Za-z][A-Za-z0-9]{1,31};|(?:amp|nbsp|quot|lt|gt)(?![A-Za-z=]))")
+_ENTITY = re.compile(
+    r"&(?:#\d{1,7};?|#[xX][0-9a-fA-F]{1,6};?|[A-Za-z][A-Za-z0-9]{1,31};|(?:amp|nbsp|quot|lt|gt)(?![A-Za-z=]))"
+)
 _CONTINUATION = "[\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
 _MOJIBAKE = re.compile(f"[\xc2-\xdf]{_CONTINUATION}|[\xe0-\xef]{_CONTINUATION}{{2}}|[\xf0-\xf4]{_CONTINUATION}{{3}}")
-_COMMENT = re.compile(r"<!--.{0,5000}?-->|<(script|style)\b[^<>]{0,500}>.{0,5000}?</\1\s{0,9}>", re.IGNORECASE | re.DOTALL)
-_INLINE_TAG = re.compile(r"</?(?:a|abbr|b|big|em|font|i|mark|s|small|span|strong|sub|sup|u)(?:\s[^<>]{0,2000})?/?>", re.IGNORECASE)
+_COMMENT = re.compile(
+    r"<!--.{0,5000}?-->|<(script|style)\b[^<>]{0,500}>.{0,5000}?</\1\s{0,9}>", re.IGNORECASE | re.DOTALL
+)
+_INLINE_TAG = re.compile(
+    r"</?(?:a|abbr|b|big|em|font|i|mark|s|small|span|strong|sub|sup|u)(?:\s[^<>]{0,2000})?/?>", re.IGNORECASE
+)
 _TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9:-]{0,30}(?:\s[^<>]{0,2000})?/?>")
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
@@ -138,13 +145,13 @@ def _substitute(
     """`pattern.sub`, carrying spans along: a replacement of the same length maps character by character, any other
     maps as a whole."""
     if spans is None:
-        return pattern.sub(replacement, text), None  # type: ignore[arg-type]
+        return pattern.sub(replacement, text), None
     words: list[str] = []
     places: list[Spans] = []
     last = 0
     for match in pattern.finditer(text):
         start, end = match.span()
-        put = replacement if isinstance(replacement, str) else replacement(match)  # type: ignore[arg-type]
+        put = replacement if isinstance(replacement, str) else replacement(match)
         words += text[last:start], put
         places.append(spans[last:start])
         if len(put) == end - start:
@@ -185,26 +192,29 @@ def _open_file_name(match: re.Match[str]) -> str:
     return _HYPHEN_IN_NAME.sub(" ", match[0])
 
 
-# Scripts by Unicode block: first code point of each range that differs from the one before; "" is no letter of a script.
+# Scripts by Unicode block: first code point of each range that differs from the one before; "" is no letter of any.
+# fmt: off
 _BLOCKS: tuple[tuple[int, str], ...] = (
     (0x0000, ""), (0x0041, "Latin"), (0x005B, ""), (0x0061, "Latin"), (0x007B, ""), (0x00AA, "Latin"), (0x00AB, ""),
-    (0x00BA, "Latin"), (0x00BB, ""), (0x00C0, "Latin"), (0x00D7, ""), (0x00D8, "Latin"), (0x00F7, ""), (0x00F8, "Latin"),
-    (0x02B0, ""), (0x0370, "Greek"), (0x0400, "Cyrillic"), (0x0530, "Armenian"), (0x0590, "Hebrew"), (0x0600, "Arabic"),
-    (0x0700, "Other"), (0x0750, "Arabic"), (0x0780, "Other"), (0x08A0, "Arabic"), (0x0900, "Devanagari"),
-    (0x0980, "Bengali"), (0x0A00, "Gurmukhi"), (0x0A80, "Gujarati"), (0x0B00, "Other"), (0x0B80, "Tamil"),
-    (0x0C00, "Telugu"), (0x0C80, "Kannada"), (0x0D00, "Malayalam"), (0x0D80, "Sinhala"), (0x0E00, "Thai"),
-    (0x0E80, "Lao"), (0x0F00, "Tibetan"), (0x1000, "Myanmar"), (0x10A0, "Georgian"), (0x1100, "Hangul"),
-    (0x1200, "Ethiopic"), (0x13A0, "Other"), (0x1780, "Khmer"), (0x1800, "Mongolian"), (0x18B0, "Other"),
-    (0x1C80, "Cyrillic"), (0x1C90, "Georgian"), (0x1CC0, "Other"), (0x1D00, "Latin"), (0x1D2B, "Cyrillic"),
-    (0x1D2C, "Latin"), (0x1DC0, ""), (0x1E00, "Latin"), (0x1F00, "Greek"), (0x2000, ""), (0x2C00, "Other"),
-    (0x2C60, "Latin"), (0x2C80, "Other"), (0x2D00, "Georgian"), (0x2D30, "Other"), (0x2DE0, "Cyrillic"), (0x2E00, ""),
-    (0x2E80, "Han"), (0x2FE0, ""), (0x3005, "Han"), (0x3006, ""), (0x3041, "Kana"), (0x3100, "Other"),
-    (0x3130, "Hangul"), (0x3190, ""), (0x31A0, "Other"), (0x31F0, "Kana"), (0x3200, ""), (0x3400, "Han"),
-    (0xA000, "Other"), (0xA640, "Cyrillic"), (0xA6A0, "Other"), (0xA720, "Latin"), (0xA800, "Other"), (0xAC00, "Hangul"),
-    (0xD7FC, ""), (0xF900, "Han"), (0xFB00, "Latin"), (0xFB07, "Other"), (0xFB1D, "Hebrew"), (0xFB50, "Arabic"),
-    (0xFE00, ""), (0xFE70, "Arabic"), (0xFEFF, ""), (0xFF21, "Latin"), (0xFF3B, ""), (0xFF41, "Latin"), (0xFF5B, ""),
-    (0xFF66, "Kana"), (0xFFA0, "Hangul"), (0xFFE0, ""), (0x10000, "Other"), (0x1F000, ""), (0x20000, "Han"), (0x323B0, ""),
+    (0x00BA, "Latin"), (0x00BB, ""), (0x00C0, "Latin"), (0x00D7, ""), (0x00D8, "Latin"), (0x00F7, ""),
+    (0x00F8, "Latin"), (0x02B0, ""), (0x0370, "Greek"), (0x0400, "Cyrillic"), (0x0530, "Armenian"),
+    (0x0590, "Hebrew"), (0x0600, "Arabic"), (0x0700, "Other"), (0x0750, "Arabic"), (0x0780, "Other"),
+    (0x08A0, "Arabic"), (0x0900, "Devanagari"), (0x0980, "Bengali"), (0x0A00, "Gurmukhi"), (0x0A80, "Gujarati"),
+    (0x0B00, "Other"), (0x0B80, "Tamil"), (0x0C00, "Telugu"), (0x0C80, "Kannada"), (0x0D00, "Malayalam"),
+    (0x0D80, "Sinhala"), (0x0E00, "Thai"), (0x0E80, "Lao"), (0x0F00, "Tibetan"), (0x1000, "Myanmar"),
+    (0x10A0, "Georgian"), (0x1100, "Hangul"), (0x1200, "Ethiopic"), (0x13A0, "Other"), (0x1780, "Khmer"),
+    (0x1800, "Mongolian"), (0x18B0, "Other"), (0x1C80, "Cyrillic"), (0x1C90, "Georgian"), (0x1CC0, "Other"),
+    (0x1D00, "Latin"), (0x1D2B, "Cyrillic"), (0x1D2C, "Latin"), (0x1DC0, ""), (0x1E00, "Latin"), (0x1F00, "Greek"),
+    (0x2000, ""), (0x2C00, "Other"), (0x2C60, "Latin"), (0x2C80, "Other"), (0x2D00, "Georgian"), (0x2D30, "Other"),
+    (0x2DE0, "Cyrillic"), (0x2E00, ""), (0x2E80, "Han"), (0x2FE0, ""), (0x3005, "Han"), (0x3006, ""),
+    (0x3041, "Kana"), (0x3100, "Other"), (0x3130, "Hangul"), (0x3190, ""), (0x31A0, "Other"), (0x31F0, "Kana"),
+    (0x3200, ""), (0x3400, "Han"), (0xA000, "Other"), (0xA640, "Cyrillic"), (0xA6A0, "Other"), (0xA720, "Latin"),
+    (0xA800, "Other"), (0xAC00, "Hangul"), (0xD7FC, ""), (0xF900, "Han"), (0xFB00, "Latin"), (0xFB07, "Other"),
+    (0xFB1D, "Hebrew"), (0xFB50, "Arabic"), (0xFE00, ""), (0xFE70, "Arabic"), (0xFEFF, ""), (0xFF21, "Latin"),
+    (0xFF3B, ""), (0xFF41, "Latin"), (0xFF5B, ""), (0xFF66, "Kana"), (0xFFA0, "Hangul"), (0xFFE0, ""),
+    (0x10000, "Other"), (0x1F000, ""), (0x20000, "Han"), (0x323B0, ""),
 )
+# fmt: on
 _BLOCK_STARTS = np.array([start for start, _ in _BLOCKS], dtype=np.uint32)
 _SCRIPTS = ("Common", *sorted({name for _, name in _BLOCKS if name}))
 _BLOCK_SCRIPTS = np.array([_SCRIPTS.index(name) if name else 0 for _, name in _BLOCKS], dtype=np.int64)
@@ -224,14 +234,17 @@ def scripts(texts: pa.Array) -> pa.Array:
     rows = np.repeat(np.arange(len(strings)), lengths)
     counts = np.bincount(rows * len(_SCRIPTS) + found, minlength=len(strings) * len(_SCRIPTS))
     counts = counts.reshape(len(strings), len(_SCRIPTS))
-    best = np.where(counts[:, 1:].any(axis=1), counts[:, 1:].argmax(axis=1) + 1, 0) if len(strings) else []
+    best = np.where(counts[:, 1:].any(axis=1), counts[:, 1:].argmax(axis=1) + 1, 0)
     return pa.DictionaryArray.from_arrays(pa.array(best, pa.int32()), pa.array(_SCRIPTS)).cast(pa.string())
 
 
 def text_id(texts: pa.Array) -> pa.Array:
     """The first 128 bits of BLAKE2b of each text's UTF-8, as binary(16). Nulls stay null."""
     return pa.array(
-        [None if text is None else hashlib.blake2b(text, digest_size=16).digest() for text in texts.cast(pa.binary()).to_pylist()],
+        [
+            None if text is None else hashlib.blake2b(text, digest_size=16).digest()
+            for text in texts.cast(pa.binary()).to_pylist()
+        ],
         ID,
     )
 
@@ -241,9 +254,7 @@ def clean_column(captions: pa.Array, max_characters: int = MAX_CHARACTERS) -> pa
     captions = _valid(captions)
     # A megabyte of text is cut before it is searched; 16 is what `_clean` keeps.
     captions = pc.utf8_slice_codeunits(captions, 0, 16 * max_characters)
-    work = pc.or_(
-        pc.match_substring_regex(captions, _NEEDS_WORK), pc.greater(pc.utf8_length(captions), max_characters)
-    )
+    work = pc.or_(pc.match_substring_regex(captions, _NEEDS_WORK), pc.greater(pc.utf8_length(captions), max_characters))
     work = pc.fill_null(work, False)
     dirty = pc.filter(captions, work)
     if not len(dirty):
@@ -300,7 +311,9 @@ def read_texts(
             "pairs",
             pa.RecordBatch.from_arrays(
                 [
-                    ids.take(places) if field.name == "text_id" else pc.filter(batch.column(field.name), kept).cast(field.type)
+                    ids.take(places)
+                    if field.name == "text_id"
+                    else pc.filter(batch.column(field.name), kept).cast(field.type)
                     for field in PAIRS
                 ],
                 schema=PAIRS,
@@ -318,8 +331,8 @@ def read_texts(
                     [
                         pc.filter(reasons, refused),
                         pc.filter(batch.column("pair_id"), refused).cast(ID),
-                        pc.filter(batch.column("shard"), refused),
-                        pc.filter(batch.column("row"), refused),
+                        pc.filter(batch.column("shard"), refused).cast(pa.int32()),
+                        pc.filter(batch.column("row"), refused).cast(pa.int64()),
                         pc.utf8_slice_codeunits(pc.filter(captions, refused), 0, 80),
                     ],
                     names=["reason", "id", "shard", "row", "detail"],

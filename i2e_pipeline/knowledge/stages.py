@@ -72,7 +72,7 @@ class KnowledgeBase(Stage):
         if kb.popularity is not None:
             entities = wikidata.with_popularity(entities, read_popularity(run.spark, kb.popularity))
         written = [self._write(run, t, f) for t, f in
-                   (("kb/entities", entities), ("kb/names", names), ("rejects", duplicates))]
+                   (("kb/entities", entities.orderBy("entity_id")), ("kb/names", names), ("rejects", duplicates))]
         rows = sum(f.rows for f in written[0].files["kb/entities"])
         counted = Written(raw.staging, {"rejects": raw.files["rejects"]}, raw.rows_in, rows, raw.rejected)
         return self.conclude(run, unit, [counted, *written], started)

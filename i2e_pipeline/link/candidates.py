@@ -18,7 +18,7 @@ import pyarrow as pa
 from wikidata.surface import inflections, lookup_keys
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 CANDIDATE = pa.struct(
     [
@@ -89,30 +89,38 @@ def with_candidates(mentions: DataFrame, texts: DataFrame, surfaces: DataFrame) 
     mentions   rows of the table mentions; texts without a mention get no row
     texts      text_id, text: at least the texts of `mentions`
     surfaces   rows of kb/surfaces
-    A form's candidates are those of the first of its keys that the knowledge base holds; of a plural that is a name itself
-    ("Bananas" the film) also those of its singular, marked `inflected`.
+    A form's candidates are those of the first of its keys that the knowledge base holds; of a plural that is a name
+    itself ("Bananas" the film) also those of its singular, marked `inflected`.
     """
     from pyspark.sql import functions as F
 
     found = resolve(mentions.select("normal_form").distinct(), surfaces)
-    empty = F.from_json(F.lit("[]"), found.schema["candidates"].dataType.simpleString())
+    none = F.array().cast(found.schema["candidates"].dataType)
     by_text = (
         mentions.join(found, on="normal_form", how="left")
         .select(
             "text_id",
             F.struct(
-                "start", "end", "surface", "normal_form", "label", "source", F.coalesce("candidates", empty).alias("candidates")
+                "start",
+                "end",
+                "surface",
+                "normal_form",
+                "label",
+                "source",
+                F.coalesce("candidates", none).alias("candidates"),
             ).alias("mention"),
         )
         .groupBy("text_id")
         .agg(F.sort_array(F.collect_list("mention")).alias("mentions"))
     )
-    return by_text.join(texts.select("text_id", "text"), on="text_id", how="inner").select("text_id", "text", "mentions")
+    return by_text.join(texts.select("text_id", "text"), on="text_id", how="inner").select(
+        "text_id", "text", "mentions"
+    )
 
 
 def resolve(forms: DataFrame, surfaces: DataFrame) -> DataFrame:
-    """normal_form, candidates array<struct<entity_id, prior, kind, inflected>> of the distinct `forms` (one column) that
-    the knowledge base holds under one of their keys."""
+    """normal_form, candidates array<struct<entity_id, prior, kind, inflected>> of the distinct `forms` (one column)
+    that the knowledge base holds under one of their keys."""
     from pyspark.sql import functions as F
 
     keys = forms.select("normal_form").mapInArrow(
@@ -127,11 +135,13 @@ def resolve(forms: DataFrame, surfaces: DataFrame) -> DataFrame:
         F.min_by("of_key", F.when(variant & F.col("inflected"), F.col("step"))).alias("singular"),
     )
 
-    def marked(column: str, inflected: bool) -> F.Column:  # type: ignore[name-defined]
+    def marked(column: str, inflected: bool) -> Column:
         return F.transform(
             column,
             lambda c: F.struct(
-                c["entity_id"].alias("entity_id"), c["prior"].alias("prior"), c["kind"].alias("kind"),
+                c["entity_id"].alias("entity_id"),
+                c["prior"].alias("prior"),
+                c["kind"].alias("kind"),
                 F.lit(inflected).alias("inflected"),
             ),
         )

@@ -3,9 +3,9 @@
 Reads    kb/entities (entity_id, name, description, is_human, visual), once, by rising entity_id
 Writes   kb/context: a folder of flat arrays, memory-mapped by every worker of a machine together
 
-An entity's context is the set of words of its description, hashed to 32 bits, and two flags. A text speaks for an entity as
-far as they share words, each weighted by how few descriptions have it. Some 40 bytes per entity; building streams,
-holding one batch and a table of word counts.
+An entity's context is the set of words of its description, hashed to 32 bits, and two flags. A text speaks for an
+entity as far as they share words, each weighted by how few descriptions have it. Some 40 bytes per entity; building
+streams, holding one batch and a table of word counts.
 """
 
 from __future__ import annotations
@@ -65,9 +65,12 @@ def build(batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str]) -> 
     entities = total = 0
     last = -1
     digest = hashlib.blake2b(digest_size=16)
-    with (path / "ids.bin").open("wb") as ids, (path / "ends.bin").open("wb") as ends, (path / "words.bin").open("wb") as words, (
-        path / "flags.bin"
-    ).open("wb") as flags:
+    with (
+        (path / "ids.bin").open("wb") as ids,
+        (path / "ends.bin").open("wb") as ends,
+        (path / "words.bin").open("wb") as words,
+        (path / "flags.bin").open("wb") as flags,
+    ):
         for batch in batches:
             if not batch.num_rows:
                 continue
@@ -79,7 +82,8 @@ def build(batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str]) -> 
             flat = np.fromiter((t for bag in bags for t in bag), dtype=np.uint32)
             sizes = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
             flag = sum(
-                np.asarray(batch.column(name).fill_null(False).to_numpy(zero_copy_only=False), dtype=np.uint8) * np.uint8(bit)
+                np.asarray(batch.column(name).fill_null(False).to_numpy(zero_copy_only=False), dtype=np.uint8)
+                * np.uint8(bit)
                 for name, bit in (("is_human", HUMAN), ("visual", VISUAL))
             )
             parts = (here, total + np.cumsum(sizes), flat, np.asarray(flag, dtype=np.uint8))
@@ -92,12 +96,15 @@ def build(batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str]) -> 
     rarity = np.log((entities + 1) / (counts + 1)).astype(np.float32)
     np.save(path / "rarity.npy", rarity)
     about = {"format": FORMAT, "entities": entities, "words": total}
-    (path / "context.json").write_text(json.dumps({**about, "fingerprint": digest.hexdigest()}, indent=1), encoding="utf-8")
+    (path / "context.json").write_text(
+        json.dumps({**about, "fingerprint": digest.hexdigest()}, indent=1), encoding="utf-8"
+    )
     return about
 
 
 class Context:
-    """A built context, memory-mapped. Raises FileNotFoundError for a folder without one, ValueError for another format."""
+    """A built context, memory-mapped. Raises FileNotFoundError for a folder without one, ValueError for another
+    format."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         path = Path(folder)

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from i2e_pipeline.config import LinkConfig
 from i2e_pipeline.link.context import HUMAN, Context, tokens
-from i2e_pipeline.schemas import CANDIDATES, Reason
+from i2e_pipeline.schemas import CANDIDATES, ID, Reason
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
@@ -37,19 +37,19 @@ PERSON_LABELS = ("PERSON", "PER")
 class Weights:
     """What each kind of evidence counts, in natural logarithms of odds."""
 
-    prior: float = 1.0
+    prior: float = 0.95
     """Of ln prior."""
-    inflected: float = -0.7
+    inflected: float = -2.6
     """Found under the singular of a plural that is a name itself."""
     inflected_lower: float = 1.5
     """The same where the plural is written without a capital."""
-    words: float = 0.3
+    words: float = 0.4
     """Per unit of shared rare words, see `_shared_words`. Scaled by `link.context_weight`."""
-    support: float = 1.0
+    support: float = 1.2
     """Named elsewhere in the text by another name. Scaled by `link.context_weight`."""
-    person: float = 0.5
+    person: float = 0.1
     """A human where the recognizer saw a person."""
-    not_person: float = -1.0
+    not_person: float = -0.2
     """A human where the recognizer saw something else."""
     lower_human: float = -2.0
     """A human written without a capital."""
@@ -74,7 +74,8 @@ def disambiguate(
     """The probability of each candidate of each mention.
 
     batches   LINK_ROWS: text_id: binary(16), text: string, mentions: list<struct<…, candidates>>
-    yields    ("candidates", CANDIDATES) by text, start, end, rank (1: the most probable); probabilities of a mention sum to
+    yields    ("candidates", CANDIDATES) by text, start, end, rank (1: the most probable); probabilities of a mention
+    sum to
               less than 1, the rest being "none of these";
               ("rejects", reason, id = text_id, start, end, detail = surface) for mentions without a candidate.
     A text's links depend on that text and the knowledge base alone.
@@ -85,14 +86,16 @@ def disambiguate(
         texts = _parents(lists)
         flat = features(batch.column("text"), mentions, texts, context)
         probability = probabilities(flat, len(mentions), settings, weights)
-        starts, ends = (mentions.field(name).to_numpy(zero_copy_only=False).astype(np.int64) for name in ("start", "end"))
+        starts, ends = (
+            mentions.field(name).to_numpy(zero_copy_only=False).astype(np.int64) for name in ("start", "end")
+        )
         order = np.lexsort((flat.entity, -flat.prior, -probability, flat.mention))
         first = np.searchsorted(flat.mention[order], np.arange(len(mentions)))
         rank = np.arange(len(order)) - first[flat.mention[order]] + 1
         good = (probability[order] >= settings.min_probability) & (rank <= settings.max_candidates)
         kept, rank = order[good], rank[good]
         of = flat.mention[kept]
-        ids = batch.column("text_id")
+        ids = batch.column("text_id").cast(ID)  # Spark has no fixed-size binary
         yield (
             "candidates",
             pa.RecordBatch.from_arrays(
@@ -145,8 +148,8 @@ def probabilities(flat: Flat, mentions: int, settings: LinkConfig, weights: Weig
 
 
 def features(texts: pa.Array, mentions: pa.StructArray, text_of: I64, context: Context | None) -> Flat:
-    """What speaks for each candidate: a row of `FEATURES` per candidate of each mention. An entity that a mention has twice
-    (under its form and its singular) counts once, as the likelier of the two."""
+    """What speaks for each candidate: a row of `FEATURES` per candidate of each mention. An entity that a mention has
+    twice (under its form and its singular) counts once, as the likelier of the two."""
     lists = mentions.field("candidates")
     candidates = lists.flatten()
     mention = _parents(lists)
@@ -163,7 +166,11 @@ def features(texts: pa.Array, mentions: pa.StructArray, text_of: I64, context: C
     lower = pc.equal(surfaces, pc.utf8_lower(surfaces)).to_numpy(zero_copy_only=False).astype(bool)[mention]
     label = mentions.field("label")
     seen = pc.is_valid(label).to_numpy(zero_copy_only=False).astype(bool)[mention]
-    person = pc.fill_null(pc.is_in(label, pa.array(PERSON_LABELS)), False).to_numpy(zero_copy_only=False).astype(bool)[mention]
+    person = (
+        pc.fill_null(pc.is_in(label, pa.array(PERSON_LABELS)), False)
+        .to_numpy(zero_copy_only=False)
+        .astype(bool)[mention]
+    )
     rows = context.rows(entity) if context is not None else np.full(len(entity), -1)
     human = (context.flags(rows) & HUMAN) > 0 if context is not None else np.zeros(len(entity), dtype=bool)
     columns = {
@@ -183,8 +190,8 @@ def features(texts: pa.Array, mentions: pa.StructArray, text_of: I64, context: C
 def _shared_words(
     texts: pa.Array, surfaces: pa.Array, text_of: I64, mention: I64, rows: I64, context: Context | None
 ) -> F64:
-    """Sum over words in both text and description of their rarity, over the root of the description's length; the mention's
-    own words do not count, for every namesake shares them."""
+    """Sum over words in both text and description of their rarity, over the root of the description's length; the
+    mention's own words do not count, for every namesake shares them."""
     result = np.zeros(len(mention))
     if context is None or not len(mention):
         return result
@@ -218,12 +225,12 @@ def _support(text: I64, entity: I64, prior: npt.NDArray[np.float32], form: I64) 
     """How much the text's other names speak for the entity: the sum of its priors under other forms, at most 1."""
     if not len(text):
         return np.zeros(0)
-    _, here = np.unique(np.stack([text, entity]), axis=1, return_inverse=True)
-    _, same, first = np.unique(np.stack([here.ravel(), form]), axis=1, return_inverse=True, return_index=True)[0:3]
-    same, first = first.ravel(), same
+    _, entity = np.unique(entity, return_inverse=True)
+    _, here = np.unique(text * (int(entity.max()) + 1) + entity, return_inverse=True)
+    _, first, same = np.unique(here * (int(form.max()) + 1) + form, return_index=True, return_inverse=True)
     total = np.zeros(int(here.max()) + 1)
-    np.add.at(total, here.ravel()[first], prior[first].astype(np.float64))
-    return np.clip(total[here.ravel()] - prior[first][same], 0.0, 1.0)
+    np.add.at(total, here[first], prior[first].astype(np.float64))
+    return np.clip(total[here] - prior[first][same], 0.0, 1.0)
 
 
 def _codes(strings: pa.Array) -> I64:

@@ -20,7 +20,20 @@ from torch import Tensor
 from i2e_pipeline.sample.art import load_art
 from i2e_pipeline.sample.world import load_world
 
-SPRITE = 96
+SPRITE = 80
+
+
+def _smooth(x_BCSS: Tensor) -> Tensor:
+    """About a 5 × 5 box blur, by way of a coarser grid: F.avg_pool2d takes ten times as long on a CPU."""
+    coarse = F.interpolate(x_BCSS, scale_factor=0.25, mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(coarse, x_BCSS.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _widen(alpha_B1SS: Tensor) -> Tensor:
+    """Two pixels more on every side: the maximum over shifts (F.max_pool2d is as slow as F.avg_pool2d)."""
+    for dim in (2, 3):
+        alpha_B1SS = torch.maximum(alpha_B1SS, torch.maximum(torch.roll(alpha_B1SS, 2, dim), torch.roll(alpha_B1SS, -2, dim)))
+    return alpha_B1SS
 
 
 @dataclass(frozen=True)
@@ -104,11 +117,12 @@ class SceneStream:
         saturation = self._u(0.55, 1.45)[:, None, None]
         grey = torch.full((3, 3), 1 / 3)
         turn = turn @ (saturation * torch.eye(3) + (1 - saturation) * grey)
-        rgb = torch.einsum("bij,bjhw->bihw", turn, rgb)
+        rgb = torch.bmm(turn, rgb.reshape(n, 3, -1)).view_as(rgb)
         gamma = self._u(0.7, 1.4)[:, None, None, None]
-        rgb = rgb.clamp(1e-3, 1) ** gamma
+        rgb = rgb.clamp(1e-3, 1).pow(gamma)
         # Flat fills: details smoothed away, or tones rounded to few.
-        soft = F.avg_pool2d(rgb * alpha, 7, 1, 3) / F.avg_pool2d(alpha, 7, 1, 3).clamp_min(0.05)
+        blurred = _smooth(torch.cat([rgb * alpha, alpha], 1))
+        soft = blurred[:, :3] / blurred[:, 3:].clamp_min(0.05)
         mix = (self._p(0.3) * self._u(0.4, 1.0))[:, None, None, None]
         edges = (rgb - soft).abs().amax(1, keepdim=True)
         rgb = rgb + mix * (soft - rgb)
@@ -119,7 +133,7 @@ class SceneStream:
         rgb = (rgb - inner * edges).clamp(0, 1)
         shade = (self._u(-0.3, 0.3)[:, None, None, None] * torch.linspace(-1, 1, SPRITE)[None, None, :, None]) * self._p(0.4)[:, None, None, None]
         rgb = (rgb + shade).clamp(0, 1)
-        wide = F.max_pool2d(alpha, 5, 1, 2)
+        wide = _widen(alpha)
         ring_on = (self._p(0.3) & (~flag | self._p(0.3)))[:, None, None, None]
         ink = torch.where(self._p(0.6)[:, None], self._u(0, 0.25, n, 1), self._u(0, 1, n, 3))[:, :, None, None]
         outer = torch.where(ring_on, wide, alpha)
@@ -140,8 +154,10 @@ class SceneStream:
         ax, ay = mirror / (scale * stretch), stretch / scale
         x = self.x_HW[None] - u[:, None, None]
         y = self.y_HW[None] - v[:, None, None]
+
         def b(t: Tensor) -> Tensor:
             return t[:, None, None]
+
         gx = b(ax) * (b(cos) * x + b(sin) * y + b(shear) * y)
         gy = b(ay) * (-b(sin) * x + b(cos) * y)
         if bend:
@@ -193,8 +209,10 @@ class SceneStream:
 
     def _damage(self, image: Tensor) -> Tensor:
         n = self.batch
+
         def b(t: Tensor) -> Tensor:
             return t[:, None, None, None]
+
         image = image * b(self._u(0.72, 1.28))
         mean = image.mean((1, 2, 3), keepdim=True)
         image = mean + (image - mean) * b(self._u(0.72, 1.28))
@@ -202,9 +220,10 @@ class SceneStream:
         image = grey + (image - grey) * b(torch.where(self._p(0.02), torch.zeros(n), self._u(0.6, 1.4)))
         gains = 1 + self._u(-0.15, 0.15, n, 3) * self._p(0.4)[:, None]
         image = image * gains[:, :, None, None]
-        blurred = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
-        image = image + b(self._p(0.4) * self._u(0.3, 1.0)) * (blurred - image)
-        small = F.interpolate(F.avg_pool2d(image, 2), scale_factor=2, mode="bilinear", align_corners=False)
+        shifted = (torch.roll(image, 1, 2) + torch.roll(image, 1, 3) + torch.roll(image, (1, 1), (2, 3))) / 3
+        image = image + b(self._p(0.4) * self._u(0.3, 0.75)) * (shifted - image)
+        small = F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=False)
+        small = F.interpolate(small, image.shape[-2:], mode="bilinear", align_corners=False)
         image = image + b(self._p(0.2) * self._u(0.4, 1.0)) * (small - image)
         noise = torch.randn(image.shape, generator=self.g)
         image = image + b(self._p(0.4) * self._u(0.01, 0.06)) * noise
@@ -233,3 +252,12 @@ class SceneStream:
         image = image * (1 - shadow)
         image = image * (1 - big[:, 3:]) + big[:, :3]
         return self._damage(self._occlude(image)), entity
+
+    @torch.no_grad()
+    def again(self, image: Tensor, entity: Tensor) -> tuple[Tensor, Tensor]:
+        """The same scenes, in another order, moved by some pixels, in another light."""
+        order = torch.randperm(self.batch, generator=self.g)
+        dx, dy = (int(v) for v in torch.randint(-4, 5, (2,), generator=self.g))
+        image = torch.roll(image[order], (dx, dy), (2, 3))
+        gain = self._u(0.8, 1.2, self.batch, 1) * self._u(0.93, 1.07, self.batch, 3)
+        return ((image - 0.5) * self._u(0.8, 1.2)[:, None, None, None] + 0.5).mul(gain[:, :, None, None]).clamp(0, 1), entity[order]

@@ -17,7 +17,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from torch import nn
 from i2e_pipeline.config import ScoreConfig, digest
 
 PREPROCESSING = 1
-"""Raised whenever images.py or this file would give other pixels for the same bytes: older scores are then not mixed in."""
+"""Raised whenever images.py or this file gives other pixels for the same bytes: older scores are then not mixed in."""
 CPU_CHUNK = 8
 """Images that go through the model at once on a CPU; 64 at once leave the cache and cost a quarter of the speed."""
 TEXTS_PER_BATCH = 256
@@ -69,7 +69,8 @@ class Encoder:
         self._shorter: dict[int, nn.Module] = {}
         self._on_pil, self._mean_std = _split(preprocess)
         self._preprocess = preprocess
-        self._model.visual.to(memory_format=torch.channels_last)
+        self._visual: nn.Module = model.visual  # type: ignore[assignment]
+        self._visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         grey = Image.new("RGB", (256, 256), (127, 127, 127))
         pixels = self.prepare(grey)
         self.side = min(pixels.shape[:2] if pixels.dtype == np.uint8 else pixels.shape[1:])
@@ -120,16 +121,17 @@ class Encoder:
             some = order_N[start : start + TEXTS_PER_BATCH]
             length = int(lengths_N[some].max()) if self.trims_text else tokens_NL.shape[1]
             part_NL = tokens_NL[torch.from_numpy(some), :length]
-            vectors_ND[some] = self._in_batches(
-                len(some), lambda part, part_NL=part_NL: self._encode_tokens(part_NL[part])
-            )
+            vectors_ND[some] = self._in_batches(len(some), partial(self._encode_part, part_NL))
         return vectors_ND
 
     def _lengths(self, tokens_NL: torch.Tensor) -> np.ndarray:
-        """Tokens up to the last one that is not padding, and one more: some tokenizers pad with the end token itself."""
+        """Tokens up to the last that is not padding, and one more: some tokenizers pad with the end token itself."""
         real_NL = (tokens_NL != self._padding).numpy()
         last_N = tokens_NL.shape[1] - real_NL[:, ::-1].argmax(axis=1)
         return np.minimum(np.where(real_NL.any(axis=1), last_N, 1) + 1, tokens_NL.shape[1])
+
+    def _encode_part(self, tokens_NL: torch.Tensor, part: slice) -> torch.Tensor:
+        return self._encode_tokens(tokens_NL[part])
 
     def _encode_tokens(self, tokens_NL: torch.Tensor) -> torch.Tensor:
         return self._for_length(tokens_NL.shape[1]).encode_text(tokens_NL.to(self.device)).float()  # type: ignore[operator]
@@ -143,7 +145,7 @@ class Encoder:
     # -- both ---------------------------------------------------------------------------------------------------
 
     def _in_batches(self, count: int, encode: Callable[[slice], torch.Tensor]) -> np.ndarray:
-        """Encodes `count` rows in batches; a batch that does not fit the device is halved, for good, and tried again."""
+        """Encodes `count` rows in batches; a batch that the device has no room for is halved, for good, and repeated."""
         done: list[np.ndarray] = []
         at = 0
         while at < count:
@@ -170,7 +172,9 @@ class Encoder:
             texts_ND = self._encode_tokens(tokens_NL)
             widths = {int(image_D.shape[-1]), int(texts_ND.shape[-1])}
             if len(widths) > 1:
-                raise ModelError(f"{self.name}: image vectors are {image_D.shape[-1]} wide, text vectors {texts_ND.shape[-1]}")
+                raise ModelError(
+                    f"{self.name}: image vectors are {image_D.shape[-1]} wide, text vectors {texts_ND.shape[-1]}"
+                )
             norms = torch.cat([image_D.norm()[None], texts_ND.norm(dim=-1)])
             if not (torch.isfinite(norms).all() and (norms > 1e-6).all()):
                 raise ModelError(
@@ -187,7 +191,7 @@ class Encoder:
                 self.trims_text = False
             if not self.trims_text:
                 self._shorter = {tokens_NL.shape[1]: self._model}
-        _fold_batch_norms(self._model.visual, lambda: self._encode_images(pixels[None]), TOLERANCE[self.dtype])
+        _fold_batch_norms(self._visual, lambda: self._encode_images(pixels[None]), TOLERANCE[self.dtype])
 
 
 def load(config: ScoreConfig, *, threads: int | None = None, device: str | None = None) -> Encoder:
@@ -246,7 +250,7 @@ def load_once(config: ScoreConfig, *, threads: int | None = None, device: str | 
 
 
 def choose_device(wanted: str) -> str:
-    """ "auto": cuda where this process sees one, else cpu. Only for the executor: it wakes CUDA, which no fork survives."""
+    """What "auto" means here: cuda where there is one, else cpu. Not before a fork: CUDA, once awake, survives none."""
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -360,5 +364,3 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d, parent: nn.Module, name: str) -
         setattr(parent, name, norm)
 
     return undo
-
-

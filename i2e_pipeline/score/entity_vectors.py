@@ -67,13 +67,23 @@ def encode_entities(
         lists = pa.ListArray.from_arrays(
             pa.array(np.arange(len(texts) + 1, dtype=np.int32) * encoder.width), pa.array(rows_ND.ravel())
         )
-        yield "entity_vectors", pa.RecordBatch.from_arrays([batch["entity_id"], lists], schema=ENTITY_VECTORS)
+        columns = {
+            "entity_id": batch["entity_id"],
+            "vector": lists,
+            "described": pa.array([bool(d) for d in descriptions]),
+        }
+        yield (
+            "entity_vectors",
+            pa.RecordBatch.from_arrays([columns[c] for c in ENTITY_VECTORS.names], schema=ENTITY_VECTORS),
+        )
 
 
 def choose_background(entity_ids: Iterable[int], count: int) -> np.ndarray:
     """`count` entities (int64, sorted) that stand for "anything": those whose id hashes lowest.
 
-    The choice depends on the ids alone, not on their order, so that every task and every run makes the same one.
+    Hand over entities that have a description: candidates are mostly told with theirs, and bare names spread otherwise.
+    The choice depends on the ids alone, not on their order, and choices of parts can be chosen from again, so that a
+    large knowledge base is asked part by part and every run makes the same choice.
     """
     ids = np.unique(np.fromiter(entity_ids, dtype=np.int64))
     if len(ids) > count:
@@ -85,13 +95,20 @@ def choose_background(entity_ids: Iterable[int], count: int) -> np.ndarray:
 
 
 class EntityVectors:
-    """The vectors of many entities, sorted by id, looked up all at once. Opened stores are shared through the page cache."""
+    """The vectors of many entities, sorted by id, looked up all at once; opened stores share the page cache."""
 
-    def __init__(self, ids_N: np.ndarray, vectors_ND: np.ndarray, source: str = "the vectors given") -> None:
-        """`ids_N`: int64, rising. `vectors_ND`: float16 or float32, norm 1."""
+    def __init__(
+        self,
+        ids_N: np.ndarray,
+        vectors_ND: np.ndarray,
+        described_N: np.ndarray | None = None,
+        source: str = "the vectors given",
+    ) -> None:
+        """`ids_N`: int64, rising. `vectors_ND`: float16 or float32, norm 1. `described_N`: bool; None: all are."""
         if len(ids_N) != len(vectors_ND):
             raise ValueError(f"{len(ids_N)} ids for {len(vectors_ND)} vectors")
         self._ids_N, self._vectors_ND, self._source = ids_N, vectors_ND, source
+        self._described_N = np.ones(len(ids_N), dtype=bool) if described_N is None else described_N
 
     @classmethod
     def from_files(cls, files: Sequence[str], cache: str | None = None, key: str | None = None) -> EntityVectors:
@@ -118,7 +135,8 @@ class EntityVectors:
             os.utime(store)
             ids_N = np.load(store / "ids.npy", mmap_mode="r")
             vectors_ND = np.load(store / "vectors.npy", mmap_mode="r") if len(ids_N) else np.empty((0, 0), np.float16)
-        return cls(ids_N, vectors_ND, f"{len(files)} files of entity_vectors")
+            described_N = np.load(store / "described.npy", mmap_mode="r")
+        return cls(ids_N, vectors_ND, described_N, f"{len(files)} files of entity_vectors")
 
     def __len__(self) -> int:
         return len(self._ids_N)
@@ -129,10 +147,19 @@ class EntityVectors:
 
     def lookup(self, entity_ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """vectors_ND (float32, norm 1) of these entities, in their order. Raises MissingVectorError."""
+        vectors_ND = np.asarray(self._vectors_ND[self._places(entity_ids)], dtype=np.float32)
+        norms_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        return vectors_ND / np.where(norms_N1 > 0, norms_N1, 1)  # float16 leaves norms of 1 +- 0.0003
+
+    def described(self, entity_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """bool (N): whether the model was told a description with the name. Raises MissingVectorError."""
+        return np.asarray(self._described_N[self._places(entity_ids)])
+
+    def _places(self, entity_ids: Sequence[int] | np.ndarray) -> np.ndarray:
         wanted = np.asarray(entity_ids, dtype=np.int64)
         at = np.searchsorted(self._ids_N, wanted)
         found = at < len(self._ids_N)
-        found[found] = np.asarray(self._ids_N)[at[found]] == wanted[found]
+        found[found] = np.asarray(self._ids_N[at[found]]) == wanted[found]
         if not found.all():
             missing = np.unique(wanted[~found])
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -140,9 +167,7 @@ class EntityVectors:
                 f"Q{missing[0]}{more} has no vector in {self._source}: encode the entities of these candidates first "
                 "(`i2e run` does, jobs/score_images.py too)"
             )
-        vectors_ND = np.asarray(self._vectors_ND[at], dtype=np.float32)
-        norms_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-        return vectors_ND / np.where(norms_N1 > 0, norms_N1, 1)  # float16 leaves norms of 1 +- 0.0003
+        return at
 
 
 def _state(files: Sequence[str]) -> str:
@@ -155,19 +180,21 @@ def _state(files: Sequence[str]) -> str:
 
 
 def _lay_out(files: Sequence[str], folder: Path) -> None:
-    """ids.npy (int64, rising) and vectors.npy (float16) in two passes: ids, then each vector to its place."""
+    """ids.npy (int64, rising), vectors.npy (float16), described.npy, in two passes: ids, then each to its place."""
     found = [np.empty(0, dtype=np.int64)]
     for file in files:
         found += [batch["entity_id"].to_numpy() for batch in _batches(file, ["entity_id"])]
     ids_M = np.concatenate(found)
     ids_N = np.unique(ids_M)
     np.save(folder / "ids.npy", ids_N)
+    described_N = np.ones(len(ids_N), dtype=bool)
+    np.save(folder / "described.npy", described_N)
     if not len(ids_N):
         return
     store: np.memmap | None = None
     written = np.zeros(len(ids_N), dtype=bool)
     for file in files:
-        for batch in _batches(file, ["entity_id", "vector"]):
+        for batch in _batches(file, ["entity_id", "vector", "described"]):
             vectors_BD = _matrix(batch["vector"], file)
             if store is None:
                 shape = (len(ids_N), vectors_BD.shape[1])
@@ -180,22 +207,29 @@ def _lay_out(files: Sequence[str], folder: Path) -> None:
             at_B, first_B = np.unique(np.searchsorted(ids_N, batch["entity_id"].to_numpy()), return_index=True)
             new = ~written[at_B]
             store[at_B[new]] = vectors_BD[first_B[new]]
+            if "described" in batch.schema.names:
+                described_N[at_B[new]] = batch["described"].to_numpy(zero_copy_only=False)[first_B[new]]
             written[at_B] = True
     assert store is not None
     store.flush()
+    np.save(folder / "described.npy", described_N)
 
 
 def _batches(file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     filesystem, inner = open_filesystem(file)
     with filesystem.open_input_file(inner) as source:
-        yield from (b for b in pq.ParquetFile(source).iter_batches(4096, columns=columns, use_threads=False) if b.num_rows)
+        parquet = pq.ParquetFile(source)
+        there = [c for c in columns if c in parquet.schema_arrow.names]
+        yield from (b for b in parquet.iter_batches(4096, columns=there, use_threads=False) if b.num_rows)
 
 
 def _matrix(vectors: pa.Array, file: str) -> np.ndarray:
     flat = vectors.flatten()
     widths = np.unique(np.diff(vectors.offsets.to_numpy()))
     if len(widths) != 1 or vectors.null_count or flat.null_count:
-        raise ValueError(f"{file}: vectors of {widths.tolist()} numbers, {vectors.null_count} nulls; they are all of one width")
+        raise ValueError(
+            f"{file}: vectors of {widths.tolist()} numbers, {vectors.null_count} nulls; they are all of one width"
+        )
     return flat.to_numpy().reshape(len(vectors), int(widths[0]))
 
 

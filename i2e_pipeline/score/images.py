@@ -317,9 +317,7 @@ _THUMB = 32
 _KEPT = 8
 # Cosines in whole 1/1024ths: every product and sum below stays an integer under 2^53, so that the hash of an image is
 # the same whatever batch it comes in and whichever BLAS multiplies.
-_DCT_KT = np.rint(
-    1024 * np.cos(np.pi * np.outer(np.arange(1, _KEPT + 1), 2 * np.arange(_THUMB) + 1) / (2 * _THUMB))
-)
+_DCT_KT = np.rint(1024 * np.cos(np.pi * np.outer(np.arange(1, _KEPT + 1), 2 * np.arange(_THUMB) + 1) / (2 * _THUMB)))
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:

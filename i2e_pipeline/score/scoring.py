@@ -145,8 +145,8 @@ def _scores(
     """SCORES of the pairs, and which pairs have no number for one of their entities, with that entity."""
     distinct: dict[bytes, int] = {}
     image_R = np.fromiter((distinct.setdefault(s.image_id, len(distinct)) for s in images), np.int64, len(images))
-    first = {at: s for at, s in zip(image_R.tolist(), images, strict=True)}
-    images_ND = np.stack([first[i].vector_D for i in range(len(distinct))])  # type: ignore[arg-type]
+    first = dict(zip(image_R.tolist(), images, strict=True))
+    images_ND = np.stack([vector for i in range(len(distinct)) if (vector := first[i].vector_D) is not None])
 
     listed = pairs["entity_ids"]
     pair_P = pc.list_parent_indices(listed).to_numpy().astype(np.int64)
@@ -172,12 +172,9 @@ def _scores(
 
     of_pair = pa.array(pair_P)
     ids = pa.array([s.image_id for s in images], type=ID)
-    per_image = {
-        "width": np.fromiter((s.width for s in images), np.int32, len(images)),
-        "height": np.fromiter((s.height for s in images), np.int32, len(images)),
-        "perceptual_hash": np.fromiter((s.hash for s in images), np.int64, len(images)),
-    }
-    columns = {
+    sides_2R = np.array([[s.width for s in images], [s.height for s in images]], dtype=np.int32)
+    hash_R = np.fromiter((s.hash for s in images), np.int64, len(images))
+    columns: dict[str, pa.Array] = {
         "pair_id": pairs["pair_id"].take(of_pair),
         "entity_id": pa.array(entity_P, type=pa.int64()),
         "image_id": ids.take(of_pair),
@@ -185,9 +182,14 @@ def _scores(
         "row": pairs["row"].take(of_pair),
         "clip_score": pa.array(np.clip(clip_P, -1, 1).astype(np.float32)),
         "background_z": pa.nulls(len(pair_P), pa.float32()) if z_P is None else pa.array(z_P.astype(np.float32)),
-        **{name: pa.array(values[pair_P]) for name, values in per_image.items()},
-        "vector": _vectors(images_ND, image_R, pair_P) if keep_vectors else pa.nulls(len(pair_P), SCORES.field("vector").type),
+        "described": pa.array(vectors.described(entity_P)),
+        "width": pa.array(sides_2R[0, pair_P]),
+        "height": pa.array(sides_2R[1, pair_P]),
+        "perceptual_hash": pa.array(hash_R[pair_P]),
+        "vector": pa.nulls(len(pair_P), SCORES.field("vector").type),
     }
+    if keep_vectors:
+        columns["vector"] = _vectors(images_ND, image_R, pair_P)
     return pa.RecordBatch.from_arrays([columns[name] for name in SCORES.names], schema=SCORES), unscored
 
 

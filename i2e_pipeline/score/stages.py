@@ -35,8 +35,11 @@ class EncodeEntities(Stage):
     in_funnel = False
 
     def settings(self, config: Config) -> dict[str, Any]:
-        return {"model": model_name(config), "template": config.score.text_template,
-                "background": config.score.background_entities}
+        return {
+            "model": model_name(config),
+            "template": config.score.text_template,
+            "background": config.score.background_entities,
+        }
 
     def all_units(self, run: Run) -> list[str]:
         """Segments: those that are there, and a new one where a unit's links are covered by none."""
@@ -58,9 +61,7 @@ class EncodeEntities(Stage):
         entities = tables.read("kb/entities", run.committed("knowledge_base"), ["entity_id", "name", "description"])
         by_hash = entities.where(F.col("description").isNotNull()).orderBy(F.xxhash64("entity_id"), "entity_id")
         background = sorted(r["entity_id"] for r in by_hash.limit(config.background_entities).collect())
-        wanted = candidates.union(
-            run.spark.createDataFrame([(e,) for e in background], "entity_id long")
-        ).distinct()
+        wanted = candidates.union(run.spark.createDataFrame([(e,) for e in background], "entity_id long")).distinct()
         if segments:
             wanted = wanted.join(tables.read("entity_vectors", segments, ["entity_id"]), "entity_id", how="left_anti")
         rows = entities.join(wanted, "entity_id", how="inner").select("entity_id", "name", "description")
@@ -68,14 +69,13 @@ class EncodeEntities(Stage):
 
         def make_kernel() -> Kernel:
             return partial(
-                encode_entities, encoder=encoder.load_once(model_config(config, model), threads=1),
+                encode_entities,
+                encoder=encoder.load_once(model_config(config, model), threads=1),
                 template=config.text_template,
             )
 
         counting = Counting(passed_table="entity_vectors", passed_key=("entity_id",))
-        written = tables.write(
-            rows.orderBy("entity_id"), make_kernel, self.name, unit, ("entity_vectors",), counting
-        )
+        written = tables.write(rows.orderBy("entity_id"), make_kernel, self.name, unit, ("entity_vectors",), counting)
         facts = {"links": sorted(_links(run)), "background": background}
         return self.conclude(run, unit, [written], started, facts=facts)
 
@@ -118,7 +118,9 @@ class Score(Stage):
         rows = (
             pairs.join(named, "text_id", how="left")
             .select(
-                "shard", "row", "pair_id",
+                "shard",
+                "row",
+                "pair_id",
                 F.coalesce("entity_ids", F.array().cast("array<bigint>")).alias("entity_ids"),
             )
             .repartitionById(blocks.count, blocks.column())
