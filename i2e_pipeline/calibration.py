@@ -86,8 +86,9 @@ class _Rows:
 
 
 def _codes(column: Any) -> np.ndarray:
+    """Small integers in the order of the ids, so that ties are settled alike whatever order the rows come in."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return np.asarray(pc.dictionary_encode(array).indices, dtype=np.int64)
+    return pc.rank(array, tiebreaker="dense").to_numpy().astype(np.int64) - 1
 
 
 def _numbers(column: Any) -> np.ndarray:
@@ -184,7 +185,12 @@ class Calibration:
         The table holds NEEDED, and all candidates of a pair together, since each is weighed against the others.
         """
         x_PF = features(table, self.features)
-        return 1 / (1 + np.exp(-np.clip(x_PF @ np.asarray(self.weights) + self.bias, -50, 50)))
+        logit_P = np.full(len(x_PF), self.bias)
+        for f, weight in enumerate(
+            self.weights
+        ):  # no matrix product: a row's sum must not depend on the rows beside it
+            logit_P += weight * x_PF[:, f]
+        return np.round(1 / (1 + np.exp(-np.clip(logit_P, -50, 50))), 9)
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
@@ -228,9 +234,7 @@ def select(
     """
     rows = _Rows.of(table)
     p_P = calibration.probability(table)
-    ids = table["image_id"].combine_chunks() if isinstance(table, pa.Table) else table["image_id"]
-    by_id = pc.rank(ids, tiebreaker="dense").to_numpy().astype(np.int64)
-    order = np.lexsort((rows.start_P, rows.pair_P, rows.entity_P, -p_P, by_id))
+    order = np.lexsort((rows.end_P, rows.start_P, rows.pair_P, rows.entity_P, -p_P, rows.image_P))
     verdicts = _choose(_Spans.of(rows, order), p_P[order], calibration.bar if bar is None else bar, max_labels)
     once = np.unique(np.stack([rows.image_P[order], rows.entity_P[order]]), axis=1, return_index=True)[1]
     once.sort()

@@ -49,6 +49,7 @@ class SessionConfig(Section):
     master: str | None = None
     """None: what spark-submit says, else local[*]."""
     driver_memory: str = "2g"
+    """Of a local session, where the driver does the work. Under spark-submit that one's settings stand."""
     shuffle_partitions: int | None = Field(None, ge=1)
     """None: twice the cores in local mode; Spark's own default on a cluster."""
     jars: str | None = None
@@ -67,9 +68,11 @@ class PairsConfig(Section):
     path: Paths = ()
     """Parquet files, folders or globs of image + alt-text pairs. Files that were not there before become new units."""
     key_column: str | None = "key"
+    """The source's own name of a pair, kept for reference; null: it has none."""
     url_column: str = "url"
     text_column: str = "caption"
     image_column: str = "jpg"
+    """Stored bytes, or Hugging Face's struct<bytes, path>."""
     files_per_unit: int | None = Field(None, ge=1)
     """None: one file up to 1,000 files; beyond that as many as hold about a million rows."""
     truth_column: str = "truth_qid"
@@ -103,6 +106,7 @@ class ExtractConfig(Section):
     recognizer: str = "blank"
     """A spaCy pipeline with `ner`, by name or folder; "blank": gazetteer only."""
     gazetteer: bool = True
+    """Also look for names of the knowledge base that pass its gate."""
     max_characters: int = Field(1000, ge=16)
     """Longer texts are cut at a word's end before mentions are looked for."""
     batch_size: int = Field(256, ge=1)
@@ -128,9 +132,11 @@ class ScoreConfig(Section):
     model: str = ""
     """open_clip model: `local-dir:FOLDER`, `hf-hub:ORG/NAME`, or NAME with `pretrained`."""
     pretrained: str | None = None
+    """open_clip's tag of the weights, where the model is given by name."""
     device: str = "auto"
     """auto: cuda where the executor has one, else cpu. Chosen in the executor, never in the driver."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 is twice as fast or more; scores move by some 0.005."""
     batch_size: int = Field(64, ge=1)
     """Images per forward pass. Halved by itself when the device runs out of memory."""
     text_template: str = "{name}, {description}"
@@ -149,6 +155,7 @@ class ScoreConfig(Section):
     """Entities that stand for "anything": an image's cosine to a candidate is also given in standard deviations
     above its mean cosine to these. 0: no such score."""
     decode_threads: int = Field(1, ge=1)
+    """Threads that decode images while the model works. A GPU wants several, and `spark.task.cpus` to match."""
     keep_vectors: bool = False
     """Store the image vectors (float16) beside the scores, for distillation and near-duplicate search."""
 
@@ -160,12 +167,11 @@ class BuildConfig(Section):
     bar: float | None = Field(None, ge=0, le=1)
     """Labels less likely right than this are rejected. None: the calibration's bar. Higher: fewer labels, more right."""
     max_labels_per_image: int = Field(4, ge=1)
+    """A further label is kept only where it is nearly as probable as the first."""
     min_images_per_entity: int = Field(5, ge=1)
     """Entities with fewer images are dropped, and with them images that have no other label."""
     max_images_per_entity: int | None = Field(None, ge=1)
     """Images beyond this are dropped for the entity, by hash of (image, entity): the same ones in every run."""
-    global_shuffle: bool = False
-    """Shuffle the images' bytes over all units. Costs a full shuffle of the dataset; see docs/architecture.md."""
 
 
 class Config(Section):

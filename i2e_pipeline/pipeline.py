@@ -23,6 +23,9 @@ from i2e_pipeline.tables import WHOLE, Commit, Tables
 from i2e_pipeline.units import Unit, Units
 
 
+_LISTINGS = 32
+
+
 def stages() -> list[Stage]:
     """All stages, in the order of the walk."""
     from i2e_pipeline.build.stages import Finish, Label, Publish, Select
@@ -58,7 +61,10 @@ def inspect(run: Run, stage: Stage, redo: bool = False) -> StageState:
     state = StageState(stage)
     run.fingerprints[stage.name] = stage.fingerprint(run, WHOLE)
     found = run.tables.commits(stage.name)
-    for unit in stage.all_units(run):
+    units = stage.all_units(run)
+    with ThreadPoolExecutor(_LISTINGS) as pool:
+        gone = dict(zip(found, pool.map(lambda commit: stage.missing(run, commit), found.values()), strict=True))
+    for unit in units:
         commit = found.get(unit)
         if commit is None:
             state.to_do[unit] = "new"
@@ -68,7 +74,7 @@ def inspect(run: Run, stage: Stage, redo: bool = False) -> StageState:
             changed = difference(commit.components, stage.components(run, unit))
             _refuse_guarded(stage, run, changed)
             state.to_do[unit] = "changed: " + "; ".join(changed)
-        elif missing := stage.missing(run, commit):
+        elif missing := gone[unit]:
             state.to_do[unit] = f"{missing[0]} is missing or was changed"
         else:
             state.done[unit] = commit

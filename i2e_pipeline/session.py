@@ -125,6 +125,8 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
             "spark.sql.warehouse.dir": str(_log().with_name("warehouse")),
             "spark.ui.showConsoleProgress": "false",
             "spark.python.daemon.module": "i2e_pipeline.daemon",
+            # pyarrow says s3://, Hadoop's own client s3a://; on EMR s3:// is Amazon's and stays as it is.
+            "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
             # Shuffles on one machine: a small block fetched from memory needs no merge of many files.
             "spark.shuffle.compress": "false",
         }

@@ -23,6 +23,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ Kernel = Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[str, pa.RecordBatch
 WHOLE = "all"
 """The unit of stages that look at all rows at once."""
 _MAX_DETAIL = 500
+_SMALL_READS = 32
 
 
 class TableError(RuntimeError):
@@ -130,14 +132,16 @@ class Tables:
 
     def commits(self, stage: str) -> dict[str, Commit]:
         """Commit records of a stage by unit."""
-        found = {}
-        folder = self.path("_commits", stage)
-        for info in files.list_files(folder):
-            if info.path.endswith(".json"):
-                record = files.read_json(files.join(folder, info.path))
-                record["files"] = {t: [WrittenFile(**f) for f in fs] for t, fs in record["files"].items()}
-                found[record["unit"]] = Commit(**record)
-        return found
+        units = [i.path.removesuffix(".json") for i in files.list_files(self.path("_commits", stage))
+                 if i.path.endswith(".json")]
+        with ThreadPoolExecutor(_SMALL_READS) as pool:
+            return dict(zip(units, pool.map(lambda unit: self.commit_of(stage, unit), units), strict=True))
+
+    def commit_of(self, stage: str, unit: str) -> Commit:
+        """The commit record of one unit."""
+        record = files.read_json(self.path("_commits", stage, f"{unit}.json"))
+        record["files"] = {t: [WrittenFile(**f) for f in fs] for t, fs in record["files"].items()}
+        return Commit(**record)
 
     def missing_files(self, commit: Commit) -> list[str]:
         """Committed files that are no longer there, or not as long as they were."""
@@ -269,7 +273,7 @@ class Tables:
     def commit(self, commit: Commit, staged: Sequence[Written]) -> Commit:
         """Put staged files in the place of what the unit held before, and write the record that makes them count."""
         record = self.path("_commits", commit.stage, f"{commit.unit}.json")
-        previous = self.commits(commit.stage).get(commit.unit) if files.exists(record) else None
+        previous = self.commit_of(commit.stage, commit.unit) if files.exists(record) else None
         files.remove(record)
         for table in sorted({t for w in staged for t in w.files}):
             self._publish(table, [w for w in staged if table in w.files], previous)
@@ -321,10 +325,11 @@ class Tables:
 
     def discard(self, stage: str, unit: str) -> None:
         """Forget a unit of a stage: its record first, then its files."""
-        commit = self.commits(stage).get(unit)
-        files.remove(self.path("_commits", stage, f"{unit}.json"))
-        if commit is None:
+        record = self.path("_commits", stage, f"{unit}.json")
+        if not files.exists(record):
             return
+        commit = self.commit_of(stage, unit)
+        files.remove(record)
         for table, old in commit.files.items():
             folders = {f.path.rpartition("/")[0] for f in old}
             if self.storage.format == "delta":

@@ -280,16 +280,19 @@ _PARTICLES = _words("de da di du del della von van der den ter la le al el bin i
 
 def _bare(form: str) -> str:
     """A normal form without its first "the", a company's form, a generation, initials in the middle."""
+    if " " not in form:
+        return form
     words = form.split(" ")
-    if len(words) > 1 and words[0] == "the":
+    count = len(words)
+    if count > 1 and words[0] == "the":
         words = words[1:]
     while len(words) > 1 and words[-1].strip(".,") in _COMPANY | _GENERATION:
         words = words[:-1]
         if len(words) > 1 and words[-1] in ("and", "&"):
             words = words[:-1]
     if len(words) > 2:
-        words = [words[0], *(w for w in words[1:-1] if not _INITIAL.match(w) or w.isdigit()), words[-1]]
-    return normal_form(" ".join(words))
+        words = [words[0], *(w for w in words[1:-1] if len(w) > 5 or not _INITIAL.match(w) or w.isdigit()), words[-1]]
+    return normal_form(" ".join(words)) if len(words) < count else form
 
 
 def _untitled(form: str) -> str:
@@ -302,15 +305,16 @@ def _untitled(form: str) -> str:
     return " ".join(words)
 
 
-def short_forms(name: str) -> list[str]:
+def short_forms(name: str, exact: str | None = None) -> list[str]:
     """Shorter normal forms under which texts name the same thing, distinct, without that of the name itself.
 
     "Ballesteros, Cagayan" is "ballesteros", "Garlic (allium sativum)" is "garlic", "Celanese Corporation" is
-    "celanese", "Hiram Bingham III" is "hiram bingham", "Johnson & Johnson" is "johnson and johnson".
+    "celanese", "Hiram Bingham III" is "hiram bingham", "Johnson & Johnson" is "johnson and johnson". `exact` is the
+    normal form of the name, where it is known already.
     """
-    exact = normal_form(name)
+    exact = normal_form(name) if exact is None else exact
     found = [_bare(exact)]
-    added = _ADDED.match(name)
+    added = _ADDED.match(name) if "," in name or "(" in name else None
     if added:
         short = normal_form(added.group(1))
         found += [short, _bare(short)]

@@ -1,16 +1,16 @@
 """Names of the knowledge base, found in running text.
 
-Reads    kb/surfaces (normal_form, link_probability, forms, gazetteer), once, to build the file
+Reads    kb/surfaces, once, to build the file
 Writes   kb/gazetteer: a folder of flat arrays, memory-mapped by every worker of a machine together
 
 A name matches where a run of whole words has its normal form, or the normal form of its plural or singular. The file
-does not hold the names but their 64-bit hashes, and hashes of their beginnings, so that a batch of texts is matched
-by a dozen array operations: the hash of any run of words comes from one cumulative sum (a polynomial hash modulo
-2^64), runs grow word by word only while they are the beginning of some name, and a bitmap spares most of the
-searches. 10^7 names take 0.3 GB on disk, once per machine; a double-array automaton of them takes gigabytes per
-worker and loads before it matches (benchmarks/extract.py). Two different strings have the same hash with probability
-5e-20; a false match over a whole run of 10^11 word runs and 10^7 names is a 5 % event, and the link stage would look
-it up by its text and find nothing.
+holds not the names but their 64-bit hashes, and hashes of their beginnings, so that a batch of texts is matched by a
+dozen array operations: the hash of any run of words comes from one cumulative sum (a polynomial hash modulo 2^64), runs
+grow word by word only while they are the beginning of some name, and a bitmap spares most of the searches. This costs
+15 bytes per name on disk, once per machine, and 120 bytes while building; a double-array automaton of the same names
+148 bytes per name in every worker, 1,400 while building, and finds no plurals; both match 130-200 k texts/s/core
+(benchmarks/extract.py). A run of words that is no name has the hash of one with probability names / 2^64, some 5e-13;
+the link stage looks it up by its text and finds nothing.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +47,8 @@ something: one that also has a longer word in small letters."""
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
+_CHUNK = 1024
+"""Texts matched together: large enough for array operations, small enough to stay in the cache."""
 _CASELESS, _INFLECTED, _EXACT = 1, 2, 4
 # Their order: of equal keys a name that matches in any case wins, then an inflection of one.
 
@@ -180,7 +184,7 @@ class _Folded:
         single = kind >= _MARK
         self.starts: I64 = np.flatnonzero((kind != _BLANK) & (single | (before != kind)))
         self.ends: I64 = np.flatnonzero((kind != _BLANK) & (single | (after != kind))) + 1
-        self.is_mark = kind[self.starts] == _MARK
+        self.may_start = (kind[self.starts] != _MARK) | (folded[self.starts] == ord("("))
         self.rows: I64 = np.searchsorted(self.text_starts, self.origin[self.starts], side="right") - 1
 
 
@@ -192,11 +196,9 @@ def build(
 ) -> dict[str, int]:
     """Write the gazetteer of these surfaces to `folder`; returns what is in it.
 
-    batches   normal_form: string, link_probability: float, forms: list<string>, gazetteer: bool (rows of kb/surfaces,
-    in
-              any order; the files do not depend on it)
-    Peak memory is about 60 bytes per admitted name (two keys of 9 bytes per name, their beginnings, and a sorted copy):
-    1 GB for 10^7 names.
+    batches   normal_form, candidates, link_probability, forms, gazetteer: rows of kb/surfaces, in any order; what is
+              written does not depend on it
+    Memory peaks at 120 bytes per admitted name: its key, those of its inflections, its beginnings, a sorted copy.
     """
     keys: list[U64] = []
     flags: list[npt.NDArray[np.uint8]] = []
@@ -237,14 +239,7 @@ def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str
     """Which names enter, how each may match, and the exact spellings of those that must match exactly."""
     probable = pc.greater_equal(batch.column("link_probability"), min_link_probability)
     admitted = pc.and_(batch.column("gazetteer"), pc.fill_null(probable, False))
-    candidates = batch.column("candidates")
-    # Of surnames and codes alone, the spelling must say what the word cannot.
-    derived = pc.is_in(candidates.flatten().field("kind"), pa.array(SPELLED_KINDS, pa.string())).to_numpy(
-        zero_copy_only=False
-    )
-    sizes = pc.list_value_length(candidates).to_numpy(zero_copy_only=False)
-    others = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[~derived], minlength=len(sizes))
-    spelled = pc.and_(pc.invert(admitted), pa.array((others == 0) & (sizes > 0)))
+    spelled = pc.and_(pc.invert(pc.fill_null(admitted, False)), _only_spelled(batch.column("candidates")))
     bases: list[str] = []
     kinds: list[int] = []
     spellings: list[str] = []
@@ -261,6 +256,14 @@ def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str
             kinds.append(_EXACT)
             spellings += capitals
     return bases, kinds, spellings
+
+
+def _only_spelled(candidates: pa.Array) -> pa.Array:
+    """Is every candidate of a name of a kind where its spelling must say what the word cannot?"""
+    spelled = pc.is_in(candidates.flatten().field("kind"), pa.array(SPELLED_KINDS, pa.string()))
+    sizes = pc.list_value_length(candidates).to_numpy(zero_copy_only=False)
+    others = np.repeat(np.arange(len(sizes)), sizes)[~spelled.to_numpy(zero_copy_only=False)]
+    return pa.array((np.bincount(others, minlength=len(sizes)) == 0) & (sizes > 0))
 
 
 def _beginnings(forms: list[str]) -> tuple[npt.NDArray[np.bool_], U64, U64]:
@@ -307,8 +310,7 @@ def _write(
     all_keys, all_flags = all_keys[first], all_flags[first]
     starts = np.unique(np.concatenate(beginnings)) if beginnings else np.zeros(0, dtype=np.uint64)
     forms = np.unique(np.concatenate(exact)) if exact else np.zeros(0, dtype=np.uint64)
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {
+    arrays: dict[str, npt.NDArray[Any]] = {
         "keys": all_keys,
         "flags": all_flags,
         "exact_forms": forms,
@@ -316,12 +318,17 @@ def _write(
         "beginning_bits": _bitmap(starts),
     }
     digest = hashlib.blake2b(digest_size=16)
+    # Under another name until it is whole: a folder that exists can be used.
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    unfinished.mkdir(parents=True, exist_ok=True)
     for name, values in arrays.items():
-        np.save(folder / f"{name}.npy", values)
+        np.save(unfinished / f"{name}.npy", values)
         digest.update(np.ascontiguousarray(values).data)
     about = {"format": FORMAT, "names": names, "keys": len(all_keys), "exact_only": int((all_flags & _EXACT > 0).sum())}
     sidecar = {**about, "fingerprint": digest.hexdigest()}
-    (folder / "gazetteer.json").write_text(json.dumps(sidecar, indent=1), encoding="utf-8")
+    (unfinished / "gazetteer.json").write_text(json.dumps(sidecar, indent=1), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
     return about
 
 
@@ -357,36 +364,15 @@ class Gazetteer:
 
         A match is a run of whole words; of matches one within the other only the longest stays, of others all do.
         """
-        if not texts:
-            return _none()
+        parts = [self._find(texts[i : i + _CHUNK], i) for i in range(0, len(texts), _CHUNK)] or [_none()]
+        rows, starts, ends = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return rows, starts, ends
+
+    def _find(self, texts: list[str], first_row: int) -> tuple[I64, I64, I64]:
         folded = _Folded(texts)
-        if not len(folded.starts):
-            return _none()
-        of = _Hashes(folded.points)
-        tokens = len(folded.starts)
-        alive = np.flatnonzero(~folded.is_mark)
-        found_first: list[I64] = []
-        found_last: list[I64] = []
-        found_hash: list[U64] = []
-        for width in range(1, MAX_TOKENS + 1):
-            last = alive + (width - 1)
-            inside = last < tokens
-            alive, last = alive[inside], last[inside]
-            same = folded.rows[alive] == folded.rows[last]
-            alive, last = alive[same], last[same]
-            if not len(alive):
-                break
-            values = of(folded.starts[alive], folded.ends[last])
-            hit = _probe(self._key_bits, values)
-            found_first.append(alive[hit])
-            found_last.append(last[hit])
-            found_hash.append(values[hit])
-            alive = alive[_probe(self._beginning_bits, values)]
-        first, final, values = (np.concatenate(part) for part in (found_first, found_last, found_hash))
-        found, places = _search(self._keys, values)
-        first, final, places = first[found], final[found], places[found]
+        first, last, places = self._runs(folded)
         starts = folded.origin[folded.starts[first]]
-        ends = folded.origin[folded.ends[final] - 1] + 1
+        ends = folded.origin[folded.ends[last] - 1] + 1
         rows = folded.rows[first]
         exact = (self._flags[places] & _EXACT) > 0
         if exact.any():
@@ -402,7 +388,31 @@ class Gazetteer:
             outer[1:] = ends[1:] > np.maximum.accumulate(ends)[:-1]
             rows, starts, ends = rows[outer], starts[outer], ends[outer]
         offset = folded.text_starts[rows]
-        return rows, starts - offset, ends - offset
+        return rows + first_row, starts - offset, ends - offset
+
+    def _runs(self, folded: _Folded) -> tuple[I64, I64, I64]:
+        """Runs of tokens that are names: first token, last token, place among the keys."""
+        of = _Hashes(folded.points)
+        firsts: list[I64] = [np.zeros(0, dtype=np.int64)]
+        lasts: list[I64] = [np.zeros(0, dtype=np.int64)]
+        keys: list[U64] = [np.zeros(0, dtype=np.uint64)]
+        alive = np.flatnonzero(folded.may_start)
+        for width in range(MAX_TOKENS):
+            last = alive + width
+            inside = last < len(folded.starts)
+            alive, last = alive[inside], last[inside]
+            same = folded.rows[alive] == folded.rows[last]
+            alive, last = alive[same], last[same]
+            if not len(alive):
+                break
+            values = of(folded.starts[alive], folded.ends[last])
+            hit = _probe(self._key_bits, values)
+            firsts.append(alive[hit])
+            lasts.append(last[hit])
+            keys.append(values[hit])
+            alive = alive[_probe(self._beginning_bits, values)]
+        found, places = _search(self._keys, np.concatenate(keys))
+        return np.concatenate(firsts)[found], np.concatenate(lasts)[found], places[found]
 
 
 def _none() -> tuple[I64, I64, I64]:
@@ -427,6 +437,8 @@ def _probe(bitmap: npt.NDArray[np.uint8], values: U64) -> npt.NDArray[np.bool_]:
 
 def _search(keys: U64, values: U64) -> tuple[npt.NDArray[np.bool_], I64]:
     """Which values are among the sorted keys, and where."""
+    if not len(keys):
+        return np.zeros(len(values), dtype=bool), np.zeros(len(values), dtype=np.int64)
     places = np.searchsorted(keys, values)
-    clipped = np.minimum(places, max(0, len(keys) - 1))
-    return (places < len(keys)) & (keys[clipped] == values) if len(keys) else np.zeros(len(values), dtype=bool), clipped
+    places = np.minimum(places, len(keys) - 1)
+    return keys[places] == values, places

@@ -25,7 +25,9 @@ BLANK = "blank"
 """Name of the recognizer that finds nothing: gazetteer only."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
-_SMALL = "a an and as at but by de del der des du el en et for from in into is la le les of on or the to und via vs with"
+_SMALL = (
+    "a an and as at but by de del der des du el en et for from in into is la le les of on or the to und via vs with"
+)
 _SMALL_WORDS = frozenset(_SMALL.split())
 
 
@@ -79,11 +81,12 @@ def load(model: str, batch_size: int = 256) -> Recognizer:
     if model == BLANK:
         return Recognizer(None, BLANK, batch_size)
     folder = model_folder(model)
-    return _load(str(folder), fingerprint(model), batch_size)
+    content = fingerprint(model)
+    return Recognizer(_pipeline(str(folder), content), content, batch_size)
 
 
 @lru_cache(maxsize=4)
-def _load(folder: str, content: str, batch_size: int) -> Recognizer:
+def _pipeline(folder: str, content: str) -> Any:
     # Spark runs a worker per core; a model that also threads fights its neighbours.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
@@ -94,7 +97,7 @@ def _load(folder: str, content: str, batch_size: int) -> Recognizer:
     if "ner" not in pipeline:
         raise ValueError(f"the spaCy pipeline in {folder} has no `ner`, only {', '.join(pipeline) or 'nothing'}")
     kept = {"ner", *_listened_to(config)} & set(pipeline)
-    return Recognizer(spacy.load(folder, exclude=[name for name in pipeline if name not in kept]), content, batch_size)
+    return spacy.load(folder, exclude=[name for name in pipeline if name not in kept])
 
 
 def _listened_to(config: Any) -> set[str]:
@@ -134,8 +137,16 @@ def fingerprint(model: str) -> str:
     if model == BLANK:
         return BLANK
     folder = model_folder(model)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    stamps = tuple((str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
+    return _fingerprint(folder, stamps)
+
+
+@lru_cache(maxsize=16)
+def _fingerprint(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    # Every task asks, and a large model takes a second to read: read again only what was touched.
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
-        content = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + content)
+    for name, _, _ in stamps:
+        content = hashlib.blake2b((folder / name).read_bytes(), digest_size=16).digest()
+        digest.update(Path(name).as_posix().encode() + b"\0" + content)
     return digest.hexdigest()

@@ -130,7 +130,7 @@ class Extract(Stage):
     def prepare(self, run: Run) -> None:
         """Compile the gazetteer, once per knowledge base and gate."""
         if run.config.extract.gazetteer and not os.path.exists(self._gazetteer(run)):
-            columns = ["normal_form", "forms", "link_probability", "gazetteer"]
+            columns = ["normal_form", "candidates", "forms", "link_probability", "gazetteer"]
             surfaces = run.tables.batches("kb/surfaces", run.committed("surfaces"), columns)
             gazetteer.build(surfaces, self._gazetteer(run), run.config.extract.min_link_probability)
 

@@ -77,9 +77,8 @@ def explode_keys(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         forms = batch.column(0).to_pylist()
         rows = [(form, key, step, inflected) for form in forms for step, (key, inflected) in enumerate(keys_of(form))]
-        columns = list(zip(*rows, strict=True)) if rows else [[], [], [], []]
         yield pa.RecordBatch.from_arrays(
-            [pa.array(column, field.type) for column, field in zip(columns, KEYS, strict=True)], schema=KEYS
+            [pa.array([row[i] for row in rows], field.type) for i, field in enumerate(KEYS)], schema=KEYS
         )
 
 

@@ -14,10 +14,12 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,12 +61,14 @@ def build(batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str]) -> 
     batches   entity_id: int64, rising; description: string?, is_human: bool, visual: bool (rows of kb/entities, sorted)
     Raises ValueError where the ids do not rise.
     """
-    path = Path(folder)
+    whole = Path(folder)
+    # Under another name until it is whole: a folder that exists can be used.
+    path = whole.with_name(f"{whole.name}.{os.getpid()}.tmp")
     path.mkdir(parents=True, exist_ok=True)
     counts = np.zeros(_BUCKETS, dtype=np.int64)
     entities = total = 0
     last = -1
-    digest = hashlib.blake2b(digest_size=16)
+    digests = [hashlib.blake2b(digest_size=16) for _ in range(4)]
     with (
         (path / "ids.bin").open("wb") as ids,
         (path / "ends.bin").open("wb") as ends,
@@ -87,7 +91,7 @@ def build(batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str]) -> 
                 for name, bit in (("is_human", HUMAN), ("visual", VISUAL))
             )
             parts = (here, total + np.cumsum(sizes), flat, np.asarray(flag, dtype=np.uint8))
-            for file, part in zip((ids, ends, words, flags), parts, strict=True):
+            for file, digest, part in zip((ids, ends, words, flags), digests, parts, strict=True):
                 file.write(np.ascontiguousarray(part).data)
                 digest.update(np.ascontiguousarray(part).data)
             counts += np.bincount(flat % _BUCKETS, minlength=_BUCKETS)
@@ -96,9 +100,11 @@ def build(batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str]) -> 
     rarity = np.log((entities + 1) / (counts + 1)).astype(np.float32)
     np.save(path / "rarity.npy", rarity)
     about = {"format": FORMAT, "entities": entities, "words": total}
-    (path / "context.json").write_text(
-        json.dumps({**about, "fingerprint": digest.hexdigest()}, indent=1), encoding="utf-8"
-    )
+    content = hashlib.blake2b(b"".join(digest.digest() for digest in digests), digest_size=16)
+    sidecar = {**about, "fingerprint": content.hexdigest()}
+    (path / "context.json").write_text(json.dumps(sidecar, indent=1), encoding="utf-8")
+    shutil.rmtree(whole, ignore_errors=True)
+    path.rename(whole)
     return about
 
 
@@ -145,6 +151,6 @@ class Context:
         return self._rarity[words % _BUCKETS]
 
 
-def _mapped(path: Path, kind: npt.DTypeLike) -> npt.NDArray[np.generic]:
+def _mapped(path: Path, kind: npt.DTypeLike) -> npt.NDArray[Any]:
     # An empty file cannot be mapped.
     return np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.zeros(0, dtype=kind)

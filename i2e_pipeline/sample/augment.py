@@ -79,6 +79,8 @@ class SceneStream:
         self.sprites, self.size, self.batch = sprites, size, batch
         self.g = torch.Generator().manual_seed(seed)
         self.usable = torch.tensor([i for i, hands in enumerate(sprites.of_entity) if hands])
+        self.strength = 1.0
+        """How often the stranger changes of style happen: a trainer begins gently."""
         line = (torch.arange(size) + 0.5) / size * 2 - 1
         self.y_HW, self.x_HW = torch.meshgrid(line, line, indexing="ij")
 
@@ -87,6 +89,9 @@ class SceneStream:
 
     def _p(self, probability: float, n: int | None = None) -> Tensor:
         return torch.rand(n or self.batch, generator=self.g) < probability
+
+    def _rare(self, probability: float) -> Tensor:
+        return self._p(probability * self.strength)
 
     def _up(self, small_BCHW: Tensor, mode: str = "bicubic") -> Tensor:
         return F.interpolate(small_BCHW, (self.size, self.size), mode=mode, align_corners=False)
@@ -109,7 +114,7 @@ class SceneStream:
         n = self.batch
         rgb, alpha = rgba[:, :3], rgba[:, 3:]
         # Hue turned about the grey axis; a flag's colours are its meaning, a car's are not.
-        wild = self._p(0.3) & ~flag
+        wild = self._rare(0.3) & ~flag
         angle = torch.where(wild, self._u(-1.2, 1.2), self._u(-0.22, 0.22)) * torch.where(flag, 0.5, 1.0)
         cos, sin = torch.cos(angle), torch.sin(angle)
         third, root = (1 - cos) / 3, sin / math.sqrt(3)
@@ -123,23 +128,23 @@ class SceneStream:
         # Flat fills: details smoothed away, or tones rounded to few.
         blurred = _smooth(torch.cat([rgb * alpha, alpha], 1))
         soft = blurred[:, :3] / blurred[:, 3:].clamp_min(0.05)
-        mix = (self._p(0.3) * self._u(0.4, 1.0))[:, None, None, None]
+        mix = (self._rare(0.3) * self._u(0.4, 1.0))[:, None, None, None]
         edges = (rgb - soft).abs().amax(1, keepdim=True)
         rgb = rgb + mix * (soft - rgb)
         levels = self._u(2.5, 7)[:, None, None, None]
-        rgb = torch.where(self._p(0.2)[:, None, None, None], (rgb * levels).round() / levels, rgb)
+        rgb = torch.where(self._rare(0.2)[:, None, None, None], (rgb * levels).round() / levels, rgb)
         # Line art: inner edges and the outline drawn dark.
-        inner = (self._p(0.25) * self._u(0.8, 2.5))[:, None, None, None]
+        inner = (self._rare(0.25) * self._u(0.8, 2.5))[:, None, None, None]
         rgb = (rgb - inner * edges).clamp(0, 1)
         shade = (self._u(-0.3, 0.3)[:, None, None, None] * torch.linspace(-1, 1, SPRITE)[None, None, :, None]) * self._p(0.4)[:, None, None, None]
         rgb = (rgb + shade).clamp(0, 1)
         wide = _widen(alpha)
-        ring_on = (self._p(0.3) & (~flag | self._p(0.3)))[:, None, None, None]
+        ring_on = (self._rare(0.3) & (~flag | self._p(0.3)))[:, None, None, None]
         ink = torch.where(self._p(0.6)[:, None], self._u(0, 0.25, n, 1), self._u(0, 1, n, 3))[:, :, None, None]
         outer = torch.where(ring_on, wide, alpha)
         rgb = rgb * alpha + ink * (outer - alpha)
         # Seldom a bare silhouette.
-        bare = (self._p(0.03) & ~flag)[:, None, None, None]
+        bare = (self._rare(0.03) & ~flag)[:, None, None, None]
         rgb = torch.where(bare, self._u(0, 0.4, n, 3)[:, :, None, None] * outer, rgb)
         return torch.cat([rgb, outer], 1)
 
@@ -161,7 +166,7 @@ class SceneStream:
         gx = b(ax) * (b(cos) * x + b(sin) * y + b(shear) * y)
         gy = b(ay) * (-b(sin) * x + b(cos) * y)
         if bend:
-            amount = b(self._u(0, bend) * self._p(0.7))
+            amount = b(self._u(0, bend) * self._rare(0.7))
             warp = self._up(torch.randn(n, 2, 4, 4, generator=self.g)) * amount[:, None]
             gx, gy = gx + warp[:, 0], gy + warp[:, 1]
             wave = b(self._u(0.02, 0.1) * self._p(0.2) * flag)
@@ -203,7 +208,7 @@ class SceneStream:
         lying = self._p(0.7)[:, None, None]
         across = torch.where(lying, self.y_HW[None], self.x_HW[None])
         bar = (across - middle[:, None, None]).abs() < thick[:, None, None]
-        mask = torch.where(self._p(0.5)[:, None, None], bar, self._blob(0.1, 0.3)) & self._p(0.25)[:, None, None]
+        mask = torch.where(self._p(0.5)[:, None, None], bar, self._blob(0.1, 0.3)) & self._rare(0.25)[:, None, None]
         strength = torch.where(self._p(0.7), 1.0, 0.5)[:, None, None, None] * mask[:, None]
         return image + strength * (self._u(0, 1, n, 3)[:, :, None, None] - image)
 
@@ -221,12 +226,12 @@ class SceneStream:
         gains = 1 + self._u(-0.15, 0.15, n, 3) * self._p(0.4)[:, None]
         image = image * gains[:, :, None, None]
         shifted = (torch.roll(image, 1, 2) + torch.roll(image, 1, 3) + torch.roll(image, (1, 1), (2, 3))) / 3
-        image = image + b(self._p(0.4) * self._u(0.3, 0.75)) * (shifted - image)
+        image = image + b(self._rare(0.4) * self._u(0.3, 0.75)) * (shifted - image)
         small = F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=False)
         small = F.interpolate(small, image.shape[-2:], mode="bilinear", align_corners=False)
-        image = image + b(self._p(0.2) * self._u(0.4, 1.0)) * (small - image)
+        image = image + b(self._rare(0.2) * self._u(0.4, 1.0)) * (small - image)
         noise = torch.randn(image.shape, generator=self.g)
-        image = image + b(self._p(0.4) * self._u(0.01, 0.06)) * noise
+        image = image + b(self._rare(0.4) * self._u(0.01, 0.06)) * noise
         return image.clamp(0, 1)
 
     @torch.no_grad()

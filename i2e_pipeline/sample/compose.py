@@ -126,6 +126,8 @@ def compose(output: Path, rows: int = ROWS, shards: int = SHARDS, seed: int = SE
     manifest = output / "manifest.json"
     if manifest.exists() and json.loads(manifest.read_text()) == mark:
         return False
+    if output.exists() and not manifest.exists() and any(output.iterdir()):
+        raise SystemExit(f"compose: {output} is not a sample input (it has no manifest.json): use another --output, or remove it.")
     output.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
@@ -133,15 +135,20 @@ def compose(output: Path, rows: int = ROWS, shards: int = SHARDS, seed: int = SE
         paths = [work / "pairs" / f"{i:05d}.parquet" for i in range(shards)]
         shard_rows = plan(rows, shards, seed)
         firsts = [sum(map(len, shard_rows[:i])) for i in range(shards)]
-        # spawn: the caller may hold threads (Spark, torch) that do not survive a fork
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-            jobs = [pool.submit(write_shard, *job, seed) for job in zip(paths, shard_rows, firsts, strict=True)]
-            world = load_world()
-            dump.write_dump(world, work / "dump.json.bz2")
-            dump.write_popularity(world, work / "popularity.csv")
-            dump.write_anchors(world, work / "anchors.tsv")
-            for job in jobs:
-                job.result()
+        tasks = list(zip(paths, shard_rows, firsts, strict=True))
+        if processes > 1:
+            # spawn: the caller may hold threads (Spark, torch) that do not survive a fork
+            with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+                jobs = [pool.submit(write_shard, *task, seed) for task in tasks]
+                for job in jobs:
+                    job.result()
+        else:
+            for task in tasks:
+                write_shard(*task, seed)
+        world = load_world()
+        dump.write_dump(world, work / "dump.json.bz2")
+        dump.write_popularity(world, work / "popularity.csv")
+        dump.write_anchors(world, work / "anchors.tsv")
         (work / "manifest.json").write_text(json.dumps(mark, indent=1) + "\n")
         work.chmod(0o755)
         if output.exists():

@@ -101,6 +101,7 @@ def main() -> None:
     nlp = train(a.captions, a.epochs, a.seed)
     nlp.meta.update({"name": "i2e_sample_recognizer", "license": "CC0-1.0", "description": "Names in alt-text of the sample world."})
     shutil.rmtree(a.output, ignore_errors=True)
+    a.output.parent.mkdir(parents=True, exist_ok=True)
     nlp.to_disk(a.output)
     print(f"{sum(f.stat().st_size for f in a.output.rglob('*') if f.is_file()):,} bytes in {a.output}")
     print(evaluate(spacy.load(a.output), 2000))

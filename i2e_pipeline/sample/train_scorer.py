@@ -108,6 +108,7 @@ def _produce(queue: "Queue[tuple[Any, Any]]", steps: int, batch: int, seed: int,
         if len(pool) == POOL and step % 2:
             pixels, entity = stream.again(*pool.pop(step // 2 % POOL))
         else:
+            stream.strength = min(1.0, 0.3 + 0.7 * step / (0.4 * steps))
             pixels, entity = stream.next()
             if len(pool) < POOL:
                 pool.append((pixels, entity))
@@ -178,10 +179,10 @@ def train(steps: int, batch: int, seed: int, leave_out: tuple[str, ...] = (), lr
         with torch.no_grad():
             model.logit_scale.clamp_(math.log(8.0), math.log(30.0))
             if step % 4 == 3:
-                follow(mean_model, model, min(0.992, step / (step + 40)))
+                follow(mean_model, model, min(0.99, step / (step + 40)))
             hits += int(((image_BD @ text_TD[: texts.drawn].T).argmax(1) == entity).sum())
         seen += len(entity)
-        if step % 25 == 24:
+        if step % 50 == 49:
             rate = (step + 1) * batch / (time.time() - begun)
             print(f"step {step + 1}/{steps} loss {loss.item():.3f} top-1 {hits / seen:.3f} scale {model.logit_scale.exp().item():.1f} bias {bias.item():.1f} {rate:.0f} scenes/s", flush=True)
             seen = hits = 0
@@ -231,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train and judge the sample's image–text model.")
     parser.add_argument("--output", type=Path, default=MODEL)
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rows", type=int, default=2000, help="draws to judge by")
     parser.add_argument("--leave-out", nargs="*", default=[], help="further hands to keep from training, to try things without the held-out one")

@@ -45,18 +45,31 @@ def fit(
     right_P = pc.equal(table["entity_id"], table["truth"]).to_numpy(zero_copy_only=False).astype(np.float64)
     folds_P = np.array([i[0] for i in table["image_id"].to_pylist()]) % FOLDS
 
-    parts = []
-    for fold in np.unique(folds_P):
-        held = folds_P == fold
-        weights, bias = _logistic(x_PF[~held], right_P[~held])
-        part = Calibration(names, weights, bias, 0.0)
-        parts.append(select(table.filter(pa.array(held)), part, bar=0.0))
-    chosen = pa.concat_tables(parts)
-    chosen = chosen.filter(pc.is_null(chosen["reason"]))
+    folds = [folds_P == fold for fold in np.unique(folds_P)]
+    parts = [(pa.array(held), *_logistic(x_PF[~held], right_P[~held])) for held in folds]
+
+    def chosen(slope: float, shift: float) -> tuple[np.ndarray, np.ndarray]:
+        """Probability of each label, by a model that did not see its image, and whether it is right."""
+        labels = pa.concat_tables(
+            select(table.filter(held), _scaled(names, weights, bias, slope, shift), bar=0.0)
+            for held, weights, bias in parts
+        )
+        labels = labels.filter(pc.is_null(labels["reason"]))
+        is_right = pc.equal(labels["entity_id"], labels["truth"]).to_numpy(zero_copy_only=False)
+        return labels["probability"].to_numpy().astype(np.float64), is_right
+
+    # The chosen among several is right more or less often than each by itself says, and the ridge flattens all: the
+    # probability is put straight on labels as they are chosen.
+    p, is_right = chosen(1.0, 0.0)
+    (slope,), shift = _logistic(np.log(p / (1 - p))[:, None], is_right.astype(np.float64), ridge=1e-3)
     wanted = named_images or len(pc.unique(table.filter(pa.array(right_P > 0))["image_id"]))
-    bar, measured = _bar(chosen, target_precision, wanted, confidence)
-    weights, bias = _logistic(x_PF, right_P)
-    return Calibration(names, weights, bias, bar, measured, fitted_on)
+    bar, measured = _bar(*chosen(slope, shift), target_precision, wanted, confidence)
+    whole = _scaled(names, *_logistic(x_PF, right_P), slope, shift)
+    return replace(whole, bar=bar, measured=measured, fitted_on=fitted_on)
+
+
+def _scaled(names: tuple[str, ...], weights: tuple[float, ...], bias: float, slope: float, shift: float) -> Calibration:
+    return Calibration(names, tuple(slope * w for w in weights), slope * bias + shift, 0.0)
 
 
 def report(table: pa.Table, calibration: Calibration, named_images: int, bar: float | None = None) -> dict[str, float]:
@@ -76,9 +89,9 @@ def _figures(right: int, labels: int, wanted: int) -> dict[str, float]:
     }
 
 
-def _bar(chosen: pa.Table, target: float, wanted: int, confidence: float) -> tuple[float, dict[str, float]]:
-    p = chosen["probability"].to_numpy()
-    right = pc.equal(chosen["entity_id"], chosen["truth"]).to_numpy(zero_copy_only=False)
+def _bar(
+    p: np.ndarray, right: np.ndarray, target: float, wanted: int, confidence: float
+) -> tuple[float, dict[str, float]]:
     falling = np.argsort(-p, kind="stable")
     p, right = p[falling], right[falling]
     labels = np.arange(1, len(p) + 1)
@@ -99,12 +112,12 @@ def _bar(chosen: pa.Table, target: float, wanted: int, confidence: float) -> tup
     return round((float(p[last]) + below) / 2, 4), figures | {"target_precision": target}
 
 
-def _logistic(x_PF: np.ndarray, right_P: np.ndarray) -> tuple[tuple[float, ...], float]:
+def _logistic(x_PF: np.ndarray, right_P: np.ndarray, ridge: float = RIDGE) -> tuple[tuple[float, ...], float]:
     """Weights and bias of a ridge logistic regression by Newton's method, for features as they come."""
     mean_F, std_F = x_PF.mean(axis=0), x_PF.std(axis=0)
     std_F = np.where(std_F > 1e-9, std_F, 1.0)
     x_PG = np.column_stack([(x_PF - mean_F) / std_F, np.ones(len(x_PF))])
-    pull_G = np.append(np.full(x_PF.shape[1], RIDGE), 1e-6)
+    pull_G = np.append(np.full(x_PF.shape[1], ridge), 1e-6)
     w_G = np.zeros(x_PG.shape[1])
     for _ in range(50):
         p_P = 1 / (1 + np.exp(-np.clip(x_PG @ w_G, -50, 50)))

@@ -63,14 +63,14 @@ class Encoder:
         self.dtype = dtype
         self.batch_size = batch_size
         self.fingerprint = fingerprint
-        self._model = model.eval().requires_grad_(False).to(self.device)
+        self._model: Any = model.eval().requires_grad_(False).to(self.device)
         self._tokenizer = tokenizer
         self._padding = int(tokenizer([""])[0, -1])
-        self._shorter: dict[int, nn.Module] = {}
+        self._shorter: dict[int, Any] = {}
         self._on_pil, self._mean_std = _split(preprocess)
         self._preprocess = preprocess
-        self._visual: nn.Module = model.visual  # type: ignore[assignment]
-        self._visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._visual: Any = model.visual
+        self._visual.to(memory_format=torch.channels_last)
         grey = Image.new("RGB", (256, 256), (127, 127, 127))
         pixels = self.prepare(grey)
         self.side = min(pixels.shape[:2] if pixels.dtype == np.uint8 else pixels.shape[1:])
@@ -134,9 +134,9 @@ class Encoder:
         return self._encode_tokens(tokens_NL[part])
 
     def _encode_tokens(self, tokens_NL: torch.Tensor) -> torch.Tensor:
-        return self._for_length(tokens_NL.shape[1]).encode_text(tokens_NL.to(self.device)).float()  # type: ignore[operator]
+        return self._for_length(tokens_NL.shape[1]).encode_text(tokens_NL.to(self.device)).float()
 
-    def _for_length(self, length: int) -> nn.Module:
+    def _for_length(self, length: int) -> Any:
         """The model with its position table and causal mask cut to `length`; weights are shared, not copied."""
         if length not in self._shorter:
             self._shorter[length] = _cut_to(self._model, length)
@@ -145,7 +145,7 @@ class Encoder:
     # -- both ---------------------------------------------------------------------------------------------------
 
     def _in_batches(self, count: int, encode: Callable[[slice], torch.Tensor]) -> np.ndarray:
-        """Encodes `count` rows in batches; a batch that the device has no room for is halved, for good, and repeated."""
+        """Encodes `count` rows in batches; a batch that the device cannot hold is halved, for good, and repeated."""
         done: list[np.ndarray] = []
         at = 0
         while at < count:
@@ -349,7 +349,7 @@ def _fold_batch_norms(tower: nn.Module, encode: Callable[[], torch.Tensor], tole
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d, parent: nn.Module, name: str) -> Callable[[], None]:
     weight, bias = conv.weight, conv.bias
     gain = (norm.running_var.float() + norm.eps).rsqrt()  # type: ignore[union-attr]
-    shift = -norm.running_mean.float() * gain  # type: ignore[union-attr,operator]
+    shift = -norm.running_mean.float() * gain  # type: ignore[union-attr]
     if norm.affine:
         shift, gain = shift * norm.weight.float() + norm.bias.float(), gain * norm.weight.float()
     folded = (weight.float() * gain[:, None, None, None]).to(weight.dtype)

@@ -45,7 +45,8 @@ def entity_text(template: str, name: str, description: str | None) -> str:
     """
     if not description:
         template = re.sub(r"[\s,;:–—(\[-]*\{description\}[)\]]*", "", template)
-    return template.replace("{description}", description or "").replace("{name}", name)
+    given = {"{name}": name, "{description}": description or ""}
+    return re.sub(r"\{name\}|\{description\}", lambda place: given[place.group()], template)
 
 
 def encode_entities(

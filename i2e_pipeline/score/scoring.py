@@ -77,7 +77,7 @@ def score(
                  ("rejects", reason, id, shard, row, detail): a row per pair that is not scored
     Each pair comes out either way exactly once. Equal bytes within a task are decoded and encoded once. Nothing raises
     for one bad row; a missing entity vector, shard or row does, since then the tables do not fit together.
-    With `keep_vectors`, a pair's first row carries the image's vector and its other rows null.
+    With `keep_vectors`, a pair's first row carries the image's vector (D little-endian float16) and its others null.
     """
     background_MD = vectors.lookup(np.asarray(background, dtype=np.int64)) if len(background) >= 2 else None
     with _Images(open_shard, encoder, config) as images:
@@ -194,12 +194,11 @@ def _scores(
 
 
 def _vectors(images_ND: np.ndarray, image_R: np.ndarray, pair_P: np.ndarray) -> pa.Array:
-    """list<float16>: the image's vector in the first row of each pair, null in the others."""
+    """binary: the image's vector, little-endian float16, in the first row of each pair, null in the others."""
     leads_P = np.diff(pair_P, prepend=-1) > 0
-    width = images_ND.shape[1]
-    offsets = np.concatenate([[0], np.cumsum(leads_P) * width]).astype(np.int32)
-    values = images_ND[image_R[pair_P[leads_P]]].astype(np.float16).ravel()
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=pa.array(~leads_P))
+    stored = [vector_D.tobytes() for vector_D in images_ND.astype("<f2")]  # Spark has no type for half floats
+    rows = zip(leads_P.tolist(), image_R[pair_P].tolist(), strict=True)
+    return pa.array([stored[image] if leads else None for leads, image in rows], type=pa.binary())
 
 
 def _rejects(block: pa.RecordBatch, refused: dict[int, Rejected]) -> pa.RecordBatch:

@@ -60,8 +60,10 @@ def test_of_two_lines_with_one_id_the_newer_wins_and_the_other_is_rejected(spark
     kept, kept_names, rejects = knowledge_base.without_duplicates(entities, names)
     assert sorted((r.entity_id, r.name) for r in kept.collect()) == [(1, "new"), (2, "other"), (3, "twice")]
     assert {r.normal_form for r in kept_names.collect()} == {"new", "other", "twice"}
-    assert sorted((r.reason, r.detail) for r in rejects.collect()) == [("duplicate_id", "Q1")] * 2 + [
-        ("duplicate_id", "Q3")
+    assert sorted((r.reason, r.detail) for r in rejects.collect()) == [
+        ("duplicate_id", "Q1"),
+        ("duplicate_id", "Q1"),
+        ("duplicate_id", "Q3"),
     ]
     assert kept.columns == ENTITIES.names
     assert kept_names.columns == NAMES.names

@@ -17,7 +17,6 @@ from wikidata.priors import (
     PriorWeights,
     SurfaceLimits,
     base_link_probability,
-    is_common,
     link_probability,
     smoothed,
     surfaces,
@@ -146,17 +145,20 @@ def test_names_of_things_pass_the_gate(form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "form",
-    ["in", "and", "by", "us", "no", "the", "it", "photo", "stock photos", "1st", "42", "x", "to be", "frees", "may"],
+    "form", ["in", "and", "by", "us", "no", "the", "it", "photo", "1st", "42", "x", "to be", "frees", "may", "january"]
 )
 def test_words_do_not(form: str) -> None:
-    kind = "alias" if form == "stock photos" else "label"
-    assert gazetteer(form, kind=kind) is (form == "stock photos")
+    assert not gazetteer(form)
 
 
 def test_words_do_not_pass_however_often_someone_linked_them() -> None:
     assert not gazetteer("us", count=500, links=500)
-    assert not gazetteer("museum" if is_common("museum") else "it", count=500)
+    assert not gazetteer("it", count=500)
+
+
+def test_what_only_anchors_call_so_in_lower_case_does_not() -> None:
+    assert not gazetteer("museum", kind="anchor", count=9)
+    assert gazetteer("obama", kind="anchor", count=9, surface="Obama")
 
 
 def test_codes_and_surnames_need_anchors() -> None:

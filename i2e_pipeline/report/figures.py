@@ -1,0 +1,206 @@
+"""The report's numbers: what tables and commit records hold, boiled down to what a page can show.
+
+Nothing here grows with the rows: tables are read batch by batch, of the label table at most MAX_ROWS rows, and what is
+kept of a batch is a histogram or the few rows that lead it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from i2e_pipeline import files
+from i2e_pipeline.config import Config
+from i2e_pipeline.export import published
+from i2e_pipeline.report.words import STAGES
+from i2e_pipeline.tables import Commit, Tables
+
+MAX_ROWS = 2_000_000
+BINS = 40
+_PER_PAIR = ("pairs", "extract", "link", "score", "label", "select", "publish")
+_BILLION = 10**9
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A published dataset and the commit records of the run that made it."""
+
+    config: Config
+    tables: Tables
+    manifest: Mapping[str, Any]
+    published: Mapping[str, list[Commit]]
+
+    @classmethod
+    def open(cls, config: Config) -> Dataset:
+        """Raises export.NotPublished where there is no manifest."""
+        tables = Tables(config.output, config.storage)
+        commits = published(tables)
+        return cls(config, tables, files.read_json(tables.path("i2e", "manifest.json")), commits)
+
+    def commits(self, stage: str) -> list[Commit]:
+        """Of a stage that works unit by unit, only those of the units that were published."""
+        found = self.tables.commits(stage)
+        units = self.manifest["units"]
+        return [c for name, c in sorted(found.items()) if stage not in _PER_PAIR or stage == "select" or name in units]
+
+    def small(self, table: str) -> list[dict[str, Any]]:
+        """Rows of a table that is small by nature."""
+        rows: list[dict[str, Any]] = self.tables.load(table, self.published["finish"]).to_pylist()
+        return rows
+
+
+@dataclass
+class Entities:
+    """What the statistics say of all entities, and the rows at their ends."""
+
+    images: np.ndarray
+    """of every entity that has a class"""
+    proposed: int = 0
+    """entities that any text proposed"""
+    most: list[dict[str, Any]] = field(default_factory=list)
+    fewest: list[dict[str, Any]] = field(default_factory=list)
+    undepicted: list[dict[str, Any]] = field(default_factory=list)
+    """proposed most often, without an image"""
+
+
+def entities(dataset: Dataset, most: int, fewest: int, undepicted: int) -> Entities:
+    """One pass over the statistics of all entities; ties are parted by entity_id."""
+    names = ("entity_id", "name", "description", "images", "pairs_proposed", "pairs_labelled", "mean_clip_score",
+             "mean_clip_score_labelled", "mean_probability")
+    empty = pa.schema([]).empty_table()
+    found, counts, ends = Entities(np.zeros(0, np.int64)), [], {"most": empty, "fewest": empty, "undepicted": empty}
+    for batch in dataset.tables.batches("i2e/statistics/entities", dataset.published["finish"], names):
+        rows = pa.Table.from_batches([batch])
+        depicted = pc.greater(rows.column("images"), 0)
+        with_images, without = rows.filter(depicted), rows.filter(pc.invert(depicted))
+        counts.append(with_images.column("images").to_numpy())
+        found.proposed += rows.num_rows
+        for end, part, limit, order in (
+            ("most", with_images, most, [("images", "descending"), ("entity_id", "ascending")]),
+            ("fewest", with_images, fewest, [("images", "ascending"), ("entity_id", "ascending")]),
+            ("undepicted", without, undepicted, [("pairs_proposed", "descending"), ("entity_id", "ascending")]),
+        ):
+            both = part if not ends[end].num_columns else pa.concat_tables([ends[end], part])
+            ends[end] = both.sort_by(order).slice(0, limit)
+    found.images = np.concatenate(counts) if counts else found.images
+    found.most, found.fewest, found.undepicted = (
+        ends[end].to_pylist() for end in ("most", "fewest", "undepicted")
+    )
+    return found
+
+
+def names_of(dataset: Dataset, wanted: Iterable[int]) -> dict[int, str]:
+    """Names of entities that any text proposed."""
+    left = pa.array(sorted(set(wanted)), pa.int64())
+    found: dict[int, str] = {}
+    if len(left) == 0:
+        return found
+    for batch in dataset.tables.batches("i2e/statistics/entities", dataset.published["finish"], ("entity_id", "name")):
+        rows = batch.filter(pc.is_in(batch.column("entity_id"), left))
+        found |= dict(zip(rows.column("entity_id").to_pylist(), rows.column("name").to_pylist(), strict=True))
+    return found
+
+
+@dataclass
+class Scores:
+    """Histograms of each scored pair's best candidate, of the pairs that got a label and of those that did not."""
+
+    pairs: int = 0
+    of_pairs: int = 0
+    probability: tuple[np.ndarray, np.ndarray] = field(
+        default_factory=lambda: (np.zeros(BINS, np.int64), np.zeros(BINS, np.int64))
+    )
+    clip_score: tuple[np.ndarray, np.ndarray] = field(
+        default_factory=lambda: (np.zeros(BINS, np.int64), np.zeros(BINS, np.int64))
+    )
+
+
+CLIP_RANGE = (-0.2, 1.0)
+
+
+def scores(dataset: Dataset) -> Scores:
+    """Labels of a pair lie one after the other, the most probable first."""
+    found = Scores()
+    commits = dataset.commits("label")
+    found.of_pairs = sum(c.rows_in for c in commits)
+    for batch in _bounded(dataset.tables.batches("labels", commits, ("pair_id", "probability", "clip_score", "reason"))):
+        pair = batch.column("pair_id").cast(pa.binary())
+        leads = np.ones(len(pair), dtype=bool)
+        leads[1:] = pc.not_equal(pair.slice(1), pair.slice(0, len(pair) - 1)).to_numpy(zero_copy_only=False)
+        best = batch.filter(pa.array(leads))
+        found.pairs += best.num_rows
+        is_label = pc.is_null(best.column("reason")).to_numpy(zero_copy_only=False)
+        for name, (low, high) in (("probability", (0.0, 1.0)), ("clip_score", CLIP_RANGE)):
+            values = np.clip(best.column(name).to_numpy(zero_copy_only=False), low, high)
+            kept, rejected = getattr(found, name)
+            kept += np.histogram(values[is_label], BINS, (low, high))[0]
+            rejected += np.histogram(values[~is_label], BINS, (low, high))[0]
+    return found
+
+
+def _bounded(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    rows = 0
+    for batch in batches:
+        yield batch
+        rows += batch.num_rows
+        if rows >= MAX_ROWS:
+            return
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage took, and what it would take for a billion pairs."""
+
+    stage: str
+    rows: int
+    seconds: float
+    """of all units, added up; units are worked on side by side"""
+    core_hours: float | None
+    """for 10^9 pairs; None where the cost does not grow with the pairs"""
+
+
+def costs(dataset: Dataset) -> list[Cost]:
+    """Seconds of each stage from the commit records, stretched to a billion pairs.
+
+    A stage's cost per pair is that of its median unit: the first units of a run also pay for starting Spark's workers
+    and loading models. Units in flight share the cores, so a unit's seconds count for its share of them.
+    """
+    cores, side_by_side = cores_used(dataset.config), dataset.config.run.units_in_flight
+    pairs = {c.unit: c.rows_in for c in dataset.commits("pairs")}
+    whole = sum(pairs.values())
+    found = []
+    for stage in STAGES:
+        made = dataset.commits(stage)
+        if not made:
+            continue
+        seconds = sum(c.seconds for c in made)
+        hours = None
+        if stage in _PER_PAIR and whole:
+            if stage == "select":
+                per_pair = seconds * cores / whole
+            else:
+                shares = [c.seconds / pairs[c.unit] for c in made if pairs.get(c.unit)]
+                per_pair = median(shares) * cores / min(side_by_side, len(made)) if shares else 0.0
+            hours = per_pair * _BILLION / 3600
+        found.append(Cost(stage, sum(c.rows_in for c in made), seconds, hours))
+    return found
+
+
+def cores_used(config: Config) -> int:
+    """Of local[N], N; else those that this process may use."""
+    local = re.fullmatch(r"local\[(\d+)[^\]]*\]", config.session.master or "")
+    return int(local.group(1)) if local else len(os.sched_getaffinity(0))
+
+
+def typical_unit(dataset: Dataset) -> int:
+    """Pairs of the median unit."""
+    rows: Sequence[int] = [c.rows_in for c in dataset.commits("pairs")]
+    return int(median(rows)) if rows else 0

@@ -1,0 +1,284 @@
+"""Pictures and examples of the report: rows are chosen by their ids first, then only those rows are read.
+
+Choosing reads ids and labels of at most MAX_ROWS images. Of the images chosen, the row groups that hold them are read
+a few rows at a time, and each is kept as a small JPEG, inline, up to a budget for the whole page.
+"""
+
+from __future__ import annotations
+
+import base64
+import heapq
+import io
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from i2e_pipeline import files
+from i2e_pipeline.report.figures import MAX_ROWS, Dataset
+from i2e_pipeline.report.words import STAGES
+from i2e_pipeline.shards import ShardChanged, selected_rows
+from i2e_pipeline.tables import Commit
+from i2e_pipeline.units import Units
+
+THUMBNAIL_SIDE = 160
+BUDGET = 2_200_000
+"""Bytes of inline pictures on a page."""
+_TEXT_IDS = ("extract", "link")
+"""Stages whose rejects are known by the id of a text."""
+_MAX_TEXT = 160
+
+Place = tuple[str, int]
+"""A published image: file, relative to the table, and row."""
+
+
+@dataclass(frozen=True)
+class Label:
+    entity_id: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A published image as the page shows it."""
+
+    thumbnail: str | None
+    """data URI; None where the bytes cannot be decoded or the page is full"""
+    alt_text: str
+    url: str | None
+    labels: tuple[Label, ...]
+
+
+@dataclass
+class Choice:
+    """Which images to show."""
+
+    at_random: list[Place] = field(default_factory=list)
+    least_sure: list[Place] = field(default_factory=list)
+    of_entity: dict[int, list[Place]] = field(default_factory=dict)
+    seen: int = 0
+
+    def places(self) -> set[Place]:
+        return {*self.at_random, *self.least_sure, *(p for places in self.of_entity.values() for p in places)}
+
+
+class Thumbnails:
+    """Makes small inline JPEGs until the page's budget is spent."""
+
+    def __init__(self, max_pixels: int, budget: int = BUDGET) -> None:
+        self.max_pixels, self.left = max_pixels, budget
+
+    def __call__(self, stored: bytes | None) -> str | None:
+        """data URI, or None where the bytes are no image that can be shown."""
+        if not stored or self.left <= 0:
+            return None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                picture = Image.open(io.BytesIO(stored))
+                if picture.width * picture.height > self.max_pixels:
+                    return None
+                picture.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+                picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+                # What is transparent was meant to lie on a page, and pages are mostly white.
+                seen = picture.convert("RGBA")
+                small = Image.new("RGB", seen.size, "white")
+                small.paste(seen, mask=seen)
+                encoded = io.BytesIO()
+                small.save(encoded, "JPEG", quality=74, optimize=True)
+        # Pillow's decoders raise nearly anything on hostile bytes; a thumbnail is not worth a report.
+        except Exception:
+            return None
+        uri = "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
+        self.left -= len(uri)
+        return uri
+
+
+def choose(dataset: Dataset, entity_ids: Iterable[int], per_entity: int, at_random: int, least_sure: int) -> Choice:
+    """Images to show: by hash over all, by lowest label score, and by hash for each of the entities named."""
+    wanted = np.array(sorted(set(entity_ids)), dtype=np.int64)
+    randoms: list[tuple[int, str, int]] = []
+    unsure: list[tuple[float, str, int]] = []
+    by_entity: dict[int, list[tuple[int, str, int]]] = defaultdict(list)
+    choice = Choice()
+    for commit in sorted(dataset.published["publish"], key=lambda c: c.unit):
+        for file in commit.files.get("i2e/images", []):
+            if choice.seen >= MAX_ROWS:
+                break
+            filesystem, inner = files.open_filesystem(dataset.tables.path("i2e/images", file.path))
+            start = 0
+            with filesystem.open_input_file(inner) as stream:
+                for batch in pq.ParquetFile(stream).iter_batches(65_536, columns=["image_id", "labels"]):
+                    # Rows lie in the order of the id's first bytes; its last ones are as good as a draw.
+                    keys = np.frombuffer(b"".join(batch.column("image_id").to_pylist()), "<u8").reshape(-1, 2)[:, 1]
+                    labels = batch.column("labels")
+                    parent = pc.list_parent_indices(labels).to_numpy()
+                    flat = pc.list_flatten(labels)
+                    ids = pc.struct_field(flat, "entity_id").to_numpy(zero_copy_only=False)
+                    marks = pc.struct_field(flat, "score").to_numpy(zero_copy_only=False)
+                    for row in np.argsort(keys, kind="stable")[:at_random].tolist():
+                        _keep(randoms, at_random, (-int(keys[row]), file.path, start + row))
+                    for n in np.argsort(marks, kind="stable")[:least_sure].tolist():
+                        _keep(unsure, least_sure, (-float(marks[n]), file.path, start + int(parent[n])))
+                    for n in np.flatnonzero(np.isin(ids, wanted)).tolist():
+                        row = int(parent[n])
+                        _keep(by_entity[int(ids[n])], per_entity, (-int(keys[row]), file.path, start + row))
+                    start += batch.num_rows
+            choice.seen += start
+    choice.at_random = _places(randoms)
+    choice.least_sure = _places(unsure)
+    choice.of_entity = {entity: _places(heap) for entity, heap in by_entity.items()}
+    return choice
+
+
+def _keep(heap: list[Any], limit: int, item: Any) -> None:
+    if len(heap) < limit:
+        heapq.heappush(heap, item)
+    else:
+        heapq.heappushpop(heap, item)
+
+
+def _places(heap: Sequence[tuple[float, str, int]]) -> list[Place]:
+    """Lowest key first, each place once."""
+    return list(dict.fromkeys((path, row) for _, path, row in sorted(heap, reverse=True)))
+
+
+def read(dataset: Dataset, places: Iterable[Place], thumbnail: Thumbnails) -> dict[Place, Picture]:
+    """The chosen images. Only the row groups that hold one are read."""
+    by_file: dict[str, list[int]] = defaultdict(list)
+    for path, row in sorted(places):
+        by_file[path].append(row)
+    found: dict[Place, Picture] = {}
+    for path, rows in by_file.items():
+        whole = dataset.tables.path("i2e/images", path)
+        batches = selected_rows(whole, rows, ["image", "url", "alt_text", "labels"])
+        for row, picture in zip(rows, (r for batch in batches for r in batch.to_pylist()), strict=True):
+            labels = sorted((Label(x["entity_id"], x["score"]) for x in picture["labels"]), key=lambda x: -x.score)
+            found[path, row] = Picture(
+                thumbnail(_bytes(picture["image"])), _short(picture["alt_text"]), _web(picture["url"]), tuple(labels)
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class Example:
+    """A rejected row."""
+
+    text: str
+    detail: str
+    thumbnail: str | None = None
+    url: str | None = None
+
+
+def rejected_examples(dataset: Dataset, per_reason: int, thumbnail: Thumbnails) -> dict[tuple[str, str], list[Example]]:
+    """A few rejected rows by stage and reason; only units that rejected for a reason still wanted are read.
+
+    Their texts come from the table of texts or from the input files, where those are still there and unchanged.
+    """
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for stage in STAGES:
+        for commit in dataset.commits(stage):
+            wanted = {r for r in commit.rejected if len(rows.get((stage, r), [])) < per_reason}
+            if wanted:
+                _take_rejects(dataset, commit, wanted, per_reason, rows)
+    texts = _texts(dataset, [r for (stage, _), rs in rows.items() if stage in _TEXT_IDS for r in rs])
+    inputs = _inputs(dataset, [r for rs in rows.values() for r in rs])
+    found: dict[tuple[str, str], list[Example]] = {}
+    for key, chosen in rows.items():
+        for row in chosen:
+            text, image, url = inputs.get((row["shard"], row["row"]), (None, None, None))
+            text = text or texts.get(row["id"])
+            found.setdefault(key, []).append(Example(_short(text), row["detail"] or "", thumbnail(image), url))
+    return found
+
+
+def _take_rejects(
+    dataset: Dataset, commit: Commit, wanted: set[str], per_reason: int, rows: dict[tuple[str, str], list[dict[str, Any]]]
+) -> None:
+    """Add rejects of a commit until each wanted reason has its examples, or the commit's rows are through."""
+    seen = {(reason, r["detail"]) for (_, reason), rs in rows.items() for r in rs if r["detail"]}
+    left = set(wanted)
+    for batch in dataset.tables.batches("rejects", [commit], ("reason", "id", "shard", "row", "start", "end", "detail")):
+        for reason in sorted(left):
+            of_reason = batch.filter(pc.equal(batch.column("reason"), reason)).slice(0, 16 * per_reason)
+            have = rows.setdefault((commit.stage, reason), [])
+            for row in of_reason.to_pylist():
+                if (reason, row["detail"]) in seen or len(have) >= per_reason:
+                    continue
+                have.append({**row, "unit": commit.unit})
+                if row["detail"]:
+                    seen.add((reason, row["detail"]))
+            if len(have) >= per_reason:
+                left.discard(reason)
+        if not left:
+            return
+
+
+def _texts(dataset: Dataset, rejects: Sequence[Mapping[str, Any]]) -> dict[bytes, str]:
+    """Texts by id, of the units that the rejects are of."""
+    by_unit: dict[str, set[bytes]] = defaultdict(set)
+    for row in rejects:
+        if row["id"] is not None:
+            by_unit[row["unit"]].add(row["id"])
+    found: dict[bytes, str] = {}
+    for commit in dataset.commits("pairs"):
+        ids = pa.array(sorted(by_unit.get(commit.unit, ())), pa.binary(16))
+        if len(ids):
+            for batch in dataset.tables.batches("texts", [commit], ("text_id", "text")):
+                rows = batch.filter(pc.is_in(batch.column("text_id"), ids))
+                found |= dict(zip(rows.column("text_id").to_pylist(), rows.column("text").to_pylist(), strict=True))
+    return found
+
+
+def _inputs(
+    dataset: Dataset, rejects: Sequence[Mapping[str, Any]]
+) -> dict[tuple[int, int], tuple[str | None, bytes | None, str | None]]:
+    """Text, image and url of input rows; those whose file is gone or changed are left out."""
+    by_shard: dict[int, set[int]] = defaultdict(set)
+    for row in rejects:
+        if row["shard"] is not None and row["row"] is not None:
+            by_shard[row["shard"]].add(row["row"])
+    if not by_shard:
+        return {}
+    pairs = dataset.config.pairs
+    columns = [pairs.text_column, pairs.image_column, pairs.url_column]
+    paths = {f.shard: f.path for unit in Units(dataset.config.output).known() for f in unit.files}
+    found = {}
+    for shard, wanted in sorted(by_shard.items()):
+        rows = sorted(wanted)
+        try:
+            read_rows = [r for b in selected_rows(paths[shard], rows, columns) for r in b.to_pylist()]
+        except (KeyError, OSError, ShardChanged, pa.ArrowException):
+            continue
+        for at, row in zip(rows, read_rows, strict=True):
+            text, image, url = (row[c] for c in columns)
+            found[shard, at] = (None if text is None else str(text), _bytes(image), _web(url))
+    return found
+
+
+def entity_ids_in(detail: str) -> list[int]:
+    """Entities that a reject's detail names, as Q and a number."""
+    return [int(number) for number in re.findall(r"\bQ([1-9]\d{0,17})\b", detail)]
+
+
+def _bytes(image: Any) -> bytes | None:
+    stored = image.get("bytes") if isinstance(image, dict) else image
+    return stored if isinstance(stored, bytes) else None
+
+
+def _web(url: Any) -> str | None:
+    """The address where it is one of the web; a `javascript:` address is not made a link."""
+    return url if isinstance(url, str) and re.match(r"https?://", url) else None
+
+
+def _short(text: str | None) -> str:
+    text = " ".join((text or "").split())
+    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1].rstrip() + "…"

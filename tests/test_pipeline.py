@@ -1,0 +1,241 @@
+"""The whole chain on a small world: resume, growth, change, kill, partitions, Delta. Real engines and the shipped models."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+
+from i2e_pipeline import files
+from i2e_pipeline.config import Config, from_tree, merge
+from i2e_pipeline.export import export
+from i2e_pipeline.pipeline import exclusive, run_stages, status
+from i2e_pipeline.sample import compose, embedded
+from i2e_pipeline.stage import StageError
+from i2e_pipeline.tables import Tables
+from i2e_pipeline.units import Units
+
+pytestmark = pytest.mark.slow
+
+PER_UNIT = ("pairs", "extract", "link", "score", "label")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards of the sample world, its dump and its sources."""
+    folder = tmp_path_factory.mktemp("world") / "input"
+    compose.compose(folder, rows=75, shards=3)
+    return folder
+
+
+def settings(world: Path, output: Path, *overrides: str, shards: str = "*") -> Config:
+    tree = embedded.tree([
+        f"pairs.path={world}/pairs/{shards}.parquet", f"knowledge_base.dump={world}/dump.json.bz2",
+        f"knowledge_base.popularity={world}/popularity.csv", f"knowledge_base.anchors={world}/anchors.tsv",
+        f"output={output}", "build.min_images_per_entity=1", "build.bar=0.2",
+    ])
+    return from_tree(merge(tree, overrides), "test")
+
+
+def run(config: Config, spark: Any, *wanted: str, redo: tuple[str, ...] = ()) -> dict[str, int]:
+    """Units that each stage worked on."""
+    tables = Tables(config.output, config.storage, lambda: spark)
+    _, states = run_stages(config, tables, wanted or None, redo)
+    return {s.stage.name: len(s.to_do) for s in states}
+
+
+def content(output: Path | str) -> tuple[dict[bytes, Any], dict[int, Any]]:
+    """Every image by id: its bytes and labels; every entity."""
+    images = {}
+    for row in ds.dataset(f"{output}/i2e/images", format="parquet").to_table().to_pylist():
+        assert row["image_id"] not in images
+        labels = sorted((lab["entity_id"], lab["class_index"], round(lab["score"], 4)) for lab in row["labels"])
+        images[row["image_id"]] = (hashlib.sha256(row["image"]["bytes"]).hexdigest(), row["alt_text"], row["url"], labels)
+    entities = ds.dataset(f"{output}/i2e/entities", format="parquet").to_table().to_pylist()
+    return images, {e["entity_id"]: e for e in entities}
+
+
+def commits(output: Path, *stages: str) -> dict[str, bytes]:
+    folder = output / "_commits"
+    return {f"{s}/{p.name}": p.read_bytes() for s in stages for p in sorted((folder / s).iterdir())}
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory, spark: Any) -> Path:
+    """One run over all three shards: what every other way must give."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    run(settings(world, output, "run.units_in_flight=1"), spark)
+    images, entities = content(output)
+    assert len(images) > 20
+    assert sorted(e["class_index"] for e in entities.values()) == list(range(len(entities)))
+    return output
+
+
+def test_no_row_is_lost(world: Path, whole: Path) -> None:
+    """Catches: rows that vanish silently (data-juicer, clip-retrieval). The world holds null, empty and broken rows."""
+    manifest = files.read_json(str(whole / "i2e" / "manifest.json"))
+    funnel = manifest["funnel"]
+    assert funnel[0]["rows_in"] == ds.dataset(world / "pairs", format="parquet").count_rows()
+    rejects = ds.dataset(whole / "rejects", format="parquet", partitioning="hive").to_table(["stage", "reason"]).to_pylist()
+    for step in funnel:
+        assert step["rows_in"] == step["rows_out"] + sum(step["rejected"].values())
+        for reason, rows in step["rejected"].items():
+            assert sum(r == {"stage": step["stage"], "reason": reason} for r in rejects) == rows
+    reasons = {r["reason"] for r in rejects}
+    assert {"null_text", "truncated_image", "empty_image", "not_an_image", "duplicate_image"} <= reasons
+    pairs = [s for s in funnel if s["stage"] in ("pairs", "score", "label", "select")]
+    for before, after in zip(pairs, pairs[1:], strict=False):
+        assert before["rows_out"] == after["rows_in"]
+    assert manifest["images"] == pairs[-1]["rows_out"] == len(content(whole)[0])
+
+
+def test_published_images_are_the_stored_bytes_in_hash_order(world: Path, whole: Path) -> None:
+    stored = {
+        hashlib.sha256(r["jpg"]).hexdigest()
+        for r in ds.dataset(world / "pairs", format="parquet").to_table(["jpg"]).to_pylist() if r["jpg"]
+    }
+    assert {sha for sha, *_ in content(whole)[0].values()} <= stored
+    for path in (whole / "i2e" / "images").rglob("*.parquet"):
+        order = ds.dataset(path, format="parquet").to_table(["image_id"]).column(0).to_pylist()
+        assert order == sorted(order)
+
+
+def test_growth_resume_and_change(world: Path, whole: Path, tmp_path: Path, spark: Any) -> None:
+    """One output through its life; each step does what it must and nothing else, and ends where one run over all ends."""
+    output = tmp_path / "out"
+    first = settings(world, output, shards="0000[01]")
+    worked = run(first, spark)
+    assert worked == {s: 2 if s in (*PER_UNIT, "publish") else 1 for s in worked}
+
+    # A second run does nothing, and needs no Spark.
+    tables = Tables(first.output, first.storage, lambda: pytest.fail("Spark was started"))
+    _, states = run_stages(first, tables)
+    assert not any(s.worked for s in states)
+
+    # One unit's output deleted: that unit is made again, and what comes of it is the same.
+    before = content(output)
+    unit = Units(str(output)).known()[0].name
+    shutil.rmtree(output / "scores" / f"unit={unit}")
+    worked = run(first, spark)
+    assert {s for s, n in worked.items() if n} == {"score"}
+    assert worked["score"] == 1
+    assert content(output) == before
+
+    # A third shard is a new unit; the old ones stay as they are, to the byte.
+    old = commits(output, *PER_UNIT)
+    worked = run(settings(world, output), spark)
+    assert all(worked[s] == 1 for s in PER_UNIT)
+    assert {k: v for k, v in commits(output, *PER_UNIT).items() if k in old} == old
+    assert content(output) == content(whole)
+
+    # A threshold of the build makes the build again and nothing before it; back again, the same dataset.
+    worked = run(settings(world, output, "build.bar=0.6"), spark)
+    assert {s for s, n in worked.items() if n} == {"label", "select", "publish", "finish"}
+    assert len(content(output)[0]) < len(content(whole)[0])
+    run(settings(world, output), spark)
+    assert content(output) == content(whole)
+
+    # A lost manifest means that the dataset is not whole; it is written again.
+    os.remove(output / "i2e" / "manifest.json")
+    with pytest.raises(FileNotFoundError, match=r"has no manifest\.json"):
+        export(settings(world, output), str(tmp_path / "exported"))
+    assert {s for s, n in run(settings(world, output), spark).items() if n} == {"finish"}
+
+    # Another model is refused instead of spending hours of scoring by surprise.
+    model = tmp_path / "model"
+    shutil.copytree(settings(world, output).score.model.removeprefix("local-dir:"), model)
+    config_file = model / "open_clip_config.json"
+    config_file.write_text(config_file.read_text() + "\n")
+    with pytest.raises(StageError, match=r"was written with another model .*use another output, or `i2e run --redo"):
+        run(settings(world, output, f"score.model=local-dir:{model}"), spark)
+
+    # A stage asked for without the ones before it says which job to run.
+    fresh = settings(world, tmp_path / "fresh")
+    with pytest.raises(StageError, match=r"link needs the table `kb/entities`.*run jobs/build_knowledge_base\.py first"):
+        run(fresh, spark, "link")
+
+    units, stood = status(settings(world, output), Tables(str(output)))
+    assert len(units) == 3
+    assert not any(s.to_do for s in stood)
+
+
+@pytest.mark.parametrize("partitions", ["1", "7"])
+def test_the_result_does_not_depend_on_partitions_or_order(
+    world: Path, whole: Path, tmp_path: Path, spark: Any, partitions: str
+) -> None:
+    """Catches: samples, classes or labels that follow the partitioning (MetaCLIP, cc2dataset: unseeded)."""
+    renamed = tmp_path / "world"
+    shutil.copytree(world, renamed)
+    for n, path in enumerate(sorted((renamed / "pairs").iterdir(), reverse=True)):
+        path.rename(renamed / "pairs" / f"z{n}.parquet")
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    spark.conf.set("spark.sql.shuffle.partitions", partitions)
+    spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "false")
+    try:
+        per_unit = {"1": "3", "7": "1"}[partitions]
+        run(settings(renamed, tmp_path / "out", f"pairs.files_per_unit={per_unit}", "score.rows_per_task=10",
+                     "score.batch_size=3"), spark)
+    finally:
+        spark.conf.set("spark.sql.shuffle.partitions", before)
+        spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "true")
+    assert content(tmp_path / "out") == content(whole)
+
+
+def test_kill_in_the_middle_of_scoring_and_run_again(world: Path, whole: Path, tmp_path: Path, spark: Any) -> None:
+    """Catches: units lost or doubled by kill -9 (NeMo Curator, Daft #7373)."""
+    output = tmp_path / "out"
+    config = tmp_path / "config.yaml"
+    from i2e_pipeline.config import dump
+
+    config.write_text(dump(settings(world, output, "run.units_in_flight=1")))
+    driver = subprocess.Popen(
+        [sys.executable, "-c", "from i2e_pipeline.cli import main; main()", "run", "--config", str(config)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+        env={**os.environ, "PYSPARK_PYTHON": sys.executable},
+    )
+    deadline = time.monotonic() + 240
+    scored = output / "_commits" / "score"
+    while not (scored.is_dir() and any(scored.iterdir())):
+        assert driver.poll() is None, driver.stderr and driver.stderr.read().decode()
+        assert time.monotonic() < deadline, "scoring did not begin"
+        time.sleep(0.05)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    if driver.stderr:
+        driver.stderr.close()
+    made = list(scored.iterdir())
+    assert 1 <= len(made) < 3
+    kept = {p.name: p.read_bytes() for p in made}
+    again = settings(world, output)
+    with exclusive(again.output):  # the dead driver's lock does not hold
+        worked = run(again, spark)
+    assert worked["score"] == 3 - len(made)
+    assert {p.name: p.read_bytes() for p in scored.iterdir() if p.name in kept} == kept
+    assert content(output) == content(whole)
+
+
+@pytest.mark.delta
+def test_delta_holds_the_same_rows(world: Path, whole: Path, tmp_path: Path, spark: Any) -> None:
+    config = settings(world, tmp_path / "out", "storage.format=delta")
+    run(config, spark)
+    export(config, str(tmp_path / "exported"))
+    assert content(tmp_path / "exported") == content(whole)
+    images = spark.read.format("delta").load(str(tmp_path / "out" / "i2e" / "images"))
+    assert images.count() == len(content(whole)[0])
+    assert not any(run(config, spark).values())
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    files.write_json(f"{output}/_lock", {"host": "elsewhere", "process": 1, "since": "now"})
+    with pytest.raises(StageError, match="is being written by process 1 on elsewhere"), exclusive(output):
+        pass
