@@ -90,5 +90,5 @@ def _scored_with_truth(run: Run) -> pa.Table:
         everything = everything.where(share)
     return everything.select(
         "pair_id", "image_id", "shard", "truth", "named", "start", "end", "entity_id", "clip_score", "background_z",
-        F.col("probability").alias("text_probability"),
+        "described", F.col("probability").alias("text_probability"),
     ).orderBy("pair_id", "start", "end", "entity_id").toArrow()

@@ -94,6 +94,7 @@ CANDIDATES = _schema(
 ENTITY_VECTORS = _schema(
     _key("entity_id", pa.int64()),
     _key("vector", pa.list_(pa.float32())),
+    _key("described", pa.bool_()),
 )
 SCORES = _schema(
     _key("pair_id", ID),
@@ -103,6 +104,7 @@ SCORES = _schema(
     _key("row", pa.int64()),
     _key("clip_score", pa.float32()),
     pa.field("background_z", pa.float32()),
+    _key("described", pa.bool_()),
     _key("width", pa.int32()),
     _key("height", pa.int32()),
     _key("perceptual_hash", pa.int64()),

@@ -54,22 +54,25 @@ def print_quality(figures: Sequence[dict[str, Any]]) -> None:
     """Precision and recall per stage and slice of the pairs; nothing where no truth is known."""
     if not figures:
         return
-    table = Table(title="Against the known truth", title_justify="left")
-    for heading, justify in (
-        ("stage", "left"), ("pairs", "left"), ("with truth", "right"), ("precision", "right"), ("recall", "right"),
-        ("what is counted", "left"),
-    ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    last = None
-    for figure in figures:
-        if last not in (None, figure["stage"]):
+    stages = list(dict.fromkeys(f["stage"] for f in figures))
+    table = Table(title="Against the known truth (P precision, R recall)", title_justify="left")
+    table.add_column("pairs")
+    table.add_column("with truth", justify="right")
+    for stage in stages:
+        table.add_column(f"{stage} P", justify="right")
+        table.add_column("R", justify="right")
+    by_slice = {(f["stage"], f["slice"]): f for f in figures}
+    column = None
+    for name in dict.fromkeys(f["slice"] for f in figures):
+        if column not in (None, name.partition(":")[0]):
             table.add_section()
-        last = figure["stage"]
-        table.add_row(
-            figure["stage"], figure["slice"], f"{figure['pairs']:,}", _share(figure["precision"]),
-            _share(figure["recall"]), figure["counted"] if figure["slice"] == "all" else "",
-        )
-    _console().print(table)
+        column = name.partition(":")[0]
+        cells = [_share(by_slice[stage, name][k]) for stage in stages for k in ("precision", "recall")]
+        table.add_row(name, f"{by_slice[stages[0], name]['pairs']:,}", *cells)
+    console = _console()
+    console.print(table)
+    for stage in stages:
+        console.print(f"  {stage}: {by_slice[stage, 'all']['counted']}", style="dim")
 
 
 def _share(value: float | None) -> str:

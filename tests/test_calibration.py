@@ -82,7 +82,7 @@ def test_a_table_without_the_column_counts_every_entity_as_described() -> None:
 def test_a_table_that_cannot_be_weighed_says_why() -> None:
     with pytest.raises(ValueError, match="needs the columns background_z"):
         features(table(row(1, 1)).drop_columns(["background_z"]))
-    with pytest.raises(ValueError, match="score.background_entities >= 2"):
+    with pytest.raises(ValueError, match=r"score\.background_entities >= 2"):
         features(table(row(1, 1, background_z=None)))
 
 

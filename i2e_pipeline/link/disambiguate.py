@@ -136,7 +136,8 @@ def probabilities(flat: Flat, mentions: int, settings: LinkConfig, weights: Weig
     """Softmax over each mention's candidates and "none of these"; one number per candidate."""
     w = np.array([getattr(weights, name) for name in FEATURES])
     w[[FEATURES.index("words"), FEATURES.index("support")]] *= settings.context_weight
-    scores = flat.features @ w
+    # Not a matrix product: BLAS may round a row by its place in the batch.
+    scores = (flat.features * w).sum(axis=1)
     nil = np.log(settings.nil_weight) if settings.nil_weight > 0 else -np.inf
     top = np.full(mentions, nil)
     np.maximum.at(top, flat.mention, scores)

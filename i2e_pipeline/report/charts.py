@@ -32,6 +32,7 @@ class Step:
     """One stage of the funnel."""
 
     title: str
+    does: str
     rows_are: str
     rows_in: int
     rows_out: int
@@ -62,7 +63,8 @@ def funnel(steps: Sequence[Step]) -> str:
         body.append(_text(0, y + 14, step.title, strong=True))
         body.append(_text(100, y + 14, f"{step.rows_out:,} of {step.rows_in:,} {step.rows_are}"
                           f" · {_percent(step.rows_out, step.rows_in)}", anchor="end"))
-        y += 22
+        body.append(_text(0, y + 31, step.does, muted=True))
+        y += 39
         body.append(_rect(0, y, 100, height, GREY, opacity=0.12))
         body.append(_rect(0, y, kept, height, BLUE if main else GREY, f"{step.rows_out:,} {step.rows_are} passed on"))
         at = kept
@@ -73,7 +75,7 @@ def funnel(steps: Sequence[Step]) -> str:
             at += share
         y += height
         lost = [f"{reason} −{rows:,}" for reason, rows in _largest_first(step.rejected)]
-        for line in _wrapped(lost, 64):
+        for line in _wrapped(lost, 52):
             y += 17
             body.append(_text(100, y, line, anchor="end", colour=ORANGE))
         y += 22
@@ -181,9 +183,10 @@ def histogram(
         over = room * a / largest
         body.append(_rect(n * step + step * 0.08, height - bottom - up - over, step * 0.84, over, BLUE,
                           f"{start}: {a:,} labelled"))
-    for n in range(6):
-        anchor = "start" if n == 0 else "end" if n == 5 else "middle"
-        body.append(_text(20 * n, height - bottom + 16, f"{low + (high - low) * n / 5:.2g}", anchor=anchor, muted=True))
+    for tick in _ticks(low, high):
+        at = 100 * (tick - low) / (high - low)
+        anchor = "start" if at < 2 else "end" if at > 98 else "middle"
+        body.append(_text(at, height - bottom + 16, f"{tick:g}", anchor=anchor, muted=True))
     if bar is not None and low <= bar <= high:
         at = 100 * (bar - low) / (high - low)
         body.append(f'<line x1="{at:.2f}%" x2="{at:.2f}%" y1="{top - 8}" y2="{height - bottom}" '
@@ -194,21 +197,22 @@ def histogram(
     return _svg(height, body, f"{what}: {sum(kept)} labelled, {sum(rejected)} not")
 
 
-def precision_recall(figures: Sequence[Figure]) -> str:
-    """A line per slice with a full dot for precision and an open one for recall, on one scale up to 1."""
+def lowest_tenth(figures: Sequence[Figure]) -> float:
+    """Where a scale up to 1 begins that holds all of these, at most 0.9."""
     known = [v for f in figures for v in (f.precision, f.recall) if v is not None]
-    if not known:
+    return min(0.9, math.floor(min(known, default=0.9) * 10) / 10)
+
+
+def precision_recall(figures: Sequence[Figure], floor: float) -> str:
+    """A line per slice with a full dot for precision and an open one for recall, on a scale from `floor` to 1."""
+    if all(v is None for f in figures for v in (f.precision, f.recall)):
         return _empty("precision and recall")
-    floor = min(0.9, math.floor(min(known) * 10) / 10)
 
     def x(value: float) -> float:
         return 1 + 97 * (value - floor) / (1 - floor)
 
-    body = [
-        _dot(1, 8, 5, BLUE), _text(3, 12, "precision: of the labels, how many are right"),
-        _dot(1, 26, 5, ORANGE, hollow=True), _text(3, 30, "recall: of what is named, how much was found"),
-    ]
-    y = 48
+    body = [_dot(2, 8, 5, BLUE), _text(5, 12, "precision"), _dot(42, 8, 5, ORANGE, hollow=True), _text(45, 12, "recall")]
+    y = 30
     for figure in figures:
         body.append(_text(0, y + 12, figure.label))
         numbers = " · ".join(
@@ -294,6 +298,13 @@ def _wrapped(parts: Sequence[str], width: int) -> list[str]:
 
 def _percent(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers from low to high, four to eight of them."""
+    step = next((s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if (high - low) / s <= 7), 1.0)
+    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
+    return [round(n * step, 6) for n in range(first, last + 1)]
 
 
 def _log_ticks(decades: float) -> list[int]:

@@ -6,6 +6,7 @@ kept of a batch is a histogram or the few rows that lead it.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,9 @@ from i2e_pipeline.report.words import STAGES
 from i2e_pipeline.tables import Commit, Tables
 
 MAX_ROWS = 2_000_000
-BINS = 40
+BINS = 480
+"""Of the histograms as counted; what is drawn is cut to what is filled and made coarser."""
+_DRAWN = 40
 _PER_PAIR = ("pairs", "extract", "link", "score", "label", "select", "publish")
 _BILLION = 10**9
 
@@ -69,6 +72,11 @@ class Entities:
     fewest: list[dict[str, Any]] = field(default_factory=list)
     undepicted: list[dict[str, Any]] = field(default_factory=list)
     """proposed most often, without an image"""
+
+    @property
+    def median(self) -> int:
+        """Images of the median entity."""
+        return int(np.median(self.images)) if self.images.size else 0
 
 
 def entities(dataset: Dataset, most: int, fewest: int, undepicted: int) -> Entities:
@@ -124,6 +132,33 @@ class Scores:
 
 
 CLIP_RANGE = (-0.2, 1.0)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    kept: list[int]
+    rejected: list[int]
+    low: float
+    high: float
+
+
+def filled(counts: tuple[np.ndarray, np.ndarray], low: float, high: float) -> Histogram:
+    """The part of two histograms over [low, high] where anything is, in at most _DRAWN equal bins.
+
+    Models differ: one puts all its cosines between .1 and .35, another between 0 and .8.
+    """
+    used = np.flatnonzero(counts[0] + counts[1])
+    if not used.size:
+        return Histogram([0], [0], low, high)
+    width, first, last = (high - low) / BINS, int(used[0]), int(used[-1]) + 1
+    together = max(1, math.ceil((last - first) / _DRAWN))
+    first -= first % together
+    drawn = math.ceil((last - first) / together)
+    kept, rejected = (
+        np.pad(c, (0, together))[first : first + drawn * together].reshape(drawn, together).sum(axis=1).tolist()
+        for c in counts
+    )
+    return Histogram(kept, rejected, low + first * width, low + (first + drawn * together) * width)
 
 
 def scores(dataset: Dataset) -> Scores:

@@ -1,7 +1,7 @@
 """Training scenes by the batch, in torch: some thousand a second where Pillow composes a hundred.
 
 The same kinds of scenes as scene.py draws, with wider ranges, and with changes of style that scene.py does not make:
-hands differ in colour, shading, outline and proportion, so a scorer that has seen those vary looks for the thing itself.
+hands differ in colour, shading, outline and proportion, so a scorer that has seen those vary looks for the thing.
 
 B batch · C channels · H, W pixels of the scene · S pixels of a sprite
 """
@@ -32,7 +32,9 @@ def _smooth(x_BCSS: Tensor) -> Tensor:
 def _widen(alpha_B1SS: Tensor) -> Tensor:
     """Two pixels more on every side: the maximum over shifts (F.max_pool2d is as slow as F.avg_pool2d)."""
     for dim in (2, 3):
-        alpha_B1SS = torch.maximum(alpha_B1SS, torch.maximum(torch.roll(alpha_B1SS, 2, dim), torch.roll(alpha_B1SS, -2, dim)))
+        alpha_B1SS = torch.maximum(
+            alpha_B1SS, torch.maximum(torch.roll(alpha_B1SS, 2, dim), torch.roll(alpha_B1SS, -2, dim))
+        )
     return alpha_B1SS
 
 
@@ -49,7 +51,7 @@ class Sprites:
 
 
 def training_sprites(leave_out: tuple[str, ...] = ()) -> Sprites:
-    """Drawings of all hands but the held-out one (and `leave_out`, to try how well yet another unseen hand would do)."""
+    """Drawings of all hands but the held-out one (and `leave_out`, to try how another unseen hand would do)."""
     art, world = load_art(), load_world()
     rows: list[np.ndarray] = []
     of_entity = []
@@ -118,7 +120,20 @@ class SceneStream:
         angle = torch.where(wild, self._u(-1.2, 1.2), self._u(-0.22, 0.22)) * torch.where(flag, 0.5, 1.0)
         cos, sin = torch.cos(angle), torch.sin(angle)
         third, root = (1 - cos) / 3, sin / math.sqrt(3)
-        turn = torch.stack([cos + third, third - root, third + root, third + root, cos + third, third - root, third - root, third + root, cos + third], 1).view(n, 3, 3)
+        turn = torch.stack(
+            [
+                cos + third,
+                third - root,
+                third + root,
+                third + root,
+                cos + third,
+                third - root,
+                third - root,
+                third + root,
+                cos + third,
+            ],
+            1,
+        ).view(n, 3, 3)
         saturation = self._u(0.55, 1.45)[:, None, None]
         grey = torch.full((3, 3), 1 / 3)
         turn = turn @ (saturation * torch.eye(3) + (1 - saturation) * grey)
@@ -136,7 +151,9 @@ class SceneStream:
         # Line art: inner edges and the outline drawn dark.
         inner = (self._rare(0.25) * self._u(0.8, 2.5))[:, None, None, None]
         rgb = (rgb - inner * edges).clamp(0, 1)
-        shade = (self._u(-0.3, 0.3)[:, None, None, None] * torch.linspace(-1, 1, SPRITE)[None, None, :, None]) * self._p(0.4)[:, None, None, None]
+        shade = (
+            self._u(-0.3, 0.3)[:, None, None, None] * torch.linspace(-1, 1, SPRITE)[None, None, :, None]
+        ) * self._p(0.4)[:, None, None, None]
         rgb = (rgb + shade).clamp(0, 1)
         wide = _widen(alpha)
         ring_on = (self._rare(0.3) & (~flag | self._p(0.3)))[:, None, None, None]
@@ -171,14 +188,18 @@ class SceneStream:
             gx, gy = gx + warp[:, 0], gy + warp[:, 1]
             wave = b(self._u(0.02, 0.1) * self._p(0.2) * flag)
             gy = gy + wave * torch.sin(gx * b(self._u(2.5, 6)) + b(self._u(0, 6.3)))
-        return F.grid_sample(rgba, torch.stack([gx, gy], -1), mode="bilinear", padding_mode="zeros", align_corners=False)
+        return F.grid_sample(
+            rgba, torch.stack([gx, gy], -1), mode="bilinear", padding_mode="zeros", align_corners=False
+        )
 
     def _background(self) -> Tensor:
         n = self.batch
         light = self._p(0.5)
         a, b = self._colours(light), self._colours(light)
         kind = torch.randint(0, 6, (n,), generator=self.g)
-        flat = torch.where(self._p(0.3)[:, None], torch.ones(n, 3), a)[:, :, None, None].expand(n, 3, self.size, self.size)
+        flat = torch.where(self._p(0.3)[:, None], torch.ones(n, 3), a)[:, :, None, None].expand(
+            n, 3, self.size, self.size
+        )
         slope = self._up(self._u(0, 1, n, 3, 2, 2), "bilinear")
         cloud = self._up(self._u(0, 1, n, 3, 4, 4))
         fine = self._up(self._u(0, 1, n, 3, 16, 16), "bilinear")
@@ -192,7 +213,11 @@ class SceneStream:
         out = torch.where((kind == 4)[:, None, None, None], bars, out)
         out = torch.where((kind == 5)[:, None, None, None], fine * 0.3 + flat * 0.7, out)
         for probability in (0.4, 0.3, 0.2):
-            out = torch.where(self._blob(0.1, 0.7)[:, None] & self._p(probability)[:, None, None, None], self._colours(light)[:, :, None, None], out)
+            out = torch.where(
+                self._blob(0.1, 0.7)[:, None] & self._p(probability)[:, None, None, None],
+                self._colours(light)[:, :, None, None],
+                out,
+            )
         return out
 
     def _blob(self, least: float, most: float) -> Tensor:
@@ -247,7 +272,14 @@ class SceneStream:
             side = torch.where(self._p(0.5), -1.0, 1.0) * self._u(0.75, 1.1)
             along = self._u(-1, 1)
             lying = self._p(0.5)
-            small = self._place(rgba[other], flag[other], self._u(0.13, 0.27), torch.where(lying, along, side), torch.where(lying, side, along), 0.0)
+            small = self._place(
+                rgba[other],
+                flag[other],
+                self._u(0.13, 0.27),
+                torch.where(lying, along, side),
+                torch.where(lying, side, along),
+                0.0,
+            )
             small = small * (self._p(probability) & (entity[other] != entity))[:, None, None, None]
             image = image * (1 - small[:, 3:]) + small[:, :3]
         scale = self._u(0.55, 1.08)
@@ -265,4 +297,6 @@ class SceneStream:
         dx, dy = (int(v) for v in torch.randint(-4, 5, (2,), generator=self.g))
         image = torch.roll(image[order], (dx, dy), (2, 3))
         gain = self._u(0.8, 1.2, self.batch, 1) * self._u(0.93, 1.07, self.batch, 3)
-        return ((image - 0.5) * self._u(0.8, 1.2)[:, None, None, None] + 0.5).mul(gain[:, :, None, None]).clamp(0, 1), entity[order]
+        return ((image - 0.5) * self._u(0.8, 1.2)[:, None, None, None] + 0.5).mul(gain[:, :, None, None]).clamp(
+            0, 1
+        ), entity[order]

@@ -6,7 +6,7 @@
     popularity.csv          qid, sitelinks
     anchors.tsv             surface, qid, count
 
-The same arguments give the same bytes. The folder appears at once, when complete; a second call finds it and does nothing.
+The same arguments give the same bytes. The folder appears at once, when complete; a second call does nothing.
 """
 
 from __future__ import annotations
@@ -40,11 +40,21 @@ SCHEMA = pa.schema(
     [
         ("key", pa.string()), ("url", pa.string()), ("caption", pa.string()), ("jpg", pa.binary()),
         ("width", pa.int32()), ("height", pa.int32()), ("sha256", pa.string()),
-        ("truth_qid", pa.string()), ("mentioned_qids", pa.list_(pa.string())), ("hand", pa.string()), ("colliding", pa.bool_()),
+        ("truth_qid", pa.string()), ("mentioned_qids", pa.list_(pa.string())),
+        ("hand", pa.string()), ("colliding", pa.bool_()),
     ]
 )  # fmt: skip
 
-HARD = {"duplicate": 20, "truncated": 8, "empty": 5, "html": 6, "null image": 4, "empty caption": 6, "null caption": 4, "endless caption": 3}
+HARD = {
+    "duplicate": 20,
+    "truncated": 8,
+    "empty": 5,
+    "html": 6,
+    "null image": 4,
+    "empty caption": 6,
+    "null caption": 4,
+    "endless caption": 3,
+}
 """Rows that every web corpus has, by kind: < 2 %, so that the rejects table of a run is alive."""
 HTML = b"<!DOCTYPE html><html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n"
 
@@ -55,7 +65,8 @@ def ordinary_row(number: int, seed: int = SEED) -> dict[str, Any]:
     data, extension, width, height = picture(row)
     digest = hashlib.sha256(f"{seed}/url/{number}".encode()).hexdigest()
     return {
-        "url": f"https://img-{digest[0]}.example.org/{digest[1:3]}/{digest[3:19]}.{extension}", "caption": row.caption.text, "jpg": data,
+        "url": f"https://img-{digest[0]}.example.org/{digest[1:3]}/{digest[3:19]}.{extension}",
+        "caption": row.caption.text, "jpg": data,
         "width": width, "height": height, "sha256": hashlib.sha256(data).hexdigest(), "truth_qid": row.truth.id,
         "mentioned_qids": list(row.caption.mentioned), "hand": row.hand, "colliding": row.caption.colliding,
     }  # fmt: skip
@@ -74,7 +85,11 @@ def hard_row(kind: str, number: int, seed: int = SEED) -> dict[str, Any]:
     match kind:
         case "duplicate":
             # The same bytes under another address, and the same thing named: one image, counted once.
-            twin = next(n for n in range(number * 40, ROWS) if draw(seed, "scored", n).truth.id in draw(seed, "scored", n).caption.mentioned)
+            twin = next(
+                n
+                for n in range(number * 40, ROWS)
+                if draw(seed, "scored", n).truth.id in draw(seed, "scored", n).caption.mentioned
+            )
             return ordinary_row(twin, seed) | {"url": row["url"]}
         case "truncated":
             return _spoilt(row, row["jpg"][: rng.randint(40, len(row["jpg"]) // 3)])
@@ -114,20 +129,32 @@ def write_shard(path: Path, rows: list[tuple[str, int]], first_key: int, seed: i
 def fingerprint(rows: int, shards: int, seed: int) -> str:
     """Of everything the output depends on: arguments, world, drawings, these scripts."""
     digest = hashlib.sha256(json.dumps([rows, shards, seed, HARD]).encode())
-    names = ("art", "captions", "compose", "draws", "dump", "scene", "world")
-    for path in [*(HERE / f"{n}.py" for n in names), *sorted((HERE / "world").glob("*.jsonl")), *sorted(ART.glob("*.webp")), ART / "index.json"]:
+    names = ("art", "captions", "compose", "draws", "dump", "scene", "templates", "world")
+    for path in [
+        *(HERE / f"{n}.py" for n in names),
+        *sorted((HERE / "world").glob("*.jsonl")),
+        *sorted(ART.glob("*.webp")),
+        ART / "index.json",
+    ]:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
 def compose(output: Path, rows: int = ROWS, shards: int = SHARDS, seed: int = SEED, processes: int = 2) -> bool:
     """Write the folder; False when it was there already, as the same arguments would write it."""
-    mark = {"fingerprint": fingerprint(rows, shards, seed), "rows": rows + sum(HARD.values()), "shards": shards, "seed": seed}
+    mark = {
+        "fingerprint": fingerprint(rows, shards, seed),
+        "rows": rows + sum(HARD.values()),
+        "shards": shards,
+        "seed": seed,
+    }
     manifest = output / "manifest.json"
     if manifest.exists() and json.loads(manifest.read_text()) == mark:
         return False
     if output.exists() and not manifest.exists() and any(output.iterdir()):
-        raise SystemExit(f"compose: {output} is not a sample input (it has no manifest.json): use another --output, or remove it.")
+        raise SystemExit(
+            f"compose: {output} is not a sample input (it has no manifest.json): use another --output, or remove it."
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:

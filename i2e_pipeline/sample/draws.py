@@ -61,6 +61,8 @@ def picture(row: Draw, training: bool = False) -> tuple[bytes, str, int, int]:
             hand = hands[int(rng.integers(len(hands)))]
             variants = art.variants(hand, other.id, training)
             clutter.append(art.sprite(hand, other.id, variants[int(rng.integers(len(variants)))]))
-    image = scene.compose(rng, art.sprite(row.hand, row.truth.id, row.variant), clutter, row.truth.art.startswith("flag:"))
+    image = scene.compose(
+        rng, art.sprite(row.hand, row.truth.id, row.variant), clutter, row.truth.art.startswith("flag:")
+    )
     data, extension = scene.encode(rng, image)
     return data, extension, image.width, image.height

@@ -11,11 +11,13 @@ from typing import Any
 
 from i2e_pipeline.sample.world import Entity, World
 
-WIKIS = tuple(
-    "en de fr es it nl pl ru ja zh pt sv uk ca no fi cs hu ko ar tr id ro fa vi da eo sr lt sk he bg sl et hr hi el th la gl "
-    "nn az be cy eu ka mk bn ta ms sh simple ur hy af lv sq bs sw te ml mr tl ne kn sco ga yi my lb is jv br oc kk io scn an "
-    "qu war ast ht pnb ku als nds wa su uz tg mn tt fy si gu pa or as sa mg am so yo zu ig ha rw ln lg st sn xh tn ts ve".split()
-)
+_CODES = """
+en de fr es it nl pl ru ja zh pt sv uk ca no fi cs hu ko ar tr id ro fa vi da eo sr lt sk he bg sl et hr hi el
+th la gl nn az be cy eu ka mk bn ta ms sh simple ur hy af lv sq bs sw te ml mr tl ne kn sco ga yi my lb is jv
+br oc kk io scn an qu war ast ht pnb ku als nds wa su uz tg mn tt fy si gu pa or as sa mg am so yo zu ig ha rw
+ln lg st sn xh tn ts ve
+"""
+WIKIS: tuple[str, ...] = tuple(_CODES.split())
 """Codes that sitelinks cycle through: the sample knows how many there are, not what each is called."""
 
 PROPERTY_LINE: dict[str, Any] = {
@@ -38,12 +40,18 @@ def _term(language: str, value: str) -> dict[str, str]:
 def _item_snak(prop: str, qid: str) -> dict[str, Any]:
     value = {"entity-type": "item", "numeric-id": int(qid[1:]), "id": qid}
     return {
-        "snaktype": "value", "property": prop, "datavalue": {"value": value, "type": "wikibase-entityid"}, "datatype": "wikibase-item",
+        "snaktype": "value", "property": prop, "datatype": "wikibase-item",
+        "datavalue": {"value": value, "type": "wikibase-entityid"},
     }  # fmt: skip
 
 
 def _text_snak(prop: str, value: str, datatype: str) -> dict[str, Any]:
-    return {"snaktype": "value", "property": prop, "datavalue": {"value": value, "type": "string"}, "datatype": datatype}
+    return {
+        "snaktype": "value",
+        "property": prop,
+        "datavalue": {"value": value, "type": "string"},
+        "datatype": datatype,
+    }
 
 
 def _statement(entity: Entity, prop: str, number: int, snak: dict[str, Any], rank: str = "normal") -> dict[str, Any]:
@@ -77,7 +85,8 @@ def item_line(entity: Entity) -> dict[str, Any]:
     descriptions = {"en": _term("en", entity.description)} if entity.description else {}
     aliases = {english: [_term(english, a) for a in dict.fromkeys(entity.aliases)]} if entity.aliases else {}
     sitelinks = {
-        f"{code}wiki": {"site": f"{code}wiki", "title": entity.label, "badges": []} for code in WIKIS[: min(entity.sitelinks, len(WIKIS))]
+        f"{code}wiki": {"site": f"{code}wiki", "title": entity.label, "badges": []}
+        for code in WIKIS[: min(entity.sitelinks, len(WIKIS))]
     }
     line: dict[str, Any] = {
         "type": "item", "id": entity.id, "labels": labels, "descriptions": descriptions or [], "aliases": aliases or [],
@@ -92,7 +101,9 @@ def dump_lines(world: World) -> Iterator[str]:
     rows = [PROPERTY_LINE, *map(item_line, entities)]
     yield "[\n"
     for i, row in enumerate(rows):
-        yield json.dumps(row, ensure_ascii=_dice(row["id"], "ascii") < 0.5, separators=(",", ":")) + (",\n" if i + 1 < len(rows) else "\n")
+        yield json.dumps(row, ensure_ascii=_dice(row["id"], "ascii") < 0.5, separators=(",", ":")) + (
+            ",\n" if i + 1 < len(rows) else "\n"
+        )
     yield "]\n"
 
 

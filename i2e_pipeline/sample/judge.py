@@ -2,8 +2,7 @@
 names can mean is seen, if any?
 
 Candidates of a caption: every entity of the world that bears one of its planted names. The answer: the candidate whose
-`NAME, DESCRIPTION` is nearest to the picture, if its cosine reaches the bar. As in the acceptance check, a label counts as
-wrong when the caption names only another entity, and recall is over pictures whose caption names the truth.
+`NAME, DESCRIPTION` is nearest to the picture, if its cosine reaches the bar. A label counts as wrong also when the caption names only another entity, and recall is over pictures whose caption names the truth.
 """
 
 from __future__ import annotations
@@ -60,7 +59,12 @@ class Asked:
     def report(self, bar: float) -> str:
         """Figures apart for the held-out hand."""
         lines = []
-        parts = {"all": np.ones_like(self.right), "held-out hand": self.held_out, "other hands": ~self.held_out, "colliding": self.colliding}
+        parts = {
+            "all": np.ones_like(self.right),
+            "held-out hand": self.held_out,
+            "other hands": ~self.held_out,
+            "colliding": self.colliding,
+        }
         for name, where in parts.items():
             if not where.any():
                 continue
@@ -105,7 +109,9 @@ def ask(
     truth = np.array([place[d.truth.id] for d in draws])
     stranger = (truth + rng.integers(1, drawn, rows)) % drawn
     for i, d in enumerate(draws):
-        candidates = sorted({place[q] for surface, _ in d.caption.spans for q in world.bearers.get(surface.casefold(), ())})
+        candidates = sorted(
+            {place[q] for surface, _ in d.caption.spans for q in world.bearers.get(surface.casefold(), ())}
+        )
         if candidates:
             scores = cosine_NT[i, candidates]
             best[i] = scores.max()

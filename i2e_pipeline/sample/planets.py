@@ -25,7 +25,7 @@ def _disc(body: str, base: str, dark: str, tilt: float) -> str:
 
 
 def _shade(rng: random.Random, rgb: tuple[int, int, int], spread: int = 14) -> str:
-    return "#%02x%02x%02x" % tuple(min(255, max(0, v + rng.randint(-spread, spread))) for v in rgb)
+    return "#" + "".join(f"{min(255, max(0, v + rng.randint(-spread, spread))):02x}" for v in rgb)
 
 
 def _bands(rng: random.Random, colours: list[tuple[int, int, int]], count: int) -> str:
@@ -46,7 +46,10 @@ def _mercury(rng: random.Random) -> tuple[str, str, str, str]:
     for _ in range(rng.randint(11, 16)):
         x, y, r = rng.uniform(20, 108), rng.uniform(20, 108), rng.uniform(3, 11)
         spots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}" fill="{_shade(rng, (112, 106, 102))}"/>')
-        spots.append(f'<circle cx="{x - r / 5:.1f}" cy="{y - r / 5:.1f}" r="{r * 0.7:.1f}" fill="{_shade(rng, (136, 130, 126))}"/>')
+        spots.append(
+            f'<circle cx="{x - r / 5:.1f}" cy="{y - r / 5:.1f}" r="{r * 0.7:.1f}" '
+            f'fill="{_shade(rng, (136, 130, 126))}"/>'
+        )
     return "".join(spots), _shade(rng, (160, 154, 150)), "#2a2726", ""
 
 
@@ -55,8 +58,9 @@ def _venus(rng: random.Random) -> tuple[str, str, str, str]:
     for _ in range(9):
         y = rng.uniform(14, 114)
         swirls.append(
-            f'<path d="M0 {y:.1f} C40 {y - rng.uniform(6, 22):.1f} 84 {y + rng.uniform(6, 22):.1f} 128 {y:.1f}" fill="none" '
-            f'stroke="{_shade(rng, (243, 224, 170))}" stroke-width="{rng.uniform(4, 11):.1f}" stroke-linecap="round" opacity=".8"/>'
+            f'<path d="M0 {y:.1f} C40 {y - rng.uniform(6, 22):.1f} 84 {y + rng.uniform(6, 22):.1f} 128 {y:.1f}" '
+            f'fill="none" stroke="{_shade(rng, (243, 224, 170))}" stroke-width="{rng.uniform(4, 11):.1f}" '
+            'stroke-linecap="round" opacity=".8"/>'
         )
     return "".join(swirls), _shade(rng, (222, 178, 98)), "#6b3d0c", ""
 
@@ -75,7 +79,9 @@ def _mars(rng: random.Random) -> tuple[str, str, str, str]:
 
 
 def _jupiter(rng: random.Random) -> tuple[str, str, str, str]:
-    bands = _bands(rng, [(232, 210, 176), (188, 134, 92), (240, 226, 202), (164, 104, 70), (222, 190, 150)], rng.randint(8, 11))
+    bands = _bands(
+        rng, [(232, 210, 176), (188, 134, 92), (240, 226, 202), (164, 104, 70), (222, 190, 150)], rng.randint(8, 11)
+    )
     x = rng.uniform(46, 86)
     spot = f'<ellipse cx="{x:.1f}" cy="80" rx="14" ry="8.5" fill="#c4482a" stroke="#f3dcc0" stroke-width="3"/>'
     return bands + spot, _shade(rng, (226, 200, 164)), "#4a2a16", ""
@@ -96,13 +102,21 @@ def _neptune(rng: random.Random) -> tuple[str, str, str, str]:
     x, y = rng.uniform(40, 84), rng.uniform(52, 80)
     spot = f'<ellipse cx="{x:.1f}" cy="{y:.1f}" rx="13" ry="7" fill="#1d3a96"/>'
     clouds = "".join(
-        f'<ellipse cx="{rng.uniform(30, 98):.1f}" cy="{rng.uniform(30, 98):.1f}" rx="{rng.uniform(8, 16):.1f}" ry="2.2" fill="#e8f2ff" opacity=".9"/>'
+        f'<ellipse cx="{rng.uniform(30, 98):.1f}" cy="{rng.uniform(30, 98):.1f}" rx="{rng.uniform(8, 16):.1f}" '
+        'ry="2.2" fill="#e8f2ff" opacity=".9"/>'
         for _ in range(4)
     )
     return bands + spot + clouds, _shade(rng, (56, 104, 218)), "#0b1a55", ""
 
 
-_DRAW = {"mercury": _mercury, "venus": _venus, "mars": _mars, "jupiter": _jupiter, "uranus": _uranus, "neptune": _neptune}
+_DRAW = {
+    "mercury": _mercury,
+    "venus": _venus,
+    "mars": _mars,
+    "jupiter": _jupiter,
+    "uranus": _uranus,
+    "neptune": _neptune,
+}
 
 
 def planet_svg(name: str, variant: int) -> str:

@@ -1,11 +1,12 @@
 """Render the drawings of the sample world from free emoji and flag sets (development only; needs npm and resvg-py).
 
-    for p in @twemoji/svg flag-icons region-flags @iconify-json/{noto,noto-v1,fluent-emoji-flat,emojione,fxemoji,\\
-             streamline-emojis,circle-flags,flagpack,game-icons,mdi,fa6-solid}; do npm pack $p; done    # in DIR, unpacked
+    for p in @twemoji/svg flag-icons region-flags @iconify-json/{noto,noto-v1,fluent-emoji-flat,emojione,fxemoji} \\
+             @iconify-json/{streamline-emojis,circle-flags,flagpack,game-icons,mdi,fa6-solid}; do npm pack $p; done
+    for t in *.tgz; do mkdir -p DIR/${t%.tgz}; tar xzf $t -C DIR/${t%.tgz}; done
     python -m i2e_pipeline.sample.render_art --packages DIR
 
-writes, beside this file, `art/<hand>.webp` (one sheet of drawings per hand, RGBA) and `art/index.json` (what lies where).
-A fresh machine needs neither npm nor this script: the rendered sheets ship with the project (licences: art/LICENSES.md).
+writes, beside this file, `art/<hand>.webp` (a sheet of drawings per hand, RGBA) and `art/index.json` (what lies where).
+A fresh machine needs neither npm nor this script: the rendered sheets ship (licences: art/LICENSES.md).
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def render(svg: str) -> Image.Image:
         raise ValueError("an empty drawing")
     image = image.crop(box)
     scale = SIDE / max(image.size)
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS)
+    return image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+    )
 
 
 def _candidates(name: str) -> Iterator[str]:
@@ -110,7 +113,11 @@ def emoji_hands(packages: Callable[[str], Path]) -> Iterator[tuple[str, str, str
                 names = [FXEMOJI.get(name, name.replace("-", ""))]
             elif hand in ("noto", "fluent") and icons.chars:
                 code = code_of[name]
-                names = [icons.chars.get(code) or icons.chars.get(code + "-fe0f") or icons.chars.get(code.replace("-fe0f", ""), "")]
+                names = [
+                    icons.chars.get(code)
+                    or icons.chars.get(code + "-fe0f")
+                    or icons.chars.get(code.replace("-fe0f", ""), "")
+                ]
             else:
                 names = list(_candidates(name))
             svg = next((s for s in map(icons.svg, names) if s), None)
@@ -140,7 +147,10 @@ def flag_hands(packages: Callable[[str], Path]) -> Iterator[tuple[str, str, str]
             tag = "-".join(f"{0x1F1E6 + ord(c) - 97:x}" for c in code)
         yield "twemoji", entity.id, (twemoji / f"{tag}.svg").read_text()
         yield "flag_icons", entity.id, (icons / "flags" / "4x3" / f"{code}.svg").read_text()
-        for hand, svg in (("circle_flags", circle.svg(code)), ("flagpack", flagpack.svg("gb-ukm" if code == "gb" else code))):
+        for hand, svg in (
+            ("circle_flags", circle.svg(code)),
+            ("flagpack", flagpack.svg("gb-ukm" if code == "gb" else code)),
+        ):
             if svg and (hand, entity.art) not in WRONG:
                 yield hand, entity.id, svg
         if region_file.exists():
@@ -199,7 +209,10 @@ def main() -> None:
     for hand, drawings in sorted(hands.items()):
         sheet, index[hand] = pack(drawings)
         sheet.save(ART / f"{hand}.webp", quality=88, alpha_quality=95, method=6)
-        print(f"{hand}: {len(drawings)} drawings of {len(index[hand])} entities, {(ART / f'{hand}.webp').stat().st_size:,} bytes")
+        print(
+            f"{hand}: {len(drawings)} drawings of {len(index[hand])} entities, "
+            f"{(ART / f'{hand}.webp').stat().st_size:,} bytes"
+        )
     (ART / "index.json").write_text(json.dumps(index, sort_keys=True, separators=(",", ":")) + "\n")
 
 

@@ -84,7 +84,7 @@ def _wave(rng: Rng, sprite: Image.Image) -> Image.Image:
 
 
 def pose(rng: Rng, sprite: Image.Image, side: float, flag: bool) -> Image.Image:
-    """The drawing scaled so that its longer side is `side`, turned, sheared, perhaps mirrored, waving, outlined or shaded."""
+    """The drawing, its longer side `side`, turned, sheared, perhaps mirrored, waving, outlined or shaded."""
     if flag and rng.random() < 0.25 and sprite.height < 0.85 * sprite.width:
         sprite = _wave(rng, sprite)
     if not flag and rng.random() < 0.35:
@@ -92,7 +92,9 @@ def pose(rng: Rng, sprite: Image.Image, side: float, flag: bool) -> Image.Image:
     scale = side / max(sprite.size)
     squeeze = float(rng.uniform(0.85, 1.0))
     sx, sy = (scale * squeeze, scale) if rng.random() < 0.5 else (scale, scale * squeeze)
-    sprite = sprite.resize((max(2, round(sprite.width * sx)), max(2, round(sprite.height * sy))), Image.Resampling.BICUBIC)
+    sprite = sprite.resize(
+        (max(2, round(sprite.width * sx)), max(2, round(sprite.height * sy))), Image.Resampling.BICUBIC
+    )
     if rng.random() < 0.3:
         lean = float(rng.uniform(-0.18, 0.18))
         extra = abs(lean) * sprite.height
@@ -173,7 +175,7 @@ def compose(rng: Rng, subject: Image.Image, clutter: list[Image.Image], flag: bo
         _paste(image, piece, round(u * width), round(v * height), shadow=False)
     big = pose(rng, subject, short * float(rng.uniform(0.6, 0.98)), flag)
     slack_x, slack_y = width - big.width, height - big.height
-    x = round(slack_x / 2 + float(rng.normal(0, 0.18)) * max(0, slack_x) - (0 if slack_x > 0 else 0))
+    x = round(slack_x / 2 + float(rng.normal(0, 0.18)) * max(0, slack_x))
     y = round(slack_y / 2 + float(rng.normal(0, 0.18)) * max(0, slack_y))
     _paste(image, big, x, y, shadow=bool(rng.random() < 0.3))
     if rng.random() < 0.2:

@@ -1,7 +1,7 @@
 """Train the sample's mention recogniser:  python -m i2e_pipeline.sample.train_recognizer
 
-A spaCy pipeline with one component, `ner` (its own HashEmbedCNN, no vectors), on captions of other draws than the scored
-ones. Labels say what kind of thing a name means; the linker only needs the span.
+A spaCy pipeline with one component, `ner` (its own HashEmbedCNN, no vectors), on captions of other draws than the
+scored ones. Labels say what kind of thing a name means; the linker only needs the span.
 """
 
 from __future__ import annotations
@@ -14,23 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import spacy
+from spacy import util
 from spacy.language import Language
 from spacy.training import Example
-from spacy.util import filter_spans, fix_random_seed, minibatch
 
 from i2e_pipeline.sample.captions import Caption
 from i2e_pipeline.sample.draws import draw
 from i2e_pipeline.sample.world import HERE, load_world
 
 MODEL = HERE / "models" / "recognizer"
-LABELS = {"LOC": "LOC", "ANIMAL": "LIVING", "PLANT": "LIVING", "FOOD": "FOOD", "SPORT": "SPORT", "SPACE": "SPACE", "THING": "THING"}
+LABELS = {
+    "LOC": "LOC",
+    "ANIMAL": "LIVING",
+    "PLANT": "LIVING",
+    "FOOD": "FOOD",
+    "SPORT": "SPORT",
+    "SPACE": "SPACE",
+    "THING": "THING",
+}
 TOK2VEC: dict[str, Any] = {
     "@architectures": "spacy.HashEmbedCNN.v2", "pretrained_vectors": None, "width": 64, "depth": 3, "embed_size": 2000,
     "window_size": 1, "maxout_pieces": 2, "subword_features": True,
 }  # fmt: skip
 NER: dict[str, Any] = {
-    "@architectures": "spacy.TransitionBasedParser.v2", "state_type": "ner", "extra_state_tokens": False, "hidden_width": 48,
-    "maxout_pieces": 2, "use_upper": True, "tok2vec": TOK2VEC,
+    "@architectures": "spacy.TransitionBasedParser.v2", "state_type": "ner", "extra_state_tokens": False,
+    "hidden_width": 48, "maxout_pieces": 2, "use_upper": True, "tok2vec": TOK2VEC,
 }  # fmt: skip
 
 
@@ -56,13 +64,13 @@ def example(nlp: Language, caption: Caption) -> Example:
     doc = nlp.make_doc(caption.text)
     ents = [doc.char_span(a, b, label=label, alignment_mode="expand") for a, b, label in spans(caption)]
     gold = doc.copy()
-    gold.ents = filter_spans([e for e in ents if e is not None])
+    gold.ents = util.filter_spans([e for e in ents if e is not None])
     return Example(doc, gold)
 
 
 def train(count: int, epochs: int, seed: int) -> Language:
     """`count` captions, `epochs` times."""
-    fix_random_seed(seed)
+    util.fix_random_seed(seed)
     nlp = spacy.blank("en")
     ner: Any = nlp.add_pipe("ner", config={"model": NER})
     for label in sorted(set(LABELS.values())):
@@ -74,7 +82,7 @@ def train(count: int, epochs: int, seed: int) -> Language:
         rng.shuffle(examples)
         losses: dict[str, float] = {}
         optimizer.learn_rate = 0.002 * (1 - epoch / epochs) + 0.0001
-        for batch in minibatch(examples, size=64):
+        for batch in util.minibatch(examples, size=64):
             nlp.update(list(batch), sgd=optimizer, drop=0.2, losses=losses)
         print(f"epoch {epoch + 1}/{epochs} loss {losses['ner']:.0f}", flush=True)
     return nlp
@@ -88,7 +96,8 @@ def evaluate(nlp: Language, count: int) -> str:
         here = {(e.start, e.end) for e in nlp(caption.text).ents}
         right, found, wanted = right + len(gold & here), found + len(here), wanted + len(gold)
     p, r = right / max(1, found), right / max(1, wanted)
-    return f"exact spans on {count} held-out captions: precision {p:.3f} recall {r:.3f} F1 {2 * p * r / max(1e-9, p + r):.3f}"
+    f1 = 2 * p * r / max(1e-9, p + r)
+    return f"exact spans on {count} held-out captions: precision {p:.3f} recall {r:.3f} F1 {f1:.3f}"
 
 
 def main() -> None:
@@ -99,7 +108,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     a = parser.parse_args()
     nlp = train(a.captions, a.epochs, a.seed)
-    nlp.meta.update({"name": "i2e_sample_recognizer", "license": "CC0-1.0", "description": "Names in alt-text of the sample world."})
+    nlp.meta.update(
+        {"name": "i2e_sample_recognizer", "license": "CC0-1.0", "description": "Names in alt-text of the sample world."}
+    )
     shutil.rmtree(a.output, ignore_errors=True)
     a.output.parent.mkdir(parents=True, exist_ok=True)
     nlp.to_disk(a.output)

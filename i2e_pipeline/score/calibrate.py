@@ -56,12 +56,16 @@ def fit(
         )
         labels = labels.filter(pc.is_null(labels["reason"]))
         is_right = pc.equal(labels["entity_id"], labels["truth"]).to_numpy(zero_copy_only=False)
-        return labels["probability"].to_numpy().astype(np.float64), is_right
+        return np.clip(labels["probability"].to_numpy().astype(np.float64), 1e-6, 1 - 1e-6), is_right
 
     # The chosen among several is right more or less often than each by itself says, and the ridge flattens all: the
-    # probability is put straight on labels as they are chosen.
+    # probability is put straight on labels as they are chosen, where labels are published: above one half.
     p, is_right = chosen(1.0, 0.0)
-    (slope,), shift = _logistic(np.log(p / (1 - p))[:, None], is_right.astype(np.float64), ridge=1e-3)
+    likely = p > 0.5
+    slope, shift = 1.0, 0.0
+    if 0 < is_right[likely].sum() < likely.sum():
+        (slope,), shift = _logistic(np.log(p / (1 - p))[likely, None], is_right[likely].astype(np.float64), ridge=1.0)
+        slope = max(slope, 0.1)
     wanted = named_images or len(pc.unique(table.filter(pa.array(right_P > 0))["image_id"]))
     bar, measured = _bar(*chosen(slope, shift), target_precision, wanted, confidence)
     whole = _scaled(names, *_logistic(x_PF, right_P), slope, shift)

@@ -167,7 +167,7 @@ PIECES = [
 
 
 def brute(names: Iterable[str], text: str) -> list[tuple[int, int]]:
-    """All runs of whole words whose normal form is a name or the inflection of one, without those inside a longer one."""
+    """All runs of whole words that are a name or the inflection of one, without those inside a longer one."""
     keys = {*names, *(v for name in names for v in inflections(name) if len(v) > 2)}
     word = re.compile(r"\w", re.UNICODE)
 

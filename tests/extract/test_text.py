@@ -54,7 +54,25 @@ def test_long_texts_end_with_a_whole_word() -> None:
 
 
 ODD = [
-    *("&amp;", "&#39;", "&quot;", '"', '""', "Ã©", "â€™", "Ã", "<b>", "</b>", "<br/>", "<", "&", "_", ".jpg", "%20", " "),
+    *(
+        "&amp;",
+        "&#39;",
+        "&quot;",
+        '"',
+        '""',
+        "Ã©",
+        "â€™",
+        "Ã",
+        "<b>",
+        "</b>",
+        "<br/>",
+        "<",
+        "&",
+        "_",
+        ".jpg",
+        "%20",
+        " ",
+    ),
     *("\xa0", "\0", "\u200b", "\u200d", "-", "e\u0301", "\u0301", "IMG_", "가", "ᄀ", "ᅡ", "Å", "é", "…"),
 ]
 MESSY = st.lists(st.one_of(st.text(max_size=6), st.sampled_from(ODD)), max_size=12).map("".join)
@@ -106,9 +124,18 @@ def test_ten_megabytes_cost_no_more_than_some_kilobytes(evil: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("red apple", "Latin"), ("Красный apple", "Cyrillic"), ("購入 送料無料 ok", "Han"), ("りんごです", "Kana"), ("12 €", "Common"),
-     ("سيب", "Arabic"), ("사과", "Hangul"), ("μῆλον", "Greek"), ("", "Common")],
-)  # fmt: skip
+    [
+        ("red apple", "Latin"),
+        ("Красный apple", "Cyrillic"),
+        ("購入 送料無料 ok", "Han"),
+        ("りんごです", "Kana"),
+        ("12 €", "Common"),
+        ("سيب", "Arabic"),
+        ("사과", "Hangul"),
+        ("μῆλον", "Greek"),
+        ("", "Common"),
+    ],
+)
 def test_script_is_that_of_most_letters(text: str, expected: str) -> None:
     assert script(text) == expected
     assert scripts(pa.array([text, "zzz", text])).to_pylist() == [expected, "Latin", expected]
@@ -163,7 +190,8 @@ def test_equal_texts_are_one_text_with_their_number_of_pairs() -> None:
 def test_bytes_that_are_no_utf8_do_not_stop_the_batch() -> None:
     out = tables(rows(b"caf\xe9", b"tea", None))
     assert [t["text"] for t in out["texts"]] == ["caf\ufffd", "tea"]
-    broken = pa.StringArray.from_buffers(2, pa.array([0, 4, 7], pa.int32()).buffers()[1], pa.py_buffer(b"caf\xe9tea"))
+    offsets = pa.array([0, 4, 7], pa.int32()).buffers()[1]
+    broken = pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"caf\xe9tea"))
     assert [t["text"] for t in tables(rows("a", "b", caption=broken))["texts"]] == ["caf\ufffd", "tea"]
 
 

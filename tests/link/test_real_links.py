@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +22,6 @@ from i2e_pipeline.extract import gazetteer, recognizer
 from i2e_pipeline.link import context
 from tests.link.link_texts import link_texts
 
-DATA = Path(os.environ.get("I2E_REAL_DATA", "../shared/data"))
-pytestmark = pytest.mark.skipif(
-    not (DATA / "wikidata" / "sample-dump.json.bz2").is_file(), reason=f"no real data in {DATA} (set I2E_REAL_DATA)"
-)
-
 
 class World(NamedTuple):
     seen: recognizer.Recognizer
@@ -37,7 +31,7 @@ class World(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     """The knowledge base of the sample dump, made by the kernels of `wikidata` without Spark."""
     import bz2
 
@@ -45,13 +39,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     from wikidata.priors import NAME_ROWS, surfaces
     from wikidata.surface import inadmissible, normal_form
 
-    lines = bz2.decompress((DATA / "wikidata" / "sample-dump.json.bz2").read_bytes()).split(b"\n")
+    lines = bz2.decompress((real_data / "wikidata" / "sample-dump.json.bz2").read_bytes()).split(b"\n")
     parts: dict[str, list[pa.RecordBatch]] = defaultdict(list)
     for table, batch in read_items([pa.RecordBatch.from_arrays([pa.array(lines, pa.binary())], names=["value"])]):
         parts[table].append(batch)
     entities = pa.Table.from_batches(parts["entities"]).sort_by("entity_id")
     names = pa.Table.from_batches(parts["names"])
-    with (DATA / "wikidata" / "popularity.csv").open() as file:
+    with (real_data / "wikidata" / "popularity.csv").open() as file:
         popularity = {int(r["qid"][1:]): float(r["in_degree"]) for r in csv.DictReader(file)}
     middle = math.exp(float(np.mean([math.log(max(v, 1)) for v in popularity.values()])))
     sitelinks = dict(zip(entities["entity_id"].to_pylist(), entities["sitelinks"].to_pylist(), strict=True))
@@ -62,7 +56,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         )
     ]
     links: dict[int, int] = defaultdict(int)
-    with (DATA / "wikidata" / "mention_counts.tsv").open() as file:
+    with (real_data / "wikidata" / "mention_counts.tsv").open() as file:
         for r in csv.DictReader(file, delimiter="\t"):
             form, entity = normal_form(r["surface"]), int(r["qid"][1:])
             if not inadmissible(form) and entity in sitelinks:
@@ -86,17 +80,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     context.build(entities.take(pa.array(distinct)).to_batches(max_chunksize=50_000), folder / "context")
     held = dict(zip(base["normal_form"].to_pylist(), base["candidates"].to_pylist(), strict=True))
     return World(
-        recognizer.load(str(DATA / "ner" / "model")),
+        recognizer.load(str(real_data / "ner" / "model")),
         gazetteer.Gazetteer(folder / "gazetteer"),
         lambda form: held.get(form, []),
         context.Context(folder / "context"),
     )
 
 
-def test_captions_that_name_the_truth_have_it_among_few_candidates(world: World) -> None:
+def test_captions_that_name_the_truth_have_it_among_few_candidates(world: World, real_data: Path) -> None:
     rows = [
         row
-        for file in sorted((DATA / "pairs").glob("0*.parquet"))
+        for file in sorted((real_data / "pairs").glob("0*.parquet"))
         for row in pq.read_table(file, columns=["caption", "truth_qid", "mentioned_qids"]).to_pylist()
         if row["truth_qid"] and row["truth_qid"] in row["mentioned_qids"]
     ]
@@ -112,9 +106,9 @@ def test_captions_that_name_the_truth_have_it_among_few_candidates(world: World)
     [("wikidiverse-dev", 0.76, 0.68, 0.82), ("wikidata-mel-dev", 0.88, 0.80, 0.80)],
 )
 def test_gold_mentions_are_found_and_linked(
-    world: World, name: str, span_recall: float, recall: float, accuracy: float
+    real_data: Path, world: World, name: str, span_recall: float, recall: float, accuracy: float
 ) -> None:
-    rows = [json.loads(line) for line in (DATA / "gold" / f"{name}.jsonl").open()]
+    rows = [json.loads(line) for line in (real_data / "gold" / f"{name}.jsonl").open()]
     found = link_texts([row["text"] for row in rows], *world)
     gold = exact = among = right = 0
     for row, mentions in zip(rows, found, strict=True):

@@ -75,7 +75,7 @@ def test_rows_hold_what_the_schema_says(small: Path) -> None:
         else:
             image = Image.open(io.BytesIO(r["jpg"]))
             image.load()
-            assert image.size == (r["width"], r["height"]) and 128 <= min(image.size) and max(image.size) <= 256
+            assert image.size == (r["width"], r["height"]) and min(image.size) >= 128 and max(image.size) <= 256
     assert undecodable == sum(c.HARD[k] for k in ("truncated", "empty", "html", "null image"))
     assert {None, ""} <= {r["caption"] and r["caption"].strip() for r in rows}
     assert max(len(r["caption"] or "") for r in rows) > 100_000
@@ -87,7 +87,9 @@ def test_duplicates_show_the_same_thing_under_another_address(small: Path) -> No
     for r in rows:
         by_hash.setdefault(r["sha256"], []).append(r)
     twins = [group for group in by_hash.values() if len(group) > 1]
-    assert twins and all(len({r["truth_qid"] for r in group}) == 1 and len({r["url"] for r in group}) == len(group) for group in twins)
+    assert twins and all(
+        len({r["truth_qid"] for r in group}) == 1 and len({r["url"] for r in group}) == len(group) for group in twins
+    )
 
 
 def test_hard_rows_are_few() -> None:

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from i2e_pipeline.calibration import FEATURES, Calibration
+from i2e_pipeline.calibration import FEATURES, Calibration, select
 from i2e_pipeline.score.calibrate import fit, report, rounded
 
 
@@ -71,12 +71,14 @@ def test_the_bar_holds_on_images_that_were_not_fitted_on(fitted: Calibration) ->
     assert fitted.measured["precision"] >= 0.95
 
 
-def test_probabilities_are_calibrated(fitted: Calibration) -> None:
-    fresh = world(3000, seed=9)
-    p = fitted.probability(fresh)
-    right = pc.equal(fresh["entity_id"], fresh["truth"]).to_numpy(zero_copy_only=False)
-    for low in (0.0, 0.2, 0.4, 0.6, 0.8):
-        here = (p >= low) & (p < low + 0.2)
+def test_the_probability_of_a_label_is_the_share_of_right_ones(fitted: Calibration) -> None:
+    fresh = world(4000, seed=9)
+    labels = select(fresh, fitted, bar=0.0)
+    labels = labels.filter(pc.is_null(labels["reason"]))
+    p = labels["probability"].to_numpy()
+    right = pc.equal(labels["entity_id"], labels["truth"]).to_numpy(zero_copy_only=False)
+    for low, high in ((0.5, 0.75), (0.75, 0.9), (0.9, 0.97), (0.97, 1.0)):
+        here = (p >= low) & (p < high)
         assert right[here].mean() == pytest.approx(p[here].mean(), abs=0.08)
 
 

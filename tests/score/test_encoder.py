@@ -21,7 +21,7 @@ KINDS = ["vit", "resnet", "bidirectional", "custom"]
 
 
 def plain(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of PICTURES and TEXTS as open_clip's own functions give them, one image and one full-length text a time."""
+    """Vectors of PICTURES and TEXTS by open_clip's own functions, one image and one full-length text at a time."""
     model, preprocess = open_clip.create_model_from_pretrained(name)
     tokenizer = open_clip.get_tokenizer(name)
     model.eval()
