@@ -132,8 +132,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _carry_out(config: Config, wanted: Sequence[str] | None, redo: Sequence[str] = ()) -> int:
-    from i2e_pipeline import quality, summary
+    from i2e_pipeline import files, quality, summary
     from i2e_pipeline.pipeline import exclusive, run_stages
+    from i2e_pipeline.report.page import write_page
     from i2e_pipeline.session import build
     from i2e_pipeline.tables import Tables
 
@@ -146,6 +147,10 @@ def _carry_out(config: Config, wanted: Sequence[str] | None, redo: Sequence[str]
         if any(s.worked for s in states):
             quality.measure(run, states)
         summary.print_quality(quality.read(tables))
+        if "finish" in {s.stage.name for s in states} and (
+            any(s.worked for s in states) or not files.exists(tables.path("report.html"))
+        ):
+            write_page(config)
         summary.print_places(tables, states)
     return 0
 

@@ -133,12 +133,12 @@ def _missing(stage: Stage, run: Run, walk: Sequence[Stage], wanted: Sequence[str
 
 
 def _run_stage(run: Run, state: StageState, say: Callable[[str], None]) -> None:
-    stage, started = state.stage, time.monotonic()
+    stage, context = state.stage, run.spark.sparkContext
+    started = time.monotonic()
     for reason in sorted(set(state.to_do.values()) - {"new"}):
         say(f"{stage.name:<15} {_units(sum(r == reason for r in state.to_do.values()))} again, {reason}")
     stage.prepare(run)
     rows = {unit: stage.rows_to_do(run, unit) for unit in state.to_do}
-    context = run.spark.sparkContext
     with StageProgress(stage.name, stage.does, sum(rows.values()), context) as progress:
 
         def work(unit: str) -> Commit:

@@ -1,11 +1,14 @@
-"""Write the report of a built dataset.  spark-submit jobs/report.py [--config FILE] [--set section.key=value …]"""
+"""Write the report of a built dataset.
+
+    spark-submit jobs/report.py [--config FILE] [--set section.key=value …]
+"""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from i2e_pipeline.cli import run_stage  # noqa: E402
+from i2e_pipeline.cli import main
 
 if __name__ == "__main__":
-    run_stage("report")
+    main(["report", *sys.argv[1:]])

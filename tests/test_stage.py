@@ -18,3 +18,4 @@ def test_a_difference_names_what_changed() -> None:
     new = {"settings": {"bar": 0.6, "model": "a"}, "version": 1}
     assert difference(old, new) == ["settings.bar: 0.5, now 0.6"]
     assert difference(old, old) == []
+    assert difference({"after": {"link": "a" * 32}}, {"after": {"link": "b" * 32}}) == ["after.link"]

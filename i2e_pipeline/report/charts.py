@@ -211,14 +211,15 @@ def precision_recall(figures: Sequence[Figure], floor: float) -> str:
     def x(value: float) -> float:
         return 1 + 97 * (value - floor) / (1 - floor)
 
-    body = [_dot(2, 8, 5, BLUE), _text(5, 12, "precision"), _dot(42, 8, 5, ORANGE, hollow=True), _text(45, 12, "recall")]
+    body = [
+        _dot(2, 8, 5, BLUE), _text(5, 12, "precision"), _dot(42, 8, 5, ORANGE, hollow=True), _text(45, 12, "recall"),
+    ]
     y = 30
     for figure in figures:
         body.append(_text(0, y + 12, figure.label))
-        numbers = " · ".join(
-            f"{name} {value:.3f}" for name, value in (("P", figure.precision), ("R", figure.recall)) if value is not None
-        )
-        body.append(_text(100, y + 12, numbers, anchor="end"))
+        both = (("P", figure.precision), ("R", figure.recall))
+        numbers = [f"{name} {value:.3f}" for name, value in both if value is not None]
+        body.append(_text(100, y + 12, " · ".join(numbers), anchor="end"))
         body.append(_hline(y + 26))
         if figure.recall is not None:
             body.append(_dot(x(figure.recall), y + 26, 5, ORANGE, f"recall {figure.recall:.4f}", hollow=True))

@@ -166,7 +166,8 @@ def scores(dataset: Dataset) -> Scores:
     found = Scores()
     commits = dataset.commits("label")
     found.of_pairs = sum(c.rows_in for c in commits)
-    for batch in _bounded(dataset.tables.batches("labels", commits, ("pair_id", "probability", "clip_score", "reason"))):
+    names = ("pair_id", "probability", "clip_score", "reason")
+    for batch in _bounded(dataset.tables.batches("labels", commits, names)):
         pair = batch.column("pair_id").cast(pa.binary())
         leads = np.ones(len(pair), dtype=bool)
         leads[1:] = pc.not_equal(pair.slice(1), pair.slice(0, len(pair) - 1)).to_numpy(zero_copy_only=False)

@@ -37,7 +37,8 @@ def main(notebooks: Sequence[str]) -> int:
 
     missing = [n for n in notebooks if not Path(n).is_file()]
     if missing or not notebooks:
-        print(f"no such notebook: {', '.join(missing)}" if missing else "name the notebooks to execute", file=sys.stderr)
+        fault = f"no such notebook: {', '.join(missing)}" if missing else "name the notebooks to execute"
+        print(fault, file=sys.stderr)
         return 2
     for notebook in notebooks:
         print(f"{notebook} …", flush=True)

@@ -46,7 +46,9 @@ def page(config: Config) -> str:
     """The page as HTML."""
     dataset = Dataset.open(config)
     entities = figures.entities(dataset, max(TOP_ENTITIES, TABLE_ENTITIES), RARE_ENTITIES, UNDEPICTED)
-    ends = [e["entity_id"] for e in (*entities.most[:TOP_ENTITIES], *entities.fewest)]
+    top = entities.most[:TOP_ENTITIES]
+    rare = [e for e in entities.fewest if e not in top]
+    ends = [e["entity_id"] for e in (*top, *rare)]
     choice = pictures.choose(dataset, ends, PER_ENTITY, AT_RANDOM, LEAST_SURE)
     thumbnail = Thumbnails(config.score.max_pixels)
     shown = pictures.read(dataset, choice.places(), thumbnail)
@@ -78,8 +80,8 @@ def page(config: Config) -> str:
         entities=entities,
         rank=Markup(charts.rank_frequency(entities.images.tolist())),
         buckets=Markup(charts.buckets(dataset.small("i2e/statistics/buckets"))),
-        top=_with_pictures(entities.most[:TOP_ENTITIES], choice, shown),
-        rare=_with_pictures(entities.fewest, choice, shown),
+        top=_with_pictures(top, choice, shown),
+        rare=_with_pictures(rare, choice, shown),
         table=entities.most[:TABLE_ENTITIES],
         costs=costs,
         core_hours=sum(c.core_hours or 0.0 for c in costs),
@@ -131,7 +133,9 @@ class Headline:
     detail: str = ""
 
 
-def _headline(manifest: Mapping[str, Any], entities: figures.Entities, measured: Sequence[Mapping[str, Any]]) -> list[Headline]:
+def _headline(
+    manifest: Mapping[str, Any], entities: figures.Entities, measured: Sequence[Mapping[str, Any]]
+) -> list[Headline]:
     pairs = manifest["funnel"][0]["rows_in"] if manifest["funnel"] else 0
     found = [
         Headline(f"{manifest['images']:,}", "images", f"{_share(manifest['images'], pairs)} of {pairs:,} pairs"),
@@ -149,7 +153,8 @@ def _headline(manifest: Mapping[str, Any], entities: figures.Entities, measured:
 
 def _steps(manifest: Mapping[str, Any]) -> Iterable[charts.Step]:
     for s in manifest["funnel"]:
-        yield charts.Step(s["stage"], STAGES.get(s["stage"], ""), s["rows_are"], s["rows_in"], s["rows_out"], s["rejected"])
+        does = STAGES.get(s["stage"], "")
+        yield charts.Step(s["stage"], does, s["rows_are"], s["rows_in"], s["rows_out"], s["rejected"])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import heapq
 import io
 import re
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,9 +29,11 @@ from i2e_pipeline.shards import ShardChanged, selected_rows
 from i2e_pipeline.tables import Commit
 from i2e_pipeline.units import Units
 
-THUMBNAIL_SIDE = 160
+THUMBNAIL_SIDE = 144
 BUDGET = 2_200_000
 """Bytes of inline pictures on a page."""
+_MAX_REJECTS = 500_000
+"""Rejects of a stage that are looked at for examples that differ."""
 _TEXT_IDS = ("extract", "link")
 """Stages whose rejects are known by the id of a text."""
 _MAX_TEXT = 160
@@ -66,8 +68,9 @@ class Choice:
     of_entity: dict[int, list[Place]] = field(default_factory=dict)
     seen: int = 0
 
-    def places(self) -> set[Place]:
-        return {*self.at_random, *self.least_sure, *(p for places in self.of_entity.values() for p in places)}
+    def places(self) -> Counter[Place]:
+        """How often the page shows each image."""
+        return Counter([*self.at_random, *self.least_sure, *(p for ps in self.of_entity.values() for p in ps)])
 
 
 class Thumbnails:
@@ -76,8 +79,8 @@ class Thumbnails:
     def __init__(self, max_pixels: int, budget: int = BUDGET) -> None:
         self.max_pixels, self.left = max_pixels, budget
 
-    def __call__(self, stored: bytes | None) -> str | None:
-        """data URI, or None where the bytes are no image that can be shown."""
+    def __call__(self, stored: bytes | None, uses: int = 1) -> str | None:
+        """data URI, or None where the bytes are no image that can be shown. `uses`: how often the page holds it."""
         if not stored or self.left <= 0:
             return None
         try:
@@ -93,12 +96,12 @@ class Thumbnails:
                 small = Image.new("RGB", seen.size, "white")
                 small.paste(seen, mask=seen)
                 encoded = io.BytesIO()
-                small.save(encoded, "JPEG", quality=74, optimize=True)
+                small.save(encoded, "JPEG", quality=72, optimize=True)
         # Pillow's decoders raise nearly anything on hostile bytes; a thumbnail is not worth a report.
         except Exception:
             return None
         uri = "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
-        self.left -= len(uri)
+        self.left -= len(uri) * uses
         return uri
 
 
@@ -151,8 +154,11 @@ def _places(heap: Sequence[tuple[float, str, int]]) -> list[Place]:
     return list(dict.fromkeys((path, row) for _, path, row in sorted(heap, reverse=True)))
 
 
-def read(dataset: Dataset, places: Iterable[Place], thumbnail: Thumbnails) -> dict[Place, Picture]:
-    """The chosen images. Only the row groups that hold one are read."""
+def read(dataset: Dataset, places: Mapping[Place, int], thumbnail: Thumbnails) -> dict[Place, Picture]:
+    """The chosen images. Only the row groups that hold one are read.
+
+    places   to how often the page shows the image
+    """
     by_file: dict[str, list[int]] = defaultdict(list)
     for path, row in sorted(places):
         by_file[path].append(row)
@@ -163,7 +169,8 @@ def read(dataset: Dataset, places: Iterable[Place], thumbnail: Thumbnails) -> di
         for row, picture in zip(rows, (r for batch in batches for r in batch.to_pylist()), strict=True):
             labels = sorted((Label(x["entity_id"], x["score"]) for x in picture["labels"]), key=lambda x: -x.score)
             found[path, row] = Picture(
-                thumbnail(_bytes(picture["image"])), _short(picture["alt_text"]), _web(picture["url"]), tuple(labels)
+                thumbnail(_bytes(picture["image"]), places[path, row]), _short(picture["alt_text"]),
+                _web(picture["url"]), tuple(labels),
             )
     return found
 
@@ -185,10 +192,11 @@ def rejected_examples(dataset: Dataset, per_reason: int, thumbnail: Thumbnails) 
     """
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for stage in STAGES:
+        looked_at = 0
         for commit in dataset.commits(stage):
             wanted = {r for r in commit.rejected if len(rows.get((stage, r), [])) < per_reason}
-            if wanted:
-                _take_rejects(dataset, commit, wanted, per_reason, rows)
+            if wanted and looked_at < _MAX_REJECTS:
+                looked_at += _take_rejects(dataset, commit, wanted, per_reason, rows)
     texts = _texts(dataset, [r for (stage, _), rs in rows.items() if stage in _TEXT_IDS for r in rs])
     inputs = _inputs(dataset, [r for rs in rows.values() for r in rs])
     found: dict[tuple[str, str], list[Example]] = {}
@@ -201,12 +209,13 @@ def rejected_examples(dataset: Dataset, per_reason: int, thumbnail: Thumbnails) 
 
 
 def _take_rejects(
-    dataset: Dataset, commit: Commit, wanted: set[str], per_reason: int, rows: dict[tuple[str, str], list[dict[str, Any]]]
-) -> None:
-    """Add rejects of a commit until each wanted reason has its examples, or the commit's rows are through."""
+    dataset: Dataset, commit: Commit, wanted: set[str], per_reason: int,
+    rows: dict[tuple[str, str], list[dict[str, Any]]],
+) -> int:
+    """Add rejects of a commit until each wanted reason has its examples, or enough rows were looked at: how many."""
     seen = {(reason, r["detail"]) for (_, reason), rs in rows.items() for r in rs if r["detail"]}
-    left = set(wanted)
-    for batch in dataset.tables.batches("rejects", [commit], ("reason", "id", "shard", "row", "start", "end", "detail")):
+    left, looked_at = set(wanted), 0
+    for batch in dataset.tables.batches("rejects", [commit], ("reason", "id", "shard", "row", "detail")):
         for reason in sorted(left):
             of_reason = batch.filter(pc.equal(batch.column("reason"), reason)).slice(0, 16 * per_reason)
             have = rows.setdefault((commit.stage, reason), [])
@@ -218,8 +227,10 @@ def _take_rejects(
                     seen.add((reason, row["detail"]))
             if len(have) >= per_reason:
                 left.discard(reason)
-        if not left:
-            return
+        looked_at += batch.num_rows
+        if not left or looked_at >= _MAX_REJECTS:
+            break
+    return looked_at
 
 
 def _texts(dataset: Dataset, rejects: Sequence[Mapping[str, Any]]) -> dict[bytes, str]:

@@ -29,7 +29,7 @@ REASONS: Mapping[str, str] = {
     Reason.NO_MENTION: "Neither the recogniser nor the gazetteer finds a name in the text.",
     Reason.NO_CANDIDATE: "The name is in no entity's list of names, in any of the languages that are read.",
     Reason.BELOW_FLOOR: "The name is known, but no entity is a likely enough reading of it here.",
-    Reason.NO_LINKED_MENTION: "No name in the pair's text leads to an entity, so the image has nothing to be scored against.",
+    Reason.NO_LINKED_MENTION: "No name in the pair's text leads to an entity: nothing to score the image against.",
     Reason.NULL_IMAGE: "The row has a text but no image.",
     Reason.EMPTY_IMAGE: "The image is stored with zero bytes, as after a download that failed.",
     Reason.NOT_AN_IMAGE: "The stored bytes are of no image format: an error page, for the most part.",

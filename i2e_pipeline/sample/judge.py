@@ -2,7 +2,8 @@
 names can mean is seen, if any?
 
 Candidates of a caption: every entity of the world that bears one of its planted names. The answer: the candidate whose
-`NAME, DESCRIPTION` is nearest to the picture, if its cosine reaches the bar. A label counts as wrong also when the caption names only another entity, and recall is over pictures whose caption names the truth.
+`NAME, DESCRIPTION` is nearest to the picture, if its cosine reaches the bar. A label is wrong, too, where the caption
+names only another entity; recall is over pictures whose caption names the truth.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ class Output:
         return WrittenFile(f"{folder}/part-0.parquet", len(rows), path.stat().st_size)
 
     def commit(
-        self, stage: str, unit: str, tables: dict[str, Sequence[dict[str, Any]]], rejects: Sequence[dict[str, Any]] = (),
-        rows_out: int = 0,
+        self, stage: str, unit: str, tables: dict[str, Sequence[dict[str, Any]]],
+        rejects: Sequence[dict[str, Any]] = (), rows_out: int = 0,
     ) -> None:
         files = {name: [self.table(name, rows, f"unit={unit}")] for name, rows in tables.items()}
         files["rejects"] = [self.table("rejects", rejects, f"stage={stage}/unit={unit}")]
@@ -135,7 +135,9 @@ def published(output: Output) -> Callable[..., Output]:
 
     def publish(**parts: Any) -> Output:
         whole: dict[str, Any] = {
-            "images": [image("apple one", (89, 0, 0.95)), image("apple two", (89, 0, 0.81)), image("pear", (434, 1, 0.9))],
+            "images": [
+                image("apple one", (89, 0, 0.95)), image("apple two", (89, 0, 0.81)), image("pear", (434, 1, 0.9)),
+            ],
             "entities": [entity(89, "apple", 2), entity(434, "pear", 1), entity(23387, "week", 0, pairs_proposed=40)],
         }
         output.publish(**{**whole, **parts})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -11,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from i2e_pipeline.config import StorageConfig
 from i2e_pipeline.export import NotPublished
 from i2e_pipeline.report import figures, pictures
 from i2e_pipeline.report.figures import Dataset
@@ -59,6 +62,12 @@ def test_page_is_one_file_that_fetches_nothing(published: Publish) -> None:
     assert not re.search(r"url\(|@import", Path(path).read_text(encoding="utf-8"))
 
 
+def test_files_of_a_delta_table_are_found_by_the_records(published: Publish) -> None:
+    output = published()
+    delta = output.config.model_copy(update={"storage": StorageConfig.model_validate({"format": "delta"})})
+    assert "apple one" in page(delta)
+
+
 def test_contents_lead_somewhere(published: Publish) -> None:
     seen = Seen(page(published().config))
     targets = {(a["href"] or "")[1:] for a in seen.all("a") if (a["href"] or "").startswith("#")}
@@ -73,9 +82,14 @@ def test_least_sure_label_comes_first(published: Publish) -> None:
 def test_entities_are_shown_with_name_link_and_figures(published: Publish) -> None:
     html = page(published().config)
     assert 'href="https://www.wikidata.org/wiki/Q89"' in section(html, "entities")
-    assert section(html, "rare").index("pear") < section(html, "rare").index("apple")
     assert "week" in section(html, "undepicted")
     assert "apple" not in section(html, "undepicted")
+
+
+def test_the_rarest_are_those_that_are_not_among_the_first(published: Publish) -> None:
+    many = [entity(n, f"entity {n}.", 100 - n) for n in range(30)]
+    rare = section(page(published(entities=many).config), "rare")
+    assert re.findall(r"entity \d+", rare) == [f"entity {n}" for n in range(29, 23, -1)]
 
 
 def test_without_a_manifest_nothing_is_written(published: Publish) -> None:
@@ -123,7 +137,9 @@ def test_hostile_text_stays_text(published: Publish) -> None:
         images=[evil, linked],
         entities=[entity(89, HOSTILE, 2, description=HOSTILE), entity(90, HOSTILE, 0, description=HOSTILE)],
         rejects=[{"reason": "below_bar", "detail": f"best is Q89 {HOSTILE}", "id": key("x")}],
-        quality=[{"stage": HOSTILE, "slice": HOSTILE, "pairs": 1, "precision": 0.5, "recall": None, "counted": HOSTILE}],
+        quality=[
+            {"stage": HOSTILE, "slice": HOSTILE, "pairs": 1, "precision": 0.5, "recall": None, "counted": HOSTILE},
+        ],
     ).config)
     seen = Seen(html)
     assert len(seen.all("script")) == 1
@@ -143,7 +159,8 @@ def test_rejects_are_shown_with_their_sentence_and_their_entity(published: Publi
 def with_input(output: Output, texts: list[str]) -> None:
     """An input shard that the rejects' rows lie in, and its unit's record."""
     path = output.root / "input.parquet"
-    pq.write_table(pa.table({"caption": texts, "jpg": [png()] * len(texts), "url": ["http://x.org"] * len(texts)}), path)
+    rows = [{"caption": text, "jpg": png(), "url": "http://x.org"} for text in texts]
+    pq.write_table(pa.Table.from_pylist(rows), path)
     record = {"name": UNIT, "files": [
         {"shard": 0, "path": str(path), "size": 1, "modified": 1, "digest": "00", "rows": len(texts)}]}
     (output.root / "units").mkdir()
@@ -241,12 +258,9 @@ def test_cost_is_stretched_to_a_billion_pairs(published: Publish) -> None:
 
 def test_page_of_many_pictures_stays_small(published: Publish) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (160, 160, 3), dtype=np.uint8)
-    import io
-
-    from PIL import Image
-
     stream = io.BytesIO()
     Image.fromarray(noise).save(stream, "PNG")
-    images = [image(f"n{n}", (n % 40, n % 40, 0.9), image={"bytes": stream.getvalue(), "path": None}) for n in range(240)]
+    stored = {"bytes": stream.getvalue(), "path": None}
+    images = [image(f"n{n}", (n % 40, n % 40, 0.9), image=stored) for n in range(240)]
     html = page(published(images=images, entities=[entity(n, f"e{n}", 6) for n in range(40)]).config)
     assert len(html) < 3_000_000

@@ -8,7 +8,7 @@ from wikidata.reasons import Reason as LineReason
 
 def test_every_reason_has_a_sentence() -> None:
     """Catches: a new reason that the report would show without saying what it means."""
-    assert {*map(str, REASONS)} == {r.value for r in (*Reason, *LineReason)}
+    assert {*REASONS} == {*Reason, *LineReason}
     assert all(s.endswith((".", "!", "?", "”.")) and len(s) > 10 for s in REASONS.values())
 
 

@@ -53,7 +53,9 @@ def test_training_never_sees_the_planets_that_are_scored() -> None:
     for e in load_world().depicted:
         if "drawn" in art.index and e.id in art.index["drawn"]:
             seen, kept = (set(art.variants("drawn", e.id, training)) for training in (True, False))
-            assert seen and kept and not seen & kept
+            assert seen
+            assert kept
+            assert not seen & kept
 
 
 def test_captions_hold_what_they_are_said_to_hold() -> None:
@@ -72,7 +74,8 @@ def test_captions_hold_what_they_are_said_to_hold() -> None:
         assert said.mentioned == tuple(q for _, q in said.spans)
         wrong += bool(said.mentioned) and row.truth.id not in said.mentioned
         nothing += not said.mentioned
-    assert 0.06 < wrong / 1500 < 0.12 and 0.04 < nothing / 1500 < 0.1
+    assert 0.06 < wrong / 1500 < 0.12
+    assert 0.04 < nothing / 1500 < 0.1
 
 
 def test_a_caption_that_names_only_another_never_names_the_truth_by_accident_of_homonymy() -> None:
@@ -93,18 +96,18 @@ def test_foreign_captions_use_names_that_the_dump_holds() -> None:
 
 def test_the_dump_has_the_irregularities_of_real_ones() -> None:
     lines = list(dump.dump_lines(load_world()))
-    assert lines[0] == "[\n" and lines[-1] == "]\n"
-    assert all(line.endswith(",\n") for line in lines[1:-2]) and not lines[-2].endswith(",\n")
+    assert lines[0] == "[\n"
+    assert lines[-1] == "]\n"
+    assert all(line.endswith(",\n") for line in lines[1:-2])
+    assert not lines[-2].endswith(",\n")
     rows = [json.loads(line.rstrip(",\n")) for line in lines[1:-1]]
     items = [r for r in rows if r["type"] == "item"]
     assert len(rows) - len(items) == 1, "one property"
     assert [int(r["id"][1:]) for r in items] == sorted(int(r["id"][1:]) for r in items)
     assert any("en" not in r["labels"] and "mul" in r["labels"] for r in items)
-    assert (
-        any(r["aliases"] == [] for r in items)
-        and any(r["claims"] == [] for r in items)
-        and any(r["descriptions"] == [] for r in items)
-    )
+    assert any(r["aliases"] == [] for r in items)
+    assert any(r["claims"] == [] for r in items)
+    assert any(r["descriptions"] == [] for r in items)
     kinds = [s for r in items if r["claims"] for s in r["claims"].get("P31", [])]
     assert any(s["rank"] == "deprecated" for s in kinds)
     types = {s["mainsnak"]["datavalue"]["value"]["id"] for s in kinds}
