@@ -117,8 +117,8 @@ def _say(line: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from i2e_pipeline.pipeline import stages
-    from i2e_pipeline.units import Units
+    from i2e_pipeline.pipeline import exclusive, forget, stages
+    from i2e_pipeline.tables import Tables
 
     config = _config(options)
     names = [s.name for s in stages()]
@@ -126,7 +126,8 @@ def _run(options: argparse.Namespace) -> int:
         if stage not in names:
             raise ConfigError(f"no stage {stage!r}; stages are {', '.join(names)}")
     for unit in options.forget:
-        Units(config.output).forget(unit)
+        with exclusive(config.output):
+            forget(Tables(config.output, config.storage), unit)
     wanted = names[: names.index(options.until) + 1] if options.until else None
     return _carry_out(config, wanted, options.redo)
 

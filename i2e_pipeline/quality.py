@@ -71,7 +71,8 @@ def truth_rows(
     """What the input says of each pair whose truth is known.
 
     batches   shard: int32, path: string, digest: binary
-    yields    pair_id: binary, shard: int32, truth: int64, mentioned: list<int64>, slices: list<string> ("all", "column: value")
+    yields    pair_id: binary, shard: int32, truth: int64, mentioned: list<int64>, slices: list<string>: "all" and
+              "column: value" for each slice column
     """
     import numpy as np
 
@@ -115,7 +116,7 @@ def truth(run: Run, slice_columns: Sequence[str]) -> DataFrame:
     )
     names = (pairs.truth_column, pairs.mentioned_column, list(slice_columns))
     return shards.mapInArrow(
-        lambda batches: truth_rows(batches, *names),
+        lambda batches: truth_rows(iter(batches), *names),
         "pair_id binary, shard int, truth long, mentioned array<long>, slices array<string>",
     )
 
@@ -142,7 +143,9 @@ def _measure(run: Run, slice_columns: Sequence[str]) -> list[dict[str, Any]]:
         F.collect_set(F.when(F.col("reason").isNull(), F.col("entity_id"))).alias("labels"),
     )
     selection = tables.read("selection", run.committed("select"))
-    published = selection.select("image_id", F.col("pair_id").alias("standing"), F.col("labels.entity_id").alias("published"))
+    published = selection.select(
+        "image_id", F.col("pair_id").alias("standing"), F.col("labels.entity_id").alias("published")
+    )
     rows = (
         truth(run, slice_columns)
         .join(linked, "pair_id", how="left")

@@ -31,7 +31,8 @@ class Shipped:
 def ship(spark: SparkSession, folder: str, name: str | None = None) -> Shipped:
     """Make a local folder readable by every worker. In local mode workers read it where it lies."""
     folder = os.path.abspath(folder)
-    if spark.sparkContext.master.startswith("local[") or spark.sparkContext.master == "local":
+    master = spark.sparkContext.master or "local"
+    if master == "local" or master.startswith("local["):
         return Shipped(folder, shipped=False)
     name = name or os.path.basename(folder)
     # Two models may be called the same: Spark tells files apart by their last name alone.

@@ -103,7 +103,7 @@ class Stage(ABC):
         """The job that makes one unit. Stages of several jobs override `carry_out` instead."""
         raise NotImplementedError
 
-    def prepare(self, run: Run) -> None:
+    def prepare(self, run: Run) -> None:  # noqa: B027 - most stages have nothing to prepare
         """Done once before the first unit of a run."""
 
     def facts(self, run: Run, unit: str) -> dict[str, Any]:

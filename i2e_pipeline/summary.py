@@ -1,4 +1,4 @@
-"""What a run prints when it is done: the funnel, precision and recall where the truth is known, where the outputs lie."""
+"""What a run prints when it is done: the funnel, precision and recall against a known truth, where the outputs lie."""
 
 from __future__ import annotations
 

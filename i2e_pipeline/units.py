@@ -77,8 +77,8 @@ class Units:
         except FileNotFoundError as error:
             raise InputError(f"pairs.path: {error}") from None
         seen = {f.path: (unit, f) for unit in units for f in unit.files}
-        same = {f.path for _, f in seen.values() for i in listed if (i.path, i.size, i.modified) == (f.path, f.size, f.modified)}
-        to_read = [i for i in listed if i.path not in same]
+        unchanged = {(f.path, f.size, f.modified) for _, f in seen.values()}
+        to_read = [i for i in listed if (i.path, i.size, i.modified) not in unchanged]
         with ThreadPoolExecutor(64) as pool:
             read = list(pool.map(lambda info: _read(info, pairs), to_read))
         by_digest = {f.digest: f for _, f in seen.values()}

@@ -24,7 +24,7 @@ def test_one_path_is_a_list_of_one() -> None:
     ("override", "said"),
     [
         ("score.batch_size=-3", "score.batch_size: -3 is not allowed (greater than or equal to 1), from --set"),
-        ("score.batchsize=3", "score.batchsize: no such setting, from --set; known here: background_entities, batch_size"),
+        ("score.batchsize=3", "score.batchsize: no such setting, from --set; known here: background_entities, batch"),
         ("scores.model=x", "scores: no such setting"),
         ("storage.format=csv", "storage.format: 'csv' is not allowed ('parquet' or 'delta'), from --set"),
         ("score.batch_size=many", "score.batch_size: 'many' is not allowed"),

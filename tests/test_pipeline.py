@@ -1,8 +1,9 @@
-"""The whole chain on a small world: resume, growth, change, kill, partitions, Delta. Real engines and the shipped models."""
+"""The whole chain on a small world: resume, growth, change, kill, partitions, Delta. Real engines, shipped models."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 import signal
@@ -59,7 +60,8 @@ def content(output: Path | str) -> tuple[dict[bytes, Any], dict[int, Any]]:
     for row in ds.dataset(f"{output}/i2e/images", format="parquet").to_table().to_pylist():
         assert row["image_id"] not in images
         labels = sorted((lab["entity_id"], lab["class_index"], round(lab["score"], 4)) for lab in row["labels"])
-        images[row["image_id"]] = (hashlib.sha256(row["image"]["bytes"]).hexdigest(), row["alt_text"], row["url"], labels)
+        sha256 = hashlib.sha256(row["image"]["bytes"]).hexdigest()
+        images[row["image_id"]] = (sha256, row["alt_text"], row["url"], labels)
     entities = ds.dataset(f"{output}/i2e/entities", format="parquet").to_table().to_pylist()
     return images, {e["entity_id"]: e for e in entities}
 
@@ -85,7 +87,8 @@ def test_no_row_is_lost(world: Path, whole: Path) -> None:
     manifest = files.read_json(str(whole / "i2e" / "manifest.json"))
     funnel = manifest["funnel"]
     assert funnel[0]["rows_in"] == ds.dataset(world / "pairs", format="parquet").count_rows()
-    rejects = ds.dataset(whole / "rejects", format="parquet", partitioning="hive").to_table(["stage", "reason"]).to_pylist()
+    rejected = ds.dataset(whole / "rejects", format="parquet", partitioning="hive")
+    rejects = rejected.to_table(["stage", "reason"]).to_pylist()
     for step in funnel:
         assert step["rows_in"] == step["rows_out"] + sum(step["rejected"].values())
         for reason, rows in step["rejected"].items():
@@ -93,7 +96,7 @@ def test_no_row_is_lost(world: Path, whole: Path) -> None:
     reasons = {r["reason"] for r in rejects}
     assert {"null_text", "truncated_image", "empty_image", "not_an_image", "duplicate_image"} <= reasons
     pairs = [s for s in funnel if s["stage"] in ("pairs", "score", "label", "select")]
-    for before, after in zip(pairs, pairs[1:], strict=False):
+    for before, after in itertools.pairwise(pairs):
         assert before["rows_out"] == after["rows_in"]
     assert manifest["images"] == pairs[-1]["rows_out"] == len(content(whole)[0])
 
@@ -110,7 +113,7 @@ def test_published_images_are_the_stored_bytes_in_hash_order(world: Path, whole:
 
 
 def test_growth_resume_and_change(world: Path, whole: Path, tmp_path: Path, spark: Any) -> None:
-    """One output through its life; each step does what it must and nothing else, and ends where one run over all ends."""
+    """One output through its life: each step does what it must and no more, and ends where one run over all does."""
     output = tmp_path / "out"
     first = settings(world, output, shards="0000[01]")
     worked = run(first, spark)
@@ -160,7 +163,7 @@ def test_growth_resume_and_change(world: Path, whole: Path, tmp_path: Path, spar
 
     # A stage asked for without the ones before it says which job to run.
     fresh = settings(world, tmp_path / "fresh")
-    with pytest.raises(StageError, match=r"link needs the table `kb/entities`.*run jobs/build_knowledge_base\.py first"):
+    with pytest.raises(StageError, match=r"link needs the table `kb/entities`.*run jobs/build_knowledge_base\.py"):
         run(fresh, spark, "link")
 
     units, stood = status(settings(world, output), Tables(str(output)))

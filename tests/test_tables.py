@@ -31,7 +31,8 @@ def texts_kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.Re
         yield "texts", pa.RecordBatch.from_pylist(kept, schema=TABLES["texts"])
         odd = [n for n in numbers if n % 2]
         yield "rejects", pa.RecordBatch.from_pydict({
-            "reason": pa.array(["odd"] * len(odd), pa.string()), "detail": pa.array(["x" * 1000] * len(odd), pa.string()),
+            "reason": pa.array(["odd"] * len(odd), pa.string()),
+            "detail": pa.array(["x" * 1000] * len(odd), pa.string()),
         })
 
 

@@ -145,7 +145,9 @@ class Extract(Stage):
         config = run.config.extract
         expected = self.rows_to_do(run, unit)
         texts = run.tables.read("texts", run.committed("pairs", unit), ["text_id", "text"])
-        model = None if config.recognizer == recognizer.BLANK else ship(run.spark, str(recognizer.model_folder(config.recognizer)))
+        model = None
+        if config.recognizer != recognizer.BLANK:
+            model = ship(run.spark, str(recognizer.model_folder(config.recognizer)))
         names = ship(run.spark, self._gazetteer(run)) if config.gazetteer else None
 
         def make_kernel() -> Kernel:

@@ -18,7 +18,7 @@ from i2e_pipeline import files
 from i2e_pipeline.config import Config, digest
 from i2e_pipeline.schemas import TABLES
 from i2e_pipeline.stage import Plan, Run, Stage, StageError
-from i2e_pipeline.tables import Commit, Counting, Kernel, Written
+from i2e_pipeline.tables import WHOLE, Commit, Counting, Kernel, Written
 from wikidata import knowledge_base as wikidata
 from wikidata.filters import FILTERS
 from wikidata.items import read_items
@@ -88,7 +88,8 @@ class KnowledgeBase(Stage):
         return self.conclude(run, unit, [counted, *written], started)
 
     def _write(self, run: Run, table: str, rows: DataFrame) -> Written:
-        made = run.tables.write(rows, lambda: partial(_as, table), self.name, "all", (table,) if table != "rejects" else ())
+        tables = () if table == "rejects" else (table,)
+        made = run.tables.write(rows, lambda: partial(_as, table), self.name, WHOLE, tables)
         kept = {t: f for t, f in made.files.items() if t == table}
         return Written(made.staging, kept, made.rows_in, made.rows_out, made.rejected)
 
