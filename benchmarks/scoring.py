@@ -1,6 +1,6 @@
 """What scoring costs: images per second of the bare kernel, against the ways one would write it first.
 
-    python benchmarks/scoring.py --model local-dir:FOLDER --pairs 'PAIRS/0*.parquet' [--images 256] [--threads 1]
+    python benchmarks/scoring.py [--model local-dir:FOLDER --pairs 'PAIRS/0*.parquet'] [--images 256] [--threads 1]
 
 The baselines run in the same process, on the same images, model and candidates (4 per image, or --candidates):
 
@@ -9,7 +9,9 @@ The baselines run in the same process, on the same images, model and candidates 
     cached   images in batches as open_clip gives the model, entity vectors cached
     kernel   i2e_pipeline.score.scoring.score on the stored bytes, hashes, checks and background scores included
 
-`--through-spark` runs the stage instead of the bare kernel. Figures are medians of --repeats interleaved rounds: on a
+    spark    with --through-spark instead of the others: the kernel carried by Spark, files written and counted
+
+Figures are medians of --repeats interleaved rounds: on a
 shared machine trust their ratios, not themselves.
 """
 
@@ -20,23 +22,32 @@ import io
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
 from i2e_pipeline.config import ScoreConfig
+from i2e_pipeline.config import load as load_config
 from i2e_pipeline.files import find
+from i2e_pipeline.sample import compose
 from i2e_pipeline.score.encoder import Encoder, load_once
 from i2e_pipeline.score.entity_vectors import EntityVectors
 from i2e_pipeline.score.images import Decoded, ShardReader, decode
 from i2e_pipeline.score.scoring import score
+from i2e_pipeline.session import build
+from i2e_pipeline.tables import Counting, Kernel, Tables
+
+SAMPLE = Path(compose.__file__).parent
 
 SLOWEST = 4
 """The baseline of single pairs runs on 1/SLOWEST of the images: it would take most of the time otherwise."""
@@ -125,9 +136,44 @@ def kernel(work: Work, encoder: Encoder, vectors: EntityVectors, config: ScoreCo
     return len(work.stored)
 
 
-def through_spark(work: Work, config: ScoreConfig, cores: int) -> int:
-    """The stage `score` on the same rows, through mapInArrow on `cores` cores."""
-    raise NotImplementedError("scoring through Spark: see `i2e run`")
+def through_spark(work: Work, config: ScoreConfig, threads: int, vectors: EntityVectors) -> Callable[[], int]:
+    """The same rows by the stage's way: mapInArrow, files written and counted by the task. The model is loaded before.
+
+    One task of as many threads as the bare kernel has, so that the ratio is what Spark costs.
+    """
+    cores = f"session.conf={{spark.task.cpus: '{threads}'}}"
+    session = build(load_config(None, [f"session.master=local[{threads}]", cores]))
+    folder = tempfile.mkdtemp()
+    entities = pa.table({
+        "entity_id": pa.array(np.arange(len(vectors))),
+        "vector": pa.array(list(vectors.lookup(np.arange(len(vectors)))), pa.list_(pa.float32())),
+        "described": pa.array([True] * len(vectors)),
+    })
+    pq.write_table(entities, f"{folder}/vectors.parquet")
+    background = list(range(min(config.background_entities, len(work.names))))
+    plain = pa.Table.from_batches([work.rows])
+    plain = plain.set_column(2, "pair_id", plain.column("pair_id").cast(pa.binary()))
+    frame = session.createDataFrame(plain).coalesce(1).sortWithinPartitions("shard", "row").cache()
+    frame.count()
+    paths, column = work.paths, work.column
+
+    def make_kernel() -> Kernel:
+        return partial(
+            score, open_shard=lambda shard: ShardReader(paths[shard], column), config=config, background=background,
+            encoder=load_once(config, threads=threads),
+            vectors=EntityVectors.from_files([f"{folder}/vectors.parquet"], key=folder.rpartition("/")[2]),
+        )
+
+    tables = Tables(f"{folder}/out", start_spark=lambda: session)
+
+    def run() -> int:
+        counting = Counting(passed_table="scores", passed_key=("pair_id",))
+        written = tables.write(frame, make_kernel, "score", "u-1", ("scores",), counting)
+        tables.discard_staging()
+        return written.rows_in
+
+    run()
+    return run
 
 
 def shares(work: Work, encoder: Encoder, vectors: EntityVectors, config: ScoreConfig) -> dict[str, float]:
@@ -179,9 +225,9 @@ def measure(ways: dict[str, Callable[[], int]], repeats: int) -> dict[str, float
 
 def main(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="as score.model")
+    parser.add_argument("--model", default=f"local-dir:{SAMPLE}/models/scorer", help="as score.model")
     parser.add_argument("--pretrained")
-    parser.add_argument("--pairs", nargs="+", required=True, help="Parquet files, folders or globs")
+    parser.add_argument("--pairs", nargs="+", help="Parquet files, folders or globs (default: the sample's)")
     parser.add_argument("--image-column", default="jpg")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--candidates", type=int, default=4)
@@ -194,13 +240,12 @@ def main(arguments: list[str]) -> dict[str, Any]:
 
     import open_clip
 
+    if not options.pairs:
+        compose.compose(Path("out/sample/input"))
+        options.pairs = ["out/sample/input/pairs/*.parquet"]
     config = ScoreConfig(model=options.model, pretrained=options.pretrained, dtype=options.dtype)
     encoder = load_once(config, threads=options.threads)
     work = read_work(options.pairs, options.image_column, options.images, options.candidates, entities=512)
-    if options.through_spark:
-        figures: dict[str, Any] = measure({"spark": lambda: through_spark(work, config, options.threads)}, 1)
-        print(json.dumps(figures, indent=1))
-        return figures
     model, preprocess = open_clip.create_model_from_pretrained(
         options.model, pretrained=options.pretrained, device=encoder.device
     )
@@ -209,15 +254,16 @@ def main(arguments: list[str]) -> dict[str, Any]:
     text_vectors = encoder.texts(work.names)
     vectors = EntityVectors(np.arange(len(work.names)), text_vectors)
     texts_1D = torch.from_numpy(text_vectors)
-    rates = measure(
-        {
+    ways: dict[str, Callable[[], int]] = {"kernel": lambda: kernel(work, encoder, vectors, config)}
+    if options.through_spark:
+        ways["spark"] = through_spark(work, config, options.threads, vectors)
+    else:
+        ways |= {
             "pair": lambda: pair(work, model, preprocess, tokenizer),
             "batch": lambda: batch(work, model, preprocess, tokenizer),
             "cached": lambda: batch(work, model, preprocess, tokenizer, texts_1D),
-            "kernel": lambda: kernel(work, encoder, vectors, config),
-        },
-        options.repeats,
-    )
+        }
+    rates = measure(ways, options.repeats)
     texts = measure({"texts": lambda: len(encoder.texts(work.names))}, options.repeats)
     figures = {
         "images": len(work.stored),

@@ -138,7 +138,7 @@ class ScoreConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 is twice as fast or more; scores move by some 0.005."""
     batch_size: int = Field(64, ge=1)
-    """Images per forward pass. Halved by itself when the device runs out of memory."""
+    """Images per forward pass on a GPU, halved by itself when it runs out of memory; a CPU takes 8 at a time."""
     text_template: str = "{name}, {description}"
     """How an entity is told to the model; without a description the name stands alone."""
     rows_per_task: int = Field(4096, ge=1)

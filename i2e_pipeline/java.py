@@ -75,8 +75,15 @@ def _wrap(home: Path) -> Path:
     return binary
 
 
+def home() -> str:
+    """What JAVA_HOME must be for `find`'s java."""
+    return str(Path(find()).parent.parent)
+
+
 def use_java() -> None:
     """Point JAVA_HOME at a Java that Spark can use; raises NoJava."""
-    java = Path(find())
-    if java.parent.name == "bin":
-        os.environ["JAVA_HOME"] = str(java.parent.parent)
+    os.environ["JAVA_HOME"] = home()
+
+
+if __name__ == "__main__":
+    print(home())

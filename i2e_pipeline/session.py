@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from i2e_pipeline.config import Config
@@ -44,7 +45,7 @@ def build(config: Config, name: str = "i2e") -> SparkSession:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     master = config.session.master or (None if submitted else "local[*]")
-    local = (master or os.environ.get("MASTER", "local")).startswith("local")
+    local = (master or _submitted_master()).startswith("local")
     if local:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     from i2e_pipeline.java import use_java
@@ -72,6 +73,12 @@ def build(config: Config, name: str = "i2e") -> SparkSession:
     if local and config.session.shuffle_partitions is None:
         spark.conf.set("spark.sql.shuffle.partitions", str(2 * spark.sparkContext.defaultParallelism))
     return spark
+
+
+def _submitted_master() -> str:
+    """The master that spark-submit was given."""
+    SparkContext._ensure_initialized()
+    return SparkConf().get("spark.master", "local[*]") or "local[*]"
 
 
 def _log() -> Path:

@@ -219,7 +219,7 @@ def save(model: nn.Module, folder: Path) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
 
 
-def evaluate(folder: Path, rows: int, precision: float = 0.955) -> str:
+def evaluate(folder: Path, rows: int, precision: float = 0.97) -> str:
     """Load what was saved, as a user would; the bar from training draws, the figures from held-out ones."""
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")

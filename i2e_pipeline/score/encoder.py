@@ -32,7 +32,6 @@ PREPROCESSING = 1
 """Raised whenever images.py or this file gives other pixels for the same bytes: older scores are then not mixed in."""
 CPU_CHUNK = 8
 """Images that go through the model at once on a CPU; 64 at once leave the cache and cost a quarter of the speed."""
-TEXTS_PER_BATCH = 256
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """How far a vector's components may move by a shortcut, by dtype."""
 _PROBES = ("a", "a photo of a dog", "Turkey, large bird of the genus Meleagris, native to North America")
@@ -63,6 +62,8 @@ class Encoder:
         self.dtype = dtype
         self.batch_size = batch_size
         self.fingerprint = fingerprint
+        # On a CPU the same for every config: vectors may differ in their last bits between batches of different sizes.
+        self._rows_at_once = CPU_CHUNK if self.device.type == "cpu" else batch_size
         self._model: Any = model.eval().requires_grad_(False).to(self.device)
         self._tokenizer = tokenizer
         self._padding = int(tokenizer([""])[0, -1])
@@ -115,11 +116,12 @@ class Encoder:
             return np.empty((0, self.width), dtype=np.float32)
         tokens_NL = self._tokenizer(texts)
         lengths_N = self._lengths(tokens_NL)
-        order_N = np.argsort(lengths_N, kind="stable")  # neighbours of equal length share a batch, and no padding
+        if not self.trims_text:
+            lengths_N[:] = tokens_NL.shape[1]
         vectors_ND = np.empty((len(texts), self.width), dtype=np.float32)
-        for start in range(0, len(texts), TEXTS_PER_BATCH):
-            some = order_N[start : start + TEXTS_PER_BATCH]
-            length = int(lengths_N[some].max()) if self.trims_text else tokens_NL.shape[1]
+        # Only texts of one length share a batch: what a text is padded to must not depend on its neighbours.
+        for length in np.unique(lengths_N).tolist():
+            some = np.flatnonzero(lengths_N == length)
             part_NL = tokens_NL[torch.from_numpy(some), :length]
             vectors_ND[some] = self._in_batches(len(some), partial(self._encode_part, part_NL))
         return vectors_ND
@@ -130,8 +132,8 @@ class Encoder:
         last_N = tokens_NL.shape[1] - real_NL[:, ::-1].argmax(axis=1)
         return np.minimum(np.where(real_NL.any(axis=1), last_N, 1) + 1, tokens_NL.shape[1])
 
-    def _encode_part(self, tokens_NL: torch.Tensor, part: slice) -> torch.Tensor:
-        return self._encode_tokens(tokens_NL[part])
+    def _encode_part(self, tokens_NL: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        return self._encode_tokens(tokens_NL[torch.from_numpy(rows)])
 
     def _encode_tokens(self, tokens_NL: torch.Tensor) -> torch.Tensor:
         return self._for_length(tokens_NL.shape[1]).encode_text(tokens_NL.to(self.device)).float()
@@ -144,19 +146,25 @@ class Encoder:
 
     # -- both ---------------------------------------------------------------------------------------------------
 
-    def _in_batches(self, count: int, encode: Callable[[slice], torch.Tensor]) -> np.ndarray:
-        """Encodes `count` rows in batches; a batch that the device cannot hold is halved, for good, and repeated."""
+    def _in_batches(self, count: int, encode: Callable[[np.ndarray], torch.Tensor]) -> np.ndarray:
+        """Encodes `count` rows in batches; a batch that the device cannot hold is halved, for good, and repeated.
+
+        Every batch has the same number of rows, the last one filled up with copies of its last row: matrix kernels
+        differ by shape in the last bits, and a row's vector must not depend on how many came with it.
+        """
         done: list[np.ndarray] = []
         at = 0
         while at < count:
-            size = min(self.batch_size, CPU_CHUNK) if self.device.type == "cpu" else self.batch_size
+            size = self._rows_at_once
             try:
                 with torch.inference_mode():
-                    rows = nn.functional.normalize(encode(slice(at, min(at + size, count))), dim=-1).cpu().numpy()
+                    filled = np.minimum(np.arange(at, at + size), count - 1)
+                    rows = nn.functional.normalize(encode(filled), dim=-1).cpu().numpy()[: count - at]
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
-                self.batch_size = max(1, size // 2)
+                self._rows_at_once = max(1, size // 2)
+                self.batch_size = min(self.batch_size, self._rows_at_once)
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue

@@ -155,11 +155,13 @@ def _scores(
     pair_P, entity_P = once[0], once[1]
     entities, entity_at_P = np.unique(entity_P, return_inverse=True)
     entities_ED = vectors.lookup(entities)
+    # In float64: the sum of float32 products depends on the shape of the matrices, and so on a pair's neighbours.
+    images_ND, entities_ED = images_ND.astype(np.float64), entities_ED.astype(np.float64)
     clip_P = np.einsum("pd,pd->p", images_ND[image_R[pair_P]], entities_ED[entity_at_P])
 
     z_P = None
     if background_MD is not None:
-        background_NM = images_ND @ background_MD.T
+        background_NM = images_ND @ background_MD.T.astype(np.float64)
         mean_N, std_N = background_NM.mean(axis=1), background_NM.std(axis=1)
         z_P = (clip_P - mean_N[image_R[pair_P]]) / np.maximum(std_N[image_R[pair_P]], 1e-6)
 

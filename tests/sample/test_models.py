@@ -34,7 +34,7 @@ def test_the_scorer_prefers_the_truth_to_a_stranger(monkeypatch: pytest.MonkeyPa
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{SCORER}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{SCORER}")
     model.eval()
-    rows = [draw(3, "heldout", n) for n in range(40)]
+    rows = [draw(3, "heldout", n) for n in range(24)]
     images = torch.stack([preprocess(Image.open(io.BytesIO(picture(r)[0])).convert("RGB")) for r in rows])
     world = load_world()
     strangers = [world.depicted[(world.depicted.index(r.truth) + 50) % len(world.depicted)] for r in rows]

@@ -94,6 +94,17 @@ def test_vectors_do_not_depend_on_the_batch_size(config: ScoreConfig) -> None:
     assert np.abs(whole.images(prepared(whole)) - single.images(prepared(single))).max() < 1e-5
 
 
+def test_a_vector_does_not_depend_on_its_neighbours(encoder: Encoder) -> None:
+    """Catches: last bits that change with the partitioning, and with them labels that stand at the bar."""
+    pixels = prepared(encoder)
+    texts = [*TEXTS, "a much longer text than the others, of many words", "short"]
+    vectors, text_vectors = encoder.images(pixels), encoder.texts(texts)
+    for order in (np.arange(len(pixels))[::-1], np.array([2, 0]), np.array([1])):
+        assert np.array_equal(encoder.images(pixels[order]), vectors[order])
+    for order in (np.arange(len(texts))[::-1], np.array([1, 0]), np.array([len(texts) - 1])):
+        assert np.array_equal(encoder.texts([texts[i] for i in order]), text_vectors[order])
+
+
 def test_bfloat16_stays_within_two_hundredths(config: ScoreConfig, encoder: Encoder) -> None:
     narrow = load(config.model_copy(update={"dtype": "bfloat16"}))
     cosines = (narrow.images(prepared(narrow)) @ narrow.texts(TEXTS).T) - (
@@ -131,7 +142,7 @@ def test_a_batch_too_large_for_the_device_is_halved_and_goes_on(config: ScoreCon
     fake.sizes.clear()
     vectors = narrow.images(prepared(narrow))
     assert np.abs(vectors - encoder.images(prepared(encoder))).max() < 1e-5
-    assert fake.sizes == [2, 2, 1]
+    assert fake.sizes == [2, 2, 2]  # the last is filled up: every batch has one shape
     assert narrow.batch_size == 2  # for good: the next batches do not fail first
 
 

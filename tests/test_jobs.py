@@ -1,0 +1,57 @@
+"""Every job runs as its first lines say, in its order. Catches: entry points that fail at HEAD (MetaCLIP, cc2dataset)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from i2e_pipeline.config import dump, from_tree
+from i2e_pipeline.sample import compose, embedded
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+IN_ORDER = (
+    "build_knowledge_base", "extract_entities", "link_entities", "score_images", "build_dataset", "report",
+)
+
+
+def submit(job: str, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """spark-submit as a user with the environment activated calls it."""
+    binaries = Path(sys.executable).parent
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK", "SPARK"))}
+    env["PATH"] = f"{binaries}{os.pathsep}{env['PATH']}"
+    command = [str(binaries / "spark-submit"), str(ROOT / "jobs" / f"{job}.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
+
+
+def test_there_is_a_test_for_every_job() -> None:
+    assert {p.stem for p in (ROOT / "jobs").glob("*.py")} == set(IN_ORDER)
+
+
+def test_a_job_without_arguments_works_on_the_sample(tmp_path: Path) -> None:
+    done = submit("extract_entities", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (tmp_path / "out" / "sample" / "input" / "pairs").iterdir())[0] == "00000.parquet"
+    assert (tmp_path / "out" / "sample" / "input" / "dump.json.bz2").is_file()
+    assert list((tmp_path / "out" / "sample" / "mentions").rglob("*.parquet"))
+    assert not (tmp_path / "out" / "sample" / "candidates").exists()
+
+
+def test_jobs_in_their_order_on_given_input(tmp_path: Path) -> None:
+    compose.compose(tmp_path / "input", rows=40, shards=2)
+    tree = embedded.tree([f"output={tmp_path}", "build.min_images_per_entity=1", "build.bar=0.2"])
+    config = tmp_path / "config.yaml"
+    config.write_text(dump(from_tree(tree, "test")))
+    early = submit("link_entities", tmp_path, "--config", str(config))
+    assert early.returncode == 2
+    assert "run jobs/build_knowledge_base.py first" in early.stderr
+    for job in IN_ORDER:
+        done = submit(job, tmp_path, "--config", str(config), "--set", "session.shuffle_partitions=2")
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "i2e" / "manifest.json").is_file()
+    assert (tmp_path / "report.html").is_file()
