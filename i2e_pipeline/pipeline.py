@@ -71,7 +71,6 @@ def inspect(run: Run, stage: Stage, redo: bool = False) -> StageState:
             state.to_do[unit] = "asked for"
         elif commit.fingerprint != stage.fingerprint(run, unit):
             changed = difference(commit.components, stage.components(run, unit))
-            _refuse_guarded(stage, run, changed)
             state.to_do[unit] = "changed: " + "; ".join(changed)
         elif missing := gone[unit]:
             state.to_do[unit] = f"{missing[0]} is missing or was changed"
@@ -81,14 +80,21 @@ def inspect(run: Run, stage: Stage, redo: bool = False) -> StageState:
     return state
 
 
-def _refuse_guarded(stage: Stage, run: Run, changed: list[str]) -> None:
-    for setting in stage.guarded:
-        for line in changed:
-            if line.startswith(f"settings.{setting}"):
-                raise StageError(
-                    f"{run.tables.path(stage.writes[0])} was written with another {setting} "
-                    f"({line.partition(': ')[2]}): use another output, or `i2e run --redo {stage.name}`"
-                )
+def _refuse_guarded(run: Run, walk: Sequence[Stage], redo: Sequence[str]) -> None:
+    """Stop before any work where a setting changed that is guarded: what it made is too dear to be thrown away."""
+    units = {u.name for u in run.units}
+    for stage in walk:
+        if not stage.guarded or stage.name in redo:
+            continue
+        now = stage.settings(run.config)
+        for unit, commit in run.tables.commits(stage.name).items():
+            for setting in stage.guarded:
+                before = commit.components["settings"].get(setting)
+                if unit in units and before != now[setting]:
+                    raise StageError(
+                        f"{run.tables.path(stage.writes[0])} was written with another {setting} "
+                        f"({before}, now {now[setting]}): use another output, or `i2e run --redo {stage.name}`"
+                    )
 
 
 def run_stages(
@@ -105,6 +111,7 @@ def run_stages(
     walk = stages()
     last = max(n for n, s in enumerate(walk) if wanted is None or s.name in wanted)
     states = []
+    _refuse_guarded(run, walk[: last + 1], redo)
     tables.discard_staging()
     for stage in walk[: last + 1]:
         state = inspect(run, stage, redo=stage.name in redo)

@@ -1,4 +1,4 @@
-"""Every job runs as its first lines say, in its order. Catches: entry points that fail at HEAD (MetaCLIP, cc2dataset)."""
+"""Every job runs as its first lines say, in order. Catches: entry points that fail at HEAD (MetaCLIP, cc2dataset)."""
 
 from __future__ import annotations
 

@@ -31,7 +31,6 @@ class EncodeEntities(Stage):
     name, job, does, rows_are = "entity_vectors", "score_images", "encode entity names", "entities"
     after = ("knowledge_base",)
     writes = ("entity_vectors",)
-    guarded = ("model",)
     in_funnel = False
 
     def settings(self, config: Config) -> dict[str, Any]:
