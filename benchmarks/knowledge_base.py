@@ -84,12 +84,12 @@ class Source:
     gold: dict[str, list[Gold]]
     folder: Path | None = None
 
-    def config(self, output: str, *overrides: str) -> Config:
+    def config(self, output: str) -> Config:
         """A config of the main job on these inputs."""
         return configuration.load(None, [
-            f"output={output}", f"knowledge_base.dump={self.dump}", f"knowledge_base.popularity={self.popularity}",
-            f"knowledge_base.anchors={self.anchors}", f"extract.recognizer={self.recognizer}", "session.master=local[2]",
-            *overrides,
+            f"output={output}", "session.master=local[2]", f"extract.recognizer={self.recognizer}",
+            f"knowledge_base.dump={self.dump}", f"knowledge_base.popularity={self.popularity}",
+            f"knowledge_base.anchors={self.anchors}",
         ])  # fmt: skip
 
     def texts(self, count: int) -> list[str]:
@@ -162,8 +162,7 @@ def arguments_of(about: str) -> argparse.ArgumentParser:
 
 def made_knowledge_base(data: Source, work: str) -> tuple[Run, Tables]:
     """The knowledge base of these inputs by the stages of the main job; made once, then found."""
-    name = data.dump.parent.parent.name + "-" + data.name.strip("/").replace("/", "-")[-40:]
-    config = data.config(f"{work}/{name}")
+    config = data.config(f"{work}/{Path(data.name).name}")
     tables = Tables(config.output, config.storage, lambda: build(config))
     run, _ = run_stages(config, tables, STAGES)
     return run, tables
@@ -208,8 +207,8 @@ def table(title: str, rows: Iterable[tuple[Any, ...]]) -> None:
     widths = [max(map(len, column)) for column in itertools.zip_longest(*cells, fillvalue="")]
     print(f"\n{title}")
     for row in cells:
-        line = "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False)))
-        print("  " + line.rstrip())
+        padded = [c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))]
+        print("  " + "  ".join(padded).rstrip())
 
 
 def conclude(figures: dict[str, Any], path: Path | None) -> dict[str, Any]:
@@ -399,34 +398,35 @@ def measure_surfaces(lines: list[bytes], repeats: int, baseline_rows: int = 60_0
     return {"names": rows.num_rows, "surfaces_per_cpu_second": rates, "times_rows": against(rates, "rows")}
 
 
-def measure_stages(data: Source) -> dict[str, Any]:
-    """Both stages on Spark, from nothing, against the bare kernels on the whole dump."""
+def measure_stages(data: Source) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(stages, prior): both stages on Spark, from nothing, against the bare kernels; and what they made."""
     lines = read_lines(data.dump, float("inf"))
     started = time.process_time()
-    rows = 0
-    for _, batch in read_items(_batches(lines)):
-        rows += batch.num_rows
+    for _ in read_items(_batches(lines)):
+        pass
     kernels = time.process_time() - started
     named = name_rows(lines).to_batches(max_chunksize=20_000)
     started = time.process_time()
     count = sum(batch.num_rows for batch in surfaces_kernel(named))
     kernels += time.process_time() - started
-    size = sum(map(len, lines))
+    dump_bytes = sum(map(len, lines))
     del lines, named
     with tempfile.TemporaryDirectory() as folder:
         config = data.config(f"{folder}/kb")
+        tables = Tables(config.output, config.storage, lambda: session)
         # A session's start is not the stages' cost.
         session = build(config)
         session.range(1).count()
         cpu = sum(p[2] for p in processes())
         started = time.perf_counter()
         with PeakMemory() as memory:
-            run, _ = run_stages(config, Tables(config.output, config.storage, lambda: session), STAGES)
+            run, _ = run_stages(config, tables, STAGES)
         wall = time.perf_counter() - started
         cpu = sum(p[2] for p in processes()) - cpu
         commits = {stage: run.committed(stage)[0] for stage in STAGES}
-    return {
-        "dump_mb": round(size / 1e6, 1),
+        prior = measure_prior(data, run, tables)
+    stages = {
+        "dump_mb": round(dump_bytes / 1e6, 1),
         "entities": commits["knowledge_base"].rows("kb/entities"),
         "surfaces": commits["surfaces"].rows("kb/surfaces"),
         "kernels_cpu_seconds": round(kernels, 2),
@@ -437,11 +437,11 @@ def measure_stages(data: Source) -> dict[str, Any]:
         "wall_times_kernels": round(wall / kernels, 2),
         "peak_mb": {kind: round(size / 1e6) for kind, size in sorted(memory.peak.items())},
     }
+    return stages, prior
 
 
-def measure_prior(data: Source, work: str) -> dict[str, Any]:
+def measure_prior(data: Source, run: Run, tables: Tables) -> dict[str, Any]:
     """Top-1 and presence of the right entity, by the prior and by two ways to rank the same candidates without it."""
-    run, tables = made_knowledge_base(data, work)
     surfaces = tables.load("kb/surfaces", run.committed("surfaces"), ["normal_form", "candidates"])
     entities = tables.load("kb/entities", run.committed("knowledge_base"), ["entity_id", "sitelinks"])
     held = dict(zip(surfaces["normal_form"].to_pylist(), range(surfaces.num_rows), strict=True))
@@ -487,7 +487,8 @@ def show(figures: dict[str, Any]) -> None:
     )
     if t := figures.get("stages"):
         table(
-            f"stages on Spark, {t['dump_mb']} MB of dump (baseline: the bare kernels, {t['kernels_cpu_seconds']} CPU-s)",
+            f"stages on Spark, {t['entities']:,} entities, {t['dump_mb']} MB of dump "
+            f"(baseline: the bare kernels, {t['kernels_cpu_seconds']} CPU-s)",
             [
                 ("", "seconds", "times kernels"),
                 ("wall", t["wall_seconds"]["both"], t["wall_times_kernels"]),
@@ -495,7 +496,7 @@ def show(figures: dict[str, Any]) -> None:
             ],
         )
         print("  peak resident MB: " + ", ".join(f"{k} {v:,}" for k, v in t["peak_mb"].items()))
-    for name, p in (figures.get("prior") or {}).items():
+    for name, p in figures.get("prior", {}).items():
         table(
             f"prior, {p['mentions']:,} mentions of {name}, spans given (baselines: the same candidates, ranked so)",
             [
@@ -520,8 +521,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         "surfaces": measure_surfaces(lines, options.repeats),
     }
     if not options.no_spark:
-        figures["stages"] = measure_stages(data)
-        figures["prior"] = measure_prior(data, options.work)
+        figures["stages"], figures["prior"] = measure_stages(data)
     show(figures)
     return conclude(figures, options.json)
 
