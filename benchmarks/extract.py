@@ -7,7 +7,8 @@ clean       raw alt-texts per CPU-second
               column     extract.text.clean_column
 recognizer  cleaned texts per CPU-second
               one        nlp(text), one at a time: the baseline
-              batched    extract.recognizer.Recognizer.find
+              pipe       nlp.pipe in the order of the texts
+              batched    extract.recognizer.Recognizer.find: nlp.pipe by rising length, true-cased
 gazetteer   cleaned texts per CPU-second, bytes per name on disk and while it is built (in a process of its own)
               daachorse, ahocorasick_rs    an automaton of the same names over lower-cased texts, all matches, no word
                                            borders looked at, no plurals: the baselines, where they are installed
@@ -16,7 +17,7 @@ mentions    extract.mentions.find_mentions whole, against its recognizer alone
 case        recall and precision of spans, texts brought to one case, with the recognizer given them as they are (the
             baseline) and as titles: what true-casing brings
 spans       recall of gold spans by the recognizer alone (the baseline), the gazetteer alone, both; and by both without
-            the gazetteer's spans that overlap one of the recognizer's ("outer")
+            spans that lie within another ("outer")
 
 Figures are medians of interleaved rounds. On a shared machine trust their ratios, not themselves.
 """
@@ -25,7 +26,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -35,14 +35,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from knowledge_base import (
+    Gold,
+    Source,
+    against,
+    arguments_of,
+    conclude,
+    first_key,
+    made_knowledge_base,
+    measure,
+    optional,
+    source,
+    table,
+)  # fmt: skip
 
 from i2e_pipeline.extract.gazetteer import Gazetteer, build
 from i2e_pipeline.extract.mentions import find_mentions
 from i2e_pipeline.extract.recognizer import BLANK, Recognizer, load
 from i2e_pipeline.extract.text import clean, clean_column, clean_with_offsets
-from knowledge_base import (
-    Gold, Source, against, arguments_of, conclude, first_key, made_knowledge_base, measure, optional, source, table,
-)  # fmt: skip
 
 COLUMNS = ["normal_form", "candidates", "forms", "link_probability", "gazetteer"]
 AUTOMATA = ("daachorse", "ahocorasick_rs")
@@ -94,7 +104,13 @@ def measure_recognizer(texts: list[str], recognizer: Recognizer, repeats: int) -
         recognizer.find(texts)
         return len(texts)
 
-    rates = measure({"one": one, "batched": batched}, repeats)
+    def piped() -> int:
+        with nlp.memory_zone():
+            for _ in nlp.pipe(texts, batch_size=recognizer.batch_size):
+                pass
+        return len(texts)
+
+    rates = measure({"one": one, "pipe": piped, "batched": batched}, repeats)
     return {"texts_per_cpu_second": rates, "times_one": against(rates, "one")}
 
 
@@ -129,7 +145,8 @@ def measure_gazetteer(texts: list[str], surfaces: pa.Table, folder: Path, repeat
         "texts_per_cpu_second": rates,
         "gazetteer_is_faster_by": {way: round(rates["gazetteer"] / rates[way], 2) for way in ways},
         "bytes_per_name_stored": {way: round(size, 1) for way, size in stored.items()},
-        "bytes_per_name_building": {way: round(peak / len(names)) for way, peak in building.items()},
+        # Below a few MB the allocator's own steps are all there is to see.
+        "bytes_per_name_building": {w: round(p / len(names)) if p > 8e6 else None for w, p in building.items()},
     }
 
 
@@ -144,8 +161,8 @@ def _build(way: str, path: str) -> int:
     batches = read.to_batches(max_chunksize=50_000)
     names = read.filter(read["gazetteer"])["normal_form"].to_pylist() if way != "gazetteer" else []
     with tempfile.TemporaryDirectory() as folder:
-        build([batches[0].slice(0, 1)], f"{folder}/one")  # tables that are made once, whatever is built
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        build([batches[0].slice(0, 1)], f"{folder}/one")  # makes tables that every build shares
+        before = _memory("VmRSS", reset=True)
         if way == "gazetteer":
             build(batches, f"{folder}/all")
         elif way == "daachorse":
@@ -156,7 +173,19 @@ def _build(way: str, path: str) -> int:
             import ahocorasick_rs
 
             ahocorasick_rs.AhoCorasick([n for n in names if len(n) > 2])
-        return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        return _memory("VmHWM") - before
+
+
+def _memory(line: str, reset: bool = False) -> int:
+    """Bytes of this process by a line of /proc/self/status, 0 where there is none; `reset` starts VmHWM, the peak,
+    anew. getrusage's peak is of no use: a child begins with its parent's."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    return next(1024 * int(row.split()[1]) for row in status.splitlines() if row.startswith(line))
 
 
 def measure_mentions(texts: list[str], recognizer: Recognizer, gazetteer: Gazetteer, repeats: int) -> dict[str, Any]:
@@ -233,16 +262,15 @@ def measure_spans(
             "spans_per_text": round(sum(map(len, lists)) / len(texts), 2),
             "candidates_per_text": round(sum(held[key] for key in keys if key is not None) / len(texts), 2),
         }
+    baseline = max(result["recognizer"]["span_recall"], 1e-9)
     for way in found:
-        base = result["recognizer"]["span_recall"]
-        result[way]["recall_times_recognizer"] = round(result[way]["span_recall"] / max(base, 1e-9), 3)
+        result[way]["recall_times_recognizer"] = round(result[way]["span_recall"] / baseline, 3)
     return result
 
 
 def _outer(mentions: list[tuple[int, int, str, str]]) -> list[tuple[int, int, str, str]]:
-    """Without what only the gazetteer found and overlaps a span of the recognizer."""
-    seen = [(m[0], m[1]) for m in mentions if m[3] != "gazetteer"]
-    return [m for m in mentions if m[3] != "gazetteer" or not any(m[0] < end and start < m[1] for start, end in seen)]
+    """Without those that lie within another."""
+    return [m for m in mentions if not any(o[0] <= m[0] and m[1] <= o[1] and o[:2] != m[:2] for o in mentions)]
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -263,7 +291,7 @@ def show(figures: dict[str, Any]) -> None:
             *(
                 (
                     way, rate, g["gazetteer_is_faster_by"].get(way, 1.0), g["bytes_per_name_stored"].get(way, "-"),
-                    g["bytes_per_name_building"][way],
+                    g["bytes_per_name_building"][way] or "-",
                 )
                 for way, rate in g["texts_per_cpu_second"].items()
             ),

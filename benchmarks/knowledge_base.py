@@ -31,8 +31,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +178,7 @@ def first_key(form: str, held: dict[str, Any]) -> str | None:
 # --- measuring: shared with the other benchmarks --------------------------------------------------------------------
 
 
-def measure(ways: dict[str, Callable[[], int | float]], repeats: int) -> dict[str, float]:
+def measure(ways: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, float]:
     """What each way returns (its amount of work) per CPU-second of this process; medians of interleaved rounds."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
@@ -308,25 +310,10 @@ def measure_parse(lines: list[bytes], repeats: int) -> dict[str, Any]:
             continue
         bare = [line.strip().removesuffix(b",") for line in part]
         amount = sum(map(len, part)) / 1e6
-        batches = _batches(part)
-
-        def each(work: Callable[[bytes], Any], lines: list[bytes], amount: float = amount) -> float:
-            for line in lines:
-                try:
-                    work(line)
-                except ValueError:
-                    continue
-            return amount
-
-        def kernel(batches: list[pa.RecordBatch] = batches, amount: float = amount) -> float:
-            for _ in read_items(batches):
-                pass
-            return amount
-
-        ways: dict[str, Callable[[], float]] = {"json": lambda bare=bare, each=each: each(json.loads, bare)}
+        ways = {"json": partial(_each, json.loads, bare, amount)}
         if orjson is not None:
-            ways["orjson"] = lambda bare=bare, each=each: each(orjson.loads, bare)
-        ways |= {"parse": lambda part=part, each=each: each(parse, part), "kernel": kernel}
+            ways["orjson"] = partial(_each, orjson.loads, bare, amount)
+        ways |= {"parse": partial(_each, parse, part, amount), "kernel": partial(_kernel, _batches(part), amount)}
         rates = measure(ways, repeats)
         result[kind] = {
             "lines": len(part),
@@ -336,6 +323,19 @@ def measure_parse(lines: list[bytes], repeats: int) -> dict[str, Any]:
             "times_json": against(rates, "json"),
         }
     return result
+
+
+def _each(work: Callable[[bytes], Any], lines: list[bytes], amount: float) -> float:
+    for line in lines:
+        with suppress(ValueError):  # the sample's dump holds broken lines
+            work(line)
+    return amount
+
+
+def _kernel(batches: list[pa.RecordBatch], amount: float) -> float:
+    for _ in read_items(batches):
+        pass
+    return amount
 
 
 def _batches(lines: list[bytes], rows: int = 2048) -> list[pa.RecordBatch]:
@@ -400,44 +400,48 @@ def measure_surfaces(lines: list[bytes], repeats: int, baseline_rows: int = 60_0
 
 def measure_stages(data: Source) -> tuple[dict[str, Any], dict[str, Any]]:
     """(stages, prior): both stages on Spark, from nothing, against the bare kernels; and what they made."""
-    lines = read_lines(data.dump, float("inf"))
-    started = time.process_time()
-    for _ in read_items(_batches(lines)):
-        pass
-    kernels = time.process_time() - started
-    named = name_rows(lines).to_batches(max_chunksize=20_000)
-    started = time.process_time()
-    count = sum(batch.num_rows for batch in surfaces_kernel(named))
-    kernels += time.process_time() - started
-    dump_bytes = sum(map(len, lines))
-    del lines, named
     with tempfile.TemporaryDirectory() as folder:
         config = data.config(f"{folder}/kb")
+        session = build(config)
         tables = Tables(config.output, config.storage, lambda: session)
         # A session's start is not the stages' cost.
-        session = build(config)
         session.range(1).count()
-        cpu = sum(p[2] for p in processes())
-        started = time.perf_counter()
+        held = sum(resident for kind, resident, _ in processes() if kind == "driver")
+        cpu, wall = sum(p[2] for p in processes()), time.perf_counter()
         with PeakMemory() as memory:
             run, _ = run_stages(config, tables, STAGES)
-        wall = time.perf_counter() - started
+        wall = time.perf_counter() - wall
         cpu = sum(p[2] for p in processes()) - cpu
         commits = {stage: run.committed(stage)[0] for stage in STAGES}
         prior = measure_prior(data, run, tables)
+    lines = read_lines(data.dump, float("inf"))
+    kernels = cpu_seconds_of_kernels(lines)
     stages = {
-        "dump_mb": round(dump_bytes / 1e6, 1),
+        "dump_mb": round(sum(map(len, lines)) / 1e6, 1),
         "entities": commits["knowledge_base"].rows("kb/entities"),
         "surfaces": commits["surfaces"].rows("kb/surfaces"),
         "kernels_cpu_seconds": round(kernels, 2),
-        "kernels_surfaces": count,
         "wall_seconds": {**{s: round(c.seconds, 1) for s, c in commits.items()}, "both": round(wall, 1)},
         "cpu_seconds": round(cpu, 1),
         "cpu_times_kernels": round(cpu / kernels, 2),
         "wall_times_kernels": round(wall / kernels, 2),
+        "driver_mb_before": round(held / 1e6),
         "peak_mb": {kind: round(size / 1e6) for kind, size in sorted(memory.peak.items())},
     }
     return stages, prior
+
+
+def cpu_seconds_of_kernels(lines: list[bytes]) -> float:
+    """Of `read_items` and `priors.surfaces` over these lines, in this process."""
+    batches, started = _batches(lines), time.process_time()
+    for _ in read_items(batches):
+        pass
+    spent = time.process_time() - started
+    named = name_rows(lines).to_batches(max_chunksize=20_000)
+    started = time.process_time()
+    for _ in surfaces_kernel(named):
+        pass
+    return spent + time.process_time() - started
 
 
 def measure_prior(data: Source, run: Run, tables: Tables) -> dict[str, Any]:
@@ -495,7 +499,8 @@ def show(figures: dict[str, Any]) -> None:
                 ("CPU of all processes", t["cpu_seconds"], t["cpu_times_kernels"]),
             ],
         )
-        print("  peak resident MB: " + ", ".join(f"{k} {v:,}" for k, v in t["peak_mb"].items()))
+        peaks = ", ".join(f"{kind} {size:,}" for kind, size in t["peak_mb"].items())
+        print(f"  peak resident MB: {peaks} (the driver held {t['driver_mb_before']:,} before)")
     for name, p in figures.get("prior", {}).items():
         table(
             f"prior, {p['mentions']:,} mentions of {name}, spans given (baselines: the same candidates, ranked so)",
@@ -514,14 +519,12 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--no-spark", action="store_true", help="leave out stages and prior")
     options = parser.parse_args(arguments)
     data = source(options.data, options.gold_texts)
-    lines = read_lines(data.dump, options.megabytes)
-    figures: dict[str, Any] = {
-        "input": data.name,
-        "parse": measure_parse(lines, options.repeats),
-        "surfaces": measure_surfaces(lines, options.repeats),
-    }
-    if not options.no_spark:
+    figures: dict[str, Any] = {"input": data.name}
+    if not options.no_spark:  # first, while this process holds nothing else
         figures["stages"], figures["prior"] = measure_stages(data)
+    lines = read_lines(data.dump, options.megabytes)
+    figures["parse"] = measure_parse(lines, options.repeats)
+    figures["surfaces"] = measure_surfaces(lines, options.repeats)
     show(figures)
     return conclude(figures, options.json)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ FURTHER_LABEL = 0.9
 """A second label is kept only where it is nearly as probable as the first: this share of its probability."""
 
 
-class Verdict(StrEnum):
+class Verdict(str, Enum):
     """Why an (image, entity) is no label."""
+
+    __str__ = str.__str__
 
     BELOW_BAR = "below_bar"
     """Not sure enough."""

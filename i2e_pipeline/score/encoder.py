@@ -287,7 +287,10 @@ def fingerprint(config: ScoreConfig) -> str:
 @lru_cache(maxsize=256)
 def _file_digest(path: str, size: int, modified: int) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        digest = hashlib.blake2b(digest_size=16)
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _split(preprocess: Any) -> tuple[list[Callable[[Any], Any]], tuple[list[float], list[float]] | None]:
