@@ -146,7 +146,10 @@ def measure_gazetteer(texts: list[str], surfaces: pa.Table, folder: Path, repeat
         "gazetteer_is_faster_by": {way: round(rates["gazetteer"] / rates[way], 2) for way in ways},
         "bytes_per_name_stored": {way: round(size, 1) for way, size in stored.items()},
         # Below a few MB the allocator's own steps are all there is to see.
-        "bytes_per_name_building": {w: round(p / len(names)) if p > 8e6 else None for w, p in building.items()},
+        "bytes_per_name_building": {
+            way: round(peak / (gazetteer.names if way == "gazetteer" else len(names))) if peak > 8e6 else None
+            for way, peak in building.items()
+        },
     }
 
 

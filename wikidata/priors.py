@@ -71,8 +71,8 @@ class PriorWeights:
     """The weights of the prior.
 
     Defaults chosen on halves of wikidiverse-train, wikidata-mel-train and oke-2015-train, anchors counted on one half,
-    spans of the other asked. The choice is not the optimum there: that sets popularity and sitelinks to 0 (top-1 .748
-    on average, here about .74), because that sample knows them for few entities; Wikidata knows sitelinks for all.
+    spans of the other asked. The choice is not the optimum there: that sets popularity and sitelinks to 0, because that
+    sample knows them for few entities; Wikidata knows sitelinks for all.
     """
 
     popularity: float = 0.25

@@ -7,9 +7,9 @@ A name matches where a run of whole words has its normal form, or the normal for
 holds not the names but their 64-bit hashes, and hashes of their beginnings, so that a batch of texts is matched by a
 dozen array operations: the hash of any run of words comes from one cumulative sum (a polynomial hash modulo 2^64), runs
 grow word by word only while they are the beginning of some name, and a bitmap spares most of the searches. This costs
-15 bytes per name on disk, once per machine, and 120 bytes while building; a double-array automaton of the same names
-148 bytes per name in every worker, 1,400 while building, and finds no plurals; both match 130-200 k texts/s/core
-(benchmarks/extract.py). A run of words that is no name has the hash of one with probability names / 2^64, some 5e-13;
+25 bytes per name on disk, once per machine, and 270 while 0.4 M names are built; a double-array automaton of the same
+names 159 bytes per name in every worker and 1,500 while building, and finds no plurals; both match about as fast
+(0.93 to 1.07; benchmarks/extract.py). A run of words that is no name has the hash of one with probability names / 2^64, some 5e-13;
 the link stage looks it up by its text and finds nothing.
 """
 
@@ -198,7 +198,7 @@ def build(
 
     batches   normal_form, candidates, link_probability, forms, gazetteer: rows of kb/surfaces, in any order; what is
               written does not depend on it
-    Memory peaks at 120 bytes per admitted name: its key, those of its inflections, its beginnings, a sorted copy.
+    Memory peaks at some 270 bytes per admitted name: its key, those of its inflections, its beginnings, a sorted copy.
     """
     keys: list[U64] = []
     flags: list[npt.NDArray[np.uint8]] = []

@@ -2,7 +2,7 @@
 
 Only `ner` and what it listens to are loaded; a worker process loads a model once. Texts all in capitals or all in small
 letters are given to the model as titles ("FLAG OF CHAD" as "Flag of Chad"): on a held-out NER set this lifts the
-recall of spans from .53 to .59 for capitals and from .54 to .59 for small letters, at some precision
+recall of spans from .53 to .59 for capitals and from .54 to .59 for small letters, there at some precision
 (benchmarks/extract.py).
 """
 
@@ -46,7 +46,7 @@ class Recognizer:
         """
         if self.pipeline is None:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), []
-        # Neighbours of like length share a padded batch: 13 % faster.
+        # Neighbours of like length share a padded batch.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         found: list[tuple[int, int, int, str]] = []
         # Without the zone the vocabulary keeps every string that it ever saw.

@@ -9,7 +9,8 @@ A candidate's probability is a softmax over the mention's candidates and "none o
     score(e) = a ln prior + b shared words + c named elsewhere in the text + d what the recognizer saw + e spelling
     score(none) = ln nil_weight
 
-with weights fitted by maximum likelihood on gold links that the priors had not counted (`fit`, benchmarks/linking.py).
+with weights fitted by maximum likelihood on gold links that the priors had not counted (fit.py); what they bring is
+printed by benchmarks/linking.py.
 Mentions that overlap are linked each by itself: they are alternatives, and the image decides.
 """
 
