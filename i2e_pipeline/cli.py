@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from i2e_pipeline import config as configuration
 from i2e_pipeline.config import Config, ConfigError, digest
+from i2e_pipeline.export import ExportError
 from i2e_pipeline.java import NoJava
 from i2e_pipeline.session import SessionError
 from i2e_pipeline.stage import StageError
@@ -17,7 +20,8 @@ from i2e_pipeline.tables import TableError
 from i2e_pipeline.units import InputError
 
 _EXPECTED = (
-    ConfigError, InputError, StageError, TableError, SessionError, NoJava, FileNotFoundError, ValueError,
+    ConfigError, InputError, StageError, TableError, SessionError, NoJava, FileNotFoundError, FileExistsError,
+    ExportError, ValueError,
 )
 
 
@@ -82,8 +86,10 @@ def run_stage(job: str) -> None:
     def work() -> int:
         from i2e_pipeline.pipeline import stages
 
+        if job == "report" and options.config is not None:
+            return _report(options)
         walk = stages()
-        mine = [s.name for s in walk if s.job == job]
+        mine = [s.name for s in walk if s.job == ("build_dataset" if job == "report" else job)]
         if options.config is None:
             last = max(n for n, s in enumerate(walk) if s.name in mine)
             mine = [s.name for s in walk[: last + 1]]
@@ -96,11 +102,24 @@ def _guarded(work: Callable[[], int]) -> int:
     try:
         return work()
     except _EXPECTED as error:
+        if os.environ.get("I2E_DEBUG"):
+            raise
         print(f"i2e: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if os.environ.get("I2E_DEBUG") or not type(error).__module__.startswith(("pyspark", "py4j")):
+            raise
+        print(f"i2e: {_cause(str(error))}\n(I2E_DEBUG=1 shows where; Spark's log has the rest)", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("i2e: interrupted; the next run goes on where this one was", file=sys.stderr)
         return 130
+
+
+def _cause(said: str) -> str:
+    """The line of a failed Spark job that says why: the last exception of the worker's Python, else the first line."""
+    raised = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception|Changed|Lost|Published): .+", said, re.MULTILINE)
+    return str(raised[-1]) if raised else said.strip().split("\n")[0]
 
 
 def _config(options: argparse.Namespace) -> Config:
@@ -137,7 +156,7 @@ def _carry_out(config: Config, wanted: Sequence[str] | None, redo: Sequence[str]
     from i2e_pipeline.pipeline import exclusive, run_stages
     from i2e_pipeline.report.page import write_page
     from i2e_pipeline.session import build
-    from i2e_pipeline.tables import Tables
+    from i2e_pipeline.tables import WHOLE, Tables
 
     _say(configuration.dump(config).rstrip())
     _say(f"config fingerprint {digest(config.model_dump(mode='json'))}\n")
@@ -145,13 +164,14 @@ def _carry_out(config: Config, wanted: Sequence[str] | None, redo: Sequence[str]
         tables = Tables(config.output, config.storage, lambda: build(config))
         run, states = run_stages(config, tables, wanted, redo, _say)
         summary.print_funnel(states)
-        if any(s.worked for s in states):
+        built = run.commits.get("finish", {}).get(WHOLE)
+        # A run that was killed behind the build left figures and page of the build before.
+        stamp = tables.path("_reported.json")
+        if built and (not files.exists(stamp) or files.read_json(stamp) != built.fingerprint):
             quality.measure(run, states)
-        summary.print_quality(quality.read(tables))
-        if "finish" in {s.stage.name for s in states} and (
-            any(s.worked for s in states) or not files.exists(tables.path("report.html"))
-        ):
             write_page(config)
+            files.write_json(stamp, built.fingerprint)
+        summary.print_quality(quality.read(tables))
         summary.print_places(tables, states)
     return 0
 
@@ -178,10 +198,17 @@ def _link(options: argparse.Namespace) -> int:
 def _calibrate(options: argparse.Namespace) -> int:
     from i2e_pipeline.calibrate import calibrate
 
-    shards = None if options.shards is None else {int(s) for s in str(options.shards).split(",")}
+    shards = None if options.shards is None else _numbers(options.shards)
     figures = calibrate(_config(options), shards, options.precision, options.write, _say)
     print(json.dumps(figures, indent=1))
     return 0
+
+
+def _numbers(text: str) -> set[int]:
+    try:
+        return {int(s) for s in text.split(",")}
+    except ValueError:
+        raise ConfigError(f"--shards {text}: write numbers of shards, in the order they were read: 0,1,2") from None
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -205,3 +232,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from i2e_pipeline.doctor import examine
 
     return examine(_config(options))
+
+
+if __name__ == "__main__":
+    main()

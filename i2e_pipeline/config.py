@@ -141,7 +141,7 @@ class ScoreConfig(Section):
     """Images per forward pass on a GPU, halved by itself when it runs out of memory; a CPU takes 8 at a time."""
     text_template: str = "{name}, {description}"
     """How an entity is told to the model; without a description the name stands alone."""
-    rows_per_task: int = Field(4096, ge=1)
+    rows_per_task: int = Field(16_384, ge=1)
     """Rows a task scores at most; a unit is cut along its row groups."""
     max_pixels: int = Field(50_000_000, ge=1)
     """Larger images are rejected before they are decoded (decompression bombs)."""
@@ -151,9 +151,9 @@ class ScoreConfig(Section):
     """Images longer than this many times their width, or the reverse, are rejected."""
     max_bytes: int = Field(64_000_000, ge=1)
     """Larger stored images are rejected unread."""
-    background_entities: int = Field(256, ge=0)
+    background_entities: int = Field(256, ge=2)
     """Entities that stand for "anything": an image's cosine to a candidate is also given in standard deviations
-    above its mean cosine to these. 0: no such score."""
+    above its mean cosine to these."""
     decode_threads: int = Field(1, ge=1)
     """Threads that decode images while the model works. A GPU wants several, and `spark.task.cpus` to match."""
     keep_vectors: bool = False

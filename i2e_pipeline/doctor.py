@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def checks(config: Config) -> list[tuple[str, Callable[[], str]]]:
         ("torch", lambda: _torch(config)),
         ("recognizer", lambda: _recognizer(config)),
         ("score model", lambda: _model(config)),
+        ("calibration", lambda: _calibration(config)),
         ("pairs", lambda: _pairs(config)),
         ("knowledge base", lambda: _dump(config)),
         ("disk", lambda: _disk(config)),
@@ -68,8 +70,7 @@ def _python() -> str:
 def _spark(config: Config) -> str:
     from i2e_pipeline.session import build
 
-    plain = config.model_copy(update={"storage": config.storage.model_copy(update={"format": "parquet"})})
-    spark = build(plain)
+    spark = build(config)
     rows = spark.range(1000).mapInArrow(lambda batches: batches, "id long").count()
     if rows != 1000:
         raise Failed(f"1,000 rows went through a worker and {rows} came back")
@@ -79,14 +80,11 @@ def _spark(config: Config) -> str:
 def _delta(config: Config) -> str:
     if config.storage.format != "delta":
         return "not asked for (storage.format=parquet)"
-    if config.session.jars is not None:
-        jars = list(Path(config.session.jars).glob("*delta*.jar"))
-        if not jars:
-            raise Failed(f"session.jars={config.session.jars} holds no Delta jar: download delta-spark's, or unset it")
-        return f"{len(jars)} jars in {config.session.jars}"
-    import importlib.metadata
+    from i2e_pipeline.session import build
 
-    return f"delta-spark {importlib.metadata.version('delta-spark')}, jars from Maven when a session starts"
+    with tempfile.TemporaryDirectory() as folder:
+        build(config).range(3).write.format("delta").save(f"{folder}/table")
+    return f"a table was written; jars from {config.session.jars or 'Maven'}"
 
 
 def _torch(config: Config) -> str:
@@ -119,10 +117,24 @@ def _model(config: Config) -> str:
     return f"{config.score.model}, vectors of {model.width} numbers, on {model.device}"
 
 
+def _calibration(config: Config) -> str:
+    from i2e_pipeline.calibration import Calibration
+
+    if config.build.calibration is None:
+        return "the default: `i2e calibrate` fits one to your model"
+    try:
+        return f"{config.build.calibration}, bar {Calibration.load(config.build.calibration).bar}"
+    except ValueError as error:
+        raise Failed(str(error)) from None
+
+
 def _pairs(config: Config) -> str:
     if not config.pairs.path:
         raise Failed("pairs.path is not set: name Parquet files of pairs")
-    found = files.find(config.pairs.path, ".parquet")
+    try:
+        found = files.find(config.pairs.path, ".parquet")
+    except FileNotFoundError as error:
+        raise Failed(f"pairs.path: {error}: mend the path, or put the files there") from None
     return f"{len(found)} files, {sum(f.size for f in found) / 1e6:,.1f} MB"
 
 
@@ -134,7 +146,10 @@ def _dump(config: Config) -> str:
     for setting in ("dump", "popularity", "anchors"):
         path = getattr(kb, setting)
         if path is not None:
-            found = files.find((path,), "")
+            try:
+                found = files.find((path,), "")
+            except FileNotFoundError as error:
+                raise Failed(f"knowledge_base.{setting}: {error}: mend the path, or put the file there") from None
             sizes.append(f"{setting} {sum(f.size for f in found) / 1e6:,.1f} MB")
     return ", ".join(sizes)
 

@@ -10,6 +10,13 @@ _TABLES = {"publish": ("i2e/images",), "finish": (
     "i2e/entities", "i2e/statistics/entities", "i2e/statistics/buckets", "i2e/statistics/funnel")}
 
 
+_MARK = "_exported"
+
+
+class ExportError(RuntimeError):
+    """An export that would mix or destroy data; the message says the way out."""
+
+
 class NotPublished(FileNotFoundError):
     """There is no whole dataset to read."""
 
@@ -19,7 +26,7 @@ def published(tables: Tables) -> dict[str, list[Commit]]:
     if not files.exists(tables.path("i2e", "manifest.json")):
         raise NotPublished(
             f"{tables.path('i2e')} has no manifest.json: nothing was published there, or publishing was cut off. "
-            "`i2e run` ends what was begun"
+            "`i2e run` ends what was begun, or jobs/build_dataset.py"
         )
     units = files.read_json(tables.path("i2e", "manifest.json"))["units"]
     return {
@@ -29,10 +36,22 @@ def published(tables: Tables) -> dict[str, list[Commit]]:
 
 
 def export(config: Config, folder: str) -> int:
-    """Copy the files that are committed, and manifest and card; returns the number of images."""
+    """Copy the files that are committed, and manifest and card; returns the number of images.
+
+    What an earlier export left in the folder is replaced. Raises NotPublished where there is nothing to copy,
+    ExportError where the folder is the output itself or holds an i2e that no export wrote.
+    """
     tables = Tables(config.output, config.storage)
-    images = 0
     commits = published(tables)
+    target = files.join(folder, "i2e")
+    if files.open_filesystem(folder) == files.open_filesystem(config.output):
+        raise ExportError(f"--to {folder} is the output itself: name another folder")
+    if files.exists(target) and not files.exists(files.join(target, _MARK)):
+        raise ExportError(f"{target} is there and no export wrote it: remove it, or name another folder")
+    files.remove(files.join(target, "manifest.json"))
+    files.remove(target)
+    files.write_bytes(files.join(target, _MARK), b"")
+    images = 0
     for stage, names in _TABLES.items():
         for commit in commits[stage]:
             for name in names:

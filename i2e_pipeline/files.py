@@ -59,13 +59,6 @@ def list_files(folder: str) -> list[FileInfo]:
     )
 
 
-def list_folders(folder: str) -> list[str]:
-    """Names of the folders directly below a folder, sorted."""
-    filesystem, inner = open_filesystem(folder)
-    selector = pafs.FileSelector(inner, recursive=False, allow_not_found=True)
-    return sorted(i.base_name for i in filesystem.get_file_info(selector) if i.type == pafs.FileType.Directory)
-
-
 def find(patterns: tuple[str, ...], suffix: str) -> list[FileInfo]:
     """Files that paths, folders or globs name, sorted by path, each once. A pattern that names nothing raises."""
     found: dict[str, FileInfo] = {}
@@ -131,6 +124,19 @@ def write_bytes(path: str, content: bytes) -> None:
 
 def write_json(path: str, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def create_json(path: str, value: Any) -> None:
+    """Write a file that must not be there yet; FileExistsError where it is. In one step on a local disk."""
+    if not is_local(path):
+        if exists(path):
+            raise FileExistsError(path)
+        write_json(path, value)
+        return
+    _, inner = open_filesystem(path)
+    os.makedirs(posixpath.dirname(inner), exist_ok=True)
+    with open(inner, "x", encoding="utf-8") as file:
+        json.dump(value, file)
 
 
 def make_folder(path: str) -> None:

@@ -97,6 +97,17 @@ def _refuse_guarded(run: Run, walk: Sequence[Stage], redo: Sequence[str]) -> Non
                     )
 
 
+def _refuse_other_format(config: Config, tables: Tables) -> None:
+    """An output is Parquet or Delta; what is there in one cannot be read as the other."""
+    path, wanted = tables.path("_storage.json"), config.storage.format
+    if files.exists(path) and (found := files.read_json(path)["format"]) != wanted:
+        raise StageError(
+            f"{tables.root} holds {found} tables, and storage.format is {wanted}: use another output, or "
+            f"storage.format={found}"
+        )
+    files.write_json(path, {"format": wanted})
+
+
 def run_stages(
     config: Config,
     tables: Tables,
@@ -111,6 +122,10 @@ def run_stages(
     walk = stages()
     last = max(n for n, s in enumerate(walk) if wanted is None or s.name in wanted)
     states = []
+    # Whatever is wrong with a setting is said before any work, not hours later when its stage comes.
+    for stage in walk[: last + 1]:
+        stage.settings(config)
+    _refuse_other_format(config, tables)
     _refuse_guarded(run, walk[: last + 1], redo)
     tables.discard_staging()
     for stage in walk[: last + 1]:
@@ -196,7 +211,8 @@ def exclusive(output: str) -> Iterator[None]:
                 f"{output} is being written by process {holder.get('process')} on {holder.get('host')} since "
                 f"{holder.get('since')}: wait for it, or remove {path} if that process is gone"
             )
-    files.write_json(path, me)
+        files.remove(path)
+    files.create_json(path, me)
     try:
         yield
     finally:
@@ -225,6 +241,6 @@ def forget(tables: Tables, unit: str) -> None:
 
 def status(config: Config, tables: Tables) -> tuple[list[Unit], list[StageState]]:
     """How every stage stands under this config; runs nothing."""
-    units = Units(tables.root).plan(config.pairs)
+    units = Units(tables.root).plan(config.pairs, remember=False)
     run = Run(config, tables, units)
     return units, [inspect(run, stage) for stage in stages()]

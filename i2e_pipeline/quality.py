@@ -54,15 +54,19 @@ def measure(run: Run, states: Sequence[StageState]) -> None:
 def truth_columns(run: Run) -> list[str] | None:
     """Names of the slice columns that the input has; None where it says no truth."""
     pairs = run.config.pairs
-    first = next((f.path for unit in run.units for f in unit.files), None)
-    if first is None:
-        return None
-    filesystem, inner = files.open_filesystem(first)
+    names: set[str] = set()
+    # A unit's files come from one source; of each unit one file is asked.
+    for unit in run.units:
+        here = _columns(unit.files[0].path)
+        if pairs.truth_column in here and pairs.mentioned_column in here:
+            names |= here
+    return [c for c in pairs.slice_columns if c in names] if names else None
+
+
+def _columns(path: str) -> set[str]:
+    filesystem, inner = files.open_filesystem(path)
     with filesystem.open_input_file(inner) as stream:
-        names = pq.read_schema(stream).names
-    if pairs.truth_column not in names or pairs.mentioned_column not in names:
-        return None
-    return [c for c in pairs.slice_columns if c in names]
+        return set(pq.read_schema(stream).names)
 
 
 def truth_rows(
@@ -78,17 +82,22 @@ def truth_rows(
 
     for batch in batches:
         for file in batch.to_pylist():
-            names = [truth_column, mentioned_column, *slice_columns]
+            here = _columns(file["path"])
+            if truth_column not in here or mentioned_column not in here:
+                continue
+            slices_here = [c for c in slice_columns if c in here]
+            names = [truth_column, mentioned_column, *slices_here]
             for start, rows in text_columns(file["path"], names):
                 known = pc.is_valid(rows.column(truth_column))
                 ids = row_ids(file["digest"], np.arange(start, start + rows.num_rows)).cast(pa.binary())
                 rows = rows.filter(known)
                 slices = [
                     ["all", *(f"{c}: {_plain(v)}" for c, v in row.items() if v is not None)]
-                    for row in rows.select(list(slice_columns)).to_pylist()
-                ] if slice_columns else [["all"]] * rows.num_rows
+                    for row in rows.select(slices_here).to_pylist()
+                ] if slices_here else [["all"]] * rows.num_rows
                 mentioned = [
-                    [_number(q) for q in qids or []] for qids in rows.column(mentioned_column).to_pylist()
+                    [n for q in qids or [] if (n := _number(q)) is not None]
+                    for qids in rows.column(mentioned_column).to_pylist()
                 ]
                 yield pa.RecordBatch.from_pydict({
                     "pair_id": ids.filter(known),
@@ -103,8 +112,10 @@ def _plain(value: Any) -> str:
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
-def _number(qid: str) -> int:
-    return int(qid.lstrip("Qq"))
+def _number(qid: Any) -> int | None:
+    """42 of "Q42" or 42; None of what is no id: its truth is unknown."""
+    digits = str(qid).strip().lstrip("Qq")
+    return int(digits) if digits.isascii() and digits.isdigit() else None
 
 
 def truth(run: Run, slice_columns: Sequence[str]) -> DataFrame:

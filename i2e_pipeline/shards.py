@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -10,12 +11,50 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline import files
 
+if TYPE_CHECKING:
+    from pyspark.sql import Column
+
 _CHUNK_ROWS = 64
 _TEXT_CHUNK_ROWS = 4096
 
 
 class ShardChanged(RuntimeError):
     """An input shard is not what it was when the run was planned."""
+
+
+class RowBlocks:
+    """Rows of shards dealt to tasks: a task has a run of rows of one large shard, or several small shards whole."""
+
+    def __init__(self, shards: Sequence[tuple[int, int, int]]) -> None:
+        """`shards`: number, rows, and how many of its rows a task may have."""
+        self.first: dict[int, int] = {}
+        self.size: dict[int, int] = {}
+        self.count = 0
+        room = 0.0
+        for shard, rows, size in shards:
+            share = rows / size
+            if share <= room:
+                self.first[shard] = self.count - 1
+                room -= share
+            else:
+                self.first[shard] = self.count
+                blocks = max(1, -(-rows // size))
+                self.count += blocks
+                room = 1 - share if blocks == 1 else 0.0
+            self.size[shard] = size
+
+    def task(self, shard: int, row: int) -> int:
+        """The task that has a row, from 0 to `count` - 1."""
+        return self.first[shard] + row // self.size[shard]
+
+    def column(self) -> Column:
+        """The same for Spark, from the columns shard and row."""
+        from pyspark.sql import functions as F
+
+        first, size = (
+            F.create_map(*(F.lit(x) for pair in numbers.items() for x in pair)) for numbers in (self.first, self.size)
+        )
+        return first[F.col("shard")] + F.floor(F.col("row") / size[F.col("shard")]).cast("int")
 
 
 def text_columns(path: str, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:

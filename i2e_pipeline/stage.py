@@ -10,7 +10,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from i2e_pipeline.config import Config, digest
@@ -46,11 +45,6 @@ class Run:
     @property
     def spark(self) -> SparkSession:
         return self.tables.spark
-
-    @cached_property
-    def files_by_shard(self) -> dict[int, str]:
-        """Paths of all input files. Small: one entry a file."""
-        return {f.shard: f.path for unit in self.units for f in unit.files}
 
     def unit(self, name: str) -> Unit:
         return next(u for u in self.units if u.name == name)
@@ -93,7 +87,6 @@ class Stage(ABC):
     """Raised when the code makes something else of the same input; what older code wrote is then made again."""
     guarded: ClassVar[tuple[str, ...]] = ()
     """Settings whose change is refused instead of making everything again: what they made cost hours of GPU."""
-    in_funnel: ClassVar[bool] = True
 
     @abstractmethod
     def settings(self, config: Config) -> dict[str, Any]:

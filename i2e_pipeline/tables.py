@@ -406,7 +406,7 @@ class _TaskWriter:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is None and self.empty_files:
             for table, schema in self.plan.schemas.items():
-                if not any(t == table for t, _ in self.open):
+                if not self.closed[table] and not any(t == table for t, _ in self.open):
                     self._file(table, self.plan.unit).add(pa.RecordBatch.from_pylist([], schema=schema))
         for (table, _), file in self.open.items():
             if kind is None:
@@ -426,7 +426,14 @@ class _TaskWriter:
             for entry in pc.value_counts(batch.column("reason")):
                 self.rejected[str(entry["values"].as_py())] += entry["counts"].as_py()
         for unit, rows in _by_unit(batch, self.plan.unit):
+            if "unit" in batch.schema.names:
+                self._close_other_units(table, unit)
             self._file(table, unit).add(conform(rows, self.plan.schemas[table], table))
+
+    def _close_other_units(self, table: str, unit: str) -> None:
+        """Rows come unit after unit: what another unit wrote is complete. Thousands of open files would not fit."""
+        for key in [k for k in self.open if k[0] == table and k[1] != unit]:
+            self.closed[table].append(self.open.pop(key).close())
 
     def _file(self, table: str, unit: str) -> _OpenFile:
         if (table, unit) not in self.open:
@@ -434,6 +441,8 @@ class _TaskWriter:
             if table == "rejects":
                 folder = f"stage={self.plan.stage}/{folder}"
             path = f"{folder}/{self.name}.parquet"
+            if any(f.path == path for f in self.closed[table]):
+                path = f"{folder}/{self.name}-{len(self.closed[table])}.parquet"
             self.open[table, unit] = _OpenFile(
                 files.join(self.plan.staging, table), path, self.plan.schemas[table], self.plan.storage
             )

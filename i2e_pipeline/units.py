@@ -20,6 +20,7 @@ from i2e_pipeline.config import PairsConfig
 
 _ONE_FILE_UNITS = 1000
 _ROWS_PER_UNIT = 1_000_000
+_SMALL_READS = 32
 
 
 class InputError(RuntimeError):
@@ -53,18 +54,23 @@ class Units:
 
     def __init__(self, output: str) -> None:
         self.folder = files.join(output, "units")
+        self.forgotten = files.join(output, "forgotten_units")
 
     def known(self) -> list[Unit]:
         """Units in the order of their first shard."""
-        units = []
-        for info in files.list_files(self.folder):
-            record = files.read_json(files.join(self.folder, info.path))
-            units.append(Unit(record["name"], tuple(InputFile(**f) for f in record["files"])))
+        return self._read(self.folder)
+
+    def _read(self, folder: str) -> list[Unit]:
+        paths = [files.join(folder, info.path) for info in files.list_files(folder)]
+        with ThreadPoolExecutor(_SMALL_READS) as pool:
+            records = list(pool.map(files.read_json, paths))
+        units = [Unit(r["name"], tuple(InputFile(**f) for f in r["files"])) for r in records]
         return sorted(units, key=lambda u: u.files[0].shard)
 
-    def plan(self, pairs: PairsConfig) -> list[Unit]:
-        """Known units and new ones for files that were not there before.
+    def plan(self, pairs: PairsConfig, remember: bool = True) -> list[Unit]:
+        """Known units and new ones for files that were not there before, forgotten ones left out.
 
+        remember   False: look only, register nothing
         Raises InputError where a file that was read has changed since, or holds what another file holds.
         """
         units = self.known()
@@ -79,12 +85,15 @@ class Units:
         seen = {f.path: (unit, f) for unit in units for f in unit.files}
         unchanged = {(f.path, f.size, f.modified) for _, f in seen.values()}
         to_read = [i for i in listed if (i.path, i.size, i.modified) not in unchanged]
+        dropped = {f.digest for unit in self._read(self.forgotten) for f in unit.files}
         with ThreadPoolExecutor(64) as pool:
             read = list(pool.map(lambda info: _read(info, pairs), to_read))
         by_digest = {f.digest: f for _, f in seen.values()}
         present = {i.path for i in listed}
         fresh: list[InputFile] = []
         for file in read:
+            if file.digest in dropped:
+                continue
             twin = by_digest.get(file.digest)
             if file.path in seen and (twin is None or twin.path != file.path):
                 raise InputError(
@@ -94,7 +103,7 @@ class Units:
             if twin is not None and twin.path != file.path and (twin.path in present or twin in fresh):
                 raise InputError(f"{file.path} and {twin.path} hold the same rows: leave one of them out of pairs.path")
             if twin is not None:
-                units = [self._with_file(unit, twin, file) for unit in units]
+                units = [self._with_file(unit, twin, file, remember) for unit in units]
                 continue
             by_digest[file.digest] = file
             fresh.append(file)
@@ -102,17 +111,23 @@ class Units:
         fresh = [replace(f, shard=next_shard + n) for n, f in enumerate(fresh)]
         for group in _groups(fresh, pairs.files_per_unit):
             unit = Unit(_name(group), tuple(group))
-            self._save(unit)
+            if remember:
+                self._save(unit)
             units.append(unit)
         return sorted(units, key=lambda u: u.files[0].shard)
 
     def forget(self, name: str) -> None:
-        """Drop a unit: what was made of it no longer counts. Raises InputError where it is not known."""
-        if name not in {u.name for u in self.known()}:
-            raise InputError(f"no unit {name} in {self.folder}: `i2e status` lists them")
+        """Drop a unit: what was made of it no longer counts, and its files are passed over from now on.
+
+        Raises InputError where it is not known. To take it back, remove its file in forgotten_units/.
+        """
+        unit = next((u for u in self.known() if u.name == name), None)
+        if unit is None:
+            raise InputError(f"no unit {name} in {self.folder}: its files are named as the units are")
+        self._save(unit, self.forgotten)
         files.remove(files.join(self.folder, f"{name}.json"))
 
-    def _with_file(self, unit: Unit, old: InputFile, new: InputFile) -> Unit:
+    def _with_file(self, unit: Unit, old: InputFile, new: InputFile, remember: bool) -> Unit:
         """The unit with a file found under another path or time of change, its content the same."""
         if old not in unit.files:
             return unit
@@ -120,12 +135,13 @@ class Units:
             replace(f, path=new.path, size=new.size, modified=new.modified) if f == old else f for f in unit.files
         )
         unit = replace(unit, files=moved)
-        self._save(unit)
+        if remember:
+            self._save(unit)
         return unit
 
-    def _save(self, unit: Unit) -> None:
+    def _save(self, unit: Unit, folder: str | None = None) -> None:
         files.write_json(
-            files.join(self.folder, f"{unit.name}.json"),
+            files.join(folder or self.folder, f"{unit.name}.json"),
             {"name": unit.name, "files": [asdict(f) for f in unit.files]},
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from i2e_pipeline.cli import main
+from i2e_pipeline.cli import run_stage
 
 if __name__ == "__main__":
-    main(["report", *sys.argv[1:]])
+    run_stage("report")

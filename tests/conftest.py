@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,29 @@ def spark() -> Iterator[Any]:
     """Two cores, so that order and partitions can go wrong; Delta's jars are there for the tests that need them."""
     from i2e_pipeline.session import build
 
-    settings = config.load(None, [
-        "session.master=local[2]", "session.driver_memory=1g", "session.shuffle_partitions=2", "storage.format=delta",
-    ])
-    session = build(settings, "tests")
+    settings = ["session.master=local[2]", "session.driver_memory=1g", "session.shuffle_partitions=2"]
+    if delta_jars():
+        settings.append("storage.format=delta")
+    session = build(config.load(None, settings), "tests")
     yield session
     session.stop()
+
+
+@functools.cache
+def delta_jars() -> bool:
+    """Can Delta's jars be had, from Ivy's cache or from Maven? Where not, tests marked `delta` are skipped."""
+    script = (
+        "from i2e_pipeline import config, session\n"
+        "s = session.build(config.load(None, ['session.master=local[1]', 'storage.format=delta']))\n"
+        "s._jvm.java.lang.Class.forName('io.delta.sql.DeltaSparkSessionExtension')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300)
+    return done.returncode == 0
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("delta") and not delta_jars():
+        pytest.skip("Delta's jars cannot be had: no Maven, and none in Ivy's cache")
 
 
 @pytest.fixture(scope="session")

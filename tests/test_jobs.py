@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -33,13 +34,22 @@ def test_there_is_a_test_for_every_job() -> None:
     assert {p.stem for p in (ROOT / "jobs").glob("*.py")} == set(IN_ORDER)
 
 
-def test_a_job_without_arguments_works_on_the_sample(tmp_path: Path) -> None:
+def test_jobs_without_arguments_work_on_the_sample(tmp_path: Path) -> None:
+    """The whole sample; its labels are as good as README says they are at least."""
     done = submit("extract_entities", tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(p.name for p in (tmp_path / "out" / "sample" / "input" / "pairs").iterdir())[0] == "00000.parquet"
     assert (tmp_path / "out" / "sample" / "input" / "dump.json.bz2").is_file()
     assert list((tmp_path / "out" / "sample" / "mentions").rglob("*.parquet"))
     assert not (tmp_path / "out" / "sample" / "candidates").exists()
+    done = submit("report", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "out" / "sample" / "report.html").is_file()
+    figures = json.loads((tmp_path / "out" / "sample" / "quality.json").read_text())
+    published = {f["slice"]: f for f in figures if f["stage"] == "published"}
+    for part, precision, recall in (("all", 0.95, 0.80), ("colliding: yes", 0.95, 0.80), ("hand: twemoji", 0.95, 0.80)):
+        assert published[part]["precision"] >= precision
+        assert published[part]["recall"] >= recall
 
 
 def test_jobs_in_their_order_on_given_input(tmp_path: Path) -> None:
@@ -49,9 +59,13 @@ def test_jobs_in_their_order_on_given_input(tmp_path: Path) -> None:
     config.write_text(dump(from_tree(tree, "test")))
     early = submit("link_entities", tmp_path, "--config", str(config))
     assert early.returncode == 2
-    assert "run jobs/build_knowledge_base.py first" in early.stderr
+    # spark-submit sends a Python driver's errors to its output.
+    assert "run jobs/build_knowledge_base.py first" in early.stdout + early.stderr
+    early = submit("report", tmp_path, "--config", str(config))
+    assert early.returncode == 2
+    assert "jobs/build_dataset.py" in early.stdout + early.stderr
     for job in IN_ORDER:
         done = submit(job, tmp_path, "--config", str(config), "--set", "session.shuffle_partitions=2")
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "i2e" / "manifest.json").is_file()
     assert (tmp_path / "report.html").is_file()

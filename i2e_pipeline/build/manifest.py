@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from i2e_pipeline import __version__
-from i2e_pipeline.config import digest
+from i2e_pipeline.config import Config, digest
 from i2e_pipeline.stage import Run
 from i2e_pipeline.tables import Commit
 
@@ -62,7 +62,7 @@ def funnel_rows(walk: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
 
 
 def manifest(run: Run, walk: list[dict[str, Any]], classes: int, labels: int) -> dict[str, Any]:
-    """Everything that made the dataset what it is. Holds no time and no path of a machine: equal data, equal manifest."""
+    """Everything that made the dataset what it is. No time and no path of a machine: equal data, equal manifest."""
     published = run.committed("publish")
     score = run.committed("score")[0].components if run.committed("score") else {}
     return {
@@ -74,10 +74,7 @@ def manifest(run: Run, walk: list[dict[str, Any]], classes: int, labels: int) ->
         "storage": run.config.storage.format,
         "model": score.get("settings", {}),
         "labels_chosen_by": run.committed("label")[0].components["settings"] if run.committed("label") else {},
-        "thresholds": {
-            "link": run.config.link.model_dump(mode="json"),
-            "build": run.config.build.model_dump(mode="json", exclude={"calibration"}),
-        },
+        "thresholds": thresholds(run.config),
         "fingerprints": {s: f for s, f in sorted(run.fingerprints.items()) if s not in ("publish", "finish")},
         "dataset": digest({c.unit: c.fingerprint for c in published}),
         "knowledge_base": step("knowledge_base", run.committed("knowledge_base")),
@@ -86,6 +83,14 @@ def manifest(run: Run, walk: list[dict[str, Any]], classes: int, labels: int) ->
             "i2e_pipeline": __version__, "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _SOFTWARE},
         },
+    }
+
+
+def thresholds(config: Config) -> dict[str, Any]:
+    """The settings that the manifest shows. No path of a machine: the calibration itself is in `labels_chosen_by`."""
+    return {
+        "link": config.link.model_dump(mode="json"),
+        "build": config.build.model_dump(mode="json", exclude={"calibration"}),
     }
 
 
@@ -113,7 +118,7 @@ def card(facts: Mapping[str, Any], top: Sequence[Mapping[str, Any]]) -> str:
         "| entities | class_index | entity_id (Wikidata's number), name, description, aliases, counts |",
         "| statistics | | per entity (also those that no image got), buckets of images per entity, funnel |",
         "",
-        "A label's score is the probability that it is right, from the text's and the image's evidence. `manifest.json` "
+        "A label's score is the probability that it is right, from what text and image say. `manifest.json` "
         "holds the model, thresholds, fingerprints and software that made this dataset.",
         "",
         "## What was kept",

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-INPUT_ROWS_PER_TASK = 65_536
-"""Input rows whose selected images one task holds in memory to sort them: some 10,000 images where 15 % survive."""
-_ROWS_PER_BATCH = 256
+BYTES_PER_TASK = 512 << 20
+"""Stored bytes of the input rows that one task looks at: at most as much is held in memory, to be sorted."""
+_ROWS_PER_BATCH = 64
 
 ReadRows = Callable[[int, Sequence[int], Sequence[str]], Iterator[pa.RecordBatch]]
 """(shard, rising row numbers, columns) to those rows."""
@@ -36,14 +36,16 @@ def image_rows(
         of_shard = selected.filter(pc.equal(selected.column("shard"), shard))
         rows = of_shard.column("row").to_pylist()
         content = pa.Table.from_batches(read_rows(shard, rows, [image_column, url_column, text_column]))
-        stored = content.column(image_column).combine_chunks()
+        stored = content.column(image_column)
         if pa.types.is_struct(stored.type):
-            stored = stored.field("bytes")
+            stored = pc.struct_field(stored, "bytes")
+        # Large: a task may hold more than the 2 GB that a binary array can.
+        stored = stored.cast(pa.large_binary()).combine_chunks()
         parts.append(
             pa.table({
                 "image_id": of_shard.column("image_id"),
                 "image": pa.StructArray.from_arrays(
-                    [stored.cast(pa.binary()), pa.nulls(len(rows), pa.string())], names=["bytes", "path"]
+                    [stored, pa.nulls(len(rows), pa.string())], names=["bytes", "path"]
                 ),
                 "url": content.column(url_column).cast(pa.string()),
                 "alt_text": content.column(text_column).cast(pa.string()),
@@ -54,4 +56,6 @@ def image_rows(
     # Arrow sorts binary, not fixed-size binary.
     order = pc.sort_indices(table.column("image_id").cast(pa.binary()))
     for start in range(0, table.num_rows, _ROWS_PER_BATCH):
-        yield "i2e/images", table.take(order.slice(start, _ROWS_PER_BATCH)).combine_chunks().to_batches()[0]
+        rows_in_order = table.take(order.slice(start, _ROWS_PER_BATCH)).combine_chunks()
+        for batch in rows_in_order.to_batches():
+            yield "i2e/images", batch

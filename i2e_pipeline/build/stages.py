@@ -24,12 +24,12 @@ import pyarrow.compute as pc
 from i2e_pipeline import files
 from i2e_pipeline.build import selection, statistics
 from i2e_pipeline.build.labels import choose_labels
-from i2e_pipeline.build.manifest import card, funnel, funnel_rows, manifest
-from i2e_pipeline.build.publish import INPUT_ROWS_PER_TASK, image_rows
+from i2e_pipeline.build.manifest import card, funnel, funnel_rows, manifest, thresholds
+from i2e_pipeline.build.publish import BYTES_PER_TASK, image_rows
 from i2e_pipeline.calibration import DEFAULT, Calibration
 from i2e_pipeline.config import Config, digest
 from i2e_pipeline.schemas import TABLES
-from i2e_pipeline.shards import selected_rows
+from i2e_pipeline.shards import RowBlocks, selected_rows
 from i2e_pipeline.stage import Plan, Run, Stage
 from i2e_pipeline.tables import WHOLE, Commit, Counting, Kernel, Written
 
@@ -88,7 +88,8 @@ def scored_candidates(run: Run, unit: str) -> DataFrame:
     """A row per scored pair, mention and entity of a unit: what text and image say."""
     scores = run.tables.read(
         "scores", run.committed("score", unit),
-        ["pair_id", "entity_id", "image_id", "shard", "row", "clip_score", "background_z", "described", "width", "height"],
+        ["pair_id", "entity_id", "image_id", "shard", "row", "clip_score", "background_z", "described", "width",
+         "height"],
     )
     texts = run.tables.read("pairs", run.committed("pairs", unit), ["pair_id", "text_id"])
     candidates = run.tables.read(
@@ -98,7 +99,8 @@ def scored_candidates(run: Run, unit: str) -> DataFrame:
 
 
 class Select(Stage):
-    name, job, does, rows_are = "select", "build_dataset", "merge duplicates, drop rare entities, number classes", "pairs"
+    name, job, rows_are = "select", "build_dataset", "pairs"
+    does = "merge duplicates, drop rare entities, number classes"
     after = ("label",)
     writes = ("selection", "entity_statistics")
     scope = "whole"
@@ -119,8 +121,10 @@ class Select(Stage):
         classes = selection.class_indices(labels.where(F.col("dropped").isNull()))
         pairs = selection.pairs_to_publish(chosen, labels, classes)
         counting = Counting(passed_table="selection", passed_key=("pair_id",))
+        # The rows of a unit together: a file or two per unit, however many partitions the joins left.
+        by_unit = pairs.repartition("unit").sortWithinPartitions("unit", "image_id", "pair_id")
         selected = tables.write(
-            pairs, lambda: selection.select_images, self.name, unit, ("selection",), counting
+            by_unit, lambda: selection.select_images, self.name, unit, ("selection",), counting
         )
         entities = tables.read("kb/entities", run.committed("knowledge_base"))
         per_entity = statistics.per_entity(all_labels, labels, classes, entities)
@@ -147,7 +151,6 @@ class Publish(Stage):
     name, job, does, rows_are = "publish", "build_dataset", "write images", "images"
     after = ()
     writes = ("i2e/images",)
-    in_funnel = False
 
     def settings(self, config: Config) -> dict[str, Any]:
         return {
@@ -166,15 +169,13 @@ class Publish(Stage):
         files.remove(run.tables.path("i2e", "manifest.json"))
 
     def plan(self, run: Run, unit: str) -> Plan:
-        from pyspark.sql import functions as F
-
-        paths = {f.shard: f.path for f in run.unit(unit).files}
-        groups = _shard_groups(run.unit(unit).files)
-        group_of = F.create_map(*(F.lit(x) for shard, g in groups.items() for x in (shard, g)))
+        shards = run.unit(unit).files
+        paths = {f.shard: f.path for f in shards}
+        tasks = RowBlocks([(f.shard, f.rows, max(1, BYTES_PER_TASK * f.rows // max(1, f.size))) for f in shards])
         rows = (
             run.tables.read("selection", run.committed("select"), only_unit=unit)
             .select("image_id", "shard", "row", "width", "height", "labels")
-            .repartitionById(1 + max(groups.values()), group_of[F.col("shard")])
+            .repartitionById(tasks.count, tasks.column())
         )
         pairs = run.config.pairs
 
@@ -189,31 +190,22 @@ class Publish(Stage):
         return Plan(rows, make_kernel, ("i2e/images",), counting, rows_expected=self.rows_to_do(run, unit))
 
 
-def _shard_groups(shards: Sequence[Any]) -> dict[int, int]:
-    """Shard to task: consecutive shards, up to INPUT_ROWS_PER_TASK rows."""
-    groups: dict[int, int] = {}
-    group = rows = 0
-    for file in shards:
-        if rows and rows + file.rows > INPUT_ROWS_PER_TASK:
-            group, rows = group + 1, 0
-        groups[file.shard] = group
-        rows += file.rows
-    return groups
-
-
 class Finish(Stage):
     name, job, does, rows_are = "finish", "build_dataset", "entities, statistics, manifest", "entities"
     after = ("select",)
     writes = ("i2e/entities", "i2e/statistics/entities", "i2e/statistics/buckets", "i2e/statistics/funnel")
     scope = "whole"
-    in_funnel = False
 
     def settings(self, config: Config) -> dict[str, Any]:
-        return {"config": digest(config.model_dump(mode="json", exclude={"session", "run", "output"}))}
+        return thresholds(config)
 
     def components(self, run: Run, unit: str) -> dict[str, Any]:
         published = {u: c.fingerprint for u, c in run.commits.get("publish", {}).items()}
         return {**super().components(run, unit), "published": digest(published)}
+
+    def prepare(self, run: Run) -> None:
+        """Without a manifest until it is right: a kill from here on leaves none, and the next run writes it."""
+        files.remove(run.tables.path("i2e", "manifest.json"))
 
     def missing(self, run: Run, commit: Commit) -> list[str]:
         path = run.tables.path("i2e", "manifest.json")

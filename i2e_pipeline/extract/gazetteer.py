@@ -9,8 +9,8 @@ dozen array operations: the hash of any run of words comes from one cumulative s
 grow word by word only while they are the beginning of some name, and a bitmap spares most of the searches. This costs
 25 bytes per name on disk, once per machine, and 270 while 0.4 M names are built; a double-array automaton of the same
 names 159 bytes per name in every worker and 1,500 while building, and finds no plurals; both match about as fast
-(0.93 to 1.07; benchmarks/extract.py). A run of words that is no name has the hash of one with probability names / 2^64, some 5e-13;
-the link stage looks it up by its text and finds nothing.
+(0.93 to 1.07; benchmarks/extract.py). A run of words that is no name has the hash of one with probability names / 2^64,
+some 5e-13; the link stage looks it up by its text and finds nothing.
 """
 
 from __future__ import annotations

@@ -40,7 +40,6 @@ class Pairs(Stage):
     name, job, does, rows_are = "pairs", "extract_entities", "read alt-texts", "pairs"
     after = ()
     writes = ("pairs", "texts")
-    guarded = ()
 
     def settings(self, config: Config) -> dict[str, Any]:
         return {

@@ -118,7 +118,6 @@ class Surfaces(Stage):
     after = ("knowledge_base",)
     writes = ("kb/surfaces",)
     scope = "whole"
-    in_funnel = False
 
     def settings(self, config: Config) -> dict[str, Any]:
         kb = config.knowledge_base

@@ -267,7 +267,8 @@ def choose_device(wanted: str) -> str:
 def fingerprint(config: ScoreConfig) -> str:
     """32 hex characters that change with weights, architecture, preprocessing or dtype, and not with device or batch.
 
-    A local folder is named by the content of its files; a published model by name and tag, which are immutable.
+    A local folder is named by the content of its files; a published model by name and tag. A hub's branch
+    may move behind its name: pin a revision, or copy the model to a folder, where that matters.
     Loads nothing, so the driver may ask. Raises ModelError where a local folder is missing.
     """
     named: dict[str, Any] = {"dtype": config.dtype, "preprocessing": PREPROCESSING}
@@ -281,6 +282,9 @@ def fingerprint(config: ScoreConfig) -> str:
         }
     else:
         named |= {"model": config.model, "pretrained": config.pretrained}
+        if config.pretrained and Path(config.pretrained).is_file():
+            weights = Path(config.pretrained)
+            named["weights"] = _file_digest(str(weights), weights.stat().st_size, weights.stat().st_mtime_ns)
     return digest(named)
 
 

@@ -19,6 +19,7 @@ from i2e_pipeline.score import encoder
 from i2e_pipeline.score.entity_vectors import EntityVectors, encode_entities
 from i2e_pipeline.score.images import ShardReader
 from i2e_pipeline.score.scoring import score
+from i2e_pipeline.shards import RowBlocks
 from i2e_pipeline.shipping import Shipped, ship
 from i2e_pipeline.stage import Plan, Run, Stage
 from i2e_pipeline.tables import Commit, Counting, Kernel
@@ -31,7 +32,6 @@ class EncodeEntities(Stage):
     name, job, does, rows_are = "entity_vectors", "score_images", "encode entity names", "entities"
     after = ("knowledge_base",)
     writes = ("entity_vectors",)
-    in_funnel = False
 
     def settings(self, config: Config) -> dict[str, Any]:
         return {
@@ -113,7 +113,7 @@ class Score(Stage):
             .groupBy("text_id")
             .agg(F.sort_array(F.collect_set("entity_id")).alias("entity_ids"))
         )
-        blocks = _Blocks([(f.shard, f.rows) for f in run.unit(unit).files], config.rows_per_task)
+        blocks = RowBlocks([(f.shard, f.rows, config.rows_per_task) for f in run.unit(unit).files])
         rows = (
             pairs.join(named, "text_id", how="left")
             .select(
@@ -146,33 +146,6 @@ class Score(Stage):
 
         counting = Counting(passed_table="scores", passed_key=("pair_id",))
         return Plan(rows, make_kernel, ("scores",), counting, rows_expected=self.rows_to_do(run, unit))
-
-
-class _Blocks:
-    """Tasks of a unit: runs of at most `size` rows of a shard, or several small shards."""
-
-    def __init__(self, shards: list[tuple[int, int]], size: int) -> None:
-        self.size = size
-        self.first: dict[int, int] = {}
-        self.count = 0
-        room = 0
-        for shard, rows in shards:
-            if rows <= room:
-                self.first[shard] = self.count - 1
-                room -= rows
-                continue
-            self.first[shard] = self.count
-            blocks = max(1, -(-rows // size))
-            self.count += blocks
-            room = blocks * size - rows if blocks == 1 else 0
-
-    def column(self) -> Any:
-        """The task of a row, from its shard and row."""
-        from pyspark.sql import functions as F
-
-        first = F.create_map(*(F.lit(x) for pair in self.first.items() for x in pair))
-        large = F.floor(F.col("row") / F.lit(self.size)).cast("int")
-        return first[F.col("shard")] + large
 
 
 def model_name(config: Config) -> str:
