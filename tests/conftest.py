@@ -35,8 +35,7 @@ def delta_jars() -> bool:
     """Can Delta's jars be had, from Ivy's cache or from Maven? Where not, tests marked `delta` are skipped."""
     script = (
         "from i2e_pipeline import config, session\n"
-        "s = session.build(config.load(None, ['session.master=local[1]', 'storage.format=delta']))\n"
-        "s._jvm.java.lang.Class.forName('io.delta.sql.DeltaSparkSessionExtension')"
+        "session.build(config.load(None, ['session.master=local[1]', 'storage.format=delta']))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300)
     return done.returncode == 0
@@ -54,3 +53,26 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set I2E_REAL_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards of the sample world, its dump and its sources."""
+    from i2e_pipeline.sample import compose
+
+    folder = tmp_path_factory.mktemp("world") / "input"
+    compose.compose(folder, rows=75, shards=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory, spark: Any) -> Path:
+    """One run over all three shards: what every other way must give."""
+    from tests.chain import content, run, settings
+
+    output = tmp_path_factory.mktemp("whole") / "out"
+    run(settings(world, output, "run.units_in_flight=1"), spark)
+    images, entities = content(output)
+    assert len(images) > 20
+    assert sorted(e["class_index"] for e in entities.values()) == list(range(len(entities)))
+    return output

@@ -17,69 +17,16 @@ import pyarrow.dataset as ds
 import pytest
 
 from i2e_pipeline import files
-from i2e_pipeline.config import Config, from_tree, merge
 from i2e_pipeline.export import export
 from i2e_pipeline.pipeline import exclusive, run_stages, status
-from i2e_pipeline.sample import compose, embedded
 from i2e_pipeline.stage import StageError
 from i2e_pipeline.tables import Tables
 from i2e_pipeline.units import Units
+from tests.chain import commits, content, run, settings
 
 pytestmark = pytest.mark.slow
 
 PER_UNIT = ("pairs", "extract", "link", "score", "label")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three shards of the sample world, its dump and its sources."""
-    folder = tmp_path_factory.mktemp("world") / "input"
-    compose.compose(folder, rows=75, shards=3)
-    return folder
-
-
-def settings(world: Path, output: Path, *overrides: str, shards: str = "*") -> Config:
-    tree = embedded.tree([
-        f"pairs.path={world}/pairs/{shards}.parquet", f"knowledge_base.dump={world}/dump.json.bz2",
-        f"knowledge_base.popularity={world}/popularity.csv", f"knowledge_base.anchors={world}/anchors.tsv",
-        f"output={output}", "build.min_images_per_entity=1", "build.bar=0.2",
-    ])
-    return from_tree(merge(tree, overrides), "test")
-
-
-def run(config: Config, spark: Any, *wanted: str, redo: tuple[str, ...] = ()) -> dict[str, int]:
-    """Units that each stage worked on."""
-    tables = Tables(config.output, config.storage, lambda: spark)
-    _, states = run_stages(config, tables, wanted or None, redo)
-    return {s.stage.name: len(s.to_do) for s in states}
-
-
-def content(output: Path | str) -> tuple[dict[bytes, Any], dict[int, Any]]:
-    """Every image by id: its bytes and labels; every entity."""
-    images = {}
-    for row in ds.dataset(f"{output}/i2e/images", format="parquet").to_table().to_pylist():
-        assert row["image_id"] not in images
-        labels = sorted((lab["entity_id"], lab["class_index"], round(lab["score"], 4)) for lab in row["labels"])
-        sha256 = hashlib.sha256(row["image"]["bytes"]).hexdigest()
-        images[row["image_id"]] = (sha256, row["alt_text"], row["url"], labels)
-    entities = ds.dataset(f"{output}/i2e/entities", format="parquet").to_table().to_pylist()
-    return images, {e["entity_id"]: e for e in entities}
-
-
-def commits(output: Path, *stages: str) -> dict[str, bytes]:
-    folder = output / "_commits"
-    return {f"{s}/{p.name}": p.read_bytes() for s in stages for p in sorted((folder / s).iterdir())}
-
-
-@pytest.fixture(scope="module")
-def whole(world: Path, tmp_path_factory: pytest.TempPathFactory, spark: Any) -> Path:
-    """One run over all three shards: what every other way must give."""
-    output = tmp_path_factory.mktemp("whole") / "out"
-    run(settings(world, output, "run.units_in_flight=1"), spark)
-    images, entities = content(output)
-    assert len(images) > 20
-    assert sorted(e["class_index"] for e in entities.values()) == list(range(len(entities)))
-    return output
 
 
 def test_no_row_is_lost(world: Path, whole: Path) -> None:
