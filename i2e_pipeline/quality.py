@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 _FILE = "quality.json"
 _STEPS = {
-    "link": "top candidates that the text names; named entities among the candidates",
+    "extract": "mentions that may mean an entity that the text names; named entities that a mention may mean",
+    "link": "top candidates that the text names; named entities that are a top candidate",
     "label": "labels that are right; pairs whose text names the truth that got it",
     "published": "the same of the published images, duplicates merged",
 }
@@ -138,15 +139,19 @@ def _measure(run: Run, slice_columns: Sequence[str]) -> list[dict[str, Any]]:
     tables = run.tables
     empty = F.array().cast("array<bigint>")
     texts = tables.read("pairs", run.committed("pairs"), ["pair_id", "text_id", "unit"])
-    candidates = tables.read("candidates", run.committed("link"), ["text_id", "entity_id", "rank", "unit"])
+    candidates = tables.read(
+        "candidates", run.committed("link"), ["text_id", "start", "end", "entity_id", "rank", "unit"]
+    )
     linked = (
-        candidates.groupBy("unit", "text_id")
+        candidates.groupBy("unit", "text_id", "start", "end")
         .agg(
             F.collect_set("entity_id").alias("candidates"),
-            F.collect_set(F.when(F.col("rank") == 1, F.col("entity_id"))).alias("top"),
+            F.min_by("entity_id", "rank").alias("top"),
         )
+        .groupBy("unit", "text_id")
+        .agg(F.collect_list("candidates").alias("mentions"), F.collect_set("top").alias("top"))
         .join(texts, ["unit", "text_id"], how="inner")
-        .select("pair_id", "candidates", "top")
+        .select("pair_id", "mentions", F.array_distinct(F.flatten("mentions")).alias("candidates"), "top")
     )
     labels = tables.read("labels", run.committed("label"))
     labelled = labels.groupBy("pair_id").agg(
@@ -163,7 +168,7 @@ def _measure(run: Run, slice_columns: Sequence[str]) -> list[dict[str, Any]]:
         .join(labelled, "pair_id", how="left")
         .join(published, "image_id", how="left")
         .select(
-            "truth", "mentioned", "slices",
+            "truth", "mentioned", "slices", F.coalesce("mentions", F.array(empty)).alias("mentions"),
             *(F.coalesce(c, empty).alias(c) for c in ("candidates", "top", "labels", "published")),
             (F.col("standing").isNull() | (F.col("standing") == F.col("pair_id"))).alias("stands"),
         )
@@ -183,6 +188,8 @@ def _measure(run: Run, slice_columns: Sequence[str]) -> list[dict[str, Any]]:
     sums = rows.withColumn("slice", F.explode("slices")).groupBy("slice").agg(
         F.count("*").alias("pairs"),
         count(F.col("named")).alias("named"),
+        size(F.filter("mentions", lambda m: F.arrays_overlap(m, F.col("mentioned")))).alias("mentions_right"),
+        size(F.filter("mentions", lambda m: F.size(m) > 0)).alias("mentions_all"),
         size(F.array_intersect("top", "mentioned")).alias("top_right"),
         size("top").alias("top_all"),
         size(F.array_intersect("candidates", "mentioned")).alias("mentioned_found"),
@@ -197,7 +204,8 @@ def _measure(run: Run, slice_columns: Sequence[str]) -> list[dict[str, Any]]:
     )
     found = sorted((r.asDict() for r in sums.collect()), key=lambda r: (r["slice"] != "all", r["slice"]))
     steps = {
-        "link": ("top_right", "top_all", "mentioned_found", "mentioned_all"),
+        "extract": ("mentions_right", "mentions_all", "mentioned_found", "mentioned_all"),
+        "link": ("top_right", "top_all", "top_right", "mentioned_all"),
         "label": ("labels_right", "labels_all", "labels_found", "named"),
         "published": ("published_right", "published_all", "published_found", "published_named"),
     }

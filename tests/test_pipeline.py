@@ -132,7 +132,7 @@ def test_the_result_does_not_depend_on_partitions_or_order(
     spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "false")
     try:
         per_unit = {"1": "3", "7": "1"}[partitions]
-        run(settings(renamed, tmp_path / "out", f"pairs.files_per_unit={per_unit}", "score.rows_per_task=10",
+        run(settings(renamed, tmp_path / "out", f"pairs.files_per_unit={per_unit}", "score.rows_per_task=40",
                      "score.batch_size=3"), spark)
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", before)

@@ -134,7 +134,8 @@ class Extract(Stage):
             gazetteer.build(surfaces, self._gazetteer(run), run.config.extract.min_link_probability)
 
     def _gazetteer(self, run: Run) -> str:
-        name = f"{run.fingerprints['surfaces'][:16]}-{run.config.extract.min_link_probability:g}"
+        gate = f"{run.config.extract.min_link_probability:g}"
+        name = f"{run.fingerprints['surfaces'][:16]}-{gate}-format{gazetteer.FORMAT}"
         return run.tables.local_path("kb", "gazetteer", name)
 
     def rows_to_do(self, run: Run, unit: str) -> int:

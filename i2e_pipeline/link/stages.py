@@ -59,7 +59,8 @@ class Link(Stage):
 
 
 def context_folder(run: Run) -> str:
-    return run.tables.local_path("kb", "context", run.fingerprints["knowledge_base"][:16])
+    name = f"{run.fingerprints['knowledge_base'][:16]}-format{context.FORMAT}"
+    return run.tables.local_path("kb", "context", name)
 
 
 def _mentions(batch: pa.RecordBatch) -> int:
