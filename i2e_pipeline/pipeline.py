@@ -100,12 +100,13 @@ def _refuse_guarded(run: Run, walk: Sequence[Stage], redo: Sequence[str]) -> Non
 def _refuse_other_format(config: Config, tables: Tables) -> None:
     """An output is Parquet or Delta; what is there in one cannot be read as the other."""
     path, wanted = tables.path("_storage.json"), config.storage.format
-    if files.exists(path) and (found := files.read_json(path)["format"]) != wanted:
+    if not files.exists(path):
+        files.write_json(path, {"format": wanted})
+    elif (found := files.read_json(path)["format"]) != wanted:
         raise StageError(
             f"{tables.root} holds {found} tables, and storage.format is {wanted}: use another output, or "
             f"storage.format={found}"
         )
-    files.write_json(path, {"format": wanted})
 
 
 def run_stages(
@@ -116,10 +117,10 @@ def run_stages(
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Run, list[StageState]]:
     """Run the named stages (None: all); stages before them must be complete. Returns how every stage stands."""
-    needs_units = wanted is None or any(s.scope == "unit" for s in stages() if s.name in wanted)
+    walk = stages()
+    needs_units = wanted is None or any(s.scope == "unit" for s in walk if s.name in wanted)
     units = Units(tables.root).plan(config.pairs) if needs_units else []
     run = Run(config, tables, units)
-    walk = stages()
     last = max(n for n, s in enumerate(walk) if wanted is None or s.name in wanted)
     states = []
     # Whatever is wrong with a setting is said before any work, not hours later when its stage comes.

@@ -90,6 +90,17 @@ class Written:
     rows_out: int
     rejected: dict[str, int]
 
+    def only(self, *tables: str) -> Written:
+        """The same job with the files of these tables alone."""
+        rejected = self.rejected if "rejects" in tables else {}
+        return Written(self.staging, {t: self.files[t] for t in tables}, self.rows_in, self.rows_out, rejected)
+
+
+def pass_on(table: str, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Kernel of a job that Spark did all of: every row goes to one table."""
+    for batch in batches:
+        yield table, batch
+
 
 @dataclass(frozen=True)
 class Counting:
@@ -310,8 +321,7 @@ class Tables:
                 files.move_file(files.join(source, name), files.join(target, name))
 
     def _drop_orphans(self, written: Written) -> None:
-        """Remove what failed or repeated attempts wrote, and give every table at least one file, so that an empty
-        result is a table with no rows and not a missing one."""
+        """Remove what failed or repeated attempts wrote."""
         for table, kept in written.files.items():
             folder = files.join(written.staging, table)
             named = {f.path for f in kept}
@@ -404,6 +414,7 @@ class _TaskWriter:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        # The first task leaves a file in every table: an empty result is a table without rows and not a missing one.
         if kind is None and self.empty_files:
             for table, schema in self.plan.schemas.items():
                 if not self.closed[table] and not any(t == table for t, _ in self.open):

@@ -31,7 +31,7 @@ from i2e_pipeline.config import Config, digest
 from i2e_pipeline.schemas import TABLES
 from i2e_pipeline.shards import RowBlocks, selected_rows
 from i2e_pipeline.stage import Plan, Run, Stage
-from i2e_pipeline.tables import WHOLE, Commit, Counting, Kernel, Written
+from i2e_pipeline.tables import WHOLE, Commit, Counting, Kernel, pass_on
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -128,23 +128,15 @@ class Select(Stage):
         )
         entities = tables.read("kb/entities", run.committed("knowledge_base"))
         per_entity = statistics.per_entity(all_labels, labels, classes, entities)
-        stats = tables.write(per_entity, lambda: _entity_rows, self.name, unit, ("entity_statistics",))
+        stats = tables.write(
+            per_entity, lambda: partial(pass_on, "entity_statistics"), self.name, unit, ("entity_statistics",)
+        )
         schema = tables.spark_schema("selection", ["image_id", "pair_id", "shard", "row", "labels", "unit"])
         written = tables.spark.read.schema(schema).parquet(files.join(selected.staging, "selection"))
         return self.conclude(
-            run, unit, [selected, _without_rejects(stats)], started,
+            run, unit, [selected, stats.only("entity_statistics")], started,
             expected=sum(c.rows_out for c in labelled), facts={"units": selection.unit_digests(written)},
         )
-
-
-def _entity_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
-    for batch in batches:
-        yield "entity_statistics", batch
-
-
-def _without_rejects(written: Written) -> Written:
-    return Written(written.staging, {t: f for t, f in written.files.items() if t != "rejects"}, written.rows_in,
-                   written.rows_out, {})
 
 
 class Publish(Stage):
@@ -231,7 +223,7 @@ class Finish(Stage):
             self.name, unit, ("i2e/statistics/buckets", "i2e/statistics/funnel"),
         )
         self._remove_other_units(run)
-        staged = [_without_rejects(entities), _without_rejects(small)]
+        staged = [entities.only(*self.writes[:2]), small.only(*self.writes[2:])]
         made = Commit(
             stage=self.name, unit=unit, fingerprint=self.fingerprint(run, unit), components=self.components(run, unit),
             files={t: f for w in staged for t, f in w.files.items()}, rows_in=entities.rows_in,

@@ -30,7 +30,7 @@ from i2e_pipeline.ids import row_ids
 from i2e_pipeline.shards import text_columns
 from i2e_pipeline.shipping import ship
 from i2e_pipeline.stage import Plan, Run, Stage
-from i2e_pipeline.tables import Commit, Counting, Kernel, Written
+from i2e_pipeline.tables import Commit, Counting, Kernel, pass_on
 
 _INPUT_ROWS_PER_TASK = 200_000
 _TEXTS_PER_TASK = 20_000
@@ -70,23 +70,13 @@ class Pairs(Stage):
         distinct = seen.groupBy("text_id").agg(
             F.first("text").alias("text"), F.first("script").alias("script"), F.sum("pairs").alias("pairs")
         )
-        texts = tables.write(distinct, lambda: _texts, self.name, unit, ("texts",))
-        pairs = _only(read, "pairs", "rejects")
-        return self.conclude(run, unit, [pairs, _only(texts, "texts")], started, expected=run.unit(unit).rows)
+        texts = tables.write(distinct, lambda: partial(pass_on, "texts"), self.name, unit, ("texts",))
+        staged = [read.only("pairs", "rejects"), texts.only("texts")]
+        return self.conclude(run, unit, staged, started, expected=run.unit(unit).rows)
 
 
 def _rows_of_files(batch: pa.RecordBatch) -> int:
     return int(pc.sum(batch.column("rows")).as_py() or 0)
-
-
-def _texts(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
-    for batch in batches:
-        yield "texts", batch
-
-
-def _only(written: Written, *tables: str) -> Written:
-    return Written(written.staging, {t: written.files[t] for t in tables}, written.rows_in, written.rows_out,
-                   written.rejected if "rejects" in tables else {})
 
 
 def read_shards(

@@ -12,7 +12,6 @@ Python (benchmarks/extract.py).
 
 from __future__ import annotations
 
-import hashlib
 import html
 import re
 import unicodedata
@@ -25,6 +24,7 @@ import pyarrow.compute as pc
 import regex
 from ftfy.badness import is_bad
 
+from i2e_pipeline.ids import content_id
 from i2e_pipeline.schemas import ID, PAIRS, TEXTS, Reason
 
 MAX_CHARACTERS = 1000
@@ -242,7 +242,7 @@ def text_id(texts: pa.Array) -> pa.Array:
     """The first 128 bits of BLAKE2b of each text's UTF-8, as binary(16). Nulls stay null."""
     return pa.array(
         [
-            None if text is None else hashlib.blake2b(text, digest_size=16).digest()
+            None if text is None else content_id(text)
             for text in texts.cast(pa.binary()).to_pylist()
         ],
         ID,

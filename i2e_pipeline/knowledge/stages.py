@@ -18,7 +18,7 @@ from i2e_pipeline import files
 from i2e_pipeline.config import Config, digest
 from i2e_pipeline.schemas import TABLES
 from i2e_pipeline.stage import Plan, Run, Stage, StageError
-from i2e_pipeline.tables import WHOLE, Commit, Counting, Kernel, Written
+from i2e_pipeline.tables import WHOLE, Commit, Counting, Kernel, Written, pass_on
 from wikidata import knowledge_base as wikidata
 from wikidata.filters import FILTERS
 from wikidata.items import read_items
@@ -89,9 +89,8 @@ class KnowledgeBase(Stage):
 
     def _write(self, run: Run, table: str, rows: DataFrame) -> Written:
         tables = () if table == "rejects" else (table,)
-        made = run.tables.write(rows, lambda: partial(_as, table), self.name, WHOLE, tables)
-        kept = {t: f for t, f in made.files.items() if t == table}
-        return Written(made.staging, kept, made.rows_in, made.rows_out, made.rejected)
+        made = run.tables.write(rows, lambda: partial(pass_on, table), self.name, WHOLE, tables)
+        return made.only(table)
 
 
 def _has_duplicates(entities: DataFrame) -> bool:
@@ -106,11 +105,6 @@ def _raw_tables(batches: Iterator[pa.RecordBatch], **options: Any) -> Iterator[t
     names = {"entities": "kb/raw_entities", "names": "kb/raw_names", "rejects": "rejects"}
     for table, batch in read_items(batches, **options):
         yield names[table], batch
-
-
-def _as(table: str, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
-    for batch in batches:
-        yield table, batch
 
 
 class Surfaces(Stage):
@@ -133,7 +127,7 @@ class Surfaces(Stage):
         )
 
         def make_kernel() -> Kernel:
-            return partial(_as, "kb/surfaces")
+            return partial(pass_on, "kb/surfaces")
 
         return Plan(surfaces, make_kernel, ("kb/surfaces",), Counting(passed_table="kb/surfaces",
                                                                       passed_key=("normal_form",)))
