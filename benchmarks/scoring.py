@@ -38,11 +38,11 @@ from PIL import Image
 
 from i2e_pipeline.config import ScoreConfig
 from i2e_pipeline.config import load as load_config
+from i2e_pipeline.encoder import Encoder, load_once
 from i2e_pipeline.files import find
+from i2e_pipeline.images import Decoded, ShardReader, decode
 from i2e_pipeline.sample import compose
-from i2e_pipeline.score.encoder import Encoder, load_once
 from i2e_pipeline.score.entity_vectors import EntityVectors
-from i2e_pipeline.score.images import Decoded, ShardReader, decode
 from i2e_pipeline.score.scoring import score
 from i2e_pipeline.session import build
 from i2e_pipeline.tables import Counting, Kernel, Tables

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -128,7 +128,24 @@ class LinkConfig(Section):
     """Mass set aside for "none of these", relative to a candidate of prior 1."""
 
 
-class ScoreConfig(Section):
+class ImageLimits(Section):
+    """Which images are worth decoding."""
+
+    max_pixels: int = Field(50_000_000, ge=1)
+    """Larger images are rejected before they are decoded (decompression bombs)."""
+    min_side: int = Field(16, ge=1)
+    """Images with a shorter side are rejected."""
+    max_aspect: float = Field(10.0, ge=1)
+    """Images longer than this many times their width, or the reverse, are rejected."""
+    max_bytes: int = Field(64_000_000, ge=1)
+    """Larger stored images are rejected unread."""
+
+
+class ModelConfig(Section):
+    """An image–text model and how it is run."""
+
+    section: ClassVar[str] = "score"
+    """Where a message says that the setting is."""
     model: str = ""
     """open_clip model: `local-dir:FOLDER`, `hf-hub:ORG/NAME`, or NAME with `pretrained`."""
     pretrained: str | None = None
@@ -139,18 +156,13 @@ class ScoreConfig(Section):
     """bfloat16 is twice as fast or more; scores move by some 0.005."""
     batch_size: int = Field(64, ge=1)
     """Images per forward pass on a GPU, halved by itself when it runs out of memory; a CPU takes 8 at a time."""
+
+
+class ScoreConfig(ModelConfig, ImageLimits):
     text_template: str = "{name}, {description}"
     """How an entity is told to the model; without a description the name stands alone."""
     rows_per_task: int = Field(16_384, ge=1)
     """Rows a task scores at most; a unit is cut along its row groups."""
-    max_pixels: int = Field(50_000_000, ge=1)
-    """Larger images are rejected before they are decoded (decompression bombs)."""
-    min_side: int = Field(16, ge=1)
-    """Images with a shorter side are rejected."""
-    max_aspect: float = Field(10.0, ge=1)
-    """Images longer than this many times their width, or the reverse, are rejected."""
-    max_bytes: int = Field(64_000_000, ge=1)
-    """Larger stored images are rejected unread."""
     background_entities: int = Field(256, ge=2)
     """Entities that stand for "anything": an image's cosine to a candidate is also given in standard deviations
     above its mean cosine to these."""
@@ -174,6 +186,178 @@ class BuildConfig(Section):
     """Images beyond this are dropped for the entity, by hash of (image, entity): the same ones in every run."""
 
 
+class EncoderConfig(Section):
+    """The image and text towers that are trained."""
+
+    model: str = "ViT-B-16"
+    """open_clip architecture by name (ViT-B-16, ViT-L-14, ViT-H-14, …), or `local-dir:FOLDER` with
+    `open_clip_config.json`; a timm trunk through open_clip's `timm_model_name` in such a folder."""
+    pretrained: str | None = None
+    """Where weights start: open_clip's tag, a weights file, or `folder` for those of the local-dir. None: random."""
+    image_size: int | None = Field(None, ge=16)
+    """Side of the input in pixels. None: the model's own."""
+    checkpoint_activations: bool = False
+    """Recompute activations in the backward pass: a third more time for a fraction of the memory."""
+    compile: bool = False
+    """torch.compile the towers: worth it on a GPU for runs of more than some minutes."""
+
+
+class DataConfig(Section):
+    """Which images are trained on, in which order, and what is made of them."""
+
+    batch_size: int = Field(256, ge=1)
+    """Images per optimiser step, over all ranks and accumulation steps."""
+    workers: int | None = Field(None, ge=0)
+    """Decoding workers per rank. None: the rank's share of the cores; 0: decode in the training process."""
+    prefetch: int = Field(4, ge=1)
+    """Micro-batches that lie ready per rank."""
+    lanes: int = Field(64, ge=1)
+    """Streams that an epoch is dealt into; a rank reads those that are its own. Any number of ranks up to this one
+    gives the same batches."""
+    window: int = Field(4096, ge=1)
+    """Rows of a lane that are shuffled among each other; as many stored images are held in memory per lane read."""
+    shuffle: bool = True
+    augment: Literal["crop_flip", "crop", "none"] = "crop_flip"
+    """Random resized crop and mirroring; mirroring spoils what is written or handed (crop)."""
+    crop_area: tuple[float, float] = (0.4, 1.0)
+    """Share of the image's area that a random crop takes, from … to."""
+    label: Literal["best", "sampled"] = "sampled"
+    """Which label of an image with several is its class: the most probable, or one by hash, in proportion."""
+    min_label_score: float = Field(0.0, ge=0, le=1)
+    """Labels less likely right than this are not trained on."""
+    hold_out_entities: float = Field(0.1, ge=0, lt=1)
+    """Share of the entities, by hash, none of whose images is trained on; evaluation in training retrieves these."""
+    hold_out_images: float = Field(0.05, ge=0, lt=1)
+    """Share of the images of the other entities, by hash, kept out of training."""
+
+
+class TextConfig(Section):
+    """Which text an image is contrasted with; probabilities, normalised."""
+
+    alt_text: float = Field(0.5, ge=0)
+    name: float = Field(0.25, ge=0)
+    name_and_description: float = Field(0.25, ge=0)
+    template: str = "{name}, {description}"
+
+
+class HeadConfig(Section):
+    """Classification over all entities, by cosine."""
+
+    margin: float = Field(0.15, ge=0, lt=2)
+    """Subtracted from the cosine of the right class (CosFace, arXiv 1801.09414)."""
+    temperature: float = Field(1 / 32, gt=0)
+    """Cosines are divided by this."""
+    sample: float = Field(0.1, gt=0, le=1)
+    """Share of the classes that a step compares with, those of the batch among them; 1: all, exact."""
+    sample_min: int = Field(4096, ge=1)
+    """Never fewer classes than this."""
+    correct_sampling: bool = False
+    """Add −log of a negative's probability of being sampled (arXiv 2507.09331), so that the loss estimates the
+    full softmax; positives, which are always there, are left as they are."""
+    drop_closer_than: float | None = Field(None, gt=0, le=1)
+    """Negatives whose class is closer to the right class than this cosine are not compared with (label noise)."""
+    multi_label: Literal["one", "all"] = "one"
+    """one: the class sampled for the image; all: each label of it shares the target equally."""
+    learning_rate: float = Field(0.1, gt=0)
+    """Of the row-wise Adagrad; it follows the schedule of optimizer.learning_rate."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the class vectors."""
+
+
+class LossConfig(Section):
+    """How the parts of a recipe are weighed."""
+
+    classification: float = Field(0.5, ge=0, le=1)
+    """λ of multi-task: λ · classification + (1 − λ) · contrastive."""
+    contrastive: Literal["infonce", "siglip"] = "infonce"
+    equal_entities_are_negatives: bool = False
+    """True: as open_clip does, images of the same entity push each other's texts away."""
+    distillation: float = Field(0.0, ge=0)
+    """Weight of the distance to stored image vectors (`score.keep_vectors`); 0: none."""
+    initial_scale: float = Field(14.3, gt=0)
+    """First value of the learnable logit scale (1 / 0.07)."""
+
+
+class OptimizerConfig(Section):
+    learning_rate: float = Field(8e-4, gt=0)
+    """Peak. 6e-4 for L/14, as far as is known of the paper."""
+    weight_decay: float = Field(0.1, ge=0)
+    """On matrices; none on norms, biases, scales, embeddings of positions."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup: float = Field(0.05, ge=0)
+    """Below 1: share of all steps; else steps. Then cosine to zero."""
+    clip_norm: float | None = Field(1.0, gt=0)
+    """Of the towers' gradient over all ranks; None: no clipping."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of a running mean of the weights, which evaluation and export then use."""
+
+
+RECIPES = ("multi_task", "supervised", "contrastive", "clip_alt_text", "clip_entity_text")
+Recipe = Literal["multi_task", "supervised", "contrastive", "clip_alt_text", "clip_entity_text"]
+
+
+class TrainConfig(Section):
+    dataset: str | None = None
+    """Folder of a published I2E dataset. None: <output>/i2e."""
+    folder: str | None = None
+    """Where checkpoints, logs and the export go. None: <output>/train/<recipe>."""
+    recipe: Recipe = "multi_task"
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps. None: as `epochs` says."""
+    epochs: float = Field(16.0, gt=0)
+    accumulate: int = Field(1, ge=1)
+    """Micro-batches per step and rank: a batch too large for the device in as many parts, gradients averaged."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast, with float32 weights."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    device: str = "auto"
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of torch per rank. None: the rank's share of the cores."""
+    seed: int = 0
+    """Of the initial weights, the order and every draw."""
+    evaluate_every: int | None = Field(None, ge=1)
+    """Steps between evaluations on what is held out; before the first and after the last
+    step always. None: only those."""
+    checkpoint_every: int = Field(1000, ge=1)
+    """Steps."""
+    keep_checkpoints: int = Field(3, ge=1)
+    """The newest ones; the best by held-out retrieval stays too."""
+    log_every: int = Field(10, ge=1)
+    """Steps."""
+    encoder: EncoderConfig = EncoderConfig()
+    data: DataConfig = DataConfig()
+    text: TextConfig = TextConfig()
+    head: HeadConfig = HeadConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+class EvaluateConfig(Section):
+    models: Paths = ()
+    """Encoders to measure, each `[LABEL=]MODEL`: what score.model takes (NAME@PRETRAINED for a name with weights),
+    `hf:FOLDER` for a Hugging Face model, or `vectors:FOLDER` of stored vectors."""
+    data: dict[str, str] = Field(default_factory=dict)
+    """Data sets by name: gpr1200, roxford5k, cifar100 … (evaluate/datasets.py lists them), or a name of your own."""
+    suite: Paths = ()
+    """What to measure. Empty: all that the data sets allow."""
+    folder: str | None = None
+    """Where vectors, results, pictures and the page go. None: <output>/evaluation."""
+    preprocessing: Literal["model", "mofi-gpr1200"] = "model"
+    """The model's own, or the one behind MOFI's released figures: ToTensor, Resize(224, antialias=False),
+    CenterCrop, CLIP's mean and deviation."""
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_size: int = Field(64, ge=1)
+    block_mb: int = Field(256, ge=1)
+    """Memory that a block of similarities may take beside the vectors."""
+    knn_k: tuple[int, ...] = (10, 20, 100, 200)
+    knn_temperature: float = Field(0.07, gt=0)
+    """Of the weights exp(cosine / temperature) (DINO, arXiv 2104.14294)."""
+    projection: Literal["tsne", "umap", "none"] = "tsne"
+    seed: int = 0
+    """Of splits and projections; no figure that a protocol defines depends on it."""
+
+
 class Config(Section):
     output: str = "out/run"
     """Folder of all tables of the run."""
@@ -186,6 +370,8 @@ class Config(Section):
     link: LinkConfig = LinkConfig()
     score: ScoreConfig = ScoreConfig()
     build: BuildConfig = BuildConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")
     def _floors_leave_room(self) -> Config:

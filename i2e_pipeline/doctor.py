@@ -108,7 +108,7 @@ def _recognizer(config: Config) -> str:
 
 
 def _model(config: Config) -> str:
-    from i2e_pipeline.score import encoder
+    from i2e_pipeline import encoder
 
     try:
         model = encoder.load(config.score)

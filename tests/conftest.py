@@ -6,7 +6,7 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +76,30 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory, spark: Any) -> 
     assert len(images) > 20
     assert sorted(e["class_index"] for e in entities.values()) == list(range(len(entities)))
     return output
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Names of small open_clip models with random weights, by kind (small_models.MODELS)."""
+    from tests.small_models import write_model
+
+    made: dict[str, str] = {}
+
+    def model(kind: str) -> str:
+        if kind not in made:
+            made[kind] = write_model(tmp_path_factory.mktemp(kind), kind)
+        return made[kind]
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def encoder_config(models: Callable[[str], str]) -> config.ScoreConfig:
+    return config.ScoreConfig(model=models("vit"), batch_size=4, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def encoder(encoder_config: config.ScoreConfig) -> Any:
+    from i2e_pipeline.encoder import load
+
+    return load(encoder_config)

@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from i2e_pipeline.config import ScoreConfig
+from i2e_pipeline.encoder import Encoder
 from i2e_pipeline.ids import content_id
+from i2e_pipeline.images import Decoded, Rejected, ShardReader, decode, perceptual_hashes
 from i2e_pipeline.schemas import ID, SCORES, Reason
-from i2e_pipeline.score.encoder import Encoder
 from i2e_pipeline.score.entity_vectors import EntityVectors
-from i2e_pipeline.score.images import Decoded, Rejected, ShardReader, decode, perceptual_hashes
 
 BLOCK_BATCHES = 16
 """Rows are worked on in blocks of so many encoder batches, sorted by file and row, whatever batches they came in."""

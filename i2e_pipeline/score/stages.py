@@ -2,7 +2,7 @@
 
 entity_vectors  Reads   candidates · kb/entities   Writes  entity_vectors
 score           Reads   pairs · candidates · entity_vectors · the input shards' images
-                Writes  scores   Rejects  no_linked_mention and the reasons of score/images.py
+                Writes  scores   Rejects  no_linked_mention and the reasons of images.py
 
 An entity's text is encoded once per model, however many units name it: each run adds a segment of the entities that no
 earlier segment holds.
@@ -14,10 +14,10 @@ import time
 from functools import partial
 from typing import Any
 
+from i2e_pipeline import encoder
 from i2e_pipeline.config import Config, digest
-from i2e_pipeline.score import encoder
+from i2e_pipeline.images import ShardReader
 from i2e_pipeline.score.entity_vectors import EntityVectors, encode_entities
-from i2e_pipeline.score.images import ShardReader
 from i2e_pipeline.score.scoring import score
 from i2e_pipeline.shards import RowBlocks
 from i2e_pipeline.shipping import Shipped, ship

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from benchmarks import scoring
-from tests.score.conftest import picture, stored, write_shard
+from tests.small_models import picture, stored, write_shard
 
 
 def test_the_benchmark_runs(tmp_path: Path, models) -> None:

@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
+from i2e_pipeline.encoder import Encoder
 from i2e_pipeline.ids import content_id
+from i2e_pipeline.images import ShardReader
 from i2e_pipeline.schemas import SCORES, Reason
 from i2e_pipeline.score import scoring
-from i2e_pipeline.score.encoder import Encoder
 from i2e_pipeline.score.entity_vectors import EntityVectors, MissingVectorError
-from i2e_pipeline.score.images import ShardReader
 from i2e_pipeline.score.scoring import score
-from tests.score.conftest import picture, rows_of, stored, write_shard
+from tests.small_models import picture, rows_of, stored, write_shard
 
 NAMES = {1: "Mars", 2: "Turkey, country", 3: "Turkey, bird", 4: "chess rook", 5: "orange"}
 BACKGROUND = [1, 2, 3, 4, 5]

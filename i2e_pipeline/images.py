@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
-from i2e_pipeline.config import ScoreConfig
+from i2e_pipeline.config import ImageLimits
 from i2e_pipeline.files import open_filesystem
 from i2e_pipeline.schemas import Reason
 
@@ -174,7 +174,7 @@ class Decoded:
     """What the model's `prepare` made of it."""
 
 
-def unfit(header: Header | None, limits: ScoreConfig) -> Reason | None:
+def unfit(header: Header | None, limits: ImageLimits) -> Reason | None:
     """Why this image is not decoded, or None. `header` None: the shard holds a null."""
     if header is None:
         return Reason.NULL_IMAGE
@@ -193,13 +193,13 @@ def unfit(header: Header | None, limits: ScoreConfig) -> Reason | None:
     return None
 
 
-def decode(
-    stored: bytes | None, limits: ScoreConfig, prepare: Callable[[Image.Image], np.ndarray], side: int = 0
-) -> Decoded | Rejected:
-    """Pixels for the model of one stored image, or why there are none; never raises for what the bytes hold.
+def open_rgb(
+    stored: bytes | None, limits: ImageLimits, side: int = 0
+) -> tuple[Image.Image, tuple[int, int]] | Rejected:
+    """One stored image as 8-bit RGB, upright, and its (width, height) as displayed; or why there is none.
 
-    prepare   the model's preprocessing: RGB image -> pixels; thread-safe
-    side      the side that `prepare` scales to, in pixels: JPEGs much larger than that are decoded smaller; 0: never
+    Never raises for what the bytes hold.
+    side      the side that it will be scaled to, in pixels: JPEGs much larger than that are decoded smaller; 0: never
     """
     header = None if stored is None else Header(len(stored))
     reason = unfit(header, limits)
@@ -219,8 +219,7 @@ def decode(
         turn = _turn(image)
         if turn in _SWAPPING:
             displayed = displayed[1], displayed[0]
-        rgb = opaque_rgb(image if turn is None else image.transpose(turn))
-        return Decoded(*displayed, thumbnail(rgb), prepare(rgb))
+        return opaque_rgb(image if turn is None else image.transpose(turn)), displayed
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return Rejected(Reason.TOO_MANY_PIXELS, str(error))
     except MemoryError:
@@ -229,6 +228,26 @@ def decode(
         return Rejected(_fault(stored, ""), f"begins with {stored[:16]!r}")
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error ... for broken images
         return Rejected(_fault(stored, str(error)), f"{type(error).__name__}: {error}"[:200])
+
+
+def decode(
+    stored: bytes | None, limits: ImageLimits, prepare: Callable[[Image.Image], np.ndarray], side: int = 0
+) -> Decoded | Rejected:
+    """Pixels for the model of one stored image, or why there are none; never raises for what the bytes hold.
+
+    prepare   the model's preprocessing: RGB image -> pixels; thread-safe
+    side      as for `open_rgb`
+    """
+    opened = open_rgb(stored, limits, side)
+    if isinstance(opened, Rejected):
+        return opened
+    rgb, displayed = opened
+    try:
+        return Decoded(*displayed, thumbnail(rgb), prepare(rgb))
+    except MemoryError:
+        raise
+    except Exception as error:  # a preprocessing that this image defeats
+        return Rejected(Reason.BROKEN_IMAGE, f"{type(error).__name__}: {error}"[:200])
 
 
 _TURNS = {

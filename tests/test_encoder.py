@@ -10,14 +10,19 @@ import pytest
 import torch
 from torch import nn
 
+from i2e_pipeline import encoder as encoder_module
 from i2e_pipeline.config import ScoreConfig
-from i2e_pipeline.score import encoder as encoder_module
-from i2e_pipeline.score.encoder import Encoder, ModelError, choose_device, fingerprint, load, load_once
-from tests.score.conftest import REAL, picture, write_model
+from i2e_pipeline.encoder import Encoder, ModelError, choose_device, fingerprint, load, load_once
+from tests.small_models import REAL, picture, write_model
 
 TEXTS = ["Mars", "Mars, fourth planet from the Sun", "Turkey, country", "a " * 60, "", "Köln, city in Germany"]
 PICTURES = [picture(i, size) for i, size in enumerate([(64, 48), (40, 90), (32, 32), (200, 150), (33, 31)])]
 KINDS = ["vit", "resnet", "bidirectional", "custom"]
+
+
+@pytest.fixture(scope="session")
+def config(encoder_config: ScoreConfig) -> ScoreConfig:
+    return encoder_config
 
 
 def plain(name: str) -> tuple[np.ndarray, np.ndarray]:

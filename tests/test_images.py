@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from i2e_pipeline import images
 from i2e_pipeline.config import ScoreConfig
-from i2e_pipeline.schemas import Reason
-from i2e_pipeline.score import images
-from i2e_pipeline.score.images import (
+from i2e_pipeline.images import (
     Decoded,
     Header,
     Rejected,
@@ -26,7 +25,8 @@ from i2e_pipeline.score.images import (
     perceptual_hashes,
     unfit,
 )
-from tests.score.conftest import REAL, picture, stored, write_shard
+from i2e_pipeline.schemas import Reason
+from tests.small_models import REAL, picture, stored, write_shard
 
 LIMITS = ScoreConfig()
 

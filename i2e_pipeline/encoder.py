@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from i2e_pipeline.config import ScoreConfig, digest
+from i2e_pipeline.config import ModelConfig, digest
 
 PREPROCESSING = 1
 """Raised whenever images.py or this file gives other pixels for the same bytes: older scores are then not mixed in."""
@@ -202,7 +202,7 @@ class Encoder:
         _fold_batch_norms(self._visual, lambda: self._encode_images(pixels[None]), TOLERANCE[self.dtype])
 
 
-def load(config: ScoreConfig, *, threads: int | None = None, device: str | None = None) -> Encoder:
+def load(config: ModelConfig, *, threads: int | None = None, device: str | None = None) -> Encoder:
     """The model that `config` names, checked. Raises ModelError.
 
     threads   CPU threads a forward pass may use: the task's cores; None: as torch finds them
@@ -213,7 +213,9 @@ def load(config: ScoreConfig, *, threads: int | None = None, device: str | None 
     if threads is not None:
         torch.set_num_threads(threads)
     if not config.model:
-        raise ModelError("score.model is empty: name a model, for example score.model=local-dir:FOLDER")
+        raise ModelError(
+            f"{config.section}.model is empty: name a model, for example {config.section}.model=local-dir:FOLDER"
+        )
     place = choose_device(device or config.device)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     try:
@@ -223,7 +225,7 @@ def load(config: ScoreConfig, *, threads: int | None = None, device: str | None 
         tokenizer = open_clip.get_tokenizer(config.model)
     except Exception as error:  # open_clip raises RuntimeError, FileNotFoundError, KeyError ... for a wrong name
         raise ModelError(
-            f"score.model={config.model} (pretrained={config.pretrained}) does not load: {error}"
+            f"{config.section}.model={config.model} (pretrained={config.pretrained}) does not load: {error}"
         ) from error
     return Encoder(
         model,
@@ -243,7 +245,7 @@ loads = 0
 """Models loaded by this process; equals one per worker, however many tasks it runs."""
 
 
-def load_once(config: ScoreConfig, *, threads: int | None = None, device: str | None = None) -> Encoder:
+def load_once(config: ModelConfig, *, threads: int | None = None, device: str | None = None) -> Encoder:
     """`load`, kept for the life of the worker process. Another model or device takes the old one's place."""
     global loads
     key = (os.getpid(), fingerprint(config), config.batch_size, device or config.device)
@@ -264,7 +266,7 @@ def choose_device(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def fingerprint(config: ScoreConfig) -> str:
+def fingerprint(config: ModelConfig) -> str:
     """32 hex characters that change with weights, architecture, preprocessing or dtype, and not with device or batch.
 
     A local folder is named by the content of its files; a published model by name and tag. A hub's branch
@@ -275,7 +277,7 @@ def fingerprint(config: ScoreConfig) -> str:
     if config.model.startswith("local-dir:"):
         folder = Path(config.model.removeprefix("local-dir:"))
         if not (folder / "open_clip_config.json").is_file():
-            raise ModelError(f"score.model={config.model}: {folder}/open_clip_config.json does not exist")
+            raise ModelError(f"{config.section}.model={config.model}: {folder}/open_clip_config.json does not exist")
         files = sorted(f for f in folder.rglob("*") if f.is_file() and f.suffix != ".md")
         named["files"] = {
             str(f.relative_to(folder)): _file_digest(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files
