@@ -9,9 +9,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from i2e_pipeline import config as configuration
 from i2e_pipeline.config import Config, ConfigError, digest
+from i2e_pipeline.evaluate import command as evaluation
 from i2e_pipeline.export import ExportError
 from i2e_pipeline.java import NoJava
 from i2e_pipeline.session import SessionError
@@ -48,7 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     export = _command(commands, "export", _export, "copy the published dataset as plain Parquet")
     export.add_argument("--to", required=True, metavar="FOLDER")
 
+    train = _command(commands, "train", _train, "pre-train image encoders on the dataset; goes on where it was")
+    train.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
+
     _command(commands, "report", _report, "an HTML page of what was kept and why the rest was not")
+    about = "the tables of a paper: retrieval, kNN, probe, zero-shot of image encoders; without arguments, the sample's"
+    evaluation.add_arguments(_command(commands, "evaluate", _evaluate, about))
     _command(commands, "doctor", _doctor, "check Java, Spark, Delta, torch, models, disk; say the remedies")
 
     options = parser.parse_args(arguments)
@@ -220,12 +229,67 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _train(options: argparse.Namespace) -> int:
+    from i2e_pipeline.pretrain import pretrain
+
+    config = _train_config(options)
+    return _print_training(config, pretrain(config, _say, options.restart))
+
+
+def _train_config(options: argparse.Namespace) -> Config:
+    """The config of a training, shown by the first rank; the embedded sample is composed by `i2e run`, not here."""
+    if options.config is None:
+        from i2e_pipeline.sample import embedded
+
+        overrides = [o for group in options.set for o in group]
+        config = configuration.from_tree(embedded.tree(overrides), "the embedded sample", overrides)
+    else:
+        config = _config(options)
+    if os.environ.get("RANK", "0") == "0":
+        shown = config.train.model_dump(mode="json")
+        _say(yaml.safe_dump({"output": config.output, "train": shown}, sort_keys=False).rstrip() + "\n")
+    return config
+
+
+def _print_training(config: Config, found: dict[str, Any] | None) -> int:
+    from i2e_pipeline import summary
+
+    if found is not None:
+        summary.print_training(found)
+    return 0
+
+
+def run_training() -> None:
+    """The main of jobs/train.py: the ranks of a training, through Spark."""
+    parser = argparse.ArgumentParser(prog="train.py")
+    _config_arguments(parser)
+    parser.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
+    options = parser.parse_args()
+
+    def work() -> int:
+        from i2e_pipeline.pretrain import on_spark
+
+        config = _train_config(options)
+        return _print_training(config, on_spark(config, _say, options.restart))
+
+    sys.exit(_guarded(work))
+
+
 def _report(options: argparse.Namespace) -> int:
     from i2e_pipeline.report.page import write_page
 
     config = _config(options)
     _say(f"report: {write_page(config)}")
     return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from i2e_pipeline.sample import embedded
+
+    overrides = [o for group in options.set for o in group]
+    if evaluation.wants_sample(options):
+        return evaluation.run(options, lambda: embedded.evaluation(overrides, say=_say), _say)
+    return evaluation.run(options, lambda: configuration.load(options.config, overrides), _say)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -274,8 +274,12 @@ class LossConfig(Section):
     """True: as open_clip does, images of the same entity push each other's texts away."""
     distillation: float = Field(0.0, ge=0)
     """Weight of the distance to stored image vectors (`score.keep_vectors`); 0: none."""
-    initial_scale: float = Field(14.3, gt=0)
-    """First value of the learnable logit scale (1 / 0.07)."""
+    teacher: str | None = None
+    """Folder of the vectors that are distilled. None: the table `scores` of <output>."""
+    initial_scale: float = Field(14.3, gt=0, le=100)
+    """First value of the learnable logit scale (1 / 0.07; SigLIP's paper takes 10). Pretrained towers keep theirs."""
+    initial_bias: float = -10.0
+    """First value of SigLIP's learnable bias, which makes up for the many negatives; pretrained towers keep theirs."""
 
 
 class OptimizerConfig(Section):
@@ -310,7 +314,12 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast, with float32 weights."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: whole towers on every rank; fsdp: sharded (FSDP2), for towers that one device cannot hold."""
+    ranks: int | None = Field(None, ge=1)
+    """Processes that jobs/train.py starts through Spark. None: one per card of this machine, or one. torchrun says
+    it for itself."""
     device: str = "auto"
+    """auto: cuda where each rank finds one, else cpu."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of torch per rank. None: the rank's share of the cores."""
     seed: int = 0
@@ -318,6 +327,9 @@ class TrainConfig(Section):
     evaluate_every: int | None = Field(None, ge=1)
     """Steps between evaluations on what is held out; before the first and after the last
     step always. None: only those."""
+    evaluate_images: int = Field(4096, ge=2)
+    """Images of held-out entities, held-out images of the others, and training images that an evaluation in training
+    encodes at most, each; by hash."""
     checkpoint_every: int = Field(1000, ge=1)
     """Steps."""
     keep_checkpoints: int = Field(3, ge=1)

@@ -141,7 +141,7 @@ class Encoder:
     def _for_length(self, length: int) -> Any:
         """The model with its position table and causal mask cut to `length`; weights are shared, not copied."""
         if length not in self._shorter:
-            self._shorter[length] = _cut_to(self._model, length)
+            self._shorter[length] = cut_to(self._model, length)
         return self._shorter[length]
 
     # -- both ---------------------------------------------------------------------------------------------------
@@ -202,11 +202,18 @@ class Encoder:
         _fold_batch_norms(self._visual, lambda: self._encode_images(pixels[None]), TOLERANCE[self.dtype])
 
 
-def load(config: ModelConfig, *, threads: int | None = None, device: str | None = None) -> Encoder:
+def load(
+    config: ModelConfig,
+    *,
+    threads: int | None = None,
+    device: str | None = None,
+    preprocess: Callable[[Image.Image], torch.Tensor] | None = None,
+) -> Encoder:
     """The model that `config` names, checked. Raises ModelError.
 
-    threads   CPU threads a forward pass may use: the task's cores; None: as torch finds them
-    device    overrides config.device: "cuda:1" where Spark gave the task that card
+    threads     CPU threads a forward pass may use: the task's cores; None: as torch finds them
+    device      overrides config.device: "cuda:1" where Spark gave the task that card
+    preprocess  in place of the model's own: RGB image -> float32 (3, H, W); the fingerprint does not know of it
     """
     import open_clip
 
@@ -219,7 +226,7 @@ def load(config: ModelConfig, *, threads: int | None = None, device: str | None 
     place = choose_device(device or config.device)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     try:
-        model, preprocess = open_clip.create_model_from_pretrained(
+        model, own = open_clip.create_model_from_pretrained(
             config.model, pretrained=config.pretrained, precision="bf16" if dtype is torch.bfloat16 else "fp32"
         )
         tokenizer = open_clip.get_tokenizer(config.model)
@@ -229,7 +236,7 @@ def load(config: ModelConfig, *, threads: int | None = None, device: str | None 
         ) from error
     return Encoder(
         model,
-        preprocess,
+        preprocess or own,
         tokenizer,
         name=config.model,
         device=place,
@@ -308,16 +315,19 @@ def _split(preprocess: Any) -> tuple[list[Callable[[Any], Any]], tuple[list[floa
     return [], None
 
 
-def _cut_to(model: nn.Module, length: int) -> nn.Module:
-    """A view of the model for texts of `length` tokens: open_clip adds its whole position table to whatever comes."""
+def cut_to(model: nn.Module, length: int) -> nn.Module:
+    """A view of the model for texts of `length` tokens: open_clip adds its whole position table to whatever comes.
+
+    Weights are shared, and gradients reach them: the table's first rows stand in for the table.
+    """
     view = copy.copy(model)
     view._parameters, view._buffers = dict(model._parameters), dict(model._buffers)
     view._modules = dict(model._modules)
     if isinstance(getattr(model, "text", None), nn.Module):
-        view._modules["text"] = _cut_to(model.text, length)  # type: ignore[arg-type]
+        view._modules["text"] = cut_to(model.text, length)  # type: ignore[arg-type]
     positions, mask = getattr(model, "positional_embedding", None), getattr(model, "attn_mask", None)
     if isinstance(positions, nn.Parameter) and positions.ndim == 2 and len(positions) >= length:
-        view._parameters["positional_embedding"] = nn.Parameter(positions[:length], requires_grad=False)
+        view._parameters["positional_embedding"] = positions[:length]  # type: ignore[assignment]
     if isinstance(mask, torch.Tensor) and mask.ndim == 2:
         view._buffers["attn_mask"] = mask[:length, :length]
     return view

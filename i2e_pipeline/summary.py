@@ -100,3 +100,17 @@ def print_status(output: str, units: Sequence[Unit], states: Sequence[StageState
         reasons = sorted(set(state.to_do.values()))
         table.add_row(state.stage.name, str(len(state.done)), str(len(state.to_do)), "\n".join(reasons))
     _console().print(table)
+
+
+def print_training(found: dict[str, Any]) -> None:
+    """What a training came to (outcome.json): held-out figures before and after, and where things lie."""
+    table = Table(title=f"{found['recipe']}, {found['steps']:,} steps: what is held out", title_justify="left")
+    for heading in ("", "before", "after"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, value in found["after"].items():
+        table.add_row(name, _share(found["before"].get(name)), _share(value))
+    console = _console()
+    console.print(table)
+    for reason, count in found["skipped"].items():
+        console.print(f"could not be decoded: {count:,} times {reason}")
+    console.print(f"{'export':<15} {found['export']}\n{'training':<15} {found['folder']}")

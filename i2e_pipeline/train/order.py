@@ -1,0 +1,151 @@
+"""The order of training: which sample stands at each position of an endless stream of epochs.
+
+    position p  =  epoch · n + i,  0 ≤ i < n          step s takes the positions [s · B, (s + 1) · B)
+
+An epoch is a permutation of the n samples, by hash of (seed, epoch). How many ranks, decode workers or micro-batches
+there are is no part of it, so that a training goes on from one integer on any other number of them.
+
+A row group is read as a whole, so an epoch mixes without jumping about: row groups in the order of a hash form one
+sequence, which is cut into lanes of equal length; the rows of a lane are shuffled within windows; position i belongs
+to lane i mod L. A batch thus has rows of every lane. Its slots are ordered by lane, and a rank, which takes a
+contiguous part of the slots, reads its own lanes. Small datasets are one lane and one window: shuffled as a whole.
+
+Legend: G row groups, L lanes, B batch, W ranks, A micro-batches per step.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from i2e_pipeline.train.draws import hashed
+
+WHOLE = 16_384
+"""Up to so many samples an epoch is one shuffle."""
+
+
+class OrderError(ValueError):
+    """A batch that cannot be cut as asked; the message names the numbers and the setting."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where positions lead; arrays of one length."""
+
+    position: np.ndarray
+    epoch: np.ndarray
+    lane: np.ndarray
+    window: np.ndarray
+    """number of the window within epoch and lane"""
+    sample: np.ndarray
+    """0 … n − 1"""
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+
+class Order:
+    """The stream of samples. All integers are int64; nothing is stored but the row groups' sizes and open windows."""
+
+    def __init__(
+        self, sizes_G: np.ndarray, *, batch_size: int, lanes: int, window: int, seed: int = 0, shuffle: bool = True
+    ) -> None:
+        """sizes_G: samples in each row group; samples are numbered through, row group after row group.
+
+        Raises OrderError where there is no sample.
+        """
+        self._sizes_G = np.asarray(sizes_G, dtype=np.int64)
+        self._starts_G = np.cumsum(self._sizes_G) - self._sizes_G
+        self.samples = int(self._sizes_G.sum())
+        if not self.samples:
+            raise OrderError("there is no sample to order")
+        self.seed, self.shuffle = seed, shuffle
+        wanted = min(lanes, -(-self.samples // max(window, WHOLE))) if shuffle else 1
+        # A divisor of the batch: every batch then has equally many rows of each lane, and ranks keep their lanes.
+        self.lanes = max(d for d in range(1, min(wanted, batch_size) + 1) if batch_size % d == 0)
+        # A dataset that fits into the lanes' windows is shuffled along the whole lane.
+        fits = self.samples <= max(lanes * window, WHOLE)
+        self.window = -(-self.samples // self.lanes) if shuffle and fits else window
+        # Lanes change windows one after the other, not all in the same step: reading is spread evenly.
+        self._stagger = 0 if fits else self.window // self.lanes
+        self._groups: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
+
+    def at(self, positions: np.ndarray) -> Places:
+        """Where each position leads."""
+        positions = np.asarray(positions, dtype=np.int64)
+        epoch, i = np.divmod(positions, self.samples)
+        offset, lane = np.divmod(i, self.lanes)
+        window, within = np.divmod(offset + lane * self._stagger, self.window)
+        within -= np.where(window == 0, lane * self._stagger, 0)
+        sample = np.empty_like(positions)
+        keys = np.stack([epoch, lane, window])
+        unique, which = np.unique(keys, axis=1, return_inverse=True)
+        which = which.reshape(-1)
+        for number, key in enumerate(unique.T.tolist()):
+            here = which == number
+            sample[here] = self.window_samples(*key)[within[here]]
+        return Places(positions, epoch, lane, window, sample)
+
+    def share(self, start: int, size: int, rank: int = 0, world_size: int = 1) -> Places:
+        """What a rank takes of the micro-batch at the positions [start, start + size): size / W slots, by lane.
+
+        Raises OrderError where the ranks do not divide the micro-batch.
+        """
+        if size % world_size:
+            raise OrderError(f"a micro-batch of {size} cannot be cut over {world_size} ranks")
+        positions = np.arange(start, start + size, dtype=np.int64)
+        slots = positions[np.argsort(positions % self.samples % self.lanes, kind="stable")]
+        part = size // world_size
+        return self.at(slots[rank * part : (rank + 1) * part])
+
+    def window_samples(self, epoch: int, lane: int, window: int) -> np.ndarray:
+        """The samples of a window, in the order in which they come."""
+        key = (epoch, lane, window)
+        if key not in self._windows:
+            first, last = self._window_extent(lane, window)
+            lane_start = lane * (self.samples // self.lanes) + min(lane, self.samples % self.lanes)
+            samples = self._in_sequence(epoch, np.arange(lane_start + first, lane_start + last))
+            if self.shuffle:
+                samples = samples[np.argsort(hashed(samples, "window", self.seed, epoch), kind="stable")]
+            self._windows[key] = samples
+            while len(self._windows) > 2 * self.lanes + 2:
+                self._windows.popitem(last=False)
+        self._windows.move_to_end(key)
+        return self._windows[key]
+
+    def window_end(self, epoch: int, lane: int, window: int) -> int:
+        """The position after the last one that leads into a window."""
+        return epoch * self.samples + (self._window_extent(lane, window)[1] - 1) * self.lanes + lane + 1
+
+    def _window_extent(self, lane: int, window: int) -> tuple[int, int]:
+        length = (self.samples - lane + self.lanes - 1) // self.lanes
+        start = window * self.window - lane * self._stagger
+        return max(0, start), min(length, start + self.window)
+
+    def _in_sequence(self, epoch: int, places: np.ndarray) -> np.ndarray:
+        """Samples at places of the epoch's sequence of row groups."""
+        if epoch not in self._groups:
+            order_G = np.arange(len(self._sizes_G))
+            if self.shuffle:
+                order_G = np.argsort(hashed(order_G, "group", self.seed, epoch), kind="stable")
+            self._groups[epoch] = (order_G, np.cumsum(self._sizes_G[order_G]))
+            while len(self._groups) > 2:
+                self._groups.popitem(last=False)
+        order_G, ends_G = self._groups[epoch]
+        turn = np.searchsorted(ends_G, places, side="right")
+        group = order_G[turn]
+        return self._starts_G[group] + places - (ends_G[turn] - self._sizes_G[group])
+
+
+def micro_batch_size(batch_size: int, world_size: int, accumulate: int) -> int:
+    """Global size of a micro-batch, B / A. Raises OrderError where ranks and parts do not divide the batch."""
+    if batch_size % (world_size * accumulate):
+        fits = max(1, batch_size // (world_size * accumulate)) * world_size * accumulate
+        raise OrderError(
+            f"train.data.batch_size is {batch_size}, which {world_size} ranks of {accumulate} micro-batches "
+            f"(train.accumulate) do not divide: {fits} would do"
+        )
+    return batch_size // accumulate

@@ -1,0 +1,141 @@
+"""Strategy: how the towers lie on the ranks, whole on each (DDP) or in shards (FSDP2), and how to read and write them.
+
+Everything else sees a plain module. A tensor of the state is gathered and placed one at a time, so that no rank ever
+holds the state twice; names are those of the bare towers in both cases, which is why a checkpoint of one loads in the
+other and on any number of ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from i2e_pipeline.config import OptimizerConfig, TrainConfig
+from i2e_pipeline.train.encoders import Towers
+from i2e_pipeline.train.parallel import World
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class StrategyError(ValueError):
+    """A way to spread the towers that is not possible here."""
+
+
+def spread(towers: Towers, config: TrainConfig, world: World) -> nn.Module:
+    """The towers on this rank's device, as a module whose gradients are averaged over ranks."""
+    towers.to(world.device)
+    if config.strategy == "fsdp":
+        if world.size == 1:
+            raise StrategyError("train.strategy=fsdp needs two ranks or more: start it with torchrun, or take ddp")
+        return _sharded(towers, config, world)
+    if world.size == 1:
+        return towers
+    return DistributedDataParallel(
+        towers,
+        device_ids=[world.device] if world.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+    )
+
+
+def _sharded(towers: Towers, config: TrainConfig, world: World) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    # The sums stay float32: a gradient averaged in bfloat16 over many ranks loses its small parts.
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if config.precision == "bfloat16" else None, reduce_dtype=torch.float32
+    )
+    for block in towers.blocks():
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(towers, mesh=mesh, mp_policy=policy)
+    return towers
+
+
+@contextlib.contextmanager
+def micro_batch(module: nn.Module, last: bool) -> Iterator[None]:
+    """Ranks exchange gradients in the last micro-batch of a step only."""
+    if isinstance(module, DistributedDataParallel) and not last:
+        with module.no_sync():
+            yield
+        return
+    exchange = getattr(module, "set_requires_gradient_sync", None)
+    if exchange is not None:
+        exchange(last)
+    yield
+
+
+def optimizer_of(towers: Towers, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over what is trained, with weight decay where `Towers.decayed` says."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in towers.named_parameters():
+        if parameter.requires_grad:
+            (decayed if towers.decayed(name, parameter) else plain).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        betas=config.betas,
+        fused=True,
+    )
+
+
+def whole(x: Tensor) -> Tensor:
+    """A tensor of the state as one piece on the CPU; every rank must ask for the same ones in the same order."""
+    full = getattr(x, "full_tensor", None)
+    return (full() if full is not None else x).detach().to("cpu", copy=True)
+
+
+def place(target: Tensor, source: Tensor) -> None:
+    """Copies a whole tensor into `target`, or this rank's shard of it."""
+    with torch.no_grad():
+        if hasattr(target, "device_mesh"):
+            from torch.distributed.tensor import distribute_tensor
+
+            parts: Any = target
+            moved = source.to(device=target.device, dtype=target.dtype)
+            target.copy_(distribute_tensor(moved, parts.device_mesh, parts.placements))
+        else:
+            target.copy_(source)
+
+
+def towers_state(towers: Towers, keep: bool) -> dict[str, Tensor] | None:
+    """Weights and buffers by name, whole; None where this rank does not keep them."""
+    state = {name: whole(x) for name, x in towers.state_dict().items()}
+    return state if keep else None
+
+
+def load_towers(towers: Towers, state: Mapping[str, Tensor]) -> None:
+    for name, x in towers.state_dict().items():
+        place(x, state[name])
+
+
+def optimizer_state(towers: Towers, optimizer: torch.optim.Optimizer, keep: bool) -> dict[str, Tensor] | None:
+    """AdamW's moments as `<parameter>/<moment>`, whole; None where this rank does not keep them."""
+    state = {
+        f"{name}/{moment}": whole(optimizer.state[p][moment])
+        for name, p in towers.named_parameters()
+        if p in optimizer.state
+        for moment in MOMENTS
+    }
+    return state if keep else None
+
+
+def load_optimizer(
+    towers: Towers, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor], steps: int
+) -> None:
+    """Puts the moments back, after `steps` steps. A parameter that the state does not know starts without any."""
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, p in towers.named_parameters():
+        if id(p) not in trained or f"{name}/{MOMENTS[0]}" not in state:
+            continue
+        entry: dict[str, Tensor] = {"step": torch.tensor(float(steps), device=p.device)}
+        for moment in MOMENTS:
+            entry[moment] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            place(entry[moment], state[f"{name}/{moment}"])
+        optimizer.state[p] = entry

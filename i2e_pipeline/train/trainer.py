@@ -1,0 +1,420 @@
+"""Trainer: from the batches of a dataset to checkpoints and figures, on one rank or many.
+
+Reads   a published I2E dataset · the last checkpoint of the folder, if there is one
+Writes  <folder>/checkpoints · journal.jsonl · loss.png · tensorboard/ · export/ · outcome.json (last)
+
+A step: its global batch is cut over micro-batches and ranks (order.py), each part goes through the towers and the
+recipe's losses, gradients are averaged over both and clipped, and the step is taken: AdamW on the towers, row-wise
+Adagrad on the entity head. A training that was cut off goes on from its last checkpoint, on any number of ranks, with
+the samples that are left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from i2e_pipeline import files
+from i2e_pipeline.config import Config, TrainConfig, digest
+from i2e_pipeline.published import Published, open_published
+from i2e_pipeline.train import checkpoint, journal, strategy
+from i2e_pipeline.train.batch import Batch
+from i2e_pipeline.train.dataset import Loader
+from i2e_pipeline.train.ema import Ema
+from i2e_pipeline.train.encoders import Towers, build
+from i2e_pipeline.train.entity_head import EntityHead
+from i2e_pipeline.train.held_out import Figures, HeldOutImages
+from i2e_pipeline.train.parallel import World
+from i2e_pipeline.train.recipes import Recipe, recipe
+from i2e_pipeline.train.samples import Samples
+from i2e_pipeline.train.schedule import factor
+from i2e_pipeline.train.teacher import Teacher, open_teacher
+
+OUTCOME = "outcome.json"
+FIGURE = "mAP"
+"""The held-out figure that says which checkpoint is best."""
+_MAY_CHANGE = (
+    "dataset", "folder", "device", "threads", "accumulate", "strategy", "precision",
+    "checkpoint_every", "keep_checkpoints", "log_every", "evaluate_every", "evaluate_images",
+)  # fmt: skip
+"""Settings with which a training may go on otherwise than it began: they change its course by rounding at most."""
+_DATA_MAY_CHANGE = ("workers", "prefetch")
+
+Say = Callable[[str], None]
+
+
+class TrainError(ValueError):
+    """A training that cannot begin or go on; the message says the way out."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to; outcome.json holds it."""
+
+    folder: str
+    recipe: str
+    steps: int
+    images: int
+    """Trained on, of the dataset."""
+    before: dict[str, float]
+    """Held-out figures of the initial weights."""
+    after: dict[str, float]
+    export: str
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Images that could not be decoded, by reason, each time that they came."""
+
+
+def train(config: Config, world: World, say: Say, figures: Figures, restart: bool = False) -> Outcome:
+    """Trains as `config.train` says, or goes on where an earlier training of the folder was; every rank calls it.
+
+    figures   what is measured on held-out images: (vectors, classes …) → name → number (held_out.py)
+    restart   forget the folder's checkpoints
+    Raises TrainError, and the errors of dataset, encoders, head, recipes and checkpoints, all of them ValueErrors.
+    """
+    say = say if world.first else _silent
+    with contextlib.closing(_Training(config, world, say, figures, restart)) as training:
+        return training.run()
+
+
+def folder_of(config: Config) -> str:
+    """Where a training of this config lies."""
+    return config.train.folder or files.join(config.output, "train", config.train.recipe)
+
+
+class _Training:
+    """All parts of a training of one rank, and its loop."""
+
+    def __init__(self, whole: Config, world: World, say: Say, figures: Figures, restart: bool) -> None:
+        self.config, self.world, self.say = whole.train, world, say
+        config = self.config
+        self.folder = Path(folder_of(whole))
+        _set_threads(config)
+        self.recipe: Recipe = recipe(config)
+        self.published: Published = open_published(config.dataset or files.join(whole.output, "i2e"))
+        self.samples = Samples.open(self.published, config)
+        teacher = _teacher(whole, self.recipe, self.samples)
+        self.towers: Towers = build(
+            config.encoder,
+            config.loss,
+            config.seed,
+            teacher_width=teacher.width if teacher else None,
+            uses_text=self.recipe.uses_text,
+        )
+        self.module: nn.Module = strategy.spread(self.towers, config, world)
+        self.optimizer = strategy.optimizer_of(self.towers, config.optimizer)
+        self.head = (
+            EntityHead(self.samples.classes, self.towers.width, config.head, world, config.seed)
+            if self.recipe.uses_classes
+            else None
+        )
+        self.ema = Ema(self.towers, config.optimizer.ema) if config.optimizer.ema else None
+        self.steps = config.steps or math.ceil(config.epochs * len(self.samples.training) / config.data.batch_size)
+        self.step = 0
+        self.skipped: dict[str, int] = {}
+        self.held_out = HeldOutImages(self.samples, self.towers, self.module, config, world, figures)
+        self._resume(restart)
+        self.loader = Loader(
+            self.samples,
+            config,
+            side=self.towers.image_size,
+            world_size=world.size,
+            rank=world.rank,
+            start=self.step * config.data.batch_size,
+            stop=self.steps * config.data.batch_size,
+            tokenizer=self.towers.tokenizer if self.recipe.uses_text else None,
+            text_probabilities=self.recipe.text_probabilities() if self.recipe.uses_text else None,
+            teacher=teacher,
+            pin=world.device.type == "cuda",
+        )
+        self.journal = journal.Journal(
+            self.folder,
+            self.steps,
+            config.data.batch_size,
+            world,
+            images=len(self.samples.training),
+            start=self.step,
+            log_every=config.log_every,
+            facts={"recipe": config.recipe, "config": self.fingerprint},
+            say=say,
+        )
+
+    def close(self) -> None:
+        if hasattr(self, "batches"):
+            self.batches.close()
+        if hasattr(self, "journal"):
+            self.journal.close()
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        self.say(
+            f"{self.config.recipe}: {len(self.samples.training):,} images of {self.samples.classes:,} entities, "
+            f"{self.held_out} held out, {self.steps:,} steps of {self.config.data.batch_size:,} images on "
+            f"{self.world.size} rank{'s' * (self.world.size > 1)} ({self.world.device.type})"
+        )
+        if self.step == 0:
+            self._evaluate()
+        self.batches: Any = iter(self.loader)
+        while self.step < self.steps:
+            self._step(self.batches)
+            done = self.step == self.steps
+            measured = None
+            if done or (self.config.evaluate_every and self.step % self.config.evaluate_every == 0):
+                measured = self._evaluate()
+            if done or self.step % self.config.checkpoint_every == 0:
+                with self.journal.outside():
+                    self._save()
+                    self._mark(measured)
+        return self._finish()
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        config, parts = self.config, self.config.accumulate
+        rate = factor(self.step, self.steps, config.optimizer.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * config.optimizer.learning_rate
+        self.module.train()
+        losses: dict[str, Tensor] = {}
+        image_ids: list[bytes] = []
+        for part in range(parts):
+            batch = self._on_device(next(batches))
+            image_ids += batch.image_ids
+            with strategy.micro_batch(self.module, last=part == parts - 1), self._precision():
+                encoded = self.module(batch.pixels_BCHW, batch.tokens_BL)
+                found = self.recipe.losses(encoded, batch, self.head, self.world, self.step)
+                (found["loss"] / parts).backward()
+            for name, loss in found.items():
+                losses[name] = losses.get(name, 0.0) + loss.detach() / parts
+        norm = self._clip()
+        journal.check_finite(
+            {**losses, "gradient norm": norm},
+            self.step + 1,
+            image_ids,
+            self.world,
+            self.folder,
+            config_digest=self.fingerprint,
+            save=self._save,
+        )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.head is not None:
+            self.head.step(rate * config.head.learning_rate)
+        self.towers.clamp()
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.towers, self.step)
+        self.journal.step(
+            self.step, losses, rate * config.optimizer.learning_rate, norm, self.loader.wait_seconds
+        )
+
+    def _on_device(self, batch: Batch) -> Batch:
+        device = self.world.device
+        tokens_BL = None if batch.tokens_BL is None else self.towers.trim(batch.tokens_BL)
+        if device.type == "cpu":
+            return replace(batch, tokens_BL=tokens_BL)
+        teacher_BT = batch.teacher_BT
+        return Batch(
+            pixels_BCHW=batch.pixels_BCHW.to(device, non_blocking=True),
+            class_B=batch.class_B.to(device, non_blocking=True),
+            classes_BK=batch.classes_BK.to(device, non_blocking=True),
+            tokens_BL=None if tokens_BL is None else tokens_BL.to(device, non_blocking=True),
+            teacher_BT=None if teacher_BT is None else teacher_BT.to(device, non_blocking=True),
+            image_ids=batch.image_ids,
+        )
+
+    def _clip(self) -> Tensor:
+        """Norm of the towers' gradient over all ranks, before it is cut to `clip_norm`."""
+        limit = self.config.optimizer.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.towers.parameters(), math.inf if limit is None else limit)
+        full = getattr(norm, "full_tensor", None)
+        return norm if full is None else full()
+
+    def _precision(self) -> Any:
+        if self.config.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.world.device.type, torch.bfloat16)
+
+    # -- figures, checkpoints, the end --------------------------------------------------------------------------
+
+    def _evaluate(self) -> dict[str, float]:
+        """Held-out figures of the weights that an export would have; the same on every rank."""
+        with self.journal.outside(), self._weights_to_use(), self._precision():
+            measured = self.held_out.measure()
+        self.journal.evaluation(self.step, measured)
+        return measured
+
+    def _weights_to_use(self) -> Any:
+        return self.ema.swapped(self.towers) if self.ema is not None else contextlib.nullcontext()
+
+    def _save(self) -> Path:
+        first = self.world.first
+        state = checkpoint.State(
+            step=self.step,
+            position=self.step * self.config.data.batch_size,
+            width=self.towers.width,
+            recipe=self.config.recipe,
+            config=self.config.model_dump(mode="json"),
+            dataset=self.published.fingerprint,
+            counts=self._skipped(),
+        )
+        mean = None
+        if self.ema is not None:
+            mean = {name: strategy.whole(x) for name, x in self.ema.mean.items()}
+        head = None
+        if self.head is not None:
+            class_R, weights_RD, accumulators_R = self.head.shard()
+            entity_R = torch.tensor(self.samples.entity_ids_C)[class_R.cpu()]
+            head = checkpoint.HeadRows(class_R, entity_R, weights_RD, accumulators_R)
+        saved = checkpoint.save(
+            self.folder,
+            state,
+            self.world,
+            towers=strategy.towers_state(self.towers, first),
+            ema=mean if first else None,
+            optimizer=strategy.optimizer_state(self.towers, self.optimizer, first),
+            head=head,
+            say=self.say,
+        )
+        if first:
+            self.journal.picture()
+        return saved
+
+    def _mark(self, measured: dict[str, float] | None) -> None:
+        """Remembers the best checkpoint, removes old ones."""
+        if not self.world.first:
+            return
+        best = checkpoint.best(self.folder)
+        if measured and FIGURE in measured and (best is None or measured[FIGURE] > best[1]):
+            checkpoint.mark_best(self.folder, self.step, measured[FIGURE])
+        checkpoint.prune(self.folder, self.config.keep_checkpoints)
+
+    def _resume(self, restart: bool) -> None:
+        """Goes on from the folder's last checkpoint, or begins."""
+        self.fingerprint = digest(_course(self.config))
+        if self.world.first and restart:
+            checkpoint.drop_beyond(self.folder, -1)
+            (self.folder / OUTCOME).unlink(missing_ok=True)
+        self.world.barrier()
+        found = self.world.gather_objects(checkpoint.latest(self.folder, self.say) if self.world.first else None)[0]
+        if found is None:
+            return
+        saved = checkpoint.load(found)
+        then = _course(TrainConfig.model_validate(saved.state.config))
+        changed = _changed(then, _course(self.config))
+        if changed:
+            raise TrainError(
+                f"{found} was trained with other settings: {', '.join(changed)}. "
+                "Set them back, take another train.folder, or start anew with --restart"
+            )
+        saved.check_width(self.towers.width)
+        strategy.load_towers(self.towers, saved.towers)
+        strategy.load_optimizer(self.towers, self.optimizer, saved.optimizer or {}, saved.state.step)
+        if self.ema is not None and saved.ema is not None:
+            self.ema.load(saved.ema)
+        if self.head is not None:
+            self._load_head(saved)
+        if saved.state.dataset != self.published.fingerprint:
+            self.say(
+                f"{found} was trained on another state of the dataset: which samples are left of the epoch that it was "
+                "in cannot be said, so the training goes on at the same position of this one"
+            )
+        self.step = saved.state.step
+        self.skipped = dict(saved.state.counts)
+        self.say(f"goes on from {found}, {self.step:,} of {self.steps:,} steps done")
+
+    def _load_head(self, saved: checkpoint.Checkpoint) -> None:
+        assert self.head is not None
+        entity_C = torch.tensor(self.samples.entity_ids_C)
+        change = saved.class_change(entity_C)
+        if change:
+            self.say(str(change))
+        for rows in saved.head_rows(entity_C, self.towers.width):
+            self.head.load(rows.class_C, rows.weights_CD, rows.accumulators_C)
+
+    def _skipped(self) -> dict[str, int]:
+        """Undecodable images so far, by reason, of all ranks and all parts of the training."""
+        total = dict(self.skipped) if self.world.first else {}
+        mine = self.loader.skipped if hasattr(self, "loader") else {}
+        for counts in self.world.gather_objects(dict(mine)):
+            for reason, count in counts.items():
+                total[reason] = total.get(reason, 0) + count
+        return total
+
+    def _finish(self) -> Outcome:
+        """Exports the weights and writes the outcome; what an earlier call wrote stays as it is."""
+        from i2e_pipeline.train.export import export
+
+        skipped = self._skipped()
+        weights = strategy.towers_state(self.towers, self.world.first)
+        if self.ema is not None:
+            mean = {name: strategy.whole(x) for name, x in self.ema.mean.items()}
+            weights = None if weights is None else {**weights, **mean}
+        result = None
+        if self.world.first:
+            assert weights is not None
+            measured = [r["figures"] for r in journal.rows(self.folder, self.say) if r["kind"] == "evaluation"]
+            result = Outcome(
+                folder=str(self.folder),
+                recipe=self.config.recipe,
+                steps=self.steps,
+                images=len(self.samples.training),
+                before=measured[0] if measured else {},
+                after=measured[-1] if measured else {},
+                export=str(self.folder / "export"),
+                skipped=skipped,
+            )
+            export(self.towers, weights, self.folder / "export", config=self.config, figures=result.after, say=self.say)
+            files.write_json(str(self.folder / OUTCOME), asdict(result))
+        found: Outcome = self.world.gather_objects(result)[0]
+        return found
+
+
+def outcome(folder: str) -> dict[str, Any]:
+    """What the training in a folder came to. Raises TrainError where it has not ended."""
+    path = files.join(folder, OUTCOME)
+    if not files.exists(path):
+        raise TrainError(f"{path} is not there: the training has not ended; the same command goes on with it")
+    found: dict[str, Any] = files.read_json(path)
+    return found
+
+
+def _course(config: TrainConfig) -> dict[str, Any]:
+    """The settings that decide what is learnt, as a tree."""
+    tree = config.model_dump(mode="json", exclude=set(_MAY_CHANGE))
+    tree["data"] = {k: v for k, v in tree["data"].items() if k not in _DATA_MAY_CHANGE}
+    return tree
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any], path: str = "train") -> list[str]:
+    """`setting (then → now)` for each setting of the course that differs."""
+    found: list[str] = []
+    for key in sorted(before.keys() | now.keys()):
+        then, here, name = before.get(key), now.get(key), f"{path}.{key}"
+        if isinstance(then, dict) and isinstance(here, dict):
+            found += _changed(then, here, name)
+        elif then != here:
+            found.append(f"{name} ({then} → {here})")
+    return found
+
+
+def _teacher(config: Config, chosen: Recipe, samples: Samples) -> Teacher | None:
+    if not chosen.uses_teacher:
+        return None
+    return open_teacher(config.train.loss.teacher or files.join(config.output, "scores"), samples)
+
+
+def _set_threads(config: TrainConfig) -> None:
+    """The rank's share of the machine's cores, unless the config says otherwise."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // ranks))
+
+
+def _silent(line: str) -> None:
+    """What other ranks than the first say."""
