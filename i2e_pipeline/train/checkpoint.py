@@ -196,7 +196,11 @@ def sweep(folder: str | Path, say: Say = print) -> None:
 
 
 def drop_beyond(folder: str | Path, step: int) -> list[int]:
-    """Removes the checkpoints beyond a step, for a training that goes on from there; the steps that went."""
+    """Removes the checkpoints beyond a step, and the mark of the best if it is one of them, for a training that goes on
+    from there (−1: begins anew); the steps that went. Rank 0 alone calls it."""
+    marked = best(folder)
+    if marked is not None and marked[0] > step:
+        files.remove(str(_local(folder) / "checkpoints" / _BEST))
     gone = [s for s in steps(folder) if s > step]
     _remove(folder, gone)
     return gone

@@ -35,7 +35,7 @@ from i2e_pipeline.train.parallel import World
 LOGITS = 1 << 26
 """Logits that exist at a time (256 MiB): the batch is cut into slices for it. Each slice costs one exchange."""
 
-BLOCK = 1 << 18
+BLOCK = 1 << 17
 """Numbers handled at a time where rows are copied, normalised or updated: they stay in a core's cache."""
 
 BLOCK_CUDA = 1 << 26
@@ -67,6 +67,7 @@ class EntityHead:
             self.weights_RD[part] = normal_rows(own_R[part], width, seed).to(self.weights_RD.dtype)
         self.accumulators_R = torch.zeros(len(own_R), device=world.device)
         self._pending: _Pending | None = None
+        self._kept: dict[str, Tensor] = {}
         # The loss needs a gradient even where the towers are frozen, or backward() would not reach the head.
         self._anchor = torch.zeros((), device=world.device, requires_grad=True)
 
@@ -114,6 +115,7 @@ class EntityHead:
         if pending is None:
             return
         self._update(pending.row_M, pending.gradient_MD, learning_rate)
+        self.give_back("gradient", pending.gradient_MD)
         if pending.row_E:
             row_E, place_E = torch.unique(torch.cat(pending.row_E), return_inverse=True)
             gradient_ED = pending.gradient_MD.new_zeros(len(row_E), self.width)
@@ -160,25 +162,42 @@ class EntityHead:
 
     def keep(self, gradients: _Gradients, step: int) -> None:
         """Adds gradients of rows to those that wait for step(). The window is the same for all parts of a step."""
-        window_rows = gradients.of_window
-        window_SD, outside_SD = gradients.row_SD[:window_rows], gradients.row_SD[window_rows:]
+        rows, row_SD, window_rows = gradients.row_S, gradients.row_SD, gradients.of_window
+        outside_ED = row_SD[window_rows:].clone()
         if self._pending is None:
-            self._pending = _Pending(step, gradients.row_S[:window_rows], window_SD)
+            self._pending = _Pending(step, rows[:window_rows], row_SD[:window_rows])
         else:
             self._refuse_other_than(step)
-            self._pending.gradient_MD.add_(window_SD)
-        if len(outside_SD):
-            self._pending.row_E.append(gradients.row_S[window_rows:])
-            self._pending.gradient_ED.append(outside_SD.clone())
+            self._pending.gradient_MD.add_(row_SD[:window_rows])
+            self.give_back("gradient", row_SD)
+        if len(outside_ED):
+            self._pending.row_E.append(rows[window_rows:])
+            self._pending.gradient_ED.append(outside_ED)
+
+    def borrow(self, what: str, rows: int, columns: int) -> Tensor:
+        """A float32 tensor (rows, columns) of any content, in memory that an earlier step gave back if it suffices.
+
+        A CPU's allocator returns large memory to the system; to touch 60 MB of new pages in each step took a quarter
+        of its time at 200 k × 256 classes. CUDA's keeps it by itself.
+        """
+        flat = self._kept.pop(what, None)
+        if flat is None or len(flat) < rows * columns:
+            flat = torch.empty(rows * columns * 33 // 32, device=self.world.device)  # the next step may need more
+        return flat[: rows * columns].view(rows, columns)
+
+    def give_back(self, what: str, borrowed: Tensor) -> None:
+        if borrowed.device.type == "cpu":
+            self._kept[what] = borrowed.new_empty(0).set_(borrowed.untyped_storage())
 
     def unit_rows(self, row_S: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of rows, normalised, (S, D) float32, and their norms (S,)."""
-        unit_SD = torch.empty(len(row_S), self.width, device=self.world.device)
+        unit_SD = self.borrow("rows", len(row_S), self.width)
         norm_S = torch.empty(len(row_S), device=self.world.device)
         for part in self._blocks(len(row_S)):
-            rows = self.weights_RD[row_S[part]].float()
+            # index_select: several times faster on a CPU than indexing.
+            rows = self.weights_RD.index_select(0, row_S[part]).float()
             norm_S[part] = torch.linalg.vector_norm(rows, dim=1).clamp_min_(1e-12)
-            torch.div(rows, norm_S[part][:, None], out=unit_SD[part])
+            torch.mul(rows, norm_S[part].reciprocal()[:, None], out=unit_SD[part])
         return unit_SD, norm_S
 
     def through_norm_(self, gradient_SD: Tensor, unit_SD: Tensor, norm_S: Tensor) -> None:
@@ -186,7 +205,7 @@ class EntityHead:
         for part in self._blocks(len(norm_S)):
             gradient, unit = gradient_SD[part], unit_SD[part]
             along = (gradient * unit).sum(1, keepdim=True)
-            gradient.addcmul_(unit, along, value=-1).div_(norm_S[part][:, None])
+            gradient.addcmul_(unit, along, value=-1).mul_(norm_S[part].reciprocal()[:, None])
 
     def _own_classes(self) -> Tensor:
         first = min(self.world.rank, self.classes)  # with more ranks than classes, some have none
@@ -205,8 +224,8 @@ class EntityHead:
             square = self.accumulators_R[row] + torch.linalg.vector_norm(gradient, dim=1).square_().div_(self.width)
             self.accumulators_R[row] = square
             gradient.mul_((-learning_rate / square.sqrt_().add_(EPSILON))[:, None])
-            gradient.add_(self.weights_RD[row])
-            self.weights_RD[row] = gradient.to(self.weights_RD.dtype)
+            gradient.add_(self.weights_RD.index_select(0, row))
+            self.weights_RD.index_copy_(0, row, gradient.to(self.weights_RD.dtype))
 
     def _blocks(self, rows: int) -> list[slice]:
         length = max(1, (BLOCK_CUDA if self.world.device.type == "cuda" else BLOCK) // self.width)
@@ -356,14 +375,15 @@ def _compare(
 
     scaled_BD = world.gather_fixed(own_image_BD) / config.temperature
     images = len(scaled_BD)
-    image_gradient_BD = torch.zeros_like(scaled_BD) if train_images else None
-    gradient_SD = torch.zeros_like(row_SD) if train_rows else None
+    image_gradient_BD = torch.empty_like(scaled_BD) if train_images else None
+    gradient_SD = head.borrow("gradient", *row_SD.shape) if train_rows else None
     normalisers, rights = scaled_BD.new_zeros(()), scaled_BD.new_zeros(())
     # The same slices on all ranks, whose numbers of columns differ a little: each slice is an exchange.
     length = max(1, LOGITS * world.size // (head.size + len(positive_P)))
     for start in range(0, images, length):
         part = slice(start, min(start + length, images))
-        logit_CS = scaled_BD[part] @ row_SD.T
+        logit_CS = head.borrow("logits", part.stop - part.start, len(row_SD))
+        torch.mm(scaled_BD[part], row_SD.T, out=logit_CS)
         if shift_S is not None:
             logit_CS += shift_S
         image_T, column_T, share_T = right.of(part)
@@ -379,16 +399,19 @@ def _compare(
         # take instead of the large matrix; the target is a few pairs.
         weight_C1, exp_CS = (share_of_exp_C / images)[:, None], logit_CS
         if gradient_SD is not None:
-            gradient_SD.addmm_(exp_CS.T, scaled_BD[part] * weight_C1)
+            gradient_SD.addmm_(exp_CS.T, scaled_BD[part] * weight_C1, beta=float(start > 0))
             gradient_SD.index_add_(0, column_T, scaled_BD[part][image_T] * (-share_T / images)[:, None])
         if image_gradient_BD is not None:
             gradient_CD = image_gradient_BD[part]
             torch.mm(exp_CS, row_SD, out=gradient_CD).mul_(weight_C1)
             gradient_CD.index_add_(0, image_T, row_SD[column_T] * (-share_T / images)[:, None])
+        head.give_back("logits", logit_CS)
     loss = (normalisers - world.sum(rights)) / images
+    if gradient_SD is not None:
+        head.through_norm_(gradient_SD, row_SD, norm_S)
+    head.give_back("rows", row_SD)
     if gradient_SD is None:
         return loss, None
-    head.through_norm_(gradient_SD, row_SD, norm_S)
     if image_gradient_BD is not None:
         mine = slice(world.rank * len(own_image_BD), (world.rank + 1) * len(own_image_BD))
         image_gradient_BD = world.sum(image_gradient_BD)[mine] * (world.size / config.temperature)

@@ -170,8 +170,9 @@ def rows(folder: str | Path, say: Say = print) -> list[dict[str, Any]]:
 
 
 def rewind(folder: Path, step: int, say: Say = print) -> list[dict[str, Any]]:
-    """Drops the journal's rows beyond a step, and broken ones; what stays."""
-    stay = [row for row in rows(folder, say) if row["step"] <= step]
+    """Drops the journal's rows beyond a step, and broken ones; what stays. Of a training that begins anew (step 0)
+    nothing stays, for its first evaluation is done again too."""
+    stay = [row for row in rows(folder, say) if row["step"] <= step] if step else []
     if (folder / FILE).exists():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in stay)
         files.write_bytes(str(folder / FILE), text.encode())
@@ -220,8 +221,7 @@ def check_finite(
     path = Path(folder) / f"bad-step-{step:08d}.json"
     if world.first:
         ranks = [
-            {"rank": rank, "losses": _plain(values), "image_ids": ids}
-            for rank, (values, _, ids) in enumerate(told)
+            {"rank": rank, "losses": _plain(values), "image_ids": ids} for rank, (values, _, ids) in enumerate(told)
         ]
         files.write_json(str(path), {"step": step, "config_digest": config_digest, "ranks": ranks})
     saved = "the state was not saved" if save is None else f"the state before this step is in {save()}"
@@ -230,8 +230,8 @@ def check_finite(
         f"step {step:,}: {', '.join(f'{name} is {values[name]}' for name in bad)}"
         + (f" on rank {rank}" if world.size > 1 else "")
         + f", so the training stopped before it was applied. First images: {', '.join(ids[:4])}; all of them, and the "
-        f"losses, are in {path}; {saved}. A lower train.optimizer.learning_rate, train.optimizer.clip_norm or "
-        "train.precision=float32 may help"
+        f"losses, are in {path}; {saved}. The same settings stop here again: try a lower "
+        "train.optimizer.learning_rate, train.optimizer.clip_norm or train.precision=float32"
     )
 
 
@@ -243,7 +243,7 @@ def _tensorboard(folder: Path, start: int, say: Say) -> Any:
             raise
         say("TensorBoard is not installed, so there are no event files (pip install tensorboard)")
         return None
-    return SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+    return SummaryWriter(str(folder), purge_step=start + 1 if start else 0)
 
 
 def _plain(value: Any) -> Any:

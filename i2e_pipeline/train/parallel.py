@@ -8,6 +8,7 @@ Legend: B images of a rank, W ranks, D width.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -53,6 +54,20 @@ class World:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def from_first(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives on rank 0, on every rank; only rank 0 does it. Its error is raised on all of them, or the
+        others would wait for a rank that is gone."""
+        value, error = None, None
+        if self.first:
+            try:
+                value = work()
+            except Exception as raised:
+                error = raised
+        value, error = self.gather_objects((value, error))[0]
+        if error is not None:
+            raise error
+        return value
 
     def sum(self, x: Tensor) -> Tensor:
         """Sum over ranks, without gradient; a new tensor."""

@@ -12,6 +12,7 @@ the samples that are left.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -42,11 +43,13 @@ OUTCOME = "outcome.json"
 FIGURE = "mAP"
 """The held-out figure that says which checkpoint is best."""
 _MAY_CHANGE = (
-    "dataset", "folder", "device", "threads", "accumulate", "strategy", "precision",
-    "checkpoint_every", "keep_checkpoints", "log_every", "evaluate_every", "evaluate_images",
+    "dataset", "folder", "device", "threads", "ranks", "accumulate", "strategy", "precision", "checkpoint_every",
+    "keep_checkpoints", "log_every", "evaluate_every", "evaluate_images", "data.workers", "data.prefetch",
 )  # fmt: skip
-"""Settings with which a training may go on otherwise than it began: they change its course by rounding at most."""
-_DATA_MAY_CHANGE = ("workers", "prefetch")
+"""Settings with which a training may go on otherwise than it began: they change its course by rounding at most, and
+`accumulate` what a micro-batch is compared with."""
+_IS_SAID = ("steps", "epochs", "head.learning_rate")
+"""These, and all of `optimizer`, may change as well, as after a bad loss; that they did is said."""
 
 Say = Callable[[str], None]
 
@@ -119,6 +122,7 @@ class _Training:
         self.steps = config.steps or math.ceil(config.epochs * len(self.samples.training) / config.data.batch_size)
         self.step = 0
         self.skipped: dict[str, int] = {}
+        self.fingerprint = digest(config.model_dump(mode="json"))
         self.held_out = HeldOutImages(self.samples, self.towers, self.module, config, world, figures)
         self._resume(restart)
         self.loader = Loader(
@@ -166,13 +170,13 @@ class _Training:
         while self.step < self.steps:
             self._step(self.batches)
             done = self.step == self.steps
-            measured = None
+            best: float | None = None
             if done or (self.config.evaluate_every and self.step % self.config.evaluate_every == 0):
-                measured = self._evaluate()
-            if done or self.step % self.config.checkpoint_every == 0:
+                best = self._better(self._evaluate())
+            if done or best is not None or self.step % self.config.checkpoint_every == 0:
                 with self.journal.outside():
                     self._save()
-                    self._mark(measured)
+                    self.world.from_first(functools.partial(self._tidy, best))
         return self._finish()
 
     def _step(self, batches: Iterator[Batch]) -> None:
@@ -286,31 +290,31 @@ class _Training:
             self.journal.picture()
         return saved
 
-    def _mark(self, measured: dict[str, float] | None) -> None:
-        """Remembers the best checkpoint, removes old ones."""
-        if not self.world.first:
-            return
-        best = checkpoint.best(self.folder)
-        if measured and FIGURE in measured and (best is None or measured[FIGURE] > best[1]):
-            checkpoint.mark_best(self.folder, self.step, measured[FIGURE])
+    def _better(self, measured: dict[str, float]) -> float | None:
+        """The figure that says which checkpoint is best, where it is better than any before."""
+        best = self.world.from_first(lambda: checkpoint.best(self.folder))
+        figure = measured.get(FIGURE)
+        return figure if figure is not None and (best is None or figure > best[1]) else None
+
+    def _tidy(self, best: float | None) -> None:
+        """Marks the checkpoint of this step where it is the best, then removes old ones."""
+        if best is not None:
+            checkpoint.mark_best(self.folder, self.step, best)
         checkpoint.prune(self.folder, self.config.keep_checkpoints)
 
     def _resume(self, restart: bool) -> None:
         """Goes on from the folder's last checkpoint, or begins."""
-        self.fingerprint = digest(_course(self.config))
-        if self.world.first and restart:
-            checkpoint.drop_beyond(self.folder, -1)
-            (self.folder / OUTCOME).unlink(missing_ok=True)
-        self.world.barrier()
-        found = self.world.gather_objects(checkpoint.latest(self.folder, self.say) if self.world.first else None)[0]
+        found = self.world.from_first(lambda: self._last(restart))
         if found is None:
             return
         saved = checkpoint.load(found)
-        then = _course(TrainConfig.model_validate(saved.state.config))
-        changed = _changed(then, _course(self.config))
-        if changed:
+        tree = self.config.model_dump(mode="json")
+        changed = _changed(saved.state.config, tree)
+        taken = {k: v for k, v in changed.items() if k in _IS_SAID or k.startswith("optimizer.")}
+        refused = [f"train.{k} ({v})" for k, v in changed.items() if k not in taken]
+        if refused:
             raise TrainError(
-                f"{found} was trained with other settings: {', '.join(changed)}. "
+                f"{found} was trained with other settings: {', '.join(refused)}. "
                 "Set them back, take another train.folder, or start anew with --restart"
             )
         saved.check_width(self.towers.width)
@@ -322,12 +326,19 @@ class _Training:
             self._load_head(saved)
         if saved.state.dataset != self.published.fingerprint:
             self.say(
-                f"{found} was trained on another state of the dataset: which samples are left of the epoch that it was "
-                "in cannot be said, so the training goes on at the same position of this one"
+                f"{found} was trained on another state of the dataset: which samples are left of its epoch cannot be "
+                "said, so the training goes on at the same position of this one"
             )
         self.step = saved.state.step
         self.skipped = dict(saved.state.counts)
-        self.say(f"goes on from {found}, {self.step:,} of {self.steps:,} steps done")
+        with_these = f", with train.{', train.'.join(f'{k} ({v})' for k, v in taken.items())}" if taken else ""
+        self.say(f"goes on from {found}, {self.step:,} of {self.steps:,} steps done{with_these}")
+
+    def _last(self, restart: bool) -> Path | None:
+        if restart:
+            checkpoint.drop_beyond(self.folder, -1)
+            (self.folder / OUTCOME).unlink(missing_ok=True)
+        return checkpoint.latest(self.folder, self.say)
 
     def _load_head(self, saved: checkpoint.Checkpoint) -> None:
         assert self.head is not None
@@ -335,7 +346,8 @@ class _Training:
         change = saved.class_change(entity_C)
         if change:
             self.say(str(change))
-        for rows in saved.head_rows(entity_C, self.towers.width):
+        rank, size = self.world.rank, self.world.size
+        for rows in saved.head_rows(entity_C, self.towers.width, lambda class_C: class_C % size == rank):
             self.head.load(rows.class_C, rows.weights_CD, rows.accumulators_C)
 
     def _skipped(self) -> dict[str, int]:
@@ -385,22 +397,15 @@ def outcome(folder: str) -> dict[str, Any]:
     return found
 
 
-def _course(config: TrainConfig) -> dict[str, Any]:
-    """The settings that decide what is learnt, as a tree."""
-    tree = config.model_dump(mode="json", exclude=set(_MAY_CHANGE))
-    tree["data"] = {k: v for k, v in tree["data"].items() if k not in _DATA_MAY_CHANGE}
-    return tree
-
-
-def _changed(before: dict[str, Any], now: dict[str, Any], path: str = "train") -> list[str]:
-    """`setting (then → now)` for each setting of the course that differs."""
-    found: list[str] = []
+def _changed(before: dict[str, Any], now: dict[str, Any], path: str = "") -> dict[str, str]:
+    """`then → now` of each setting that differs and is not of _MAY_CHANGE, by its path below `train`."""
+    found: dict[str, str] = {}
     for key in sorted(before.keys() | now.keys()):
-        then, here, name = before.get(key), now.get(key), f"{path}.{key}"
+        then, here, name = before.get(key), now.get(key), f"{path}{key}"
         if isinstance(then, dict) and isinstance(here, dict):
-            found += _changed(then, here, name)
-        elif then != here:
-            found.append(f"{name} ({then} → {here})")
+            found |= _changed(then, here, f"{name}.")
+        elif then != here and name not in _MAY_CHANGE:
+            found[name] = f"{then} → {here}"
     return found
 
 

@@ -17,7 +17,7 @@ from i2e_pipeline.train import checkpoint
 from i2e_pipeline.train.checkpoint import CheckpointError, HeadRows, State
 from i2e_pipeline.train.parallel import World
 
-multiprocessing.set_forkserver_preload(["i2e_pipeline.train.ema", "torch.distributed.fsdp", "pytest"])
+multiprocessing.set_forkserver_preload(["i2e_pipeline.train.checkpoint", "torch.distributed.fsdp", "pytest"])
 
 WIDTH = 4
 ENTITIES = torch.tensor([70, 30, 50, 10, 90, 20, 60])
@@ -276,10 +276,15 @@ def test_an_unreadable_best_removes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_training_that_goes_on_from_an_earlier_step_drops_the_later_ones(tmp_path: Path) -> None:
+    """Catches: the best figure of what was dropped, so that no later checkpoint is ever the best."""
     for step in (1, 2, 3):
         save(tmp_path, step)
-    assert checkpoint.drop_beyond(tmp_path, 1) == [2, 3]
-    assert checkpoint.steps(tmp_path) == [1]
+    checkpoint.mark_best(tmp_path, 2, 0.75)
+    assert checkpoint.drop_beyond(tmp_path, 2) == [3]
+    assert checkpoint.best(tmp_path) == (2, 0.75)
+    assert checkpoint.drop_beyond(tmp_path, -1) == [1, 2]
+    assert checkpoint.steps(tmp_path) == []
+    assert checkpoint.best(tmp_path) is None
 
 
 # --- several processes

@@ -50,7 +50,7 @@ def test_the_line_says_where_the_training_is() -> None:
         "loss 3.21 (classification 4, contrastive 2.4)  lr 7.9e-4  norm 0.812  eta 3 min"
     )
     bare = {**row, "losses": {"loss": 3.2, "contrastive": 3.2}, "norm": None, "step": 2000}
-    assert journal.line(bare, 2000, 0).endswith("loss 3.2  lr 7.9e-4"), "one part is the sum; at the end nothing is left"
+    assert journal.line(bare, 2000, 0).endswith("loss 3.2  lr 7.9e-4"), "one part is the sum; nothing is left to do"
 
 
 def test_losses_of_a_line_are_means_over_its_steps(tmp_path: Path) -> None:
@@ -105,6 +105,19 @@ def test_a_resumed_journal_reads_like_one_run(tmp_path: Path) -> None:
     for kind in ("step", "evaluation"):
         assert without_times(of_kind(killed, kind)) == without_times(of_kind(straight, kind))
     assert [row["step"] for row in of_kind(killed, "start")] == [0, 50]
+
+
+def test_a_training_that_begins_anew_has_a_journal_of_its_own(tmp_path: Path) -> None:
+    """Catches: the figures before the first step are those of an earlier training in the folder."""
+    book = open_journal(tmp_path, [])
+    book.evaluation(0, {"mAP": 0.9})
+    train(book, 1, 20)
+    book = open_journal(tmp_path, [])
+    book.evaluation(0, {"mAP": 0.1})
+    train(book, 1, 10)
+    assert [row["figures"] for row in of_kind(tmp_path, "evaluation")] == [{"mAP": 0.1}]
+    assert [row["step"] for row in of_kind(tmp_path, "step")] == [10]
+    assert len(of_kind(tmp_path, "start")) == 1
 
 
 @pytest.mark.parametrize("torn", [b'{"kind": "step", "st', b'{"kind": "step"}', b"\xff\xfe", b"[1]"])
@@ -272,8 +285,7 @@ def test_a_bad_loss_on_one_rank_stops_all(tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(_bad_on_rank_one, (str(tmp_path),), nprocs=2, start_method="forkserver")
     messages = [(tmp_path / f"told-{rank}").read_text() for rank in (0, 1)]
     assert messages[0] == messages[1]
-    assert f"step 12: loss is nan on rank 1, so the training stopped before it was applied. First images: {IDS[1].hex()}" in (
-        messages[0]
-    )
+    assert "step 12: loss is nan on rank 1, so the training stopped before it was applied" in messages[0]
+    assert f"First images: {IDS[1].hex()};" in messages[0]
     told = json.loads((tmp_path / "bad-step-00000012.json").read_text())
     assert [rank["image_ids"] for rank in told["ranks"]] == [[IDS[0].hex()], [IDS[1].hex()]]
