@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv i2e test lint bench notebooks dist clean
+.PHONY: help venv i2e train evaluate test lint bench notebooks dist clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,13 @@ $(STAMP): setup.cfg setup.py constraints.txt
 
 i2e: $(STAMP)  ## run the whole chain on the embedded sample, into out/sample
 	$(BIN)/i2e run
+
+train: $(STAMP)  ## pre-train on the sample's dataset (made first where it is missing), into out/sample/train
+	$(BIN)/i2e run
+	$(BIN)/i2e train
+
+evaluate: $(STAMP)  ## measure encoders on the sample: untrained against trained
+	$(BIN)/i2e evaluate
 
 test: $(STAMP)  ## run all tests
 	$(BIN)/python -m pytest

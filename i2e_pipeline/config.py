@@ -212,14 +212,15 @@ class DataConfig(Section):
     prefetch: int = Field(4, ge=1)
     """Micro-batches that lie ready per rank."""
     lanes: int = Field(64, ge=1)
-    """Streams that an epoch is dealt into; a rank reads those that are its own. Any number of ranks up to this one
-    gives the same batches."""
-    window: int = Field(4096, ge=1)
-    """Rows of a lane that are shuffled among each other; as many stored images are held in memory per lane read."""
+    """Streams that an epoch is dealt into; each batch has rows of all of them, and a rank reads its own ones. With more
+    ranks than lanes some read the same files. Which images share a batch depends on this, not on the ranks."""
+    window: int = Field(1024, ge=1)
+    """Rows of a lane that are shuffled among each other. A rank holds lanes / ranks x window stored images in memory:
+    alone 3.3 GB of photos of 50 KB. Up to 16,384 images are shuffled as a whole, up to lanes x window whole lanes."""
     shuffle: bool = True
     augment: Literal["crop_flip", "crop", "none"] = "crop_flip"
     """Random resized crop and mirroring; mirroring spoils what is written or handed (crop)."""
-    crop_area: tuple[float, float] = (0.4, 1.0)
+    crop_area: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.4, 1.0)
     """Share of the image's area that a random crop takes, from … to."""
     label: Literal["best", "sampled"] = "sampled"
     """Which label of an image with several is its class: the most probable, or one by hash, in proportion."""
@@ -248,7 +249,7 @@ class HeadConfig(Section):
     temperature: float = Field(1 / 32, gt=0)
     """Cosines are divided by this."""
     sample: float = Field(0.1, gt=0, le=1)
-    """Share of the classes that a step compares with, those of the batch among them; 1: all, exact."""
+    """Share of the classes that a step compares with; those of the batch always are. 1: all, exact."""
     sample_min: int = Field(4096, ge=1)
     """Never fewer classes than this."""
     correct_sampling: bool = False
@@ -346,8 +347,9 @@ class TrainConfig(Section):
 
 class EvaluateConfig(Section):
     models: Paths = ()
-    """Encoders to measure, each `[LABEL=]MODEL`: what score.model takes (NAME@PRETRAINED for a name with weights),
-    `hf:FOLDER` for a Hugging Face model, or `vectors:FOLDER` of stored vectors."""
+    """Encoders to measure, each `[LABEL=]MODEL`: what score.model takes (NAME@PRETRAINED for a name with weights;
+    `@random` for the architecture untrained), `hf:FOLDER` for a Hugging Face model, or `vectors:FOLDER` of stored
+    vectors, a file DATASET.npz each."""
     data: dict[str, str] = Field(default_factory=dict)
     """Data sets by name: gpr1200, roxford5k, cifar100 … (evaluate/datasets.py lists them), or a name of your own."""
     suite: Paths = ()
@@ -367,7 +369,7 @@ class EvaluateConfig(Section):
     """Of the weights exp(cosine / temperature) (DINO, arXiv 2104.14294)."""
     projection: Literal["tsne", "umap", "none"] = "tsne"
     seed: int = 0
-    """Of splits and projections; no figure that a protocol defines depends on it."""
+    """Of projections and of the weights of untrained encoders (MODEL@random); no other figure depends on it."""
 
 
 class Config(Section):

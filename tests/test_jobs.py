@@ -20,6 +20,10 @@ IN_ORDER = (
     "build_knowledge_base", "extract_entities", "link_entities", "score_images", "build_dataset", "report",
 )
 
+LAST = ("train",)
+ELSEWHERE = {"evaluate": "tests/evaluate/test_evaluate_command.py"}
+"""Jobs that need no Spark, and the tests that run them."""
+
 
 def submit(job: str, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """spark-submit as a user with the environment activated calls it."""
@@ -31,7 +35,8 @@ def submit(job: str, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[
 
 
 def test_there_is_a_test_for_every_job() -> None:
-    assert {p.stem for p in (ROOT / "jobs").glob("*.py")} == set(IN_ORDER)
+    assert {p.stem for p in (ROOT / "jobs").glob("*.py")} == {*IN_ORDER, *LAST, *ELSEWHERE}
+    assert all((ROOT / tests).is_file() for tests in ELSEWHERE.values())
 
 
 def test_jobs_without_arguments_work_on_the_sample(tmp_path: Path) -> None:
@@ -69,3 +74,21 @@ def test_jobs_in_their_order_on_given_input(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "i2e" / "manifest.json").is_file()
     assert (tmp_path / "report.html").is_file()
+    train_on_two_ranks(tmp_path, config)
+
+
+def train_on_two_ranks(folder: Path, config: Path) -> None:
+    """Through TorchDistributor in local mode: both ranks take part, and what stops one is said."""
+    settings = (
+        "train.ranks=2", "train.steps=3", "train.data.batch_size=8", "train.data.hold_out_entities=0",
+        "train.device=cpu", "train.threads=1",
+    )  # fmt: skip
+    done = submit("train", folder, "--config", str(config), "--set", *settings, f"train.dataset={folder}/nowhere")
+    assert done.returncode == 1
+    assert "nowhere has no manifest.json" in done.stdout + done.stderr
+    done = submit("train", folder, "--config", str(config), "--set", *settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (trained,) = (folder / "train").iterdir()
+    assert json.loads((trained / "outcome.json").read_text())["steps"] == 3
+    assert json.loads((trained / "journal.jsonl").read_text().split("\n")[0])["ranks"] == 2
+    assert len(list((trained / "checkpoints" / "step-00000003").glob("head-*-of-00002.safetensors"))) == 2

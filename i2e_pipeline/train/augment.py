@@ -64,5 +64,6 @@ def decoded_side(side: int, config: DataConfig) -> int:
 
 
 def _scaled(image: Image.Image, side: int, box: tuple[float, float, float, float], mirror: bool) -> np.ndarray:
-    pixels_HWC = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0))
-    return pixels_HWC[:, ::-1] if mirror else pixels_HWC
+    scaled = image.resize((side, side), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+    # Here and not as a view with a negative stride, which costs ten times as much to copy.
+    return np.asarray(scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else scaled)

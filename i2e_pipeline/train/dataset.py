@@ -192,7 +192,7 @@ class Loader:
             tokens_BL = self._texts.tokens(texts)
         return _Pending(
             rows_B=rows_B,
-            pixels_BHWC=torch.empty((len(rows_B), self._side, self._side, 3), dtype=torch.uint8, pin_memory=self._pin),
+            pixels_BHWC=_empty((len(rows_B), self._side, self._side, 3), self._pin),
             class_B=torch.from_numpy(class_B),
             classes_BK=torch.from_numpy(self._samples.classes_of(rows_B)),
             tokens_BL=tokens_BL,
@@ -320,6 +320,13 @@ def _pixels(
     if isinstance(opened, Rejected):
         return opened
     return centred(opened[0], side) if drawn_F is None else augmented(opened[0], side, drawn_F, area)
+
+
+def _empty(shape: tuple[int, ...], pin: bool) -> torch.Tensor:
+    """uint8. Pinned memory comes from torch's cache; the rest from numpy, which asks for huge pages."""
+    if pin:
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+    return torch.from_numpy(np.empty(shape, dtype=np.uint8))
 
 
 def _share_of_cores(world_size: int) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -85,8 +86,8 @@ class Towers(nn.Module):
         return Encoded(
             image_BD=image_BD,
             text_BD=None if tokens_BL is None else self.texts(tokens_BL),
-            scale=self.model.logit_scale.float().exp().squeeze(),
-            bias=None if bias is None else bias.float().squeeze(),
+            scale=self.model.logit_scale.float().exp().sum(),  # of one: FSDP2 warns of views, which squeeze makes
+            bias=None if bias is None else bias.float().sum(),
             distilled_BT=None if self.to_teacher is None else normalize(self.to_teacher(image_BD).float(), dim=-1),
         )
 
@@ -189,9 +190,7 @@ def _towers(
 
     preprocessing = open_clip.get_model_preprocess_cfg(model)
     tokenizer = open_clip.get_tokenizer(config.model)
-    return Towers(
-        model, architecture, tokenizer, preprocessing, teacher_width=teacher_width, uses_text=uses_text
-    )
+    return Towers(model, architecture, tokenizer, preprocessing, teacher_width=teacher_width, uses_text=uses_text)
 
 
 def _model(config: EncoderConfig) -> tuple[Any, dict[str, Any]]:
@@ -211,6 +210,8 @@ def _model(config: EncoderConfig) -> tuple[Any, dict[str, Any]]:
     _check_pretrained(config, architecture)
     with_folder = in_folder and config.pretrained == "folder"
     try:
+        # open_clip warns of random weights, which are what a pre-training begins with.
+        logging.disable(logging.WARNING)
         model = open_clip.create_model(
             config.model,
             pretrained=None if in_folder else config.pretrained,
@@ -226,6 +227,8 @@ def _model(config: EncoderConfig) -> tuple[Any, dict[str, Any]]:
             f"train.encoder.model={config.model} (pretrained={config.pretrained}, image_size={config.image_size}) "
             f"cannot be built: {error}"
         ) from error
+    finally:
+        logging.disable(logging.NOTSET)
     return model, architecture
 
 

@@ -35,6 +35,9 @@ def spread(towers: Towers, config: TrainConfig, world: World) -> nn.Module:
         return _sharded(towers, config, world)
     if world.size == 1:
         return towers
+    if world.device.type == "cuda":
+        # Else statistics would be those of a rank's images, and depend on the number of ranks; torch has this for CUDA.
+        nn.SyncBatchNorm.convert_sync_batchnorm(towers)
     return DistributedDataParallel(
         towers,
         device_ids=[world.device] if world.device.type == "cuda" else None,

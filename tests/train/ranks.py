@@ -2,65 +2,70 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import defaultdict
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+
+@dataclass(frozen=True)
+class Rank:
+    process: ForkServerProcess
+    said: Path
 
 
-def start(settings: Path, ranks: int = 1, seen: Path | None = None) -> list[subprocess.Popen[bytes]]:
+def start(settings: Path, ranks: int = 1, seen: Path | None = None) -> list[Rank]:
     """One process per rank of the training that a YAML file describes; `seen`: a folder for the ids of each step."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = []
+    started = []
     for rank in range(ranks):
         environment = {
-            **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
-            "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
-        command = [sys.executable, "-m", "tests.train.ranks", str(settings), str(seen or "")]
-        processes.append(subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ))
-    return processes
+        said = settings.with_suffix(f".{port}-{rank}.txt")
+        process = multiprocessing.get_context("forkserver").Process(
+            target=train, args=(settings, environment, said, seen)
+        )
+        process.start()
+        started.append(Rank(process, said))
+    return started
 
 
-def finish(processes: list[subprocess.Popen[bytes]], timeout: float = 120) -> str:
+def finish(ranks: list[Rank], timeout: float = 300) -> str:
     """Waits for all ranks; what they said. Asserts that they ended well."""
-    said = wait(processes, timeout)
-    assert all(p.returncode == 0 for p in processes), said
+    until = time.monotonic() + timeout
+    for rank in ranks:
+        rank.process.join(max(1, until - time.monotonic()))
+    said = "".join(rank.said.read_text() for rank in ranks)
+    codes = [rank.process.exitcode for rank in ranks]
+    for rank in ranks:
+        rank.process.kill()
+    assert codes == [0] * len(ranks), said
     return said
 
 
-def wait(processes: list[subprocess.Popen[bytes]], timeout: float = 120) -> str:
-    until = time.monotonic() + timeout
-    try:
-        return "".join(p.communicate(timeout=max(1, until - time.monotonic()))[0].decode() for p in processes)
-    finally:
-        for p in processes:
-            p.kill()
-
-
-def kill(processes: list[subprocess.Popen[bytes]], seen: Path, steps: int) -> None:
+def kill(ranks: list[Rank], seen: Path, steps: int) -> None:
     """kill -9 of all ranks as soon as so many steps were seen."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while len(ids_by_step(seen)) < steps:
-        assert time.monotonic() < until, wait(processes, 1)
-        assert all(p.poll() is None for p in processes), wait(processes, 1)
+        assert time.monotonic() < until
+        assert all(rank.process.is_alive() for rank in ranks), "".join(rank.said.read_text() for rank in ranks)
         time.sleep(0.01)
-    for p in processes:
-        p.send_signal(signal.SIGKILL)
-    for p in processes:
-        p.wait()
+    for rank in ranks:
+        assert rank.process.pid is not None
+        os.kill(rank.process.pid, signal.SIGKILL)
+    for rank in ranks:
+        rank.process.join()
 
 
 def ids_by_step(seen: Path) -> dict[int, list[str]]:
@@ -74,14 +79,14 @@ def ids_by_step(seen: Path) -> dict[int, list[str]]:
     return {step: sorted(ids) for step, ids in sorted(found.items())}
 
 
-def main() -> None:
-    """One rank: `i2e train`, with the batches that reach the losses written down on the way."""
+def train(settings: Path, environment: dict[str, str], said: Path, seen: Path | None) -> None:
+    """One rank's main: `i2e train`, with the batches that reach the losses written down on the way."""
+    os.environ.update(environment)
     from i2e_pipeline import cli
     from i2e_pipeline.train.recipes import Recipe
 
-    settings, seen = sys.argv[1:]
-    if seen:
-        place = Path(seen) / f"{os.getpid()}-{os.environ['RANK']}.jsonl"
+    if seen is not None:
+        place = seen / f"{os.getpid()}.jsonl"
         losses = Recipe.losses
 
         def noted(self, encoded, batch, head, world, step):  # type: ignore[no-untyped-def]
@@ -90,8 +95,9 @@ def main() -> None:
             return losses(self, encoded, batch, head, world, step)
 
         Recipe.losses = noted  # type: ignore[method-assign]
-    cli.main(["train", "--config", settings])
-
-
-if __name__ == "__main__":
-    main()
+    with (
+        open(said, "w", encoding="utf-8", buffering=1) as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        cli.main(["train", "--config", str(settings)])

@@ -17,8 +17,6 @@ from i2e_pipeline.train import checkpoint
 from i2e_pipeline.train.checkpoint import CheckpointError, HeadRows, State
 from i2e_pipeline.train.parallel import World
 
-multiprocessing.set_forkserver_preload(["i2e_pipeline.train.checkpoint", "torch.distributed.fsdp", "pytest"])
-
 WIDTH = 4
 ENTITIES = torch.tensor([70, 30, 50, 10, 90, 20, 60])
 ALONE = World()

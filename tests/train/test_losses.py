@@ -7,7 +7,6 @@ a file, and the tests compare there.
 from __future__ import annotations
 
 import math
-import multiprocessing
 from typing import Any
 
 import pytest
@@ -18,8 +17,6 @@ from torch.nn.functional import normalize
 
 from i2e_pipeline.train import losses
 from i2e_pipeline.train.parallel import World
-
-multiprocessing.set_forkserver_preload(["i2e_pipeline.train.ema", "torch.distributed.fsdp", "pytest"])
 
 IMAGES, WIDTH, TEACHER = 8, 6, 5
 CASES = ("infonce", "infonce, plain", "siglip", "siglip, plain", "distillation", "distillation, none")
