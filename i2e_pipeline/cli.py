@@ -18,6 +18,7 @@ from i2e_pipeline.config import Config, ConfigError, digest
 from i2e_pipeline.evaluate import command as evaluation
 from i2e_pipeline.export import ExportError
 from i2e_pipeline.java import NoJava
+from i2e_pipeline.pretrain import TrainingFailed
 from i2e_pipeline.session import SessionError
 from i2e_pipeline.stage import StageError
 from i2e_pipeline.tables import TableError
@@ -115,6 +116,9 @@ def _guarded(work: Callable[[], int]) -> int:
             raise
         print(f"i2e: {error}", file=sys.stderr)
         return 2
+    except TrainingFailed as error:
+        print(f"i2e: {error}", file=sys.stderr)
+        return 1
     except Exception as error:
         if os.environ.get("I2E_DEBUG") or not type(error).__module__.startswith(("pyspark", "py4j")):
             raise

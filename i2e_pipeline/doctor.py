@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from i2e_pipeline import files
@@ -47,6 +48,7 @@ def checks(config: Config) -> list[tuple[str, Callable[[], str]]]:
         ("pairs", lambda: _pairs(config)),
         ("knowledge base", lambda: _dump(config)),
         ("disk", lambda: _disk(config)),
+        *((f"data {name}", partial(_data_set, name, path)) for name, path in sorted(config.evaluate.data.items())),
     ]
 
 
@@ -152,6 +154,15 @@ def _dump(config: Config) -> str:
                 raise Failed(f"knowledge_base.{setting}: {error}: mend the path, or put the file there") from None
             sizes.append(f"{setting} {sum(f.size for f in found) / 1e6:,.1f} MB")
     return ", ".join(sizes)
+
+
+def _data_set(name: str, path: str) -> str:
+    from i2e_pipeline.evaluate import datasets
+
+    try:
+        return datasets.check(name, path)
+    except datasets.DatasetError as error:
+        raise Failed(str(error)) from None
 
 
 def _disk(config: Config) -> str:

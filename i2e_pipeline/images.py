@@ -194,12 +194,13 @@ def unfit(header: Header | None, limits: ImageLimits) -> Reason | None:
 
 
 def open_rgb(
-    stored: bytes | None, limits: ImageLimits, side: int = 0
+    stored: bytes | None, limits: ImageLimits, side: int = 0, upright: bool = True
 ) -> tuple[Image.Image, tuple[int, int]] | Rejected:
     """One stored image as 8-bit RGB, upright, and its (width, height) as displayed; or why there is none.
 
     Never raises for what the bytes hold.
     side      the side that it will be scaled to, in pixels: JPEGs much larger than that are decoded smaller; 0: never
+    upright   False: as stored, whatever EXIF says, as benchmarks' own readers and their boxes have it
     """
     header = None if stored is None else Header(len(stored))
     reason = unfit(header, limits)
@@ -216,7 +217,7 @@ def open_rgb(
         image.load()
         if not drafted:
             displayed = image.size  # Pillow turns a TIFF upright by itself, while it loads
-        turn = _turn(image)
+        turn = _turn(image) if upright else None
         if turn in _SWAPPING:
             displayed = displayed[1], displayed[0]
         return opaque_rgb(image if turn is None else image.transpose(turn)), displayed

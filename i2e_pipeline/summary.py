@@ -104,9 +104,9 @@ def print_status(output: str, units: Sequence[Unit], states: Sequence[StageState
 
 def print_training(found: dict[str, Any]) -> None:
     """What a training came to (outcome.json): held-out figures before and after, and where things lie."""
-    table = Table(title=f"{found['recipe']}, {found['steps']:,} steps: what is held out", title_justify="left")
-    for heading in ("", "before", "after"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table = Table(title=f"{found['recipe']}, {found['steps']:,} steps", title_justify="left")
+    for heading in ("held out", "before", "after"):
+        table.add_column(heading, justify="left" if heading == "held out" else "right")
     for name, value in found["after"].items():
         table.add_row(name, _share(found["before"].get(name)), _share(value))
     console = _console()

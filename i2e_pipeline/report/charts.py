@@ -1,19 +1,14 @@
-"""Charts of the report: plain data in, one inline SVG out.
-
-Lengths are percent across and pixels down, so that a chart fills whatever column it stands in and its text keeps its
-size, on a telephone too. Colours are Okabe and Ito's, told apart by colour-blind readers, and CSS variables with those
-as fallback: the page darkens them at night, and a chart saved alone still has them.
-"""
+"""Charts of the report: plain data in, one inline SVG out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
-BLUE, ORANGE, GREEN, GREY = "blue", "orange", "green", "grey"
-_COLOURS = {BLUE: "#0072b2", ORANGE: "#d55e00", GREEN: "#009e73", GREY: "#8a8f98"}
+from i2e_pipeline import svg
+from i2e_pipeline.svg import BLUE, GREY, ORANGE
+
 _MAX_POINTS = 240
 
 
@@ -52,7 +47,7 @@ def funnel(steps: Sequence[Step]) -> str:
     """Rows in, passed on and rejected, stage by stage. Stages that count pairs share one scale, that of the first;
     stages that count something else (texts, mentions) have their own and are drawn thinner."""
     if not any(step.rows_in for step in steps):
-        return _empty("funnel")
+        return svg.empty("funnel")
     whole = max(step.rows_in for step in steps if step.rows_are == steps[0].rows_are)
     body, y = [], 4
     for step in steps:
@@ -60,41 +55,44 @@ def funnel(steps: Sequence[Step]) -> str:
         width = 100 * step.rows_in / whole if main else 100.0
         kept = width * step.rows_out / step.rows_in if step.rows_in else 0.0
         height = 22 if main else 10
-        body.append(_text(0, y + 14, step.title, strong=True))
-        body.append(_text(100, y + 14, f"{step.rows_out:,} of {step.rows_in:,} {step.rows_are}"
+        body.append(svg.text(0, y + 14, step.title, strong=True))
+        body.append(svg.text(100, y + 14, f"{step.rows_out:,} of {step.rows_in:,} {step.rows_are}"
                           f" · {_percent(step.rows_out, step.rows_in)}", anchor="end"))
-        body.append(_text(0, y + 31, step.does, muted=True))
+        body.append(svg.text(0, y + 31, step.does, muted=True))
         y += 39
-        body.append(_rect(0, y, 100, height, GREY, opacity=0.12))
-        body.append(_rect(0, y, kept, height, BLUE if main else GREY, f"{step.rows_out:,} {step.rows_are} passed on"))
+        body.append(svg.rect(0, y, 100, height, GREY, opacity=0.12))
+        body.append(svg.rect(0, y, kept, height, BLUE if main else GREY,
+                             f"{step.rows_out:,} {step.rows_are} passed on"))
         at = kept
         for n, (reason, rows) in enumerate(_largest_first(step.rejected)):
             share = width * rows / step.rows_in if step.rows_in else 0.0
-            body.append(_rect(at, y, share, height, ORANGE, f"{reason}: {rows:,} {step.rows_are}",
+            body.append(svg.rect(at, y, share, height, ORANGE, f"{reason}: {rows:,} {step.rows_are}",
                               opacity=1.0 if n % 2 == 0 else 0.7))
             at += share
         y += height
         lost = [f"{reason} −{rows:,}" for reason, rows in _largest_first(step.rejected)]
         for line in _wrapped(lost, 52):
             y += 17
-            body.append(_text(100, y, line, anchor="end", colour=ORANGE))
+            body.append(svg.text(100, y, line, anchor="end", colour=ORANGE))
         y += 22
-    return _svg(y, body, "funnel: " + "; ".join(f"{s.title} {s.rows_out} of {s.rows_in} {s.rows_are}" for s in steps))
+    said = "; ".join(f"{s.title} {s.rows_out} of {s.rows_in} {s.rows_are}" for s in steps)
+    return svg.drawing(y, body, f"funnel: {said}")
 
 
 def bars(rows: Sequence[Bar], what: str, colour: str = BLUE) -> str:
     """Horizontal bars, in the order given, with label above and number behind."""
     largest = max((row.value for row in rows), default=0)
     if not largest:
-        return _empty(what)
+        return svg.empty(what)
     body, y = [], 0
     for row in rows:
-        body.append(_text(0, y + 14, row.label))
-        body.append(_text(100, y + 14, f"{row.value:,}{' ' + row.note if row.note else ''}", anchor="end"))
-        body.append(_rect(0, y + 20, 100, 9, GREY, opacity=0.12))
-        body.append(_rect(0, y + 20, 100 * row.value / largest, 9, colour, f"{row.label}: {row.value:,}", floor=True))
+        body.append(svg.text(0, y + 14, row.label))
+        body.append(svg.text(100, y + 14, f"{row.value:,}{' ' + row.note if row.note else ''}", anchor="end"))
+        body.append(svg.rect(0, y + 20, 100, 9, GREY, opacity=0.12))
+        body.append(svg.rect(0, y + 20, 100 * row.value / largest, 9, colour, f"{row.label}: {row.value:,}",
+                             floor=True))
         y += 40
-    return _svg(y, body, f"{what}: " + "; ".join(f"{r.label} {r.value:,}" for r in rows))
+    return svg.drawing(y, body, f"{what}: " + "; ".join(f"{r.label} {r.value:,}" for r in rows))
 
 
 def buckets(rows: Sequence[Mapping[str, int]]) -> str:
@@ -104,26 +102,26 @@ def buckets(rows: Sequence[Mapping[str, int]]) -> str:
     """
     entities, images = sum(r["entities"] for r in rows), sum(r["images"] for r in rows)
     if not entities or not images:
-        return _empty("buckets")
+        return svg.empty("buckets")
     largest = max(max(r["entities"] / entities, r["images"] / images) for r in rows)
     body = [
-        _rect(0, 2, 1.6, 9, BLUE), _text(2.6, 11, "share of the entities"),
-        _rect(50, 2, 1.6, 9, ORANGE), _text(52.6, 11, "share of the images"),
+        svg.rect(0, 2, 1.6, 9, BLUE), svg.text(2.6, 11, "share of the entities"),
+        svg.rect(50, 2, 1.6, 9, ORANGE), svg.text(52.6, 11, "share of the images"),
     ]
     y = 26
     for row in rows:
         low, high = row["images_from"], row["images_to"]
         label = f"{low:,}" if low == high else f"{low:,} or more" if high >= 1 << 60 else f"{low:,}–{high:,}"
-        body.append(_text(0, y + 12, f"{label} image{'' if high == 1 else 's'}", strong=True))
-        body.append(_text(100, y + 12, f"{row['entities']:,} entities · {row['images']:,} images", anchor="end"))
+        body.append(svg.text(0, y + 12, f"{label} image{'' if high == 1 else 's'}", strong=True))
+        body.append(svg.text(100, y + 12, f"{row['entities']:,} entities · {row['images']:,} images", anchor="end"))
         for offset, part, whole, colour, name in (
             (18, row["entities"], entities, BLUE, "entities"), (27, row["images"], images, ORANGE, "images"),
         ):
-            body.append(_rect(0, y + offset, 100, 8, GREY, opacity=0.10))
-            body.append(_rect(0, y + offset, 100 * part / whole / largest, 8, colour,
+            body.append(svg.rect(0, y + offset, 100, 8, GREY, opacity=0.10))
+            body.append(svg.rect(0, y + offset, 100 * part / whole / largest, 8, colour,
                               f"{part:,} {name}, {_percent(part, whole)}", floor=True))
         y += 46
-    return _svg(y, body, "images per entity in buckets: " + "; ".join(
+    return svg.drawing(y, body, "images per entity in buckets: " + "; ".join(
         f"{r['images_from']} and more: {r['entities']} entities, {r['images']} images" for r in rows))
 
 
@@ -134,7 +132,7 @@ def rank_frequency(images: Sequence[int]) -> str:
     """
     falling = sorted((n for n in images if n > 0), reverse=True)
     if not falling:
-        return _empty("images per entity")
+        return svg.empty("images per entity")
     height, top, bottom, left = 300, 16, 34, 9.0
     decades_x = max(math.log10(len(falling)), 1.0)
     decades_y = max(math.log10(falling[0]), 1.0) * 1.04
@@ -147,17 +145,17 @@ def rank_frequency(images: Sequence[int]) -> str:
 
     body = []
     for count in _log_ticks(decades_y):
-        body.append(_hline(y(count)))
-        body.append(_text(0, y(count) - 4, _short(count), muted=True))
+        body.append(svg.hline(y(count)))
+        body.append(svg.text(0, y(count) - 4, _short(count), muted=True))
     for rank in _log_ticks(decades_x):
-        body.append(_text(x(rank), height - bottom + 17, _short(rank), anchor="middle", muted=True))
-    body.append(_text(0, 10, "images", muted=True))
-    body.append(_text(100, height - 2, "entity, by rank", anchor="end", muted=True))
+        body.append(svg.text(x(rank), height - bottom + 17, _short(rank), anchor="middle", muted=True))
+    body.append(svg.text(0, 10, "images", muted=True))
+    body.append(svg.text(100, height - 2, "entity, by rank", anchor="end", muted=True))
     for rank in _log_ranks(len(falling)):
         count = falling[rank - 1]
-        body.append(_dot(x(rank), y(count), 3, BLUE, f"rank {rank:,}: {count:,} images"))
-    return _svg(height, body, f"images per entity by rank: {falling[0]} at the first of {len(falling)} entities, "
-                              f"{falling[-1]} at the last")
+        body.append(svg.dot(x(rank), y(count), 3, BLUE, f"rank {rank:,}: {count:,} images"))
+    said = f"{falling[0]} at the first of {len(falling)} entities, {falling[-1]} at the last"
+    return svg.drawing(height, body, f"images per entity by rank: {said}")
 
 
 def histogram(
@@ -166,35 +164,35 @@ def histogram(
     """Two stacked counts over equal bins from low to high; `bar` is the threshold that parts them."""
     largest = max((a + b for a, b in zip(kept, rejected, strict=True)), default=0)
     if not largest:
-        return _empty(what)
+        return svg.empty(what)
     height, top, bottom = 220, 30, 30
     room, step = height - top - bottom, 100 / len(kept)
     body = [
-        _rect(0, 2, 1.6, 9, BLUE), _text(2.6, 11, f"labelled {sum(kept):,}"),
-        _rect(50, 2, 1.6, 9, ORANGE), _text(52.6, 11, f"not labelled {sum(rejected):,}"),
-        _hline(height - bottom),
+        svg.rect(0, 2, 1.6, 9, BLUE), svg.text(2.6, 11, f"labelled {sum(kept):,}"),
+        svg.rect(50, 2, 1.6, 9, ORANGE), svg.text(52.6, 11, f"not labelled {sum(rejected):,}"),
+        svg.hline(height - bottom),
     ]
     width = (high - low) / len(kept)
     for n, (a, b) in enumerate(zip(kept, rejected, strict=True)):
         start = f"{low + n * width:.2f}–{low + (n + 1) * width:.2f}"
         up = room * b / largest
-        body.append(_rect(n * step + step * 0.08, height - bottom - up, step * 0.84, up, ORANGE,
+        body.append(svg.rect(n * step + step * 0.08, height - bottom - up, step * 0.84, up, ORANGE,
                           f"{start}: {b:,} not labelled"))
         over = room * a / largest
-        body.append(_rect(n * step + step * 0.08, height - bottom - up - over, step * 0.84, over, BLUE,
+        body.append(svg.rect(n * step + step * 0.08, height - bottom - up - over, step * 0.84, over, BLUE,
                           f"{start}: {a:,} labelled"))
     for tick in _ticks(low, high):
         at = 100 * (tick - low) / (high - low)
         anchor = "start" if at < 2 else "end" if at > 98 else "middle"
-        body.append(_text(at, height - bottom + 16, f"{tick:g}", anchor=anchor, muted=True))
+        body.append(svg.text(at, height - bottom + 16, f"{tick:g}", anchor=anchor, muted=True))
     if bar is not None and low <= bar <= high:
         at = 100 * (bar - low) / (high - low)
         body.append(f'<line x1="{at:.2f}%" x2="{at:.2f}%" y1="{top - 8}" y2="{height - bottom}" '
                     'style="stroke:currentColor" stroke-dasharray="3 3"/>')
         side = "end" if at > 50 else "start"
-        body.append(_text(at + (-0.8 if at > 50 else 0.8), top + 2, f"bar {bar:.3f}", anchor=side, strong=True))
-    body.append(_text(100, height - 1, what, anchor="end", muted=True))
-    return _svg(height, body, f"{what}: {sum(kept)} labelled, {sum(rejected)} not")
+        body.append(svg.text(at + (-0.8 if at > 50 else 0.8), top + 2, f"bar {bar:.3f}", anchor=side, strong=True))
+    body.append(svg.text(100, height - 1, what, anchor="end", muted=True))
+    return svg.drawing(height, body, f"{what}: {sum(kept)} labelled, {sum(rejected)} not")
 
 
 def lowest_tenth(figures: Sequence[Figure]) -> float:
@@ -206,81 +204,34 @@ def lowest_tenth(figures: Sequence[Figure]) -> float:
 def precision_recall(figures: Sequence[Figure], floor: float) -> str:
     """A line per slice with a full dot for precision and an open one for recall, on a scale from `floor` to 1."""
     if all(v is None for f in figures for v in (f.precision, f.recall)):
-        return _empty("precision and recall")
+        return svg.empty("precision and recall")
 
     def x(value: float) -> float:
         return 1 + 97 * (value - floor) / (1 - floor)
 
     body = [
-        _dot(2, 8, 5, BLUE), _text(5, 12, "precision"), _dot(42, 8, 5, ORANGE, hollow=True), _text(45, 12, "recall"),
+        svg.dot(2, 8, 5, BLUE), svg.text(5, 12, "precision"),
+        svg.dot(42, 8, 5, ORANGE, hollow=True), svg.text(45, 12, "recall"),
     ]
     y = 30
     for figure in figures:
-        body.append(_text(0, y + 12, figure.label))
+        body.append(svg.text(0, y + 12, figure.label))
         both = (("P", figure.precision), ("R", figure.recall))
         numbers = [f"{name} {value:.3f}" for name, value in both if value is not None]
-        body.append(_text(100, y + 12, " · ".join(numbers), anchor="end"))
-        body.append(_hline(y + 26))
+        body.append(svg.text(100, y + 12, " · ".join(numbers), anchor="end"))
+        body.append(svg.hline(y + 26))
         if figure.recall is not None:
-            body.append(_dot(x(figure.recall), y + 26, 5, ORANGE, f"recall {figure.recall:.4f}", hollow=True))
+            body.append(svg.dot(x(figure.recall), y + 26, 5, ORANGE, f"recall {figure.recall:.4f}", hollow=True))
         if figure.precision is not None:
-            body.append(_dot(x(figure.precision), y + 26, 5, BLUE, f"precision {figure.precision:.4f}"))
+            body.append(svg.dot(x(figure.precision), y + 26, 5, BLUE, f"precision {figure.precision:.4f}"))
         y += 42
     ticks = round((1 - floor) * 10)
     every = 1 if ticks <= 5 else 2
     for n in range(0, ticks + 1, every):
         value = 1 - n / 10
-        body.append(_text(x(value), y + 12, f"{value:.1f}", anchor="middle" if n < ticks else "start", muted=True))
-    return _svg(y + 18, body, "precision and recall: " + "; ".join(
+        body.append(svg.text(x(value), y + 12, f"{value:.1f}", anchor="middle" if n < ticks else "start", muted=True))
+    return svg.drawing(y + 18, body, "precision and recall: " + "; ".join(
         f"{f.label} {f.precision} and {f.recall}" for f in figures))
-
-
-def _svg(height: float, body: Sequence[str], label: str) -> str:
-    return (
-        f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" width="100%" '
-        f'height="{height:.0f}" font-family="system-ui, sans-serif" font-size="13" overflow="visible">'
-        + "".join(body) + "</svg>"
-    )
-
-
-def _empty(what: str) -> str:
-    return _svg(28, [_text(0, 18, f"{what}: nothing to show", muted=True)], f"{what}: nothing to show")
-
-
-def _paint(colour: str) -> str:
-    return f"var(--{colour},{_COLOURS[colour]})"
-
-
-def _rect(
-    x: float, y: float, width: float, height: float, colour: str, title: str = "", opacity: float = 1.0,
-    floor: bool = False,
-) -> str:
-    """floor: something that is not nothing is never drawn as nothing."""
-    if width <= 0 or height <= 0:
-        return ""
-    width = max(width, 0.4) if floor else width
-    inner = f"<title>{escape(title)}</title>" if title else ""
-    return (f'<rect x="{x:.3f}%" y="{y:.1f}" width="{width:.3f}%" height="{height:.1f}" rx="2" '
-            f'style="fill:{_paint(colour)};opacity:{opacity:g}">{inner}</rect>')
-
-
-def _dot(x: float, y: float, radius: float, colour: str, title: str = "", hollow: bool = False) -> str:
-    fill = f"fill:var(--paper,#fff);stroke:{_paint(colour)};stroke-width:2" if hollow else f"fill:{_paint(colour)}"
-    inner = f"<title>{escape(title)}</title>" if title else ""
-    return f'<circle cx="{x:.3f}%" cy="{y:.1f}" r="{radius}" style="{fill}">{inner}</circle>'
-
-
-def _hline(y: float) -> str:
-    return (f'<line x1="0%" x2="100%" y1="{y:.1f}" y2="{y:.1f}" '
-            'style="stroke:currentColor;opacity:.18" shape-rendering="crispEdges"/>')
-
-
-def _text(
-    x: float, y: float, text: str, anchor: str = "start", muted: bool = False, strong: bool = False, colour: str = ""
-) -> str:
-    style = f"fill:{_paint(colour)}" if colour else "fill:currentColor"
-    return (f'<text x="{x:.3f}%" y="{y:.1f}" text-anchor="{anchor}" style="{style}'
-            f'{";opacity:.62" if muted else ""}{";font-weight:600" if strong else ""}">{escape(text)}</text>')
 
 
 def _largest_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:

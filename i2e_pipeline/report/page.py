@@ -12,15 +12,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
-from i2e_pipeline import files, quality
+from i2e_pipeline import files, quality, svg
 from i2e_pipeline.config import Config
 from i2e_pipeline.report import charts, figures, pictures
 from i2e_pipeline.report.figures import CLIP_RANGE, Dataset
-from i2e_pipeline.report.pictures import Choice, Picture, Place, Thumbnails
+from i2e_pipeline.report.pictures import Choice, Picture, Place
 from i2e_pipeline.report.words import STAGES, explain
+from i2e_pipeline.thumbnails import Thumbnails
 
 TOP_ENTITIES = 24
 RARE_ENTITIES = 24
@@ -69,7 +70,7 @@ def page(config: Config) -> str:
         funnel=Markup(charts.funnel([*_steps(dataset.manifest)])),
         reasons=Markup(charts.bars(
             [charts.Bar(r.reason, r.rows, f"of {r.rows_in:,} {r.rows_are}") for r in rejections if r.of_pairs],
-            "rejects by reason", charts.ORANGE)),
+            "rejects by reason", svg.ORANGE)),
         rejections=rejections,
         slices={f["slice"]: f["pairs"] for f in measured},
         quality_charts=[(stage, what, Markup(chart)) for stage, what, chart in _quality_charts(measured)],
@@ -93,9 +94,9 @@ def page(config: Config) -> str:
 
 
 def _environment() -> Environment:
+    both = ChoiceLoader([PackageLoader("i2e_pipeline.report"), PackageLoader("i2e_pipeline")])
     environment = Environment(
-        loader=PackageLoader("i2e_pipeline.report"), autoescape=select_autoescape(default=True), trim_blocks=True,
-        lstrip_blocks=True,
+        loader=both, autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True,
     )
     environment.filters.update(
         number=lambda value: f"{value:,}", share=_share, score=lambda v: "–" if v is None else f"{v:.3f}",

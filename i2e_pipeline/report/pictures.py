@@ -6,11 +6,8 @@ a few rows at a time, and each is kept as a small JPEG, inline, up to a budget f
 
 from __future__ import annotations
 
-import base64
 import heapq
-import io
 import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,18 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 
 from i2e_pipeline import files
 from i2e_pipeline.report.figures import MAX_ROWS, Dataset
 from i2e_pipeline.report.words import STAGES
 from i2e_pipeline.shards import ShardChanged, selected_rows
 from i2e_pipeline.tables import Commit
+from i2e_pipeline.thumbnails import Thumbnails
 from i2e_pipeline.units import Units
 
-THUMBNAIL_SIDE = 144
-BUDGET = 2_200_000
-"""Bytes of inline pictures on a page."""
 _MAX_REJECTS = 500_000
 """Rejects of a stage that are looked at for examples that differ."""
 _TEXT_IDS = ("extract", "link")
@@ -71,38 +65,6 @@ class Choice:
     def places(self) -> Counter[Place]:
         """How often the page shows each image."""
         return Counter([*self.at_random, *self.least_sure, *(p for ps in self.of_entity.values() for p in ps)])
-
-
-class Thumbnails:
-    """Makes small inline JPEGs until the page's budget is spent."""
-
-    def __init__(self, max_pixels: int, budget: int = BUDGET) -> None:
-        self.max_pixels, self.left = max_pixels, budget
-
-    def __call__(self, stored: bytes | None, uses: int = 1) -> str | None:
-        """data URI, or None where the bytes are no image that can be shown. `uses`: how often the page holds it."""
-        if not stored or self.left <= 0:
-            return None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                picture = Image.open(io.BytesIO(stored))
-                if picture.width * picture.height > self.max_pixels:
-                    return None
-                picture.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-                picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-                # What is transparent was meant to lie on a page, and pages are mostly white.
-                seen = picture.convert("RGBA")
-                small = Image.new("RGB", seen.size, "white")
-                small.paste(seen, mask=seen)
-                encoded = io.BytesIO()
-                small.save(encoded, "JPEG", quality=72, optimize=True)
-        # Pillow's decoders raise nearly anything on hostile bytes; a thumbnail is not worth a report.
-        except Exception:
-            return None
-        uri = "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
-        self.left -= len(uri) * uses
-        return uri
 
 
 def choose(dataset: Dataset, entity_ids: Iterable[int], per_entity: int, at_random: int, least_sure: int) -> Choice:

@@ -10,6 +10,7 @@ import yaml
 
 from i2e_pipeline.config import Config, ConfigError, from_tree, merge
 from i2e_pipeline.sample.compose import compose
+from i2e_pipeline.sample.gpr import compose_gpr
 
 _HERE = Path(__file__).parent
 
@@ -20,6 +21,29 @@ def config(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda li
     folder = Path(filled["output"]) / "input"
     made = compose(folder)
     say(f"{'sample':<15} {'composed in' if made else 'is in'} {folder}")
+    return from_tree(filled, "the embedded sample", overrides)
+
+
+def evaluation(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line: None) -> Config:
+    """The sample's config with two encoders and two data sets to measure, as far as overrides name no others.
+
+    Untrained against trained: what `i2e train` exported, else the shipped scorer. On a small GPR1200 of the sample's
+    world, composed here, and on the sample's dataset, where `i2e run` has built it.
+    """
+    filled = tree(overrides)
+    output = Path(filled["output"])
+    exported = output / "train" / "multi_task" / "export" / "open_clip"
+    trained = exported if (exported / "open_clip_config.json").is_file() else _HERE / "models" / "scorer"
+    wanted = filled.setdefault("evaluate", {})
+    wanted.setdefault("models", [f"untrained=local-dir:{trained}@random", f"trained=local-dir:{trained}"])
+    if "data" not in wanted:
+        wanted["data"] = {"mini_gpr": str(output / "gpr")}
+        if compose_gpr(output / "gpr"):
+            say(f"{'mini_gpr':<15} composed in {output / 'gpr'}")
+        if (output / "i2e" / "manifest.json").is_file():
+            wanted["data"]["i2e"] = str(output / "i2e")
+        else:
+            say(f"{'i2e':<15} left out: {output / 'i2e'} is not built; `i2e run` builds it")
     return from_tree(filled, "the embedded sample", overrides)
 
 

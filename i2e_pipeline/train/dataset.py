@@ -8,8 +8,7 @@ Writes   Batch: pixels_BCHW uint8, class, labels, tokens, teacher vectors, ids
     caller            the finished batches, in order
 
 Threads, not processes: Pillow decodes and scales without the interpreter's lock, nothing is copied between processes,
-and a rank starts at once (benchmarks/loader.py has the figures). A GPU that takes more than some 5,000 images a second
-from one rank would want processes.
+and a rank starts at once. benchmarks/loader.py compares it with a bare loop and with webdataset.
 
 What is drawn for an image (crop, mirror, label, text) is a hash of (seed, epoch, image id).
 

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from i2e_pipeline.evaluate import results
+from i2e_pipeline.evaluate.results import Data, Model, Result, Results, ResultsError
+
+
+def model(label: str = "b16", **fields: Any) -> Model:
+    return Model(**{"label": label, "spec": "ViT-B-16", "fingerprint": "f", "preprocessing": "model", "width": 4,
+                    **fields})
+
+
+def result(**fields: Any) -> Result:
+    return Result(**{"model": "b16", "data": "gpr1200", "protocol": "gpr", "figures": {"mAP": 0.5},
+                     "per_query": {"mAP": [0.25, None, 0.75]}, **fields})
+
+
+def some(**fields: Any) -> Results:
+    data = (Data("gpr1200", "gpr", "/data/gpr1200", "d", 3, 2),)
+    return Results(**{"models": (model(),), "data": data, "results": (result(),),
+                      "clusters": {"gpr1200/gpr": [0, 0, 1]}, **fields})
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    path = str(tmp_path / "sub" / "results.json")
+    written = some(settings={"seed": 0}, software=results.software())
+    results.write(path, written)
+    assert results.read(path) == written
+
+
+def test_files_of_the_same_results_are_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        results.write(str(tmp_path / name), some())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_per_query_values_take_no_line_each(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    results.write(str(path), some(results=(result(per_query={"mAP": [0.5] * 10_000}),)))
+    assert len(path.read_text().splitlines()) < 20
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds no `results`"),
+        ('{"format_version": 2, "results": []}', "format_version 2, and this version of i2e reads 1"),
+        ('{"results": []}', "format_version None"),
+        ('{"format_version": 1, "results": []}', "is damaged: 'models'"),
+        ('{"format_version": 1, "results": [{"mAP": 1}], "models": [], "data": []}', "is damaged"),
+    ],
+)
+def test_a_file_that_is_not_results_is_named(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(content)
+    with pytest.raises(ResultsError, match=r"r\.json") as error:
+        results.read(str(path))
+    assert said in str(error.value)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ResultsError, match="no such file"):
+        results.read("/nowhere/r.json")
+
+
+def test_a_figure_that_is_not_a_number_is_never_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        results.write(str(tmp_path / "r.json"), some(results=(result(figures={"mAP": float("nan")}),)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_stored_vectors_results_read_like_any_other(tmp_path: Path) -> None:
+    level = {"mAP": 0.5, "mP@k": {"1": 1.0, "5": None}, "ap": [0.5, None]}
+    trees = {
+        "gpr": {"mAP": 0.4, "per_domain": {"faces": 0.4}, "ap": [0.4]},
+        "revisited": {"easy": level, "medium": level, "hard": level},
+    }
+    for protocol, figures in trees.items():
+        path = tmp_path / f"{protocol}.json"
+        path.write_text(json.dumps({"format_version": 1, "results": {protocol: figures}}))
+        read = results.read(str(path))
+        assert [m.label for m in read.models] == [protocol]
+    assert next(iter(read.results[0].figures.items())) == ("medium mAP", 0.5)
+    assert read.results[0].per_query["hard mAP"] == [0.5, None]
+    assert "hard mP@5" not in read.results[0].figures
+
+
+def test_published_figures_stand_beside_ours_under_the_same_name_only() -> None:
+    table = results.markdown(some())
+    assert "MOFI ViT-H/14 (released) 86.75; MOFI (paper) 86.66; MOFI ViT-L/14 (released) 86.14" in table
+    assert "OpenAI CLIP 72.19" in table
+    other = some(data=(Data("mine", "classes", "/mine", "d", 3, 2),), results=(result(data="mine"),))
+    assert "MOFI" not in results.markdown(other)
+    assert "published" not in results.markdown(other)
+
+
+def test_every_published_figure_is_a_fraction_with_a_source() -> None:
+    assert results.published_figures()
+    for figure in results.published_figures():
+        assert 0 < figure.value < 1
+        assert figure.source
+
+
+def test_markdown_marks_the_best_and_leaves_a_dash_where_a_protocol_does_not_apply() -> None:
+    two = some(models=(model(), model("l14")), results=(result(), result(model="l14", figures={"mAP": 0.6}),
+               result(protocol="zero_shot", figures={"acc@1": 0.3}, per_query={})))
+    lines = results.markdown(two).splitlines()
+    assert "| 50.00 | **60.00** |" in lines[2]
+    assert "| 30.00 | – |" in lines[3]
+
+
+def test_a_bar_in_a_label_does_not_break_the_table() -> None:
+    lines = results.markdown(some(models=(model("a|b"),), results=(result(model="a|b"),))).splitlines()
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+
+
+def test_csv_has_a_row_per_figure_and_sources_for_what_others_measured() -> None:
+    rows = list(csv.DictReader(io.StringIO(results.table_csv(some()))))
+    assert {r["model"]: float(r["value"]) for r in rows}["b16"] == 0.5
+    assert [r["model"] for r in rows if not r["source"]] == ["b16"]
+    assert "arXiv 2306.07952" in {r["model"]: r["source"] for r in rows}["OpenAI CLIP"]
+
+
+def test_terminal_table_lists_where_published_figures_come_from() -> None:
+    said = results.terminal(some())
+    assert "OpenAI CLIP" in said.split("published\n")[1]
+    assert "50.00" in said
