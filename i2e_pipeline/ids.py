@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
+from i2e_pipeline.draws import mixed
+
 ID_BYTES = 16
 
 
@@ -36,13 +38,6 @@ def row_ids(file_id: bytes, rows: np.ndarray) -> pa.Array:
     low, high = np.frombuffer(file_id, dtype="<u8")
     rows = rows.astype(np.uint64)
     halves = np.empty((len(rows), 2), dtype="<u8")
-    halves[:, 0] = low ^ _mix(rows)
-    halves[:, 1] = high ^ _mix(rows ^ np.uint64(0x9E3779B97F4A7C15))
+    halves[:, 0] = low ^ mixed(rows)
+    halves[:, 1] = high ^ mixed(rows ^ np.uint64(0x9E3779B97F4A7C15))
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(ID_BYTES), len(rows), [None, pa.py_buffer(halves.tobytes())])
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -123,6 +123,8 @@ def _vectors(path: str, protocol: str, truth: str | None, json: str | None, sett
     if json:
         files.write_json(json, tree)
     print(results.terminal(results.of_vectors(Path(json or path).stem, tree)), end="")
+    for note in tree["notes"]:
+        print(note)
     return 0
 
 

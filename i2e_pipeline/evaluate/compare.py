@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from i2e_pipeline.evaluate.results import Result, Results
+from i2e_pipeline.draws import hashed
+from i2e_pipeline.evaluate.results import CHANCE, Result, Results
 
 DRAWS = 4000
 CONFIDENCE = 0.95
@@ -104,13 +105,8 @@ def bootstrap(
 
 
 def _draws(start: int, stop: int, clusters: int, seed: int) -> np.ndarray:
-    """Cluster numbers (stop - start, clusters), uniform, by splitmix64 of (seed, draw, place)."""
-    with np.errstate(over="ignore"):
-        x = np.arange(start * clusters, stop * clusters, dtype=np.uint64) + np.uint64(1)
-        x = x * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed) * np.uint64(0xD1B54A32D192ED03)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x = (x ^ (x >> np.uint64(31))) >> np.uint64(32)
+    """Cluster numbers (stop - start, clusters), uniform, by hash of (seed, draw, place)."""
+    x = hashed(np.arange(start * clusters, stop * clusters), "bootstrap", seed) >> np.uint64(32)
     return ((x * np.uint64(clusters)) >> np.uint64(32)).astype(np.int64).reshape(stop - start, clusters)
 
 
@@ -168,7 +164,7 @@ def between(results: Results) -> list[Difference]:
 
 def _differences(results: Results, a: Result, b: Result, first: str, second: str) -> Iterator[Difference]:
     for figure, value in a.figures.items():
-        if figure not in b.figures:
+        if figure not in b.figures or figure == CHANCE:
             continue
         interval, queries, by = None, 0, "queries"
         if figure in a.per_query and figure in b.per_query:

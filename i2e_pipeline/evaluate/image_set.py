@@ -21,6 +21,7 @@ from PIL import Image
 
 from i2e_pipeline import files
 from i2e_pipeline.config import ImageLimits, digest
+from i2e_pipeline.draws import mixed
 from i2e_pipeline.images import Rejected, ShardReader, open_rgb
 
 Kind = Literal["gpr", "revisited", "classes"]
@@ -289,18 +290,11 @@ def split_by_content(digests_N: np.ndarray, labels_N: np.ndarray, shares: dict[s
     """
     side_N = np.zeros(len(digests_N), dtype=np.int64)
     bounds = np.cumsum(list(shares.values()))[:-1]
-    mixed_N = _mix(digests_N.astype(np.uint64))
+    # Mixed: digests decide elsewhere too, and two draws by one digest must not agree.
+    mixed_N = mixed(digests_N)
     for label in np.unique(labels_N):
         rows = np.flatnonzero(labels_N == label)
         hashes = mixed_N[rows]
         rank = np.searchsorted(np.sort(hashes), hashes, side="left")
         side_N[rows] = np.searchsorted(bounds, (rank + 0.5) / len(rows), side="left")
     return {name: np.flatnonzero(side_N == i) for i, name in enumerate(shares)}
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser: digests decide elsewhere too, and two draws by one digest must not agree."""
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

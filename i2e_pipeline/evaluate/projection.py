@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from i2e_pipeline.draws import hashed
+
 AT_MOST = 2000
 """Points of a picture: more lie on top of each other, and t-SNE takes time for each."""
 _WIDTH = 50
@@ -33,12 +35,8 @@ def chosen(rows: int, at_most: int = AT_MOST, seed: int = 0) -> np.ndarray:
 
 
 def by_hash(rows: int, seed: int = 0) -> np.ndarray:
-    """Numbers below `rows` in the order of their hashes (splitmix64, Steele et al., OOPSLA 2014)."""
-    with np.errstate(over="ignore"):
-        x = (np.arange(rows, dtype=np.uint64) + np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.argsort(x ^ (x >> np.uint64(31)), kind="stable")
+    """Numbers below `rows` in the order of their hashes."""
+    return np.argsort(hashed(np.arange(rows), "shown", seed), kind="stable")
 
 
 def project(vectors_ND: np.ndarray, method: str, seed: int = 0) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from i2e_pipeline.config import EvaluateConfig
 from i2e_pipeline.evaluate.embed import Embedded, ImageEncoder
 from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet
-from i2e_pipeline.evaluate.results import LEVELS, revisited_figures
+from i2e_pipeline.evaluate.results import CHANCE, LEVELS, revisited_figures
 
 
 class TooSmall(ValueError):
@@ -71,7 +71,8 @@ def _gpr(task: Task) -> Measured:
     found = gpr(vectors_ND, labels_N, domains_N, block_mb=task.settings.block_mb)
     parts = {"domain": found["per_domain"]} if domains_N is not None else {}
     counts = {"queries": len(rows), "classes": len(np.unique(labels_N))}
-    return Measured({"mAP": found["mAP"]}, {"mAP": found["ap"]}, labels_N, parts, counts)
+    figures = {"mAP": found["mAP"], CHANCE: found["mAP_of_random_vectors"]}
+    return Measured(figures, {"mAP": found["ap"]}, labels_N, parts, counts)
 
 
 def _knn_retrieval(task: Task) -> Measured:

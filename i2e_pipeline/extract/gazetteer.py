@@ -30,6 +30,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from i2e_pipeline.draws import mixed
 from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
 from wikidata.surface import inflections, normal_form
 
@@ -53,13 +54,6 @@ _CASELESS, _INFLECTED, _EXACT = 1, 2, 4
 # Their order: of equal keys a name that matches in any case wins, then an inflection of one.
 
 
-def _mix(values: U64) -> U64:
-    """splitmix64's finaliser: every input bit reaches every output bit."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
 @lru_cache(maxsize=2)
 def _powers(size: int) -> tuple[U64, U64]:
     up, down = np.full(size, _BASE), np.full(size, _INVERSE)
@@ -74,10 +68,11 @@ class _Hashes:
         size = 1 << max(12, len(points).bit_length())
         up, self.down = _powers(size)
         self.sums = np.zeros(len(points) + 1, dtype=np.uint64)
-        np.cumsum(_mix(points.astype(np.uint64) + np.uint64(0x632BE59BD9B4E019)) * up[: len(points)], out=self.sums[1:])
+        salted = points.astype(np.uint64) + np.uint64(0x632BE59BD9B4E019)
+        np.cumsum(mixed(salted) * up[: len(points)], out=self.sums[1:])
 
     def __call__(self, starts: I64, ends: I64) -> U64:
-        return _mix((self.sums[ends] - self.sums[starts]) * self.down[starts])
+        return mixed((self.sums[ends] - self.sums[starts]) * self.down[starts])
 
 
 def _points(strings: list[str], separator: str = "") -> npt.NDArray[np.uint32]:

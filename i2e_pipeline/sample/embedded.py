@@ -25,10 +25,10 @@ def config(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda li
 
 
 def evaluation(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line: None) -> Config:
-    """The sample's config with two encoders and two data sets to measure, as far as overrides name no others.
+    """The sample's config with two encoders and a data set to measure, as far as overrides name no others.
 
     Untrained against trained: what `i2e train` exported, else the shipped scorer. On a small GPR1200 of the sample's
-    world, composed here, and on the sample's dataset, where `i2e run` has built it.
+    world, composed here of draws that no training uses: the sample's own dataset holds images that were trained on.
     """
     filled = tree(overrides)
     output = Path(filled["output"])
@@ -40,10 +40,6 @@ def evaluation(overrides: Sequence[str] = (), say: Callable[[str], None] = lambd
         wanted["data"] = {"mini_gpr": str(output / "gpr")}
         if compose_gpr(output / "gpr"):
             say(f"{'mini_gpr':<15} composed in {output / 'gpr'}")
-        if (output / "i2e" / "manifest.json").is_file():
-            wanted["data"]["i2e"] = str(output / "i2e")
-        else:
-            say(f"{'i2e':<15} left out: {output / 'i2e'} is not built; `i2e run` builds it")
     return from_tree(filled, "the embedded sample", overrides)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from i2e_pipeline.config import DataConfig
+from i2e_pipeline.draws import hashed, uniform
 from i2e_pipeline.images import DRAFT_MARGIN
-from i2e_pipeline.train.draws import hashed, uniform
 
 MAX_ASPECT = 4 / 3
 """Of a random crop, either way (Szegedy et al., arXiv 1409.4842)."""

@@ -32,11 +32,11 @@ import numpy as np
 import torch
 
 from i2e_pipeline.config import ImageLimits, TrainConfig
+from i2e_pipeline.draws import hashed, uniform
 from i2e_pipeline.images import Rejected, open_rgb
 from i2e_pipeline.schemas import Reason
 from i2e_pipeline.train.augment import augmented, centred, decoded_side, draws
 from i2e_pipeline.train.batch import Batch
-from i2e_pipeline.train.draws import hashed, uniform
 from i2e_pipeline.train.order import Order, Places, micro_batch_size
 from i2e_pipeline.train.samples import Samples
 from i2e_pipeline.train.teacher import Teacher

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline import files
 from i2e_pipeline.config import ImageLimits, TrainConfig
+from i2e_pipeline.draws import hashed, mixed, uniform
 from i2e_pipeline.published import DatasetError, ImageFile, Published
-from i2e_pipeline.train.draws import hashed, mixed, uniform
 
 _FILES_AT_ONCE = 8
 _OPEN_FILES = 64

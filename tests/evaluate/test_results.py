@@ -80,7 +80,7 @@ def test_a_figure_that_is_not_a_number_is_never_written(tmp_path: Path) -> None:
 def test_stored_vectors_results_read_like_any_other(tmp_path: Path) -> None:
     level = {"mAP": 0.5, "mP@k": {"1": 1.0, "5": None}, "ap": [0.5, None]}
     trees = {
-        "gpr": {"mAP": 0.4, "per_domain": {"faces": 0.4}, "ap": [0.4]},
+        "gpr": {"mAP": 0.4, "mAP_of_random_vectors": 0.1, "per_domain": {"faces": 0.4}, "ap": [0.4]},
         "revisited": {"easy": level, "medium": level, "hard": level},
     }
     for protocol, figures in trees.items():

@@ -1,6 +1,6 @@
 """Draws without a generator: a number for each (thing, purpose), the same on every machine, in any order.
 
-A resumed training, or one on other ranks, draws what the first one would have drawn, because nothing was consumed.
+A run that goes on, or one on other ranks or partitions, draws what the first would have drawn: nothing was consumed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MASK = (1 << 64) - 1
 
 def mixed(x: np.ndarray) -> np.ndarray:
     """splitmix64's finaliser (Steele et al., OOPSLA 2014), a bijection of uint64."""
-    x = x.astype(np.uint64)
+    x = np.asarray(x, dtype=np.uint64)
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
