@@ -42,6 +42,11 @@ def train(recipe: str, seed: int, options: argparse.Namespace) -> tuple[dict[str
         *options.set, f"train.recipe={recipe}", f"train.seed={seed}", f"train.folder={folder}", "train.threads=1",
         "train.data.workers=1", "train.checkpoint_every=100000",
     ]  # fmt: skip
+    asked, outcome = folder / "asked.json", folder / "outcome.json"
+    if asked.is_file() and json.loads(asked.read_text()) != [options.config, *overrides]:
+        raise SystemExit(f"{folder} was trained with other settings ({asked}): remove it, or take another --folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    asked.write_text(json.dumps([options.config, *overrides]))
     command = [sys.executable, "-c", _MAIN, "train", "--set", *overrides]
     if options.config:
         command += ["--config", options.config]
@@ -50,9 +55,9 @@ def train(recipe: str, seed: int, options: argparse.Namespace) -> tuple[dict[str
     )
     if done.returncode:
         raise SystemExit(f"{recipe}, seed {seed}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    outcome = json.loads((folder / "outcome.json").read_text())
-    print(f"{recipe:<18} seed {seed}  " + told(outcome["after"]), file=sys.stderr, flush=True)
-    return outcome["before"], outcome["after"]
+    found = json.loads(outcome.read_text())
+    print(f"{recipe:<18} seed {seed}  " + told(found["after"]), file=sys.stderr, flush=True)
+    return found["before"], found["after"]
 
 
 def told(figures: dict[str, float]) -> str:

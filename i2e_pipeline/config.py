@@ -313,7 +313,7 @@ class TrainConfig(Section):
     accumulate: int = Field(1, ge=1)
     """Micro-batches per step and rank: a batch too large for the device in as many parts, gradients averaged."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast, with float32 weights."""
+    """bfloat16: autocast, with float32 weights; what stays float32 may then be TF32 on a card."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """ddp: whole towers on every rank; fsdp: sharded (FSDP2), for towers that one device cannot hold."""
     ranks: int | None = Field(None, ge=1)

@@ -22,32 +22,31 @@ _BLOCK = 1 << 24
 def held_out(
     image_ND: np.ndarray,
     class_N: np.ndarray,
+    new_N: np.ndarray,
     entity_text_CD: np.ndarray | None,
-    train_ND: np.ndarray | None,
-    train_class: np.ndarray | None,
+    train_ND: np.ndarray,
+    train_class_M: np.ndarray,
     block_mb: int = 256,
 ) -> dict[str, float]:
     """Figures in [0, 1], those that the arrays allow:
 
-    mAP         retrieval by the GPR protocol among images of entities that were never trained on (no row of
-                `train_class`); among all held-out images where there are none such or no training images are given
-    knn         accuracy of 20 weighted neighbours (of all, where they are fewer) among the training images, for
-                held-out images of trained entities
+    mAP         retrieval by the GPR protocol among the images of entities that are not trained on; none where these
+                are fewer than two, of which nothing could be told apart
+    knn         accuracy of 20 weighted neighbours among the training images, for the other held-out images
     zero_shot   share of the held-out images whose nearest entity text, of all C, is their own entity's
 
     image_ND         float32, any norm but zero
-    class_N          int64, class index: row of entity_text_CD, and the same numbers as train_class
+    class_N          int64: row of entity_text_CD, and the same numbers as train_class_M
+    new_N            bool: the image shows an entity that is not trained on
     """
     image_ND, class_N = normalised(image_ND), np.asarray(class_N, dtype=np.int64)
-    known_N = np.zeros(len(class_N), dtype=bool) if train_class is None else np.isin(class_N, train_class)
-    new = np.flatnonzero(~known_N) if not known_N.all() else np.arange(len(class_N))
     figures: dict[str, float] = {}
-    if len(new):
-        figures["mAP"] = gpr(image_ND[new], class_N[new], block_mb=block_mb)["mAP"]
-    if train_ND is not None and train_class is not None and known_N.any():
+    if len(np.unique(class_N[new_N])) > 1:
+        figures["mAP"] = gpr(image_ND[new_N], class_N[new_N], block_mb=block_mb)["mAP"]
+    if len(train_ND) and not new_N.all():
         k = min(NEIGHBOURS, len(train_ND))
         found = knn_classify(
-            normalised(train_ND), np.asarray(train_class, dtype=np.int64), image_ND[known_N], class_N[known_N],
+            normalised(train_ND), np.asarray(train_class_M, dtype=np.int64), image_ND[~new_N], class_N[~new_N],
             ks=(k,), temperature=TEMPERATURE, block_mb=block_mb,
         )
         figures["knn"] = found[f"k={k}"]

@@ -29,10 +29,14 @@ from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.samples import Samples
 from i2e_pipeline.train.texts import Texts
 
-Figures = Callable[[np.ndarray, np.ndarray, "np.ndarray | None", np.ndarray, np.ndarray], "dict[str, float]"]
-"""(image_ND, class_N, text_CD or None, train_ND, train_class_N) → figures. Classes are numbered anew: text_CD has a row
-for each class of class_N, and images of a class that train_class_N lacks show an entity that is not trained on."""
+Figures = Callable[
+    [np.ndarray, np.ndarray, np.ndarray, "np.ndarray | None", np.ndarray, np.ndarray], "dict[str, float]"
+]
+"""(image_ND, class_N, new_N, text_CD or None, train_ND, train_class_M) → figures. Classes are numbered anew: text_CD
+has a row for each class of class_N; new_N (bool): the image shows an entity that is not trained on."""
 _AT_ONCE = 64
+_OF_A_CLASS = 16
+"""Images of a class that are evaluated before more classes are: retrieval asks for others of the same class."""
 
 
 class HeldOutImages:
@@ -45,16 +49,14 @@ class HeldOutImages:
         self._samples, self._towers, self._module, self._world, self._figures = samples, towers, module, world, figures
         limit = config.evaluate_images
         held = samples.held_out
-        new = _some(samples, held.entity_rows, limit)
-        known = _some(samples, held.image_rows, limit)
-        trained = _some(samples, samples.training, limit)
-        classes = dict(zip(held.entity_rows.tolist(), held.entity_classes.tolist(), strict=True))
-        classes |= dict(zip(held.image_rows.tolist(), held.image_classes.tolist(), strict=True))
+        new, new_class = _some(samples, held.entity_rows, held.entity_classes, limit)
+        known, known_class = _some(samples, held.image_rows, held.image_classes, limit)
+        # Neighbours can only be right where the classes that are asked for are among them.
+        class_N = samples.class_of(samples.training)
+        trained, trained_class = _some(samples, samples.training, class_N, limit, known_class)
         self._rows_N = np.concatenate([new, known, trained])
-        self._class_N = np.concatenate(
-            [np.array([classes[r] for r in np.concatenate([new, known]).tolist()], dtype=np.int64),
-             samples.class_of(trained)]
-        )  # fmt: skip
+        self._class_N = np.concatenate([new_class, known_class, trained_class])
+        self._new = len(new)
         self._held = len(new) + len(known)
         self._counts = len(held.entity_rows), len(samples.held_out_entities), len(held.image_rows)
         self._pixels_NCHW: Tensor | None = None
@@ -92,7 +94,10 @@ class HeldOutImages:
             known_N = np.searchsorted(named, self._class_N[place_N]).clip(max=len(named) - 1)
             class_N = np.where(named[known_N] == self._class_N[place_N], known_N, len(named) + self._class_N[place_N])
             held_N = place_N < self._held
-            figures = self._figures(image_ND[held_N], class_N[held_N], text_CD, image_ND[~held_N], class_N[~held_N])
+            new_N = place_N[held_N] < self._new
+            figures = self._figures(
+                image_ND[held_N], class_N[held_N], new_N, text_CD, image_ND[~held_N], class_N[~held_N]
+            )
         figures = self._world.gather_objects(figures)[0]
         return dict(figures)
 
@@ -141,9 +146,21 @@ class HeldOutImages:
         self._pixels_NCHW = torch.from_numpy(pixels_MHWC).permute(0, 3, 1, 2)
 
 
-def _some(samples: Samples, rows: np.ndarray, limit: int) -> np.ndarray:
-    """Up to `limit` of the rows, by hash: the same ones in every training."""
+def _some(
+    samples: Samples, rows: np.ndarray, class_N: np.ndarray, limit: int, first: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Up to `limit` of the rows and their classes, by hash: the same ones in every training.
+
+    Whole classes rather than an image of each: up to _OF_A_CLASS images of a class, those of `first` before others.
+    """
     if len(rows) <= limit:
-        return rows
-    order = np.argsort(hashed(samples.keys(rows), "evaluated"), kind="stable")
-    return np.sort(rows[order[:limit]])
+        return rows, class_N
+    by_image = hashed(samples.keys(rows), "evaluated")
+    by_class = hashed(samples.entity_ids_C[class_N], "evaluated")
+    order = np.lexsort((by_image, by_class))
+    starts = np.flatnonzero(np.diff(by_class[order], prepend=by_class[order[0]] + np.uint64(1)) != 0)
+    place = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    later = np.zeros(len(order), dtype=bool) if first is None else ~np.isin(class_N[order], first)
+    order = order[np.lexsort((np.arange(len(order)), later, place >= _OF_A_CLASS))][:limit]
+    order = order[np.argsort(rows[order])]
+    return rows[order], class_N[order]

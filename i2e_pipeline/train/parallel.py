@@ -20,6 +20,10 @@ from torch import Tensor
 _CPU = torch.device("cpu")
 
 
+class WorldError(ValueError):
+    """Ranks that this machine cannot hold."""
+
+
 @dataclass(frozen=True)
 class World:
     """This process among `size` of them."""
@@ -109,7 +113,14 @@ def join(device: str = "auto", timeout_minutes: float = 30.0) -> World:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cards = torch.cuda.device_count()
+    if device == "cuda" and cards < here:
+        raise WorldError(
+            f"train.device=cuda: this machine runs {here} rank{'s' * (here > 1)} and torch sees {cards} "
+            f"card{'s' * (cards != 1)}: start fewer ranks, or set train.device=cpu"
+        )
+    wanted = ("cuda" if cards >= here else "cpu") if device == "auto" else device
     place = torch.device(f"cuda:{local}" if wanted == "cuda" else wanted)
     if place.type == "cuda":
         torch.cuda.set_device(place)

@@ -8,7 +8,7 @@ other and on any number of ranks.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -29,15 +29,18 @@ class StrategyError(ValueError):
 def spread(towers: Towers, config: TrainConfig, world: World) -> nn.Module:
     """The towers on this rank's device, as a module whose gradients are averaged over ranks."""
     towers.to(world.device)
+    if world.size > 1 and world.device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm
+
+        # Else statistics would be those of a rank's images, and depend on the number of ranks; torch has this for CUDA.
+        # timm's way, because torch's forgets the activation that timm's batch norms carry.
+        convert_sync_batchnorm(towers)
     if config.strategy == "fsdp":
         if world.size == 1:
             raise StrategyError("train.strategy=fsdp needs two ranks or more: start it with torchrun, or take ddp")
         return _sharded(towers, config, world)
     if world.size == 1:
         return towers
-    if world.device.type == "cuda":
-        # Else statistics would be those of a rank's images, and depend on the number of ranks; torch has this for CUDA.
-        nn.SyncBatchNorm.convert_sync_batchnorm(towers)
     return DistributedDataParallel(
         towers,
         device_ids=[world.device] if world.device.type == "cuda" else None,
@@ -56,7 +59,8 @@ def _sharded(towers: Towers, config: TrainConfig, world: World) -> nn.Module:
     )
     for block in towers.blocks():
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(towers, mesh=mesh, mp_policy=policy)
+    # What is in no block stays float32, and autocast narrows its products: a scale of 100 moves by 0.5 in bfloat16.
+    fully_shard(towers, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32))
     return towers
 
 
@@ -88,10 +92,16 @@ def optimizer_of(towers: Towers, config: OptimizerConfig) -> torch.optim.AdamW:
     )
 
 
-def whole(x: Tensor) -> Tensor:
-    """A tensor of the state as one piece on the CPU; every rank must ask for the same ones in the same order."""
-    full = getattr(x, "full_tensor", None)
-    return (full() if full is not None else x).detach().to("cpu", copy=True)
+def gathered(named: Iterable[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor] | None:
+    """Tensors as whole pieces on the CPU, by name; None where this rank does not keep them. Every rank must ask for the
+    same ones in the same order, and holds one of them at a time where it keeps none."""
+    state: dict[str, Tensor] = {}
+    for name, x in named:
+        full_tensor = getattr(x, "full_tensor", None)
+        full = x if full_tensor is None else full_tensor()
+        if keep:
+            state[name] = full.detach().to("cpu", copy=True)
+    return state if keep else None
 
 
 def place(target: Tensor, source: Tensor) -> None:
@@ -109,24 +119,33 @@ def place(target: Tensor, source: Tensor) -> None:
 
 def towers_state(towers: Towers, keep: bool) -> dict[str, Tensor] | None:
     """Weights and buffers by name, whole; None where this rank does not keep them."""
-    state = {name: whole(x) for name, x in towers.state_dict().items()}
-    return state if keep else None
+    return gathered(towers.state_dict().items(), keep)
 
 
-def load_towers(towers: Towers, state: Mapping[str, Tensor]) -> None:
-    for name, x in towers.state_dict().items():
+def load_towers(towers: Towers, state: Mapping[str, Tensor], where: str) -> None:
+    """Raises StrategyError where names or shapes are not those of the towers; `where`: what messages call `state`."""
+    targets = towers.state_dict()
+    missing = [name for name in targets if name not in state]
+    if missing:
+        raise StrategyError(f"{where} has no {missing[0]}: it is of another train.encoder, or was trained otherwise")
+    for name, x in targets.items():
+        if state[name].shape != x.shape:
+            hint = "train.loss.teacher is of another width" if "teacher" in name else "it is of another encoder"
+            raise StrategyError(f"{where}: {name} is {tuple(state[name].shape)}, the towers' {tuple(x.shape)}: {hint}")
         place(x, state[name])
 
 
 def optimizer_state(towers: Towers, optimizer: torch.optim.Optimizer, keep: bool) -> dict[str, Tensor] | None:
     """AdamW's moments as `<parameter>/<moment>`, whole; None where this rank does not keep them."""
-    state = {
-        f"{name}/{moment}": whole(optimizer.state[p][moment])
-        for name, p in towers.named_parameters()
-        if p in optimizer.state
-        for moment in MOMENTS
-    }
-    return state if keep else None
+    return gathered(
+        (
+            (f"{name}/{moment}", optimizer.state[p][moment])
+            for name, p in towers.named_parameters()
+            if p in optimizer.state
+            for moment in MOMENTS
+        ),
+        keep,
+    )
 
 
 def load_optimizer(

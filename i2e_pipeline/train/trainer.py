@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from i2e_pipeline import files
@@ -40,11 +41,12 @@ from i2e_pipeline.train.schedule import factor
 from i2e_pipeline.train.teacher import Teacher, open_teacher
 
 OUTCOME = "outcome.json"
-FIGURE = "mAP"
-"""The held-out figure that says which checkpoint is best."""
+FIGURES = ("mAP", "knn", "zero_shot")
+"""The first of these that is measured says which checkpoint is best."""
 _MAY_CHANGE = (
     "dataset", "folder", "device", "threads", "ranks", "accumulate", "strategy", "precision", "checkpoint_every",
     "keep_checkpoints", "log_every", "evaluate_every", "evaluate_images", "data.workers", "data.prefetch",
+    "encoder.compile", "encoder.checkpoint_activations",
 )  # fmt: skip
 """Settings with which a training may go on otherwise than it began: they change its course by rounding at most, and
 `accumulate` what a micro-batch is compared with."""
@@ -71,6 +73,8 @@ class Outcome:
     """Held-out figures of the initial weights."""
     after: dict[str, float]
     export: str
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Images of the dataset that are neither trained on nor held out, by reason (samples.py)."""
     skipped: dict[str, int] = field(default_factory=dict)
     """Images that could not be decoded, by reason, each time that they came."""
 
@@ -120,7 +124,9 @@ class _Training:
         )
         self.ema = Ema(self.towers, config.optimizer.ema) if config.optimizer.ema else None
         self.steps = config.steps or math.ceil(config.epochs * len(self.samples.training) / config.data.batch_size)
+        factor(0, self.steps, config.optimizer.warmup)  # a warm-up that is too long is refused before anything is done
         self.step = 0
+        self.best: float | None = None
         self.skipped: dict[str, int] = {}
         self.fingerprint = digest(config.model_dump(mode="json"))
         self.held_out = HeldOutImages(self.samples, self.towers, self.module, config, world, figures)
@@ -164,19 +170,22 @@ class _Training:
             f"{self.held_out} held out, {self.steps:,} steps of {self.config.data.batch_size:,} images on "
             f"{self.world.size} rank{'s' * (self.world.size > 1)} ({self.world.device.type})"
         )
-        if self.step == 0:
-            self._evaluate()
+        for reason, images in self.samples.left_out.items():
+            if images:
+                self.say(f"left out: {images:,} images, {reason.replace('_', ' ')}")
+        if self.step == 0 and FIGURES[0] not in self._evaluate():
+            self.say("no mAP: fewer than two entities are held out (train.data.hold_out_entities)")
         self.batches: Any = iter(self.loader)
         while self.step < self.steps:
             self._step(self.batches)
             done = self.step == self.steps
-            best: float | None = None
+            better = False
             if done or (self.config.evaluate_every and self.step % self.config.evaluate_every == 0):
-                best = self._better(self._evaluate())
-            if done or best is not None or self.step % self.config.checkpoint_every == 0:
+                better = self._is_better(self._evaluate())
+            if done or better or self.step % self.config.checkpoint_every == 0:
                 with self.journal.outside():
                     self._save()
-                    self.world.from_first(functools.partial(self._tidy, best))
+                    self.world.from_first(functools.partial(self._tidy, better))
         return self._finish()
 
     def _step(self, batches: Iterator[Batch]) -> None:
@@ -197,16 +206,20 @@ class _Training:
                 (found["loss"] / parts).backward()
             for name, loss in found.items():
                 losses[name] = losses.get(name, 0.0) + loss.detach() / parts
-        norm = self._clip()
-        journal.check_finite(
-            {**losses, "gradient norm": norm},
-            self.step + 1,
-            image_ids,
-            self.world,
-            self.folder,
-            config_digest=self.fingerprint,
-            save=self._save,
-        )
+        losses["gradient norm"] = self._clip()
+        # One exchange and one wait for the device: the mean over ranks, which is no number where one rank's is none.
+        means = self.world.sum(torch.stack([x.float() for x in losses.values()])).div(self.world.size).tolist()
+        if not all(map(math.isfinite, means)):
+            journal.check_finite(
+                losses,
+                self.step + 1,
+                image_ids,
+                self.world,
+                self.folder,
+                config_digest=self.fingerprint,
+                save=self._save,
+            )
+        mean = dict(zip(losses, means, strict=True))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.head is not None:
@@ -215,9 +228,8 @@ class _Training:
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.towers, self.step)
-        self.journal.step(
-            self.step, losses, rate * config.optimizer.learning_rate, norm, self.loader.wait_seconds
-        )
+        norm = mean.pop("gradient norm")
+        self.journal.step(self.step, mean, rate * config.optimizer.learning_rate, norm, self.loader.wait_seconds)
 
     def _on_device(self, batch: Batch) -> Batch:
         device = self.world.device
@@ -267,11 +279,10 @@ class _Training:
             recipe=self.config.recipe,
             config=self.config.model_dump(mode="json"),
             dataset=self.published.fingerprint,
+            best=self.best,
             counts=self._skipped(),
         )
-        mean = None
-        if self.ema is not None:
-            mean = {name: strategy.whole(x) for name, x in self.ema.mean.items()}
+        mean = None if self.ema is None else strategy.gathered(self.ema.mean.items(), first)
         head = None
         if self.head is not None:
             class_R, weights_RD, accumulators_R = self.head.shard()
@@ -282,7 +293,7 @@ class _Training:
             state,
             self.world,
             towers=strategy.towers_state(self.towers, first),
-            ema=mean if first else None,
+            ema=mean,
             optimizer=strategy.optimizer_state(self.towers, self.optimizer, first),
             head=head,
             say=self.say,
@@ -291,16 +302,18 @@ class _Training:
             self.journal.picture()
         return saved
 
-    def _better(self, measured: dict[str, float]) -> float | None:
-        """The figure that says which checkpoint is best, where it is better than any before."""
-        best = self.world.from_first(lambda: checkpoint.best(self.folder))
-        figure = measured.get(FIGURE)
-        return figure if figure is not None and (best is None or figure > best[1]) else None
+    def _is_better(self, measured: dict[str, float]) -> bool:
+        """Whether the figure that says which checkpoint is best is better than any before."""
+        figure = next((measured[name] for name in FIGURES if name in measured), None)
+        if figure is None or (self.best is not None and figure <= self.best):
+            return False
+        self.best = figure
+        return True
 
-    def _tidy(self, best: float | None) -> None:
+    def _tidy(self, better: bool) -> None:
         """Marks the checkpoint of this step where it is the best, then removes old ones."""
-        if best is not None:
-            checkpoint.mark_best(self.folder, self.step, best)
+        if better and self.best is not None:
+            checkpoint.mark_best(self.folder, self.step, self.best)
         checkpoint.prune(self.folder, self.config.keep_checkpoints)
 
     def _resume(self, restart: bool) -> None:
@@ -309,20 +322,24 @@ class _Training:
         if found is None:
             return
         saved = checkpoint.load(found)
-        tree = self.config.model_dump(mode="json")
-        changed = _changed(saved.state.config, tree)
-        taken = {k: v for k, v in changed.items() if k in _IS_SAID or k.startswith("optimizer.")}
+        changed = _changed(_settings(saved), self.config.model_dump(mode="json"))
+        taken = {k: v for k, v in changed.items() if _is_taken(k, v)}
         refused = [f"train.{k} ({v})" for k, v in changed.items() if k not in taken]
         if refused:
             raise TrainError(
                 f"{found} was trained with other settings: {', '.join(refused)}. "
                 "Set them back, take another train.folder, or start anew with --restart"
             )
+        if saved.state.step > self.steps:
+            raise TrainError(
+                f"{found} has done {saved.state.step:,} steps, more than the {self.steps:,} asked for: raise "
+                "train.steps or train.epochs, take another train.folder, or start anew with --restart"
+            )
         saved.check_width(self.towers.width)
-        strategy.load_towers(self.towers, saved.towers)
+        strategy.load_towers(self.towers, saved.towers, str(found))
         strategy.load_optimizer(self.towers, self.optimizer, saved.optimizer or {}, saved.state.step)
-        if self.ema is not None and saved.ema is not None:
-            self.ema.load(saved.ema)
+        if self.ema is not None:
+            self.ema.load(saved.weights)  # the trained weights, where no mean was kept so far
         if self.head is not None:
             self._load_head(saved)
         if saved.state.dataset != self.published.fingerprint:
@@ -332,6 +349,8 @@ class _Training:
             )
         self.step = saved.state.step
         self.skipped = dict(saved.state.counts)
+        self.best = saved.state.best
+        self.world.from_first(lambda: self._remember_best(saved.state))
         with_these = f", with train.{', train.'.join(f'{k} ({v})' for k, v in taken.items())}" if taken else ""
         self.say(f"goes on from {found}, {self.step:,} of {self.steps:,} steps done{with_these}")
 
@@ -340,6 +359,12 @@ class _Training:
             checkpoint.drop_beyond(self.folder, -1)
             (self.folder / OUTCOME).unlink(missing_ok=True)
         return checkpoint.latest(self.folder, self.say)
+
+    def _remember_best(self, state: checkpoint.State) -> None:
+        """A kill between a save and its mark leaves a best checkpoint that is not marked."""
+        marked = checkpoint.best(self.folder)
+        if state.best is not None and (marked is None or state.best > marked[1]):
+            checkpoint.mark_best(self.folder, state.step, state.best)
 
     def _load_head(self, saved: checkpoint.Checkpoint) -> None:
         assert self.head is not None
@@ -366,12 +391,11 @@ class _Training:
 
         skipped = self._skipped()
         weights = strategy.towers_state(self.towers, self.world.first)
-        if self.ema is not None:
-            mean = {name: strategy.whole(x) for name, x in self.ema.mean.items()}
-            weights = None if weights is None else {**weights, **mean}
+        mean = None if self.ema is None else strategy.gathered(self.ema.mean.items(), self.world.first)
         result = None
         if self.world.first:
             assert weights is not None
+            weights |= mean or {}
             measured = [r["figures"] for r in journal.rows(self.folder, self.say) if r["kind"] == "evaluation"]
             result = Outcome(
                 folder=str(self.folder),
@@ -381,6 +405,7 @@ class _Training:
                 before=measured[0] if measured else {},
                 after=measured[-1] if measured else {},
                 export=str(self.folder / "export"),
+                left_out=self.samples.left_out,
                 skipped=skipped,
             )
             export(self.towers, weights, self.folder / "export", config=self.config, figures=result.after, say=self.say)
@@ -396,6 +421,23 @@ def outcome(folder: str) -> dict[str, Any]:
         raise TrainError(f"{path} is not there: the training has not ended; the same command goes on with it")
     found: dict[str, Any] = files.read_json(path)
     return found
+
+
+def _settings(saved: checkpoint.Checkpoint) -> dict[str, Any]:
+    """The settings of a checkpoint, with today's defaults for those that it does not know."""
+    try:
+        return TrainConfig.model_validate(saved.state.config).model_dump(mode="json")
+    except ValidationError as error:
+        raise TrainError(
+            f"{saved.folder}: its settings are of another version of i2e_pipeline ({error.errors()[0]['msg']}): train "
+            "on with that version, or start anew with --restart"
+        ) from None
+
+
+def _is_taken(name: str, change: str) -> bool:
+    """Whether a changed setting is taken over and said, rather than refused."""
+    moved = name == "encoder.model" and change.count("local-dir:") == 2  # the weights' names and shapes are compared
+    return moved or name in _IS_SAID or name.startswith("optimizer.")
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any], path: str = "") -> dict[str, str]:
@@ -421,7 +463,7 @@ def _set_threads(config: TrainConfig) -> None:
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // ranks))
     # The head's products stay float32 under autocast; on a card TF32 makes them several times as fast.
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high" if config.precision == "bfloat16" else "highest")
 
 
 def _silent(line: str) -> None:

@@ -16,11 +16,12 @@ from i2e_pipeline.config import Config
 from i2e_pipeline.pretrain import pretrain
 from i2e_pipeline.train import checkpoint
 from i2e_pipeline.train.journal import BadLoss, rows
-from i2e_pipeline.train.trainer import TrainError
+from i2e_pipeline.train.parallel import World
+from i2e_pipeline.train.trainer import TrainError, train
 from tests.train import ranks
 from tests.train.small_dataset import image_row, write_dataset
 
-IMAGES, CLASSES = 64, 8
+IMAGES, CLASSES = 96, 12
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def tree(dataset: str, model: str, folder: Path) -> dict[str, Any]:
         "train": {
             "dataset": dataset, "folder": str(folder), "steps": 6, "device": "cpu", "threads": 1, "log_every": 1,
             "encoder": {"model": model},
-            "data": {"batch_size": 16, "workers": 0, "hold_out_entities": 0.2, "hold_out_images": 0.05},
+            "data": {"batch_size": 16, "workers": 0, "hold_out_entities": 0.3, "hold_out_images": 0.05},
             "head": {"sample": 0.5, "sample_min": 2},
         },
     }  # fmt: skip
@@ -166,6 +167,9 @@ def test_ranks_parts_and_shards_of_the_towers_give_the_same_weights(
         assert far(weights(tmp_path / "one"), weights(tmp_path / name)) < 1e-3, name
         assert torch.allclose(head(tmp_path / "one"), head(tmp_path / name), atol=1e-2), name
         one, several = (rows(tmp_path / n) for n in ("one", name))
+        assert [r["losses"]["loss"] for r in several if r["kind"] == "step"] == [
+            pytest.approx(r["losses"]["loss"], rel=1e-2) for r in one if r["kind"] == "step"
+        ]
         assert [r["figures"] for r in several if r["kind"] == "evaluation"] == [
             {k: pytest.approx(v, abs=0.02) for k, v in r["figures"].items()} for r in one if r["kind"] == "evaluation"
         ]
@@ -241,3 +245,46 @@ def test_the_best_checkpoint_stays(settings: Callable[..., Config], tmp_path: Pa
     assert marked is not None
     assert marked[1] == max(figures.values()) == figures[marked[0]]
     assert checkpoint.steps(tmp_path) == sorted({marked[0], 8})
+
+
+def test_a_mean_of_the_weights_that_begins_late_begins_with_the_trained_ones(
+    settings: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Catches: a mean that still holds the random weights of the start, which evaluation and export would then use."""
+    run(settings(tmp_path, "train.steps=30"))
+    trained = weights(tmp_path)
+    run(settings(tmp_path, "train.steps=31", "train.optimizer.ema=0.999"))
+    last = checkpoint.latest(tmp_path)
+    assert last is not None
+    mean = load_file(last / "ema.safetensors")
+    name = "model.visual.conv1.weight"
+    assert (mean[name] - trained[name]).norm() < 0.01 * trained[name].norm()
+
+
+def test_more_steps_done_than_asked_for_is_refused(settings: Callable[..., Config], tmp_path: Path) -> None:
+    run(settings(tmp_path))
+    with pytest.raises(TrainError, match="has done 6 steps, more than the 3 asked for"):
+        run(settings(tmp_path, "train.steps=3"))
+
+
+def test_few_evaluated_images_are_of_new_and_of_known_entities(models: Callable[[str], str], tmp_path: Path) -> None:
+    """Catches: entities taken for new because none of their training images is among the few that are evaluated, and
+    single images of many entities, among which there is nothing to retrieve."""
+    classes = 60
+    some = [image_row(i, labels=[(i % classes, 0.9)]) for i in range(6 * classes)]
+    settings = tree(write_dataset(tmp_path / "i2e", some, classes=classes), models("vit"), tmp_path / "run")
+    settings["train"] |= {"evaluate_images": 24, "steps": 1}
+    settings["train"]["data"] |= {"hold_out_images": 0.2}
+    asked: list[tuple[Any, ...]] = []
+
+    def figures(*arrays: Any) -> dict[str, float]:
+        asked.append(arrays)
+        return {}
+
+    train(configuration.from_tree(settings, "a test"), World(), lambda line: None, figures)
+    _, class_N, new_N, text_CD, _, trained_M = asked[0]
+    assert new_N.sum() == (~new_N).sum() == len(trained_M) == 24
+    assert len(set(class_N[new_N].tolist())) <= 5
+    assert not set(class_N[new_N].tolist()) & set(trained_M.tolist())
+    assert set(class_N[~new_N].tolist()) & set(trained_M.tolist())
+    assert len(text_CD) == len(set(class_N.tolist())) == class_N.max() + 1
