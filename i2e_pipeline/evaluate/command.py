@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from i2e_pipeline import files
-from i2e_pipeline.config import Config, EvaluateConfig, digest
+from i2e_pipeline.config import Config, EvaluateConfig
 from i2e_pipeline.evaluate import compare, results
 
 Say = Callable[[str], None]
@@ -111,14 +111,8 @@ def _named(pair: str) -> tuple[str, str]:
 
 def _vectors(path: str, protocol: str, truth: str | None, json: str | None, settings: EvaluateConfig) -> int:
     from i2e_pipeline.evaluate.from_vectors import measure_vectors
-    from i2e_pipeline.evaluate.vectors import read_npz
 
     tree = measure_vectors(path, protocol, truth, settings.block_mb)
-    if protocol == "gpr":
-        labels = [int(label) for label in read_npz(path).labels_N]
-        tree |= {"queries": digest(labels), "clusters": {"vectors/gpr": labels}}
-    elif truth is not None:
-        tree |= {"queries": files.fingerprint(truth)}
     tree["software"] = results.software()
     if json:
         files.write_json(json, tree)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from i2e_pipeline.draws import hashed
-from i2e_pipeline.evaluate.results import CHANCE, Result, Results
+from i2e_pipeline.evaluate.results import CHANCE, Result, Results, parts
 
 DRAWS = 4000
 CONFIDENCE = 0.95
@@ -113,7 +113,9 @@ def _draws(start: int, stop: int, clusters: int, seed: int) -> np.ndarray:
 def intervals(results: Results, result: Result) -> dict[str, Interval]:
     """The interval of each figure of one result that is a mean over queries."""
     found = {}
-    for figure, values in result.per_query.items():
+    for figure, (_, values) in _figures(results, result).items():
+        if not values:
+            continue
         clusters_Q, _ = _clusters(results, result, len(values))
         interval = bootstrap(_floats(values), clusters_Q)
         if interval is not None:
@@ -163,21 +165,29 @@ def between(results: Results) -> list[Difference]:
 
 
 def _differences(results: Results, a: Result, b: Result, first: str, second: str) -> Iterator[Difference]:
-    for figure, value in a.figures.items():
-        if figure not in b.figures or figure == CHANCE:
+    mine, others = _figures(results, a), _figures(results, b)
+    for figure, (value, mine_Q) in mine.items():
+        if figure not in others or figure == CHANCE:
             continue
+        other, others_Q = others[figure]
         interval, queries, by = None, 0, "queries"
-        if figure in a.per_query and figure in b.per_query:
-            mine, others = _floats(a.per_query[figure]), _floats(b.per_query[figure])
-            if len(mine) != len(others):
+        if mine_Q and others_Q:
+            if len(mine_Q) != len(others_Q):
                 raise CompareError(
-                    f"{a.data}, {a.protocol}: {len(mine):,} queries of {first} and {len(others):,} of {second}: "
+                    f"{a.data}, {a.protocol}: {len(mine_Q):,} queries of {first} and {len(others_Q):,} of {second}: "
                     "measure both on the same images"
                 )
-            clusters_Q, by = _clusters(results, a, len(mine))
-            interval = bootstrap(others - mine, clusters_Q)
-            queries = int(np.isfinite(others - mine).sum())
-        yield Difference(a.data, a.protocol, figure, first, second, (value, b.figures[figure]), interval, queries, by)
+            clusters_Q, by = _clusters(results, a, len(mine_Q))
+            change_Q = _floats(others_Q) - _floats(mine_Q)
+            interval = bootstrap(change_Q, clusters_Q)
+            queries = int(np.isfinite(change_Q).sum())
+        yield Difference(a.data, a.protocol, figure, first, second, (value, other), interval, queries, by)
+
+
+def _figures(results: Results, result: Result) -> dict[str, tuple[float, list[float | None]]]:
+    """Each figure and what each query gave: of all queries, then of their parts."""
+    found = {figure: (value, result.per_query.get(figure, [])) for figure, value in result.figures.items()}
+    return found | {part.figure: (part.value, part.values) for part in parts(results, result)}
 
 
 def _clusters(results: Results, result: Result, queries: int) -> tuple[np.ndarray, str]:

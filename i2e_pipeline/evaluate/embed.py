@@ -29,6 +29,7 @@ import numpy as np
 from i2e_pipeline.config import EvaluateConfig, digest
 from i2e_pipeline.evaluate.encoders import EncoderError, ImageEncoder, open_encoder
 from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet, Stored
+from i2e_pipeline.evaluate.vectors import VectorsError, normalised
 from i2e_pipeline.images import Rejected
 from i2e_pipeline.schemas import Reason
 
@@ -184,18 +185,22 @@ def _stored(folder: Path, data: ImageSet) -> Embedded:
     try:
         with np.load(path, allow_pickle=False) as stored:
             vectors_ND = _in_order(dict(stored.items()), path)
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{path} is not a file of vectors: {error}") from None
-    if len(vectors_ND) != len(data):
+    except DatasetError:
+        raise
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        why = "objects are stored, or it is no .npz" if "pickle" in str(error) else str(error)
+        raise DatasetError(f"{path} is not a file of vectors: {why}") from None
+    if vectors_ND.ndim == 2 and len(vectors_ND) != len(data):
+        turned = ", which looks transposed (n × d is wanted)" if vectors_ND.shape[1] == len(data) else ""
         raise DatasetError(
-            f"{path} holds {len(vectors_ND)} vectors and {data.name} has {len(data)} images: they must be of all its "
-            "images, sorted as here (`i2e evaluate` writes such files for any encoder)"
+            f"{path} holds {len(vectors_ND)} vectors{turned} and {data.name} has {len(data)} images: they must be of "
+            "all its images, in the order of their sorted names"
         )
-    norms = np.linalg.norm(vectors_ND, axis=1)
-    if not (np.isfinite(norms).all() and norms.min() > 0):
-        bad = int(np.argmin(np.where(np.isfinite(norms), norms, -1)))
-        raise DatasetError(f"{path}: the vector of row {bad} is zero or not finite")
-    return Embedded((vectors_ND / norms[:, None]).astype(np.float32), np.arange(len(data)), {}, True)
+    try:
+        unit_ND = normalised(vectors_ND, str(path))
+    except VectorsError as error:
+        raise DatasetError(str(error)) from None
+    return Embedded(unit_ND, np.arange(len(data)), {}, True)
 
 
 def _in_order(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:

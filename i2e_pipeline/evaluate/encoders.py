@@ -9,6 +9,8 @@ Legend: N images or texts, H W pixels, L tokens, D the model's width.
 
 from __future__ import annotations
 
+import difflib
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ from i2e_pipeline.config import EvaluateConfig, ModelConfig, digest
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 MOFI_SIDE = 224
+_TELLS_APART = ("a photo of a dog", "a photo of a cat")
+"""Two texts that no tokenizer of a trained model takes for the same."""
 
 
 class EncoderError(ValueError):
@@ -154,14 +158,24 @@ def _untrained(name: str, config: EvaluateConfig) -> tuple[root_encoder.Encoder,
     """The architecture with weights drawn from evaluate.seed: what the data alone gives away."""
     import open_clip
 
+    if not name.startswith(("local-dir:", "hf-hub:")) and name not in open_clip.list_models():
+        near = difflib.get_close_matches(name, open_clip.list_models(), 3, 0.4)
+        raise EncoderError(
+            f"evaluate.models: open_clip has no model {name}" + (f"; near to it are {', '.join(near)}" if near else "")
+        )
     settings = _settings(name, None, config)
     named = {"untrained": root_encoder.fingerprint(settings), "seed": config.seed}
     precision = "bf16" if config.dtype == "bfloat16" else "fp32"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model, _, own = open_clip.create_model_and_transforms(
-            name, precision=precision, load_weights=False, pretrained_text=False
-        )
+        before = logging.root.manager.disable
+        try:
+            logging.disable(logging.WARNING)  # open_clip warns that there are no weights, which is what was asked for
+            model, _, own = open_clip.create_model_and_transforms(
+                name, precision=precision, load_weights=False, pretrained_text=False
+            )
+        finally:
+            logging.disable(before)
     made = root_encoder.Encoder(
         model,
         _preprocess(config) or own,
@@ -276,6 +290,8 @@ def _hugging_face(name: str, config: EvaluateConfig) -> tuple[root_encoder.Encod
             )["input_ids"]
             return tokens
 
+        _check_tokenizer(name, tokenize(list(_TELLS_APART)), getattr(model.config, "text_config", model.config))
+
     named = {"files": files.fingerprint(str(folder)), "dtype": config.dtype}
     made = root_encoder.Encoder(
         adapted.to(_dtype(config)),
@@ -288,6 +304,25 @@ def _hugging_face(name: str, config: EvaluateConfig) -> tuple[root_encoder.Encod
         fingerprint=digest(named),
     )
     return made, named, adapted.has_text
+
+
+def _check_tokenizer(name: str, tokens_2L: torch.Tensor, config: Any) -> None:
+    """Raises EncoderError unless the two texts of _TELLS_APART have tokens of their own, all of the text tower's.
+
+    For a folder without a tokenizer's files transformers makes an empty one, to which all texts are the same.
+    """
+    remedy = f"copy the model's own tokenizer files into that folder (tokenizer.json, or what `hf download {name}` has)"
+    if torch.equal(tokens_2L[0], tokens_2L[1]):
+        raise EncoderError(
+            f"hf:{name}: its tokenizer does not tell {_TELLS_APART[0]!r} from {_TELLS_APART[1]!r}, so every text would "
+            f"have the same vector: {remedy}"
+        )
+    largest, vocabulary = int(tokens_2L.max()), int(config.vocab_size)
+    if largest >= vocabulary:
+        raise EncoderError(
+            f"hf:{name}: its tokenizer gives token {largest}, and the text tower has {vocabulary}: it belongs to "
+            f"another model; {remedy}"
+        )
 
 
 def _no_tokens(texts: list[str]) -> torch.Tensor:

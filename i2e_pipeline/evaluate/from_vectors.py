@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from i2e_pipeline.evaluate.gpr1200 import gpr
+from i2e_pipeline import files
+from i2e_pipeline.config import digest
+from i2e_pipeline.evaluate.gpr1200 import domains_of, gpr
 from i2e_pipeline.evaluate.revisited import read_ground_truth, revisited
 from i2e_pipeline.evaluate.vectors import VectorsError, read_npz, read_queries_npz
 
@@ -21,15 +23,23 @@ def measure_vectors(
 ) -> dict[str, Any]:
     """{"format_version", "vectors", "ground_truth", "notes", "results": {protocol: figures}}; raises VectorsError.
 
+    With it what was asked: `queries`, a fingerprint, and for gpr `clusters` and `groups` as in results.Results.
+
     `gpr` ranks by cosine. `revisited` ranks by the inner product of the vectors as they are stored, as its authors'
     example does: the same for vectors of length 1.
     """
     notes: list[str] = []
+    asked: dict[str, Any] = {}
     if protocol == "gpr":
         if ground_truth is not None:
             raise VectorsError(f"--ground-truth {ground_truth}: only --protocol revisited has one; gpr reads labels")
         labelled = read_npz(vectors)
-        figures = gpr(labelled.features_ND, labelled.labels_N, labelled.domains_N, block_mb)
+        domains_N = domains_of(labelled.labels_N) if labelled.domains_N is None else labelled.domains_N
+        figures = gpr(labelled.features_ND, labelled.labels_N, domains_N, block_mb)
+        labels = [int(label) for label in labelled.labels_N]
+        asked = {"queries": digest(labels), "clusters": {"vectors/gpr": labels}}
+        if domains_N is not None:
+            asked["groups"] = {"vectors/gpr": {"domain": [str(name) for name in domains_N]}}
     elif protocol == "revisited":
         if ground_truth is None:
             raise VectorsError("--protocol revisited needs --ground-truth, the gnd_*.pkl of the benchmark's authors")
@@ -37,6 +47,7 @@ def measure_vectors(
         notes += truth.notes
         queries_QD, gallery_GD = read_queries_npz(vectors)
         figures = revisited(queries_QD, gallery_GD, truth, block_mb, metric="dot")
+        asked = {"queries": files.fingerprint(ground_truth)}
     else:
         raise VectorsError(f"--protocol {protocol}: known are {', '.join(PROTOCOLS)}")
     return {
@@ -45,4 +56,5 @@ def measure_vectors(
         "ground_truth": ground_truth,
         "notes": notes,
         "results": {protocol: figures},
+        **asked,
     }

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from i2e_pipeline.evaluate.retrieval import top_k
+from i2e_pipeline.evaluate.retrieval import mean_by_class, top_k
 
 TEMPLATE = "{name}, {description}"
 AT = (1, 5, 10)
@@ -48,8 +48,9 @@ def image_to_entity(
     texts                  encodes texts: vectors_ND, norm 1
     vectors_ND, labels_N   of the images, norm 1; labels count along `names`
     class_images_C         images of each entity in the data that was trained on; None: no buckets
-    `acc@1 by entity` is the mean over entities instead of images: each counts the same. `correct`: whether the nearest
-    text is the right one's, by image. Entities of equal text cannot be told apart; `equal_texts` lists them.
+    `acc@1 by entity` is the mean over entities instead of images: each counts the same. `correct`: whether the right
+    one's text is among the k nearest, by figure and image; `bucket`: the bucket of each image. Entities of equal text
+    cannot be told apart; `equal_texts` lists them.
     """
     labels_N = np.asarray(labels_N)
     said = entity_texts(names, descriptions, template)
@@ -57,14 +58,16 @@ def image_to_entity(
     right_NK = nearest_NK == labels_N[:, None]
     found: dict[str, Any] = dict(_accuracies(right_NK))
     found |= {
-        "acc@1 by entity": _by_entity(right_NK[:, 0], labels_N),
+        "acc@1 by entity": mean_by_class(right_NK[:, 0], labels_N),
         "images": len(vectors_ND),
         "entities": len(said),
         "equal_texts": sorted(text for text, count in Counter(said).items() if count > 1),
-        "correct": right_NK[:, 0].tolist(),
+        "correct": {f"acc@{k}": right_NK[:, :k].any(axis=1).tolist() for k in AT},
     }
     if class_images_C is not None:
-        found["buckets"] = _by_bucket(right_NK, labels_N, np.asarray(class_images_C)[labels_N])
+        count_N = np.asarray(class_images_C)[labels_N]
+        found["buckets"] = _by_bucket(right_NK, labels_N, count_N)
+        found["bucket"] = [_bucket(int(count)) for count in count_N]
     return found
 
 
@@ -78,12 +81,13 @@ def _by_bucket(right_NK: np.ndarray, labels_N: np.ndarray, count_N: np.ndarray) 
     for low, high in BUCKETS:
         inside = (count_N >= low) & (count_N <= (count_N.max() if high is None else high))
         if inside.any():
-            name = f"{low}+" if high is None else f"{low}" if low == high else f"{low}–{high}"
+            name = _bucket(low)
             counts = {"images": int(inside.sum()), "entities": len(np.unique(labels_N[inside]))}
             rows.append({"name": name, "from": low, "to": high} | counts | _accuracies(right_NK[inside]))
     return rows
 
 
-def _by_entity(right_N: np.ndarray, labels_N: np.ndarray) -> float:
-    _, place_N = np.unique(labels_N, return_inverse=True)
-    return float((np.bincount(place_N, weights=right_N) / np.bincount(place_N)).mean())
+def _bucket(count: int) -> str:
+    """The name of the bucket of an entity with that many images."""
+    low, high = next((low, high) for low, high in BUCKETS if high is None or count <= high)
+    return f"{low}+" if high is None else f"{low}" if low == high else f"{low}–{high}"

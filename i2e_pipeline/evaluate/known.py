@@ -30,6 +30,8 @@ class Known:
     """What is downloaded: file name, MD5."""
     files: dict[str, str] = field(default_factory=dict)
     """Files of the layout with MD5 sums, which `i2e doctor` compares."""
+    optional: dict[str, int] = field(default_factory=dict)
+    """Images of splits that may be there beside `images`, or not at all."""
     drawn: dict[str, float] | None = None
     """Shares of splits that the authors left to others and that we draw by hash of the content."""
     note: str = ""
@@ -58,10 +60,16 @@ _ALL = {
     ),
     "imagenet": Known(
         "ImageNet (ILSVRC 2012) validation", 50_000, 1_000, {"test": 50_000},
-        "val/WNID/NAME.JPEG, or WNID/NAME.JPEG: 1,000 folders of 50 images",
+        "val/WNID/NAME.JPEG, or WNID/NAME.JPEG: 1,000 folders of 50 images; for neighbours and probes also "
+        "train/WNID/NAME.JPEG",
         "https://image-net.org/download.php", "non-commercial research, after registration",
-        {"ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622"},
-        note="the archive is flat: sort its images into folders by the ground truth of the development kit",
+        {
+            "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
+            "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
+        },
+        optional={"train": 1_281_167},
+        note="the archive of val is flat: sort its images into folders by the ground truth of the development kit; "
+        "that of train holds an archive for each class",
     ),
     "caltech101": Known(
         "Caltech-101", 9_144, 102, {"train": 3_060, "test": 6_084},

@@ -7,6 +7,7 @@ Writes   ImageSet, with the counts that the benchmark has, or a DatasetError tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -55,9 +56,17 @@ def revisited(name: str, root: Path) -> ImageSet:
 
 
 def imagenet(name: str, root: Path) -> ImageSet:
-    place = root / "val" if (root / "val").is_dir() else root
-    names, labels_N = _all_classes(name, place)
-    return _known(name, Files(place, names), labels_N, {"test": np.arange(len(names))})
+    """The validation images, and train/ where it lies beside val/."""
+    if not (root / "val").is_dir() or not (root / "train").is_dir():
+        place = root / "val" if (root / "val").is_dir() else root
+        names, labels_N = _all_classes(name, place)
+        without = _known(name, Files(place, names), labels_N, {"test": np.arange(len(names))})
+        why = f"no training images: they are wanted in {place.parent if place != root else root}/train/WNID"
+        return replace(without, lacks=dict.fromkeys(("knn", "linear_probe"), why))
+    parts = {split: _all_classes(name, root / split) for split in ("train", "val")}
+    names = tuple(f"{split}/{image}" for split, (inside, _) in parts.items() for image in inside)
+    splits = _one_after_another([len(inside) for inside, _ in parts.values()], ("train", "test"))
+    return _known(name, Files(root, names), np.concatenate([labels_N for _, labels_N in parts.values()]), splits)
 
 
 def caltech101(name: str, root: Path) -> ImageSet:
@@ -214,12 +223,14 @@ def _known(
 def _counted(name: str, images: int, classes: int, splits: dict[str, int]) -> None:
     """Raises DatasetError where the counts are not the benchmark's."""
     known = KNOWN[name]
-    wrong = [] if images == known.images else [f"{images:,} images instead of {known.images:,}"]
+    expected = known.images + sum(count for split, count in known.optional.items() if split in splits)
+    wrong = [] if images == expected else [f"{images:,} images instead of {expected:,}"]
     wrong += [] if classes == known.classes else [f"{classes:,} classes instead of {known.classes:,}"]
+    by_split = known.splits | known.optional
     wrong += [
-        f"{count:,} in {split} instead of {known.splits[split]:,}"
+        f"{count:,} in {split} instead of {by_split[split]:,}"
         for split, count in splits.items()
-        if count != known.splits[split]
+        if count != by_split[split]
     ]
     if wrong:
         raise DatasetError(f"{name}: {', '.join(wrong)}. {wanted(name)}")

@@ -12,6 +12,7 @@ Legend: N rows, D width, C classes (in text: C also the inverse of the regularis
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,12 @@ import numpy as np
 import torch
 
 from i2e_pipeline.encoder import choose_device
+from i2e_pipeline.evaluate.retrieval import mean_by_class
 
 GRID = tuple(10.0**power for power in range(-1, 7))
 """Values of C. Vectors of norm 1 want weights of some tens, so the best lies well above scikit-learn's default of 1."""
+FINE = tuple(10.0 ** (third / 3) for third in (-2, -1, 1, 2))
+"""Factors by which the best of the grid is then refined, below it and above."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,15 @@ def fit(
     x_ND = torch.from_numpy(np.ascontiguousarray(vectors_ND)).to(device=choose_device(device), dtype=dtype)
     y_N = torch.from_numpy(np.asarray(labels_N, dtype=np.int64)).to(x_ND.device)
     count, width = x_ND.shape
-    rows_at_once = max(1, int(block_mb * 2**20 / (2 * classes * x_ND.element_size())))
+    rows_at_once = max(1, int(block_mb * 2**20 / (2 * (classes + width) * x_ND.element_size())))
     # Inside, rows are centred and of variance 1: the intercept takes up the centre, weights and penalty the scale, so
     # the optimum stays. Vectors that nearly coincide (an untrained encoder's do) would else look converged at once.
     centre_D = x_ND.mean(dim=0, dtype=torch.float64).to(dtype)
-    scale = max(float((x_ND - centre_D).square().mean(dtype=torch.float64).sqrt()), 1e-30)
+    squares = sum(
+        float((x_ND[at : at + rows_at_once] - centre_D).square().sum(dtype=torch.float64))
+        for at in range(0, count, rows_at_once)
+    )
+    scale = max((squares / (count * width)) ** 0.5, 1e-30)
     penalty = 1 / (C * count * scale**2)
     # One tensor for the optimiser: the last column is the intercept.
     w_CE = torch.zeros(classes, width + 1, device=x_ND.device, dtype=dtype)
@@ -128,9 +136,11 @@ def linear_probe(
     """`accuracy` in [0, 1] on the test rows of the regression fitted on train and val, with the C that is best on val.
 
     …_ND, …_N   vectors float32 of norm 1, and their labels
+    grid        values of C; around the best of them thirds of a decade are tried, too (FINE)
     Of values of C that are equally right, the smallest (the strongest regulariser) is the `regulariser`. `curve` holds
-    (C, accuracy on val); `at_edge` says that the best C is the grid's first or last, so that a wider grid may have a
-    better one. `correct`: whether each test row is right.
+    (C, accuracy on val); `at_edge` says that the best C is the first or last that was tried, so that a wider grid may
+    have a better one. `correct`: whether each test row is right; `unknown`: how many cannot be, for their class is not
+    in train and val. `mean per class` is the mean over classes instead of rows.
     Raises ValueError where there is no row to fit, choose or measure on, or but one class.
     """
     for name, vectors_ND, labels_N in (("train", train_ND, train_N), ("val", val_ND, val_N), ("test", test_ND, test_N)):
@@ -149,21 +159,34 @@ def linear_probe(
 
     train_y, val_y, test_y = (among_known(np.asarray(labels_N)) for labels_N in (train_N, val_N, test_N))
     settings: dict[str, Any] = {"device": device, "dtype": dtype, "block_mb": block_mb}
-    fits: list[Fitted] = []
-    curve: list[tuple[float, float]] = []
+    fits: dict[float, Fitted] = {}
+    accuracies: dict[float, float] = {}
+
+    def best_C() -> float:
+        return max(sorted(accuracies), key=accuracies.__getitem__)
+
+    def tried(C: float) -> None:
+        near = min(fits, key=lambda other: abs(math.log(other / C)), default=None)
+        fits[C] = fit(train_ND, train_y, len(known), C, None if near is None else fits[near], **settings)
+        accuracies[C] = float((fits[C].predict(val_ND) == val_y).mean())
+
     for C in sorted(grid):
-        fits.append(fit(train_ND, train_y, len(known), C, fits[-1] if fits else None, **settings))
-        curve.append((C, float((fits[-1].predict(val_ND) == val_y).mean())))
-    best = int(np.argmax([accuracy for _, accuracy in curve]))
+        tried(C)
+    for C in [best_C() * factor for factor in FINE]:
+        tried(C)
+    curve = sorted(accuracies.items())
+    regulariser = best_C()
     both_ND, both_y = np.concatenate([train_ND, val_ND]), np.concatenate([train_y, val_y])
-    final = fit(both_ND, both_y, len(known), curve[best][0], fits[best], **settings)
+    final = fit(both_ND, both_y, len(known), regulariser, fits[regulariser], **settings)
     correct = final.predict(test_ND) == test_y
     return {
         "accuracy": float(correct.mean()),
-        "regulariser": curve[best][0],
-        "accuracy on val": curve[best][1],
+        "mean per class": mean_by_class(correct, np.asarray(test_N)),
+        "regulariser": regulariser,
+        "accuracy on val": accuracies[regulariser],
         "curve": curve,
-        "at_edge": best in (0, len(curve) - 1),
+        "at_edge": regulariser in (curve[0][0], curve[-1][0]),
+        "unknown": int((test_y < 0).sum()),
         "train": len(train_y),
         "val": len(val_y),
         "test": len(test_y),

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from i2e_pipeline import files, published
 from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES, class_images, folders_in, images_in
 from i2e_pipeline.evaluate.image_set import DatasetError, Files, ImageSet, Rows, split_by_content
+from i2e_pipeline.evaluate.vectors import natural
 
 GPR_NAME = re.compile(r"(\d+)_.+")
 HALVES = {"train": 0.5, "test": 0.5}
@@ -123,7 +124,7 @@ def parquet(name: str, path: str) -> ImageSet:
             row_N.append(row)
     if not keys:
         raise DatasetError(f"{name}: {path} has no row with a label in {label}")
-    classes = sorted(set(keys), key=_natural)
+    classes = sorted(set(keys), key=natural)
     place = {key: i for i, key in enumerate(classes)}
     labels_N = np.array([place[key] for key in keys], dtype=np.int64)
     images = Rows(tuple(paths), column, np.array(file_N), np.array(row_N))
@@ -191,12 +192,6 @@ def _holds_images(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return bool(kind.get_field_index("bytes") >= 0)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _natural(key: Any) -> tuple[Any, ...]:
-    """Q9 before Q10, 2 before 10."""
-    parts = re.findall(r"\d+|\D+", str(key))
-    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
 
 
 def _entities_beside(path: str) -> dict[str, tuple[str, str | None]]:

@@ -55,10 +55,11 @@ def page(measured: Results, looks: Sequence[Look] = ()) -> str:
         sources=dict.fromkeys(f"{p.model}: {p.source}" for line in results.lines(measured) for p in line.published),
         intervals=known,
         differences=differences,
-        widest=max((max(abs(d.interval.low), abs(d.interval.high)) for d in differences if d.interval), default=0.0),
+        scale=_scale(differences),
         sets=[_section(measured, data, labels, known, shown.get(data.name), budget) for data in measured.data],
         protocols={name: PROTOCOLS[name].about for name in PROTOCOLS if name in {r.protocol for r in measured.results}},
         draws=compare.DRAWS,
+        chance=results.CHANCE,
     )
 
 
@@ -83,19 +84,25 @@ def _points(value: float) -> str:
     return f"{100 * value:+.2f}".replace("-", "−")
 
 
-def _span(difference: Difference, widest: float) -> Markup:
-    """The interval as a line on a scale of ±widest, zero in the middle."""
-    interval = difference.interval
-    if interval is None or not widest:
+def _scale(differences: Sequence[Difference]) -> tuple[float, float]:
+    """From … to of all intervals, zero among them."""
+    ends = [end for d in differences if d.interval for end in (d.interval.low, d.interval.high)]
+    return min([0.0, *ends]), max([0.0, *ends])
+
+
+def _span(difference: Difference, scale: tuple[float, float]) -> Markup:
+    """The interval as a line on a scale that all share, with a mark at zero."""
+    interval, (low, high) = difference.interval, scale
+    if interval is None:
         return Markup("")
 
     def x(value: float) -> float:
-        return 50 + 47 * value / widest
+        return 50.0 if high == low else 3 + 94 * (value - low) / (high - low)
 
     colour = svg.GREY if interval.low <= 0 <= interval.high else svg.GREEN if interval.low > 0 else svg.ORANGE
     return Markup(
         '<svg width="100%" height="12" aria-hidden="true" overflow="visible">'
-        '<line x1="50%" x2="50%" y1="-4" y2="16" style="stroke:currentColor;opacity:.3"/>'
+        f'<line x1="{x(0):.2f}%" x2="{x(0):.2f}%" y1="-4" y2="16" style="stroke:currentColor;opacity:.3"/>'
         f'<line x1="{x(interval.low):.2f}%" x2="{x(interval.high):.2f}%" y1="6" y2="6" '
         f'style="stroke:{svg.paint(colour)};stroke-width:3"/>{svg.dot(x(difference.difference), 6, 4, colour)}</svg>'
     )
@@ -108,23 +115,28 @@ def _words(name: str) -> str:
 
 @dataclass(frozen=True)
 class Headline:
-    value: str
     what: str
-    detail: str
+    values: list[tuple[str, str, bool]]
+    """(model, figure, whether it is the best)"""
 
 
 def _headlines(measured: Results) -> list[Headline]:
-    """The first figure of the first protocols, of the model that does best by it."""
-    found = []
+    """The first figure of a protocol of every model: the first protocol of each data set, then the second of each."""
+    by_data: dict[str, list[str]] = {}
     for data, protocol in measured.measured():
-        of = measured.of(data, protocol)
-        figure = next(iter(of[0].figures))
-        best = max(of, key=lambda r: r.figures.get(figure, 0.0))
-        others = [f"{r.model} {results.percent(r.figures.get(figure))}" for r in of if r is not best]
-        against = f"; {', '.join(others)}" if others else ""
-        found.append(Headline(f"{100 * best.figures[figure]:.1f} %", f"{_words(protocol)}, {figure}",
-                              f"{best.model} on {data}{against}"))
-    return found[:_HEADLINES]
+        by_data.setdefault(data, []).append(protocol)
+    deepest = max(map(len, by_data.values()), default=0)
+    places = [(data, of[turn]) for turn in range(deepest) for data, of in by_data.items() if turn < len(of)]
+    found = []
+    for data, protocol in places[:_HEADLINES]:
+        figure = next(iter(measured.of(data, protocol)[0].figures))
+        values = {r.model: r.figures[figure] for r in measured.of(data, protocol) if figure in r.figures}
+        best = max(values.values()) if len(set(values.values())) > 1 else None
+        found.append(Headline(
+            f"{data}: {_words(protocol)}, {figure}",
+            [(model, f"{100 * value:.1f} %", value == best) for model, value in values.items()],
+        ))
+    return found
 
 
 def _intervals(measured: Results) -> dict[tuple[str, str, str, str], Interval]:
@@ -199,6 +211,10 @@ def _notes(measured: Results, data: Data) -> Iterator[str]:
     for r in measured.results:
         if r.data == data.name and r.chosen:
             yield f"{r.model}, {_words(r.protocol)}: " + ", ".join(f"{k} {v:g}" for k, v in r.chosen.items())
+    notes: dict[str, None] = dict.fromkeys(
+        f"{_words(r.protocol)}: {note}" for r in measured.results if r.data == data.name for note in r.notes
+    )
+    yield from notes
 
 
 def _grid(look: Look, budget: int) -> list[Shown]:

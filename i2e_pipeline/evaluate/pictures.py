@@ -194,6 +194,8 @@ def nearest(asked_Q: np.ndarray, vectors_ND: np.ndarray, rows_N: np.ndarray, blo
     asked_Q   rows of the data set, each among rows_N
     rows_N    row of the data set of each vector, growing
     """
+    if not len(asked_Q):
+        return []
     at_Q = np.searchsorted(rows_N, asked_Q)
     scores_QK, index_QK = top_k(vectors_ND[at_Q], vectors_ND, min(NEIGHBOURS + 1, len(vectors_ND)), block_mb)
     return [

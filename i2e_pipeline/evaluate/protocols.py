@@ -17,7 +17,10 @@ import numpy as np
 from i2e_pipeline.config import EvaluateConfig
 from i2e_pipeline.evaluate.embed import Embedded, ImageEncoder
 from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet
-from i2e_pipeline.evaluate.results import CHANCE, LEVELS, revisited_figures
+from i2e_pipeline.evaluate.results import CHANCE, LEVELS, revisited_figures, revisited_queries
+
+PER_CLASS = "mean per class"
+"""Accuracy in the mean over classes: what CLIP's authors give for Caltech-101, Pets and Flowers102."""
 
 
 class TooSmall(ValueError):
@@ -35,6 +38,10 @@ class Measured:
     parts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     chosen: Mapping[str, float] = field(default_factory=dict)
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By what `parts` break down: the part of each query."""
+    notes: Sequence[str] = ()
+    curve: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -69,10 +76,12 @@ def _gpr(task: Task) -> Measured:
     vectors_ND, labels_N = task.of(rows)
     domains_N = None if task.data.domains_N is None else task.data.domains_N[rows]
     found = gpr(vectors_ND, labels_N, domains_N, block_mb=task.settings.block_mb)
-    parts = {"domain": found["per_domain"]} if domains_N is not None else {}
+    parts, groups = {}, {}
+    if domains_N is not None:
+        parts, groups = {"domain": found["per_domain"]}, {"domain": [str(name) for name in domains_N]}
     counts = {"queries": len(rows), "classes": len(np.unique(labels_N))}
     figures = {"mAP": found["mAP"], CHANCE: found["mAP_of_random_vectors"]}
-    return Measured(figures, {"mAP": found["ap"]}, labels_N, parts, counts)
+    return Measured(figures, {"mAP": found["ap"]}, labels_N, parts, counts, groups=groups)
 
 
 def _knn_retrieval(task: Task) -> Measured:
@@ -96,7 +105,7 @@ def _revisited(task: Task) -> Measured:
         block_mb=task.settings.block_mb,
     )
     figures = {f"{level} {name}": v for level in LEVELS for name, v in revisited_figures(found[level]).items()}
-    per_query = {f"{level} mAP": found[level]["ap"] for level in LEVELS}
+    per_query = {name: v for level in LEVELS for name, v in revisited_queries(level, found[level]).items()}
     return Measured(figures, per_query, counts={"queries": len(queries), "gallery": len(gallery)})
 
 
@@ -109,7 +118,10 @@ def _knn(task: Task) -> Measured:
         block_mb=task.settings.block_mb,
     )
     counts = {"train": len(train_N), "queries": len(test_N)}
-    return Measured(_figures(found), _per_query(found), test_N, counts=counts)
+    beyond = [str(k) for k in task.settings.knn_k if k > len(train_N)]
+    notes = [f"k={', '.join(beyond)} left out: there are {len(train_N):,} training images"] if beyond else []
+    notes += _unknown(int((~np.isin(test_N, train_N)).sum()), len(test_N))
+    return Measured(_figures(found), _per_query(found), test_N, counts=counts, notes=notes)
 
 
 def _linear_probe(task: Task) -> Measured:
@@ -119,10 +131,26 @@ def _linear_probe(task: Task) -> Measured:
     (fit_ND, fit_N), (choose_ND, choose_N), (test_ND, test_N) = task.of(fit), task.of(choose), task.of(test)
     if not len(choose_N):
         raise TooSmall("classes of so few training images leave none to choose the regulariser on")
-    found = linear_probe(fit_ND, fit_N, choose_ND, choose_N, test_ND, test_N, device=task.settings.device)
+    found = linear_probe(
+        fit_ND, fit_N, choose_ND, choose_N, test_ND, test_N, device=task.settings.device,
+        block_mb=task.settings.block_mb,
+    )
     counts = {"train": len(fit_N), "validation": len(choose_N), "queries": len(test_N)}
-    chosen = {"regulariser": found["regulariser"]}
-    return Measured({"acc@1": found["accuracy"]}, {"acc@1": found["correct"]}, test_N, counts=counts, chosen=chosen)
+    notes = _unknown(found["unknown"], len(test_N))
+    if found["at_edge"]:
+        notes.append(f"the best C, {found['regulariser']:.3g}, is the end of what was tried: another may be better")
+    return Measured(
+        {"acc@1": found["accuracy"], PER_CLASS: found["mean per class"]},
+        {"acc@1": found["correct"], PER_CLASS: by_class(found["correct"], test_N)}, test_N, counts=counts,
+        chosen={"regulariser": found["regulariser"]}, notes=notes, curve=found["curve"],
+    )
+
+
+def _unknown(images: int, of: int) -> list[str]:
+    """A note where some test images cannot be right."""
+    if not images:
+        return []
+    return [f"{images:,} of {of:,} test images are of classes without a training image: they count as wrong"]
 
 
 def _zero_shot(task: Task) -> Measured:
@@ -131,9 +159,13 @@ def _zero_shot(task: Task) -> Measured:
     data = task.data
     test_ND, test_N = task.of(data.splits["test"] if "test" in data.splits else np.arange(len(data)))
     assert task.encoder.texts is not None
-    found = zero_shot(task.encoder.texts, test_ND, test_N, data.class_names, templates_for(data.known))
+    found = zero_shot(
+        task.encoder.texts, test_ND, test_N, data.class_names, templates_for(data.known),
+        block_mb=task.settings.block_mb,
+    )
     counts = {"queries": len(test_N), "classes": len(data.class_names)}
-    return Measured(_figures(found), {"acc@1": found["correct"]}, test_N, counts=counts)
+    per_query = {**_per_query(found), PER_CLASS: by_class(found["correct"]["acc@1"], test_N)}
+    return Measured(_figures(found), per_query, test_N, counts=counts)
 
 
 def _image_to_entity(task: Task) -> Measured:
@@ -145,11 +177,29 @@ def _image_to_entity(task: Task) -> Measured:
     assert task.encoder.texts is not None
     assert data.descriptions is not None
     found = image_to_entity(
-        task.encoder.texts, vectors_ND, labels_N, data.class_names, data.descriptions, data.class_images_C
+        task.encoder.texts, vectors_ND, labels_N, data.class_names, data.descriptions, data.class_images_C,
+        block_mb=task.settings.block_mb,
     )
-    parts = {"images per entity": {b["name"]: b["acc@1"] for b in found.get("buckets", [])}}
+    parts, groups = {}, {}
+    if "buckets" in found:
+        parts = {"images per entity": {b["name"]: b["acc@1"] for b in found["buckets"]}}
+        groups = {"images per entity": found["bucket"]}
     counts = {"queries": len(rows), "classes": len(data.class_names)}
-    return Measured(_figures(found), {"acc@1": found["correct"]}, labels_N, parts, counts)
+    per_query = {**_per_query(found), "acc@1 by entity": by_class(found["correct"]["acc@1"], labels_N)}
+    return Measured(_figures(found), per_query, labels_N, parts, counts, groups=groups)
+
+
+def by_class(correct_N: Sequence[bool], labels_N: np.ndarray) -> list[float | None]:
+    """The share of right images of each class, at the class's first image: their mean is the mean over classes.
+
+    One value a class, so that a bootstrap that draws classes draws these.
+    """
+    _, first_C, class_N = np.unique(labels_N, return_index=True, return_inverse=True)
+    share_C = np.bincount(class_N, weights=np.asarray(correct_N, np.float64)) / np.bincount(class_N)
+    values: list[float | None] = [None] * len(labels_N)
+    for row, share in zip(first_C.tolist(), share_C.tolist(), strict=True):
+        values[row] = share
+    return values
 
 
 def _per_query(found: Mapping[str, Any]) -> Mapping[str, Sequence[float | bool | None]]:

@@ -42,7 +42,7 @@ class Model:
     fingerprint: str
     preprocessing: str
     width: int
-    """of its vectors"""
+    """of its vectors; 0: stored ones that differ from data set to data set"""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Data:
     classes: int
     left_out: dict[str, int] = field(default_factory=dict)
     """Images that no figure counts, by reason."""
+    not_decoded: dict[str, str] = field(default_factory=dict)
+    """Those of them that could not be decoded, by name: why."""
     splits: dict[str, int] = field(default_factory=dict)
     """Images by split."""
     split_by: str = ""
@@ -80,6 +82,10 @@ class Result:
     """Queries, gallery, training images …"""
     chosen: dict[str, float] = field(default_factory=dict)
     """What the protocol settled by itself: the regulariser of a probe."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the figures must know: a k beyond the training images, a best C at the end of the grid."""
+    curve: list[tuple[float, float]] = field(default_factory=list)
+    """What was swept, and the validation accuracy that it gave."""
     seconds: float = 0.0
 
 
@@ -91,6 +97,8 @@ class Results:
     """By data, protocol, model, in the order they were asked for."""
     clusters: dict[str, list[int]] = field(default_factory=dict)
     """`data/protocol` -> the class of each query: images of a class are not independent draws."""
+    groups: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """`data/protocol` -> {"domain": the domain of each query}: what `parts` break down by."""
     not_measured: dict[str, str] = field(default_factory=dict)
     """`data/protocol` -> why there are no figures, though the protocol fits the data's kind."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -158,14 +166,21 @@ def read(path: str) -> Results:
         return Results(
             models=tuple(Model(**m) for m in tree["models"]),
             data=tuple(Data(**d) for d in tree["data"]),
-            results=tuple(Result(**r) for r in tree["results"]),
-            clusters=tree["clusters"],
-            not_measured=tree["not_measured"],
-            settings=tree["settings"],
-            software=tree["software"],
+            results=tuple(_result(r) for r in tree["results"]),
+            # A file written before one of these came up is read without it.
+            clusters=tree.get("clusters", {}),
+            groups=tree.get("groups", {}),
+            not_measured=tree.get("not_measured", {}),
+            settings=tree.get("settings", {}),
+            software=tree.get("software", {}),
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise ResultsError(f"{path} is damaged: {error}; measure again") from None
+
+
+def _result(row: Mapping[str, Any]) -> Result:
+    """JSON has no tuples."""
+    return Result(**{**row, "curve": [(float(at), float(value)) for at, value in row.get("curve", [])]})
 
 
 def of_vectors(label: str, tree: Mapping[str, Any]) -> Results:
@@ -178,19 +193,66 @@ def of_vectors(label: str, tree: Mapping[str, Any]) -> Results:
             found.append(Result(label, "vectors", protocol, named, parts, {"mAP": figures["ap"]}))
         else:
             named = {f"{level} {name}": v for level in LEVELS for name, v in revisited_figures(figures[level]).items()}
-            found.append(Result(label, "vectors", protocol, {n: v for n, v in named.items() if v is not None}, {},
-                                {f"{level} mAP": figures[level]["ap"] for level in LEVELS}))
+            queries = {n: v for level in LEVELS for n, v in revisited_queries(level, figures[level]).items()}
+            known = {n: v for n, v in named.items() if v is not None}
+            found.append(Result(label, "vectors", protocol, known, {}, queries))
     path = str(tree.get("vectors", ""))
     data = Data("vectors", "vectors", path, str(tree.get("queries", "")), 0, 0)
     clusters = tree.get("clusters", {})
     return Results(
-        (Model(label, path, "", "stored", 0),), (data,), tuple(found), clusters, software=tree.get("software", {})
+        (Model(label, path, "", "stored", 0),), (data,), tuple(found), clusters, tree.get("groups", {}),
+        software=tree.get("software", {}),
     )
 
 
 def revisited_figures(level: Mapping[str, Any]) -> dict[str, float | None]:
     """mAP, mP@1 … of one level of the revisited protocol."""
     return {"mAP": level["mAP"], **{f"mP@{k}": value for k, value in level["mP@k"].items()}}
+
+
+def revisited_queries(level: str, figures: Mapping[str, Any]) -> dict[str, list[float | None]]:
+    """What each query gave of one level's figures."""
+    precise = figures.get("precision at", {})
+    return {f"{level} mAP": figures["ap"], **{f"{level} mP@{k}": values for k, values in precise.items()}}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One figure of some of a result's queries: of a domain, of entities with few images."""
+
+    figure: str
+    """With the part's name behind it: "mAP, landmarks"."""
+    value: float
+    values: list[float | None]
+    """By query, None for those of other parts; empty where the results do not say whose part a query is."""
+
+
+def parts(results: Results, result: Result) -> Iterator[Part]:
+    """The breakdowns of a result's first figure, and of others that are a mean over the same queries."""
+    if not result.figures:
+        return
+    cited = next(iter(result.figures))
+    groups = results.groups.get(f"{result.data}/{result.protocol}", {})
+    for by, named in result.parts.items():
+        if len(named) < 2:  # the only part is the whole
+            continue
+        of_query = groups.get(by, [])
+        for figure in [cited, *(f for f in result.per_query if f != cited and f in result.figures)]:
+            values = result.per_query.get(figure, [])
+            if figure != cited and not (of_query and _counted(values) == _counted(result.per_query.get(cited, []))):
+                continue
+            for name, value in named.items():
+                label = f"{figure}, {name}" if by == "domain" else f"{figure}, {name} {by}"
+                mine: list[float | None] = []
+                if len(of_query) == len(values):
+                    mine = [v if g == name else None for g, v in zip(of_query, values, strict=True)]
+                known = [v for v in mine if v is not None]
+                if known or figure == cited:
+                    yield Part(label, value if figure == cited else sum(known) / len(known), mine)
+
+
+def _counted(values: Sequence[float | None]) -> list[bool]:
+    return [v is not None for v in values]
 
 
 # -- tables -----------------------------------------------------------------------------------------------------
@@ -230,22 +292,37 @@ class Line:
     values: tuple[float | None, ...]
     """by model, in their order; None: the protocol does not apply to the model"""
     published: tuple[PublishedFigure, ...] = ()
+    queries: int | None = None
+    """Of which the figure is the mean; None: it is no mean of queries, or the file does not say."""
+    part: bool = False
+    """A figure of a part of the queries."""
 
     @property
     def best(self) -> float | None:
+        """The highest of several models; None where they are all the same, and of chance, which no model is good at."""
         known = [v for v in self.values if v is not None]
-        return max(known) if len(known) > 1 else None
+        return max(known) if len(set(known)) > 1 and self.figure != CHANCE else None
+
+    @property
+    def name(self) -> str:
+        """The figure; of a part with the number of its queries."""
+        return f"{self.figure} ({self.queries:,})" if self.part and self.queries else self.figure
 
 
 def lines(results: Results) -> Iterator[Line]:
-    """The rows of the table, in the order of the results."""
+    """The rows of the table, in the order of the results: figures of all queries, then of their parts."""
     for data, protocol in results.measured():
         by_model = {r.model: r for r in results.of(data, protocol)}
-        for figure in dict.fromkeys(name for r in by_model.values() for name in r.figures):
-            values = tuple(
-                by_model[m.label].figures.get(figure) if m.label in by_model else None for m in results.models
-            )
-            yield Line(data, protocol, figure, values, tuple(published(data, protocol, figure)))
+        whole = {m: {f: (v, r.per_query.get(f, [])) for f, v in r.figures.items()} for m, r in by_model.items()}
+        broken = {m: {p.figure: (p.value, p.values) for p in parts(results, r)} for m, r in by_model.items()}
+        for of_model, part in ((whole, False), (broken, True)):
+            for figure in dict.fromkeys(name for figures in of_model.values() for name in figures):
+                found = [of_model.get(m.label, {}).get(figure) for m in results.models]
+                queries = next((sum(_counted(f[1])) for f in found if f is not None and f[1]), None)
+                yield Line(
+                    data, protocol, figure, tuple(None if f is None else f[0] for f in found),
+                    tuple(published(data, protocol, figure)), queries, part,
+                )
 
 
 def percent(value: float | None) -> str:
@@ -259,7 +336,7 @@ def markdown(results: Results) -> str:
     for line in lines(results):
         shown = [f"**{percent(v)}**" if v is not None and v == line.best else percent(v) for v in line.values]
         others = "; ".join(f"{p.model} {percent(p.value)}" for p in line.published)
-        rows.append([line.data, line.protocol, line.figure, *shown, others])
+        rows.append([line.data, line.protocol, line.name, *shown, others])
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
     right = range(3, 3 + len(results.models))
@@ -268,16 +345,20 @@ def markdown(results: Results) -> str:
 
 
 def table_csv(results: Results) -> str:
-    """Long form: data, protocol, figure, model, value, source. Published figures have a source, measured ones none."""
+    """Long form, a row per figure and model. Published figures have a source, measured ones none.
+
+    queries   of which the figure is the mean, empty where it is none
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["data", "protocol", "figure", "model", "value", "source"])
+    writer.writerow(["data", "protocol", "figure", "model", "value", "source", "queries"])
     for line in lines(results):
         for model, value in zip(results.models, line.values, strict=True):
             if value is not None:
-                writer.writerow([line.data, line.protocol, line.figure, model.label, repr(value), ""])
+                where = [line.data, line.protocol, line.figure, model.label]
+                writer.writerow([*where, repr(value), "", line.queries or ""])
         for p in line.published:
-            writer.writerow([p.data, p.protocol, p.figure, p.model, repr(p.value), p.source])
+            writer.writerow([p.data, p.protocol, p.figure, p.model, repr(p.value), p.source, ""])
     return stream.getvalue()
 
 
@@ -290,7 +371,7 @@ def terminal(results: Results) -> str:
     for line in lines(results):
         here = (line.data, line.protocol)
         first = ["", ""] if here == before else [line.data if line.data != before[0] else "", line.protocol]
-        rows.append([*first, line.figure, *(percent(v) for v in line.values)])
+        rows.append([*first, ("  " if line.part else "") + line.name, *(percent(v) for v in line.values)])
         rows += [["", "", f"  {p.model}", percent(p.value)] for p in line.published]
         notes += [f"{p.model}: {p.source}" for p in line.published]
         before = here

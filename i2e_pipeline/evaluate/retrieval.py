@@ -4,7 +4,8 @@ A product of float32 matrices differs in its last bits with the shape of the blo
 the order of near equals. Here rows are rounded to integers first: vectors of length 1 to multiples of 2^-26, which
 moves a cosine by about 1e-8, less than float32 arithmetic does. By Cauchy and Schwarz no partial sum of a product then
 exceeds 2^53, so float64 holds each without rounding: scores are exact integers, whatever the block, the library or the
-number of threads, and equal vectors have equal scores.
+number of threads, and equal vectors have equal scores. Inner products are these cosines times the length of the
+gallery's vector, one rounding each, so that short vectors keep as many bits as long ones.
 
 Ties: of equal scores the lower index in the gallery comes first.
 
@@ -40,8 +41,8 @@ class FixedPoint:
     """Vectors that are handed out as integers in float64, a block at a time."""
 
     vectors_ND: np.ndarray
-    scale_N: np.ndarray
-    """Factor of each row."""
+    lengths_N: np.ndarray
+    """Of each row; it is handed out at length 2^26."""
 
     def block(self, start: int, stop: int, out_BD: np.ndarray) -> np.ndarray:
         """Rows start ... stop in out_BD, float64 integers (B, D), none longer than 2^26 but for the rounding."""
@@ -49,21 +50,15 @@ class FixedPoint:
         for first in range(start, stop, _STRIP):
             last = min(first + _STRIP, stop)
             strip_BD = out_BD[first - start : last - start]
-            np.multiply(self.vectors_ND[first:last], self.scale_N[first:last, None], out=strip_BD)
+            np.multiply(self.vectors_ND[first:last], (_UNIT / self.lengths_N[first:last])[:, None], out=strip_BD)
             np.rint(strip_BD, out=strip_BD)
         return out_BD[: stop - start]
 
 
-def fixed_point(vectors_ND: np.ndarray, name: str, unit: bool = True) -> FixedPoint:
-    """Rows as integers.
-
-    unit    each row at length 1 (cosine); otherwise one factor for all, which keeps inner products in proportion
-    """
+def fixed_point(vectors_ND: np.ndarray, name: str) -> FixedPoint:
+    """Rows as integers, each at the length that stands for 1."""
     vectors_ND = np.asarray(vectors_ND)
-    lengths_N = lengths(vectors_ND, name)
-    if not unit:
-        lengths_N = np.full(len(lengths_N), lengths_N.max())
-    return FixedPoint(vectors_ND, _UNIT / lengths_N)
+    return FixedPoint(vectors_ND, lengths(vectors_ND, name))
 
 
 def score_blocks(
@@ -73,14 +68,14 @@ def score_blocks(
 
     block_mb    MiB for the block and the integers that make it, at least one query and one row of the gallery
     per_query   bytes that the caller needs for each query beside its row of scores
-    yields      start, scores_BG (float64 integers; valid until the next is asked for), one_B: the integer that stands
-                for a score of 1, by query. With metric `dot` a score is the inner product.
+    yields      start, scores_BG (float64, valid until the next is asked for; integers with metric `cosine`), one_B:
+                what stands for a score of 1, by query. With metric `dot` a score is the inner product.
     """
     same_width(np.asarray(queries_QD), np.asarray(gallery_GD), "queries", "gallery")
-    same = queries_QD is gallery_GD and metric == "cosine"
-    gallery = fixed_point(gallery_GD, "features" if same else "gallery", unit=metric == "cosine")
+    same = queries_QD is gallery_GD
+    gallery = fixed_point(gallery_GD, "features" if same else "gallery")
     queries = gallery if same else fixed_point(queries_QD, "queries")
-    one_Q = queries.scale_N * gallery.scale_N[0] if metric == "dot" else np.full(len(queries_QD), _UNIT**2)
+    one_Q = _UNIT**2 / queries.lengths_N if metric == "dot" else np.full(len(queries_QD), _UNIT**2)
     budget = block_mb * 2**20
     count, width = gallery.vectors_ND.shape
     # Converted once and kept where that leaves most of the budget, else tile by tile for each block.
@@ -98,6 +93,8 @@ def score_blocks(
         for first in range(0, count, tile):
             tile_TD = tile_out if keep else gallery.block(first, first + tile, tile_out)
             np.matmul(block_BD, tile_TD.T, out=scores_BG[:, first : first + tile])
+        if metric == "dot":
+            scores_BG *= gallery.lengths_N
         yield start, scores_BG, one_Q[start : start + rows]
 
 
@@ -278,6 +275,12 @@ def query_retrieval(
         "queries_without_positives": len(queries_QD) - len(first),
         "ap": found,
     }
+
+
+def mean_by_class(right_N: np.ndarray, labels_N: np.ndarray) -> float:
+    """Mean over classes of the share of right images: each class counts the same, however many images it has."""
+    _, class_N = np.unique(labels_N, return_inverse=True)
+    return float((np.bincount(class_N, weights=right_N) / np.bincount(class_N)).mean())
 
 
 def mean(values: Sequence[float | None]) -> float | None:

@@ -93,7 +93,8 @@ def revisited(
     block_mb: float = 256,
     metric: Metric = "cosine",
 ) -> dict[str, Any]:
-    """Per set mAP, mP@k, ap (per query; None where nothing is relevant) and queries_without_positives.
+    """Per set mAP, mP@k, ap and `precision at` k (per query; None where nothing is relevant), and
+    queries_without_positives.
 
     metric    `dot` ranks by the inner product of the vectors as they are, as the authors' example does; the same as
               cosine for vectors of length 1
@@ -109,7 +110,7 @@ def revisited(
     named = [{part: getattr(query, part) for part in _LISTS} for query in truth.queries]
     listed = [np.unique(np.concatenate(list(parts.values()))) for parts in named]
     ap: dict[str, list[float | None]] = {name: [] for name in SETS}
-    precision: dict[str, list[list[float]]] = {name: [] for name in SETS}
+    precision: dict[str, list[list[float | None]]] = {name: [] for name in SETS}
     for start, ranks in ranks_by_block(queries_QD, gallery_GD, listed, block_mb, metric):
         for q, ranks_P in enumerate(ranks, start):
             for name, (relevant, ignored) in SETS.items():
@@ -118,13 +119,13 @@ def revisited(
                 ignored_P = ranks_P[np.searchsorted(listed[q], np.unique(ignored_items))]
                 positive_P = lowered(positive_P, ignored_P)
                 ap[name].append(trapezoid_average_precision(positive_P, len(items)))
-                if len(positive_P):
-                    precision[name].append([precision_at(positive_P, k) for k in KAPPAS])
+                precision[name].append([precision_at(positive_P, k) if len(positive_P) else None for k in KAPPAS])
     return {
         name: {
             "mAP": mean(ap[name]),
             "mP@k": {str(k): mean([row[i] for row in precision[name]]) for i, k in enumerate(KAPPAS)},
             "ap": ap[name],
+            "precision at": {str(k): [row[i] for row in precision[name]] for i, k in enumerate(KAPPAS)},
             "queries_without_positives": sum(value is None for value in ap[name]),
         }
         for name in SETS

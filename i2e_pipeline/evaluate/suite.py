@@ -20,15 +20,17 @@ import numpy as np
 
 from i2e_pipeline import files
 from i2e_pipeline.config import Config, EvaluateConfig
-from i2e_pipeline.evaluate import pictures, projection, results
+from i2e_pipeline.evaluate import known, pictures, projection, results
 from i2e_pipeline.evaluate.datasets import DatasetError, ImageSet, open_dataset
-from i2e_pipeline.evaluate.embed import Embedded, embed, open_encoder
+from i2e_pipeline.evaluate.embed import Embedded, EncoderError, embed, open_encoder
 from i2e_pipeline.evaluate.encoders import split_label
 from i2e_pipeline.evaluate.page import write_page
 from i2e_pipeline.evaluate.protocols import PROTOCOLS, Task, TooSmall
 from i2e_pipeline.evaluate.results import Data, Model, Result, Results
 
 Say = Callable[[str], None]
+NAMES = {"roxford": "roxford5k", "rparis": "rparis6k"}
+"""What the benchmarks are called for short."""
 
 
 class SuiteError(ValueError):
@@ -69,7 +71,8 @@ def folder_of(config: Config) -> str:
 
 def measure(config: Config, say: Say) -> tuple[Results, list[Look]]:
     """The figures, and what the pictures are drawn from; writes vectors only."""
-    settings = config.evaluate
+    settings = _by_whole_name(config.evaluate)
+    names, protocols = _asked(settings)
     if not settings.models:
         raise SuiteError("evaluate.models is empty: name an encoder (--model local-dir:FOLDER, --model hf:FOLDER …)")
     if not settings.data:
@@ -78,7 +81,6 @@ def measure(config: Config, say: Say) -> tuple[Results, list[Look]]:
     for label in labels:
         if labels.count(label) > 1:
             raise SuiteError(f"evaluate.models: two are called {label!r}; name them apart (--model NAME=MODEL)")
-    names, protocols = _asked(settings)
     sets = []
     for name in names:
         started = time.perf_counter()
@@ -90,57 +92,88 @@ def measure(config: Config, say: Say) -> tuple[Results, list[Look]]:
                 f"evaluate.suite: none of {', '.join(protocols)} applies to {data.name}; there are "
                 f"{', '.join(p for p in PROTOCOLS if PROTOCOLS[p].applies(data))}"
             )
+    vectors = Path(files.join(folder_of(config), "vectors"))
+    for spec in settings.models:
+        _check_stored(spec, sets, settings, vectors)
     models: list[Model] = []
     found: list[Result] = []
     clusters: dict[str, list[int]] = {}
     looks = [Look(data) for data in sets]
-    failed: dict[str, dict[str, int]] = {}
-    not_measured: dict[str, str] = {}
-    vectors = Path(files.join(folder_of(config), "vectors"))
+    groups: dict[str, dict[str, list[str]]] = {}
+    failed: dict[str, dict[str, str]] = {}
+    not_measured = {f"{data.name}/{p}": why for data in sets for p, why in data.lacks.items() if p in protocols}
     for spec in settings.models:
         started = time.perf_counter()
         encoder = open_encoder(spec, settings)
         text = "" if encoder.texts else ", no text tower"
-        _line(say, encoder.label, f"{encoder.width} wide{text}", seconds=time.perf_counter() - started)
-        models.append(Model(
-            encoder.label, encoder.spec, encoder.fingerprint, encoder.preprocessing, encoder.width,
-        ))
+        wide = f"{encoder.width} wide" if encoder.stored is None else "stored vectors"
+        _line(say, encoder.label, f"{wide}{text}", seconds=time.perf_counter() - started)
+        widths: set[int] = set()
         for data, look in zip(sets, looks, strict=True):
             started = time.perf_counter()
             task = Task(encoder, data, embed(encoder, data, settings, vectors), settings)
             _line(say, encoder.label, data.name, "vectors", _said(task.embedded),
                   seconds=time.perf_counter() - started)
+            widths.add(task.embedded.vectors_ND.shape[1])
             _same_rows(task, look)
-            failed[data.name] = {"not decoded": len(task.embedded.failed)} if task.embedded.failed else {}
+            if task.embedded.failed and data.name not in failed:
+                say(f"{data.name}: not decoded: {_first(task.embedded.failed)}")
+            failed[data.name] = task.embedded.failed
             for name in protocols:
                 protocol = PROTOCOLS[name]
                 if not protocol.applies(data) or (protocol.needs_text and encoder.texts is None):
                     continue
                 try:
-                    result, classes = _measure(name, task)
-                except TooSmall as why:
+                    result, classes, parts = _measure(name, task)
+                except (EncoderError, DatasetError):
+                    raise
+                except ValueError as why:  # what is odd about one data set must not cost the figures of the others
                     not_measured[f"{data.name}/{name}"] = str(why)
                     say(f"{encoder.label:<16}{data.name:<16}{name:<16}left out: {why}")
                     continue
                 found.append(result)
                 if classes is not None:
                     clusters[f"{data.name}/{name}"] = classes
+                if parts:
+                    groups[f"{data.name}/{name}"] = parts
                 first, value = next(iter(result.figures.items()))
                 _line(say, encoder.label, data.name, name, f"{first} {100 * value:.2f} %",
                       seconds=result.seconds)
+                for note in result.notes:
+                    say(f"{encoder.label:<16}{data.name:<16}{name:<16}{note}")
             if data.kind != "revisited":
                 started = time.perf_counter()
                 _look(task, look)
                 _line(say, encoder.label, data.name, "pictures", settings.projection,
                       seconds=time.perf_counter() - started)
+        models.append(Model(
+            encoder.label, encoder.spec, encoder.fingerprint, encoder.preprocessing,
+            widths.pop() if len(widths) == 1 else encoder.width,
+        ))
         del encoder, task
+    if not found:
+        reasons = "; ".join(f"{place}: {reason}" for place, reason in not_measured.items())
+        raise SuiteError(f"nothing could be measured: {reasons or 'protocols of names need a text tower'}")
     facts = tuple(_facts(data, settings.data[data.name], failed[data.name]) for data in sets)
     order = {(d.name, p): n for n, (d, p) in enumerate((d, p) for d in sets for p in PROTOCOLS)}
     found.sort(key=lambda r: (order[r.data, r.protocol], labels.index(r.model)))
     shown = settings.model_dump(mode="json", include={
         "suite", "preprocessing", "dtype", "knn_k", "knn_temperature", "projection", "seed",
     })
-    return Results(tuple(models), facts, tuple(found), clusters, not_measured, shown, results.software()), looks
+    measured = Results(
+        tuple(models), facts, tuple(found), clusters, groups, not_measured, shown, results.software()
+    )
+    return measured, looks
+
+
+def _by_whole_name(settings: EvaluateConfig) -> EvaluateConfig:
+    """The settings with roxford and rparis called by the name of the benchmark."""
+    data = {NAMES.get(name.casefold(), name): path for name, path in settings.data.items()}
+    if len(data) < len(settings.data):
+        raise SuiteError(f"evaluate.data: one data set twice among {', '.join(settings.data)}")
+    return settings.model_copy(update={
+        "data": data, "suite": tuple(NAMES.get(wanted.casefold(), wanted) for wanted in settings.suite),
+    })
 
 
 def _asked(settings: EvaluateConfig) -> tuple[list[str], list[str]]:
@@ -157,15 +190,11 @@ def _asked(settings: EvaluateConfig) -> tuple[list[str], list[str]]:
 
 
 def _where_from(name: str) -> str:
-    """What the data set's own error says of a known name: where to get it, and its layout."""
-    try:
-        open_dataset(name, f"./{name}-is-not-here")
-    except DatasetError as error:
-        return str(error)
-    return ""
+    """Of a known data set where to get it, and its layout."""
+    return known.wanted(name.casefold()) if name.casefold() in known.KNOWN else ""
 
 
-def _measure(name: str, task: Task) -> tuple[Result, list[int] | None]:
+def _measure(name: str, task: Task) -> tuple[Result, list[int] | None, dict[str, list[str]]]:
     started = time.perf_counter()
     found = PROTOCOLS[name].measure(task)
     figures = {key: float(value) for key, value in found.figures.items() if value is not None}
@@ -179,9 +208,25 @@ def _measure(name: str, task: Task) -> tuple[Result, list[int] | None]:
         task.encoder.label, task.data.name, name, figures,
         {of: {k: float(v) for k, v in parts.items() if v is not None} for of, parts in found.parts.items() if parts},
         per_query, {k: int(v) for k, v in found.counts.items()}, {k: float(v) for k, v in found.chosen.items()},
+        list(found.notes), [(float(at), float(value)) for at, value in found.curve],
         round(time.perf_counter() - started, 2),
     )
-    return result, None if found.clusters is None else [int(c) for c in found.clusters]
+    classes = None if found.clusters is None else [int(c) for c in found.clusters]
+    return result, classes, {by: list(names) for by, names in found.groups.items()}
+
+
+def _first(failed: Mapping[str, str], count: int = 3) -> str:
+    """The first images that could not be decoded, with reasons; results.json and the page list them all."""
+    more = f"; and {len(failed) - count:,} more" if len(failed) > count else ""
+    return "; ".join(f"{name}: {why}" for name, why in list(failed.items())[:count]) + more
+
+
+def _check_stored(spec: str, sets: list[ImageSet], settings: EvaluateConfig, vectors: Path) -> None:
+    """Stored vectors are there for every data set. Raises EncoderError or DatasetError."""
+    if split_label(spec)[1].startswith("vectors:"):
+        encoder = open_encoder(spec, settings)
+        for data in sets:
+            embed(encoder, data, settings, vectors)
 
 
 def _same_rows(task: Task, look: Look) -> None:
@@ -214,12 +259,12 @@ def _look(task: Task, look: Look) -> None:
         look.scatters[label] = pictures.scatter(xy_N2, groups_N, len(rows))
 
 
-def _facts(data: ImageSet, path: str, failed: Mapping[str, int]) -> Data:
+def _facts(data: ImageSet, path: str, failed: Mapping[str, str]) -> Data:
     labelled = data.labels_N[data.labels_N >= 0]
     without = {} if data.kind == "revisited" else {"without a class": int((data.labels_N < 0).sum())}
-    left_out = {reason: n for reason, n in {**data.left_out, **without, **failed}.items() if n}
+    left_out = {reason: n for reason, n in {**data.left_out, **without, "not decoded": len(failed)}.items() if n}
     return Data(
-        data.name, data.kind, path, data.fingerprint, len(data), len(np.unique(labelled)), left_out,
+        data.name, data.kind, path, data.fingerprint, len(data), len(np.unique(labelled)), left_out, dict(failed),
         splits={split: len(rows) for split, rows in data.splits.items()}, split_by=data.split_by,
     )
 

@@ -8,6 +8,7 @@ Shapes: N vectors, D width, Q queries, G gallery.
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -84,12 +85,14 @@ def same_width(first_ND: np.ndarray, second_MD: np.ndarray, first: str, second: 
 
 
 def class_labels(labels_N: np.ndarray, count: int, name: str = "labels") -> np.ndarray:
-    """Labels as int64 (N,), one per vector; raises VectorsError. Texts are numbered in their order."""
+    """Labels as int64 (N,), one per vector; raises VectorsError. Texts are numbered in natural order."""
     labels_N = np.asarray(labels_N)
     if labels_N.shape != (count,):
         raise VectorsError(f"{name}: one per vector is wanted, shape ({count},), not {labels_N.shape}")
     if labels_N.dtype.kind in "US":
-        return np.unique(labels_N, return_inverse=True)[1].astype(np.int64)
+        names, place_N = np.unique(labels_N, return_inverse=True)
+        order = sorted(range(len(names)), key=lambda i: natural(names[i].item()))
+        return np.argsort(order).astype(np.int64)[place_N]
     if labels_N.dtype.kind == "f":
         odd = np.flatnonzero(~(np.isfinite(labels_N) & (labels_N == np.round(labels_N))))
         if len(odd):
@@ -99,6 +102,12 @@ def class_labels(labels_N: np.ndarray, count: int, name: str = "labels") -> np.n
     return labels_N.astype(np.int64)
 
 
+def natural(key: object) -> tuple[tuple[int, int, str], ...]:
+    """Key that sorts as people count: Q9 before Q10, 2 before 10; GPR1200's domains are blocks in this order."""
+    text = key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.findall(r"\d+|\D+", text))
+
+
 def domain_names(domains_N: np.ndarray, count: int, name: str = "domains") -> np.ndarray:
     """Domains as texts (N,), one per vector; raises VectorsError."""
     domains_N = np.asarray(domains_N)
@@ -106,6 +115,8 @@ def domain_names(domains_N: np.ndarray, count: int, name: str = "domains") -> np
         raise VectorsError(f"{name}: one per vector is wanted, shape ({count},), not {domains_N.shape}")
     if domains_N.dtype.kind == "S":
         return np.char.decode(domains_N, "utf-8")
+    if domains_N.dtype.kind == "f" and np.isfinite(domains_N).all() and (domains_N == np.round(domains_N)).all():
+        domains_N = domains_N.astype(np.int64)  # as class_labels takes them
     if domains_N.dtype.kind not in "UiuO":
         raise VectorsError(f"{name}: names are wanted (texts), not {domains_N.dtype}")
     return domains_N.astype(str)
@@ -177,7 +188,8 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
                 f"{path}, {name}: objects are stored, and reading them could run code; save plain numbers or texts "
                 "(dtype float32, int64, str)"
             ) from None
-        raise VectorsError(f"{path} cannot be read as .npz: {error}") from None
+        why = "it is none" if "pickle" in str(error) else error  # numpy takes any other file for a pickle
+        raise VectorsError(f"{path} cannot be read as .npz: {why}") from None
     if isinstance(stored, np.ndarray):
         raise VectorsError(f"{path} holds a single array: an .npz of named arrays is wanted (numpy.savez)")
     return arrays

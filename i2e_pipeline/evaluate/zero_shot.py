@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from i2e_pipeline.evaluate.class_prompts import prompts
-from i2e_pipeline.evaluate.retrieval import top_k
+from i2e_pipeline.evaluate.retrieval import mean_by_class, top_k
 
 PLAIN_TEMPLATES = ("a photo of a {c}.",)
 """For a data set without templates of its own."""
@@ -53,10 +53,11 @@ def zero_shot(
     templates: Sequence[str] = PLAIN_TEMPLATES,
     block_mb: float = 256,
 ) -> dict[str, Any]:
-    """`acc@1` and `acc@5` in [0, 1] (None with fewer than six classes), `correct`: whether each image is right at 1.
+    """`acc@1` and `acc@5` in [0, 1] (None with fewer than six classes), `correct` by figure and image.
 
     texts                  encodes texts: vectors_ND, norm 1
     vectors_ND, labels_N   of the images, norm 1; labels count along class_names
+    `mean per class` is acc@1 in the mean over the classes that have images, as CLIP's authors measure some data sets.
     Classes that bear one name cannot be told apart; `double_names` lists them.
     """
     vectors_CD = class_vectors(texts, class_names, templates)
@@ -65,9 +66,13 @@ def zero_shot(
     return {
         "acc@1": float(right_NK[:, 0].mean()),
         "acc@5": float(right_NK.any(axis=1).mean()) if len(class_names) > 5 else None,
+        "mean per class": mean_by_class(right_NK[:, 0], np.asarray(labels_N)),
         "images": len(vectors_ND),
         "classes": len(class_names),
         "templates": len(templates),
         "double_names": sorted(name for name, count in Counter(class_names).items() if count > 1),
-        "correct": right_NK[:, 0].tolist(),
+        "correct": {
+            "acc@1": right_NK[:, 0].tolist(),
+            **({"acc@5": right_NK.any(axis=1).tolist()} if len(class_names) > 5 else {}),
+        },
     }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -148,3 +149,18 @@ def test_a_figure_that_is_no_mean_over_queries_is_not_tested() -> None:
     a, b = (Results((Model(m, m, "", "model", 4),), (), (Result(m, "set", "knn", {"x": v}),))
             for m, v in (("a", 0.1), ("b", 0.9)))
     assert only(compare.compare(a, b)).verdict == "not tested"
+
+
+def test_domains_are_compared_on_their_own_queries() -> None:
+    values = np.random.default_rng(0).random(40)
+    groups = {"set/gpr": {"domain": ["a", "b"] * 20}}
+    better = values + np.array([0.2, 0.0] * 20)
+    one, two = (
+        Results(r.models, r.data, (replace(r.results[0], parts={"domain": {"a": v[::2].mean(), "b": v[1::2].mean()}}),),
+                groups=groups)
+        for r, v in ((measured("x", values.tolist()), values), (measured("y", better.tolist()), better))
+    )
+    found = {d.figure: d for d in compare.compare(one, two)}
+    assert list(found) == ["mAP", "mAP, a", "mAP, b"]
+    assert (found["mAP, a"].verdict, found["mAP, a"].queries) == ("y is better", 20)
+    assert found["mAP, b"].verdict == "no difference seen"

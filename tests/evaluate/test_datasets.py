@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from dataclasses import replace
@@ -113,6 +114,31 @@ def test_imagenet_orders_classes_by_synset_id(tmp_path: Path, monkeypatch: pytes
     assert np.array_equal(data.labels_N, np.arange(1000))
     shutil.rmtree(root / "val" / "n01443537")
     with pytest.raises(DatasetError, match=r"has no folder n01443537.*image-net.org"):
+        open_dataset("imagenet", str(root))
+
+
+def test_imagenet_takes_its_training_images_where_they_are_and_says_so_where_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrunk(monkeypatch, "imagenet", 1000, test=1000)
+    monkeypatch.setitem(known_sets._ALL, "imagenet", replace(KNOWN["imagenet"], optional={"train": 2000}))
+    wnids = list(class_names("imagenet"))
+    root = write(tmp_path, [f"val/{wnid}/image.JPEG" for wnid in wnids])
+    alone = open_dataset("imagenet", str(root))
+    assert set(alone.splits) == {"test"}
+    assert alone.lacks["knn"] == alone.lacks["linear_probe"] == (
+        f"no training images: they are wanted in {root}/train/WNID"
+    )
+    write(tmp_path, [f"train/{wnid}/{n}.JPEG" for wnid in wnids for n in range(2)])
+    data = open_dataset("imagenet", str(root))
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 2000, "test": 1000}
+    assert not data.lacks
+    assert {data.images.name(int(row)).split("/")[0] for row in data.splits["test"]} == {"val"}
+    assert [data.labels_N[data.splits[split]].tolist() for split in ("train", "test")] == [
+        np.repeat(np.arange(1000), 2).tolist(), list(range(1000)),
+    ]  # fmt: skip
+    (root / "train" / wnids[3] / "1.JPEG").unlink()
+    with pytest.raises(DatasetError, match="1,999 in train instead of 2,000"):
         open_dataset("imagenet", str(root))
 
 
@@ -275,6 +301,28 @@ def test_halves_do_not_depend_on_names_or_order(tmp_path: Path) -> None:
     assert chosen(first) == chosen(second)
     assert len(chosen(first)) in (4, 5)
     assert first.fingerprint != second.fingerprint
+
+
+@pytest.mark.parametrize("place", [60, 9_000, -1])
+def test_an_image_that_changed_anywhere_is_another_image_and_its_date_and_folder_are_not_it(
+    place: int, tmp_path: Path
+) -> None:
+    """Catches: digests of a part of each file, so that stored vectors of the old image are taken for the new."""
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+    (tmp_path / "a" / "cat").mkdir(parents=True)
+    file = tmp_path / "a" / "cat" / "1.bmp"
+    Image.fromarray(pixels).save(file)
+    first = open_dataset("mine", str(tmp_path / "a"))
+    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
+    os.utime(tmp_path / "b" / "cat" / "1.bmp", (1, 1))
+    second = open_dataset("mine", str(tmp_path / "b"))
+    assert (second.fingerprint, second.images.digests().tolist()) == (
+        first.fingerprint, first.images.digests().tolist(),
+    )  # fmt: skip
+    content = bytearray(file.read_bytes())
+    content[place] ^= 255
+    file.write_bytes(content)
+    assert open_dataset("mine", str(tmp_path / "a")).fingerprint != first.fingerprint
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20)), min_size=1, max_size=60))

@@ -209,6 +209,7 @@ def test_a_model_of_another_size_refuses_mofi_preprocessing(models: Callable[[st
         ("hf:nobody/nothing", "nothing is fetched here: `hf download nobody/nothing` first"),
         ("vectors:/no/such/folder", "is no folder"),
         ("label=", "names no model"),
+        ("ViT-B-61@random", r"open_clip has no model ViT-B-61; near to it are ViT-B-16[^;]*$"),
     ],
 )
 def test_an_encoder_that_is_not_there_says_what_to_write(spec: str, says: str) -> None:
@@ -283,6 +284,21 @@ def test_hugging_face_vectors_are_those_of_transformers(kind: str, tmp_path: Pat
     assert (encoder.texts is None) == (kind == "dinov2")
 
 
+def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
+    """Catches: the empty tokenizer that transformers makes where there are no files, for which all texts are one."""
+    pytest.importorskip("transformers")
+    _write_hugging_face(tmp_path / "clip", "clip")
+    place = tmp_path / "clip" / "tokenizer.json"
+    kept = place.read_text()
+    place.write_text(kept.replace('"cat": 8', '"cat": 99999'))
+    with pytest.raises(EncoderError, match=r"token 99999, and the text tower has 10.*another model"):
+        open_encoder(f"hf:{tmp_path / 'clip'}", CONFIG)
+    for file in (tmp_path / "clip").glob("*token*"):
+        file.unlink()
+    with pytest.raises(EncoderError, match=r"does not tell 'a photo of a dog' from .*tokenizer files into that folder"):
+        open_encoder(f"hf:{tmp_path / 'clip'}", CONFIG)
+
+
 def _unit(features: Any) -> np.ndarray:
     features = getattr(features, "pooler_output", features)
     return torch.nn.functional.normalize(features, dim=-1).numpy()
@@ -308,10 +324,13 @@ def test_stored_vectors_stand_for_a_model(data: ImageSet, tmp_path: Path) -> Non
     ("arrays", "says"),
     [
         ({"features": np.ones((9, 4))}, "holds 9 vectors and mine has 10 images"),
-        ({"features": np.vstack([np.ones((9, 4)), np.zeros((1, 4))])}, "the vector of row 9 is zero or not finite"),
-        ({"features": np.vstack([np.full((1, 4), np.nan), np.ones((9, 4))])}, "the vector of row 0"),
+        ({"features": np.vstack([np.ones((9, 4)), np.zeros((1, 4))])}, "row 9 has only zeros"),
+        ({"features": np.vstack([np.full((1, 4), np.nan), np.ones((9, 4))])}, "row 0 has a NaN"),
         ({"x": np.ones((10, 4))}, "holds x: wanted are `features`"),
-        ({"features": np.array([{}] * 10)}, "is not a file of vectors"),
+        ({"features": np.array([{}] * 10)}, "is not a file of vectors: objects are stored"),
+        ({"features": np.ones(10)}, r"a table of vectors is wanted .* not shape \(10,\)"),
+        ({"features": np.array([["a", "b"]] * 10)}, "numbers are wanted"),
+        ({"features": np.ones((4, 10))}, r"holds 4 vectors, which looks transposed \(n × d is wanted\)"),
     ],
 )
 def test_stored_vectors_that_do_not_fit_are_refused(

@@ -48,6 +48,7 @@ def test_stored_vectors_are_measured_and_compared(call: Call, labelled: Path, tm
     code, out, _ = call("--vectors", "v.npz", "--protocol", "gpr", "--json", "a.json")
     assert code == 0
     assert "mAP" in out
+    assert "mAP, landmarks (100)" in out
     written = json.loads((tmp_path / "a.json").read_text())
     assert len(written["results"]["gpr"]["ap"]) == 600
     assert set(written["results"]["gpr"]["per_domain"]) == {
@@ -61,7 +62,9 @@ def test_stored_vectors_are_measured_and_compared(call: Call, labelled: Path, tm
     assert code == 0
     assert "b is better" in out
     assert "60 classes" in out
-    (compared,) = json.loads((tmp_path / "c.json").read_text())["compared"]
+    compared, *of_domains = json.loads((tmp_path / "c.json").read_text())["compared"]
+    assert of_domains[0]["figure"] == "mAP, landmarks"
+    assert all(d["interval"]["clusters"] == 10 for d in of_domains)
     assert compared["verdict"] == "b is better"
     assert compared["interval"]["low"] > 0
 

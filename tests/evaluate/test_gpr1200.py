@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 
 from i2e_pipeline.evaluate.from_vectors import measure_vectors
 from i2e_pipeline.evaluate.gpr1200 import DOMAINS, domains_of, expected_of_random, gpr
-from i2e_pipeline.evaluate.vectors import VectorsError
+from i2e_pipeline.evaluate.vectors import VectorsError, class_labels
 
 
 def vectors(count: int, width: int = 16, seed: int = 0) -> np.ndarray:
@@ -65,6 +65,16 @@ def test_classes_form_six_equal_blocks_in_the_order_of_their_labels() -> None:
     figures = gpr(vectors(24), labels)
     assert set(figures["per_domain"]) == set(DOMAINS)
     assert np.mean(list(figures["per_domain"].values())) == pytest.approx(figures["mAP"])
+
+
+@pytest.mark.parametrize("kind", ["{}", "c{}", "b{}"])
+def test_texts_that_number_the_classes_give_the_same_blocks_as_numbers(kind: str) -> None:
+    """Catches: "10" sorted before "2", so that classes land in other domains."""
+    numbers = np.repeat(np.arange(60), 2)
+    named = np.array([kind.format(number) for number in numbers], dtype="S" if kind == "b{}" else "U")
+    vectors = np.random.default_rng(0).normal(size=(120, 4))
+    assert gpr(vectors, named)["per_domain"] == gpr(vectors, numbers)["per_domain"]
+    assert domains_of(class_labels(named, 120)).tolist() == domains_of(numbers).tolist()  # type: ignore[union-attr]
 
 
 def test_classes_that_do_not_divide_by_six_have_no_domains() -> None:

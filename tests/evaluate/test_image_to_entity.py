@@ -34,7 +34,7 @@ def test_accuracies_are_those_of_a_full_ranking() -> None:
     assert 0.2 < found["acc@1"] < found["acc@5"] < found["acc@10"]
     by_entity = np.mean([(rank[labels == c] == 0).mean() for c in np.unique(labels)])
     assert found["acc@1 by entity"] == pytest.approx(by_entity)
-    assert found["correct"] == (rank == 0).tolist()
+    assert found["correct"] == {f"acc@{k}": (rank < k).tolist() for k in (1, 5, 10)}
     assert "buckets" not in found
 
 
@@ -49,7 +49,7 @@ def test_buckets_part_the_images_by_how_many_their_entity_has() -> None:
     assert list(rows) == ["0", "1–4", "5–9", "10–19", "20–49", "50+"]
     assert sum(row["images"] for row in rows.values()) == 200
     assert rows["50+"]["entities"] == 2
-    right = np.array(found["correct"])
+    right = np.array(found["correct"]["acc@1"])
     assert rows["10–19"]["acc@1"] == pytest.approx(right[np.isin(labels, [4, 5])].mean())
     weighted = sum(row["acc@5"] * row["images"] for row in rows.values()) / 200
     assert weighted == pytest.approx(found["acc@5"])

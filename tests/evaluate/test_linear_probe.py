@@ -80,6 +80,27 @@ def test_a_best_value_at_the_edge_of_the_grid_is_said() -> None:
     assert linear_probe(*train, *val, *test, grid=(1e-6, 1e-5), device="cpu")["at_edge"]
 
 
+def test_the_best_of_the_grid_is_refined_by_thirds_of_a_decade() -> None:
+    train, val, test = blobs(40, spread=0.9), blobs(40, seed=1, spread=0.9), blobs(40, seed=2)
+    found = linear_probe(*train, *val, *test, grid=(1.0, 10.0, 100.0), device="cpu")
+    tried = np.log10([C for C, _ in found["curve"]])
+    coarse = max((a, -C) for C, a in found["curve"] if C in (1.0, 10.0, 100.0))
+    around = np.log10(-coarse[1]) + np.array([-2, -1, 1, 2]) / 3
+    assert np.allclose(tried, sorted([0, 1, 2, *around]))
+    narrow = linear_probe(*train, *val, *test, grid=(found["regulariser"],), device="cpu", block_mb=0.001)
+    assert found["accuracy"] == pytest.approx(narrow["accuracy"], abs=0.03)
+
+
+def test_classes_count_the_same_in_the_mean_per_class() -> None:
+    train, val, (x, y) = blobs(40), blobs(40, seed=1), blobs(400, seed=2, spread=1.5)
+    keep = (y != 0) | (np.arange(len(y)) < 40)
+    found = linear_probe(*train, *val, x[keep], y[keep], device="cpu")
+    right = np.array(found["correct"])
+    assert found["mean per class"] == pytest.approx(np.mean([right[y[keep] == c].mean() for c in range(4)]))
+    assert abs(found["mean per class"] - found["accuracy"]) > 1e-3
+    assert found["unknown"] == 0
+
+
 def test_a_class_that_nothing_is_fitted_on_counts_as_wrong() -> None:
     train, val, test = blobs(40), blobs(40, seed=1), blobs(40, seed=2, spread=0.01)
     labels = np.array([10, 20, 30, 40])
@@ -89,7 +110,7 @@ def test_a_class_that_nothing_is_fitted_on_counts_as_wrong() -> None:
         train[0][keep], labels[train[1][keep]], val[0][keep], labels[val[1][keep]], test[0], labels[test[1]],
         device="cpu",
     )  # fmt: skip
-    assert found["classes"] == 3
+    assert (found["classes"], found["unknown"]) == (3, (~seen).sum())
     assert found["correct"] == seen.tolist()
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from i2e_pipeline.evaluate import suite
-from i2e_pipeline.evaluate.page import page
+from i2e_pipeline.evaluate.compare import Difference, Interval
+from i2e_pipeline.evaluate.page import _scale, _span, page
 from i2e_pipeline.evaluate.results import Data, Model, Result, Results
 from tests.evaluate.small_sets import coloured, settings, vectors
 
@@ -106,6 +107,38 @@ def test_a_single_encoder_is_compared_with_none() -> None:
     result = Result("mine", "set", "gpr", {"mAP": 0.9}, {}, {"mAP": [0.9] * 12})
     html = page(Results((Model("mine", "m", "f", "model", 4),), (Data("set", "gpr", "/d", "f", 12, 2),), (result,)))
     assert "More than chance" not in html
+
+
+def test_cards_are_of_every_data_set_and_say_which_model_has_which_figure() -> None:
+    models = (Model("trained", "t", "f", "model", 4), Model("untrained", "u", "f", "model", 4))
+    rows = [
+        Result(m.label, data, protocol, {"mAP": value})
+        for data in ("first", "second") for protocol in ("gpr", "knn", "linear_probe", "zero_shot")
+        for m, value in zip(models, (0.538, 0.133), strict=True)
+    ]
+    sets = tuple(Data(name, "gpr", "/d", "f", 12, 2) for name in ("first", "second"))
+    cards = page(Results(models, sets, tuple(rows))).split('<dl class="headline">')[1].split("</dl>")[0]
+    assert re.findall("<dt>(.*?)</dt>", cards) == [
+        "first: GPR retrieval, mAP", "second: GPR retrieval, mAP", "first: kNN, mAP", "second: kNN, mAP",
+    ]
+    assert '<dd class="card best">53.8 % <small>trained</small></dd>' in cards
+    assert '<dd class="card">13.3 % <small>untrained</small></dd>' in cards
+
+
+@pytest.mark.parametrize(("low", "high", "zero"), [(0.1, 0.3, 3.0), (-0.3, -0.1, 97.0), (0.0, 0.0, 50.0)])
+def test_intervals_share_a_scale_that_ends_with_them(low: float, high: float, zero: float) -> None:
+    """Catches: half of the chart empty where all differences are positive, and nothing at all where all are zero."""
+    interval = Interval(low, high, 12)
+    difference = Difference("d", "gpr", "mAP", "a", "b", (0.0, (low + high) / 2), interval, 12, "classes")
+    drawn = _span(difference, _scale([difference]))
+    assert f'x1="{zero:.2f}%"' in drawn
+    assert "<circle" in drawn
+
+
+def test_images_that_were_not_decoded_are_named() -> None:
+    data = (Data("set", "gpr", "/d", "f", 12, 2, {"not decoded": 1}, {"bad <1>.png": "broken_image"}),)
+    html = page(Results((Model("mine", "m", "f", "model", 4),), data, (Result("mine", "set", "gpr", {"mAP": 0.9}),)))
+    assert "bad &lt;1&gt;.png: broken_image" in html
 
 
 def test_two_pages_of_the_same_results_are_the_same(tmp_path: Path) -> None:

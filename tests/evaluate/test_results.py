@@ -133,3 +133,58 @@ def test_terminal_table_lists_where_published_figures_come_from() -> None:
     said = results.terminal(some())
     assert "OpenAI CLIP" in said.split("published\n")[1]
     assert "50.00" in said
+
+
+def by_domain() -> Results:
+    """Of 3 queries the first two are of faces."""
+    parts = {"domain": {"faces": 0.25, "nature": 0.75}}
+    one = result(figures={"mAP": 0.5, results.CHANCE: 0.1}, parts=parts)
+    two = result(model="l14", figures={"mAP": 0.6, results.CHANCE: 0.1}, parts=parts)
+    return some(models=(model(), model("l14")), results=(one, two),
+                groups={"gpr1200/gpr": {"domain": ["faces", "faces", "nature"]}})
+
+
+def test_each_domain_has_a_row_in_every_table() -> None:
+    """Catches: six domains in the file and none of them in a table."""
+    rows = list(csv.DictReader(io.StringIO(results.table_csv(by_domain()))))
+    faces = [r for r in rows if r["figure"] == "mAP, faces"]
+    assert [(r["model"], r["value"], r["queries"]) for r in faces] == [("b16", "0.25", "1"), ("l14", "0.25", "1")]
+    for table in (results.markdown(by_domain()), results.terminal(by_domain())):
+        assert "mAP, faces (1)" in table
+        assert "mAP, nature (1)" in table
+
+
+def test_parts_of_other_figures_are_means_of_their_queries() -> None:
+    long_tail = result(
+        figures={"acc@1": 0.25, "acc@5": 0.5, "acc@1 by entity": 0.3},
+        per_query={"acc@1": [0, 0, 0, 1], "acc@5": [1, 0, 0, 1], "acc@1 by entity": [0.2, None, None, 0.4]},
+        parts={"images per entity": {"1–4": 0.0, "5–9": 0.5}},
+    )
+    groups = {"gpr1200/gpr": {"images per entity": ["1–4", "1–4", "5–9", "5–9"]}}
+    found = {line.name: line.values for line in results.lines(some(results=(long_tail,), groups=groups)) if line.part}
+    assert found == {
+        "acc@1, 1–4 images per entity (2)": (0.0,), "acc@1, 5–9 images per entity (2)": (0.5,),
+        "acc@5, 1–4 images per entity (2)": (0.5,), "acc@5, 5–9 images per entity (2)": (0.5,),
+    }
+
+
+def test_chance_and_equal_values_have_no_best() -> None:
+    best = {line.figure: line.best for line in results.lines(by_domain())}
+    assert best == {"mAP": 0.6, results.CHANCE: None, "mAP, faces": None, "mAP, nature": None}
+
+
+def test_a_file_of_before_a_field_came_up_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    results.write(str(path), some())
+    tree = json.loads(path.read_text())
+    for new in ("not_measured", "groups", "software"):
+        del tree[new]
+    del tree["results"][0]["notes"], tree["data"][0]["not_decoded"]
+    path.write_text(json.dumps(tree))
+    assert results.read(str(path)).results == some().results
+
+
+def test_notes_and_curves_are_read_again(tmp_path: Path) -> None:
+    written = some(results=(result(notes=["k=200 left out"], curve=[(0.1, 0.5), (1.0, 0.75)]),))
+    results.write(str(tmp_path / "r.json"), written)
+    assert results.read(str(tmp_path / "r.json")) == written

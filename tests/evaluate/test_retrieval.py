@@ -83,6 +83,22 @@ def test_dot_scores_are_inner_products_of_the_vectors_as_they_are() -> None:
     assert np.abs(scores_BG / one_B[:, None] - wanted).max() < 1e-7 * np.abs(wanted).max()
 
 
+def test_dot_scores_of_short_vectors_are_as_good_as_those_of_long_ones() -> None:
+    """Catches: one factor for all rows, which leaves few bits to the short ones."""
+    rng = np.random.default_rng(0)
+    queries = vectors(40, 32)
+    gallery = vectors(3000, 32, seed=1) * np.exp(2 * rng.normal(size=(3000, 1)))
+    lengths = np.linalg.norm(gallery.astype(np.float64), axis=1)
+    assert lengths.max() / lengths.min() > 1e4
+    wanted = queries.astype(np.float64) @ gallery.T.astype(np.float64)
+    (_, scores_BG, one_B), = score_blocks(queries, gallery, metric="dot")
+    moved = np.abs(scores_BG / one_B[:, None] - wanted) / (lengths * np.linalg.norm(queries, axis=1)[:, None])
+    assert moved.max() < 6e-8
+    found = all_ranks(queries, gallery, [np.arange(3000)] * 40, metric="dot")
+    # Only what float64 has apart by less than a rounded cosine moves may change places.
+    assert np.mean(found != np.argsort(np.argsort(-wanted, axis=1, kind="stable"), axis=1)) < 2e-3
+
+
 @pytest.mark.parametrize("width", [1, 3, 64, 1024, 5000])
 def test_scores_are_exact_integers_below_two_to_the_53(width: int) -> None:
     """Catches: sums that float64 must round, so that blocks and libraries give other last bits."""

@@ -127,7 +127,8 @@ def test_queries_without_positives_are_left_out_of_the_mean() -> None:
     x = np.eye(4, dtype=np.float32)
     found = revisited(x[:2], x, truth(4, ([0], [], []), ([], [3], [])))
     assert found["easy"] == {
-        "mAP": 1.0, "mP@k": {"1": 1.0, "5": 1.0, "10": 1.0}, "ap": [1.0, None], "queries_without_positives": 1,
+        "mAP": 1.0, "mP@k": {"1": 1.0, "5": 1.0, "10": 1.0}, "ap": [1.0, None],
+        "precision at": {"1": [1.0, None], "5": [1.0, None], "10": [1.0, None]}, "queries_without_positives": 1,
     }
     assert found["medium"]["queries_without_positives"] == 0
 

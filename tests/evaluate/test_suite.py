@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,36 @@ def test_a_protocol_that_the_data_are_too_small_for_is_left_out_and_said(tmp_pat
     assert "linear probe: not measured" in (tmp_path / "out" / "evaluation" / "index.html").read_text()
 
 
+def test_what_a_benchmark_lacks_is_said_with_the_protocol(
+    tmp_path: Path, colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = replace(suite.open_dataset("colours", str(colours)), lacks={"knn": "no training images", "revisited": "x"})
+    monkeypatch.setattr(suite, "open_dataset", lambda name, path: opened)
+    spec = vectors(tmp_path / "v", "colours", colours, 0.1)
+    config = settings(tmp_path, models=[f"v={spec}"], data={"colours": str(colours)}, suite=["gpr", "knn"])
+    assert suite.measure(config, quiet)[0].not_measured == {"colours/knn": "no training images"}
+
+
+def test_test_images_of_classes_unknown_to_training_and_a_regulariser_at_the_edge_are_said(tmp_path: Path) -> None:
+    """Catches: a figure of 0.00 % that looks like a bad encoder."""
+    for split, classes in (("train", (0, 1, 2)), ("test", (1, 2, 3))):
+        coloured(tmp_path / "made", classes=4)
+        for c in classes:
+            shutil.copytree(tmp_path / "made" / f"colour {c:02d}", tmp_path / "set" / split / f"colour {c:02d}")
+        shutil.rmtree(tmp_path / "made")
+    spec = vectors(tmp_path / "v", "set", tmp_path / "set", 0.01)
+    config = settings(tmp_path, models=[f"v={spec}"], data={"set": str(tmp_path / "set")},
+                      suite=["knn", "linear_probe"], knn_k=(3,))
+    knn, probe = suite.measure(config, quiet)[0].results
+    said = f"{EACH} of {3 * EACH} test images are of classes without a training image"
+    assert any(said in note for note in knn.notes)
+    assert any(said in note for note in probe.notes)
+    assert any("is the end of what was tried" in note for note in probe.notes)
+    assert len(probe.curve) == 12
+    assert probe.figures["mean per class"] == pytest.approx(2 / 3)
+    assert np.mean([v for v in probe.per_query["mean per class"] if v is not None]) == pytest.approx(2 / 3)
+
+
 def test_all_data_sets_are_checked_before_a_model_is_loaded(tmp_path: Path, colours: Path) -> None:
     """Catches: an hour of encoding before a path is found to be wrong."""
     lines: list[str] = []
@@ -129,6 +160,48 @@ def test_a_benchmark_that_is_not_there_says_where_it_comes_from(tmp_path: Path, 
     config = settings(tmp_path, models=["a=vectors:x"], data={"colours": str(colours)}, suite=["gpr1200"])
     with pytest.raises(SuiteError, match="12,000"):
         suite.evaluate(config, quiet)
+    with pytest.raises(SuiteError, match="12,000") as error:
+        suite.evaluate(settings(tmp_path, suite=["gpr1200"]), quiet)
+    assert "is-not-here" not in str(error.value)
+    with pytest.raises(SuiteError, match=r"--data roxford5k=FOLDER.*revisitop"):
+        suite.evaluate(settings(tmp_path, suite=["roxford"]), quiet)
+
+
+def test_a_data_set_that_is_too_small_costs_the_others_nothing(tmp_path: Path, colours: Path) -> None:
+    """Catches: kNN on one image ends the run, and the figures of the set before it are lost."""
+    tiny = coloured(tmp_path / "tiny", classes=1, each=1)
+    spec = vectors(tmp_path / "v", "colours", colours, 0.1)
+    vectors(tmp_path / "v", "tiny", tiny, 0.1)
+    data = {"colours": str(colours), "tiny": str(tiny)}
+    measured = suite.evaluate(settings(tmp_path, models=[f"v={spec}"], data=data, suite=["knn_retrieval"]), quiet)
+    assert measured.measured() == [("colours", "knn_retrieval")]
+    assert "two images" in measured.not_measured["tiny/knn_retrieval"]
+    with pytest.raises(SuiteError, match="tiny/knn_retrieval: kNN retrieval needs two images"):
+        suite.evaluate(settings(tmp_path, models=[f"v={spec}"], data={"tiny": str(tiny)}, suite=["knn_retrieval"]),
+                       quiet)
+
+
+def test_stored_vectors_of_all_data_sets_are_looked_for_first(tmp_path: Path, colours: Path) -> None:
+    other = coloured(tmp_path / "other", classes=3)
+    spec = vectors(tmp_path / "v", "colours", colours, 0.1)
+    lines: list[str] = []
+    config = settings(tmp_path, models=[f"v={spec}"], data={"colours": str(colours), "other": str(other)})
+    with pytest.raises(DatasetError, match=r"other\.npz does not exist"):
+        suite.evaluate(config, lines.append)
+    assert not any("mAP" in line for line in lines)
+
+
+def test_a_k_beyond_the_training_images_is_noted(tmp_path: Path, colours: Path) -> None:
+    spec = vectors(tmp_path / "v", "colours", colours, 0.1)
+    config = settings(
+        tmp_path, models=[f"v={spec}"], data={"colours": str(colours)}, suite=["knn"], knn_k=[3, 5000],
+    )
+    measured = suite.evaluate(config, quiet)
+    (result,) = measured.results
+    assert list(result.figures) == ["k=3"]
+    assert "k=5000 left out: there are" in result.notes[0]
+    assert result.notes[0] in (tmp_path / "out" / "evaluation" / "index.html").read_text()
+    assert measured.models[0].width == 16
 
 
 @pytest.mark.slow
@@ -136,8 +209,12 @@ def test_images_that_cannot_be_decoded_are_counted_and_no_figure_has_them(tmp_pa
     (colours / "colour 03" / "0.png").write_bytes(b"not an image")
     model = write_model(tmp_path / "model", "vit")
     config = settings(tmp_path, models=[f"vit={model}"], data={"colours": str(colours)}, suite=["gpr", "zero_shot"])
-    measured, looks = suite.measure(config, quiet)
+    lines: list[str] = []
+    measured, looks = suite.measure(config, lines.append)
     assert measured.data[0].left_out == {"not decoded": 1}
+    ((bad_name, why),) = measured.data[0].not_decoded.items()
+    assert bad_name.endswith("0.png")
+    assert any(bad_name in line and why in line for line in lines)
     assert measured.of("colours", "gpr")[0].counts["queries"] == CLASSES * EACH - 1
     assert measured.of("colours", "zero_shot")[0].counts["classes"] == CLASSES
     bad = 3 * EACH

@@ -70,7 +70,7 @@ def test_half_precision_is_widened_and_double_is_kept(tmp_path: Path) -> None:
          r"row 2 has only zeros.*\(2 rows of 6"),
         ({"features": FEATURES, "labels": LABELS + 0.5}, "labels: row 0 is 0.5"),
         ({"features": FEATURES, "labels": LABELS, "domains": np.array(["a"])}, "domains: one per vector"),
-        ({"features": FEATURES, "labels": LABELS, "domains": np.zeros(6)}, "domains: names are wanted"),
+        ({"features": FEATURES, "labels": LABELS, "domains": np.zeros(6) + 0.5}, "domains: names are wanted"),
         ({"features": FEATURES, "labels": LABELS, "paths": np.array(["a"])}, "paths: one per vector"),
         ({"features": FEATURES, "labels": np.array([object()] * 6)}, "labels: objects are stored"),
     ],
@@ -139,3 +139,10 @@ def test_text_labels_are_numbered_and_domains_become_texts() -> None:
     assert class_labels(np.array([3.0, 1.0]), 2).tolist() == [3, 1]
     assert domain_names(np.array([b"caf\xc3\xa9", b"x"]), 2).tolist() == ["café", "x"]
     assert domain_names(np.array([2, 1]), 2).tolist() == ["2", "1"]
+    assert domain_names(np.array([2.0, 1.0]), 2).tolist() == ["2", "1"]
+
+
+def test_a_text_file_is_refused_without_advice_to_unpickle_it(tmp_path: Path) -> None:
+    (tmp_path / "v.npz").write_text("not an archive\n" * 9)
+    with pytest.raises(VectorsError, match=r"v\.npz cannot be read as \.npz: it is none$"):
+        read_npz(str(tmp_path / "v.npz"))

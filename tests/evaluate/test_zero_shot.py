@@ -38,12 +38,19 @@ def test_accuracies_are_those_of_a_full_ranking(classes: int, images: int, seed:
     names = [f"class {i}" for i in range(classes)]
     found = zero_shot(texts, vectors, labels, names)
     order = np.argsort(-(vectors @ class_vectors(texts, names, PLAIN_TEMPLATES).T), axis=1, kind="stable")
-    assert found["correct"] == (order[:, 0] == labels).tolist()
+    assert found["correct"]["acc@1"] == (order[:, 0] == labels).tolist()
     assert found["acc@1"] == pytest.approx((order[:, 0] == labels).mean())
     if classes > 5:
+        assert found["correct"]["acc@5"] == (order[:, :5] == labels[:, None]).any(axis=1).tolist()
         assert found["acc@5"] == pytest.approx((order[:, :5] == labels[:, None]).any(axis=1).mean())
     else:
         assert found["acc@5"] is None  # all classes are among the first five
+
+
+def test_classes_count_the_same_in_the_mean_per_class() -> None:
+    vectors = np.eye(3, dtype=np.float32)[[0, 0, 0, 1]]
+    found = zero_shot(lambda said: np.eye(3, dtype=np.float32), vectors, np.array([0, 0, 0, 2]), ["a", "b", "c"])
+    assert (found["acc@1"], found["mean per class"]) == (0.75, 0.5)
 
 
 def test_names_that_two_classes_bear_are_told() -> None:
