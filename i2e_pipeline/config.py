@@ -215,8 +215,10 @@ class DataConfig(Section):
     """Streams that an epoch is dealt into; each batch has rows of all of them, and a rank reads its own ones. With more
     ranks than lanes some read the same files. Which images share a batch depends on this, not on the ranks."""
     window: int = Field(1024, ge=1)
-    """Rows of a lane that are shuffled among each other. A rank holds lanes / ranks x window stored images in memory:
-    alone 3.3 GB of photos of 50 KB. Up to 16,384 images are shuffled as a whole, up to lanes x window whole lanes."""
+    """Rows of a lane that are shuffled among each other, more or less: windows end where row groups do. A rank holds
+    about lanes / ranks x window stored images in memory, or row groups where these are larger (64 MB as published):
+    alone 4 GB, where two epochs meet up to twice that. Of row groups beyond 2 x window rows fewer lanes are read. Up to
+    16,384 images are shuffled as a whole, up to lanes x window whole lanes; so many are read once for all epochs."""
     shuffle: bool = True
     augment: Literal["crop_flip", "crop", "none"] = "crop_flip"
     """Random resized crop and mirroring; mirroring spoils what is written or handed (crop)."""

@@ -10,6 +10,12 @@ sequence, which is cut into lanes of equal length; the rows of a lane are shuffl
 to lane i mod L. A batch thus has rows of every lane. Its slots are ordered by lane, and a rank, which takes a
 contiguous part of the slots, reads its own lanes. Small datasets are one lane and one window: shuffled as a whole.
 
+A row group is read once in an epoch: windows end where row groups end, and every other lane runs backwards, so that
+the two lanes that share a row group come to it together, at the epoch's start or at its end.
+
+    sequence    g7 g7 g7 g2 g2 | g2 g4 g4 g4 g1 | g1 g1 g3 g3 g3 | …
+                lane 0 →         ← lane 1         lane 2 →
+
 Legend: G row groups, L lanes, B batch, W ranks, A micro-batches per step.
 """
 
@@ -24,6 +30,8 @@ from i2e_pipeline.draws import hashed
 
 WHOLE = 16_384
 """Up to so many samples an epoch is one shuffle."""
+HELD = 2
+"""Row groups of the open windows may have so many times lanes x window rows."""
 
 
 class OrderError(ValueError):
@@ -62,14 +70,19 @@ class Order:
         if not self.samples:
             raise OrderError("there is no sample to order")
         self.seed, self.shuffle = seed, shuffle
-        wanted = min(lanes, -(-self.samples // max(window, WHOLE))) if shuffle else 1
-        # A divisor of the batch: every batch then has equally many rows of each lane, and ranks keep their lanes.
-        self.lanes = max(d for d in range(1, min(wanted, batch_size) + 1) if batch_size % d == 0)
         # A dataset that fits into the lanes' windows is shuffled along the whole lane.
         fits = self.samples <= max(lanes * window, WHOLE)
+        wanted = min(lanes, -(-self.samples // max(window, WHOLE))) if shuffle else 1
+        if not fits:
+            # A lane holds a row group at least: fewer lanes where these are large, or memory would grow with them.
+            of_a_row = int((self._sizes_G**2).sum()) // self.samples
+            wanted = min(wanted, max(1, HELD * lanes * window // max(window, of_a_row)))
+        # A divisor of the batch: every batch then has equally many rows of each lane, and ranks keep their lanes.
+        self.lanes = max(d for d in range(1, min(wanted, batch_size) + 1) if batch_size % d == 0)
         self.window = -(-self.samples // self.lanes) if shuffle and fits else window
         # Lanes change windows one after the other, not all in the same step: reading is spread evenly.
         self._stagger = 0 if fits else self.window // self.lanes
+        self._ends: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._groups: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self._windows: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
 
@@ -78,15 +91,17 @@ class Order:
         positions = np.asarray(positions, dtype=np.int64)
         epoch, i = np.divmod(positions, self.samples)
         offset, lane = np.divmod(i, self.lanes)
-        window, within = np.divmod(offset + lane * self._stagger, self.window)
-        within -= np.where(window == 0, lane * self._stagger, 0)
-        sample = np.empty_like(positions)
-        keys = np.stack([epoch, lane, window])
-        unique, which = np.unique(keys, axis=1, return_inverse=True)
-        which = which.reshape(-1)
-        for number, key in enumerate(unique.T.tolist()):
-            here = which == number
-            sample[here] = self.window_samples(*key)[within[here]]
+        window, sample = np.empty_like(positions), np.empty_like(positions)
+        keys = epoch * self.lanes + lane
+        for key in np.unique(keys).tolist():
+            in_lane = np.flatnonzero(keys == key)
+            in_epoch, of_lane = divmod(key, self.lanes)
+            ends = self._window_ends(in_epoch, of_lane)
+            window[in_lane] = np.searchsorted(ends, offset[in_lane], side="right")
+            for number in np.unique(window[in_lane]).tolist():
+                here = in_lane[window[in_lane] == number]
+                first = int(ends[number - 1]) if number else 0
+                sample[here] = self.window_samples(in_epoch, of_lane, number)[offset[here] - first]
         return Places(positions, epoch, lane, window, sample)
 
     def share(self, start: int, size: int, rank: int = 0, world_size: int = 1) -> Places:
@@ -105,9 +120,11 @@ class Order:
         """The samples of a window, in the order in which they come."""
         key = (epoch, lane, window)
         if key not in self._windows:
-            first, last = self._window_extent(lane, window)
-            lane_start = lane * (self.samples // self.lanes) + min(lane, self.samples % self.lanes)
-            samples = self._in_sequence(epoch, np.arange(lane_start + first, lane_start + last))
+            ends = self._window_ends(epoch, lane)
+            first, last = int(ends[window - 1]) if window else 0, int(ends[window])
+            lane_first, lane_last = self._extent(lane)
+            start = lane_last - last if lane % 2 else lane_first + first
+            samples = self._in_sequence(epoch, np.arange(start, start + last - first))
             if self.shuffle:
                 samples = samples[np.argsort(hashed(samples, "window", self.seed, epoch), kind="stable")]
             self._windows[key] = samples
@@ -118,15 +135,37 @@ class Order:
 
     def window_end(self, epoch: int, lane: int, window: int) -> int:
         """The position after the last one that leads into a window."""
-        return epoch * self.samples + (self._window_extent(lane, window)[1] - 1) * self.lanes + lane + 1
+        last = int(self._window_ends(epoch, lane)[window])
+        return epoch * self.samples + (last - 1) * self.lanes + lane + 1
 
-    def _window_extent(self, lane: int, window: int) -> tuple[int, int]:
-        length = (self.samples - lane + self.lanes - 1) // self.lanes
-        start = window * self.window - lane * self._stagger
-        return max(0, start), min(length, start + self.window)
+    def _extent(self, lane: int) -> tuple[int, int]:
+        """Where a lane begins and ends in the sequence of row groups."""
+        length, longer = divmod(self.samples, self.lanes)
+        return lane * length + min(lane, longer), (lane + 1) * length + min(lane + 1, longer)
 
-    def _in_sequence(self, epoch: int, places: np.ndarray) -> np.ndarray:
-        """Samples at places of the epoch's sequence of row groups."""
+    def _window_ends(self, epoch: int, lane: int) -> np.ndarray:
+        """Ends of a lane's windows, counted along the lane: those ends of row groups nearest to every `window` rows."""
+        key = (epoch, lane)
+        if key not in self._ends:
+            first, last = self._extent(lane)
+            wanted = np.arange(self.window - lane * self._stagger, last - first, self.window)
+            _, ends_G = self._sequence(epoch)
+            inside = ends_G[np.searchsorted(ends_G, first, side="right") : np.searchsorted(ends_G, last)]
+            if len(wanted) and len(inside):
+                groups = (last - inside)[::-1] if lane % 2 else inside - first
+                above = np.searchsorted(groups, wanted)
+                low, high = groups[np.maximum(above - 1, 0)], groups[np.minimum(above, len(groups) - 1)]
+                wanted = np.where(wanted - low <= high - wanted, low, high)
+            else:
+                wanted = wanted[:0]
+            self._ends[key] = np.unique(np.append(wanted, last - first))
+            while len(self._ends) > 2 * self.lanes + 2:
+                self._ends.popitem(last=False)
+        self._ends.move_to_end(key)
+        return self._ends[key]
+
+    def _sequence(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The epoch's sequence of row groups, and where each ends in it."""
         if epoch not in self._groups:
             order_G = np.arange(len(self._sizes_G))
             if self.shuffle:
@@ -134,7 +173,11 @@ class Order:
             self._groups[epoch] = (order_G, np.cumsum(self._sizes_G[order_G]))
             while len(self._groups) > 2:
                 self._groups.popitem(last=False)
-        order_G, ends_G = self._groups[epoch]
+        return self._groups[epoch]
+
+    def _in_sequence(self, epoch: int, places: np.ndarray) -> np.ndarray:
+        """Samples at places of the epoch's sequence of row groups."""
+        order_G, ends_G = self._sequence(epoch)
         turn = np.searchsorted(ends_G, places, side="right")
         group = order_G[turn]
         return self._starts_G[group] + places - (ends_G[turn] - self._sizes_G[group])

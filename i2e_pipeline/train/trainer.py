@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from i2e_pipeline.config import Config, TrainConfig, digest
 from i2e_pipeline.published import Published, open_published
 from i2e_pipeline.train import checkpoint, journal, strategy
 from i2e_pipeline.train.batch import Batch
-from i2e_pipeline.train.dataset import Loader
+from i2e_pipeline.train.dataset import Loader, share_of_cores
 from i2e_pipeline.train.ema import Ema
 from i2e_pipeline.train.encoders import Towers, build
 from i2e_pipeline.train.entity_head import EntityHead
@@ -460,8 +459,7 @@ def _teacher(config: Config, chosen: Recipe, samples: Samples) -> Teacher | None
 
 def _set_threads(config: TrainConfig) -> None:
     """The rank's share of the machine's cores, unless the config says otherwise."""
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // ranks))
+    torch.set_num_threads(config.threads or share_of_cores(1))
     # The head's products stay float32 under autocast; on a card TF32 makes them several times as fast.
     torch.set_float32_matmul_precision("high" if config.precision == "bfloat16" else "highest")
 

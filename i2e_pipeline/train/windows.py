@@ -1,11 +1,18 @@
-"""Windows: the stored images that a rank will need soon, read once per window of the order and let go when it is past.
+"""Windows: the row groups that a rank will need soon, read when a window of the order opens that has rows of them, and
+let go when all such windows are past.
 
-A window's rows are few runs of neighbouring rows of row groups. They lie in Arrow's memory, and a row becomes a
-Python object only when it is decoded.
+Reads    columns of the images that are trained on, row group by row group
+Writes   Group: a row group's columns in Arrow's memory; a row becomes a Python object only when it is decoded
+
+A row group is read once in an epoch, but for those at the border between two ranks' lanes, and not again where an
+epoch's last windows and the next one's first share it: what fits into the open windows as a whole is read once for
+all epochs.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,48 +23,92 @@ from i2e_pipeline.train.samples import GroupReader, Samples
 
 
 @dataclass(frozen=True)
-class _Window:
-    samples: np.ndarray
-    """rising"""
-    columns: list[pa.ChunkedArray]
-    end: int
-    """The position after the last one that leads here."""
+class Group:
+    """The images of a row group that are trained on."""
+
+    number: int
+    first: int
+    """Their first sample; they are numbered through."""
+    columns: list[pa.Array]
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def value(self, column: int, sample: int) -> bytes | str | None:
+        """None where the dataset holds a null."""
+        value: bytes | str | None = self.columns[column][sample - self.first].as_py()
+        return value
+
+
+class Groups:
+    """Reads row groups; for one thread at a time."""
+
+    def __init__(self, samples: Samples, columns: list[str]) -> None:
+        self._samples, self._columns = samples, columns
+        self._reader = GroupReader(samples)
+        self._ends_G = np.cumsum(samples.sizes_G)
+        self.reads = 0
+        """Row groups read so far."""
+
+    def __len__(self) -> int:
+        return len(self._ends_G)
+
+    def of(self, samples: np.ndarray) -> np.ndarray:
+        """The number of each sample's row group."""
+        return np.searchsorted(self._ends_G, samples, side="right")
+
+    def read(self, number: int) -> Group:
+        first = int(self._ends_G[number - 1]) if number else 0
+        rows = self._samples.training[first : self._ends_G[number]]
+        within = rows - self._samples.group_start_G[number]
+        self.reads += 1
+        return Group(number, first, self._reader.read(number, within, self._columns))
+
+
+class LastGroups:
+    """Any row group, the `keep` last used ones held; for any number of threads."""
+
+    def __init__(self, groups: Groups, keep: int) -> None:
+        self._groups, self._keep = groups, keep
+        self._held: OrderedDict[int, Group] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, number: int) -> Group:
+        with self._lock:
+            if number not in self._held:
+                while len(self._held) >= self._keep:
+                    self._held.popitem(last=False)
+                self._held[number] = self._groups.read(number)
+            self._held.move_to_end(number)
+            return self._held[number]
 
 
 class Windows:
-    """Columns of the samples at positions that grow; for one thread at a time.
+    """Row groups of the samples at positions that grow; for one thread at a time.
 
-    Held at a time: the open window of each lane that the rank reads.
+    Held at a time: the row groups of the window that is open in each lane that the rank reads. Per lane these are about
+    `window` images, or a row group where that is larger; never more than `window` and two row groups.
     """
 
-    def __init__(self, samples: Samples, order: Order, columns: list[str]) -> None:
-        self._samples, self._order, self._columns = samples, order, columns
-        self._reader = GroupReader(samples)
-        self._open: dict[tuple[int, int, int], _Window] = {}
+    def __init__(self, order: Order, groups: Groups) -> None:
+        self._order, self._groups = order, groups
+        self._open: dict[tuple[int, int, int], tuple[int, frozenset[int]]] = {}
+        """The position after the last one that leads into the window, and its row groups."""
+        self.held: dict[int, Group] = {}
+        """By number."""
 
-    def read(self, places: Places) -> list[list[object]]:
-        """Values of each column at each place: bytes, or None where the dataset holds a null, and texts."""
+    def read(self, places: Places) -> list[Group]:
+        """The row group of the sample at each place."""
         first = int(places.position.min())
-        self._open = {key: window for key, window in self._open.items() if window.end > first}
-        values: list[list[object]] = [[None] * len(places) for _ in self._columns]
-        keys = zip(places.epoch.tolist(), places.lane.tolist(), places.window.tolist(), strict=True)
-        for slot, (key, sample) in enumerate(zip(keys, places.sample.tolist(), strict=True)):
-            if key not in self._open:
-                self._open[key] = self._load(*key)
-            window = self._open[key]
-            at = int(np.searchsorted(window.samples, sample))
-            for column, out in zip(window.columns, values, strict=True):
-                out[slot] = column[at].as_py()
-        return values
-
-    def _load(self, epoch: int, lane: int, window: int) -> _Window:
-        wanted = np.sort(self._order.window_samples(epoch, lane, window))
-        rows = self._samples.training[wanted]
-        chunks: list[list[pa.Array]] = [[] for _ in self._columns]
-        groups = np.searchsorted(self._samples.group_start_G, rows, side="right") - 1
-        for group in np.unique(groups).tolist():
-            within = rows[groups == group] - self._samples.group_start_G[group]
-            for column, array in zip(chunks, self._reader.read(group, within, self._columns), strict=True):
-                column.append(array)
-        columns = [pa.chunked_array(column) for column in chunks]
-        return _Window(wanted, columns, self._order.window_end(epoch, lane, window))
+        self._open = {key: window for key, window in self._open.items() if window[0] > first}
+        for key in np.unique(np.stack([places.epoch, places.lane, places.window]), axis=1).T.tolist():
+            which = (key[0], key[1], key[2])
+            if which not in self._open:
+                numbers = np.unique(self._groups.of(self._order.window_samples(*which)))
+                self._open[which] = (self._order.window_end(*which), frozenset(numbers.tolist()))
+        wanted = frozenset[int]().union(*(numbers for _, numbers in self._open.values()))
+        # Past ones go before new ones are read, but not those that a new window shares.
+        self.held = {number: group for number, group in self.held.items() if number in wanted}
+        for number in sorted(wanted - self.held.keys()):
+            self.held[number] = self._groups.read(number)
+        return [self.held[number] for number in self._groups.of(places.sample).tolist()]

@@ -25,7 +25,6 @@ from i2e_pipeline.train.augment import augmented, centred, decoded_side, draws
 from i2e_pipeline.train.batch import Batch
 from i2e_pipeline.train.dataset import Loader, LoaderError, Samples
 from i2e_pipeline.train.teacher import open_teacher
-from i2e_pipeline.train.windows import Windows
 from tests.small_models import picture, stored
 from tests.train.small_dataset import entity_row, image_row, write_dataset
 
@@ -301,17 +300,6 @@ def test_a_teacher_of_other_images_is_refused(samples: Samples, tmp_path: Path) 
         open_teacher(str(tmp_path / "nowhere"), samples)
 
 
-def test_only_open_windows_are_held(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: stored images that stay in memory when they are past."""
-    monkeypatch.setattr(order_module, "WHOLE", 1)
-    order = order_module.Order(samples.sizes_G, batch_size=6, lanes=3, window=4)
-    windows = Windows(samples, order, ["image.bytes", "alt_text"])
-    for start in range(0, 300, 6):
-        data, texts = windows.read(order.share(start, 6))
-        assert all(isinstance(d, bytes) and isinstance(t, str) for d, t in zip(data, texts, strict=True))
-        assert sum(len(w.samples) for w in windows._open.values()) <= (3 + 3) * 4
-
-
 # Images that cannot be decoded
 
 
@@ -350,10 +338,54 @@ def test_the_place_of_a_broken_image_is_its_file_and_row(tmp_path: Path) -> None
     assert table.column("alt_text")[int(row)].as_py() == "alt text 13"
 
 
-def test_a_batch_of_broken_images_only_is_an_error(tmp_path: Path) -> None:
+def test_a_dataset_of_broken_images_only_is_an_error(tmp_path: Path) -> None:
     samples = broken(tmp_path, dict.fromkeys(range(16), b"<html>"))
-    with pytest.raises(LoaderError, match=r"none of the 8 images.*parquet row \d+: not_an_image"):
+    with pytest.raises(LoaderError, match=r"parquet row \d+ cannot be decoded: not_an_image.*nor can 15 images"):
         batches(samples, config(workers=2), 16)
+
+
+@pytest.mark.parametrize("group", [1, 7, 96])
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_what_stands_in_for_broken_images_does_not_depend_on_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int, lanes: int
+) -> None:
+    """Catches: a stand-in from the rank's own part of the batch, so that ranks change what is trained on, and a rank
+    that stops because its few images are all broken."""
+    monkeypatch.setattr(order_module, "WHOLE", 1)
+    bad: dict[int, bytes | None] = dict.fromkeys(range(0, 96, 3), b"<html>")
+    rows = [image_row(i, **({"bytes": bad[i]} if i in bad else {})) for i in range(96)]
+    samples = samples_of(write_dataset(tmp_path / "i2e", rows, group=group))
+    settings = config(batch_size=16, lanes=lanes, window=20)
+    skipped = []
+
+    def steps(world_size: int, workers: int) -> list[list[bytes]]:
+        loaders = [
+            Loader(samples, settings.model_copy(update={"data": settings.data.model_copy(update={"workers": workers})}),
+                   side=SIDE, stop=192, world_size=world_size, rank=rank, tokenizer=tokenizer)
+            for rank in range(world_size)
+        ]  # fmt: skip
+        parts = [list(loader) for loader in loaders]
+        skipped.append(sum((loader.skipped for loader in loaders), Counter()))
+        return [[i for batch in step for i in batch.image_ids] for step in zip(*parts, strict=True)]
+
+    alone = steps(1, 0)
+    assert not {i for step in alone for i in step} & ids(bad)
+    assert steps(2, 0) == steps(8, 1) == steps(1, 2) == alone
+    assert skipped == [{"not_an_image": 2 * len(bad)}] * 4
+
+
+def test_a_row_group_of_broken_images_is_filled_from_few_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a row group read anew for each of many broken images."""
+    bad: dict[int, bytes | None] = dict.fromkeys(range(16), b"<html>")
+    rows = [image_row(i, **({"bytes": bad[i]} if i in bad else {})) for i in range(160)]
+    samples = samples_of(write_dataset(tmp_path / "i2e", rows, units=1, group=16))
+    loader = Loader(samples, config(batch_size=16), side=SIDE, stop=160)
+    found = list(loader)
+    assert loader.skipped == {"not_an_image": 16}
+    assert not {i for b in found for i in b.image_ids} & ids(bad)
+    assert loader._groups.reads <= 2
 
 
 # Threads
@@ -414,6 +446,15 @@ next(batches)
     done = subprocess.run([sys.executable, "-c", script], timeout=60, capture_output=True, text=True)
     assert done.returncode == (-15 if "kill" in end else 0), done.stderr
     assert "Error" not in done.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is page-locked by a GPU's driver")
+def test_a_pinned_batch_is_pinned_as_a_whole(tmp_path: Path) -> None:
+    """Catches: copies of labels and tokens that wait for the GPU, while those of the pixels do not."""
+    samples = broken(tmp_path, {2: b"<html>"})
+    for batch in batches(samples, config(workers=2), 16, tokenizer=tokenizer, pin=True):
+        assert batch.tokens_BL is not None
+        assert all(x.is_pinned() for x in (batch.pixels_BCHW, batch.class_B, batch.classes_BK, batch.tokens_BL))
 
 
 def test_waiting_is_measured(samples: Samples) -> None:
