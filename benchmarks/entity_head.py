@@ -208,7 +208,7 @@ def compare(classes: int, options: argparse.Namespace) -> dict[str, Any]:
         "peak_times_head": {
             way: round(found["peak_mb"] / base["peak_mb"], 2)
             for way, found in ways.items()
-            if way != "head" and "peak_mb" in found and "peak_mb" in base
+            if way != "head" and "peak_mb" in found and base.get("peak_mb")  # 0: below what the imports took before
         },
     }
 

@@ -17,11 +17,11 @@ from i2e_pipeline.train.parallel import World
 @pytest.mark.slow
 def test_all_ways_are_measured(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
-    sizes = ["--classes", "20000", "--width", "32", "--batch", "8", "--steps", "2"]
+    sizes = ["--classes", "200000", "--width", "64", "--batch", "8", "--steps", "1"]
     figures = entity_head.main([*sizes, "--json", str(out)])
     assert json.loads(out.read_text(encoding="utf-8")) == figures
     (large,) = figures["sizes"]
-    assert large["classes"] == 20_000
+    assert large["classes"] == 200_000
     assert set(large["ways"]) == set(entity_head.WAYS)
     assert all(found["seconds"] > 0 and found["peak_mb"] > 0 for found in large["ways"].values())
     assert set(large["seconds_times_head"]) == set(entity_head.WAYS) - {"head"}
