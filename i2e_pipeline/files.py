@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import posixpath
+import shutil
 import uuid
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 from pyarrow import fs as pafs
@@ -120,6 +122,15 @@ def write_bytes(path: str, content: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(fresh, inner)
+
+
+def put_in_place(fresh: Path, folder: Path) -> None:
+    """Gives a local folder another's place; in between, for the time of a rename, there is none of that name."""
+    old = fresh.with_name(f"{fresh.name}-old")
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: str, value: Any) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from i2e_pipeline import files
 from i2e_pipeline.sample import dump
 from i2e_pipeline.sample.draws import draw, picture
 from i2e_pipeline.sample.world import ART, HERE, load_world
@@ -178,13 +178,7 @@ def compose(output: Path, rows: int = ROWS, shards: int = SHARDS, seed: int = SE
         dump.write_anchors(world, work / "anchors.tsv")
         (work / "manifest.json").write_text(json.dumps(mark, indent=1) + "\n")
         work.chmod(0o755)
-        if output.exists():
-            old = work.with_name(work.name + "-old")
-            os.rename(output, old)
-            os.rename(work, output)
-            shutil.rmtree(old)
-        else:
-            os.rename(work, output)
+        files.put_in_place(work, output)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return True

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from i2e_pipeline import files
 from i2e_pipeline.sample.art import load_art
 from i2e_pipeline.sample.captions import Caption
 from i2e_pipeline.sample.draws import Draw, picture
@@ -125,13 +125,7 @@ def compose_gpr(folder: Path, per_domain: int = PER_DOMAIN, images: int = IMAGES
         (work / "domains.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (work / "manifest.json").write_text(json.dumps(mark, indent=1) + "\n")
         work.chmod(0o755)
-        if folder.exists():
-            old = work.with_name(work.name + "-old")
-            os.rename(folder, old)
-            os.rename(work, folder)
-            shutil.rmtree(old)
-        else:
-            os.rename(work, folder)
+        files.put_in_place(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return True

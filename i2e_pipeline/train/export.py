@@ -26,6 +26,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from i2e_pipeline import files
 from i2e_pipeline.config import TrainConfig
 from i2e_pipeline.train.encoders import Towers
 
@@ -60,7 +61,7 @@ def export(
         else:
             say(f"no Hugging Face export: {reason}")
         (fresh / "README.md").write_text(_card(folder, config, figures or {}, reason), encoding="utf-8")
-        _replace(fresh, folder)
+        files.put_in_place(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
@@ -313,12 +314,3 @@ def _write_weights(path: Path, state: dict[str, Tensor]) -> None:
     save_file({name: value.clone() for name, value in state.items()}, path, metadata={"format": "pt"})
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _replace(fresh: Path, folder: Path) -> None:
-    """Puts a folder in another's place; in between, for the time of a rename, there is none of that name."""
-    old = fresh.with_name(f"{fresh.name}.old")
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
