@@ -344,9 +344,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
             "gazetteer": measure_gazetteer(texts, surfaces, Path(folder) / "gazetteer", options.repeats),
             "mentions": measure_mentions(texts[:1000], recognizer, gazetteer, options.repeats),
             "case": measure_case(spans_of_gold(data), recognizer),
-            "spans": {
-                name: measure_spans(gold, recognizer, gazetteer, held) for name, gold in data.gold.items()
-            },
+            "spans": {name: measure_spans(gold, recognizer, gazetteer, held) for name, gold in data.gold.items()},
         }
     show(figures)
     return conclude(figures, options.json)

@@ -290,7 +290,7 @@ def read_lines(dump: Path, megabytes: float) -> list[bytes]:
     """Lines of a dump, without brackets, at most so many bytes of long and of short ones each."""
     room = {True: megabytes * 1e6, False: megabytes * 1e6}
     kept = []
-    with (bz2.open(dump) if dump.suffix == ".bz2" else dump.open("rb")) as file:
+    with bz2.open(dump) if dump.suffix == ".bz2" else dump.open("rb") as file:
         for line in file:
             if len(line) > 3 and room[len(line) >= LONG] > 0:
                 kept.append(line)

@@ -333,9 +333,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         build_context(tables.batches("kb/entities", run.committed("knowledge_base"), known), f"{folder}/context")
         linker = Linker(tables.spark, surfaces, Gazetteer(f"{folder}/gazetteer"), Context(f"{folder}/context"))
         figures["pairs"] = measure_pairs(data, linker, recognizer, settings)
-        figures["gold"] = {
-            name: measure_gold(texts, linker, recognizer, settings) for name, texts in data.gold.items()
-        }
+        figures["gold"] = {name: measure_gold(texts, linker, recognizer, settings) for name, texts in data.gold.items()}
     show(figures)
     return conclude(figures, options.json)
 

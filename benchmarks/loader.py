@@ -97,20 +97,23 @@ def write_dataset(stored: list[bytes], folder: Path) -> str:
         part = range(shard, len(stored), SHARDS)
         unit = f"u-{shard:012x}"
         labels = [[{"entity_id": i % CLASSES, "class_index": i % CLASSES, "score": 1.0}] for i in part]
-        rows = pa.table({
-            "image_id": pa.array([content_id(b"%d" % i) for i in part], pa.binary(16)),
-            "image": pa.array([{"bytes": stored[i], "path": None} for i in part], IMAGES.field("image").type),
-            "url": pa.array([""] * len(part)),
-            "alt_text": pa.array([f"photo number {i} of a thing on a table" for i in part]),
-            "width": pa.array([0] * len(part), pa.int32()),
-            "height": pa.array([0] * len(part), pa.int32()),
-            "labels": pa.array(labels, IMAGES.field("labels").type),
-        }).cast(IMAGES)
+        rows = pa.table(
+            {
+                "image_id": pa.array([content_id(b"%d" % i) for i in part], pa.binary(16)),
+                "image": pa.array([{"bytes": stored[i], "path": None} for i in part], IMAGES.field("image").type),
+                "url": pa.array([""] * len(part)),
+                "alt_text": pa.array([f"photo number {i} of a thing on a table" for i in part]),
+                "width": pa.array([0] * len(part), pa.int32()),
+                "height": pa.array([0] * len(part), pa.int32()),
+                "labels": pa.array(labels, IMAGES.field("labels").type),
+            }
+        ).cast(IMAGES)
         (folder / "images" / f"unit={unit}").mkdir(parents=True)
         # Row groups of about 64 MB, as storage.row_group_mb has it.
         group = max(1, round((64 << 20) / max(1, rows.nbytes) * len(part)))
-        pq.write_table(rows, folder / "images" / f"unit={unit}" / "part-00000-0.parquet", row_group_size=group,
-                       compression="zstd")
+        pq.write_table(
+            rows, folder / "images" / f"unit={unit}" / "part-00000-0.parquet", row_group_size=group, compression="zstd"
+        )
         units[unit] = len(part)
     entities = [
         {"class_index": c, "entity_id": c, "name": f"thing {c}", "description": "a thing", "aliases": [], "images": 1,
@@ -137,6 +140,7 @@ def write_tars(stored: list[bytes], folder: Path) -> list[str]:
 
 def bare(work: Work, threads: int) -> int:
     """Decodes all images from memory."""
+
     def part(first: int) -> int:
         return sum(len(work.pixels(i, work.stored[i])) > 0 for i in range(first, min(first + 8, len(work.stored))))
 

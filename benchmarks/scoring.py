@@ -144,11 +144,13 @@ def through_spark(work: Work, config: ScoreConfig, threads: int, vectors: Entity
     cores = f"session.conf={{spark.task.cpus: '{threads}'}}"
     session = build(load_config(None, [f"session.master=local[{threads}]", cores]))
     folder = tempfile.mkdtemp()
-    entities = pa.table({
-        "entity_id": pa.array(np.arange(len(vectors))),
-        "vector": pa.array(list(vectors.lookup(np.arange(len(vectors)))), pa.list_(pa.float32())),
-        "described": pa.array([True] * len(vectors)),
-    })
+    entities = pa.table(
+        {
+            "entity_id": pa.array(np.arange(len(vectors))),
+            "vector": pa.array(list(vectors.lookup(np.arange(len(vectors)))), pa.list_(pa.float32())),
+            "described": pa.array([True] * len(vectors)),
+        }
+    )
     pq.write_table(entities, f"{folder}/vectors.parquet")
     background = list(range(min(config.background_entities, len(work.names))))
     plain = pa.Table.from_batches([work.rows])
@@ -159,7 +161,10 @@ def through_spark(work: Work, config: ScoreConfig, threads: int, vectors: Entity
 
     def make_kernel() -> Kernel:
         return partial(
-            score, open_shard=lambda shard: ShardReader(paths[shard], column), config=config, background=background,
+            score,
+            open_shard=lambda shard: ShardReader(paths[shard], column),
+            config=config,
+            background=background,
             encoder=load_once(config, threads=threads),
             vectors=EntityVectors.from_files([f"{folder}/vectors.parquet"], key=folder.rpartition("/")[2]),
         )

@@ -42,14 +42,16 @@ def calibrate(
         raise InputError(f"no pairs of known truth in shards {sorted(here.to_pylist())}: nothing to calibrate on")
     on = f"{config.score.model.rpartition('/')[2]}, shards {', '.join(str(s) for s in here.to_pylist())}"
     options = {c: fitted.column(c) for c in fitted.column_names}
-    calibration = rounded(fit(
-        _options(pa.table(options)), target_precision=precision, fitted_on=on, named_images=_named(fitted)
-    ))
+    calibration = rounded(
+        fit(_options(pa.table(options)), target_precision=precision, fitted_on=on, named_images=_named(fitted))
+    )
     calibration.save(write)
     say(f"calibration written to {write}: set build.calibration to it")
     held_out = table.filter(pc.invert(fitting))
     figures: dict[str, Any] = {
-        "fitted_on": on, "bar": calibration.bar, "cross_validated": calibration.measured,
+        "fitted_on": on,
+        "bar": calibration.bar,
+        "cross_validated": calibration.measured,
         "on_fitting_shards": report(_options(fitted), calibration, _named(fitted)),
     }
     if held_out.num_rows:
@@ -88,7 +90,21 @@ def _scored_with_truth(run: Run) -> pa.Table:
     if total > _MOST_PAIRS:
         share = F.pmod(F.xxhash64("pair_id"), F.lit(1 << 20)) < F.lit(int((1 << 20) * _MOST_PAIRS / total))
         everything = everything.where(share)
-    return everything.select(
-        "pair_id", "image_id", "shard", "truth", "named", "start", "end", "entity_id", "clip_score", "background_z",
-        "described", F.col("probability").alias("text_probability"),
-    ).orderBy("pair_id", "start", "end", "entity_id").toArrow()
+    return (
+        everything.select(
+            "pair_id",
+            "image_id",
+            "shard",
+            "truth",
+            "named",
+            "start",
+            "end",
+            "entity_id",
+            "clip_score",
+            "background_z",
+            "described",
+            F.col("probability").alias("text_probability"),
+        )
+        .orderBy("pair_id", "start", "end", "entity_id")
+        .toArrow()
+    )

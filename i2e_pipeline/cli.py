@@ -25,8 +25,16 @@ from i2e_pipeline.tables import TableError
 from i2e_pipeline.units import InputError
 
 _EXPECTED = (
-    ConfigError, InputError, StageError, TableError, SessionError, NoJava, FileNotFoundError, FileExistsError,
-    ExportError, ValueError,
+    ConfigError,
+    InputError,
+    StageError,
+    TableError,
+    SessionError,
+    NoJava,
+    FileNotFoundError,
+    FileExistsError,
+    ExportError,
+    ValueError,
 )
 
 

@@ -97,7 +97,13 @@ class KnowledgeBaseConfig(Section):
     max_candidates: int = Field(20, ge=1, le=100)
     """Entities kept per surface form, by prior."""
     skip: tuple[Skip, ...] = (
-        "scholarly_article", "category", "disambiguation", "list", "template", "wikimedia_page", "name",
+        "scholarly_article",
+        "category",
+        "disambiguation",
+        "list",
+        "template",
+        "wikimedia_page",
+        "name",
     )
     """Kinds of items left out (wikidata/filters.py); each goes to rejects under its own reason."""
 

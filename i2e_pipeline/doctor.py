@@ -143,7 +143,9 @@ def _pairs(config: Config) -> str:
 def _dump(config: Config) -> str:
     kb = config.knowledge_base
     if kb.dump is None:
-        raise Failed("knowledge_base.dump is not set: https://dumps.wikimedia.org/wikidatawiki/entities/latest-all.json.bz2")
+        raise Failed(
+            "knowledge_base.dump is not set: https://dumps.wikimedia.org/wikidatawiki/entities/latest-all.json.bz2"
+        )
     sizes = []
     for setting in ("dump", "popularity", "anchors"):
         path = getattr(kb, setting)

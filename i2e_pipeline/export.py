@@ -6,8 +6,10 @@ from i2e_pipeline import files
 from i2e_pipeline.config import Config
 from i2e_pipeline.tables import Commit, Tables
 
-_TABLES = {"publish": ("i2e/images",), "finish": (
-    "i2e/entities", "i2e/statistics/entities", "i2e/statistics/buckets", "i2e/statistics/funnel")}
+_TABLES = {
+    "publish": ("i2e/images",),
+    "finish": ("i2e/entities", "i2e/statistics/entities", "i2e/statistics/buckets", "i2e/statistics/funnel"),
+}
 
 
 _MARK = "_exported"

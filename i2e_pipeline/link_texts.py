@@ -70,12 +70,14 @@ def _read(path: str) -> Iterator[dict[str, Any]]:
 
 
 def _unit(shard: str, lines: list[dict[str, Any]]) -> Unit:
-    table = pa.table({
-        "key": pa.array([str(row["id"]) for row in lines], pa.string()),
-        "url": pa.nulls(len(lines), pa.string()),
-        "text": pa.array([_valid(row["text"]) for row in lines], pa.string()),
-        "image": pa.nulls(len(lines), pa.binary()),
-    })
+    table = pa.table(
+        {
+            "key": pa.array([str(row["id"]) for row in lines], pa.string()),
+            "url": pa.nulls(len(lines), pa.string()),
+            "text": pa.array([_valid(row["text"]) for row in lines], pa.string()),
+            "image": pa.nulls(len(lines), pa.binary()),
+        }
+    )
     files.make_folder(shard.rpartition("/")[0])
     filesystem, inner = files.open_filesystem(shard)
     pq.write_table(table, inner, filesystem=filesystem)
@@ -89,6 +91,7 @@ def _valid(text: Any) -> str | None:
 
 def _found(run: Any, unit: str) -> dict[int, list[dict[str, Any]]]:
     """Mentions with candidates, in offsets of the cleaned text, by row."""
+
     def rows(table: str, stage: str) -> list[dict[str, Any]]:
         return list(run.tables.load(table, run.committed(stage, unit)).to_pylist())
 
@@ -100,8 +103,12 @@ def _found(run: Any, unit: str) -> dict[int, list[dict[str, Any]]]:
     mentions = defaultdict(list)
     for m in sorted(rows("mentions", "extract"), key=lambda m: (m["start"], m["end"])):
         mentions[m["text_id"]].append(
-            {"start": m["start"], "end": m["end"], "label": m["label"],
-             "candidates": candidates[m["text_id"], m["start"], m["end"]]}
+            {
+                "start": m["start"],
+                "end": m["end"],
+                "label": m["label"],
+                "candidates": candidates[m["text_id"], m["start"], m["end"]],
+            }
         )
     return {p["row"]: mentions[p["text_id"]] for p in rows("pairs", "pairs")}
 
@@ -115,7 +122,14 @@ def _write(path: str, lines: list[dict[str, Any]], found: dict[int, list[dict[st
             if spans is None:
                 spans = clean_with_offsets(_valid(text) or "", max_characters)[1]
             start, end = int(spans[m["start"], 0]), int(spans[m["end"] - 1, 1])
-            mentions.append({"start": start, "end": end, "surface": text[start:end], "label": m["label"],
-                             "candidates": m["candidates"]})
+            mentions.append(
+                {
+                    "start": start,
+                    "end": end,
+                    "surface": text[start:end],
+                    "label": m["label"],
+                    "candidates": m["candidates"],
+                }
+            )
         out.append(json.dumps({"id": line["id"], "mentions": mentions}, ensure_ascii=False))
     files.write_bytes(path, ("\n".join(out) + "\n").encode())

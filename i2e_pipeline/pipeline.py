@@ -34,8 +34,17 @@ def stages() -> list[Stage]:
     from i2e_pipeline.score.stages import EncodeEntities, Score
 
     return [
-        KnowledgeBase(), Surfaces(), Pairs(), Extract(), Link(), EncodeEntities(), Score(), Label(), Select(),
-        Publish(), Finish(),
+        KnowledgeBase(),
+        Surfaces(),
+        Pairs(),
+        Extract(),
+        Link(),
+        EncodeEntities(),
+        Score(),
+        Label(),
+        Select(),
+        Publish(),
+        Finish(),
     ]
 
 
@@ -146,12 +155,8 @@ def _missing(stage: Stage, run: Run, walk: Sequence[Stage], wanted: Sequence[str
     for table in stage.writes:
         path = run.tables.path(table)
         if not files.exists(path):
-            return (
-                f"{asker.name} needs the table `{table}`, and {path} does not exist: run jobs/{stage.job}.py first."
-            )
-    return (
-        f"{asker.name} needs {stage.name}, which is not complete under this config: run jobs/{stage.job}.py first."
-    )
+            return f"{asker.name} needs the table `{table}`, and {path} does not exist: run jobs/{stage.job}.py first."
+    return f"{asker.name} needs {stage.name}, which is not complete under this config: run jobs/{stage.job}.py first."
 
 
 def _run_stage(run: Run, state: StageState, say: Callable[[str], None]) -> None:
@@ -178,8 +183,7 @@ def _run_stage(run: Run, state: StageState, say: Callable[[str], None]) -> None:
     rows_in = sum(c.rows_in for c in made)
     say(
         f"{stage.name:<15} {stage.does}: {rows_in:,} {stage.rows_are} in, {sum(c.rows_out for c in made):,} out, "
-        f"{_units(len(made))}, {state.seconds:.1f} s"
-        + (f", {rows_in / state.seconds:,.0f} rows/s" if rows_in else "")
+        f"{_units(len(made))}, {state.seconds:.1f} s" + (f", {rows_in / state.seconds:,.0f} rows/s" if rows_in else "")
     )
 
 

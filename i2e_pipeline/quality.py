@@ -92,21 +92,27 @@ def truth_rows(
                 known = pc.is_valid(rows.column(truth_column))
                 ids = row_ids(file["digest"], np.arange(start, start + rows.num_rows)).cast(pa.binary())
                 rows = rows.filter(known)
-                slices = [
-                    ["all", *(f"{c}: {_plain(v)}" for c, v in row.items() if v is not None)]
-                    for row in rows.select(slices_here).to_pylist()
-                ] if slices_here else [["all"]] * rows.num_rows
+                slices = (
+                    [
+                        ["all", *(f"{c}: {_plain(v)}" for c, v in row.items() if v is not None)]
+                        for row in rows.select(slices_here).to_pylist()
+                    ]
+                    if slices_here
+                    else [["all"]] * rows.num_rows
+                )
                 mentioned = [
                     [n for q in qids or [] if (n := _number(q)) is not None]
                     for qids in rows.column(mentioned_column).to_pylist()
                 ]
-                yield pa.RecordBatch.from_pydict({
-                    "pair_id": ids.filter(known),
-                    "shard": pa.array([file["shard"]] * rows.num_rows, pa.int32()),
-                    "truth": pa.array([_number(q) for q in rows.column(truth_column).to_pylist()], pa.int64()),
-                    "mentioned": pa.array(mentioned, pa.list_(pa.int64())),
-                    "slices": pa.array(slices, pa.list_(pa.string())),
-                })
+                yield pa.RecordBatch.from_pydict(
+                    {
+                        "pair_id": ids.filter(known),
+                        "shard": pa.array([file["shard"]] * rows.num_rows, pa.int32()),
+                        "truth": pa.array([_number(q) for q in rows.column(truth_column).to_pylist()], pa.int64()),
+                        "mentioned": pa.array(mentioned, pa.list_(pa.int64())),
+                        "slices": pa.array(slices, pa.list_(pa.string())),
+                    }
+                )
 
 
 def _plain(value: Any) -> str:
@@ -168,7 +174,10 @@ def _measure(run: Run, slice_columns: Sequence[str]) -> list[dict[str, Any]]:
         .join(labelled, "pair_id", how="left")
         .join(published, "image_id", how="left")
         .select(
-            "truth", "mentioned", "slices", F.coalesce("mentions", F.array(empty)).alias("mentions"),
+            "truth",
+            "mentioned",
+            "slices",
+            F.coalesce("mentions", F.array(empty)).alias("mentions"),
             *(F.coalesce(c, empty).alias(c) for c in ("candidates", "top", "labels", "published")),
             (F.col("standing").isNull() | (F.col("standing") == F.col("pair_id"))).alias("stands"),
         )
@@ -185,22 +194,26 @@ def _measure(run: Run, slice_columns: Sequence[str]) -> list[dict[str, Any]]:
         return F.array_contains(column, F.col("truth"))
 
     stands = F.col("stands")
-    sums = rows.withColumn("slice", F.explode("slices")).groupBy("slice").agg(
-        F.count("*").alias("pairs"),
-        count(F.col("named")).alias("named"),
-        size(F.filter("mentions", lambda m: F.arrays_overlap(m, F.col("mentioned")))).alias("mentions_right"),
-        size(F.filter("mentions", lambda m: F.size(m) > 0)).alias("mentions_all"),
-        size(F.array_intersect("top", "mentioned")).alias("top_right"),
-        size("top").alias("top_all"),
-        size(F.array_intersect("candidates", "mentioned")).alias("mentioned_found"),
-        size("mentioned").alias("mentioned_all"),
-        count(right("labels")).alias("labels_right"),
-        size("labels").alias("labels_all"),
-        count(F.col("named") & right("labels")).alias("labels_found"),
-        count(stands & right("published")).alias("published_right"),
-        F.sum(F.when(stands, F.size("published")).otherwise(0)).alias("published_all"),
-        count(stands & F.col("named") & right("published")).alias("published_found"),
-        count(stands & F.col("named")).alias("published_named"),
+    sums = (
+        rows.withColumn("slice", F.explode("slices"))
+        .groupBy("slice")
+        .agg(
+            F.count("*").alias("pairs"),
+            count(F.col("named")).alias("named"),
+            size(F.filter("mentions", lambda m: F.arrays_overlap(m, F.col("mentioned")))).alias("mentions_right"),
+            size(F.filter("mentions", lambda m: F.size(m) > 0)).alias("mentions_all"),
+            size(F.array_intersect("top", "mentioned")).alias("top_right"),
+            size("top").alias("top_all"),
+            size(F.array_intersect("candidates", "mentioned")).alias("mentioned_found"),
+            size("mentioned").alias("mentioned_all"),
+            count(right("labels")).alias("labels_right"),
+            size("labels").alias("labels_all"),
+            count(F.col("named") & right("labels")).alias("labels_found"),
+            count(stands & right("published")).alias("published_right"),
+            F.sum(F.when(stands, F.size("published")).otherwise(0)).alias("published_all"),
+            count(stands & F.col("named") & right("published")).alias("published_found"),
+            count(stands & F.col("named")).alias("published_named"),
+        )
     )
     found = sorted((r.asDict() for r in sums.collect()), key=lambda r: (r["slice"] != "all", r["slice"]))
     steps = {
@@ -211,8 +224,11 @@ def _measure(run: Run, slice_columns: Sequence[str]) -> list[dict[str, Any]]:
     }
     return [
         {
-            "stage": step, "slice": row["slice"], "pairs": row["pairs"],
-            "precision": _ratio(row[keys[0]], row[keys[1]]), "recall": _ratio(row[keys[2]], row[keys[3]]),
+            "stage": step,
+            "slice": row["slice"],
+            "pairs": row["pairs"],
+            "precision": _ratio(row[keys[0]], row[keys[1]]),
+            "recall": _ratio(row[keys[2]], row[keys[3]]),
             "counted": _STEPS[step],
         }
         for step, keys in steps.items()

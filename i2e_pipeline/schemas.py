@@ -123,9 +123,7 @@ LABELS = _schema(
     _key("probability", pa.float32()),
     pa.field("reason", pa.string()),
 )
-IMAGE_LABELS = pa.list_(
-    pa.struct([("entity_id", pa.int64()), ("class_index", pa.int32()), ("score", pa.float32())])
-)
+IMAGE_LABELS = pa.list_(pa.struct([("entity_id", pa.int64()), ("class_index", pa.int32()), ("score", pa.float32())]))
 SELECTION = _schema(
     _key("image_id", ID),
     _key("pair_id", ID),

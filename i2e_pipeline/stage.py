@@ -134,7 +134,12 @@ class Stage(ABC):
         return self.conclude(run, unit, [written], started, plan.rows_expected)
 
     def conclude(
-        self, run: Run, unit: str, staged: Sequence[Written], started: float, expected: int | None = None,
+        self,
+        run: Run,
+        unit: str,
+        staged: Sequence[Written],
+        started: float,
+        expected: int | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> Commit:
         """Check that no row was lost, and commit. The first job of `staged` is the one that is counted."""

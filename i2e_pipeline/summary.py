@@ -25,8 +25,13 @@ def print_funnel(states: Sequence[StageState]) -> None:
     """A row a stage: rows in and out, rejected by reason, seconds and rows/s of the run that made them."""
     table = Table(title="What was kept, and why the rest was not", title_justify="left")
     for heading, justify in (
-        ("stage", "left"), ("rows are", "left"), ("in", "right"), ("out", "right"), ("rejected", "left"),
-        ("seconds", "right"), ("rows/s", "right"),
+        ("stage", "left"),
+        ("rows are", "left"),
+        ("in", "right"),
+        ("out", "right"),
+        ("rejected", "left"),
+        ("seconds", "right"),
+        ("rows/s", "right"),
     ):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     for state in states:
@@ -36,8 +41,13 @@ def print_funnel(states: Sequence[StageState]) -> None:
         took = f"{state.seconds:.1f}" if state.worked else "done before"
         speed = f"{rows_in / state.seconds:,.0f}" if state.worked and rows_in and state.seconds else ""
         table.add_row(
-            state.stage.name, state.stage.rows_are, f"{rows_in:,}", f"{sum(c.rows_out for c in commits):,}",
-            "\n".join(f"{reason} {rows:,}" for reason, rows in rejected.items()), took, speed,
+            state.stage.name,
+            state.stage.rows_are,
+            f"{rows_in:,}",
+            f"{sum(c.rows_out for c in commits):,}",
+            "\n".join(f"{reason} {rows:,}" for reason, rows in rejected.items()),
+            took,
+            speed,
         )
     _console().print(table)
 
@@ -85,7 +95,9 @@ def print_places(tables: Tables, states: Sequence[StageState]) -> None:
     if not any(s.worked for s in states):
         console.print("nothing was to do: everything was done before under this config")
     for what, path in (
-        ("dataset", tables.path("i2e")), ("report", tables.path("report.html")), ("rejects", tables.path("rejects")),
+        ("dataset", tables.path("i2e")),
+        ("report", tables.path("report.html")),
+        ("rejects", tables.path("rejects")),
         ("knowledge base", tables.path("kb")),
     ):
         if files.exists(path):

@@ -19,7 +19,8 @@ def drawing(height: float, body: Sequence[str], label: str) -> str:
     return (
         f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" width="100%" '
         f'height="{height:.0f}" font-family="system-ui, sans-serif" font-size="13" overflow="visible">'
-        + "".join(body) + "</svg>"
+        + "".join(body)
+        + "</svg>"
     )
 
 
@@ -33,7 +34,13 @@ def paint(colour: str) -> str:
 
 
 def rect(
-    x: float, y: float, width: float, height: float, colour: str, title: str = "", opacity: float = 1.0,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    colour: str,
+    title: str = "",
+    opacity: float = 1.0,
     floor: bool = False,
 ) -> str:
     """x and width in percent, y and height in pixels; floor: what is not nothing is never drawn as nothing."""
@@ -41,8 +48,10 @@ def rect(
         return ""
     width = max(width, 0.4) if floor else width
     inner = f"<title>{escape(title)}</title>" if title else ""
-    return (f'<rect x="{x:.3f}%" y="{y:.1f}" width="{width:.3f}%" height="{height:.1f}" rx="2" '
-            f'style="fill:{paint(colour)};opacity:{opacity:g}">{inner}</rect>')
+    return (
+        f'<rect x="{x:.3f}%" y="{y:.1f}" width="{width:.3f}%" height="{height:.1f}" rx="2" '
+        f'style="fill:{paint(colour)};opacity:{opacity:g}">{inner}</rect>'
+    )
 
 
 def dot(x: float, y: float, radius: float, colour: str, title: str = "", hollow: bool = False) -> str:
@@ -52,13 +61,17 @@ def dot(x: float, y: float, radius: float, colour: str, title: str = "", hollow:
 
 
 def hline(y: float) -> str:
-    return (f'<line x1="0%" x2="100%" y1="{y:.1f}" y2="{y:.1f}" '
-            'style="stroke:currentColor;opacity:.18" shape-rendering="crispEdges"/>')
+    return (
+        f'<line x1="0%" x2="100%" y1="{y:.1f}" y2="{y:.1f}" '
+        'style="stroke:currentColor;opacity:.18" shape-rendering="crispEdges"/>'
+    )
 
 
 def text(
     x: float, y: float, words: str, anchor: str = "start", muted: bool = False, strong: bool = False, colour: str = ""
 ) -> str:
     style = f"fill:{paint(colour)}" if colour else "fill:currentColor"
-    return (f'<text x="{x:.3f}%" y="{y:.1f}" text-anchor="{anchor}" style="{style}'
-            f'{";opacity:.62" if muted else ""}{";font-weight:600" if strong else ""}">{escape(words)}</text>')
+    return (
+        f'<text x="{x:.3f}%" y="{y:.1f}" text-anchor="{anchor}" style="{style}'
+        f'{";opacity:.62" if muted else ""}{";font-weight:600" if strong else ""}">{escape(words)}</text>'
+    )

@@ -143,8 +143,11 @@ class Tables:
 
     def commits(self, stage: str) -> dict[str, Commit]:
         """Commit records of a stage by unit."""
-        units = [i.path.removesuffix(".json") for i in files.list_files(self.path("_commits", stage))
-                 if i.path.endswith(".json")]
+        units = [
+            i.path.removesuffix(".json")
+            for i in files.list_files(self.path("_commits", stage))
+            if i.path.endswith(".json")
+        ]
         with ThreadPoolExecutor(_SMALL_READS) as pool:
             return dict(zip(units, pool.map(lambda unit: self.commit_of(stage, unit), units), strict=True))
 
@@ -210,9 +213,14 @@ class Tables:
         schema = TABLES[table]
         names = list(columns) if columns is not None else schema.names
         parts = [
-            pq.read_table(files.open_filesystem(self.path(table, f.path))[1], columns=names, filesystem=filesystem,
-                          partitioning=None)
-            for c in commits for f in c.files.get(table, [])
+            pq.read_table(
+                files.open_filesystem(self.path(table, f.path))[1],
+                columns=names,
+                filesystem=filesystem,
+                partitioning=None,
+            )
+            for c in commits
+            for f in c.files.get(table, [])
         ]
         return pa.concat_tables([pa.schema([schema.field(n) for n in names]).empty_table(), *parts])
 
@@ -267,8 +275,14 @@ class Tables:
         self._drop_orphans(written)
         return written
 
-    def write_local(self, batches: Iterator[tuple[str, pa.RecordBatch]], stage: str, unit: str,
-                    tables: Sequence[str], counting: Counting | None = None) -> Written:
+    def write_local(
+        self,
+        batches: Iterator[tuple[str, pa.RecordBatch]],
+        stage: str,
+        unit: str,
+        tables: Sequence[str],
+        counting: Counting | None = None,
+    ) -> Written:
         """The same from this process: small tables that need no Spark job."""
         staging = self.path("_staging", f"{stage}-{unit}-{uuid.uuid4().hex[:12]}")
         schemas = {t: TABLES[t] for t in (*tables, "rejects")}
@@ -278,8 +292,13 @@ class Tables:
         with _TaskWriter(plan, "part-driver") as writer:
             for table, batch in batches:
                 writer.write(table, batch)
-        return Written(staging, {t: writer.closed[t] for t in schemas}, writer.rows_out + sum(writer.rejected.values()),
-                       writer.rows_out, dict(writer.rejected))
+        return Written(
+            staging,
+            {t: writer.closed[t] for t in schemas},
+            writer.rows_out + sum(writer.rejected.values()),
+            writer.rows_out,
+            dict(writer.rejected),
+        )
 
     def commit(self, commit: Commit, staged: Sequence[Written]) -> Commit:
         """Put staged files in the place of what the unit held before, and write the record that makes them count."""
@@ -561,9 +580,7 @@ def _commit_delta(path: str, schema: pa.Schema, new: list[WrittenFile], folders:
     now = time.time_ns() // 1_000_000
     keys = [part.partition("=")[0] for part in next(iter(folders)).split("/")] if folders else ["unit"]
     full = pa.schema([*schema, *(pa.field(k, pa.string()) for k in keys)])
-    adds = [
-        AddAction(f.path, f.bytes, _partition(f.path), now, True, json.dumps({"numRecords": f.rows})) for f in new
-    ]
+    adds = [AddAction(f.path, f.bytes, _partition(f.path), now, True, json.dumps({"numRecords": f.rows})) for f in new]
     try:
         table = DeltaTable(path)
     except TableNotFoundError:

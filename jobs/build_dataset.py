@@ -1,6 +1,6 @@
 """Choose labels and publish the I2E dataset with its statistics.
 
-    spark-submit jobs/build_dataset.py [--config FILE] [--set section.key=value …]
+spark-submit jobs/build_dataset.py [--config FILE] [--set section.key=value …]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Read a Wikidata dump into entities, surface forms and their priors.
 
-    spark-submit jobs/build_knowledge_base.py [--config FILE] [--set section.key=value …]
+spark-submit jobs/build_knowledge_base.py [--config FILE] [--set section.key=value …]
 """
 
 import sys

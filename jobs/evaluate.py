@@ -1,6 +1,6 @@
 """Measure image encoders the way MOFI's tables do; without arguments, the sample's.
 
-    python jobs/evaluate.py [--model MODEL …] [--data NAME=PATH …] [--suite A,B] [--config FILE] [--set key=value …]
+python jobs/evaluate.py [--model MODEL …] [--data NAME=PATH …] [--suite A,B] [--config FILE] [--set key=value …]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Read alt-texts and find the mentions in each distinct one.
 
-    spark-submit jobs/extract_entities.py [--config FILE] [--set section.key=value …]
+spark-submit jobs/extract_entities.py [--config FILE] [--set section.key=value …]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Find the entities that each mention may mean, with probabilities.
 
-    spark-submit jobs/link_entities.py [--config FILE] [--set section.key=value …]
+spark-submit jobs/link_entities.py [--config FILE] [--set section.key=value …]
 """
 
 import sys

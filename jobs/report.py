@@ -1,6 +1,6 @@
 """Write the report of a built dataset.
 
-    spark-submit jobs/report.py [--config FILE] [--set section.key=value …]
+spark-submit jobs/report.py [--config FILE] [--set section.key=value …]
 """
 
 import sys

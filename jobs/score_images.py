@@ -1,6 +1,6 @@
 """Score each image against its candidate entities.
 
-    spark-submit jobs/score_images.py [--config FILE] [--set section.key=value …]
+spark-submit jobs/score_images.py [--config FILE] [--set section.key=value …]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Pre-train image encoders on a published dataset, on ranks that Spark starts.
 
-    spark-submit jobs/train.py [--config FILE] [--set train.ranks=8 section.key=value …] [--restart]
+spark-submit jobs/train.py [--config FILE] [--set train.ranks=8 section.key=value …] [--restart]
 """
 
 import sys

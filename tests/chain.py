@@ -15,11 +15,17 @@ from i2e_pipeline.tables import Tables
 
 
 def settings(world: Path, output: Path, *overrides: str, shards: str = "*") -> Config:
-    tree = embedded.tree([
-        f"pairs.path={world}/pairs/{shards}.parquet", f"knowledge_base.dump={world}/dump.json.bz2",
-        f"knowledge_base.popularity={world}/popularity.csv", f"knowledge_base.anchors={world}/anchors.tsv",
-        f"output={output}", "build.min_images_per_entity=1", "build.bar=0.2",
-    ])
+    tree = embedded.tree(
+        [
+            f"pairs.path={world}/pairs/{shards}.parquet",
+            f"knowledge_base.dump={world}/dump.json.bz2",
+            f"knowledge_base.popularity={world}/popularity.csv",
+            f"knowledge_base.anchors={world}/anchors.tsv",
+            f"output={output}",
+            "build.min_images_per_entity=1",
+            "build.bar=0.2",
+        ]
+    )
     return from_tree(merge(tree, overrides), "test")
 
 

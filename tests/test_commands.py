@@ -96,7 +96,9 @@ def test_a_unit_without_truth_beside_units_with_it(world: Path, copied: Path, tm
 
 def test_links_are_in_the_offsets_of_the_file(world: Path, copied: Path, tmp_path: Path, spark: Any) -> None:
     texts = [
-        {"id": "a", "text": "Flag of Turkey &amp; Georgia"}, {"id": 7, "text": ""}, {"id": "b", "text": None},
+        {"id": "a", "text": "Flag of Turkey &amp; Georgia"},
+        {"id": 7, "text": ""},
+        {"id": "b", "text": None},
         {"id": "c", "text": "nothing to see"},
     ]
     source, target = tmp_path / "texts.jsonl", tmp_path / "links.jsonl"

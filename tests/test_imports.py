@@ -71,7 +71,9 @@ def test_a_broken_rule_is_found(file: str, module: str) -> None:
 
 def test_only_the_session_module_builds_a_session() -> None:
     builders = [
-        str(path.relative_to(ROOT)) for part in PARTS for path in sorted((ROOT / part).rglob("*.py"))
+        str(path.relative_to(ROOT))
+        for part in PARTS
+        for path in sorted((ROOT / part).rglob("*.py"))
         if "getOrCreate" in path.read_text(encoding="utf-8") and path.name != "session.py"
     ]
     assert builders == []

@@ -17,7 +17,12 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 IN_ORDER = (
-    "build_knowledge_base", "extract_entities", "link_entities", "score_images", "build_dataset", "report",
+    "build_knowledge_base",
+    "extract_entities",
+    "link_entities",
+    "score_images",
+    "build_dataset",
+    "report",
 )
 
 LAST = ("train",)

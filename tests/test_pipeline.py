@@ -51,7 +51,8 @@ def test_no_row_is_lost(world: Path, whole: Path) -> None:
 def test_published_images_are_the_stored_bytes_in_hash_order(world: Path, whole: Path) -> None:
     stored = {
         hashlib.sha256(r["jpg"]).hexdigest()
-        for r in ds.dataset(world / "pairs", format="parquet").to_table(["jpg"]).to_pylist() if r["jpg"]
+        for r in ds.dataset(world / "pairs", format="parquet").to_table(["jpg"]).to_pylist()
+        if r["jpg"]
     }
     assert {sha for sha, *_ in content(whole)[0].values()} <= stored
     for path in (whole / "i2e" / "images").rglob("*.parquet"):
@@ -132,8 +133,16 @@ def test_the_result_does_not_depend_on_partitions_or_order(
     spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "false")
     try:
         per_unit = {"1": "3", "7": "1"}[partitions]
-        run(settings(renamed, tmp_path / "out", f"pairs.files_per_unit={per_unit}", "score.rows_per_task=40",
-                     "score.batch_size=3"), spark)
+        run(
+            settings(
+                renamed,
+                tmp_path / "out",
+                f"pairs.files_per_unit={per_unit}",
+                "score.rows_per_task=40",
+                "score.batch_size=3",
+            ),
+            spark,
+        )
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", before)
         spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "true")
@@ -149,7 +158,9 @@ def test_kill_in_the_middle_of_scoring_and_run_again(world: Path, whole: Path, t
     config.write_text(dump(settings(world, output, "run.units_in_flight=1")))
     driver = subprocess.Popen(
         [sys.executable, "-c", "from i2e_pipeline.cli import main; main()", "run", "--config", str(config)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
         env={**os.environ, "PYSPARK_PYTHON": sys.executable},
     )
     deadline = time.monotonic() + 240

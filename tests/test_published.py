@@ -68,8 +68,14 @@ def delta(folder: Path) -> None:
         write_deltalake(table, rows, partition_by=["unit"], mode="append")
         write_deltalake(table, rows, partition_by=["unit"], mode="append")
         doubled = next((table / f"unit={unit}").glob("*.parquet")).name
-        action = {"remove": {"path": f"unit={unit}/{doubled}", "deletionTimestamp": 1, "dataChange": True,
-                             "extendedFileMetadata": False}}
+        action = {
+            "remove": {
+                "path": f"unit={unit}/{doubled}",
+                "deletionTimestamp": 1,
+                "dataChange": True,
+                "extendedFileMetadata": False,
+            }
+        }
         version = DeltaTable(table).version() + 1
         (table / "_delta_log" / f"{version:020d}.json").write_text(json.dumps(action) + "\n")
 

@@ -30,10 +30,15 @@ def texts_kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.Re
         kept = [text_row(n) for n in numbers if n % 2 == 0]
         yield "texts", pa.RecordBatch.from_pylist(kept, schema=TABLES["texts"])
         odd = [n for n in numbers if n % 2]
-        yield "rejects", pa.RecordBatch.from_pydict({
-            "reason": pa.array(["odd"] * len(odd), pa.string()),
-            "detail": pa.array(["x" * 1000] * len(odd), pa.string()),
-        })
+        yield (
+            "rejects",
+            pa.RecordBatch.from_pydict(
+                {
+                    "reason": pa.array(["odd"] * len(odd), pa.string()),
+                    "detail": pa.array(["x" * 1000] * len(odd), pa.string()),
+                }
+            ),
+        )
 
 
 COUNTING = Counting(passed_table="texts", passed_key=("text_id",))
@@ -50,8 +55,9 @@ def write(tables: Tables, rows: int, unit: str = "u-1", partitions: int = 3) -> 
 
 
 def commit(tables: Tables, written: Written, unit: str = "u-1", fingerprint: str = "f") -> Commit:
-    made = Commit("extract", unit, fingerprint, {}, written.files, written.rows_in, written.rows_out,
-                  written.rejected, 0.0)
+    made = Commit(
+        "extract", unit, fingerprint, {}, written.files, written.rows_in, written.rows_out, written.rejected, 0.0
+    )
     return tables.commit(made, [written])
 
 

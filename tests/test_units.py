@@ -12,9 +12,14 @@ from i2e_pipeline.units import InputError, Units
 
 
 def shard(path: Path, text: str, rows: int = 3) -> Path:
-    table = pa.table({
-        "key": [str(i) for i in range(rows)], "url": ["u"] * rows, "caption": [text] * rows, "jpg": [b"x"] * rows,
-    })
+    table = pa.table(
+        {
+            "key": [str(i) for i in range(rows)],
+            "url": ["u"] * rows,
+            "caption": [text] * rows,
+            "jpg": [b"x"] * rows,
+        }
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
     return path

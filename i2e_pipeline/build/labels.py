@@ -52,22 +52,29 @@ def _rejects(
     batch: pa.RecordBatch, chosen: pa.Table, parent: np.ndarray, unlabelled: np.ndarray, bar: float
 ) -> pa.RecordBatch:
     leads = np.flatnonzero(np.diff(parent, prepend=-1))
-    best = dict(zip(
-        parent[leads].tolist(),
-        zip(chosen.column("entity_id").take(leads).to_pylist(), chosen.column("probability").take(leads).to_pylist(),
-            strict=True),
-        strict=True,
-    ))
+    best = dict(
+        zip(
+            parent[leads].tolist(),
+            zip(
+                chosen.column("entity_id").take(leads).to_pylist(),
+                chosen.column("probability").take(leads).to_pylist(),
+                strict=True,
+            ),
+            strict=True,
+        )
+    )
     places = np.flatnonzero(unlabelled)
     details = [f"best is Q{entity} with {p:.3f}, bar {bar:.3f}" for entity, p in (best[i] for i in places.tolist())]
     rows = batch.take(pa.array(places))
-    return pa.RecordBatch.from_pydict({
-        "reason": pa.array([str(Reason.BELOW_BAR)] * len(places)),
-        "id": rows.column("pair_id"),
-        "shard": rows.column("shard"),
-        "row": rows.column("row"),
-        "detail": pa.array(details),
-    })
+    return pa.RecordBatch.from_pydict(
+        {
+            "reason": pa.array([str(Reason.BELOW_BAR)] * len(places)),
+            "id": rows.column("pair_id"),
+            "shard": rows.column("shard"),
+            "row": rows.column("row"),
+            "detail": pa.array(details),
+        }
+    )
 
 
 def flat_options(batch: pa.RecordBatch) -> pa.Table:

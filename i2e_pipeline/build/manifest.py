@@ -23,9 +23,7 @@ def funnel(run: Run) -> list[dict[str, Any]]:
 
     The first stage reads one row per input row.
     """
-    return [
-        step(name, run.committed(name)) for name in ("pairs", "extract", "link", "score", "label", "select")
-    ]
+    return [step(name, run.committed(name)) for name in ("pairs", "extract", "link", "score", "label", "select")]
 
 
 def step(name: str, commits: Sequence[Commit]) -> dict[str, Any]:
@@ -44,8 +42,14 @@ def step(name: str, commits: Sequence[Commit]) -> dict[str, Any]:
 
 
 _ROWS_ARE = {
-    "knowledge_base": "dump lines", "surfaces": "names", "pairs": "pairs", "extract": "texts", "link": "mentions",
-    "score": "pairs", "label": "pairs", "select": "pairs",
+    "knowledge_base": "dump lines",
+    "surfaces": "names",
+    "pairs": "pairs",
+    "extract": "texts",
+    "link": "mentions",
+    "score": "pairs",
+    "label": "pairs",
+    "select": "pairs",
 }
 
 
@@ -54,10 +58,17 @@ def funnel_rows(walk: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     rows = []
     for position, stage in enumerate(walk):
         for reason, rejected in list(stage["rejected"].items()) or [(None, 0)]:
-            rows.append({
-                "position": position, "stage": stage["stage"], "rows_are": stage["rows_are"],
-                "rows_in": stage["rows_in"], "rows_out": stage["rows_out"], "reason": reason, "rejected": rejected,
-            })
+            rows.append(
+                {
+                    "position": position,
+                    "stage": stage["stage"],
+                    "rows_are": stage["rows_are"],
+                    "rows_in": stage["rows_in"],
+                    "rows_out": stage["rows_out"],
+                    "reason": reason,
+                    "rejected": rejected,
+                }
+            )
     return pa.RecordBatch.from_pylist(rows)
 
 
@@ -80,7 +91,8 @@ def manifest(run: Run, walk: list[dict[str, Any]], classes: int, labels: int) ->
         "knowledge_base": step("knowledge_base", run.committed("knowledge_base")),
         "funnel": walk,
         "software": {
-            "i2e_pipeline": __version__, "python": platform.python_version(),
+            "i2e_pipeline": __version__,
+            "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _SOFTWARE},
         },
     }
@@ -127,7 +139,8 @@ def card(facts: Mapping[str, Any], top: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---:|---:|---|",
         *(
             f"| {s['stage']} | {s['rows_are']} | {s['rows_in']:,} | {s['rows_out']:,} | "
-            + (", ".join(f"{reason} {n:,}" for reason, n in s["rejected"].items()) or "none") + " |"
+            + (", ".join(f"{reason} {n:,}" for reason, n in s["rejected"].items()) or "none")
+            + " |"
             for s in facts["funnel"]
         ),
         "",

@@ -42,15 +42,17 @@ def image_rows(
         # Large: a task may hold more than the 2 GB that a binary array can.
         stored = stored.cast(pa.large_binary()).combine_chunks()
         parts.append(
-            pa.table({
-                "image_id": of_shard.column("image_id"),
-                "image": pa.StructArray.from_arrays(
-                    [stored, pa.nulls(len(rows), pa.string())], names=["bytes", "path"]
-                ),
-                "url": content.column(url_column).cast(pa.string()),
-                "alt_text": content.column(text_column).cast(pa.string()),
-                **{c: of_shard.column(c) for c in ("width", "height", "labels")},
-            })
+            pa.table(
+                {
+                    "image_id": of_shard.column("image_id"),
+                    "image": pa.StructArray.from_arrays(
+                        [stored, pa.nulls(len(rows), pa.string())], names=["bytes", "path"]
+                    ),
+                    "url": content.column(url_column).cast(pa.string()),
+                    "alt_text": content.column(text_column).cast(pa.string()),
+                    **{c: of_shard.column(c) for c in ("width", "height", "labels")},
+                }
+            )
         )
     table = pa.concat_tables(parts)
     # Arrow sorts binary, not fixed-size binary.

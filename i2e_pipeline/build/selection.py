@@ -86,8 +86,17 @@ def pairs_to_publish(chosen: DataFrame, labels: DataFrame, classes: DataFrame) -
         pairs.join(standing, "image_id", how="inner")
         .join(per_image, "image_id", how="inner")
         .select(
-            "image_id", "pair_id", "unit", "shard", "row", "width", "height",
-            (F.col("pair_id") == F.col("standing_pair")).alias("stands"), "standing_pair", "labels", "dropped",
+            "image_id",
+            "pair_id",
+            "unit",
+            "shard",
+            "row",
+            "width",
+            "height",
+            (F.col("pair_id") == F.col("standing_pair")).alias("stands"),
+            "standing_pair",
+            "labels",
+            "dropped",
         )
     )
 
@@ -102,25 +111,36 @@ def select_images(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.R
         stands = batch.column("stands")
         kept = batch.filter(pc.and_(stands, has_labels))
         labels = pc.cast(kept.column("labels"), IMAGE_LABELS)
-        yield "selection", pa.RecordBatch.from_arrays(
-            [*(kept.column(c) for c in ("image_id", "pair_id", "unit", "shard", "row", "width", "height")), labels],
-            names=["image_id", "pair_id", "unit", "shard", "row", "width", "height", "labels"],
+        yield (
+            "selection",
+            pa.RecordBatch.from_arrays(
+                [*(kept.column(c) for c in ("image_id", "pair_id", "unit", "shard", "row", "width", "height")), labels],
+                names=["image_id", "pair_id", "unit", "shard", "row", "width", "height", "labels"],
+            ),
         )
         rejected = batch.filter(pc.invert(pc.and_(stands, has_labels)))
         if rejected.num_rows:
             twin = pc.invert(rejected.column("stands"))
-            yield "rejects", pa.RecordBatch.from_pydict({
-                "reason": pc.if_else(twin, str(Reason.DUPLICATE_IMAGE), rejected.column("dropped")),
-                "id": rejected.column("pair_id"),
-                "shard": rejected.column("shard"),
-                "row": rejected.column("row"),
-                "detail": pa.array([
-                    f"published from pair {standing.hex()}" if is_twin else None
-                    for is_twin, standing in zip(
-                        twin.to_pylist(), rejected.column("standing_pair").to_pylist(), strict=True
-                    )
-                ], pa.string()),
-            })
+            yield (
+                "rejects",
+                pa.RecordBatch.from_pydict(
+                    {
+                        "reason": pc.if_else(twin, str(Reason.DUPLICATE_IMAGE), rejected.column("dropped")),
+                        "id": rejected.column("pair_id"),
+                        "shard": rejected.column("shard"),
+                        "row": rejected.column("row"),
+                        "detail": pa.array(
+                            [
+                                f"published from pair {standing.hex()}" if is_twin else None
+                                for is_twin, standing in zip(
+                                    twin.to_pylist(), rejected.column("standing_pair").to_pylist(), strict=True
+                                )
+                            ],
+                            pa.string(),
+                        ),
+                    }
+                ),
+            )
 
 
 def unit_digests(selection: DataFrame) -> dict[str, str]:
@@ -131,5 +151,7 @@ def unit_digests(selection: DataFrame) -> dict[str, str]:
     sums = selection.groupBy("unit").agg(
         F.count("*").alias("rows"), F.bit_xor(row).alias("xor"), F.sum(row.cast("decimal(38,0)")).alias("sum")
     )
-    return {r["unit"]: f"{r['rows']}-{r['xor'] & (2**64 - 1):016x}-{int(r['sum']) & (2**64 - 1):016x}"
-            for r in sums.collect()}
+    return {
+        r["unit"]: f"{r['rows']}-{r['xor'] & (2**64 - 1):016x}-{int(r['sum']) & (2**64 - 1):016x}"
+        for r in sums.collect()
+    }

@@ -59,7 +59,12 @@ class Label(Stage):
         from pyspark.sql import functions as F
 
         option = F.struct(
-            "start", "end", "entity_id", "clip_score", "background_z", "described",
+            "start",
+            "end",
+            "entity_id",
+            "clip_score",
+            "background_z",
+            "described",
             F.col("probability").alias("text_probability"),
         )
         pairs = (
@@ -70,9 +75,7 @@ class Label(Stage):
         calibration, build = calibration_of(run.config), run.config.build
 
         def make_kernel() -> Kernel:
-            return partial(
-                choose_labels, calibration=calibration, bar=build.bar, max_labels=build.max_labels_per_image
-            )
+            return partial(choose_labels, calibration=calibration, bar=build.bar, max_labels=build.max_labels_per_image)
 
         scored = self.rows_to_do(run, unit)
         counting = Counting(passed_table="labels", passed_key=("pair_id",), passed_where_null="reason")
@@ -87,9 +90,20 @@ def calibration_of(config: Config) -> Calibration:
 def scored_candidates(run: Run, unit: str) -> DataFrame:
     """A row per scored pair, mention and entity of a unit: what text and image say."""
     scores = run.tables.read(
-        "scores", run.committed("score", unit),
-        ["pair_id", "entity_id", "image_id", "shard", "row", "clip_score", "background_z", "described", "width",
-         "height"],
+        "scores",
+        run.committed("score", unit),
+        [
+            "pair_id",
+            "entity_id",
+            "image_id",
+            "shard",
+            "row",
+            "clip_score",
+            "background_z",
+            "described",
+            "width",
+            "height",
+        ],
     )
     texts = run.tables.read("pairs", run.committed("pairs", unit), ["pair_id", "text_id"])
     candidates = run.tables.read(
@@ -106,9 +120,7 @@ class Select(Stage):
     scope = "whole"
 
     def settings(self, config: Config) -> dict[str, Any]:
-        return config.build.fingerprint_of(
-            "max_labels_per_image", "min_images_per_entity", "max_images_per_entity"
-        )
+        return config.build.fingerprint_of("max_labels_per_image", "min_images_per_entity", "max_images_per_entity")
 
     def carry_out(self, run: Run, unit: str) -> Commit:
         from pyspark.sql import functions as F
@@ -123,9 +135,7 @@ class Select(Stage):
         counting = Counting(passed_table="selection", passed_key=("pair_id",))
         # The rows of a unit together: a file or two per unit, however many partitions the joins left.
         by_unit = pairs.repartition("unit").sortWithinPartitions("unit", "image_id", "pair_id")
-        selected = tables.write(
-            by_unit, lambda: selection.select_images, self.name, unit, ("selection",), counting
-        )
+        selected = tables.write(by_unit, lambda: selection.select_images, self.name, unit, ("selection",), counting)
         entities = tables.read("kb/entities", run.committed("knowledge_base"))
         per_entity = statistics.per_entity(all_labels, labels, classes, entities)
         stats = tables.write(
@@ -134,8 +144,12 @@ class Select(Stage):
         schema = tables.spark_schema("selection", ["image_id", "pair_id", "shard", "row", "labels", "unit"])
         written = tables.spark.read.schema(schema).parquet(files.join(selected.staging, "selection"))
         return self.conclude(
-            run, unit, [selected, stats.only("entity_statistics")], started,
-            expected=sum(c.rows_out for c in labelled), facts={"units": selection.unit_digests(written)},
+            run,
+            unit,
+            [selected, stats.only("entity_statistics")],
+            started,
+            expected=sum(c.rows_out for c in labelled),
+            facts={"units": selection.unit_digests(written)},
         )
 
 
@@ -175,8 +189,13 @@ class Publish(Stage):
             return selected_rows(paths[shard], rows, columns)
 
         def make_kernel() -> Kernel:
-            return partial(image_rows, read_rows=read_rows, image_column=pairs.image_column,
-                           url_column=pairs.url_column, text_column=pairs.text_column)
+            return partial(
+                image_rows,
+                read_rows=read_rows,
+                image_column=pairs.image_column,
+                url_column=pairs.url_column,
+                text_column=pairs.text_column,
+            )
 
         counting = Counting(passed_table="i2e/images", passed_key=("image_id",))
         return Plan(rows, make_kernel, ("i2e/images",), counting, rows_expected=self.rows_to_do(run, unit))
@@ -216,18 +235,28 @@ class Finish(Stage):
         by_images = stats.where(F.col("class_index").isNotNull()).groupBy("images").count().collect()
         walk = funnel(run)
         small = tables.write_local(
-            iter([
-                ("i2e/statistics/buckets", statistics.buckets({r["images"]: r["count"] for r in by_images})),
-                ("i2e/statistics/funnel", funnel_rows(walk)),
-            ]),
-            self.name, unit, ("i2e/statistics/buckets", "i2e/statistics/funnel"),
+            iter(
+                [
+                    ("i2e/statistics/buckets", statistics.buckets({r["images"]: r["count"] for r in by_images})),
+                    ("i2e/statistics/funnel", funnel_rows(walk)),
+                ]
+            ),
+            self.name,
+            unit,
+            ("i2e/statistics/buckets", "i2e/statistics/funnel"),
         )
         self._remove_other_units(run)
         staged = [entities.only(*self.writes[:2]), small.only(*self.writes[2:])]
         made = Commit(
-            stage=self.name, unit=unit, fingerprint=self.fingerprint(run, unit), components=self.components(run, unit),
-            files={t: f for w in staged for t, f in w.files.items()}, rows_in=entities.rows_in,
-            rows_out=entities.rows_in, rejected={}, seconds=round(time.monotonic() - started, 3),
+            stage=self.name,
+            unit=unit,
+            fingerprint=self.fingerprint(run, unit),
+            components=self.components(run, unit),
+            files={t: f for w in staged for t, f in w.files.items()},
+            rows_in=entities.rows_in,
+            rows_out=entities.rows_in,
+            rejected={},
+            seconds=round(time.monotonic() - started, 3),
         )
         tables.commit(made, staged)
         classes = made.rows("i2e/entities")

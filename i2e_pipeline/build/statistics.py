@@ -39,9 +39,17 @@ def per_entity(all_labels: DataFrame, image_labels: DataFrame, classes: DataFram
         .join(classes, "entity_id", how="left")
         .join(entities.select("entity_id", "name", "description", "aliases"), "entity_id", how="inner")
         .select(
-            "entity_id", "class_index", "name", "description", "aliases",
-            F.coalesce("images", F.lit(0)).cast("long").alias("images"), "pairs_proposed", "pairs_labelled",
-            "mean_clip_score", "mean_clip_score_labelled", "mean_probability",
+            "entity_id",
+            "class_index",
+            "name",
+            "description",
+            "aliases",
+            F.coalesce("images", F.lit(0)).cast("long").alias("images"),
+            "pairs_proposed",
+            "pairs_labelled",
+            "mean_clip_score",
+            "mean_clip_score_labelled",
+            "mean_probability",
         )
     )
 
@@ -62,8 +70,14 @@ def buckets(entities_by_images: Mapping[int, int]) -> pa.RecordBatch:
     rows = []
     for low, following in zip(BUCKET_EDGES, (*BUCKET_EDGES[1:], 1 << 62), strict=True):
         inside = {n: count for n, count in entities_by_images.items() if low <= n < following}
-        rows.append({"images_from": low, "images_to": following - 1, "entities": sum(inside.values()),
-                     "images": sum(n * count for n, count in inside.items())})
+        rows.append(
+            {
+                "images_from": low,
+                "images_to": following - 1,
+                "entities": sum(inside.values()),
+                "images": sum(n * count for n, count in inside.items()),
+            }
+        )
     while len(rows) > 1 and rows[-1]["entities"] == 0:
         rows.pop()
     return pa.RecordBatch.from_pylist(rows)

@@ -22,14 +22,20 @@ class ArgumentError(ValueError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", action="append", default=[], metavar="[LABEL=]MODEL",
+        "--model",
+        action="append",
+        default=[],
+        metavar="[LABEL=]MODEL",
         help="an encoder: local-dir:FOLDER, hf-hub:ORG/NAME, NAME@PRETRAINED, hf:FOLDER, vectors:FOLDER; MODEL@random "
-             "for the same one untrained. Several are measured side by side",
+        "for the same one untrained. Several are measured side by side",
     )
     parser.add_argument(
-        "--data", action="append", default=[], metavar="NAME=PATH",
+        "--data",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
         help="a data set: gpr1200, roxford5k, rparis6k, imagenet, cifar100 … by name, or a folder of your own under "
-             "any other",
+        "any other",
     )
     parser.add_argument("--suite", metavar="A,B", help="only these data sets and protocols")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
@@ -41,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def wants_sample(options: argparse.Namespace) -> bool:
     """Whether nothing was said of what to measure, so that the embedded sample is."""
-    return not (
-        options.config or options.model or options.data or options.suite or options.vectors or options.compare
-    )
+    return not (options.config or options.model or options.data or options.suite or options.vectors or options.compare)
 
 
 def run(options: argparse.Namespace, config: Callable[[], Config], say: Say) -> int:

@@ -235,13 +235,25 @@ def table(differences: Sequence[Difference]) -> str:
     for d in differences:
         span = "" if d.interval is None else f"[{100 * d.interval.low:+.2f}, {100 * d.interval.high:+.2f}]"
         drawn = "" if d.interval is None else f"{d.interval.clusters:,} {d.by}"
-        rows.append([
-            d.data, d.protocol, d.figure, f"{100 * d.values[0]:.2f}", f"{100 * d.values[1]:.2f}",
-            f"{100 * d.difference:+.2f}", span, drawn, d.verdict,
-        ])
+        rows.append(
+            [
+                d.data,
+                d.protocol,
+                d.figure,
+                f"{100 * d.values[0]:.2f}",
+                f"{100 * d.values[1]:.2f}",
+                f"{100 * d.difference:+.2f}",
+                span,
+                drawn,
+                d.verdict,
+            ]
+        )
     widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
     numbers = range(3, 7)
-    return "\n".join(
-        "  ".join(c.rjust(widths[n]) if n in numbers else c.ljust(widths[n]) for n, c in enumerate(row)).rstrip()
-        for row in rows
-    ) + "\n"
+    return (
+        "\n".join(
+            "  ".join(c.rjust(widths[n]) if n in numbers else c.ljust(widths[n]) for n, c in enumerate(row)).rstrip()
+            for row in rows
+        )
+        + "\n"
+    )

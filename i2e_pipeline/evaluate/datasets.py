@@ -1,9 +1,9 @@
 """Data sets by name and path; nothing is ever fetched.
 
-    gpr1200 roxford5k rparis6k imagenet caltech101 cifar100 svhn dtd pets flowers102 eurosat resisc45 camelyon
-                     the published data sets (known.py), in the layout that their archives unpack to
-    any other name   what lies at its path tells the layout: a published I2E dataset, Parquet files with images and
-                     labels, images in GPR1200's naming, a folder per class
+gpr1200 roxford5k rparis6k imagenet caltech101 cifar100 svhn dtd pets flowers102 eurosat resisc45 camelyon
+                 the published data sets (known.py), in the layout that their archives unpack to
+any other name   what lies at its path tells the layout: a published I2E dataset, Parquet files with images and
+                 labels, images in GPR1200's naming, a folder per class
 """
 
 from __future__ import annotations

@@ -46,8 +46,13 @@ def held_out(
     if len(train_ND) and not new_N.all():
         k = min(NEIGHBOURS, len(train_ND))
         found = knn_classify(
-            normalised(train_ND), np.asarray(train_class_M, dtype=np.int64), image_ND[~new_N], class_N[~new_N],
-            ks=(k,), temperature=TEMPERATURE, block_mb=block_mb,
+            normalised(train_ND),
+            np.asarray(train_class_M, dtype=np.int64),
+            image_ND[~new_N],
+            class_N[~new_N],
+            ks=(k,),
+            temperature=TEMPERATURE,
+            block_mb=block_mb,
         )
         figures["knn"] = found[f"k={k}"]
     if entity_text_CD is not None and len(class_N):

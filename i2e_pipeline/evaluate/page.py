@@ -45,31 +45,44 @@ def page(measured: Results, looks: Sequence[Look] = ()) -> str:
     known, differences = _intervals(measured), compare.between(measured)
     shown = {look.data.name: look for look in looks}
     budget = BUDGET // max(1, len(looks))
-    return _environment().get_template("evaluation.html").render(
-        measured=measured,
-        labels=labels,
-        colours=[pictures.PALETTE[n % len(pictures.PALETTE)] for n in range(len(labels))],
-        headline=_headlines(measured),
-        lines=list(results.lines(measured)),
-        has_published=any(line.published for line in results.lines(measured)),
-        sources=dict.fromkeys(f"{p.model}: {p.source}" for line in results.lines(measured) for p in line.published),
-        intervals=known,
-        differences=differences,
-        scale=_scale(differences),
-        sets=[_section(measured, data, labels, known, shown.get(data.name), budget) for data in measured.data],
-        protocols={name: PROTOCOLS[name].about for name in PROTOCOLS if name in {r.protocol for r in measured.results}},
-        draws=compare.DRAWS,
-        chance=results.CHANCE,
+    return (
+        _environment()
+        .get_template("evaluation.html")
+        .render(
+            measured=measured,
+            labels=labels,
+            colours=[pictures.PALETTE[n % len(pictures.PALETTE)] for n in range(len(labels))],
+            headline=_headlines(measured),
+            lines=list(results.lines(measured)),
+            has_published=any(line.published for line in results.lines(measured)),
+            sources=dict.fromkeys(f"{p.model}: {p.source}" for line in results.lines(measured) for p in line.published),
+            intervals=known,
+            differences=differences,
+            scale=_scale(differences),
+            sets=[_section(measured, data, labels, known, shown.get(data.name), budget) for data in measured.data],
+            protocols={
+                name: PROTOCOLS[name].about for name in PROTOCOLS if name in {r.protocol for r in measured.results}
+            },
+            draws=compare.DRAWS,
+            chance=results.CHANCE,
+        )
     )
 
 
 def _environment() -> Environment:
     both = ChoiceLoader([PackageLoader("i2e_pipeline.evaluate"), PackageLoader("i2e_pipeline")])
     environment = Environment(
-        loader=both, autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True,
+        loader=both,
+        autoescape=select_autoescape(default=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(
-        number=lambda value: f"{value:,}", percent=results.percent, half=_half, points=_points, words=_words,
+        number=lambda value: f"{value:,}",
+        percent=results.percent,
+        half=_half,
+        points=_points,
+        words=_words,
         span=_span,
     )
     return environment
@@ -132,10 +145,12 @@ def _headlines(measured: Results) -> list[Headline]:
         figure = next(iter(measured.of(data, protocol)[0].figures))
         values = {r.model: r.figures[figure] for r in measured.of(data, protocol) if figure in r.figures}
         best = max(values.values()) if len(set(values.values())) > 1 else None
-        found.append(Headline(
-            f"{data}: {_words(protocol)}, {figure}",
-            [(model, f"{100 * value:.1f} %", value == best) for model, value in values.items()],
-        ))
+        found.append(
+            Headline(
+                f"{data}: {_words(protocol)}, {figure}",
+                [(model, f"{100 * value:.1f} %", value == best) for model, value in values.items()],
+            )
+        )
     return found
 
 
@@ -143,7 +158,8 @@ def _intervals(measured: Results) -> dict[tuple[str, str, str, str], Interval]:
     """(data, protocol, figure, model) -> 95 % interval."""
     return {
         (r.data, r.protocol, figure, r.model): interval
-        for r in measured.results for figure, interval in compare.intervals(measured, r).items()
+        for r in measured.results
+        for figure, interval in compare.intervals(measured, r).items()
     }
 
 
@@ -169,23 +185,35 @@ class Section:
 
 
 def _section(
-    measured: Results, data: Data, labels: Sequence[str], known: Mapping[tuple[str, str, str, str], Interval],
-    look: Look | None, budget: int,
+    measured: Results,
+    data: Data,
+    labels: Sequence[str],
+    known: Mapping[tuple[str, str, str, str], Interval],
+    look: Look | None,
+    budget: int,
 ) -> Section:
     groups, parts = [], []
     for _, protocol in (m for m in measured.measured() if m[0] == data.name):
         of = {r.model: r for r in measured.of(data.name, protocol)}
         first = next(iter(of.values()))
         figure = next(iter(first.figures))
-        groups.append(Group(
-            f"{_words(protocol)}, {figure}", tuple(of[m].figures.get(figure) if m in of else None for m in labels),
-            tuple(known.get((data.name, protocol, figure, m)) for m in labels),
-        ))
+        groups.append(
+            Group(
+                f"{_words(protocol)}, {figure}",
+                tuple(of[m].figures.get(figure) if m in of else None for m in labels),
+                tuple(known.get((data.name, protocol, figure, m)) for m in labels),
+            )
+        )
         parts += _parts(protocol, figure, of, labels)
     scatters = [] if look is None else [(m, s, Markup(s.chart)) for m, s in look.scatters.items()]
     return Section(
-        data, data.name, Markup(pictures.bars(groups, labels, f"figures on {data.name}")), parts, scatters,
-        [] if look is None else _grid(look, budget), list(_notes(measured, data)),
+        data,
+        data.name,
+        Markup(pictures.bars(groups, labels, f"figures on {data.name}")),
+        parts,
+        scatters,
+        [] if look is None else _grid(look, budget),
+        list(_notes(measured, data)),
     )
 
 
@@ -226,7 +254,12 @@ def _grid(look: Look, budget: int) -> list[Shown]:
         return data.class_names[label] if 0 <= label < len(data.class_names) else ""
 
     return pictures.grid(
-        look.asked_Q, look.neighbours, data.labels_N, name_of, data.domains_N, lambda rows: _images(data, rows),
+        look.asked_Q,
+        look.neighbours,
+        data.labels_N,
+        name_of,
+        data.domains_N,
+        lambda rows: _images(data, rows),
         Thumbnails(1 << 40, budget, pictures.THUMBNAIL),
     )
 

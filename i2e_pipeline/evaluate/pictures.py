@@ -122,21 +122,27 @@ def bars(rows: Sequence[Group], models: Sequence[str], what: str) -> str:
             y += 14
         y += 11
     said = "; ".join(
-        f"{row.name}: " + ", ".join(
+        f"{row.name}: "
+        + ", ".join(
             f"{model} {'–' if v is None else f'{100 * v:.1f}'}" for model, v in zip(models, row.values, strict=True)
-        ) for row in rows
+        )
+        for row in rows
     )
     return svg.drawing(y, body, f"{what}, percent: {said}")
 
 
 def _bar(width: float, y: float, colour: str, title: str) -> str:
-    return (f'<rect x="0%" y="{y:.1f}" width="{max(width, 0.3):.3f}%" height="11" rx="2" '
-            f'style="fill:{colour}"><title>{escape(title)}</title></rect>')
+    return (
+        f'<rect x="0%" y="{y:.1f}" width="{max(width, 0.3):.3f}%" height="11" rx="2" '
+        f'style="fill:{colour}"><title>{escape(title)}</title></rect>'
+    )
 
 
 def _whisker(low: float, high: float, y: float) -> str:
-    return (f'<line x1="{low:.3f}%" x2="{high:.3f}%" y1="{y:.1f}" y2="{y:.1f}" '
-            'style="stroke:var(--ink,#1d2228);stroke-width:1.6"/>')
+    return (
+        f'<line x1="{low:.3f}%" x2="{high:.3f}%" y1="{y:.1f}" y2="{y:.1f}" '
+        'style="stroke:var(--ink,#1d2228);stroke-width:1.6"/>'
+    )
 
 
 # -- retrieval grids --------------------------------------------------------------------------------------------
@@ -232,7 +238,9 @@ def grid(
 
     return [
         Shown(
-            uris[row], name_of(int(labels_N[row])), "" if domains_N is None else str(domains_N[row]),
+            uris[row],
+            name_of(int(labels_N[row])),
+            "" if domains_N is None else str(domains_N[row]),
             tuple((model, found(row, of[n])) for model, of in neighbours.items()),
         )
         for n, row in enumerate(asked_Q.tolist())
@@ -248,4 +256,3 @@ def _png(image: Image.Image | None) -> bytes | None:
     stream = io.BytesIO()
     small.save(stream, "PNG", compress_level=1)
     return stream.getvalue()
-

@@ -101,7 +101,9 @@ def _revisited(task: Task) -> Measured:
         raise DatasetError(f"{data.name}: the protocol needs the ground truth and every image, and some are missing")
     queries, gallery = data.splits["query"], data.splits["gallery"]
     found = revisited(
-        embedded.vectors_ND[queries], embedded.vectors_ND[gallery], read_ground_truth(str(data.truth)),
+        embedded.vectors_ND[queries],
+        embedded.vectors_ND[gallery],
+        read_ground_truth(str(data.truth)),
         block_mb=task.settings.block_mb,
     )
     figures = {f"{level} {name}": v for level in LEVELS for name, v in revisited_figures(found[level]).items()}
@@ -114,7 +116,12 @@ def _knn(task: Task) -> Measured:
 
     (train_ND, train_N), (test_ND, test_N) = task.of(task.data.rows("train")), task.of(task.data.rows("test"))
     found = knn_classify(
-        train_ND, train_N, test_ND, test_N, ks=task.settings.knn_k, temperature=task.settings.knn_temperature,
+        train_ND,
+        train_N,
+        test_ND,
+        test_N,
+        ks=task.settings.knn_k,
+        temperature=task.settings.knn_temperature,
         block_mb=task.settings.block_mb,
     )
     counts = {"train": len(train_N), "queries": len(test_N)}
@@ -132,7 +139,13 @@ def _linear_probe(task: Task) -> Measured:
     if not len(choose_N):
         raise TooSmall("classes of so few training images leave none to choose the regulariser on")
     found = linear_probe(
-        fit_ND, fit_N, choose_ND, choose_N, test_ND, test_N, device=task.settings.device,
+        fit_ND,
+        fit_N,
+        choose_ND,
+        choose_N,
+        test_ND,
+        test_N,
+        device=task.settings.device,
         block_mb=task.settings.block_mb,
     )
     counts = {"train": len(fit_N), "validation": len(choose_N), "queries": len(test_N)}
@@ -141,8 +154,12 @@ def _linear_probe(task: Task) -> Measured:
         notes.append(f"the best C, {found['regulariser']:.3g}, is the end of what was tried: another may be better")
     return Measured(
         {"acc@1": found["accuracy"], PER_CLASS: found["mean per class"]},
-        {"acc@1": found["correct"], PER_CLASS: by_class(found["correct"], test_N)}, test_N, counts=counts,
-        chosen={"regulariser": found["regulariser"]}, notes=notes, curve=found["curve"],
+        {"acc@1": found["correct"], PER_CLASS: by_class(found["correct"], test_N)},
+        test_N,
+        counts=counts,
+        chosen={"regulariser": found["regulariser"]},
+        notes=notes,
+        curve=found["curve"],
     )
 
 
@@ -160,7 +177,11 @@ def _zero_shot(task: Task) -> Measured:
     test_ND, test_N = task.of(data.splits["test"] if "test" in data.splits else np.arange(len(data)))
     assert task.encoder.texts is not None
     found = zero_shot(
-        task.encoder.texts, test_ND, test_N, data.class_names, templates_for(data.known),
+        task.encoder.texts,
+        test_ND,
+        test_N,
+        data.class_names,
+        templates_for(data.known),
         block_mb=task.settings.block_mb,
     )
     counts = {"queries": len(test_N), "classes": len(data.class_names)}
@@ -177,7 +198,12 @@ def _image_to_entity(task: Task) -> Measured:
     assert task.encoder.texts is not None
     assert data.descriptions is not None
     found = image_to_entity(
-        task.encoder.texts, vectors_ND, labels_N, data.class_names, data.descriptions, data.class_images_C,
+        task.encoder.texts,
+        vectors_ND,
+        labels_N,
+        data.class_names,
+        data.descriptions,
+        data.class_images_C,
         block_mb=task.settings.block_mb,
     )
     parts, groups = {}, {}
@@ -230,32 +256,41 @@ PROTOCOLS: dict[str, Protocol] = {
     "gpr": Protocol(
         "Every image queries all images by cosine, itself included. Average precision over all images of its class, "
         "as GPR1200's authors define it; the mean over all queries, by domain too.",
-        _gpr, lambda data: data.kind in ("gpr", "classes"),
+        _gpr,
+        lambda data: data.kind in ("gpr", "classes"),
     ),
     "knn_retrieval": Protocol(
         "Share of images with one of their class among the nearest 1 or 5 others; the image itself is left out.",
-        _knn_retrieval, lambda data: data.kind in ("gpr", "classes"),
+        _knn_retrieval,
+        lambda data: data.kind in ("gpr", "classes"),
     ),
     "revisited": Protocol(
         "Cropped queries against a gallery with distractors (Radenović et al., CVPR 2018). Junk is taken out of each "
         "ranking, average precision is the area by trapezoids, mP@k the precision among the first k.",
-        _revisited, lambda data: data.kind == "revisited",
+        _revisited,
+        lambda data: data.kind == "revisited",
     ),
     "knn": Protocol(
         "Class by vote of the k nearest training images, each with weight exp(cosine / temperature).",
-        _knn, _has_split,
+        _knn,
+        _has_split,
     ),
     "linear_probe": Protocol(
         "Logistic regression on the frozen vectors, its regulariser chosen on validation images.",
-        _linear_probe, _has_split,
+        _linear_probe,
+        _has_split,
     ),
     "zero_shot": Protocol(
         "Class whose name, in the mean of its prompts, is nearest to the image.",
-        _zero_shot, lambda data: data.kind == "classes" and bool(data.class_names), needs_text=True,
+        _zero_shot,
+        lambda data: data.kind == "classes" and bool(data.class_names),
+        needs_text=True,
     ),
     "image_to_entity": Protocol(
         "The entity's name and description among those of all entities, nearest to the image first; also by the number "
         "of images that the entity has.",
-        _image_to_entity, lambda data: data.kind == "classes" and data.descriptions is not None, needs_text=True,
+        _image_to_entity,
+        lambda data: data.kind == "classes" and data.descriptions is not None,
+        needs_text=True,
     ),
 }

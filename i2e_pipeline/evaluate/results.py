@@ -200,7 +200,11 @@ def of_vectors(label: str, tree: Mapping[str, Any]) -> Results:
     data = Data("vectors", "vectors", path, str(tree.get("queries", "")), 0, 0)
     clusters = tree.get("clusters", {})
     return Results(
-        (Model(label, path, "", "stored", 0),), (data,), tuple(found), clusters, tree.get("groups", {}),
+        (Model(label, path, "", "stored", 0),),
+        (data,),
+        tuple(found),
+        clusters,
+        tree.get("groups", {}),
         software=tree.get("software", {}),
     )
 
@@ -320,8 +324,13 @@ def lines(results: Results) -> Iterator[Line]:
                 found = [of_model.get(m.label, {}).get(figure) for m in results.models]
                 queries = next((sum(_counted(f[1])) for f in found if f is not None and f[1]), None)
                 yield Line(
-                    data, protocol, figure, tuple(None if f is None else f[0] for f in found),
-                    tuple(published(data, protocol, figure)), queries, part,
+                    data,
+                    protocol,
+                    figure,
+                    tuple(None if f is None else f[0] for f in found),
+                    tuple(published(data, protocol, figure)),
+                    queries,
+                    part,
                 )
 
 

@@ -100,7 +100,8 @@ def revisited(
               cosine for vectors of length 1
     """
     for what, wanted, vectors in (
-        ("queries", len(truth.query_names), queries_QD), ("gallery", len(truth.gallery_names), gallery_GD),
+        ("queries", len(truth.query_names), queries_QD),
+        ("gallery", len(truth.gallery_names), gallery_GD),
     ):
         if len(vectors) != wanted:
             turned = ", which looks transposed" if np.ndim(vectors) == 2 and vectors.shape[1] == wanted else ""

@@ -112,8 +112,7 @@ def measure(config: Config, say: Say) -> tuple[Results, list[Look]]:
         for data, look in zip(sets, looks, strict=True):
             started = time.perf_counter()
             task = Task(encoder, data, embed(encoder, data, settings, vectors), settings)
-            _line(say, encoder.label, data.name, "vectors", _said(task.embedded),
-                  seconds=time.perf_counter() - started)
+            _line(say, encoder.label, data.name, "vectors", _said(task.embedded), seconds=time.perf_counter() - started)
             widths.add(task.embedded.vectors_ND.shape[1])
             _same_rows(task, look)
             if task.embedded.failed and data.name not in failed:
@@ -137,19 +136,29 @@ def measure(config: Config, say: Say) -> tuple[Results, list[Look]]:
                 if parts:
                     groups[f"{data.name}/{name}"] = parts
                 first, value = next(iter(result.figures.items()))
-                _line(say, encoder.label, data.name, name, f"{first} {100 * value:.2f} %",
-                      seconds=result.seconds)
+                _line(say, encoder.label, data.name, name, f"{first} {100 * value:.2f} %", seconds=result.seconds)
                 for note in result.notes:
                     say(f"{encoder.label:<16}{data.name:<16}{name:<16}{note}")
             if data.kind != "revisited":
                 started = time.perf_counter()
                 _look(task, look)
-                _line(say, encoder.label, data.name, "pictures", settings.projection,
-                      seconds=time.perf_counter() - started)
-        models.append(Model(
-            encoder.label, encoder.spec, encoder.fingerprint, encoder.preprocessing,
-            widths.pop() if len(widths) == 1 else encoder.width,
-        ))
+                _line(
+                    say,
+                    encoder.label,
+                    data.name,
+                    "pictures",
+                    settings.projection,
+                    seconds=time.perf_counter() - started,
+                )
+        models.append(
+            Model(
+                encoder.label,
+                encoder.spec,
+                encoder.fingerprint,
+                encoder.preprocessing,
+                widths.pop() if len(widths) == 1 else encoder.width,
+            )
+        )
         del encoder, task
     if not found:
         reasons = "; ".join(f"{place}: {reason}" for place, reason in not_measured.items())
@@ -157,12 +166,19 @@ def measure(config: Config, say: Say) -> tuple[Results, list[Look]]:
     facts = tuple(_facts(data, settings.data[data.name], failed[data.name]) for data in sets)
     order = {(d.name, p): n for n, (d, p) in enumerate((d, p) for d in sets for p in PROTOCOLS)}
     found.sort(key=lambda r: (order[r.data, r.protocol], labels.index(r.model)))
-    shown = settings.model_dump(mode="json", include={
-        "suite", "preprocessing", "dtype", "knn_k", "knn_temperature", "projection", "seed",
-    })
-    measured = Results(
-        tuple(models), facts, tuple(found), clusters, groups, not_measured, shown, results.software()
+    shown = settings.model_dump(
+        mode="json",
+        include={
+            "suite",
+            "preprocessing",
+            "dtype",
+            "knn_k",
+            "knn_temperature",
+            "projection",
+            "seed",
+        },
     )
+    measured = Results(tuple(models), facts, tuple(found), clusters, groups, not_measured, shown, results.software())
     return measured, looks
 
 
@@ -171,9 +187,12 @@ def _by_whole_name(settings: EvaluateConfig) -> EvaluateConfig:
     data = {NAMES.get(name.casefold(), name): path for name, path in settings.data.items()}
     if len(data) < len(settings.data):
         raise SuiteError(f"evaluate.data: one data set twice among {', '.join(settings.data)}")
-    return settings.model_copy(update={
-        "data": data, "suite": tuple(NAMES.get(wanted.casefold(), wanted) for wanted in settings.suite),
-    })
+    return settings.model_copy(
+        update={
+            "data": data,
+            "suite": tuple(NAMES.get(wanted.casefold(), wanted) for wanted in settings.suite),
+        }
+    )
 
 
 def _asked(settings: EvaluateConfig) -> tuple[list[str], list[str]]:
@@ -202,13 +221,20 @@ def _measure(name: str, task: Task) -> tuple[Result, list[int] | None, dict[str,
         raise TooSmall("no query has anything to find, or every k of knn_k is more than the training images")
     per_query = {
         figure: [None if value is None else float(value) for value in values]
-        for figure, values in found.per_query.items() if figure in figures
+        for figure, values in found.per_query.items()
+        if figure in figures
     }
     result = Result(
-        task.encoder.label, task.data.name, name, figures,
+        task.encoder.label,
+        task.data.name,
+        name,
+        figures,
         {of: {k: float(v) for k, v in parts.items() if v is not None} for of, parts in found.parts.items() if parts},
-        per_query, {k: int(v) for k, v in found.counts.items()}, {k: float(v) for k, v in found.chosen.items()},
-        list(found.notes), [(float(at), float(value)) for at, value in found.curve],
+        per_query,
+        {k: int(v) for k, v in found.counts.items()},
+        {k: float(v) for k, v in found.chosen.items()},
+        list(found.notes),
+        [(float(at), float(value)) for at, value in found.curve],
         round(time.perf_counter() - started, 2),
     )
     classes = None if found.clusters is None else [int(c) for c in found.clusters]
@@ -264,8 +290,16 @@ def _facts(data: ImageSet, path: str, failed: Mapping[str, str]) -> Data:
     without = {} if data.kind == "revisited" else {"without a class": int((data.labels_N < 0).sum())}
     left_out = {reason: n for reason, n in {**data.left_out, **without, "not decoded": len(failed)}.items() if n}
     return Data(
-        data.name, data.kind, path, data.fingerprint, len(data), len(np.unique(labelled)), left_out, dict(failed),
-        splits={split: len(rows) for split, rows in data.splits.items()}, split_by=data.split_by,
+        data.name,
+        data.kind,
+        path,
+        data.fingerprint,
+        len(data),
+        len(np.unique(labelled)),
+        left_out,
+        dict(failed),
+        splits={split: len(rows) for split, rows in data.splits.items()},
+        split_by=data.split_by,
     )
 
 

@@ -95,14 +95,16 @@ def read_shards(
             for start, columns in text_columns(file["path"], names):
                 rows = np.arange(start, start + columns.num_rows)
                 key = columns.column(key_column) if key_column else pa.nulls(len(rows))
-                yield pa.RecordBatch.from_pydict({
-                    "shard": pa.array(np.full(len(rows), file["shard"], dtype=np.int32)),
-                    "row": pa.array(rows),
-                    "pair_id": row_ids(file["digest"], rows),
-                    "key": key.cast(pa.string()),
-                    "url": columns.column(url_column).cast(pa.string()),
-                    "caption": columns.column(text_column),
-                })
+                yield pa.RecordBatch.from_pydict(
+                    {
+                        "shard": pa.array(np.full(len(rows), file["shard"], dtype=np.int32)),
+                        "row": pa.array(rows),
+                        "pair_id": row_ids(file["digest"], rows),
+                        "key": key.cast(pa.string()),
+                        "url": columns.column(url_column).cast(pa.string()),
+                        "caption": columns.column(text_column),
+                    }
+                )
 
 
 class Extract(Stage):

@@ -241,10 +241,7 @@ def scripts(texts: pa.Array) -> pa.Array:
 def text_id(texts: pa.Array) -> pa.Array:
     """The first 128 bits of BLAKE2b of each text's UTF-8, as binary(16). Nulls stay null."""
     return pa.array(
-        [
-            None if text is None else content_id(text)
-            for text in texts.cast(pa.binary()).to_pylist()
-        ],
+        [None if text is None else content_id(text) for text in texts.cast(pa.binary()).to_pylist()],
         ID,
     )
 

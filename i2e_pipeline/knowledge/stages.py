@@ -62,7 +62,10 @@ class KnowledgeBase(Stage):
         lines = wikidata.read_dump(run.spark, kb.dump)
         languages, filters = tuple(kb.languages), {k: r for k, r in FILTERS.items() if r.value in kb.skip}
         raw = tables.write(
-            lines, lambda: partial(_raw_tables, languages=languages, filters=filters), self.name, unit,
+            lines,
+            lambda: partial(_raw_tables, languages=languages, filters=filters),
+            self.name,
+            unit,
             ("kb/raw_entities", "kb/raw_names"),
         )
         read = {
@@ -122,12 +125,15 @@ class Surfaces(Stage):
         made = run.committed("knowledge_base")
         anchors = None if kb.anchors is None else read_anchors(run.spark, kb.anchors)
         surfaces = wikidata.surfaces(
-            run.tables.read("kb/names", made), run.tables.read("kb/entities", made), anchors=anchors,
+            run.tables.read("kb/names", made),
+            run.tables.read("kb/entities", made),
+            anchors=anchors,
             limits=SurfaceLimits(max_candidates=kb.max_candidates),
         )
 
         def make_kernel() -> Kernel:
             return partial(pass_on, "kb/surfaces")
 
-        return Plan(surfaces, make_kernel, ("kb/surfaces",), Counting(passed_table="kb/surfaces",
-                                                                      passed_key=("normal_form",)))
+        return Plan(
+            surfaces, make_kernel, ("kb/surfaces",), Counting(passed_table="kb/surfaces", passed_key=("normal_form",))
+        )

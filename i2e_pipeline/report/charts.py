@@ -56,18 +56,34 @@ def funnel(steps: Sequence[Step]) -> str:
         kept = width * step.rows_out / step.rows_in if step.rows_in else 0.0
         height = 22 if main else 10
         body.append(svg.text(0, y + 14, step.title, strong=True))
-        body.append(svg.text(100, y + 14, f"{step.rows_out:,} of {step.rows_in:,} {step.rows_are}"
-                          f" · {_percent(step.rows_out, step.rows_in)}", anchor="end"))
+        body.append(
+            svg.text(
+                100,
+                y + 14,
+                f"{step.rows_out:,} of {step.rows_in:,} {step.rows_are} · {_percent(step.rows_out, step.rows_in)}",
+                anchor="end",
+            )
+        )
         body.append(svg.text(0, y + 31, step.does, muted=True))
         y += 39
         body.append(svg.rect(0, y, 100, height, GREY, opacity=0.12))
-        body.append(svg.rect(0, y, kept, height, BLUE if main else GREY,
-                             f"{step.rows_out:,} {step.rows_are} passed on"))
+        body.append(
+            svg.rect(0, y, kept, height, BLUE if main else GREY, f"{step.rows_out:,} {step.rows_are} passed on")
+        )
         at = kept
         for n, (reason, rows) in enumerate(_largest_first(step.rejected)):
             share = width * rows / step.rows_in if step.rows_in else 0.0
-            body.append(svg.rect(at, y, share, height, ORANGE, f"{reason}: {rows:,} {step.rows_are}",
-                              opacity=1.0 if n % 2 == 0 else 0.7))
+            body.append(
+                svg.rect(
+                    at,
+                    y,
+                    share,
+                    height,
+                    ORANGE,
+                    f"{reason}: {rows:,} {step.rows_are}",
+                    opacity=1.0 if n % 2 == 0 else 0.7,
+                )
+            )
             at += share
         y += height
         lost = [f"{reason} −{rows:,}" for reason, rows in _largest_first(step.rejected)]
@@ -89,8 +105,9 @@ def bars(rows: Sequence[Bar], what: str, colour: str = BLUE) -> str:
         body.append(svg.text(0, y + 14, row.label))
         body.append(svg.text(100, y + 14, f"{row.value:,}{' ' + row.note if row.note else ''}", anchor="end"))
         body.append(svg.rect(0, y + 20, 100, 9, GREY, opacity=0.12))
-        body.append(svg.rect(0, y + 20, 100 * row.value / largest, 9, colour, f"{row.label}: {row.value:,}",
-                             floor=True))
+        body.append(
+            svg.rect(0, y + 20, 100 * row.value / largest, 9, colour, f"{row.label}: {row.value:,}", floor=True)
+        )
         y += 40
     return svg.drawing(y, body, f"{what}: " + "; ".join(f"{r.label} {r.value:,}" for r in rows))
 
@@ -105,8 +122,10 @@ def buckets(rows: Sequence[Mapping[str, int]]) -> str:
         return svg.empty("buckets")
     largest = max(max(r["entities"] / entities, r["images"] / images) for r in rows)
     body = [
-        svg.rect(0, 2, 1.6, 9, BLUE), svg.text(2.6, 11, "share of the entities"),
-        svg.rect(50, 2, 1.6, 9, ORANGE), svg.text(52.6, 11, "share of the images"),
+        svg.rect(0, 2, 1.6, 9, BLUE),
+        svg.text(2.6, 11, "share of the entities"),
+        svg.rect(50, 2, 1.6, 9, ORANGE),
+        svg.text(52.6, 11, "share of the images"),
     ]
     y = 26
     for row in rows:
@@ -115,14 +134,28 @@ def buckets(rows: Sequence[Mapping[str, int]]) -> str:
         body.append(svg.text(0, y + 12, f"{label} image{'' if high == 1 else 's'}", strong=True))
         body.append(svg.text(100, y + 12, f"{row['entities']:,} entities · {row['images']:,} images", anchor="end"))
         for offset, part, whole, colour, name in (
-            (18, row["entities"], entities, BLUE, "entities"), (27, row["images"], images, ORANGE, "images"),
+            (18, row["entities"], entities, BLUE, "entities"),
+            (27, row["images"], images, ORANGE, "images"),
         ):
             body.append(svg.rect(0, y + offset, 100, 8, GREY, opacity=0.10))
-            body.append(svg.rect(0, y + offset, 100 * part / whole / largest, 8, colour,
-                              f"{part:,} {name}, {_percent(part, whole)}", floor=True))
+            body.append(
+                svg.rect(
+                    0,
+                    y + offset,
+                    100 * part / whole / largest,
+                    8,
+                    colour,
+                    f"{part:,} {name}, {_percent(part, whole)}",
+                    floor=True,
+                )
+            )
         y += 46
-    return svg.drawing(y, body, "images per entity in buckets: " + "; ".join(
-        f"{r['images_from']} and more: {r['entities']} entities, {r['images']} images" for r in rows))
+    return svg.drawing(
+        y,
+        body,
+        "images per entity in buckets: "
+        + "; ".join(f"{r['images_from']} and more: {r['entities']} entities, {r['images']} images" for r in rows),
+    )
 
 
 def rank_frequency(images: Sequence[int]) -> str:
@@ -168,27 +201,37 @@ def histogram(
     height, top, bottom = 220, 30, 30
     room, step = height - top - bottom, 100 / len(kept)
     body = [
-        svg.rect(0, 2, 1.6, 9, BLUE), svg.text(2.6, 11, f"labelled {sum(kept):,}"),
-        svg.rect(50, 2, 1.6, 9, ORANGE), svg.text(52.6, 11, f"not labelled {sum(rejected):,}"),
+        svg.rect(0, 2, 1.6, 9, BLUE),
+        svg.text(2.6, 11, f"labelled {sum(kept):,}"),
+        svg.rect(50, 2, 1.6, 9, ORANGE),
+        svg.text(52.6, 11, f"not labelled {sum(rejected):,}"),
         svg.hline(height - bottom),
     ]
     width = (high - low) / len(kept)
     for n, (a, b) in enumerate(zip(kept, rejected, strict=True)):
         start = f"{low + n * width:.2f}–{low + (n + 1) * width:.2f}"
         up = room * b / largest
-        body.append(svg.rect(n * step + step * 0.08, height - bottom - up, step * 0.84, up, ORANGE,
-                          f"{start}: {b:,} not labelled"))
+        body.append(
+            svg.rect(
+                n * step + step * 0.08, height - bottom - up, step * 0.84, up, ORANGE, f"{start}: {b:,} not labelled"
+            )
+        )
         over = room * a / largest
-        body.append(svg.rect(n * step + step * 0.08, height - bottom - up - over, step * 0.84, over, BLUE,
-                          f"{start}: {a:,} labelled"))
+        body.append(
+            svg.rect(
+                n * step + step * 0.08, height - bottom - up - over, step * 0.84, over, BLUE, f"{start}: {a:,} labelled"
+            )
+        )
     for tick in _ticks(low, high):
         at = 100 * (tick - low) / (high - low)
         anchor = "start" if at < 2 else "end" if at > 98 else "middle"
         body.append(svg.text(at, height - bottom + 16, f"{tick:g}", anchor=anchor, muted=True))
     if bar is not None and low <= bar <= high:
         at = 100 * (bar - low) / (high - low)
-        body.append(f'<line x1="{at:.2f}%" x2="{at:.2f}%" y1="{top - 8}" y2="{height - bottom}" '
-                    'style="stroke:currentColor" stroke-dasharray="3 3"/>')
+        body.append(
+            f'<line x1="{at:.2f}%" x2="{at:.2f}%" y1="{top - 8}" y2="{height - bottom}" '
+            'style="stroke:currentColor" stroke-dasharray="3 3"/>'
+        )
         side = "end" if at > 50 else "start"
         body.append(svg.text(at + (-0.8 if at > 50 else 0.8), top + 2, f"bar {bar:.3f}", anchor=side, strong=True))
     body.append(svg.text(100, height - 1, what, anchor="end", muted=True))
@@ -210,8 +253,10 @@ def precision_recall(figures: Sequence[Figure], floor: float) -> str:
         return 1 + 97 * (value - floor) / (1 - floor)
 
     body = [
-        svg.dot(2, 8, 5, BLUE), svg.text(5, 12, "precision"),
-        svg.dot(42, 8, 5, ORANGE, hollow=True), svg.text(45, 12, "recall"),
+        svg.dot(2, 8, 5, BLUE),
+        svg.text(5, 12, "precision"),
+        svg.dot(42, 8, 5, ORANGE, hollow=True),
+        svg.text(45, 12, "recall"),
     ]
     y = 30
     for figure in figures:
@@ -230,8 +275,9 @@ def precision_recall(figures: Sequence[Figure], floor: float) -> str:
     for n in range(0, ticks + 1, every):
         value = 1 - n / 10
         body.append(svg.text(x(value), y + 12, f"{value:.1f}", anchor="middle" if n < ticks else "start", muted=True))
-    return svg.drawing(y + 18, body, "precision and recall: " + "; ".join(
-        f"{f.label} {f.precision} and {f.recall}" for f in figures))
+    return svg.drawing(
+        y + 18, body, "precision and recall: " + "; ".join(f"{f.label} {f.precision} and {f.recall}" for f in figures)
+    )
 
 
 def _largest_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:

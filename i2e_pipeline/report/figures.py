@@ -81,8 +81,17 @@ class Entities:
 
 def entities(dataset: Dataset, most: int, fewest: int, undepicted: int) -> Entities:
     """One pass over the statistics of all entities; ties are parted by entity_id."""
-    names = ("entity_id", "name", "description", "images", "pairs_proposed", "pairs_labelled", "mean_clip_score",
-             "mean_clip_score_labelled", "mean_probability")
+    names = (
+        "entity_id",
+        "name",
+        "description",
+        "images",
+        "pairs_proposed",
+        "pairs_labelled",
+        "mean_clip_score",
+        "mean_clip_score_labelled",
+        "mean_probability",
+    )
     empty = pa.schema([]).empty_table()
     found, counts, ends = Entities(np.zeros(0, np.int64)), [], {"most": empty, "fewest": empty, "undepicted": empty}
     for batch in dataset.tables.batches("i2e/statistics/entities", dataset.published["finish"], names):
@@ -99,9 +108,7 @@ def entities(dataset: Dataset, most: int, fewest: int, undepicted: int) -> Entit
             both = part if not ends[end].num_columns else pa.concat_tables([ends[end], part])
             ends[end] = both.sort_by(order).slice(0, limit)
     found.images = np.concatenate(counts) if counts else found.images
-    found.most, found.fewest, found.undepicted = (
-        ends[end].to_pylist() for end in ("most", "fewest", "undepicted")
-    )
+    found.most, found.fewest, found.undepicted = (ends[end].to_pylist() for end in ("most", "fewest", "undepicted"))
     return found
 
 

@@ -60,47 +60,67 @@ def page(config: Config) -> str:
     measured = quality.read(dataset.tables)
     rejections = _rejections(dataset.manifest, examples)
     costs = figures.costs(dataset)
-    return _environment().get_template("report.html").render(
-        manifest=dataset.manifest,
-        headline=_headline(dataset.manifest, entities, measured),
-        names=figures.names_of(dataset, named),
-        gallery=_pictures(choice.at_random, shown),
-        unsure=_pictures(choice.least_sure, shown),
-        seen=choice.seen,
-        funnel=Markup(charts.funnel([*_steps(dataset.manifest)])),
-        reasons=Markup(charts.bars(
-            [charts.Bar(r.reason, r.rows, f"of {r.rows_in:,} {r.rows_are}") for r in rejections if r.of_pairs],
-            "rejects by reason", svg.ORANGE)),
-        rejections=rejections,
-        slices={f["slice"]: f["pairs"] for f in measured},
-        quality_charts=[(stage, what, Markup(chart)) for stage, what, chart in _quality_charts(measured)],
-        scores=scores,
-        probability=Markup(_histogram(scores.probability, (0.0, 1.0), "probability that the best candidate is right",
-                                      _bar(dataset.manifest))),
-        clip=Markup(_histogram(scores.clip_score, CLIP_RANGE, "CLIP score of the best candidate")),
-        entities=entities,
-        rank=Markup(charts.rank_frequency(entities.images.tolist())),
-        buckets=Markup(charts.buckets(dataset.small("i2e/statistics/buckets"))),
-        top=_with_pictures(top, choice, shown),
-        rare=_with_pictures(rare, choice, shown),
-        table=entities.most[:TABLE_ENTITIES],
-        costs=costs,
-        core_hours=sum(c.core_hours or 0.0 for c in costs),
-        cores=figures.cores_used(config),
-        typical_unit=figures.typical_unit(dataset),
-        stages=STAGES,
-        output=config.output,
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            manifest=dataset.manifest,
+            headline=_headline(dataset.manifest, entities, measured),
+            names=figures.names_of(dataset, named),
+            gallery=_pictures(choice.at_random, shown),
+            unsure=_pictures(choice.least_sure, shown),
+            seen=choice.seen,
+            funnel=Markup(charts.funnel([*_steps(dataset.manifest)])),
+            reasons=Markup(
+                charts.bars(
+                    [charts.Bar(r.reason, r.rows, f"of {r.rows_in:,} {r.rows_are}") for r in rejections if r.of_pairs],
+                    "rejects by reason",
+                    svg.ORANGE,
+                )
+            ),
+            rejections=rejections,
+            slices={f["slice"]: f["pairs"] for f in measured},
+            quality_charts=[(stage, what, Markup(chart)) for stage, what, chart in _quality_charts(measured)],
+            scores=scores,
+            probability=Markup(
+                _histogram(
+                    scores.probability,
+                    (0.0, 1.0),
+                    "probability that the best candidate is right",
+                    _bar(dataset.manifest),
+                )
+            ),
+            clip=Markup(_histogram(scores.clip_score, CLIP_RANGE, "CLIP score of the best candidate")),
+            entities=entities,
+            rank=Markup(charts.rank_frequency(entities.images.tolist())),
+            buckets=Markup(charts.buckets(dataset.small("i2e/statistics/buckets"))),
+            top=_with_pictures(top, choice, shown),
+            rare=_with_pictures(rare, choice, shown),
+            table=entities.most[:TABLE_ENTITIES],
+            costs=costs,
+            core_hours=sum(c.core_hours or 0.0 for c in costs),
+            cores=figures.cores_used(config),
+            typical_unit=figures.typical_unit(dataset),
+            stages=STAGES,
+            output=config.output,
+        )
     )
 
 
 def _environment() -> Environment:
     both = ChoiceLoader([PackageLoader("i2e_pipeline.report"), PackageLoader("i2e_pipeline")])
     environment = Environment(
-        loader=both, autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True,
+        loader=both,
+        autoescape=select_autoescape(default=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(
-        number=lambda value: f"{value:,}", share=_share, score=lambda v: "–" if v is None else f"{v:.3f}",
-        linked=_linked, compact=_compact,
+        number=lambda value: f"{value:,}",
+        share=_share,
+        score=lambda v: "–" if v is None else f"{v:.3f}",
+        linked=_linked,
+        compact=_compact,
     )
     return environment
 
@@ -123,7 +143,8 @@ def _linked(detail: str, names: Mapping[int, str]) -> Markup:
         name = names.get(entity_id)
         html += before
         html += Markup('<a href="https://www.wikidata.org/wiki/Q{0}">{1}</a>').format(
-            entity_id, f"{name} (Q{entity_id})" if name else f"Q{entity_id}")
+            entity_id, f"{name} (Q{entity_id})" if name else f"Q{entity_id}"
+        )
     return html + text
 
 
@@ -141,14 +162,22 @@ def _headline(
     found = [
         Headline(f"{manifest['images']:,}", "images", f"{_share(manifest['images'], pairs)} of {pairs:,} pairs"),
         Headline(f"{manifest['entities']:,}", "entities", f"of {entities.proposed:,} that the texts propose"),
-        Headline(f"{manifest['labels']:,}", "labels",
-                 f"{manifest['labels'] / manifest['images']:.2f} an image" if manifest["images"] else ""),
+        Headline(
+            f"{manifest['labels']:,}",
+            "labels",
+            f"{manifest['labels'] / manifest['images']:.2f} an image" if manifest["images"] else "",
+        ),
     ]
     for figure in measured:
         if (figure["stage"], figure["slice"]) == ("published", "all") and figure["precision"] is not None:
             recall = "" if figure["recall"] is None else f", recall {100 * figure['recall']:.1f} %"
-            found.append(Headline(f"{100 * figure['precision']:.1f} %", "of the labels are right",
-                                  f"{figure['pairs']:,} pairs of known truth{recall}"))
+            found.append(
+                Headline(
+                    f"{100 * figure['precision']:.1f} %",
+                    "of the labels are right",
+                    f"{figure['pairs']:,} pairs of known truth{recall}",
+                )
+            )
     return found
 
 
@@ -179,8 +208,15 @@ def _rejections(
 ) -> list[Rejection]:
     """In the order of the walk, the most frequent first in each stage."""
     return [
-        Rejection(s["stage"], reason, explain(reason), rows, s["rows_in"], s["rows_are"],
-                  examples.get((s["stage"], reason), ()))
+        Rejection(
+            s["stage"],
+            reason,
+            explain(reason),
+            rows,
+            s["rows_in"],
+            s["rows_are"],
+            examples.get((s["stage"], reason), ()),
+        )
         for s in (*manifest["funnel"], manifest["knowledge_base"])
         for reason, rows in sorted(s["rejected"].items(), key=lambda item: (-item[1], item[0]))
     ]
@@ -203,9 +239,7 @@ def _bar(manifest: Mapping[str, Any]) -> float | None:
     return None if bar is None else float(bar)
 
 
-def _histogram(
-    counts: tuple[Any, Any], bounds: tuple[float, float], what: str, bar: float | None = None
-) -> str:
+def _histogram(counts: tuple[Any, Any], bounds: tuple[float, float], what: str, bar: float | None = None) -> str:
     h = figures.filled(counts, *bounds)
     return charts.histogram(h.kept, h.rejected, h.low, h.high, what, bar)
 

@@ -131,8 +131,10 @@ def read(dataset: Dataset, places: Mapping[Place, int], thumbnail: Thumbnails) -
         for row, picture in zip(rows, (r for batch in batches for r in batch.to_pylist()), strict=True):
             labels = sorted((Label(x["entity_id"], x["score"]) for x in picture["labels"]), key=lambda x: -x.score)
             found[path, row] = Picture(
-                thumbnail(_bytes(picture["image"]), places[path, row]), _short(picture["alt_text"]),
-                _web(picture["url"]), tuple(labels),
+                thumbnail(_bytes(picture["image"]), places[path, row]),
+                _short(picture["alt_text"]),
+                _web(picture["url"]),
+                tuple(labels),
             )
     return found
 
@@ -171,7 +173,10 @@ def rejected_examples(dataset: Dataset, per_reason: int, thumbnail: Thumbnails) 
 
 
 def _take_rejects(
-    dataset: Dataset, commit: Commit, wanted: set[str], per_reason: int,
+    dataset: Dataset,
+    commit: Commit,
+    wanted: set[str],
+    per_reason: int,
     rows: dict[tuple[str, str], list[dict[str, Any]]],
 ) -> int:
     """Add rejects of a commit until each wanted reason has its examples, or enough rows were looked at: how many."""

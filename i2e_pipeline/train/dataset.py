@@ -126,9 +126,19 @@ class Loader:
     """
 
     def __init__(
-        self, samples: Samples, config: TrainConfig, *, side: int, world_size: int = 1, rank: int = 0, start: int = 0,
-        stop: int | None = None, tokenizer: Tokenizer | None = None,
-        text_probabilities: Sequence[float] | None = None, teacher: Teacher | None = None, pin: bool = False,
+        self,
+        samples: Samples,
+        config: TrainConfig,
+        *,
+        side: int,
+        world_size: int = 1,
+        rank: int = 0,
+        start: int = 0,
+        stop: int | None = None,
+        tokenizer: Tokenizer | None = None,
+        text_probabilities: Sequence[float] | None = None,
+        teacher: Teacher | None = None,
+        pin: bool = False,
     ) -> None:
         """side                 of the model's input, in pixels
         start, stop          positions: samples that the training has consumed over all ranks, and where it ends
@@ -142,7 +152,11 @@ class Loader:
         self.micro_batch = micro_batch_size(data.batch_size, world_size, config.accumulate)
         """Images of a micro-batch over all ranks."""
         self.order = Order(
-            samples.sizes_G, batch_size=data.batch_size, lanes=data.lanes, window=data.window, seed=config.seed,
+            samples.sizes_G,
+            batch_size=data.batch_size,
+            lanes=data.lanes,
+            window=data.window,
+            seed=config.seed,
             shuffle=data.shuffle,
         )
         self.workers = share_of_cores(world_size) if data.workers is None else data.workers
@@ -217,7 +231,10 @@ class Loader:
             alt_texts = None if self._texts is None else [slot.group.value(1, slot.sample) for slot in slots]
             rows_B = self._samples.training[places.sample]
             yield _Pending(
-                slots, rows_B, places.epoch, draws(self._keys(rows_B, places.epoch), self._config.data),
+                slots,
+                rows_B,
+                places.epoch,
+                draws(self._keys(rows_B, places.epoch), self._config.data),
                 pixels_BHWC=_empty((len(slots), self._side, self._side, 3), self._pin),
                 described=self._described(rows_B, places.epoch, alt_texts),
             )
@@ -397,7 +414,11 @@ class Loader:
 
 
 def _pixels(
-    stored: bytes | None, limits: ImageLimits, side: int, decoded: int, drawn_F: np.ndarray | None,
+    stored: bytes | None,
+    limits: ImageLimits,
+    side: int,
+    decoded: int,
+    drawn_F: np.ndarray | None,
     area: tuple[float, float],
 ) -> np.ndarray | Rejected:
     """pixels_HWC of one stored image, or why there are none."""

@@ -269,8 +269,13 @@ def _keys(ids_N2: np.ndarray) -> np.ndarray:
 
 
 def _split(
-    published: Published, config: TrainConfig, groups: _Groups, ids_N2: np.ndarray, count_N: np.ndarray,
-    class_M: np.ndarray, score_M: np.ndarray,
+    published: Published,
+    config: TrainConfig,
+    groups: _Groups,
+    ids_N2: np.ndarray,
+    count_N: np.ndarray,
+    class_M: np.ndarray,
+    score_M: np.ndarray,
 ) -> Samples:
     data = config.data
     entity_ids_C = published.entities.column("entity_id").to_numpy()
@@ -310,11 +315,19 @@ def _split(
             "less, or build the dataset with a lower build.min_images_per_entity"
         )
     return Samples(
-        published=published, ids_N2=ids_N2, _label_ends_N=ends_N, _label_class_M=class_M, _label_score_M=score_M,
-        group_file_G=groups.file_G, group_start_G=groups.start_G, group_number_G=groups.number_G, training=training,
+        published=published,
+        ids_N2=ids_N2,
+        _label_ends_N=ends_N,
+        _label_class_M=class_M,
+        _label_score_M=score_M,
+        group_file_G=groups.file_G,
+        group_start_G=groups.start_G,
+        group_number_G=groups.number_G,
+        training=training,
         held_out_entities=np.flatnonzero(held_C),
-        held_out=HeldOut(of_entities, best_N[of_entities].astype(np.int64), of_images,
-                         best_N[of_images].astype(np.int64)),
+        held_out=HeldOut(
+            of_entities, best_N[of_entities].astype(np.int64), of_images, best_N[of_images].astype(np.int64)
+        ),
         left_out={
             "unlabelled": int((~labelled_N).sum()),
             "shares_held_out": int((labelled_N & shows_held_N & ~of_held_N).sum()),

@@ -148,9 +148,7 @@ def optimizer_state(towers: Towers, optimizer: torch.optim.Optimizer, keep: bool
     )
 
 
-def load_optimizer(
-    towers: Towers, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor], steps: int
-) -> None:
+def load_optimizer(towers: Towers, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor], steps: int) -> None:
     """Puts the moments back, after `steps` steps. A parameter that the state does not know starts without any."""
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for name, p in towers.named_parameters():

@@ -24,9 +24,7 @@ _REMEMBERED = 65_536
 class Texts:
     """Draws texts and tokenises them; for one thread at a time."""
 
-    def __init__(
-        self, entities: pa.Table, probabilities: Sequence[float], template: str, tokenizer: Tokenizer
-    ) -> None:
+    def __init__(self, entities: pa.Table, probabilities: Sequence[float], template: str, tokenizer: Tokenizer) -> None:
         """entities: name and description by class index; probabilities: of KINDS, not all of them 0."""
         weights = np.asarray(probabilities, dtype=np.float64)
         self._until = np.cumsum(weights / weights.sum())

@@ -44,6 +44,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path, rows in ((folder / "gold" / "tiny-dev.jsonl", links), (folder / "ner" / "dev.jsonl", names)):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     pq.write_table(pa.Table.from_pylist(captions), folder / "pairs" / "00000.parquet")
-    pq.write_table(pa.table({"TEXT": [text for text, _ in GOLD] + ["R&amp;D  café", None]}),
-                   folder / "alt_text" / "a.parquet")
+    pq.write_table(
+        pa.table({"TEXT": [text for text, _ in GOLD] + ["R&amp;D  café", None]}), folder / "alt_text" / "a.parquet"
+    )
     return folder

@@ -15,23 +15,41 @@ BY_IMAGE = Calibration(features=("background_z",), weights=(1.0,), bias=-3.0, ba
 
 
 def option(entity_id: int, z: float, start: int = 0, end: int = 5, text: float = 0.5) -> dict[str, Any]:
-    return {"start": start, "end": end, "entity_id": entity_id, "clip_score": z / 10, "background_z": z,
-            "text_probability": text}
+    return {
+        "start": start,
+        "end": end,
+        "entity_id": entity_id,
+        "clip_score": z / 10,
+        "background_z": z,
+        "text_probability": text,
+    }
 
 
 def pairs(*options: list[dict[str, Any]]) -> pa.RecordBatch:
-    kind = pa.list_(pa.struct([
-        ("start", pa.int32()), ("end", pa.int32()), ("entity_id", pa.int64()), ("clip_score", pa.float32()),
-        ("background_z", pa.float32()), ("text_probability", pa.float32()),
-    ]))
+    kind = pa.list_(
+        pa.struct(
+            [
+                ("start", pa.int32()),
+                ("end", pa.int32()),
+                ("entity_id", pa.int64()),
+                ("clip_score", pa.float32()),
+                ("background_z", pa.float32()),
+                ("text_probability", pa.float32()),
+            ]
+        )
+    )
     n = len(options)
-    return pa.RecordBatch.from_pydict({
-        "image_id": pa.array([bytes([i]) * 16 for i in range(n)], pa.binary(16)),
-        "pair_id": pa.array([bytes([100 + i]) * 16 for i in range(n)], pa.binary(16)),
-        "shard": pa.array([0] * n, pa.int32()), "row": pa.array(range(n), pa.int64()),
-        "width": pa.array([10] * n, pa.int32()), "height": pa.array([10] * n, pa.int32()),
-        "options": pa.array(list(options), kind),
-    })
+    return pa.RecordBatch.from_pydict(
+        {
+            "image_id": pa.array([bytes([i]) * 16 for i in range(n)], pa.binary(16)),
+            "pair_id": pa.array([bytes([100 + i]) * 16 for i in range(n)], pa.binary(16)),
+            "shard": pa.array([0] * n, pa.int32()),
+            "row": pa.array(range(n), pa.int64()),
+            "width": pa.array([10] * n, pa.int32()),
+            "height": pa.array([10] * n, pa.int32()),
+            "options": pa.array(list(options), kind),
+        }
+    )
 
 
 Rows = list[dict[str, Any]]

@@ -12,20 +12,33 @@ from i2e_pipeline.tables import conform
 
 def test_images_come_in_hash_order_with_their_own_bytes() -> None:
     chosen = [(0, 3, b"\x09"), (0, 1, b"\x01"), (2, 0, b"\x05")]
-    selected = pa.RecordBatch.from_pylist([
-        {"image_id": i * 16, "pair_id": bytes(16), "shard": shard, "row": row, "width": 1, "height": 2,
-         "labels": [{"entity_id": 42, "class_index": 0, "score": 0.9}]}
-        for shard, row, i in chosen
-    ], schema=SELECTION)
+    selected = pa.RecordBatch.from_pylist(
+        [
+            {
+                "image_id": i * 16,
+                "pair_id": bytes(16),
+                "shard": shard,
+                "row": row,
+                "width": 1,
+                "height": 2,
+                "labels": [{"entity_id": 42, "class_index": 0, "score": 0.9}],
+            }
+            for shard, row, i in chosen
+        ],
+        schema=SELECTION,
+    )
     asked = []
 
     def read_rows(shard: int, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         asked.append((shard, list(rows)))
         for row in rows:
-            yield pa.RecordBatch.from_pydict({
-                "jpg": pa.array([f"{shard}/{row}".encode()], pa.large_binary()), "url": [f"u{row}"],
-                "caption": pa.array([None if row == 3 else f"text {row}"], pa.string()),
-            })
+            yield pa.RecordBatch.from_pydict(
+                {
+                    "jpg": pa.array([f"{shard}/{row}".encode()], pa.large_binary()),
+                    "url": [f"u{row}"],
+                    "caption": pa.array([None if row == 3 else f"text {row}"], pa.string()),
+                }
+            )
 
     rows = []
     for table, batch in image_rows(iter([selected.slice(0, 2), selected.slice(2)]), read_rows, "jpg", "url", "caption"):

@@ -14,9 +14,19 @@ COLUMNS = [*LABELS.names, "unit"]
 
 def label(pair: int, image: int, entity: int, **overrides: Any) -> dict[str, Any]:
     return {
-        "image_id": image.to_bytes(16, "big"), "pair_id": pair.to_bytes(16, "big"), "shard": 0, "row": pair,
-        "width": 5, "height": 6, "entity_id": entity, "clip_score": 0.3, "text_probability": 0.5, "probability": 0.9,
-        "reason": None, "unit": "u-1", **overrides,
+        "image_id": image.to_bytes(16, "big"),
+        "pair_id": pair.to_bytes(16, "big"),
+        "shard": 0,
+        "row": pair,
+        "width": 5,
+        "height": 6,
+        "entity_id": entity,
+        "clip_score": 0.3,
+        "text_probability": 0.5,
+        "probability": 0.9,
+        "reason": None,
+        "unit": "u-1",
+        **overrides,
     }
 
 
@@ -42,22 +52,34 @@ def select(spark: Any, rows: list[dict[str, Any]], **build: Any) -> tuple[dict[i
 
 
 def test_an_image_of_several_pairs_is_published_once_with_the_labels_of_all(spark: Any) -> None:
-    images, rejects = select(spark, [
-        label(1, 7, 42, probability=0.8), label(2, 7, 42, probability=0.9, unit="u-2"), label(2, 7, 43, unit="u-2"),
-    ])
+    images, rejects = select(
+        spark,
+        [
+            label(1, 7, 42, probability=0.8),
+            label(2, 7, 42, probability=0.9, unit="u-2"),
+            label(2, 7, 43, unit="u-2"),
+        ],
+    )
     assert list(images) == [7]
     assert images[7]["row"] == 1
     assert images[7]["unit"] == "u-1"
     assert [(x["entity_id"], x["class_index"], round(x["score"], 3)) for x in images[7]["labels"]] == [
-        (42, 0, 0.9), (43, 1, 0.9)]
+        (42, 0, 0.9),
+        (43, 1, 0.9),
+    ]
     (reject,) = rejects
     assert reject["reason"] == "duplicate_image"
     assert reject["detail"] == f"published from pair {(1).to_bytes(16, 'big').hex()}"
 
 
 def test_rare_entities_go_and_with_them_images_without_another_label(spark: Any) -> None:
-    rows = [label(1, 1, 42), label(2, 2, 42), label(3, 3, 43), label(4, 2, 43, pair_id=(2).to_bytes(16, "big")),
-            label(5, 5, 44)]
+    rows = [
+        label(1, 1, 42),
+        label(2, 2, 42),
+        label(3, 3, 43),
+        label(4, 2, 43, pair_id=(2).to_bytes(16, "big")),
+        label(5, 5, 44),
+    ]
     images, rejects = select(spark, rows, min_images_per_entity=2)
     assert {n: [x["entity_id"] for x in r["labels"]] for n, r in images.items()} == {1: [42], 2: [42, 43], 3: [43]}
     assert [(r["reason"], r["row"]) for r in rejects] == [("rare_entity", 5)]
@@ -97,12 +119,20 @@ def test_a_units_digest_follows_its_rows_not_their_order(spark: Any) -> None:
 @pytest.mark.parametrize("labels", [[], None])
 def test_an_image_that_lost_all_labels_is_a_reject(labels: Any) -> None:
     kind = pa.list_(pa.struct([("entity_id", pa.int64()), ("class_index", pa.int32()), ("score", pa.float32())]))
-    batch = pa.RecordBatch.from_pydict({
-        "image_id": pa.array([bytes(16)], pa.binary(16)), "pair_id": pa.array([bytes(16)], pa.binary(16)),
-        "unit": ["u"], "shard": pa.array([0], pa.int32()), "row": pa.array([0], pa.int64()),
-        "width": pa.array([1], pa.int32()), "height": pa.array([1], pa.int32()), "stands": [True],
-        "standing_pair": pa.array([bytes(16)], pa.binary(16)), "labels": pa.array([labels], kind),
-        "dropped": ["rare_entity"],
-    })
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "image_id": pa.array([bytes(16)], pa.binary(16)),
+            "pair_id": pa.array([bytes(16)], pa.binary(16)),
+            "unit": ["u"],
+            "shard": pa.array([0], pa.int32()),
+            "row": pa.array([0], pa.int64()),
+            "width": pa.array([1], pa.int32()),
+            "height": pa.array([1], pa.int32()),
+            "stands": [True],
+            "standing_pair": pa.array([bytes(16)], pa.binary(16)),
+            "labels": pa.array([labels], kind),
+            "dropped": ["rare_entity"],
+        }
+    )
     made = list(selection.select_images(iter([batch])))
     assert [(t, b.num_rows) for t, b in made if b.num_rows] == [("rejects", 1)]

@@ -18,8 +18,15 @@ def measured(label: str, values: list[float | None], classes: list[int] | None =
     result = Result(label, "set", "gpr", {"mAP": sum(known) / len(known)}, {}, {"mAP": values})
     clusters = {} if classes is None else {"set/gpr": classes}
     data = (Data("set", "gpr", "/set", "fingerprint", len(values), 1),)
-    return Results(**{"models": (Model(label, label, "", "model", 4),), "data": data, "results": (result,),
-                      "clusters": clusters, **fields})
+    return Results(
+        **{
+            "models": (Model(label, label, "", "model", 4),),
+            "data": data,
+            "results": (result,),
+            "clusters": clusters,
+            **fields,
+        }
+    )
 
 
 def only(differences: list[compare.Difference]) -> compare.Difference:
@@ -146,8 +153,10 @@ def test_models_of_one_file_are_compared_with_its_first() -> None:
 
 
 def test_a_figure_that_is_no_mean_over_queries_is_not_tested() -> None:
-    a, b = (Results((Model(m, m, "", "model", 4),), (), (Result(m, "set", "knn", {"x": v}),))
-            for m, v in (("a", 0.1), ("b", 0.9)))
+    a, b = (
+        Results((Model(m, m, "", "model", 4),), (), (Result(m, "set", "knn", {"x": v}),))
+        for m, v in (("a", 0.1), ("b", 0.9))
+    )
     assert only(compare.compare(a, b)).verdict == "not tested"
 
 
@@ -156,8 +165,12 @@ def test_domains_are_compared_on_their_own_queries() -> None:
     groups = {"set/gpr": {"domain": ["a", "b"] * 20}}
     better = values + np.array([0.2, 0.0] * 20)
     one, two = (
-        Results(r.models, r.data, (replace(r.results[0], parts={"domain": {"a": v[::2].mean(), "b": v[1::2].mean()}}),),
-                groups=groups)
+        Results(
+            r.models,
+            r.data,
+            (replace(r.results[0], parts={"domain": {"a": v[::2].mean(), "b": v[1::2].mean()}}),),
+            groups=groups,
+        )
         for r, v in ((measured("x", values.tolist()), values), (measured("y", better.tolist()), better))
     )
     found = {d.figure: d for d in compare.compare(one, two)}

@@ -126,8 +126,10 @@ def test_imagenet_takes_its_training_images_where_they_are_and_says_so_where_not
     root = write(tmp_path, [f"val/{wnid}/image.JPEG" for wnid in wnids])
     alone = open_dataset("imagenet", str(root))
     assert set(alone.splits) == {"test"}
-    assert alone.lacks["knn"] == alone.lacks["linear_probe"] == (
-        f"no training images: they are wanted in {root}/train/WNID"
+    assert (
+        alone.lacks["knn"]
+        == alone.lacks["linear_probe"]
+        == (f"no training images: they are wanted in {root}/train/WNID")
     )
     write(tmp_path, [f"train/{wnid}/{n}.JPEG" for wnid in wnids for n in range(2)])
     data = open_dataset("imagenet", str(root))

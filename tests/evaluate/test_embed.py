@@ -166,12 +166,14 @@ def test_an_untrained_control_is_a_function_of_the_seed(models: Callable[[str], 
 def test_mofi_preprocessing_is_the_published_one(models: Callable[[str], str]) -> None:
     config = CONFIG.model_copy(update={"preprocessing": "mofi-gpr1200"})
     encoder = open_encoder(_takes_224(models), config)
-    published = transforms.Compose([
-        transforms.ToTensor(),
-        transforms.Resize(224, antialias=False),
-        transforms.CenterCrop(224),
-        transforms.Normalize(CLIP_MEAN, CLIP_STD),
-    ])
+    published = transforms.Compose(
+        [
+            transforms.ToTensor(),
+            transforms.Resize(224, antialias=False),
+            transforms.CenterCrop(224),
+            transforms.Normalize(CLIP_MEAN, CLIP_STD),
+        ]
+    )
     image = picture(3, (500, 310))
     assert np.array_equal(encoder.prepare(image), published(image).numpy())
     assert encoder.fingerprint != open_encoder(_takes_224(models), CONFIG).fingerprint

@@ -52,7 +52,12 @@ def test_stored_vectors_are_measured_and_compared(call: Call, labelled: Path, tm
     written = json.loads((tmp_path / "a.json").read_text())
     assert len(written["results"]["gpr"]["ap"]) == 600
     assert set(written["results"]["gpr"]["per_domain"]) == {
-        "landmarks", "nature", "sketches", "objects", "products", "faces",
+        "landmarks",
+        "nature",
+        "sketches",
+        "objects",
+        "products",
+        "faces",
     }
     with np.load(labelled) as stored:
         better = stored["features"] + 3 * np.random.default_rng(1).normal(size=(60, 8))[stored["labels"]]
@@ -77,8 +82,14 @@ def test_figures_equal_the_golden_ones(call: Call, real_data: Path, tmp_path: Pa
     assert ours["ap"] == pytest.approx(golden["ap"], abs=1e-6)
     oxford = real_data / "eval" / "revisitop"
     code, out, _ = call(
-        "--vectors", str(oxford / "features_roxford5k.npz"), "--protocol", "revisited",
-        "--ground-truth", str(oxford / "gnd_roxford5k.pkl"), "--json", "r.json",
+        "--vectors",
+        str(oxford / "features_roxford5k.npz"),
+        "--protocol",
+        "revisited",
+        "--ground-truth",
+        str(oxford / "gnd_roxford5k.pkl"),
+        "--json",
+        "r.json",
     )
     assert code == 0
     golden = json.loads((oxford / "golden.json").read_text())["roxford5k"]
@@ -89,8 +100,20 @@ def test_two_encoders_on_a_folder(call: Call, tmp_path: Path) -> None:
     colours = coloured(tmp_path / "colours")
     far, near = (vectors(tmp_path / n, "colours", colours, noise) for n, noise in (("far", 3.0), ("near", 0.1)))
     code, out, err = call(
-        "--model", f"far={far}", "--model", f"near={near}", "--data", f"colours={colours}", "--suite", "gpr,knn",
-        "--json", "r.json", "--set", "evaluate.projection=none", "evaluate.knn_k=[3]", "output=here",
+        "--model",
+        f"far={far}",
+        "--model",
+        f"near={near}",
+        "--data",
+        f"colours={colours}",
+        "--suite",
+        "gpr,knn",
+        "--json",
+        "r.json",
+        "--set",
+        "evaluate.projection=none",
+        "evaluate.knn_k=[3]",
+        "output=here",
     )
     assert code == 0
     assert "near is better" in out

@@ -59,8 +59,18 @@ def test_average_precision_of_any_class_size_equals_scikit_learns(sizes: list[in
 def test_classes_form_six_equal_blocks_in_the_order_of_their_labels() -> None:
     labels = np.array([70, 3, 11, 9, 5, 40, 41, 2, 100, 30, 20, 10] * 2)
     assert domains_of(labels).tolist()[:12] == [  # type: ignore[union-attr]
-        "faces", "landmarks", "sketches", "nature", "nature", "products", "products", "landmarks", "faces", "objects",
-        "objects", "sketches",
+        "faces",
+        "landmarks",
+        "sketches",
+        "nature",
+        "nature",
+        "products",
+        "products",
+        "landmarks",
+        "faces",
+        "objects",
+        "objects",
+        "sketches",
     ]
     figures = gpr(vectors(24), labels)
     assert set(figures["per_domain"]) == set(DOMAINS)
@@ -84,8 +94,10 @@ def test_classes_that_do_not_divide_by_six_have_no_domains() -> None:
 def test_named_domains_are_used_and_cover_every_query() -> None:
     domains = np.array(["b"] * 8 + ["a"] * 4)
     figures = gpr(vectors(12), np.arange(12) // 2, domains)
-    assert figures["per_domain"] == {"b": pytest.approx(np.mean(figures["ap"][:8])),
-                                     "a": pytest.approx(np.mean(figures["ap"][8:]))}
+    assert figures["per_domain"] == {
+        "b": pytest.approx(np.mean(figures["ap"][:8])),
+        "a": pytest.approx(np.mean(figures["ap"][8:])),
+    }
 
 
 def test_a_perfect_encoder_scores_one() -> None:

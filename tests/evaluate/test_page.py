@@ -12,7 +12,7 @@ from i2e_pipeline.evaluate.page import _scale, _span, page
 from i2e_pipeline.evaluate.results import Data, Model, Result, Results
 from tests.evaluate.small_sets import coloured, settings, vectors
 
-HOSTILE = '<script>alert(1)</script>"\'><img src=x onerror=alert(2)>'
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
 
 class Seen(HTMLParser):
@@ -113,13 +113,17 @@ def test_cards_are_of_every_data_set_and_say_which_model_has_which_figure() -> N
     models = (Model("trained", "t", "f", "model", 4), Model("untrained", "u", "f", "model", 4))
     rows = [
         Result(m.label, data, protocol, {"mAP": value})
-        for data in ("first", "second") for protocol in ("gpr", "knn", "linear_probe", "zero_shot")
+        for data in ("first", "second")
+        for protocol in ("gpr", "knn", "linear_probe", "zero_shot")
         for m, value in zip(models, (0.538, 0.133), strict=True)
     ]
     sets = tuple(Data(name, "gpr", "/d", "f", 12, 2) for name in ("first", "second"))
     cards = page(Results(models, sets, tuple(rows))).split('<dl class="headline">')[1].split("</dl>")[0]
     assert re.findall("<dt>(.*?)</dt>", cards) == [
-        "first: GPR retrieval, mAP", "second: GPR retrieval, mAP", "first: kNN, mAP", "second: kNN, mAP",
+        "first: GPR retrieval, mAP",
+        "second: GPR retrieval, mAP",
+        "first: kNN, mAP",
+        "second: kNN, mAP",
     ]
     assert '<dd class="card best">53.8 % <small>trained</small></dd>' in cards
     assert '<dd class="card">13.3 % <small>untrained</small></dd>' in cards

@@ -13,19 +13,29 @@ from i2e_pipeline.evaluate.results import Data, Model, Result, Results, ResultsE
 
 
 def model(label: str = "b16", **fields: Any) -> Model:
-    return Model(**{"label": label, "spec": "ViT-B-16", "fingerprint": "f", "preprocessing": "model", "width": 4,
-                    **fields})
+    return Model(
+        **{"label": label, "spec": "ViT-B-16", "fingerprint": "f", "preprocessing": "model", "width": 4, **fields}
+    )
 
 
 def result(**fields: Any) -> Result:
-    return Result(**{"model": "b16", "data": "gpr1200", "protocol": "gpr", "figures": {"mAP": 0.5},
-                     "per_query": {"mAP": [0.25, None, 0.75]}, **fields})
+    return Result(
+        **{
+            "model": "b16",
+            "data": "gpr1200",
+            "protocol": "gpr",
+            "figures": {"mAP": 0.5},
+            "per_query": {"mAP": [0.25, None, 0.75]},
+            **fields,
+        }
+    )
 
 
 def some(**fields: Any) -> Results:
     data = (Data("gpr1200", "gpr", "/data/gpr1200", "d", 3, 2),)
-    return Results(**{"models": (model(),), "data": data, "results": (result(),),
-                      "clusters": {"gpr1200/gpr": [0, 0, 1]}, **fields})
+    return Results(
+        **{"models": (model(),), "data": data, "results": (result(),), "clusters": {"gpr1200/gpr": [0, 0, 1]}, **fields}
+    )
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -110,8 +120,14 @@ def test_every_published_figure_is_a_fraction_with_a_source() -> None:
 
 
 def test_markdown_marks_the_best_and_leaves_a_dash_where_a_protocol_does_not_apply() -> None:
-    two = some(models=(model(), model("l14")), results=(result(), result(model="l14", figures={"mAP": 0.6}),
-               result(protocol="zero_shot", figures={"acc@1": 0.3}, per_query={})))
+    two = some(
+        models=(model(), model("l14")),
+        results=(
+            result(),
+            result(model="l14", figures={"mAP": 0.6}),
+            result(protocol="zero_shot", figures={"acc@1": 0.3}, per_query={}),
+        ),
+    )
     lines = results.markdown(two).splitlines()
     assert "| 50.00 | **60.00** |" in lines[2]
     assert "| 30.00 | – |" in lines[3]
@@ -140,8 +156,11 @@ def by_domain() -> Results:
     parts = {"domain": {"faces": 0.25, "nature": 0.75}}
     one = result(figures={"mAP": 0.5, results.CHANCE: 0.1}, parts=parts)
     two = result(model="l14", figures={"mAP": 0.6, results.CHANCE: 0.1}, parts=parts)
-    return some(models=(model(), model("l14")), results=(one, two),
-                groups={"gpr1200/gpr": {"domain": ["faces", "faces", "nature"]}})
+    return some(
+        models=(model(), model("l14")),
+        results=(one, two),
+        groups={"gpr1200/gpr": {"domain": ["faces", "faces", "nature"]}},
+    )
 
 
 def test_each_domain_has_a_row_in_every_table() -> None:
@@ -163,8 +182,10 @@ def test_parts_of_other_figures_are_means_of_their_queries() -> None:
     groups = {"gpr1200/gpr": {"images per entity": ["1–4", "1–4", "5–9", "5–9"]}}
     found = {line.name: line.values for line in results.lines(some(results=(long_tail,), groups=groups)) if line.part}
     assert found == {
-        "acc@1, 1–4 images per entity (2)": (0.0,), "acc@1, 5–9 images per entity (2)": (0.5,),
-        "acc@5, 1–4 images per entity (2)": (0.5,), "acc@5, 5–9 images per entity (2)": (0.5,),
+        "acc@1, 1–4 images per entity (2)": (0.0,),
+        "acc@1, 5–9 images per entity (2)": (0.5,),
+        "acc@5, 1–4 images per entity (2)": (0.5,),
+        "acc@5, 5–9 images per entity (2)": (0.5,),
     }
 
 

@@ -78,7 +78,7 @@ def test_scores_are_cosines() -> None:
 
 def test_dot_scores_are_inner_products_of_the_vectors_as_they_are() -> None:
     queries, gallery = vectors(9, 33) * 3, vectors(20, 33, seed=1) * np.arange(1, 21)[:, None]
-    (_, scores_BG, one_B), = score_blocks(queries, gallery, metric="dot")
+    ((_, scores_BG, one_B),) = score_blocks(queries, gallery, metric="dot")
     wanted = queries.astype(np.float64) @ gallery.T.astype(np.float64)
     assert np.abs(scores_BG / one_B[:, None] - wanted).max() < 1e-7 * np.abs(wanted).max()
 
@@ -91,7 +91,7 @@ def test_dot_scores_of_short_vectors_are_as_good_as_those_of_long_ones() -> None
     lengths = np.linalg.norm(gallery.astype(np.float64), axis=1)
     assert lengths.max() / lengths.min() > 1e4
     wanted = queries.astype(np.float64) @ gallery.T.astype(np.float64)
-    (_, scores_BG, one_B), = score_blocks(queries, gallery, metric="dot")
+    ((_, scores_BG, one_B),) = score_blocks(queries, gallery, metric="dot")
     moved = np.abs(scores_BG / one_B[:, None] - wanted) / (lengths * np.linalg.norm(queries, axis=1)[:, None])
     assert moved.max() < 6e-8
     found = all_ranks(queries, gallery, [np.arange(3000)] * 40, metric="dot")
@@ -103,7 +103,7 @@ def test_dot_scores_of_short_vectors_are_as_good_as_those_of_long_ones() -> None
 def test_scores_are_exact_integers_below_two_to_the_53(width: int) -> None:
     """Catches: sums that float64 must round, so that blocks and libraries give other last bits."""
     x = np.concatenate([vectors(12, width), np.ones((1, width)), np.eye(1, width)]).astype(np.float32)
-    (_, scores_BG, _), = score_blocks(x, x)
+    ((_, scores_BG, _),) = score_blocks(x, x)
     integers = np.rint(x.astype(np.float64) * (2.0**26 / np.sqrt(np.square(x.astype(np.float64)).sum(1)))[:, None])
     exact = [[sum(int(a) * int(b) for a, b in zip(p, q, strict=True)) for q in integers] for p in integers]
     assert [[int(value) for value in row] for row in scores_BG] == exact
@@ -115,8 +115,10 @@ def test_every_block_size_gives_the_same_bits(metric: Any) -> None:
     queries, gallery = vectors(53, 130), np.repeat(vectors(101, 130, seed=1), 2, axis=0)
     listed = [np.random.default_rng(q).choice(202, 60 if q % 2 else 5, replace=False) for q in range(53)]
     results = [
-        (top_k(queries, gallery, 20, block_mb, metric=metric),
-         all_ranks(queries, gallery, listed, block_mb=block_mb, metric=metric))
+        (
+            top_k(queries, gallery, 20, block_mb, metric=metric),
+            all_ranks(queries, gallery, listed, block_mb=block_mb, metric=metric),
+        )
         for block_mb in BLOCKS_MB
     ]
     for (scores, index), ranks in results[1:]:
@@ -147,7 +149,7 @@ def test_ranks_are_places_in_the_full_order(make: Any, listed_items: int) -> Non
     queries, gallery = make(11), make(90, seed=1)
     draws = np.random.default_rng(2)
     listed = [draws.choice(90, listed_items, replace=False) for _ in queries]
-    (_, scores_BG, _), = score_blocks(queries, gallery)
+    ((_, scores_BG, _),) = score_blocks(queries, gallery)
     wanted = [[ranking(row).index(i) for i in items] for row, items in zip(scores_BG.tolist(), listed, strict=True)]
     assert all_ranks(queries, gallery, listed) == wanted
 
@@ -194,7 +196,7 @@ def test_lists_for_other_queries_are_refused() -> None:
 @pytest.mark.parametrize("make", [few_values, vectors])
 def test_the_best_k_are_the_head_of_the_full_order(make: Any, k: int) -> None:
     queries, gallery = make(11), make(30, seed=1)
-    (_, scores_BG, _), = score_blocks(queries, gallery)
+    ((_, scores_BG, _),) = score_blocks(queries, gallery)
     scores_QK, index_QK = top_k(queries, gallery, k)
     assert index_QK.tolist() == [ranking(row)[:k] for row in scores_BG.tolist()]
     assert np.allclose(scores_QK, np.take_along_axis(cosines(queries, gallery), index_QK, axis=1))
@@ -205,7 +207,7 @@ def test_the_best_k_are_the_head_of_the_full_order(make: Any, k: int) -> None:
 @pytest.mark.parametrize("block_mb", BLOCKS_MB)
 def test_a_query_left_out_is_not_among_its_neighbours(make: Any, block_mb: float) -> None:
     x = make(30)
-    (_, scores_BG, _), = score_blocks(x, x)
+    ((_, scores_BG, _),) = score_blocks(x, x)
     wanted = [[i for i in ranking(row) if i != own][:29] for own, row in enumerate(scores_BG.tolist())]
     assert top_k(x, x, 29, block_mb, exclude_self=True)[1].tolist() == wanted
 
@@ -261,7 +263,7 @@ def test_ranks_without_the_query_close_the_gap() -> None:
 def test_retrieval_of_classes_equals_brute_force(make: Any) -> None:
     """Classes of several sizes, one image alone in its class."""
     x, labels = make(24), np.array([0] * 10 + [7] * 8 + [3] * 5 + [-1])
-    (_, scores_BG, _), = score_blocks(x, x)
+    ((_, scores_BG, _),) = score_blocks(x, x)
     own_in: list[Any] = []
     own_out: list[Any] = []
     first, fifth = [], []
@@ -285,7 +287,7 @@ def test_retrieval_of_classes_equals_brute_force(make: Any) -> None:
 def test_queries_apart_from_the_gallery_equal_brute_force() -> None:
     queries, gallery = vectors(8), vectors(40, seed=1)
     query_labels, gallery_labels = np.array([0, 1, 2, 3, 0, 1, 2, 9]), np.arange(40) % 4
-    (_, scores_BG, _), = score_blocks(queries, gallery)
+    ((_, scores_BG, _),) = score_blocks(queries, gallery)
     orders = [ranking(row) for row in scores_BG.tolist()]
     ap: list[Any] = [
         brute_ap(order, set(np.flatnonzero(gallery_labels == label).tolist()))

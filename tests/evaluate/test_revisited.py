@@ -39,8 +39,11 @@ def indices(*values: int) -> np.ndarray:
 
 def truth(gallery: int, *queries: tuple[list[int], list[int], list[int]]) -> GroundTruth:
     names = tuple(f"image{i}" for i in range(gallery))
-    return GroundTruth(names, tuple(f"query{i}" for i in range(len(queries))),
-                       tuple(Query(indices(*easy), indices(*hard), indices(*junk)) for easy, hard, junk in queries))
+    return GroundTruth(
+        names,
+        tuple(f"query{i}" for i in range(len(queries))),
+        tuple(Query(indices(*easy), indices(*hard), indices(*junk)) for easy, hard, junk in queries),
+    )
 
 
 def content(**changes: Any) -> dict[str, Any]:
@@ -114,7 +117,9 @@ def test_any_ranking_with_ties_equals_brute_force(scores: list[int], roles: list
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     easy, hard, junk = (set(of[role]) for role in ("easy", "hard", "junk"))
     for name, relevant, ignored in (
-        ("easy", easy, junk | hard), ("medium", easy | hard, junk), ("hard", hard, junk | easy),
+        ("easy", easy, junk | hard),
+        ("medium", easy | hard, junk),
+        ("hard", hard, junk | easy),
     ):
         area, at = brute(order, relevant, ignored)
         assert found[name]["ap"] == [None if area is None else pytest.approx(area)]
@@ -127,8 +132,11 @@ def test_queries_without_positives_are_left_out_of_the_mean() -> None:
     x = np.eye(4, dtype=np.float32)
     found = revisited(x[:2], x, truth(4, ([0], [], []), ([], [3], [])))
     assert found["easy"] == {
-        "mAP": 1.0, "mP@k": {"1": 1.0, "5": 1.0, "10": 1.0}, "ap": [1.0, None],
-        "precision at": {"1": [1.0, None], "5": [1.0, None], "10": [1.0, None]}, "queries_without_positives": 1,
+        "mAP": 1.0,
+        "mP@k": {"1": 1.0, "5": 1.0, "10": 1.0},
+        "ap": [1.0, None],
+        "precision at": {"1": [1.0, None], "5": [1.0, None], "10": [1.0, None]},
+        "queries_without_positives": 1,
     }
     assert found["medium"]["queries_without_positives"] == 0
 
@@ -205,7 +213,9 @@ def test_pickles_of_every_protocol_are_read(tmp_path: Path, protocol: int, make:
     assert read.gallery_names == tuple("abcde")
     assert read.query_names == ("q", "r")
     assert [list(part) for part in (read.queries[0].easy, read.queries[0].hard, read.queries[0].junk)] == [
-        [0, 1], [2], [4]
+        [0, 1],
+        [2],
+        [4],
     ]
     assert read.queries[0].box == (1.0, 2.0, 30.5, 40.0)
     assert list(read.queries[1].easy) == []
@@ -224,7 +234,8 @@ def test_pickles_of_python_2_are_read(tmp_path: Path) -> None:
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR(K\x01(K\x02tcnumpy\ndtype\n(U\x02i8K\x00"
         b"K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x10"
-        + np.array([0, 1], dtype="<i8").tobytes() + b"tb"
+        + np.array([0, 1], dtype="<i8").tobytes()
+        + b"tb"
     )
     row = b"}(U\x04easy" + array + b"U\x04hard]U\x04junk]u"
     data = b"\x80\x02}(U\x06imlist](U\x03a\xe9bU\x01be" + b"U\x07qimlist]U\x01qaU\x03gnd]" + row + b"au."
@@ -269,8 +280,9 @@ def test_a_pickle_that_asks_for_code_is_refused_and_not_run(
 ) -> None:
     trace = tmp_path / "trace"
     filled = tuple(a.format(trace) if isinstance(a, str) else a for a in arguments)
-    call = Calls(function, *([str(trace) if part == "{}" else part for part in a] if isinstance(a, list) else a
-                             for a in filled))
+    call = Calls(
+        function, *([str(trace) if part == "{}" else part for part in a] if isinstance(a, list) else a for a in filled)
+    )
     stored = content(bbx=[Calls(collections.OrderedDict, [("x", call)])]) if nested else call
     path = tmp_path / "gnd_evil.pkl"
     path.write_bytes(pickle.dumps(stored, protocol))
@@ -309,9 +321,14 @@ def test_what_one_pickle_does_to_its_stand_ins_is_gone_with_it(tmp_path: Path) -
     test_other_byte_orders_columns_and_numpys_numbers_are_read(tmp_path)
 
 
-@pytest.mark.parametrize("stored", [
-    np.array([{"a": 1}], dtype=object), np.zeros(2, dtype=[("a", "i4")]), np.datetime64("2020-01-01"),
-])
+@pytest.mark.parametrize(
+    "stored",
+    [
+        np.array([{"a": 1}], dtype=object),
+        np.zeros(2, dtype=[("a", "i4")]),
+        np.datetime64("2020-01-01"),
+    ],
+)
 def test_arrays_of_objects_are_refused(tmp_path: Path, stored: Any) -> None:
     (tmp_path / "g.pkl").write_bytes(pickle.dumps(content(easy=stored), 2))
     with pytest.raises(GroundTruthError, match="only of numbers and texts"):

@@ -79,7 +79,8 @@ def test_suite_picks_protocols_and_data_sets(tmp_path: Path, colours: Path) -> N
     vectors(tmp_path / "v", "other", other, 0.1)
     data = {"colours": str(colours), "other": str(other)}
     for picked, expected in (
-        (["gpr"], [("colours", "gpr"), ("other", "gpr")]), (["other", "gpr"], [("other", "gpr")]),
+        (["gpr"], [("colours", "gpr"), ("other", "gpr")]),
+        (["other", "gpr"], [("other", "gpr")]),
     ):
         config = settings(tmp_path, models=[f"v={spec}"], data=data, suite=picked)
         assert suite.measure(config, quiet)[0].measured() == expected
@@ -113,8 +114,9 @@ def test_test_images_of_classes_unknown_to_training_and_a_regulariser_at_the_edg
             shutil.copytree(tmp_path / "made" / f"colour {c:02d}", tmp_path / "set" / split / f"colour {c:02d}")
         shutil.rmtree(tmp_path / "made")
     spec = vectors(tmp_path / "v", "set", tmp_path / "set", 0.01)
-    config = settings(tmp_path, models=[f"v={spec}"], data={"set": str(tmp_path / "set")},
-                      suite=["knn", "linear_probe"], knn_k=(3,))
+    config = settings(
+        tmp_path, models=[f"v={spec}"], data={"set": str(tmp_path / "set")}, suite=["knn", "linear_probe"], knn_k=(3,)
+    )
     knn, probe = suite.measure(config, quiet)[0].results
     said = f"{EACH} of {3 * EACH} test images are of classes without a training image"
     assert any(said in note for note in knn.notes)
@@ -177,8 +179,9 @@ def test_a_data_set_that_is_too_small_costs_the_others_nothing(tmp_path: Path, c
     assert measured.measured() == [("colours", "knn_retrieval")]
     assert "two images" in measured.not_measured["tiny/knn_retrieval"]
     with pytest.raises(SuiteError, match="tiny/knn_retrieval: kNN retrieval needs two images"):
-        suite.evaluate(settings(tmp_path, models=[f"v={spec}"], data={"tiny": str(tiny)}, suite=["knn_retrieval"]),
-                       quiet)
+        suite.evaluate(
+            settings(tmp_path, models=[f"v={spec}"], data={"tiny": str(tiny)}, suite=["knn_retrieval"]), quiet
+        )
 
 
 def test_stored_vectors_of_all_data_sets_are_looked_for_first(tmp_path: Path, colours: Path) -> None:
@@ -194,7 +197,11 @@ def test_stored_vectors_of_all_data_sets_are_looked_for_first(tmp_path: Path, co
 def test_a_k_beyond_the_training_images_is_noted(tmp_path: Path, colours: Path) -> None:
     spec = vectors(tmp_path / "v", "colours", colours, 0.1)
     config = settings(
-        tmp_path, models=[f"v={spec}"], data={"colours": str(colours)}, suite=["knn"], knn_k=[3, 5000],
+        tmp_path,
+        models=[f"v={spec}"],
+        data={"colours": str(colours)},
+        suite=["knn"],
+        knn_k=[3, 5000],
     )
     measured = suite.evaluate(config, quiet)
     (result,) = measured.results

@@ -66,8 +66,10 @@ def test_half_precision_is_widened_and_double_is_kept(tmp_path: Path) -> None:
         ({"features": FEATURES > 0, "labels": LABELS}, "numbers are wanted"),
         ({"features": broken(3, 2, np.nan), "labels": LABELS}, "row 3 has a NaN in column 2"),
         ({"features": broken(4, 1, -np.inf), "labels": LABELS}, "row 4 has an infinite value in column 1"),
-        ({"features": FEATURES * np.array([[1], [1], [0], [1], [0], [1]]), "labels": LABELS},
-         r"row 2 has only zeros.*\(2 rows of 6"),
+        (
+            {"features": FEATURES * np.array([[1], [1], [0], [1], [0], [1]]), "labels": LABELS},
+            r"row 2 has only zeros.*\(2 rows of 6",
+        ),
         ({"features": FEATURES, "labels": LABELS + 0.5}, "labels: row 0 is 0.5"),
         ({"features": FEATURES, "labels": LABELS, "domains": np.array(["a"])}, "domains: one per vector"),
         ({"features": FEATURES, "labels": LABELS, "domains": np.zeros(6) + 0.5}, "domains: names are wanted"),

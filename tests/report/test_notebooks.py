@@ -32,8 +32,10 @@ def test_the_entity_notebook_runs(
     published: Callable[..., Output], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = image("broken", (434, 1, 0.9), image={"bytes": b"not an image", "path": None})
-    output = published(images=[image("apple one", (89, 0, 0.95)), image("apple two", (89, 0, 0.8)), broken], quality=[
-        {"stage": "published", "slice": "all", "pairs": 3, "precision": 0.9, "recall": None, "counted": "c"}])
+    output = published(
+        images=[image("apple one", (89, 0, 0.95)), image("apple two", (89, 0, 0.8)), broken],
+        quality=[{"stage": "published", "slice": "all", "pairs": 3, "precision": 0.9, "recall": None, "counted": "c"}],
+    )
     monkeypatch.setenv("I2E_OUTPUT", str(output.root))
     copy = execute(ROOT / "notebooks" / "01_entity_distribution.ipynb", tmp_path / "executed")
     outputs = [o for c in nbformat.read(copy, as_version=4).cells for o in c.get("outputs", [])]

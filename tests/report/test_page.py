@@ -22,7 +22,7 @@ from i2e_pipeline.report.page import page, write_page
 from i2e_pipeline.thumbnails import Thumbnails
 from tests.report.conftest import UNIT, Output, entity, image, key, png
 
-HOSTILE = '<script>alert(1)</script>"\'><img src=x onerror=alert(2)>'
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 Publish = Callable[..., Output]
 
 
@@ -133,14 +133,16 @@ def test_hostile_text_stays_text(published: Publish) -> None:
     """Alt-text, names, descriptions, addresses and details all come from the web."""
     evil = image("evil", (89, 0, 0.9), alt_text=HOSTILE, url="javascript:alert(3)")
     linked = image("quoted", (89, 0, 0.9), url='https://example.org/"onmouseover="alert(4)')
-    html = page(published(
-        images=[evil, linked],
-        entities=[entity(89, HOSTILE, 2, description=HOSTILE), entity(90, HOSTILE, 0, description=HOSTILE)],
-        rejects=[{"reason": "below_bar", "detail": f"best is Q89 {HOSTILE}", "id": key("x")}],
-        quality=[
-            {"stage": HOSTILE, "slice": HOSTILE, "pairs": 1, "precision": 0.5, "recall": None, "counted": HOSTILE},
-        ],
-    ).config)
+    html = page(
+        published(
+            images=[evil, linked],
+            entities=[entity(89, HOSTILE, 2, description=HOSTILE), entity(90, HOSTILE, 0, description=HOSTILE)],
+            rejects=[{"reason": "below_bar", "detail": f"best is Q89 {HOSTILE}", "id": key("x")}],
+            quality=[
+                {"stage": HOSTILE, "slice": HOSTILE, "pairs": 1, "precision": 0.5, "recall": None, "counted": HOSTILE},
+            ],
+        ).config
+    )
     seen = Seen(html)
     assert len(seen.all("script")) == 1
     assert all((i["src"] or "").startswith("data:") for i in seen.all("img"))
@@ -149,8 +151,14 @@ def test_hostile_text_stays_text(published: Publish) -> None:
 
 
 def test_rejects_are_shown_with_their_sentence_and_their_entity(published: Publish) -> None:
-    html = section(page(published(rejects=[
-        {"reason": "below_bar", "detail": "best is Q89 with 0.352, bar 0.805", "id": key("x")}]).config), "reasons")
+    html = section(
+        page(
+            published(
+                rejects=[{"reason": "below_bar", "detail": "best is Q89 with 0.352, bar 0.805", "id": key("x")}]
+            ).config
+        ),
+        "reasons",
+    )
     assert "No candidate is likely enough" in html
     assert '<a href="https://www.wikidata.org/wiki/Q89">apple (Q89)</a> with 0.352' in html
     assert "bracket" in html
@@ -161,8 +169,10 @@ def with_input(output: Output, texts: list[str]) -> None:
     path = output.root / "input.parquet"
     rows = [{"caption": text, "jpg": png(), "url": "http://x.org"} for text in texts]
     pq.write_table(pa.Table.from_pylist(rows), path)
-    record = {"name": UNIT, "files": [
-        {"shard": 0, "path": str(path), "size": 1, "modified": 1, "digest": "00", "rows": len(texts)}]}
+    record = {
+        "name": UNIT,
+        "files": [{"shard": 0, "path": str(path), "size": 1, "modified": 1, "digest": "00", "rows": len(texts)}],
+    }
     (output.root / "units").mkdir()
     (output.root / "units" / f"{UNIT}.json").write_text(json.dumps(record))
 
@@ -208,8 +218,12 @@ def test_the_choice_does_not_depend_on_the_order_of_rows(published: Publish) -> 
         dataset = Dataset.open(config)
         choice = pictures.choose(dataset, [89], per_entity=3, at_random=4, least_sure=2)
         shown = pictures.read(dataset, choice.places(), Thumbnails(10**6))
-        names.append([[shown[p].alt_text for p in places]
-                      for places in (choice.at_random, choice.least_sure, choice.of_entity[89])])
+        names.append(
+            [
+                [shown[p].alt_text for p in places]
+                for places in (choice.at_random, choice.least_sure, choice.of_entity[89])
+            ]
+        )
     assert names[0] == names[1]
     assert [len(n) for n in names[0]] == [4, 2, 3]
     assert names[0][1] == ["n0", "n1"]
@@ -241,10 +255,14 @@ def test_histograms_are_cut_to_what_is_filled_and_lose_nothing() -> None:
 
 
 def test_precision_is_told_apart_by_slice(published: Publish) -> None:
-    html = page(published(quality=[
-        {"stage": "published", "slice": name, "pairs": 10, "precision": p, "recall": 0.5, "counted": "c"}
-        for name, p in (("all", 0.95), ("colliding: yes", 0.84))
-    ]).config)
+    html = page(
+        published(
+            quality=[
+                {"stage": "published", "slice": name, "pairs": 10, "precision": p, "recall": 0.5, "counted": "c"}
+                for name, p in (("all", 0.95), ("colliding: yes", 0.84))
+            ]
+        ).config
+    )
     assert "95.0 %" in html
     assert "colliding: yes" in section(html, "right")
     assert "P 0.840" in section(html, "right")

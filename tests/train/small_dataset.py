@@ -41,8 +41,13 @@ def entity_row(class_index: int, **overrides: Any) -> dict[str, Any]:
 
 
 def write_dataset(
-    folder: Path, rows: Sequence[dict[str, Any]], classes: int = 4, units: int = 2, group: int = 8,
-    manifest: dict[str, Any] | None = None, entities: Sequence[dict[str, Any]] | None = None,
+    folder: Path,
+    rows: Sequence[dict[str, Any]],
+    classes: int = 4,
+    units: int = 2,
+    group: int = 8,
+    manifest: dict[str, Any] | None = None,
+    entities: Sequence[dict[str, Any]] | None = None,
 ) -> str:
     """A whole dataset: the rows dealt to units in turn, row groups of `group` rows."""
     counts = {}

@@ -118,8 +118,12 @@ def test_the_split_does_not_depend_on_the_seed_or_on_what_else_is_there(tmp_path
 
 
 def test_labels_below_the_bar_are_not_trained_on(tmp_path: Path) -> None:
-    rows = [image_row(0, labels=[(0, 0.9), (1, 0.4)]), image_row(1, labels=[(2, 0.4)]), image_row(2, labels=[]),
-            image_row(3, labels=[(3, 0.8)])]
+    rows = [
+        image_row(0, labels=[(0, 0.9), (1, 0.4)]),
+        image_row(1, labels=[(2, 0.4)]),
+        image_row(2, labels=[]),
+        image_row(3, labels=[(3, 0.8)]),
+    ]
     split = samples_of(write_dataset(tmp_path / "i2e", rows, units=1), config(min_label_score=0.5))
     assert split.classes_of(split.training).tolist() == [[0], [3]]
     assert split.left_out == {"unlabelled": 2, "shares_held_out": 0}
@@ -276,10 +280,12 @@ def test_teacher_vectors_go_with_their_images(samples: Samples, tmp_path: Path) 
     vectors = {image_row(i, bytes=b"")["image_id"]: rng.normal(size=6).astype("<f2") for i in range(0, 50, 2)}
     vectors[b"x" * 16] = np.zeros(6, "<f2")
     for part, some in enumerate((list(vectors)[:20], list(vectors)[10:])):
-        table = pa.table({
-            "image_id": pa.array([*some, image_row(1)["image_id"]], pa.binary(16)),
-            "vector": pa.array([*(vectors[i].tobytes() for i in some), None], pa.binary()),
-        })
+        table = pa.table(
+            {
+                "image_id": pa.array([*some, image_row(1)["image_id"]], pa.binary(16)),
+                "vector": pa.array([*(vectors[i].tobytes() for i in some), None], pa.binary()),
+            }
+        )
         (tmp_path / f"unit={part}").mkdir()
         pq.write_table(table, tmp_path / f"unit={part}" / "part.parquet")
     teacher = open_teacher(str(tmp_path), samples)

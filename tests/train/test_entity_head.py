@@ -192,9 +192,7 @@ def test_loss_gradients_and_updates_equal_the_dense_ones(results: Any, name: str
     for part in parts:
         torch.testing.assert_close(part["losses"], expected["losses"], rtol=1e-5, atol=1e-5)
         # DDP divides by the number of ranks what the head has multiplied by it.
-        torch.testing.assert_close(
-            part["image_gradients"] / size, expected["image_gradients"], rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(part["image_gradients"] / size, expected["image_gradients"], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(part["asked"], expected["rows"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(whole(parts, "rows"), expected["rows"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(whole(parts, "accumulators"), expected["accumulators"], rtol=1e-4, atol=1e-6)

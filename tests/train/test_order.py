@@ -28,7 +28,8 @@ def taken(order: Order, start: int, stop: int, batch: int, world_size: int, accu
     for first in range(start, stop, batch):
         parts = [
             order.share(first + m * size, size, rank, world_size).sample
-            for rank in range(world_size) for m in range(accumulate)
+            for rank in range(world_size)
+            for m in range(accumulate)
         ]
         steps.append(np.concatenate(parts))
     return steps
@@ -40,8 +41,12 @@ def cases(draw: Any) -> tuple[Order, int, int, int, int]:
     world_size, accumulate = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     batch = world_size * accumulate * draw(st.integers(1, 12))
     order = Order(
-        np.array(sizes), batch_size=batch, lanes=draw(st.integers(1, 9)), window=draw(st.integers(1, 50)),
-        seed=draw(st.integers(0, 5)), shuffle=draw(st.booleans()),
+        np.array(sizes),
+        batch_size=batch,
+        lanes=draw(st.integers(1, 9)),
+        window=draw(st.integers(1, 50)),
+        seed=draw(st.integers(0, 5)),
+        shuffle=draw(st.booleans()),
     )
     return order, batch, world_size, accumulate, draw(st.integers(0, 3 * sum(sizes)))
 
@@ -145,9 +150,7 @@ def test_a_batch_mixes_row_groups_evenly(monkeypatch: pytest.MonkeyPatch, whole:
     """Catches: the sample's eight row groups met one after the other, so that batches differ in what they show."""
     monkeypatch.setattr(order_module, "WHOLE", whole)
     order = Order(np.full(8, 320), batch_size=256, lanes=64, window=64)
-    counts = np.stack(
-        [np.bincount(order.share(s * 256, 256).sample // 320, minlength=8) for s in range(30)]
-    )
+    counts = np.stack([np.bincount(order.share(s * 256, 256).sample // 320, minlength=8) for s in range(30)])
     assert counts.min() >= 10
     assert abs(counts.mean(axis=0) - 32).max() < 2
 

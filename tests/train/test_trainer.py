@@ -94,9 +94,7 @@ def test_every_recipe_lowers_its_loss_and_leaves_an_export(
     assert torch.equal(model.visual.conv1.weight, trained["model.visual.conv1.weight"])
 
 
-def test_a_training_cut_off_goes_on_as_if_nothing_had_happened(
-    settings: Callable[..., Config], tmp_path: Path
-) -> None:
+def test_a_training_cut_off_goes_on_as_if_nothing_had_happened(settings: Callable[..., Config], tmp_path: Path) -> None:
     """Catches: moments, running mean, head, schedule or place in the data that start anew."""
     ema = ("train.optimizer.ema=0.9", "train.checkpoint_every=3")
     run(settings(tmp_path / "whole", *ema))

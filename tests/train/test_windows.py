@@ -80,7 +80,9 @@ def test_a_dataset_that_fits_is_read_once_for_all_epochs(
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.integers(0, 40), min_size=1, max_size=60).filter(sum), st.integers(1, 9), st.integers(1, 60),
+    st.lists(st.integers(0, 40), min_size=1, max_size=60).filter(sum),
+    st.integers(1, 9),
+    st.integers(1, 60),
     st.integers(0, 3),
 )
 def test_a_window_ends_where_a_row_group_ends_and_is_of_the_asked_size(
