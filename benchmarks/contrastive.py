@@ -36,8 +36,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from i2e_pipeline.config import EncoderConfig, OptimizerConfig, TrainConfig
-from i2e_pipeline.files import find
+from i2e_pipeline.core.config import EncoderConfig, OptimizerConfig, TrainConfig
+from i2e_pipeline.core.files import find
 from i2e_pipeline.sample import compose
 from i2e_pipeline.train import strategy
 from i2e_pipeline.train.batch import Batch

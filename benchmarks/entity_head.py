@@ -43,7 +43,7 @@ import torch._dynamo  # which optimizers import at their first step: here once, 
 from torch import Tensor
 from torch.nn import functional
 
-from i2e_pipeline.config import HeadConfig
+from i2e_pipeline.core.config import HeadConfig
 from i2e_pipeline.train.entity_head import LOGITS, EntityHead
 from i2e_pipeline.train.parallel import World
 

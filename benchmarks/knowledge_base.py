@@ -41,14 +41,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2e_pipeline import config as configuration
-from i2e_pipeline.config import Config
+from i2e_pipeline.core import config as configuration
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.engine.pipeline import run_stages
+from i2e_pipeline.engine.session import build
+from i2e_pipeline.engine.stage import Run
+from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.link.candidates import keys_of
-from i2e_pipeline.pipeline import run_stages
 from i2e_pipeline.sample import compose
-from i2e_pipeline.session import build
-from i2e_pipeline.stage import Run
-from i2e_pipeline.tables import Tables
 from wikidata.items import parse, read_items
 from wikidata.priors import KINDS, LIMITS, NAME_ROWS, base_link_probability, link_probability, smoothed
 from wikidata.priors import surfaces as surfaces_kernel

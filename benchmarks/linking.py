@@ -46,7 +46,8 @@ from knowledge_base import (
     table,
 )
 
-from i2e_pipeline.config import LinkConfig
+from i2e_pipeline.core.config import LinkConfig
+from i2e_pipeline.core.schemas import MENTIONS
 from i2e_pipeline.extract.gazetteer import Gazetteer
 from i2e_pipeline.extract.gazetteer import build as build_gazetteer
 from i2e_pipeline.extract.mentions import find_mentions
@@ -56,7 +57,6 @@ from i2e_pipeline.link.candidates import LINK_ROWS, keys_of, resolve, with_candi
 from i2e_pipeline.link.context import Context
 from i2e_pipeline.link.context import build as build_context
 from i2e_pipeline.link.disambiguate import FEATURES, Weights, disambiguate
-from i2e_pipeline.schemas import MENTIONS
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

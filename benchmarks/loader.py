@@ -37,13 +37,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from i2e_pipeline.config import DataConfig, ImageLimits, TrainConfig
-from i2e_pipeline.files import find, write_json
-from i2e_pipeline.ids import content_id
-from i2e_pipeline.images import Rejected, open_rgb
-from i2e_pipeline.published import open_published
+from i2e_pipeline.core.config import DataConfig, ImageLimits, TrainConfig
+from i2e_pipeline.core.files import find, write_json
+from i2e_pipeline.core.ids import content_id
+from i2e_pipeline.core.schemas import I2E_ENTITIES, IMAGES
+from i2e_pipeline.dataset.published import open_published
+from i2e_pipeline.images.decode import Rejected, open_rgb
 from i2e_pipeline.sample import compose
-from i2e_pipeline.schemas import I2E_ENTITIES, IMAGES
 from i2e_pipeline.train.augment import augmented, decoded_side, draws
 from i2e_pipeline.train.dataset import Loader, Samples
 

@@ -25,7 +25,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from i2e_pipeline.config import RECIPES
+from i2e_pipeline.core.config import RECIPES
 
 CONTROL = "clip_alt_text"
 FIGURES = ("mAP", "knn", "zero_shot")

@@ -36,16 +36,16 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from i2e_pipeline.config import ScoreConfig
-from i2e_pipeline.config import load as load_config
-from i2e_pipeline.encoder import Encoder, load_once
-from i2e_pipeline.files import find
-from i2e_pipeline.images import Decoded, ShardReader, decode
+from i2e_pipeline.core.config import ScoreConfig
+from i2e_pipeline.core.config import load as load_config
+from i2e_pipeline.core.files import find
+from i2e_pipeline.engine.session import build
+from i2e_pipeline.engine.tables import Counting, Kernel, Tables
+from i2e_pipeline.images.decode import Decoded, ShardReader, decode
+from i2e_pipeline.images.encoder import Encoder, load_once
 from i2e_pipeline.sample import compose
 from i2e_pipeline.score.entity_vectors import EntityVectors
 from i2e_pipeline.score.scoring import score
-from i2e_pipeline.session import build
-from i2e_pipeline.tables import Counting, Kernel, Tables
 
 SAMPLE = Path(compose.__file__).parent
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from i2e_pipeline.config import RECIPES, TrainConfig
+from i2e_pipeline.core.config import RECIPES, TrainConfig
 from i2e_pipeline.train import strategy
 from i2e_pipeline.train.batch import Batch
 from i2e_pipeline.train.encoders import Towers, build

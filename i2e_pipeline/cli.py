@@ -13,16 +13,16 @@ from typing import Any
 
 import yaml
 
-from i2e_pipeline import config as configuration
-from i2e_pipeline.config import Config, ConfigError, digest
-from i2e_pipeline.evaluate import command as evaluation
-from i2e_pipeline.export import ExportError
-from i2e_pipeline.java import NoJava
-from i2e_pipeline.pretrain import TrainingFailed
-from i2e_pipeline.session import SessionError
-from i2e_pipeline.stage import StageError
-from i2e_pipeline.tables import TableError
-from i2e_pipeline.units import InputError
+from i2e_pipeline.commands import evaluate as evaluation
+from i2e_pipeline.commands.export import ExportError
+from i2e_pipeline.commands.train import TrainingFailed
+from i2e_pipeline.core import config as configuration
+from i2e_pipeline.core.config import Config, ConfigError, digest
+from i2e_pipeline.engine.java import NoJava
+from i2e_pipeline.engine.session import SessionError
+from i2e_pipeline.engine.stage import StageError
+from i2e_pipeline.engine.tables import TableError
+from i2e_pipeline.engine.units import InputError
 
 _EXPECTED = (
     ConfigError,
@@ -102,7 +102,7 @@ def run_stage(job: str) -> None:
     options = parser.parse_args()
 
     def work() -> int:
-        from i2e_pipeline.pipeline import stages
+        from i2e_pipeline.engine.pipeline import stages
 
         if job == "report" and options.config is not None:
             return _report(options)
@@ -157,8 +157,8 @@ def _say(line: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from i2e_pipeline.pipeline import exclusive, forget, stages
-    from i2e_pipeline.tables import Tables
+    from i2e_pipeline.engine.pipeline import exclusive, forget, stages
+    from i2e_pipeline.engine.tables import Tables
 
     config = _config(options)
     names = [s.name for s in stages()]
@@ -173,11 +173,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _carry_out(config: Config, wanted: Sequence[str] | None, redo: Sequence[str] = ()) -> int:
-    from i2e_pipeline import files, quality, summary
-    from i2e_pipeline.pipeline import exclusive, run_stages
+    from i2e_pipeline.commands import summary
+    from i2e_pipeline.core import files
+    from i2e_pipeline.engine.pipeline import exclusive, run_stages
+    from i2e_pipeline.engine.session import build
+    from i2e_pipeline.engine.tables import WHOLE, Tables
+    from i2e_pipeline.report import quality
     from i2e_pipeline.report.page import write_page
-    from i2e_pipeline.session import build
-    from i2e_pipeline.tables import WHOLE, Tables
 
     _say(configuration.dump(config).rstrip())
     _say(f"config fingerprint {digest(config.model_dump(mode='json'))}\n")
@@ -198,9 +200,9 @@ def _carry_out(config: Config, wanted: Sequence[str] | None, redo: Sequence[str]
 
 
 def _status(options: argparse.Namespace) -> int:
-    from i2e_pipeline import summary
-    from i2e_pipeline.pipeline import status
-    from i2e_pipeline.tables import Tables
+    from i2e_pipeline.commands import summary
+    from i2e_pipeline.engine.pipeline import status
+    from i2e_pipeline.engine.tables import Tables
 
     config = _config(options)
     units, states = status(config, Tables(config.output, config.storage))
@@ -209,7 +211,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _link(options: argparse.Namespace) -> int:
-    from i2e_pipeline.link_texts import link_texts
+    from i2e_pipeline.commands.link import link_texts
 
     texts = link_texts(_config(options), options.input, options.output, _say)
     _say(f"{texts:,} texts linked into {options.output}")
@@ -217,7 +219,7 @@ def _link(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from i2e_pipeline.calibrate import calibrate
+    from i2e_pipeline.commands.calibrate import calibrate
 
     shards = None if options.shards is None else _numbers(options.shards)
     figures = calibrate(_config(options), shards, options.precision, options.write, _say)
@@ -233,7 +235,7 @@ def _numbers(text: str) -> set[int]:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from i2e_pipeline.export import export
+    from i2e_pipeline.commands.export import export
 
     config = _config(options)
     images = export(config, options.to)
@@ -242,7 +244,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from i2e_pipeline.pretrain import pretrain
+    from i2e_pipeline.commands.train import pretrain
 
     config = _train_config(options)
     return _print_training(config, pretrain(config, _say, options.restart))
@@ -264,7 +266,7 @@ def _train_config(options: argparse.Namespace) -> Config:
 
 
 def _print_training(config: Config, found: dict[str, Any] | None) -> int:
-    from i2e_pipeline import summary
+    from i2e_pipeline.commands import summary
 
     if found is not None:
         summary.print_training(found)
@@ -279,7 +281,7 @@ def run_training() -> None:
     options = parser.parse_args()
 
     def work() -> int:
-        from i2e_pipeline.pretrain import on_spark
+        from i2e_pipeline.commands.train import on_spark
 
         config = _train_config(options)
         return _print_training(config, on_spark(config, _say, options.restart))
@@ -305,7 +307,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from i2e_pipeline.doctor import examine
+    from i2e_pipeline.commands.doctor import examine
 
     return examine(_config(options))
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from i2e_pipeline.config import Config, from_tree, merge
-from i2e_pipeline.pipeline import run_stages
+from i2e_pipeline.core.config import Config, from_tree, merge
+from i2e_pipeline.engine.pipeline import run_stages
+from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.sample import embedded
-from i2e_pipeline.tables import Tables
 
 
 def settings(world: Path, output: Path, *overrides: str, shards: str = "*") -> Config:

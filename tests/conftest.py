@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from i2e_pipeline import config
+from i2e_pipeline.core import config
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="session")
 def spark() -> Iterator[Any]:
     """Two cores, so that order and partitions can go wrong; Delta's jars are there for the tests that need them."""
-    from i2e_pipeline.session import build
+    from i2e_pipeline.engine.session import build
 
     settings = ["session.master=local[2]", "session.driver_memory=1g", "session.shuffle_partitions=2"]
     if delta_jars():
@@ -100,6 +100,6 @@ def encoder_config(models: Callable[[str], str]) -> config.ScoreConfig:
 
 @pytest.fixture(scope="session")
 def encoder(encoder_config: config.ScoreConfig) -> Any:
-    from i2e_pipeline.encoder import load
+    from i2e_pipeline.images.encoder import load
 
     return load(encoder_config)

@@ -59,7 +59,7 @@ def test_imports_run_one_way() -> None:
 @pytest.mark.parametrize(
     ("file", "module"),
     [
-        ("wikidata/items.py", "i2e_pipeline.config"),
+        ("wikidata/items.py", "i2e_pipeline.core.config"),
         ("i2e_pipeline/link/candidates.py", "i2e_pipeline.extract.text"),
         ("i2e_pipeline/train/trainer.py", "pyspark.sql"),
         ("i2e_pipeline/tables.py", "jobs.extract_entities"),

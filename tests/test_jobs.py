@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from i2e_pipeline.config import dump, from_tree
+from i2e_pipeline.core.config import dump, from_tree
 from i2e_pipeline.sample import compose, embedded
 
 pytestmark = pytest.mark.slow

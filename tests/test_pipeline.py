@@ -16,12 +16,12 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
-from i2e_pipeline import files
-from i2e_pipeline.export import export
-from i2e_pipeline.pipeline import exclusive, run_stages, status
-from i2e_pipeline.stage import StageError
-from i2e_pipeline.tables import Tables
-from i2e_pipeline.units import Units
+from i2e_pipeline.commands.export import export
+from i2e_pipeline.core import files
+from i2e_pipeline.engine.pipeline import exclusive, run_stages, status
+from i2e_pipeline.engine.stage import StageError
+from i2e_pipeline.engine.tables import Tables
+from i2e_pipeline.engine.units import Units
 from tests.chain import commits, content, run, settings
 
 pytestmark = pytest.mark.slow
@@ -153,7 +153,7 @@ def test_kill_in_the_middle_of_scoring_and_run_again(world: Path, whole: Path, t
     """Catches: units lost or doubled by kill -9 (NeMo Curator, Daft #7373)."""
     output = tmp_path / "out"
     config = tmp_path / "config.yaml"
-    from i2e_pipeline.config import dump
+    from i2e_pipeline.core.config import dump
 
     config.write_text(dump(settings(world, output, "run.units_in_flight=1")))
     driver = subprocess.Popen(

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from i2e_pipeline.draws import hashed
+from i2e_pipeline.core.draws import hashed
 from i2e_pipeline.evaluate.results import CHANCE, Result, Results, parts
 
 DRAWS = 4000

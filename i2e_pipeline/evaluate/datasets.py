@@ -12,13 +12,13 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from i2e_pipeline import files
+from i2e_pipeline.core import files
 from i2e_pipeline.evaluate import own_layouts
 from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES
 from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet
 from i2e_pipeline.evaluate.known import KNOWN, VTAB, wanted
 from i2e_pipeline.evaluate.layouts import LAYOUTS
-from i2e_pipeline.images import ShardError
+from i2e_pipeline.images.decode import ShardError
 
 __all__ = ["KNOWN", "VTAB", "DatasetError", "ImageSet", "check", "open_dataset"]
 

@@ -26,12 +26,12 @@ from pathlib import Path
 
 import numpy as np
 
-from i2e_pipeline.config import EvaluateConfig, digest
+from i2e_pipeline.core.config import EvaluateConfig, digest
+from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.evaluate.encoders import EncoderError, ImageEncoder, open_encoder
 from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet, Stored
 from i2e_pipeline.evaluate.vectors import VectorsError, normalised
-from i2e_pipeline.images import Rejected
-from i2e_pipeline.schemas import Reason
+from i2e_pipeline.images.decode import Rejected
 
 __all__ = ["Embedded", "EncoderError", "ImageEncoder", "embed", "open_encoder"]
 

@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from i2e_pipeline import encoder as root_encoder
-from i2e_pipeline import files
-from i2e_pipeline.config import EvaluateConfig, ModelConfig, digest
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import EvaluateConfig, ModelConfig, digest
+from i2e_pipeline.images import encoder as root_encoder
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 MOFI_SIDE = 224

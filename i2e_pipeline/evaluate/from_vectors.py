@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from i2e_pipeline import files
-from i2e_pipeline.config import digest
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import digest
 from i2e_pipeline.evaluate.gpr1200 import domains_of, gpr
 from i2e_pipeline.evaluate.revisited import read_ground_truth, revisited
 from i2e_pipeline.evaluate.vectors import VectorsError, read_npz, read_queries_npz

@@ -20,10 +20,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from i2e_pipeline import files
-from i2e_pipeline.config import ImageLimits, digest
-from i2e_pipeline.draws import mixed
-from i2e_pipeline.images import Rejected, ShardReader, open_rgb
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import ImageLimits, digest
+from i2e_pipeline.core.draws import mixed
+from i2e_pipeline.images.decode import Rejected, ShardReader, open_rgb
 
 Kind = Literal["gpr", "revisited", "classes"]
 """Which protocols fit: gpr1200.py alone, revisited.py alone, or all those for images with classes."""

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from i2e_pipeline.encoder import choose_device
 from i2e_pipeline.evaluate.retrieval import mean_by_class
+from i2e_pipeline.images.encoder import choose_device
 
 GRID = tuple(10.0**power for power in range(-1, 7))
 """Values of C. Vectors of norm 1 want weights of some tens, so the best lies well above scikit-learn's default of 1."""

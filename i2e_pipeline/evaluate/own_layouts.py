@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2e_pipeline import files, published
+from i2e_pipeline.core import files
+from i2e_pipeline.dataset import published
 from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES, class_images, folders_in, images_in
 from i2e_pipeline.evaluate.image_set import DatasetError, Files, ImageSet, Rows, split_by_content
 from i2e_pipeline.evaluate.vectors import natural

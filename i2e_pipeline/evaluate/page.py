@@ -14,15 +14,16 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from PIL import Image
 
-from i2e_pipeline import files, svg
+from i2e_pipeline.core import files
 from i2e_pipeline.evaluate import compare, pictures, results
 from i2e_pipeline.evaluate.compare import Difference, Interval
 from i2e_pipeline.evaluate.image_set import ImageSet
 from i2e_pipeline.evaluate.pictures import Group, Scatter, Shown
 from i2e_pipeline.evaluate.protocols import PROTOCOLS
 from i2e_pipeline.evaluate.results import Data, Result, Results
-from i2e_pipeline.images import Rejected
-from i2e_pipeline.thumbnails import Thumbnails
+from i2e_pipeline.images.decode import Rejected
+from i2e_pipeline.pages import svg
+from i2e_pipeline.pages.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
     from i2e_pipeline.evaluate.suite import Look

@@ -18,11 +18,11 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from i2e_pipeline import svg
 from i2e_pipeline.evaluate.compare import Interval
 from i2e_pipeline.evaluate.projection import by_hash
 from i2e_pipeline.evaluate.retrieval import top_k
-from i2e_pipeline.thumbnails import Thumbnails
+from i2e_pipeline.pages import svg
+from i2e_pipeline.pages.thumbnails import Thumbnails
 
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#7f6a00", "#5b4a9e")
 """Okabe and Ito's colours, told apart by colour-blind readers, and two more."""

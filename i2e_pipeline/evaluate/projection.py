@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from i2e_pipeline.draws import hashed
+from i2e_pipeline.core.draws import hashed
 
 AT_MOST = 2000
 """Points of a picture: more lie on top of each other, and t-SNE takes time for each."""

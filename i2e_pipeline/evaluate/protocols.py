@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from i2e_pipeline.config import EvaluateConfig
+from i2e_pipeline.core.config import EvaluateConfig
 from i2e_pipeline.evaluate.embed import Embedded, ImageEncoder
 from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet
 from i2e_pipeline.evaluate.results import CHANCE, LEVELS, revisited_figures, revisited_queries

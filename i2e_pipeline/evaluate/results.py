@@ -19,7 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from i2e_pipeline import __version__, files
+from i2e_pipeline import __version__
+from i2e_pipeline.core import files
 
 FORMAT_VERSION = 1
 CHANCE = "mAP of random vectors"

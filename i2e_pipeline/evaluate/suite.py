@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from i2e_pipeline import files
-from i2e_pipeline.config import Config, EvaluateConfig
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config, EvaluateConfig
 from i2e_pipeline.evaluate import known, pictures, projection, results
 from i2e_pipeline.evaluate.datasets import DatasetError, ImageSet, open_dataset
 from i2e_pipeline.evaluate.embed import Embedded, EncoderError, embed, open_encoder

@@ -30,7 +30,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.draws import mixed
+from i2e_pipeline.core.draws import mixed
 from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
 from wikidata.surface import inflections, normal_form
 

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from i2e_pipeline.core.schemas import ID, MENTIONS, Reason
 from i2e_pipeline.extract.gazetteer import Gazetteer
 from i2e_pipeline.extract.recognizer import Recognizer
-from i2e_pipeline.schemas import ID, MENTIONS, Reason
 from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
 from wikidata.surface import inadmissible, inflections, normal_form
 

@@ -21,16 +21,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline import files
-from i2e_pipeline.config import Config
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.ids import row_ids
+from i2e_pipeline.engine.shipping import ship
+from i2e_pipeline.engine.stage import Plan, Run, Stage
+from i2e_pipeline.engine.tables import Commit, Counting, Kernel, pass_on
 from i2e_pipeline.extract import gazetteer, recognizer
 from i2e_pipeline.extract.mentions import find_mentions
 from i2e_pipeline.extract.text import read_texts
-from i2e_pipeline.ids import row_ids
-from i2e_pipeline.shards import text_columns
-from i2e_pipeline.shipping import ship
-from i2e_pipeline.stage import Plan, Run, Stage
-from i2e_pipeline.tables import Commit, Counting, Kernel, pass_on
+from i2e_pipeline.inputs.shards import text_columns
 
 _INPUT_ROWS_PER_TASK = 200_000
 _TEXTS_PER_TASK = 20_000

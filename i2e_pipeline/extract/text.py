@@ -24,8 +24,8 @@ import pyarrow.compute as pc
 import regex
 from ftfy.badness import is_bad
 
-from i2e_pipeline.ids import content_id
-from i2e_pipeline.schemas import ID, PAIRS, TEXTS, Reason
+from i2e_pipeline.core.ids import content_id
+from i2e_pipeline.core.schemas import ID, PAIRS, TEXTS, Reason
 
 MAX_CHARACTERS = 1000
 """Default bound of a cleaned text, in characters."""

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from i2e_pipeline import files
-from i2e_pipeline.config import Config, digest
-from i2e_pipeline.schemas import TABLES
-from i2e_pipeline.stage import Plan, Run, Stage, StageError
-from i2e_pipeline.tables import WHOLE, Commit, Counting, Kernel, Written, pass_on
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config, digest
+from i2e_pipeline.core.schemas import TABLES
+from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
+from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Kernel, Written, pass_on
 from wikidata import knowledge_base as wikidata
 from wikidata.filters import FILTERS
 from wikidata.items import read_items

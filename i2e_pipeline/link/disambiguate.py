@@ -24,9 +24,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.config import LinkConfig
+from i2e_pipeline.core.config import LinkConfig
+from i2e_pipeline.core.schemas import CANDIDATES, ID, Reason
 from i2e_pipeline.link.context import HUMAN, Context, tokens
-from i2e_pipeline.schemas import CANDIDATES, ID, Reason
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]

@@ -14,13 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.config import Config
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.engine.shipping import ship
+from i2e_pipeline.engine.stage import Plan, Run, Stage
+from i2e_pipeline.engine.tables import Counting, Kernel
 from i2e_pipeline.link import context
 from i2e_pipeline.link.candidates import with_candidates
 from i2e_pipeline.link.disambiguate import disambiguate
-from i2e_pipeline.shipping import ship
-from i2e_pipeline.stage import Plan, Run, Stage
-from i2e_pipeline.tables import Counting, Kernel
 
 
 class Link(Stage):

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from i2e_pipeline import svg
-from i2e_pipeline.svg import BLUE, GREY, ORANGE
+from i2e_pipeline.pages import svg
+from i2e_pipeline.pages.svg import BLUE, GREY, ORANGE
 
 _MAX_POINTS = 240
 

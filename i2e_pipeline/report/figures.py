@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline import files
-from i2e_pipeline.config import Config
-from i2e_pipeline.export import published
+from i2e_pipeline.commands.export import published
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.engine.tables import Commit, Tables
 from i2e_pipeline.report.words import STAGES
-from i2e_pipeline.tables import Commit, Tables
 
 MAX_ROWS = 2_000_000
 BINS = 480

@@ -15,13 +15,14 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
-from i2e_pipeline import files, quality, svg
-from i2e_pipeline.config import Config
-from i2e_pipeline.report import charts, figures, pictures
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.pages import svg
+from i2e_pipeline.pages.thumbnails import Thumbnails
+from i2e_pipeline.report import charts, figures, pictures, quality
 from i2e_pipeline.report.figures import CLIP_RANGE, Dataset
 from i2e_pipeline.report.pictures import Choice, Picture, Place
 from i2e_pipeline.report.words import STAGES, explain
-from i2e_pipeline.thumbnails import Thumbnails
 
 TOP_ENTITIES = 24
 RARE_ENTITIES = 24

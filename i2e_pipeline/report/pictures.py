@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from i2e_pipeline import files
+from i2e_pipeline.core import files
+from i2e_pipeline.engine.tables import Commit
+from i2e_pipeline.engine.units import Units
+from i2e_pipeline.inputs.shards import ShardChanged, selected_rows
+from i2e_pipeline.pages.thumbnails import Thumbnails
 from i2e_pipeline.report.figures import MAX_ROWS, Dataset
 from i2e_pipeline.report.words import STAGES
-from i2e_pipeline.shards import ShardChanged, selected_rows
-from i2e_pipeline.tables import Commit
-from i2e_pipeline.thumbnails import Thumbnails
-from i2e_pipeline.units import Units
 
 _MAX_REJECTS = 500_000
 """Rejects of a stage that are looked at for examples that differ."""

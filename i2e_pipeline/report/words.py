@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from i2e_pipeline.schemas import Reason
+from i2e_pipeline.core.schemas import Reason
 from wikidata.reasons import Reason as LineReason
 
 STAGES: Mapping[str, str] = {

@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2e_pipeline.calibrate import calibrate
-from i2e_pipeline.config import from_tree
+from i2e_pipeline.commands.calibrate import calibrate
+from i2e_pipeline.core.config import from_tree
 from i2e_pipeline.sample import embedded
 from i2e_pipeline.sample.compose import SCHEMA, compose
 from i2e_pipeline.sample.draws import draw, picture

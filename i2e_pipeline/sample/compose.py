@@ -25,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2e_pipeline import files
+from i2e_pipeline.core import files
 from i2e_pipeline.sample import dump
 from i2e_pipeline.sample.draws import draw, picture
 from i2e_pipeline.sample.world import ART, HERE, load_world

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from i2e_pipeline.config import Config, ConfigError, from_tree, merge
+from i2e_pipeline.core.config import Config, ConfigError, from_tree, merge
 from i2e_pipeline.sample.compose import compose
 from i2e_pipeline.sample.gpr import compose_gpr
 

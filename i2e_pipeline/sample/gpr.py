@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from i2e_pipeline import files
+from i2e_pipeline.core import files
 from i2e_pipeline.sample.art import load_art
 from i2e_pipeline.sample.captions import Caption
 from i2e_pipeline.sample.draws import Draw, picture

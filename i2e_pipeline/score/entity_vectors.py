@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from i2e_pipeline.encoder import Encoder
-from i2e_pipeline.files import open_filesystem
-from i2e_pipeline.schemas import ENTITY_VECTORS
+from i2e_pipeline.core.files import open_filesystem
+from i2e_pipeline.core.schemas import ENTITY_VECTORS
+from i2e_pipeline.images.encoder import Encoder
 
 KEPT_STORES = 3
 """Stores a cache folder keeps, latest used: the table grows with the run, and each state of it is a store."""

@@ -22,11 +22,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.config import ScoreConfig
-from i2e_pipeline.encoder import Encoder
-from i2e_pipeline.ids import content_id
-from i2e_pipeline.images import Decoded, Rejected, ShardReader, decode, perceptual_hashes
-from i2e_pipeline.schemas import ID, SCORES, Reason
+from i2e_pipeline.core.config import ScoreConfig
+from i2e_pipeline.core.ids import content_id
+from i2e_pipeline.core.schemas import ID, SCORES, Reason
+from i2e_pipeline.images.decode import Decoded, Rejected, ShardReader, decode, perceptual_hashes
+from i2e_pipeline.images.encoder import Encoder
 from i2e_pipeline.score.entity_vectors import EntityVectors
 
 BLOCK_BATCHES = 16

@@ -14,15 +14,15 @@ import time
 from functools import partial
 from typing import Any
 
-from i2e_pipeline import encoder
-from i2e_pipeline.config import Config, digest
-from i2e_pipeline.images import ShardReader
+from i2e_pipeline.core.config import Config, digest
+from i2e_pipeline.engine.shipping import Shipped, ship
+from i2e_pipeline.engine.stage import Plan, Run, Stage
+from i2e_pipeline.engine.tables import Commit, Counting, Kernel
+from i2e_pipeline.images import encoder
+from i2e_pipeline.images.decode import ShardReader
+from i2e_pipeline.inputs.shards import RowBlocks
 from i2e_pipeline.score.entity_vectors import EntityVectors, encode_entities
 from i2e_pipeline.score.scoring import score
-from i2e_pipeline.shards import RowBlocks
-from i2e_pipeline.shipping import Shipped, ship
-from i2e_pipeline.stage import Plan, Run, Stage
-from i2e_pipeline.tables import Commit, Counting, Kernel
 
 _ENTITIES_PER_TASK = 8192
 _LOCAL = "local-dir:"

@@ -13,9 +13,9 @@ import math
 import numpy as np
 from PIL import Image
 
-from i2e_pipeline.config import DataConfig
-from i2e_pipeline.draws import hashed, uniform
-from i2e_pipeline.images import DRAFT_MARGIN
+from i2e_pipeline.core.config import DataConfig
+from i2e_pipeline.core.draws import hashed, uniform
+from i2e_pipeline.images.decode import DRAFT_MARGIN
 
 MAX_ASPECT = 4 / 3
 """Of a random crop, either way (Szegedy et al., arXiv 1409.4842)."""

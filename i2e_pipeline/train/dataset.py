@@ -33,10 +33,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from i2e_pipeline.config import ImageLimits, TrainConfig
-from i2e_pipeline.draws import hashed, uniform
-from i2e_pipeline.images import Rejected, open_rgb
-from i2e_pipeline.schemas import Reason
+from i2e_pipeline.core.config import ImageLimits, TrainConfig
+from i2e_pipeline.core.draws import hashed, uniform
+from i2e_pipeline.core.schemas import Reason
+from i2e_pipeline.images.decode import Rejected, open_rgb
 from i2e_pipeline.train.augment import augmented, centred, decoded_side, draws
 from i2e_pipeline.train.batch import Batch
 from i2e_pipeline.train.order import Order, micro_batch_size

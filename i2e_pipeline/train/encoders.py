@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from i2e_pipeline.config import EncoderConfig, LossConfig
-from i2e_pipeline.encoder import cut_to
+from i2e_pipeline.core.config import EncoderConfig, LossConfig
+from i2e_pipeline.images.encoder import cut_to
 from i2e_pipeline.train.batch import Encoded
 
 MAX_LOG_SCALE = math.log(100)

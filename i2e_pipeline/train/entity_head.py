@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2e_pipeline.config import HeadConfig
+from i2e_pipeline.core.config import HeadConfig
 from i2e_pipeline.train.class_sampling import Window, normal_rows, sample_size, window
 from i2e_pipeline.train.parallel import World
 

@@ -26,8 +26,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from i2e_pipeline import files
-from i2e_pipeline.config import TrainConfig
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import TrainConfig
 from i2e_pipeline.train.encoders import Towers
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from i2e_pipeline.config import TrainConfig
-from i2e_pipeline.draws import hashed
-from i2e_pipeline.images import Rejected, open_rgb
+from i2e_pipeline.core.config import TrainConfig
+from i2e_pipeline.core.draws import hashed
+from i2e_pipeline.images.decode import Rejected, open_rgb
 from i2e_pipeline.train.augment import centred
 from i2e_pipeline.train.encoders import Towers
 from i2e_pipeline.train.parallel import World

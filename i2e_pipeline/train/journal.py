@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2e_pipeline import files
+from i2e_pipeline.core import files
 from i2e_pipeline.train.parallel import World
 
 Say = Callable[[str], None]

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from i2e_pipeline.draws import hashed
+from i2e_pipeline.core.draws import hashed
 
 WHOLE = 16_384
 """Up to so many samples an epoch is one shuffle."""

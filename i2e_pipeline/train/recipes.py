@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from i2e_pipeline.config import TextConfig, TrainConfig
+from i2e_pipeline.core.config import TextConfig, TrainConfig
 from i2e_pipeline.train import losses
 from i2e_pipeline.train.batch import Batch, Encoded
 from i2e_pipeline.train.parallel import World

@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2e_pipeline import files
-from i2e_pipeline.config import ImageLimits, TrainConfig
-from i2e_pipeline.draws import hashed, mixed, uniform
-from i2e_pipeline.published import DatasetError, ImageFile, Published
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import ImageLimits, TrainConfig
+from i2e_pipeline.core.draws import hashed, mixed, uniform
+from i2e_pipeline.dataset.published import DatasetError, ImageFile, Published
 
 _FILES_AT_ONCE = 8
 _OPEN_FILES = 64

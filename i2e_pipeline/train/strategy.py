@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from i2e_pipeline.config import OptimizerConfig, TrainConfig
+from i2e_pipeline.core.config import OptimizerConfig, TrainConfig
 from i2e_pipeline.train.encoders import Towers
 from i2e_pipeline.train.parallel import World
 

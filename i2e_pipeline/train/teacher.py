@@ -30,9 +30,9 @@ import pyarrow as pa
 import torch
 from filelock import FileLock, Timeout
 
-from i2e_pipeline import files
-from i2e_pipeline.config import digest
-from i2e_pipeline.published import DatasetError, part_files
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import digest
+from i2e_pipeline.dataset.published import DatasetError, part_files
 from i2e_pipeline.train.samples import Samples, id_halves, read_parquet
 
 _SLOTS, _VECTORS, _USERS = "slots.npy", "vectors.f2", "users"

@@ -23,9 +23,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from i2e_pipeline import files
-from i2e_pipeline.config import Config, TrainConfig, digest
-from i2e_pipeline.published import Published, open_published
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config, TrainConfig, digest
+from i2e_pipeline.dataset.published import Published, open_published
 from i2e_pipeline.train import checkpoint, journal, strategy
 from i2e_pipeline.train.batch import Batch
 from i2e_pipeline.train.dataset import Loader, share_of_cores

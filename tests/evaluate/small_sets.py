@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from i2e_pipeline.config import Config, from_tree
+from i2e_pipeline.core.config import Config, from_tree
 from i2e_pipeline.evaluate.datasets import open_dataset
 
 CLASSES = 12

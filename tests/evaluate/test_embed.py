@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from i2e_pipeline.config import EvaluateConfig
+from i2e_pipeline.core.config import EvaluateConfig
 from i2e_pipeline.evaluate.datasets import open_dataset
 from i2e_pipeline.evaluate.embed import embed
 from i2e_pipeline.evaluate.encoders import CLIP_MEAN, CLIP_STD, EncoderError, ImageEncoder, open_encoder, split_label

@@ -10,7 +10,7 @@ from PIL import Image
 from i2e_pipeline.evaluate import pictures
 from i2e_pipeline.evaluate.compare import Interval
 from i2e_pipeline.evaluate.pictures import Group
-from i2e_pipeline.thumbnails import Thumbnails
+from i2e_pipeline.pages.thumbnails import Thumbnails
 
 SVG = "{http://www.w3.org/2000/svg}"
 

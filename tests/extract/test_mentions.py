@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from i2e_pipeline.core.schemas import MENTIONS, Reason
 from i2e_pipeline.extract.gazetteer import Gazetteer
 from i2e_pipeline.extract.mentions import find_mentions
 from i2e_pipeline.extract.recognizer import Recognizer, load
-from i2e_pipeline.schemas import MENTIONS, Reason
 from tests.extract.test_gazetteer import gazetteer, surfaces
 
 

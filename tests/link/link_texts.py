@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from i2e_pipeline.config import LinkConfig
+from i2e_pipeline.core.config import LinkConfig
 from i2e_pipeline.extract.gazetteer import Gazetteer
 from i2e_pipeline.extract.mentions import find_mentions
 from i2e_pipeline.extract.recognizer import Recognizer

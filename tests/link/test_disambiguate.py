@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2e_pipeline.config import LinkConfig
+from i2e_pipeline.core.config import LinkConfig
+from i2e_pipeline.core.schemas import CANDIDATES, Reason
 from i2e_pipeline.link.candidates import LINK_ROWS
 from i2e_pipeline.link.context import Context, build
 from i2e_pipeline.link.disambiguate import FEATURES, Flat, Weights, disambiguate, probabilities
 from i2e_pipeline.link.fit import fit
-from i2e_pipeline.schemas import CANDIDATES, Reason
 from tests.link.test_context import entities
 
 TURKEY, BIRD, ATATURK, FILM, FRUIT = 43, 43794, 5152, 100, 503

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from i2e_pipeline.config import Config, from_tree
-from i2e_pipeline.schemas import TABLES
-from i2e_pipeline.tables import Commit, WrittenFile
+from i2e_pipeline.core.config import Config, from_tree
+from i2e_pipeline.core.schemas import TABLES
+from i2e_pipeline.engine.tables import Commit, WrittenFile
 
 UNIT = "u-000000000001"
 

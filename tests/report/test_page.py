@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from i2e_pipeline.config import StorageConfig
-from i2e_pipeline.export import NotPublished
+from i2e_pipeline.commands.export import NotPublished
+from i2e_pipeline.core.config import StorageConfig
+from i2e_pipeline.pages.thumbnails import Thumbnails
 from i2e_pipeline.report import figures, pictures
 from i2e_pipeline.report.figures import Dataset
 from i2e_pipeline.report.page import page, write_page
-from i2e_pipeline.thumbnails import Thumbnails
 from tests.report.conftest import UNIT, Output, entity, image, key, png
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from i2e_pipeline.pipeline import stages
+from i2e_pipeline.core.schemas import Reason
+from i2e_pipeline.engine.pipeline import stages
 from i2e_pipeline.report.words import REASONS, STAGES, explain
-from i2e_pipeline.schemas import Reason
 from wikidata.reasons import Reason as LineReason
 
 

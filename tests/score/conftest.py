@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from i2e_pipeline.config import ScoreConfig
+from i2e_pipeline.core.config import ScoreConfig
 
 
 @pytest.fixture(scope="session")

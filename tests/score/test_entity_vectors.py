@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from i2e_pipeline.encoder import Encoder
-from i2e_pipeline.schemas import ENTITY_VECTORS
+from i2e_pipeline.core.schemas import ENTITY_VECTORS
+from i2e_pipeline.images.encoder import Encoder
 from i2e_pipeline.score import entity_vectors
 from i2e_pipeline.score.entity_vectors import (
     EntityVectors,

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2e_pipeline.files import write_json
-from i2e_pipeline.schemas import I2E_ENTITIES, IMAGES
+from i2e_pipeline.core.files import write_json
+from i2e_pipeline.core.schemas import I2E_ENTITIES, IMAGES
 from tests.small_models import picture, stored
 
 

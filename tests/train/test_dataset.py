@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from i2e_pipeline.config import DataConfig, TrainConfig
-from i2e_pipeline.published import DatasetError, open_published
+from i2e_pipeline.core.config import DataConfig, TrainConfig
+from i2e_pipeline.dataset.published import DatasetError, open_published
 from i2e_pipeline.train import order as order_module
 from i2e_pipeline.train.augment import augmented, centred, decoded_side, draws
 from i2e_pipeline.train.batch import Batch
@@ -513,8 +513,8 @@ def test_augmentation_as_configured() -> None:
 
 
 def test_large_jpegs_keep_enough_pixels_for_the_smallest_crop() -> None:
-    from i2e_pipeline.config import ImageLimits
-    from i2e_pipeline.images import open_rgb
+    from i2e_pipeline.core.config import ImageLimits
+    from i2e_pipeline.images.decode import open_rgb
 
     data = stored(picture(1, (3000, 2000)), "JPEG")
     opened = open_rgb(data, ImageLimits(), decoded_side(224, DataConfig()))

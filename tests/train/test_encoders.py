@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from i2e_pipeline.config import EncoderConfig, LossConfig
+from i2e_pipeline.core.config import EncoderConfig, LossConfig
 from i2e_pipeline.train.encoders import EncoderError, Towers, build
 from tests.small_models import MODELS
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from i2e_pipeline.config import HeadConfig
+from i2e_pipeline.core.config import HeadConfig
 from i2e_pipeline.train import entity_head
 from i2e_pipeline.train.class_sampling import normal_rows, sample_size, window
 from i2e_pipeline.train.entity_head import EntityHead, HeadError

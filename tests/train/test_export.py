@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from i2e_pipeline.config import EncoderConfig, LossConfig, TrainConfig
+from i2e_pipeline.core.config import EncoderConfig, LossConfig, TrainConfig
 from i2e_pipeline.train import export as export_module
 from i2e_pipeline.train.encoders import Towers, build
 from i2e_pipeline.train.export import export, unfit_for_huggingface

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2e_pipeline.draws import hashed, uniform
+from i2e_pipeline.core.draws import hashed, uniform
 from i2e_pipeline.train import order as order_module
 from i2e_pipeline.train.order import Order, OrderError, micro_batch_size
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from i2e_pipeline.config import RECIPES, TrainConfig
+from i2e_pipeline.core.config import RECIPES, TrainConfig
 from i2e_pipeline.train import losses
 from i2e_pipeline.train.batch import Batch, Encoded
 from i2e_pipeline.train.entity_head import EntityHead

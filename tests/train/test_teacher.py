@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from i2e_pipeline.config import TrainConfig
-from i2e_pipeline.published import DatasetError, open_published
+from i2e_pipeline.core.config import TrainConfig
+from i2e_pipeline.dataset.published import DatasetError, open_published
 from i2e_pipeline.train.samples import Samples
 from i2e_pipeline.train.teacher import Teacher, open_teacher
 from tests.train.small_dataset import image_row, write_dataset

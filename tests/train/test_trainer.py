@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from i2e_pipeline import config as configuration
-from i2e_pipeline.config import Config
-from i2e_pipeline.pretrain import pretrain
+from i2e_pipeline.commands.train import pretrain
+from i2e_pipeline.core import config as configuration
+from i2e_pipeline.core.config import Config
 from i2e_pipeline.train import checkpoint
 from i2e_pipeline.train.journal import BadLoss, rows
 from i2e_pipeline.train.parallel import World

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2e_pipeline.config import TrainConfig
-from i2e_pipeline.published import open_published
+from i2e_pipeline.core.config import TrainConfig
+from i2e_pipeline.dataset.published import open_published
 from i2e_pipeline.train import order as order_module
 from i2e_pipeline.train.order import Order
 from i2e_pipeline.train.samples import Samples

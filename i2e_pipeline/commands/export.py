@@ -1,0 +1,66 @@
+"""Copies a published dataset as plain Parquet, for readers that know no Delta."""
+
+from __future__ import annotations
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.engine.tables import Commit, Tables
+
+_TABLES = {
+    "publish": ("i2e/images",),
+    "finish": ("i2e/entities", "i2e/statistics/entities", "i2e/statistics/buckets", "i2e/statistics/funnel"),
+}
+
+
+_MARK = "_exported"
+
+
+class ExportError(RuntimeError):
+    """An export that would mix or destroy data; the message says the way out."""
+
+
+class NotPublished(FileNotFoundError):
+    """There is no whole dataset to read."""
+
+
+def published(tables: Tables) -> dict[str, list[Commit]]:
+    """Commits of the published dataset by stage; raises NotPublished where it is not whole."""
+    if not files.exists(tables.path("i2e", "manifest.json")):
+        raise NotPublished(
+            f"{tables.path('i2e')} has no manifest.json: nothing was published there, or publishing was cut off. "
+            "`i2e run` ends what was begun, or jobs/build_dataset.py"
+        )
+    units = files.read_json(tables.path("i2e", "manifest.json"))["units"]
+    return {
+        "publish": [c for u, c in tables.commits("publish").items() if u in units],
+        "finish": list(tables.commits("finish").values()),
+    }
+
+
+def export(config: Config, folder: str) -> int:
+    """Copy the files that are committed, and manifest and card; returns the number of images.
+
+    What an earlier export left in the folder is replaced. Raises NotPublished where there is nothing to copy,
+    ExportError where the folder is the output itself or holds an i2e that no export wrote.
+    """
+    tables = Tables(config.output, config.storage)
+    commits = published(tables)
+    target = files.join(folder, "i2e")
+    if files.open_filesystem(folder) == files.open_filesystem(config.output):
+        raise ExportError(f"--to {folder} is the output itself: name another folder")
+    if files.exists(target) and not files.exists(files.join(target, _MARK)):
+        raise ExportError(f"{target} is there and no export wrote it: remove it, or name another folder")
+    files.remove(files.join(target, "manifest.json"))
+    files.remove(target)
+    files.write_bytes(files.join(target, _MARK), b"")
+    images = 0
+    for stage, names in _TABLES.items():
+        for commit in commits[stage]:
+            for name in names:
+                for file in commit.files.get(name, []):
+                    target = files.join(folder, name, file.path)
+                    files.copy(tables.path(name, file.path), target)
+                    images += file.rows if name == "i2e/images" else 0
+    for name in ("README.md", "manifest.json"):
+        files.write_bytes(files.join(folder, "i2e", name), files.read_bytes(tables.path("i2e", name)))
+    return images

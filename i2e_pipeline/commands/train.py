@@ -1,0 +1,86 @@
+"""`i2e train` and jobs/train.py: a training whose held-out figures are those of the evaluation.
+
+One process is one rank. `torchrun --nproc-per-node 8 --no-python i2e train …` starts several on a machine,
+`on_spark` starts them on a cluster's executors; alone, it is one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from i2e_pipeline.core import config as configuration
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config, ConfigError
+
+Say = Callable[[str], None]
+
+
+def pretrain(config: Config, say: Say, restart: bool = False) -> dict[str, Any] | None:
+    """This process's part of the training; what it came to on rank 0 (outcome.json), None elsewhere."""
+    from i2e_pipeline.evaluate.in_training import held_out
+    from i2e_pipeline.train.parallel import join, leave
+    from i2e_pipeline.train.trainer import folder_of, outcome, train
+
+    world = join(config.train.device)
+    try:
+        train(config, world, say, held_out, restart)
+        return outcome(folder_of(config)) if world.first else None
+    finally:
+        leave()
+
+
+def on_spark(config: Config, say: Say, restart: bool = False) -> dict[str, Any]:
+    """The same, on processes that Spark starts: on the driver's machine with a local master, else on executors.
+
+    Every executor needs the dataset, and `train.folder` on a file system that all of them share. The outcome is read
+    from the file that rank 0 wrote: what TorchDistributor returns in local mode may be another rank's.
+    """
+    import torch
+    from pyspark.ml.torch.distributor import TorchDistributor
+
+    from i2e_pipeline.engine.session import build
+    from i2e_pipeline.train.trainer import folder_of, outcome
+
+    spark = build(config, "i2e train")
+    local = str(spark.sparkContext.master).startswith("local")
+    settings = dict(spark.sparkContext.getConf().getAll())
+    cards = torch.cuda.is_available() if local else "spark.task.resource.gpu.amount" in settings
+    use_gpu = cards and config.train.device != "cpu"
+    ranks = config.train.ranks or (torch.cuda.device_count() if use_gpu and local else 1)
+    if not local and config.train.ranks is None:
+        raise ConfigError("train.ranks is not set: say how many processes the cluster shall train with")
+    say(f"{ranks} rank{'s' * (ranks > 1)} through TorchDistributor ({'this machine' if local else 'executors'})")
+    place = files.join(folder_of(config), "failed.txt")
+    files.remove(place)
+    try:
+        TorchDistributor(num_processes=ranks, local_mode=local, use_gpu=use_gpu).run(
+            _rank, config.model_dump(mode="json"), restart
+        )
+    except RuntimeError:
+        if files.exists(place):
+            raise TrainingFailed(files.read_bytes(place).decode()) from None
+        raise
+    return outcome(folder_of(config))
+
+
+class TrainingFailed(RuntimeError):
+    """What stopped a rank that Spark started."""
+
+
+def _rank(tree: dict[str, Any], restart: bool) -> None:
+    """One rank's main, in a process that Spark started. Its error, which torchrun would bury, goes to a file."""
+    from i2e_pipeline.train.trainer import folder_of
+
+    config = configuration.from_tree(tree, "the driver's config")
+    try:
+        pretrain(config, _print, restart)
+    except ValueError as error:
+        if os.environ.get("RANK", "0") == "0":
+            files.write_bytes(files.join(folder_of(config), "failed.txt"), str(error).encode())
+        raise
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,154 @@
+"""The only place that builds a SparkSession: local, under spark-submit, with Delta, with GPUs.
+
+Under spark-submit the cluster's own settings stand; here is set only what the pipeline needs to be right (Arrow
+codecs, parallel units) and what the config asks for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from pyspark import SparkConf, SparkContext
+from pyspark.sql import SparkSession
+
+from i2e_pipeline.core.config import Config
+
+_QUIET = """
+status = error
+rootLogger.level = error
+rootLogger.appenderRef.file.ref = file
+appender.file.type = File
+appender.file.name = file
+appender.file.fileName = {log}
+appender.file.append = true
+appender.file.layout.type = PatternLayout
+appender.file.layout.pattern = %d{{HH:mm:ss}} %p %c{{1}}: %m%n%ex
+"""
+
+
+class SessionError(RuntimeError):
+    """Spark cannot be started; the message says the remedy."""
+
+
+def build(config: Config, name: str = "i2e") -> SparkSession:
+    """A session for this config; an active one is used as it is."""
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active
+    # Workers must run the driver's python: another has no pyarrow, and the job dies in the middle.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    master = config.session.master or (None if submitted else "local[*]")
+    local = (master or _submitted_master()).startswith("local")
+    if local:
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    from i2e_pipeline.engine.java import use_java
+
+    if not submitted:
+        use_java()
+    builder = SparkSession.builder.appName(name)
+    if master:
+        builder = builder.master(master)
+    for key, value in _properties(config, local).items():
+        builder = builder.config(key, value)
+    if config.storage.format == "delta":
+        builder = _with_delta(builder, config)
+    for key, value in config.session.conf.items():
+        builder = builder.config(key, value)
+    try:
+        with _noise_to(_log()) if local and not submitted else nullcontext():
+            spark = builder.getOrCreate()
+    except Exception as error:
+        raise SessionError(
+            f"Spark does not start: {error}. `i2e doctor` says what is missing; Spark's log is {_log()}"
+        ) from error
+    spark.sparkContext.setLogLevel("ERROR")
+    logging.getLogger("py4j").setLevel(logging.ERROR)
+    if local and config.session.shuffle_partitions is None:
+        spark.conf.set("spark.sql.shuffle.partitions", str(2 * spark.sparkContext.defaultParallelism))
+    return spark
+
+
+def _submitted_master() -> str:
+    """The master that spark-submit was given."""
+    SparkContext._ensure_initialized()
+    return SparkConf().get("spark.master", "local[*]") or "local[*]"
+
+
+def _log() -> Path:
+    """Where Spark's own messages go in local mode."""
+    folder = Path(tempfile.gettempdir()) / f"i2e-spark-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    return folder / "spark.log"
+
+
+@contextmanager
+def _noise_to(log: Path) -> Iterator[None]:
+    """Let the JVM inherit a file as its standard error: what it prints before its logger is set up is no news."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _properties(config: Config, local: bool) -> dict[str, str]:
+    properties = {
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "2048",
+        "spark.sql.adaptive.enabled": "true",
+        "spark.sql.adaptive.skewJoin.enabled": "true",
+        # A worker that outlives its stage keeps its model: without this a stage of another width leaves two models
+        # on one card.
+        "spark.python.factory.idleWorkerMaxPoolSize": str(os.cpu_count() or 1) if local else "1",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.parquet.enableVectorizedReader": "true",
+        "spark.databricks.delta.snapshotPartitions": "2",
+    }
+    if config.session.shuffle_partitions is not None:
+        properties["spark.sql.shuffle.partitions"] = str(config.session.shuffle_partitions)
+    if local:
+        settings = _log().with_name("log4j2.properties")
+        settings.write_text(_QUIET.format(log=_log()))
+        properties |= {
+            "spark.ui.enabled": "false",
+            "spark.driver.memory": config.session.driver_memory,
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            # Short jobs: the second compiler and a parallel collector cost more than they bring.
+            "spark.driver.extraJavaOptions": (
+                f"-Dlog4j2.configurationFile=file:{settings} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "
+                "-Dio.netty.tryReflectionSetAccessible=true"
+            ),
+            "spark.sql.warehouse.dir": str(_log().with_name("warehouse")),
+            "spark.ui.showConsoleProgress": "false",
+            "spark.python.daemon.module": "i2e_pipeline.engine.daemon",
+            # pyarrow says s3://, Hadoop's own client s3a://; on EMR s3:// is Amazon's and stays as it is.
+            "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
+            # Shuffles on one machine: a small block fetched from memory needs no merge of many files.
+            "spark.shuffle.compress": "false",
+        }
+    return properties
+
+
+def _with_delta(builder: SparkSession.Builder, config: Config) -> SparkSession.Builder:
+    builder = builder.config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension").config(
+        "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+    )
+    if config.session.jars is None:
+        from delta import configure_spark_with_delta_pip
+
+        return configure_spark_with_delta_pip(builder)
+    jars = sorted(str(p) for p in Path(config.session.jars).glob("*.jar"))
+    if not jars:
+        raise SessionError(f"session.jars: no *.jar in {config.session.jars}")
+    return builder.config("spark.jars", ",".join(jars))

@@ -1,0 +1,357 @@
+"""Images: stored bytes -> what is scored, or the reason why not.
+
+Reads    the image column of an input shard (Parquet), only the row groups that hold wanted rows
+Writes   Decoded: image_id, size as displayed, a 32 x 32 grey thumbnail for the perceptual hash, the model's pixels
+Rejects  null_image · empty_image · too_many_bytes · not_an_image · truncated_image · broken_image · too_many_pixels ·
+         too_small · too_long
+
+Bytes are hostile: only formats that browsers show are opened (Pillow would hand an EPS to Ghostscript), sizes are
+checked on the header before anything is decoded, and whatever the decoder says about one image is that image's reason.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+
+from i2e_pipeline.core.config import ImageLimits
+from i2e_pipeline.core.files import open_filesystem
+from i2e_pipeline.core.schemas import Reason
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "ICO")
+CHUNK_BYTES = 16 << 20
+"""About how much of the image column is held decoded at a time."""
+DRAFT_MARGIN = 4
+"""A JPEG is decoded at a half, a quarter or an eighth only while its shorter side stays this many times the model's.
+Against full decodes that moved cosines by 0.004 at most, a thirtieth of the background's standard deviation, and took
+33 ms instead of 166 for photos of 17 megapixels; a margin of 2 moves them twice as far."""
+
+
+class ShardError(ValueError):
+    """An input file that is not what the run was planned on; the message names file, value and way out."""
+
+
+class ShardReader:
+    """The stored images of one input file, by row number, read forward in bounded memory.
+
+    `read` may be called again and again with growing row numbers and goes on where it was: a row group is decoded once,
+    a chunk of about CHUNK_BYTES at a time, up to the last row that is asked for.
+    """
+
+    def __init__(self, path: str, column: str) -> None:
+        """`path`: a local file or a URI that pyarrow.fs knows; `column`: binary, or Hugging Face's struct<bytes, path>.
+
+        Raises ShardError where the file is no Parquet or has no such column.
+        """
+        self.path = path
+        filesystem, inner = open_filesystem(path)
+        try:
+            self._source = filesystem.open_input_file(inner)
+        except FileNotFoundError:
+            raise ShardError(f"input shard {path}: no such file") from None
+        try:
+            # buffer_size: a column chunk is streamed page by page instead of being held whole (1 GB per 10,000 photos).
+            self._file = pq.ParquetFile(self._source, buffer_size=1 << 20, pre_buffer=False)
+            self._column = _image_column(self._file.schema_arrow, column, path)
+        except pa.ArrowInvalid as error:
+            self._source.close()
+            raise ShardError(f"input shard {path} is not a Parquet file: {error}") from None
+        except ShardError:
+            self._source.close()
+            raise
+        groups = [self._file.metadata.row_group(g).num_rows for g in range(self._file.metadata.num_row_groups)]
+        self._ends = np.cumsum(groups, dtype=np.int64)
+        self.rows = int(self._ends[-1]) if groups else 0
+        self._group = -1
+        self._chunks: Iterator[pa.RecordBatch] = iter(())
+        self._chunk: Any = None
+        self._chunk_start = 0
+        self._chunk_end = 0
+
+    def read(self, rows: Iterable[int]) -> Iterator[bytes | None]:
+        """The stored bytes of each row, in the order asked; None where the file holds a null.
+
+        Rows that grow are read in one pass. Raises ShardError for a row that the file does not have.
+        """
+        for row in rows:
+            if not 0 <= row < self.rows:
+                raise ShardError(
+                    f"input shard {self.path} has {self.rows} rows, and row {row} was asked for: "
+                    "the file changed since the run began"
+                )
+            group = int(np.searchsorted(self._ends, row, side="right"))
+            if group != self._group or row < self._chunk_start:
+                self._open_group(group)
+            while row >= self._chunk_end:
+                self._next_chunk()
+            yield self._chunk[row - self._chunk_start].as_py()
+
+    def _open_group(self, group: int) -> None:
+        self._group = group
+        self._chunk = None
+        self._chunk_start = self._chunk_end = int(self._ends[group - 1]) if group else 0
+        metadata = self._file.metadata.row_group(group)
+        stored = sum(
+            metadata.column(c).total_uncompressed_size
+            for c in range(metadata.num_columns)
+            if metadata.column(c).path_in_schema == self._column
+        )
+        per_row = max(1, stored // max(1, metadata.num_rows))
+        self._chunks = self._file.iter_batches(
+            batch_size=int(np.clip(CHUNK_BYTES // per_row, 1, 1024)),
+            row_groups=[group],
+            columns=[self._column],
+            use_threads=False,
+        )
+
+    def _next_chunk(self) -> None:
+        self._chunk = None  # let go of the old chunk before the next one is decoded
+        batch = next(self._chunks)
+        values = batch.column(0)
+        self._chunk = values.field("bytes") if pa.types.is_struct(values.type) else values
+        self._chunk_start, self._chunk_end = self._chunk_end, self._chunk_end + batch.num_rows
+
+    def close(self) -> None:
+        self._chunks = iter(())
+        self._chunk = None
+        self._source.close()
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _image_column(schema: pa.Schema, name: str, path: str) -> str:
+    if name not in schema.names:
+        raise ShardError(
+            f"input shard {path} has no column `{name}` (pairs.image_column); it has {', '.join(schema.names)}"
+        )
+    kind = schema.field(name).type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return name
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return f"{name}.bytes"
+    raise ShardError(f"input shard {path}: column `{name}` is {kind}; images are binary or struct<bytes, path>")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is known of an image before it is decoded: stored bytes, and sides in pixels once the header was parsed."""
+
+    size: int
+    sides: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.sides[0]} x {self.sides[1]} pixels" if self.sides else f"{self.size} bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Why an image is not scored; `detail` is the decoder's own message, or the size that broke a limit."""
+
+    reason: Reason
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An image ready for the model. Sides in pixels as displayed: EXIF orientation applied."""
+
+    width: int
+    height: int
+    thumb_TT: np.ndarray
+    """uint8 grey, T = 32."""
+    pixels: np.ndarray
+    """What the model's `prepare` made of it."""
+
+
+def unfit(header: Header | None, limits: ImageLimits) -> Reason | None:
+    """Why this image is not decoded, or None. `header` None: the shard holds a null."""
+    if header is None:
+        return Reason.NULL_IMAGE
+    if header.size == 0:
+        return Reason.EMPTY_IMAGE
+    if header.size > limits.max_bytes:
+        return Reason.TOO_MANY_BYTES
+    if header.sides is not None:
+        short, long = sorted(header.sides)
+        if short * long > limits.max_pixels:
+            return Reason.TOO_MANY_PIXELS
+        if short < limits.min_side:
+            return Reason.TOO_SMALL
+        if long > short * limits.max_aspect:
+            return Reason.TOO_LONG
+    return None
+
+
+def open_rgb(
+    stored: bytes | None, limits: ImageLimits, side: int = 0, upright: bool = True
+) -> tuple[Image.Image, tuple[int, int]] | Rejected:
+    """One stored image as 8-bit RGB, upright, and its (width, height) as displayed; or why there is none.
+
+    Never raises for what the bytes hold.
+    side      the side that it will be scaled to, in pixels: JPEGs much larger than that are decoded smaller; 0: never
+    upright   False: as stored, whatever EXIF says, as benchmarks' own readers and their boxes have it
+    """
+    header = None if stored is None else Header(len(stored))
+    reason = unfit(header, limits)
+    if reason is not None or stored is None:
+        return Rejected(reason or Reason.NULL_IMAGE, str(header) if header and header.size else None)
+    try:
+        image = Image.open(io.BytesIO(stored), formats=FORMATS)
+        header = Header(len(stored), image.size)
+        reason = unfit(header, limits)
+        if reason is not None:
+            return Rejected(reason, str(header))
+        displayed = image.size
+        drafted = bool(side) and image.format in ("JPEG", "MPO") and image.draft(None, (DRAFT_MARGIN * side,) * 2)
+        image.load()
+        if not drafted:
+            displayed = image.size  # Pillow turns a TIFF upright by itself, while it loads
+        turn = _turn(image) if upright else None
+        if turn in _SWAPPING:
+            displayed = displayed[1], displayed[0]
+        return opaque_rgb(image if turn is None else image.transpose(turn)), displayed
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return Rejected(Reason.TOO_MANY_PIXELS, str(error))
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:  # its own message holds a memory address: two runs would write two details
+        return Rejected(_fault(stored, ""), f"begins with {stored[:16]!r}")
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error ... for broken images
+        return Rejected(_fault(stored, str(error)), f"{type(error).__name__}: {error}"[:200])
+
+
+def decode(
+    stored: bytes | None, limits: ImageLimits, prepare: Callable[[Image.Image], np.ndarray], side: int = 0
+) -> Decoded | Rejected:
+    """Pixels for the model of one stored image, or why there are none; never raises for what the bytes hold.
+
+    prepare   the model's preprocessing: RGB image -> pixels; thread-safe
+    side      as for `open_rgb`
+    """
+    opened = open_rgb(stored, limits, side)
+    if isinstance(opened, Rejected):
+        return opened
+    rgb, displayed = opened
+    try:
+        return Decoded(*displayed, thumbnail(rgb), prepare(rgb))
+    except MemoryError:
+        raise
+    except Exception as error:  # a preprocessing that this image defeats
+        return Rejected(Reason.BROKEN_IMAGE, f"{type(error).__name__}: {error}"[:200])
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPPING = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes the image upright. Viewers show an image whose EXIF is damaged as it is stored; so do we."""
+    try:
+        return _TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:
+        return None
+
+
+def opaque_rgb(image: Image.Image) -> Image.Image:
+    """The image as a page shows it: 8-bit RGB, what is transparent laid on white.
+
+    Dropping alpha, as `convert("RGB")` does, uncovers whatever the transparent pixels happen to hold, mostly black.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        low, high = min(0.0, float(values.min())), float(values.max())
+        full = 255.0 if high <= 255 else 65535.0 if high <= 65535 else high
+        grey = (values - low) * (255.0 / max(full - low, 1e-9))
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
+
+
+def _looks_like_image(stored: bytes) -> bool:
+    return (
+        stored.startswith(_MAGIC)
+        or (stored[:4] == b"RIFF" and stored[8:12] == b"WEBP")
+        or stored[4:12] in (b"ftypavif", b"ftypavis")
+        or (stored[:2] == b"BM" and stored[6:10] == bytes(4))
+    )
+
+
+def _fault(stored: bytes, message: str) -> Reason:
+    if not _looks_like_image(stored):
+        return Reason.NOT_AN_IMAGE
+    if "truncated" in message.lower() or _cut_short(stored):
+        return Reason.TRUNCATED_IMAGE
+    return Reason.BROKEN_IMAGE
+
+
+def _cut_short(stored: bytes) -> bool:
+    """Whether bytes of a known format end before the image does: a download that broke off."""
+    if stored.startswith(b"\xff\xd8"):
+        at = 2
+        while at + 4 <= len(stored):  # marker segments up to the start of scan
+            if stored[at] != 0xFF:
+                return False
+            if stored[at + 1] == 0xDA:
+                return b"\xff\xd9" not in stored[at:]
+            length = int.from_bytes(stored[at + 2 : at + 4], "big")
+            if length < 2:
+                return False
+            at += 2 + length
+        return True
+    if stored.startswith(b"\x89PNG"):
+        return b"IEND" not in stored[-64:]
+    if stored.startswith(b"GIF8"):
+        return not stored.rstrip(b"\0").endswith(b";")
+    if stored[:4] == b"RIFF":
+        return int.from_bytes(stored[4:8], "little") + 8 > len(stored)
+    return False
+
+
+_THUMB = 32
+_KEPT = 8
+# Cosines in whole 1/1024ths: every product and sum below stays an integer under 2^53, so that the hash of an image is
+# the same whatever batch it comes in and whichever BLAS multiplies.
+_DCT_KT = np.rint(1024 * np.cos(np.pi * np.outer(np.arange(1, _KEPT + 1), 2 * np.arange(_THUMB) + 1) / (2 * _THUMB)))
+
+
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """uint8 grey (32, 32) of the whole image."""
+    return np.asarray(image.resize((_THUMB, _THUMB), Image.Resampling.BOX, reducing_gap=2.0).convert("L"))
+
+
+def perceptual_hashes(thumbs_NTT: np.ndarray) -> np.ndarray:
+    """64-bit hashes (int64, N) of grey thumbnails; near-equal images differ in few bits.
+
+    The signs, against their median, of the 8 x 8 lowest frequencies without the constant ones (Zauner 2010, DCT hash).
+    """
+    low_NKK = _DCT_KT @ thumbs_NTT.astype(np.float64) @ _DCT_KT.T
+    flat_NB = low_NKK.reshape(len(thumbs_NTT), -1)
+    bits_NB = flat_NB > np.median(flat_NB, axis=1, keepdims=True)
+    return np.packbits(bits_NB, axis=1).view(">i8").astype(np.int64).ravel()

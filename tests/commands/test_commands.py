@@ -1,0 +1,166 @@
+"""What a user calls beside `run`, on a copy of what the whole chain made of the small world."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from i2e_pipeline import cli
+from i2e_pipeline.commands.calibrate import calibrate
+from i2e_pipeline.commands.export import ExportError, export
+from i2e_pipeline.commands.link import link_texts
+from i2e_pipeline.core.config import dump
+from i2e_pipeline.engine.pipeline import forget, run_stages
+from i2e_pipeline.engine.stage import StageError
+from i2e_pipeline.engine.tables import Tables
+from i2e_pipeline.engine.units import InputError, Units
+from i2e_pipeline.label.calibration import Calibration
+from i2e_pipeline.report import quality
+from tests.chain import content, run, settings
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def copied(world: Path, whole: Path, tmp_path: Path) -> Path:
+    """The built output, to be changed."""
+    shutil.copytree(whole, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_export_twice_is_export_once(world: Path, copied: Path, tmp_path: Path) -> None:
+    """Catches: files of an earlier export read beside the new ones."""
+    config = settings(world, copied)
+    images = export(config, str(tmp_path / "to"))
+    for path in (tmp_path / "to" / "i2e" / "images").rglob("*.parquet"):
+        shutil.copy(path, path.with_name("older.parquet"))
+    assert export(config, str(tmp_path / "to")) == images
+    assert content(tmp_path / "to") == content(copied)
+    with pytest.raises(ExportError, match="is the output itself"):
+        export(config, str(copied))
+    (tmp_path / "mine" / "i2e").mkdir(parents=True)
+    with pytest.raises(ExportError, match="no export wrote it"):
+        export(config, str(tmp_path / "mine"))
+
+
+def test_another_storage_format_is_refused_before_anything_is_touched(world: Path, copied: Path, spark: Any) -> None:
+    with pytest.raises(StageError, match=r"holds parquet tables, and storage\.format is delta"):
+        run(settings(world, copied, "storage.format=delta"), spark)
+    assert (copied / "i2e" / "manifest.json").is_file()
+
+
+def test_a_bad_setting_of_a_late_stage_is_said_before_the_first(world: Path, tmp_path: Path) -> None:
+    config = settings(world, tmp_path / "out", "build.calibration=/nowhere.json")
+    tables = Tables(config.output, config.storage, lambda: pytest.fail("Spark was started"))
+    with pytest.raises(ValueError, match=r"build\.calibration=/nowhere\.json"):
+        run_stages(config, tables)
+
+
+def test_a_forgotten_unit_leaves_the_dataset_and_stays_away(world: Path, copied: Path, spark: Any) -> None:
+    config = settings(world, copied)
+    tables = Tables(config.output, config.storage, lambda: spark)
+    unit = Units(config.output).known()[0]
+    forget(tables, unit.name)
+    run(config, spark)
+    rejects = ds.dataset(copied / "rejects", format="parquet", partitioning="hive").to_table(["stage", "unit"])
+    assert unit.name not in set(rejects.column("unit").to_pylist())
+    manifest = json.loads((copied / "i2e" / "manifest.json").read_text())
+    assert unit.name not in manifest["units"]
+    assert manifest["funnel"][0]["rows_in"] == sum(u.rows for u in Units(config.output).known())
+    assert len(content(copied)[0]) == manifest["images"]
+    assert not any(run(config, spark).values())
+
+
+def test_a_unit_without_truth_beside_units_with_it(world: Path, copied: Path, tmp_path: Path, spark: Any) -> None:
+    """Catches: a second crawl, which says nothing of what it shows, ending a run that measured the first."""
+    table = pq.read_table(world / "pairs" / "00000.parquet").slice(0, 5)
+    plain = table.drop_columns(["truth_qid", "mentioned_qids", "hand", "colliding"])
+    pq.write_table(plain.set_column(0, "key", pa.array(["x"] * 5)), tmp_path / "crawl.parquet")
+    config = settings(world, copied, f"pairs.path={tmp_path}/crawl.parquet")
+    tables = Tables(config.output, config.storage, lambda: spark)
+    done, states = run_stages(config, tables)
+    quality.measure(done, states)
+    figures = {f["slice"]: f for f in quality.read(tables) if f["stage"] == "published"}
+    assert 0 < figures["all"]["precision"] <= 1
+    assert {"colliding: yes", "hand: twemoji"} <= figures.keys()
+    assert figures["all"]["pairs"] == sum(
+        q is not None for q in ds.dataset(world / "pairs").to_table(["truth_qid"]).column(0).to_pylist()
+    )
+
+
+def test_links_are_in_the_offsets_of_the_file(world: Path, copied: Path, tmp_path: Path, spark: Any) -> None:
+    texts = [
+        {"id": "a", "text": "Flag of Turkey &amp; Georgia"},
+        {"id": 7, "text": ""},
+        {"id": "b", "text": None},
+        {"id": "c", "text": "nothing to see"},
+    ]
+    source, target = tmp_path / "texts.jsonl", tmp_path / "links.jsonl"
+    source.write_text("\n".join(json.dumps(t) for t in texts) + "\n")
+    config = settings(world, copied)
+    before = content(copied)
+    assert link_texts(config, str(source), str(target), lambda line: None) == 4
+    lines = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["a", 7, "b", "c"]
+    found = {m["surface"]: m for m in lines[0]["mentions"]}
+    assert {"Turkey", "Georgia"} <= found.keys()
+    text = str(texts[0]["text"])
+    for m in lines[0]["mentions"]:
+        assert text[m["start"] : m["end"]] == m["surface"]
+        probabilities = [c["probability"] for c in m["candidates"]]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) <= 1
+    assert {43, 848706} & {c["entity_id"] for c in found["Turkey"]["candidates"]}
+    assert content(copied) == before
+    assert not any(run(config, spark).values())
+    source.write_text('{"id": "a", "text": "fine"}\n{"text": 3}\n')
+    with pytest.raises(InputError, match=r"texts\.jsonl, line 2: not"):
+        link_texts(config, str(source), str(target), lambda line: None)
+
+
+def test_calibration_is_fitted_on_some_shards_and_reported_on_the_others(
+    world: Path, copied: Path, tmp_path: Path, spark: Any
+) -> None:
+    config = settings(world, copied)
+    figures = calibrate(config, {0, 1}, 0.6, str(tmp_path / "c.json"), lambda line: None)
+    made = Calibration.load(tmp_path / "c.json")
+    assert 0 < made.bar < 1
+    assert figures["held_out_shards"]["labels"] > 0
+    with pytest.raises(InputError, match="nothing to calibrate on"):
+        calibrate(config, {99}, 0.6, str(tmp_path / "c.json"), lambda line: None)
+
+
+def test_doctor_status_and_errors(
+    world: Path, copied: Path, tmp_path: Path, spark: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(dump(settings(world, copied)))
+
+    def call(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*arguments])
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out + captured.err
+
+    code, said = call("doctor", "--config", str(config))
+    assert code == 0, said
+    code, said = call("doctor", "--config", str(config), "--set", "score.model=local-dir:/none", "pairs.path=/none/*")
+    assert code == 1
+    assert said.count("FAILED") == 2
+    before = sorted(p.name for p in (copied / "units").iterdir())
+    code, said = call("status", "--config", str(config), "--set", f"pairs.path={world}/pairs/00000.parquet")
+    assert code == 0
+    assert sorted(p.name for p in (copied / "units").iterdir()) == before
+    code, said = call("run", "--config", str(config), "--redo", "scoring")
+    assert (code, "no stage 'scoring'; stages are knowledge_base" in said) == (2, True)
+    code, said = call("run", "--config", str(config))
+    assert code == 0
+    assert "What was kept" in said
+    assert "Against the known truth" in said
