@@ -41,8 +41,9 @@ from i2e_pipeline.core.config import load as load_config
 from i2e_pipeline.core.files import find
 from i2e_pipeline.engine.session import build
 from i2e_pipeline.engine.tables import Counting, Kernel, Tables
-from i2e_pipeline.images.decode import Decoded, ShardReader, decode
+from i2e_pipeline.images.decode import Decoded, decode
 from i2e_pipeline.images.encoder import Encoder, load_once
+from i2e_pipeline.inputs.shards import ShardReader
 from i2e_pipeline.sample import compose
 from i2e_pipeline.score.entity_vectors import EntityVectors
 from i2e_pipeline.score.scoring import score

@@ -16,7 +16,7 @@ from i2e_pipeline.engine.stage import Run
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import InputError
 from i2e_pipeline.label.fit import fit, report, rounded
-from i2e_pipeline.publish.stages import scored_candidates
+from i2e_pipeline.label.stages import scored_candidates
 from i2e_pipeline.report import quality
 
 _MOST_PAIRS = 500_000

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
-from i2e_pipeline.engine.tables import Commit, Tables
+from i2e_pipeline.dataset.commits import published
+from i2e_pipeline.engine.tables import Tables
 
 _TABLES = {
     "publish": ("i2e/images",),
@@ -17,24 +18,6 @@ _MARK = "_exported"
 
 class ExportError(RuntimeError):
     """An export that would mix or destroy data; the message says the way out."""
-
-
-class NotPublished(FileNotFoundError):
-    """There is no whole dataset to read."""
-
-
-def published(tables: Tables) -> dict[str, list[Commit]]:
-    """Commits of the published dataset by stage; raises NotPublished where it is not whole."""
-    if not files.exists(tables.path("i2e", "manifest.json")):
-        raise NotPublished(
-            f"{tables.path('i2e')} has no manifest.json: nothing was published there, or publishing was cut off. "
-            "`i2e run` ends what was begun, or jobs/build_dataset.py"
-        )
-    units = files.read_json(tables.path("i2e", "manifest.json"))["units"]
-    return {
-        "publish": [c for u, c in tables.commits("publish").items() if u in units],
-        "finish": list(tables.commits("finish").values()),
-    }
 
 
 def export(config: Config, folder: str) -> int:

@@ -29,8 +29,9 @@ def stages() -> list[Stage]:
     """All stages, in the order of the walk."""
     from i2e_pipeline.extract.stages import Extract, Pairs
     from i2e_pipeline.knowledge.stages import KnowledgeBase, Surfaces
+    from i2e_pipeline.label.stages import Label
     from i2e_pipeline.link.stages import Link
-    from i2e_pipeline.publish.stages import Finish, Label, Publish, Select
+    from i2e_pipeline.publish.stages import Finish, Publish, Select
     from i2e_pipeline.score.stages import EncodeEntities, Score
 
     return [

@@ -23,7 +23,8 @@ from PIL import Image
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import ImageLimits, digest
 from i2e_pipeline.core.draws import mixed
-from i2e_pipeline.images.decode import Rejected, ShardReader, open_rgb
+from i2e_pipeline.images.decode import Rejected, open_rgb
+from i2e_pipeline.inputs.shards import ShardReader
 
 Kind = Literal["gpr", "revisited", "classes"]
 """Which protocols fit: gpr1200.py alone, revisited.py alone, or all those for images with classes."""

@@ -71,7 +71,7 @@ def page(measured: Results, looks: Sequence[Look] = ()) -> str:
 
 
 def _environment() -> Environment:
-    both = ChoiceLoader([PackageLoader("i2e_pipeline.evaluate"), PackageLoader("i2e_pipeline")])
+    both = ChoiceLoader([PackageLoader("i2e_pipeline.evaluate"), PackageLoader("i2e_pipeline.pages")])
     environment = Environment(
         loader=both,
         autoescape=select_autoescape(default=True),

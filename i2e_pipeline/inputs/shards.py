@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,8 @@ from i2e_pipeline.core import files
 if TYPE_CHECKING:
     from pyspark.sql import Column
 
+CHUNK_BYTES = 16 << 20
+"""About how much of the image column is held decoded at a time."""
 _CHUNK_ROWS = 64
 _TEXT_CHUNK_ROWS = 4096
 
@@ -92,3 +94,112 @@ def selected_rows(path: str, rows: Sequence[int], columns: Sequence[str]) -> Ite
                         yield batch.take(pa.array(here))
                     offset += batch.num_rows
             start += size
+
+
+class ShardError(ValueError):
+    """An input file that is not what the run was planned on; the message names file, value and way out."""
+
+
+class ShardReader:
+    """The stored images of one input file, by row number, read forward in bounded memory.
+
+    `read` may be called again and again with growing row numbers and goes on where it was: a row group is decoded once,
+    a chunk of about CHUNK_BYTES at a time, up to the last row that is asked for.
+    """
+
+    def __init__(self, path: str, column: str) -> None:
+        """`path`: a local file or a URI that pyarrow.fs knows; `column`: binary, or Hugging Face's struct<bytes, path>.
+
+        Raises ShardError where the file is no Parquet or has no such column.
+        """
+        self.path = path
+        filesystem, inner = files.open_filesystem(path)
+        try:
+            self._source = filesystem.open_input_file(inner)
+        except FileNotFoundError:
+            raise ShardError(f"input shard {path}: no such file") from None
+        try:
+            # buffer_size: a column chunk is streamed page by page instead of being held whole (1 GB per 10,000 photos).
+            self._file = pq.ParquetFile(self._source, buffer_size=1 << 20, pre_buffer=False)
+            self._column = _image_column(self._file.schema_arrow, column, path)
+        except pa.ArrowInvalid as error:
+            self._source.close()
+            raise ShardError(f"input shard {path} is not a Parquet file: {error}") from None
+        except ShardError:
+            self._source.close()
+            raise
+        groups = [self._file.metadata.row_group(g).num_rows for g in range(self._file.metadata.num_row_groups)]
+        self._ends = np.cumsum(groups, dtype=np.int64)
+        self.rows = int(self._ends[-1]) if groups else 0
+        self._group = -1
+        self._chunks: Iterator[pa.RecordBatch] = iter(())
+        self._chunk: Any = None
+        self._chunk_start = 0
+        self._chunk_end = 0
+
+    def read(self, rows: Iterable[int]) -> Iterator[bytes | None]:
+        """The stored bytes of each row, in the order asked; None where the file holds a null.
+
+        Rows that grow are read in one pass. Raises ShardError for a row that the file does not have.
+        """
+        for row in rows:
+            if not 0 <= row < self.rows:
+                raise ShardError(
+                    f"input shard {self.path} has {self.rows} rows, and row {row} was asked for: "
+                    "the file changed since the run began"
+                )
+            group = int(np.searchsorted(self._ends, row, side="right"))
+            if group != self._group or row < self._chunk_start:
+                self._open_group(group)
+            while row >= self._chunk_end:
+                self._next_chunk()
+            yield self._chunk[row - self._chunk_start].as_py()
+
+    def _open_group(self, group: int) -> None:
+        self._group = group
+        self._chunk = None
+        self._chunk_start = self._chunk_end = int(self._ends[group - 1]) if group else 0
+        metadata = self._file.metadata.row_group(group)
+        stored = sum(
+            metadata.column(c).total_uncompressed_size
+            for c in range(metadata.num_columns)
+            if metadata.column(c).path_in_schema == self._column
+        )
+        per_row = max(1, stored // max(1, metadata.num_rows))
+        self._chunks = self._file.iter_batches(
+            batch_size=int(np.clip(CHUNK_BYTES // per_row, 1, 1024)),
+            row_groups=[group],
+            columns=[self._column],
+            use_threads=False,
+        )
+
+    def _next_chunk(self) -> None:
+        self._chunk = None  # let go of the old chunk before the next one is decoded
+        batch = next(self._chunks)
+        values = batch.column(0)
+        self._chunk = values.field("bytes") if pa.types.is_struct(values.type) else values
+        self._chunk_start, self._chunk_end = self._chunk_end, self._chunk_end + batch.num_rows
+
+    def close(self) -> None:
+        self._chunks = iter(())
+        self._chunk = None
+        self._source.close()
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _image_column(schema: pa.Schema, name: str, path: str) -> str:
+    if name not in schema.names:
+        raise ShardError(
+            f"input shard {path} has no column `{name}` (pairs.image_column); it has {', '.join(schema.names)}"
+        )
+    kind = schema.field(name).type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return name
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return f"{name}.bytes"
+    raise ShardError(f"input shard {path}: column `{name}` is {kind}; images are binary or struct<bytes, path>")

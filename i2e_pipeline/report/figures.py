@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.commands.export import published
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
+from i2e_pipeline.dataset.commits import published
 from i2e_pipeline.engine.tables import Commit, Tables
 from i2e_pipeline.report.words import STAGES
 
@@ -43,7 +43,7 @@ class Dataset:
 
     @classmethod
     def open(cls, config: Config) -> Dataset:
-        """Raises export.NotPublished where there is no manifest."""
+        """Raises NotPublished where there is no manifest."""
         tables = Tables(config.output, config.storage)
         commits = published(tables)
         return cls(config, tables, files.read_json(tables.path("i2e", "manifest.json")), commits)

@@ -37,7 +37,7 @@ EXAMPLES = 4
 def write_page(config: Config) -> str:
     """Write the report of the published dataset below config.output; returns its path.
 
-    Raises export.NotPublished where there is no whole dataset.
+    Raises NotPublished where there is no whole dataset.
     """
     path = files.join(config.output, "report.html")
     files.write_bytes(path, page(config).encode())
@@ -109,7 +109,7 @@ def page(config: Config) -> str:
 
 
 def _environment() -> Environment:
-    both = ChoiceLoader([PackageLoader("i2e_pipeline.report"), PackageLoader("i2e_pipeline")])
+    both = ChoiceLoader([PackageLoader("i2e_pipeline.report"), PackageLoader("i2e_pipeline.pages")])
     environment = Environment(
         loader=both,
         autoescape=select_autoescape(default=True),

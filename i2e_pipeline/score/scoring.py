@@ -25,8 +25,9 @@ import pyarrow.compute as pc
 from i2e_pipeline.core.config import ScoreConfig
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import ID, SCORES, Reason
-from i2e_pipeline.images.decode import Decoded, Rejected, ShardReader, decode, perceptual_hashes
+from i2e_pipeline.images.decode import Decoded, Rejected, decode, perceptual_hashes
 from i2e_pipeline.images.encoder import Encoder
+from i2e_pipeline.inputs.shards import ShardReader
 from i2e_pipeline.score.entity_vectors import EntityVectors
 
 BLOCK_BATCHES = 16

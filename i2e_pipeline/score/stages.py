@@ -19,8 +19,7 @@ from i2e_pipeline.engine.shipping import Shipped, ship
 from i2e_pipeline.engine.stage import Plan, Run, Stage
 from i2e_pipeline.engine.tables import Commit, Counting, Kernel
 from i2e_pipeline.images import encoder
-from i2e_pipeline.images.decode import ShardReader
-from i2e_pipeline.inputs.shards import RowBlocks
+from i2e_pipeline.inputs.shards import RowBlocks, ShardReader
 from i2e_pipeline.score.entity_vectors import EntityVectors, encode_entities
 from i2e_pipeline.score.scoring import score
 

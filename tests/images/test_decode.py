@@ -14,18 +14,17 @@ from PIL import Image, ImageOps
 
 from i2e_pipeline.core.config import ScoreConfig
 from i2e_pipeline.core.schemas import Reason
-from i2e_pipeline.images import decode as images
 from i2e_pipeline.images.decode import (
     Decoded,
     Header,
     Rejected,
-    ShardError,
-    ShardReader,
     decode,
     opaque_rgb,
     perceptual_hashes,
     unfit,
 )
+from i2e_pipeline.inputs import shards
+from i2e_pipeline.inputs.shards import ShardError, ShardReader
 from tests.small_models import REAL, picture, stored, write_shard
 
 LIMITS = ScoreConfig()
@@ -293,7 +292,7 @@ def test_only_the_row_groups_with_wanted_rows_are_read_and_each_once(tmp_path, m
 
 
 def test_a_large_row_group_is_held_a_chunk_at_a_time(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(images, "CHUNK_BYTES", 250)
+    monkeypatch.setattr(shards, "CHUNK_BYTES", 250)
     path = write_shard(tmp_path / "a.parquet", [np.random.default_rng(i).bytes(100) for i in range(10)], group=10)
     with ShardReader(path, "jpg") as reader:
         sizes = []

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from i2e_pipeline.commands.export import NotPublished
 from i2e_pipeline.core.config import StorageConfig
+from i2e_pipeline.dataset.commits import NotPublished
 from i2e_pipeline.pages.thumbnails import Thumbnails
 from i2e_pipeline.report import figures, pictures
 from i2e_pipeline.report.figures import Dataset

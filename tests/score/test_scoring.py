@@ -14,8 +14,8 @@ from PIL import Image
 
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import SCORES, Reason
-from i2e_pipeline.images.decode import ShardReader
 from i2e_pipeline.images.encoder import Encoder
+from i2e_pipeline.inputs.shards import ShardReader
 from i2e_pipeline.score import scoring
 from i2e_pipeline.score.entity_vectors import EntityVectors, MissingVectorError
 from i2e_pipeline.score.scoring import score
