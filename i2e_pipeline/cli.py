@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -23,6 +23,9 @@ from i2e_pipeline.engine.session import SessionError
 from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.engine.tables import TableError
 from i2e_pipeline.engine.units import InputError
+
+if TYPE_CHECKING:
+    from i2e_pipeline.engine.pipeline import Pipeline
 
 _EXPECTED = (
     ConfigError,
@@ -53,10 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     link.add_argument("--input", required=True, metavar="TEXTS.jsonl")
     link.add_argument("--output", required=True, metavar="LINKS.jsonl")
 
-    calibrate = _command(commands, "calibrate", _calibrate, "fit label probability and bar on pairs of known truth")
+    calibrate = _command(
+        commands, "calibrate", _calibrate, "fit label probability and threshold on pairs of known truth"
+    )
     calibrate.add_argument("--shards", default=None, metavar="0,1,2", help="fit on these; report on the others")
     calibrate.add_argument("--precision", type=float, default=0.95, help="wanted precision of labels (default .95)")
-    calibrate.add_argument("--write", required=True, metavar="FILE.json", help="where build.calibration finds it")
+    calibrate.add_argument("--write", required=True, metavar="FILE.json", help="where label.calibration finds it")
 
     export = _command(commands, "export", _export, "copy the published dataset as plain Parquet")
     export.add_argument("--to", required=True, metavar="FOLDER")
@@ -102,16 +107,13 @@ def run_stage(job: str) -> None:
     options = parser.parse_args()
 
     def work() -> int:
-        from i2e_pipeline.engine.pipeline import stages
+        from i2e_pipeline.stages import pipeline
 
         if job == "report" and options.config is not None:
             return _report(options)
-        walk = stages()
-        mine = [s.name for s in walk if s.job == ("build_dataset" if job == "report" else job)]
-        if options.config is None:
-            last = max(n for n, s in enumerate(walk) if s.name in mine)
-            mine = [s.name for s in walk[: last + 1]]
-        return _carry_out(_config(options), mine)
+        whole = pipeline(_config(options))
+        mine = [s.name for s in whole.stages if s.job == ("build_dataset" if job == "report" else job)]
+        return _carry_out(whole, whole.upto(mine[-1]) if options.config is None else mine)
 
     sys.exit(_guarded(work))
 
@@ -144,12 +146,14 @@ def _cause(said: str) -> str:
 
 
 def _config(options: argparse.Namespace) -> Config:
+    from i2e_pipeline import stages
+
     overrides = [o for group in options.set for o in group]
     if options.config is None:
         from i2e_pipeline.sample import embedded
 
-        return embedded.config(overrides, say=_say)
-    return configuration.load(options.config, overrides)
+        return stages.from_tree(embedded.composed(overrides, say=_say), "the embedded sample", overrides)
+    return stages.load(options.config, overrides)
 
 
 def _say(line: str) -> None:
@@ -157,72 +161,53 @@ def _say(line: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from i2e_pipeline.engine.pipeline import exclusive, forget, stages
-    from i2e_pipeline.engine.tables import Tables
+    from i2e_pipeline.stages import pipeline
 
-    config = _config(options)
-    names = [s.name for s in stages()]
-    for stage in [*options.redo, *([options.until] if options.until else [])]:
-        if stage not in names:
-            raise ConfigError(f"no stage {stage!r}; stages are {', '.join(names)}")
+    whole = pipeline(_config(options))
+    whole.known([*options.redo, *([options.until] if options.until else [])])
     for unit in options.forget:
-        with exclusive(config.output):
-            forget(Tables(config.output, config.storage), unit)
-    wanted = names[: names.index(options.until) + 1] if options.until else None
-    return _carry_out(config, wanted, options.redo)
+        whole.forget(unit)
+    return _carry_out(whole, whole.upto(options.until) if options.until else None, options.redo)
 
 
-def _carry_out(config: Config, wanted: Sequence[str] | None, redo: Sequence[str] = ()) -> int:
+def _carry_out(pipeline: Pipeline, wanted: Sequence[str] | None, redo: Sequence[str] = ()) -> int:
     from i2e_pipeline.commands import summary
-    from i2e_pipeline.core import files
-    from i2e_pipeline.engine.pipeline import exclusive, run_stages
-    from i2e_pipeline.engine.session import build
-    from i2e_pipeline.engine.tables import WHOLE, Tables
-    from i2e_pipeline.report import quality
-    from i2e_pipeline.report.page import write_page
+    from i2e_pipeline.commands.run import run
 
-    _say(configuration.dump(config).rstrip())
-    _say(f"config fingerprint {digest(config.model_dump(mode='json'))}\n")
-    with exclusive(config.output):
-        tables = Tables(config.output, config.storage, lambda: build(config))
-        run, states = run_stages(config, tables, wanted, redo, _say)
-        summary.print_funnel(states)
-        built = run.commits.get("finish", {}).get(WHOLE)
-        # A run that was killed behind the build left figures and page of the build before.
-        stamp = tables.path("_reported.json")
-        if built and (not files.exists(stamp) or files.read_json(stamp) != built.fingerprint):
-            quality.measure(run, states)
-            write_page(config)
-            files.write_json(stamp, built.fingerprint)
-        summary.print_quality(quality.read(tables))
-        summary.print_places(tables, states)
+    _say(configuration.dump(pipeline.config).rstrip())
+    _say(f"config fingerprint {digest(pipeline.config.model_dump(mode='json'))}\n")
+    done = run(pipeline, wanted, redo)
+    summary.print_funnel(done.states)
+    summary.print_quality(done.quality)
+    summary.print_places(done.run.tables, done.states)
     return 0
 
 
 def _status(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands import summary
-    from i2e_pipeline.engine.pipeline import status
-    from i2e_pipeline.engine.tables import Tables
+    from i2e_pipeline.stages import pipeline
 
     config = _config(options)
-    units, states = status(config, Tables(config.output, config.storage))
+    units, states = pipeline(config).status()
     summary.print_status(config.output, units, states)
     return 0
 
 
 def _link(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands.link import link_texts
+    from i2e_pipeline.stages import pipeline
 
-    texts = link_texts(_config(options), options.input, options.output, _say)
+    texts = link_texts(pipeline(_config(options)), options.input, options.output)
     _say(f"{texts:,} texts linked into {options.output}")
     return 0
 
 
 def _calibrate(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands.calibrate import calibrate
+    from i2e_pipeline.stages import pipeline
 
     shards = None if options.shards is None else _numbers(options.shards)
-    figures = calibrate(_config(options), shards, options.precision, options.write, _say)
+    figures = calibrate(pipeline(_config(options)), shards, options.precision, options.write)
     print(json.dumps(figures, indent=1))
     return 0
 
@@ -236,9 +221,9 @@ def _numbers(text: str) -> set[int]:
 
 def _export(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands.export import export
+    from i2e_pipeline.stages import pipeline
 
-    config = _config(options)
-    images = export(config, options.to)
+    images = export(pipeline(_config(options)).tables, options.to)
     _say(f"{images:,} images copied to {Path(options.to) / 'i2e'}")
     return 0
 
@@ -291,9 +276,9 @@ def run_training() -> None:
 
 def _report(options: argparse.Namespace) -> int:
     from i2e_pipeline.report.page import write_page
+    from i2e_pipeline.stages import pipeline
 
-    config = _config(options)
-    _say(f"report: {write_page(config)}")
+    _say(f"report: {write_page(pipeline(_config(options)))}")
     return 0
 
 

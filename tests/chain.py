@@ -8,10 +8,9 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from i2e_pipeline.core.config import Config, from_tree, merge
-from i2e_pipeline.engine.pipeline import run_stages
-from i2e_pipeline.engine.tables import Tables
+from i2e_pipeline.core.config import Config, merge
 from i2e_pipeline.sample import embedded
+from i2e_pipeline.stages import from_tree, pipeline
 
 
 def settings(world: Path, output: Path, *overrides: str, shards: str = "*") -> Config:
@@ -22,8 +21,8 @@ def settings(world: Path, output: Path, *overrides: str, shards: str = "*") -> C
             f"knowledge_base.popularity={world}/popularity.csv",
             f"knowledge_base.anchors={world}/anchors.tsv",
             f"output={output}",
-            "build.min_images_per_entity=1",
-            "build.bar=0.2",
+            "select.min_images_per_entity=1",
+            "label.threshold=0.2",
         ]
     )
     return from_tree(merge(tree, overrides), "test")
@@ -31,8 +30,7 @@ def settings(world: Path, output: Path, *overrides: str, shards: str = "*") -> C
 
 def run(config: Config, spark: Any, *wanted: str, redo: tuple[str, ...] = ()) -> dict[str, int]:
     """Units that each stage worked on."""
-    tables = Tables(config.output, config.storage, lambda: spark)
-    _, states = run_stages(config, tables, wanted or None, redo)
+    _, states = pipeline(config, lambda: spark).run(wanted or None, redo)
     return {s.stage.name: len(s.to_do) for s in states}
 
 

@@ -64,7 +64,7 @@ def test_jobs_without_arguments_work_on_the_sample(tmp_path: Path) -> None:
 
 def test_jobs_in_their_order_on_given_input(tmp_path: Path) -> None:
     compose.compose(tmp_path / "input", rows=40, shards=2)
-    tree = embedded.tree([f"output={tmp_path}", "build.min_images_per_entity=1", "build.bar=0.2"])
+    tree = embedded.tree([f"output={tmp_path}", "select.min_images_per_entity=1", "label.threshold=0.2"])
     config = tmp_path / "config.yaml"
     config.write_text(dump(from_tree(tree, "test")))
     early = submit("link_entities", tmp_path, "--config", str(config))

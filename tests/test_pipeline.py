@@ -18,10 +18,10 @@ import pytest
 
 from i2e_pipeline.commands.export import export
 from i2e_pipeline.core import files
-from i2e_pipeline.engine.pipeline import exclusive, run_stages, status
+from i2e_pipeline.engine.pipeline import exclusive
 from i2e_pipeline.engine.stage import StageError
-from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import Units
+from i2e_pipeline.stages import pipeline
 from tests.chain import commits, content, run, settings
 
 pytestmark = pytest.mark.slow
@@ -68,8 +68,7 @@ def test_growth_resume_and_change(world: Path, whole: Path, tmp_path: Path, spar
     assert worked == {s: 2 if s in (*PER_UNIT, "publish") else 1 for s in worked}
 
     # A second run does nothing, and needs no Spark.
-    tables = Tables(first.output, first.storage, lambda: pytest.fail("Spark was started"))
-    _, states = run_stages(first, tables)
+    _, states = pipeline(first, lambda: pytest.fail("Spark was started")).run()
     assert not any(s.worked for s in states)
 
     # One unit's output deleted: that unit is made again, and what comes of it is the same.
@@ -89,7 +88,7 @@ def test_growth_resume_and_change(world: Path, whole: Path, tmp_path: Path, spar
     assert content(output) == content(whole)
 
     # A threshold of the build makes the build again and nothing before it; back again, the same dataset.
-    worked = run(settings(world, output, "build.bar=0.6"), spark)
+    worked = run(settings(world, output, "label.threshold=0.6"), spark)
     assert {s for s, n in worked.items() if n} == {"label", "select", "publish", "finish"}
     assert len(content(output)[0]) < len(content(whole)[0])
     run(settings(world, output), spark)
@@ -98,7 +97,7 @@ def test_growth_resume_and_change(world: Path, whole: Path, tmp_path: Path, spar
     # A lost manifest means that the dataset is not whole; it is written again.
     os.remove(output / "i2e" / "manifest.json")
     with pytest.raises(FileNotFoundError, match=r"has no manifest\.json"):
-        export(settings(world, output), str(tmp_path / "exported"))
+        export(pipeline(settings(world, output)).tables, str(tmp_path / "exported"))
     assert {s for s, n in run(settings(world, output), spark).items() if n} == {"finish"}
 
     # Another model is refused instead of spending hours of scoring by surprise.
@@ -114,7 +113,7 @@ def test_growth_resume_and_change(world: Path, whole: Path, tmp_path: Path, spar
     with pytest.raises(StageError, match=r"link needs the table `kb/entities`.*run jobs/build_knowledge_base\.py"):
         run(fresh, spark, "link")
 
-    units, stood = status(settings(world, output), Tables(str(output)))
+    units, stood = pipeline(settings(world, output)).status()
     assert len(units) == 3
     assert not any(s.to_do for s in stood)
 
@@ -177,8 +176,7 @@ def test_kill_in_the_middle_of_scoring_and_run_again(world: Path, whole: Path, t
     assert 1 <= len(made) < 3
     kept = {p.name: p.read_bytes() for p in made}
     again = settings(world, output)
-    with exclusive(again.output):  # the dead driver's lock does not hold
-        worked = run(again, spark)
+    worked = run(again, spark)  # the dead driver's lock does not hold
     assert worked["score"] == 3 - len(made)
     assert {p.name: p.read_bytes() for p in scored.iterdir() if p.name in kept} == kept
     assert content(output) == content(whole)
@@ -188,7 +186,7 @@ def test_kill_in_the_middle_of_scoring_and_run_again(world: Path, whole: Path, t
 def test_delta_holds_the_same_rows(world: Path, whole: Path, tmp_path: Path, spark: Any) -> None:
     config = settings(world, tmp_path / "out", "storage.format=delta")
     run(config, spark)
-    export(config, str(tmp_path / "exported"))
+    export(pipeline(config).tables, str(tmp_path / "exported"))
     assert content(tmp_path / "exported") == content(whole)
     images = spark.read.format("delta").load(str(tmp_path / "out" / "i2e" / "images"))
     assert images.count() == len(content(whole)[0])

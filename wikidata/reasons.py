@@ -54,3 +54,26 @@ class Reason(str, Enum):
         if self in (Reason.NOT_UTF8, Reason.NOT_JSON, Reason.BAD_SHAPE, Reason.BAD_ID):
             return Verdict.INVALID
         return Verdict.VALID
+
+
+SENTENCES = {
+    Reason.BRACKET: "The bracket that opens or closes the dump: a dump is one JSON array, an entity a line.",
+    Reason.BLANK: "A line of the dump that is empty.",
+    Reason.NOT_UTF8: "A line of the dump that is not UTF-8.",
+    Reason.NOT_JSON: "A line of the dump that is not one JSON document.",
+    Reason.BAD_SHAPE: "JSON, but not shaped as an entity.",
+    Reason.BAD_ID: "Its identifier is not Q and a positive number.",
+    Reason.PROPERTY: "A property, not an item.",
+    Reason.LEXEME: "A lexeme: a word, not a thing.",
+    Reason.REDIRECT: "An item that was merged into another one.",
+    Reason.OTHER_ENTITY_TYPE: "An entity of a kind that is neither item, property nor lexeme.",
+    Reason.DUPLICATE_ID: "Another line has the same identifier and a later revision.",
+    Reason.SCHOLARLY_ARTICLE: "A scholarly article: tens of millions of titles that no photograph shows.",
+    Reason.CATEGORY: "A category page of a Wikimedia project.",
+    Reason.DISAMBIGUATION: "A disambiguation page: a name and not a thing.",
+    Reason.LIST: "A list page.",
+    Reason.TEMPLATE: "A template page.",
+    Reason.WIKIMEDIA_PAGE: "A page about a Wikimedia project: portal, module, help.",
+    Reason.NAME: "A given or family name: it stands for whoever bears it, and would win every “John”.",
+}
+"""Each reason in a sentence, for a reader who has not seen the code."""

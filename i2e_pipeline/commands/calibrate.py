@@ -1,39 +1,39 @@
-"""`i2e calibrate`: fit the probability that a label is right, and the bar, on pairs whose truth is known."""
+"""`i2e calibrate`: fit the probability that a label is right, and the threshold, on pairs whose truth is known."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.core.config import Config
-from i2e_pipeline.engine.pipeline import exclusive, run_stages, stages
-from i2e_pipeline.engine.session import build
+from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run
-from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import InputError
+from i2e_pipeline.label.calibration import FEATURES
 from i2e_pipeline.label.fit import fit, report, rounded
 from i2e_pipeline.label.stages import scored_candidates
 from i2e_pipeline.report import quality
+
+log = logging.getLogger(__name__)
 
 _MOST_PAIRS = 500_000
 """Pairs that a calibration looks at, by hash of their id: more would not move it, and the driver holds them."""
 
 
-def calibrate(
-    config: Config, shards: set[int] | None, precision: float, write: str, say: Callable[[str], None]
-) -> dict[str, Any]:
+def calibrate(pipeline: Pipeline, shards: set[int] | None, precision: float, write: str) -> dict[str, Any]:
     """Run the chain up to the scores, fit on these shards (None: all), write the calibration; returns the figures.
 
     Raises InputError where the pairs have no truth.
     """
-    tables = Tables(config.output, config.storage, lambda: build(config))
-    with exclusive(config.output):
-        names = [s.name for s in stages()]
-        run, _ = run_stages(config, tables, names[: names.index("score") + 1], say=say)
+    config, label = pipeline.config, pipeline.writer("labels")
+    with pipeline.exclusive():
+        run, _ = pipeline.run(pipeline.before(label))
+        # What the stage that chooses labels would see: without the rows that stages before it left out.
+        run = replace(run, reader=run.stage(label))
         table = _scored_with_truth(run)
     here = pa.array(sorted({f.shard for u in run.units for f in u.files} if shards is None else shards), pa.int64())
     fitting = pc.is_in(table.column("shard").cast(pa.int64()), here)
@@ -43,14 +43,20 @@ def calibrate(
     on = f"{config.score.model.rpartition('/')[2]}, shards {', '.join(str(s) for s in here.to_pylist())}"
     options = {c: fitted.column(c) for c in fitted.column_names}
     calibration = rounded(
-        fit(_options(pa.table(options)), target_precision=precision, fitted_on=on, named_images=_named(fitted))
+        fit(
+            _options(pa.table(options)),
+            target_precision=precision,
+            names=(*FEATURES, *run.feature_names()),
+            fitted_on=on,
+            named_images=_named(fitted),
+        )
     )
     calibration.save(write)
-    say(f"calibration written to {write}: set build.calibration to it")
+    log.info("calibration written to %s: set label.calibration to it", write)
     held_out = table.filter(pc.invert(fitting))
     figures: dict[str, Any] = {
         "fitted_on": on,
-        "bar": calibration.bar,
+        "threshold": calibration.threshold,
         "cross_validated": calibration.measured,
         "on_fitting_shards": report(_options(fitted), calibration, _named(fitted)),
     }
@@ -104,6 +110,7 @@ def _scored_with_truth(run: Run) -> pa.Table:
             "background_z",
             "described",
             F.col("probability").alias("text_probability"),
+            *run.feature_names(),
         )
         .orderBy("pair_id", "start", "end", "entity_id")
         .toArrow()

@@ -122,10 +122,10 @@ def _model(config: Config) -> str:
 def _calibration(config: Config) -> str:
     from i2e_pipeline.label.calibration import Calibration
 
-    if config.build.calibration is None:
+    if config.label.calibration is None:
         return "the default: `i2e calibrate` fits one to your model"
     try:
-        return f"{config.build.calibration}, bar {Calibration.load(config.build.calibration).bar}"
+        return f"{config.label.calibration}, threshold {Calibration.load(config.label.calibration).threshold}"
     except ValueError as error:
         raise Failed(str(error)) from None
 

@@ -10,24 +10,20 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.config import Config
-from i2e_pipeline.engine.pipeline import exclusive, inspect, run_stages
-from i2e_pipeline.engine.session import build
-from i2e_pipeline.engine.tables import Tables
+from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.engine.stage import Run, Stage
 from i2e_pipeline.engine.units import InputError, InputFile, Unit
-from i2e_pipeline.extract.stages import Extract, Pairs
 from i2e_pipeline.extract.text import clean_with_offsets
-from i2e_pipeline.link.stages import Link
 
 
-def link_texts(config: Config, texts: str, links: str, say: Callable[[str], None]) -> int:
+def link_texts(pipeline: Pipeline, texts: str, links: str) -> int:
     """Read {id, text} lines, write {id, mentions} lines in the same order; returns their number.
 
     Offsets are into the text as it stands in the file. Raises InputError, naming file and line, for a line that is not
@@ -36,24 +32,31 @@ def link_texts(config: Config, texts: str, links: str, say: Callable[[str], None
     lines = list(_read(texts))
     # Only these columns exist in the made shard, whatever those of the config's pairs are called.
     columns = {"key_column": "key", "url_column": "url", "text_column": "text", "image_column": "image"}
+    config = pipeline.config
     config = config.model_copy(update={"pairs": config.pairs.model_copy(update=columns)})
-    tables = Tables(config.output, config.storage, lambda: build(config))
-    with exclusive(config.output):
-        run, _ = run_stages(config, tables, ["knowledge_base", "surfaces"], say=say)
-        shard = tables.path("_texts", f"{os.getpid()}-{time.time_ns()}.parquet")
-        unit = _unit(shard, lines)
-        run.units = [unit]
+    whole, by_unit = _stages(pipeline)
+    with pipeline.exclusive():
+        linking = pipeline.with_config(config)
+        run, _ = linking.run([s.name for s in whole])
+        shard = pipeline.tables.path("_texts", f"{os.getpid()}-{time.time_ns()}.parquet")
         try:
-            for stage in (Pairs(), Extract(), Link()):
-                inspect(run, stage)
-                stage.prepare(run)
-                run.commits[stage.name] = {unit.name: stage.carry_out(run, unit.name)}
-            _write(links, lines, _found(run, unit.name), config.extract.max_characters)
+            unit = _unit(shard, lines)
+            with linking.beside(run, by_unit, unit) as beside:
+                _write(links, lines, _found(beside, unit.name), config.extract.max_characters)
         finally:
-            for name in ("pairs", "extract", "link"):
-                tables.discard(name, unit.name)
             files.remove(shard)
     return len(lines)
+
+
+def _stages(pipeline: Pipeline) -> tuple[list[Stage], list[Stage]]:
+    """Stages that make the candidates of a unit of texts, and those over everything that they depend on.
+
+    Stages from outside that leave texts, mentions or candidates out are among them; what looks at images is not.
+    """
+    upto = pipeline.stages[: pipeline.names.index(pipeline.writer("candidates")) + 1]
+    behind = [s for s in pipeline.stages if s.narrows == "candidates"]
+    wanted = [s for s in (*upto, *behind) if not s.sees_images]
+    return [s for s in wanted if s.scope == "whole"], [s for s in wanted if s.scope == "unit"]
 
 
 def _read(path: str) -> Iterator[dict[str, Any]]:
@@ -89,19 +92,19 @@ def _valid(text: Any) -> str | None:
     return None if text is None else str(text).encode("utf-8", "replace").decode()
 
 
-def _found(run: Any, unit: str) -> dict[int, list[dict[str, Any]]]:
+def _found(run: Run, unit: str) -> dict[int, list[dict[str, Any]]]:
     """Mentions with candidates, in offsets of the cleaned text, by row."""
 
-    def rows(table: str, stage: str) -> list[dict[str, Any]]:
-        return list(run.tables.load(table, run.committed(stage, unit)).to_pylist())
+    def rows(table: str) -> list[dict[str, Any]]:
+        return list(run.read(table, unit).toArrow().to_pylist())
 
     candidates = defaultdict(list)
-    for c in sorted(rows("candidates", "link"), key=lambda c: c["rank"]):
+    for c in sorted(rows("candidates"), key=lambda c: c["rank"]):
         candidates[c["text_id"], c["start"], c["end"]].append(
             {"entity_id": c["entity_id"], "probability": round(c["probability"], 6)}
         )
     mentions = defaultdict(list)
-    for m in sorted(rows("mentions", "extract"), key=lambda m: (m["start"], m["end"])):
+    for m in sorted(rows("mentions"), key=lambda m: (m["start"], m["end"])):
         mentions[m["text_id"]].append(
             {
                 "start": m["start"],
@@ -110,7 +113,7 @@ def _found(run: Any, unit: str) -> dict[int, list[dict[str, Any]]]:
                 "candidates": candidates[m["text_id"], m["start"], m["end"]],
             }
         )
-    return {p["row"]: mentions[p["text_id"]] for p in rows("pairs", "pairs")}
+    return {p["row"]: mentions[p["text_id"]] for p in rows("pairs")}
 
 
 def _write(path: str, lines: list[dict[str, Any]], found: dict[int, list[dict[str, Any]]], max_characters: int) -> None:

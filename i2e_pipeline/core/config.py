@@ -9,12 +9,17 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from i2e_pipeline.core import files
+
+log = logging.getLogger(__name__)
 
 
 class ConfigError(ValueError):
@@ -28,13 +33,36 @@ def _one_or_many(value: Any) -> Any:
 Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 
 
+class Content:
+    """Marks a setting that is a path: what lies there counts for a fingerprint, not where it lies."""
+
+
+ContentPath = Annotated[str | None, Content()]
+
+
 class Section(BaseModel):
+    """Settings that belong together. A stage's own (`Stage.Settings`) derive from it, too."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def fingerprint_of(self, *keys: str) -> dict[str, Any]:
-        """The named settings, or all of them, in JSON form: what a stage's fingerprint is made of."""
-        values = self.model_dump(mode="json")
-        return {key: values[key] for key in keys} if keys else values
+    added_later: ClassVar[tuple[str, ...]] = ()
+    """Settings that older outputs do not know. At their default they stay out of fingerprints, so that an output made
+    before them has nothing to do."""
+
+    def fingerprint(self, leave_out: Collection[str] = ()) -> dict[str, Any]:
+        """All settings but those left out, in JSON form, paths marked `Content` by what lies there.
+
+        Raises FileNotFoundError where such a path names nothing.
+        """
+        values = self.model_dump(mode="json", exclude=set(leave_out))
+        for name, field in type(self).model_fields.items():
+            if name not in values:
+                continue
+            if name in self.added_later and getattr(self, name) == field.get_default(call_default_factory=True):
+                del values[name]
+            elif values[name] is not None and any(isinstance(m, Content) for m in field.metadata):
+                values[name] = digest([files.fingerprint(f.path) for f in files.find((values[name],), "")])
+        return values
 
 
 class StorageConfig(Section):
@@ -86,11 +114,11 @@ Skip = Literal["scholarly_article", "category", "disambiguation", "list", "templ
 
 
 class KnowledgeBaseConfig(Section):
-    dump: str | None = None
+    dump: ContentPath = None
     """Wikidata JSON dump, one entity a line: .json, .json.bz2 (split over cores) or .json.gz (one core)."""
-    popularity: str | None = None
+    popularity: ContentPath = None
     """CSV of `qid,number`. An item that is not in it has an unknown popularity, not none."""
-    anchors: str | None = None
+    anchors: ContentPath = None
     """TSV of `surface, qid, count`: how often a text meant which entity by which name."""
     languages: tuple[str, ...] = ("en", "mul", "en-gb", "en-ca", "en-us")
     """Languages of names, best first; then the English Wikipedia's title, then any label in Latin script."""
@@ -178,14 +206,17 @@ class ScoreConfig(ModelConfig, ImageLimits):
     """Store the image vectors (float16) beside the scores, for distillation and near-duplicate search."""
 
 
-class BuildConfig(Section):
+class LabelConfig(Section):
     calibration: str | None = None
     """JSON written by `i2e calibrate`: how CLIP score and text probability make the probability that a label is right,
-    and the bar. None: the default of calibration.py; docs/quality.md says what it was fitted on."""
-    bar: float | None = Field(None, ge=0, le=1)
+    and the threshold. None: the default of label/calibration.py; docs/quality.md says what it was fitted on."""
+    threshold: float | None = Field(None, ge=0, le=1)
     """Labels less likely right than this are rejected. None: the calibration's. Higher: fewer labels, more right."""
     max_labels_per_image: int = Field(4, ge=1)
     """A further label is kept only where it is nearly as probable as the first."""
+
+
+class SelectConfig(Section):
     min_images_per_entity: int = Field(5, ge=1)
     """Entities with fewer images are dropped, and with them images that have no other label."""
     max_images_per_entity: int | None = Field(None, ge=1)
@@ -383,6 +414,9 @@ class EvaluateConfig(Section):
 class Config(Section):
     output: str = "out/run"
     """Folder of all tables of the run."""
+    stages: Paths = ()
+    """Stages of your own beside the built-in ones (docs/extending.md): `package.module:Class`, `path/file.py:Class`, or
+    the name of an entry point of the group `i2e_pipeline.stages`. A stage's settings stand in a section of its name."""
     storage: StorageConfig = StorageConfig()
     session: SessionConfig = SessionConfig()
     run: RunConfig = RunConfig()
@@ -391,7 +425,8 @@ class Config(Section):
     extract: ExtractConfig = ExtractConfig()
     link: LinkConfig = LinkConfig()
     score: ScoreConfig = ScoreConfig()
-    build: BuildConfig = BuildConfig()
+    label: LabelConfig = LabelConfig()
+    select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
@@ -405,7 +440,20 @@ class Config(Section):
         return self
 
 
-def load(file: str | None = None, overrides: Sequence[str] = ()) -> Config:
+_SPELLED_BEFORE = {
+    "build.calibration": "label.calibration",
+    "build.bar": "label.threshold",
+    "build.max_labels_per_image": "label.max_labels_per_image",
+    "build.min_images_per_entity": "select.min_images_per_entity",
+    "build.max_images_per_entity": "select.max_images_per_entity",
+}
+"""Settings that had another name: the old one is still read, with a note."""
+
+SectionsOf = Callable[[Sequence[str]], Mapping[str, type[Section]]]
+"""From the names in `stages` to the sections that those stages bring."""
+
+
+def load(file: str | None = None, overrides: Sequence[str] = (), sections_of: SectionsOf | None = None) -> Config:
     """The config of a YAML file with `section.key=value` overrides on top; raises ConfigError."""
     tree: dict[str, Any] = {}
     if file is not None:
@@ -418,12 +466,12 @@ def load(file: str | None = None, overrides: Sequence[str] = ()) -> Config:
             raise ConfigError(f"{file} is not YAML: {error}") from None
         if not isinstance(tree, dict):
             raise ConfigError(f"{file} must hold sections of settings, not {type(tree).__name__}")
-    return from_tree(merge(tree, overrides), file or "the defaults", overrides)
+    return from_tree(merge(tree, overrides), file or "the defaults", overrides, sections_of)
 
 
 def merge(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A tree of settings with `section.key=value` overrides on top; values are YAML."""
-    tree = copy.deepcopy(tree)
+    """A tree of settings with `section.key=value` overrides on top; values are YAML. Old spellings become today's."""
+    tree = _respelled(tree)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
@@ -432,7 +480,7 @@ def merge(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             value = text
-        *sections, leaf = key.strip().split(".")
+        *sections, leaf = _today(key.strip()).split(".")
         node = tree
         for section in sections:
             if node.get(section) is None:
@@ -444,20 +492,70 @@ def merge(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
-def from_tree(tree: dict[str, Any], file: str, overrides: Sequence[str] = ()) -> Config:
+def _today(key: str) -> str:
+    if key in _SPELLED_BEFORE:
+        log.warning("%s is now %s: the old spelling is still read", key, _SPELLED_BEFORE[key])
+    return _SPELLED_BEFORE.get(key, key)
+
+
+def _respelled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the tree with every setting under the name that it has today. Raises ConfigError for one set twice."""
+    tree = copy.deepcopy(dict(settings))
+    for old, new in _SPELLED_BEFORE.items():
+        (section, key), (new_section, new_key) = old.split("."), new.split(".")
+        if not isinstance(tree.get(section), dict) or key not in tree[section]:
+            continue
+        into = tree.setdefault(new_section, {})
+        if into is None:
+            into = tree[new_section] = {}
+        if isinstance(into, dict) and new_key in into:
+            raise ConfigError(f"{old} is the old spelling of {new}, and both are set: leave {old} out")
+        if isinstance(into, dict):
+            into[_today(old).split(".")[1]] = tree[section].pop(key)
+    for section in {old.split(".")[0] for old in _SPELLED_BEFORE}:
+        if tree.get(section, 0) in ({}, None):
+            del tree[section]
+    return tree
+
+
+def from_tree(
+    settings: Mapping[str, Any], file: str, overrides: Sequence[str] = (), sections_of: SectionsOf | None = None
+) -> Config:
     """The validated config; raises ConfigError with a line for each setting that is not allowed."""
-    source = {o.partition("=")[0].strip(): "--set" for o in overrides}
+    tree = _respelled(settings)
+    source = {_SPELLED_BEFORE.get(k, k): "--set" for k in (o.partition("=")[0].strip() for o in overrides)}
+    model = Config
+    if sections_of is not None and (named := _one_or_many(tree.get("stages"))):
+        if not isinstance(named, list | tuple) or not all(isinstance(n, str) for n in named):
+            raise ConfigError(f"stages: {named!r} is not allowed (a list of names, each package.module:Class)")
+        model = _with_sections(sections_of(named))
+        for section in model.model_fields.keys() - Config.model_fields.keys():
+            if tree.get(section) is None:
+                tree[section] = {}
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e, source, file) for e in error.errors())) from None
+        raise ConfigError("\n".join(_explain(e, source, file, model) for e in error.errors())) from None
 
 
-def _explain(error: Any, source: dict[str, str], file: str) -> str:
+def _with_sections(sections: Mapping[str, type[Section]]) -> type[Config]:
+    """Config with a section for each stage from outside that has settings."""
+    if taken := sections.keys() & Config.model_fields.keys():
+        raise ConfigError(f"stages: {', '.join(sorted(taken))} is a section of this package: name the stage otherwise")
+    fields: dict[str, Any] = {name: (kind, ...) for name, kind in sections.items()}
+    return create_model("Config", __base__=Config, **fields)
+
+
+def without_stages(config: Config) -> dict[str, Any]:
+    """The settings of this package alone, as a tree: for processes that run no stages."""
+    return config.model_dump(mode="json", include=set(Config.model_fields) - {"stages"})
+
+
+def _explain(error: Any, source: dict[str, str], file: str, config: type[Config]) -> str:
     path = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and "[" in part))
     origin = source.get(path, file)
     if error["type"] == "extra_forbidden":
-        return f"{path}: no such setting, from {origin}; known here: {', '.join(_known(error['loc'][:-1]))}"
+        return f"{path}: no such setting, from {origin}; known here: {', '.join(_known(config, error['loc'][:-1]))}"
     allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     where = path or "config"
     if error["type"] == "value_error":
@@ -465,8 +563,8 @@ def _explain(error: Any, source: dict[str, str], file: str) -> str:
     return f"{where}: {error['input']!r} is not allowed ({allowed}), from {origin}"
 
 
-def _known(loc: tuple[Any, ...]) -> list[str]:
-    model: Any = Config
+def _known(config: type[Config], loc: tuple[Any, ...]) -> list[str]:
+    model: Any = config
     for part in loc:
         model = model.model_fields[part].annotation
     return sorted(model.model_fields)

@@ -10,8 +10,6 @@ from enum import Enum
 
 import pyarrow as pa
 
-from wikidata.schemas import ENTITIES, NAMES, RAW_ENTITIES, RAW_NAMES, SURFACES
-
 ID = pa.binary(16)
 
 
@@ -191,26 +189,3 @@ REJECTS = _schema(
     pa.field("end", pa.int32()),
     pa.field("detail", pa.string()),
 )
-
-TABLES: dict[str, pa.Schema] = {
-    "kb/raw_entities": RAW_ENTITIES,
-    "kb/raw_names": RAW_NAMES,
-    "kb/entities": ENTITIES,
-    "kb/names": NAMES,
-    "kb/surfaces": SURFACES,
-    "pairs": PAIRS,
-    "texts": TEXTS,
-    "mentions": MENTIONS,
-    "candidates": CANDIDATES,
-    "entity_vectors": ENTITY_VECTORS,
-    "scores": SCORES,
-    "labels": LABELS,
-    "selection": SELECTION,
-    "entity_statistics": ENTITY_STATISTICS,
-    "i2e/images": IMAGES,
-    "i2e/entities": I2E_ENTITIES,
-    "i2e/statistics/entities": ENTITY_STATISTICS,
-    "i2e/statistics/buckets": BUCKETS,
-    "i2e/statistics/funnel": FUNNEL,
-    "rejects": REJECTS,
-}

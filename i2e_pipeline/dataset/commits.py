@@ -11,14 +11,18 @@ class NotPublished(FileNotFoundError):
 
 
 def published(tables: Tables) -> dict[str, list[Commit]]:
-    """Commits of the published dataset by stage; raises NotPublished where it is not whole."""
-    if not files.exists(tables.path("i2e", "manifest.json")):
+    """Commits of the published dataset, by the table that they wrote; raises NotPublished where it is not whole."""
+    place = tables.path("i2e", "manifest.json")
+    if not files.exists(place):
         raise NotPublished(
             f"{tables.path('i2e')} has no manifest.json: nothing was published there, or publishing was cut off. "
             "`i2e run` ends what was begun, or jobs/build_dataset.py"
         )
-    units = files.read_json(tables.path("i2e", "manifest.json"))["units"]
+    units = files.read_json(place)["units"]
+    whole = list(tables.commits_of("i2e/entities").values())
     return {
-        "publish": [c for u, c in tables.commits("publish").items() if u in units],
-        "finish": list(tables.commits("finish").values()),
+        "i2e/images": [c for u, c in tables.commits_of("i2e/images").items() if u in units],
+        **dict.fromkeys(
+            ("i2e/entities", "i2e/statistics/entities", "i2e/statistics/buckets", "i2e/statistics/funnel"), whole
+        ),
     }

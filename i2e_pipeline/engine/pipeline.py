@@ -1,4 +1,4 @@
-"""The stages in their order: what is done, what is to do, do it.
+"""A pipeline of stages over one output: what is done, what is to do, do it. Knows no stage by name.
 
 A stage's unit is done when its commit record bears the fingerprint of this run and the files that it names are there.
 Everything else is made again, unit by unit, and what depends on it after it.
@@ -7,46 +7,29 @@ Everything else is made again, unit by unit, and what depends on it after it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.engine.progress import StageProgress, job_group
-from i2e_pipeline.engine.stage import Run, Stage, StageError, difference
+from i2e_pipeline.engine.stage import Run, Stage, StageError, catalogue
 from i2e_pipeline.engine.tables import WHOLE, Commit, Tables
 from i2e_pipeline.engine.units import Unit, Units
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+log = logging.getLogger(__name__)
+
 _LISTINGS = 32
-
-
-def stages() -> list[Stage]:
-    """All stages, in the order of the walk."""
-    from i2e_pipeline.extract.stages import Extract, Pairs
-    from i2e_pipeline.knowledge.stages import KnowledgeBase, Surfaces
-    from i2e_pipeline.label.stages import Label
-    from i2e_pipeline.link.stages import Link
-    from i2e_pipeline.publish.stages import Finish, Publish, Select
-    from i2e_pipeline.score.stages import EncodeEntities, Score
-
-    return [
-        KnowledgeBase(),
-        Surfaces(),
-        Pairs(),
-        Extract(),
-        Link(),
-        EncodeEntities(),
-        Score(),
-        Label(),
-        Select(),
-        Publish(),
-        Finish(),
-    ]
 
 
 @dataclass
@@ -68,6 +51,7 @@ class StageState:
 def inspect(run: Run, stage: Stage, redo: bool = False) -> StageState:
     """Which units of a stage are done. Reads commit records and lists files; no Spark."""
     state = StageState(stage)
+    run = run.handed_to(stage)
     run.fingerprints[stage.name] = stage.fingerprint(run, WHOLE)
     found = run.tables.commits(stage.name)
     units = stage.all_units(run)
@@ -80,8 +64,7 @@ def inspect(run: Run, stage: Stage, redo: bool = False) -> StageState:
         elif redo:
             state.to_do[unit] = "asked for"
         elif commit.fingerprint != stage.fingerprint(run, unit):
-            changed = difference(commit.components, stage.components(run, unit))
-            state.to_do[unit] = "changed: " + "; ".join(changed)
+            state.to_do[unit] = "changed: " + "; ".join(stage.changed(run, commit))
         elif missing := gone[unit]:
             state.to_do[unit] = f"{missing[0]} is missing or was changed"
         else:
@@ -90,19 +73,145 @@ def inspect(run: Run, stage: Stage, redo: bool = False) -> StageState:
     return state
 
 
-def _refuse_guarded(run: Run, walk: Sequence[Stage], redo: Sequence[str]) -> None:
+class Pipeline:
+    """Stages over the tables of one output."""
+
+    def __init__(
+        self, config: Config, stages: Sequence[Stage], start_spark: Callable[[], SparkSession] | None = None
+    ) -> None:
+        """`start_spark` is called when Spark is first needed. None: as the config says."""
+        self.config = config
+        self.stages = list(stages)
+        self.tables = Tables(config.output, config.storage, start_spark or self._start_spark, catalogue(stages))
+        self._held = False
+
+    def _start_spark(self) -> SparkSession:
+        from i2e_pipeline.engine.session import build
+
+        return build(self.config)
+
+    @property
+    def names(self) -> list[str]:
+        return [s.name for s in self.stages]
+
+    def writer(self, table: str) -> str:
+        """Name of the stage that writes a table."""
+        return self.tables.catalogue.writers[table]
+
+    def before(self, name: str) -> list[str]:
+        """Names of the stages before one."""
+        return self.names[: self.names.index(name)]
+
+    def upto(self, name: str) -> list[str]:
+        """Names of the stages before one, and its own."""
+        return self.names[: self.names.index(name) + 1]
+
+    def with_config(self, config: Config) -> Pipeline:
+        """The same stages under another config of the same output."""
+        other = Pipeline(config, self.stages, lambda: self.tables.spark)
+        other._held = self._held
+        return other
+
+    def known(self, names: Sequence[str]) -> None:
+        """Raise StageError for a name that is no stage's."""
+        for name in names:
+            if name not in self.names:
+                raise StageError(f"no stage {name!r}; stages are {', '.join(self.names)}")
+
+    def run(self, wanted: Sequence[str] | None = None, redo: Sequence[str] = ()) -> tuple[Run, list[StageState]]:
+        """Run the named stages (None: all); stages before them must be complete. Returns how every stage stands."""
+        self.known([*(wanted or ()), *redo])
+        with self.exclusive():
+            return self._run(wanted, redo)
+
+    def _run(self, wanted: Sequence[str] | None, redo: Sequence[str]) -> tuple[Run, list[StageState]]:
+        last = max(n for n, s in enumerate(self.stages) if wanted is None or s.name in wanted)
+        asked = self.stages[: last + 1]
+        needs_units = any(s.scope == "unit" for s in asked if wanted is None or s.name in wanted)
+        run = self.open(Units(self.tables.root).plan(self.config.pairs) if needs_units else [])
+        # Whatever is wrong with a setting is said before any work, not hours later when its stage comes.
+        for stage in asked:
+            run.settings_of(stage)
+            stage.check(run.handed_to(stage))
+        _refuse_other_format(self.config, self.tables)
+        _refuse_guarded(run, asked, redo)
+        self.tables.discard_staging()
+        states = []
+        for stage in asked:
+            state = inspect(run, stage, redo=stage.name in redo)
+            states.append(state)
+            if not state.to_do:
+                log.info("%-15s nothing to do: %s done before", stage.name, _units(len(state.done)))
+            elif wanted is not None and stage.name not in wanted:
+                raise StageError(_missing(stage, run, asked, wanted))
+            else:
+                _run_stage(run, state)
+        return run, states
+
+    def open(self, units: Sequence[Unit]) -> Run:
+        """What stages are handed, over these units; nothing is looked at yet."""
+        return Run(self.config, self.tables, units, self.stages)
+
+    @contextmanager
+    def beside(self, run: Run, stages: Sequence[Stage], unit: Unit) -> Iterator[Run]:
+        """These stages' tables of one unit that is no part of the dataset; gone when the block is left.
+
+        run   knows what the stages before these made
+        """
+        known = [s for s in self.stages if s in stages or s.name in run.commits]
+        beside = replace(run, units=[unit], stages=known, commits=dict(run.commits))
+        try:
+            for stage in stages:
+                inspect(beside, stage)
+                handed = beside.handed_to(stage)
+                stage.prepare(handed)
+                beside.commits[stage.name] = {unit.name: stage.carry_out(handed, unit.name)}
+            yield beside
+        finally:
+            for stage in stages:
+                self.tables.discard(stage.name, unit.name)
+
+    def status(self) -> tuple[list[Unit], list[StageState]]:
+        """How every stage stands under this config; runs nothing."""
+        units = Units(self.tables.root).plan(self.config.pairs, remember=False)
+        run = self.open(units)
+        return units, [inspect(run, stage) for stage in self.stages]
+
+    def forget(self, unit: str) -> None:
+        """Drop a unit from the dataset, and what every stage made of it. Raises InputError where it is not known."""
+        with self.exclusive():
+            Units(self.tables.root).forget(unit)
+            run = self.open([])
+            for stage in self.stages:
+                stage.forget(run, unit)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """One run at a time in an output folder. A lock whose process is gone does not hold."""
+        if self._held:
+            yield
+            return
+        with exclusive(self.config.output):
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
+
+
+def _refuse_guarded(run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> None:
     """Stop before any work where a setting changed that is guarded: what it made is too dear to be thrown away."""
     units = {u.name for u in run.units}
-    for stage in walk:
+    for stage in asked:
         if not stage.guarded or stage.name in redo:
             continue
-        now = stage.settings(run.config)
+        now = run.settings_of(stage)
         for unit, commit in run.tables.commits(stage.name).items():
             for setting in stage.guarded:
                 before = commit.components["settings"].get(setting)
                 if unit in units and before != now[setting]:
                     raise StageError(
-                        f"{run.tables.path(stage.writes[0])} was written with another {setting} "
+                        f"{run.tables.path(next(iter(stage.tables)))} was written with another {setting} "
                         f"({before}, now {now[setting]}): use another output, or `i2e run --redo {stage.name}`"
                     )
 
@@ -119,52 +228,21 @@ def _refuse_other_format(config: Config, tables: Tables) -> None:
         )
 
 
-def run_stages(
-    config: Config,
-    tables: Tables,
-    wanted: Sequence[str] | None = None,
-    redo: Sequence[str] = (),
-    say: Callable[[str], None] = lambda line: None,
-) -> tuple[Run, list[StageState]]:
-    """Run the named stages (None: all); stages before them must be complete. Returns how every stage stands."""
-    walk = stages()
-    needs_units = wanted is None or any(s.scope == "unit" for s in walk if s.name in wanted)
-    units = Units(tables.root).plan(config.pairs) if needs_units else []
-    run = Run(config, tables, units)
-    last = max(n for n, s in enumerate(walk) if wanted is None or s.name in wanted)
-    states = []
-    # Whatever is wrong with a setting is said before any work, not hours later when its stage comes.
-    for stage in walk[: last + 1]:
-        stage.settings(config)
-    _refuse_other_format(config, tables)
-    _refuse_guarded(run, walk[: last + 1], redo)
-    tables.discard_staging()
-    for stage in walk[: last + 1]:
-        state = inspect(run, stage, redo=stage.name in redo)
-        states.append(state)
-        if not state.to_do:
-            say(f"{stage.name:<15} nothing to do: {_units(len(state.done))} done before")
-        elif wanted is not None and stage.name not in wanted:
-            raise StageError(_missing(stage, run, walk, wanted))
-        else:
-            _run_stage(run, state, say)
-    return run, states
-
-
-def _missing(stage: Stage, run: Run, walk: Sequence[Stage], wanted: Sequence[str]) -> str:
-    asker = next(s for s in walk if s.name in wanted)
-    for table in stage.writes:
+def _missing(stage: Stage, run: Run, asked: Sequence[Stage], wanted: Sequence[str]) -> str:
+    asker = next(s for s in asked if s.name in wanted)
+    for table in stage.tables:
         path = run.tables.path(table)
         if not files.exists(path):
             return f"{asker.name} needs the table `{table}`, and {path} does not exist: run jobs/{stage.job}.py first."
     return f"{asker.name} needs {stage.name}, which is not complete under this config: run jobs/{stage.job}.py first."
 
 
-def _run_stage(run: Run, state: StageState, say: Callable[[str], None]) -> None:
+def _run_stage(run: Run, state: StageState) -> None:
     stage, context = state.stage, run.spark.sparkContext
+    run = run.handed_to(stage)
     started = time.monotonic()
     for reason in sorted(set(state.to_do.values()) - {"new"}):
-        say(f"{stage.name:<15} {_units(sum(r == reason for r in state.to_do.values()))} again, {reason}")
+        log.info("%-15s %s again, %s", stage.name, _units(sum(r == reason for r in state.to_do.values())), reason)
     stage.prepare(run)
     rows = {unit: stage.rows_to_do(run, unit) for unit in state.to_do}
     with StageProgress(stage.name, stage.does, sum(rows.values()), context) as progress:
@@ -182,9 +260,16 @@ def _run_stage(run: Run, state: StageState, say: Callable[[str], None]) -> None:
     state.seconds = time.monotonic() - started
     made = [state.done[u] for u in state.to_do]
     rows_in = sum(c.rows_in for c in made)
-    say(
-        f"{stage.name:<15} {stage.does}: {rows_in:,} {stage.rows_are} in, {sum(c.rows_out for c in made):,} out, "
-        f"{_units(len(made))}, {state.seconds:.1f} s" + (f", {rows_in / state.seconds:,.0f} rows/s" if rows_in else "")
+    log.info(
+        "%-15s %s: %s %s in, %s out, %s, %.1f s%s",
+        stage.name,
+        stage.does,
+        f"{rows_in:,}",
+        stage.rows_are,
+        f"{sum(c.rows_out for c in made):,}",
+        _units(len(made)),
+        state.seconds,
+        f", {rows_in / state.seconds:,.0f} rows/s" if rows_in else "",
     )
 
 
@@ -235,18 +320,3 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def forget(tables: Tables, unit: str) -> None:
-    """Drop a unit from the dataset, and what every stage made of it. Raises InputError where it is not known."""
-    Units(tables.root).forget(unit)
-    for stage in stages():
-        if stage.scope == "unit" and stage.name != "publish":
-            tables.discard(stage.name, unit)
-
-
-def status(config: Config, tables: Tables) -> tuple[list[Unit], list[StageState]]:
-    """How every stage stands under this config; runs nothing."""
-    units = Units(tables.root).plan(config.pairs, remember=False)
-    run = Run(config, tables, units)
-    return units, [inspect(run, stage) for stage in stages()]

@@ -1,26 +1,41 @@
-"""What a stage is: its name, what it reads and writes, its settings, and how one unit is worked on.
+"""What a stage is: what it declares, and what all stages share.
 
-A stage's module holds its kernel and its joins. Everything that all stages share is here: which units are still to
-do, whether what was found belongs to this config, counting, the check that no row was lost, timing and the commit.
+A stage declares all that others must know of it: name, place, tables with their schemas, reject reasons with their
+sentences, settings. Resume, counting, the check that no row was lost, timing and the commit are here; manifest, card,
+report, status, terminal and docs read the declarations. So one more stage is one more class, here or in somebody
+else's package (docs/extending.md).
 """
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-from i2e_pipeline.core.config import Config, digest
+from i2e_pipeline.core.config import Config, Section, digest
+from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
+from i2e_pipeline.engine.shipping import Shipped, ship
 from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Kernel, Tables, Written
 from i2e_pipeline.engine.units import Unit
+from i2e_pipeline.inputs.shards import RowBlocks, ShardReader
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
 _DIGEST = 32
+_ROWS_PER_TASK = 16_384
+
+OF_NO_STAGE: Mapping[str, str] = {
+    "output": "where tables lie says nothing of what is in them",
+    "stages": "each stage stands in the fingerprints of those that depend on it",
+    "session": "how Spark is started changes no row",
+    "run": "how many units are carried at once changes no row",
+}
+"""Settings that every stage may read and that are in no fingerprint, and why."""
 
 
 class StageError(RuntimeError):
@@ -31,70 +46,100 @@ class RowsLost(StageError):
     """A stage passed on and rejected other than what it was given. Nothing was committed."""
 
 
-@dataclass
-class Run:
-    """What stages are handed: config, tables, units, and which commits count."""
-
-    config: Config
-    tables: Tables
-    units: Sequence[Unit]
-    commits: dict[str, dict[str, Commit]] = field(default_factory=dict)
-    """By stage and unit: committed under this run's fingerprints, files present."""
-    fingerprints: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def spark(self) -> SparkSession:
-        return self.tables.spark
-
-    def unit(self, name: str) -> Unit:
-        return next(u for u in self.units if u.name == name)
-
-    def committed(self, stage: str, unit: str | None = None) -> list[Commit]:
-        """Commits of a stage that count, of one unit or of all."""
-        made = self.commits.get(stage, {})
-        return [made[unit]] if unit is not None else [made[u] for u in sorted(made)]
-
-    def whole(self, stage: str) -> Commit:
-        return self.commits[stage][WHOLE]
-
-
 @dataclass(frozen=True)
 class Plan:
     """One Spark job: the rows, the kernel that works on them, the tables that it yields and how rows are counted."""
 
     rows: DataFrame
     make_kernel: Callable[[], Kernel]
-    tables: tuple[str, ...]
-    counting: Counting = field(default_factory=Counting)
+    """Called in the worker, once per task."""
     rows_expected: int | None = None
-    """Rows that the tables before hold for this unit."""
+    """Rows that the stages before passed on for this unit; None: it is not known."""
+    rows_of: Callable[[Any], int] | None = None
+    """Rows that a batch stands for; None: its length."""
 
 
 class Stage(ABC):
-    """A stage of the walk. Subclasses say what it is; the pipeline runs it."""
+    """One step of the pipeline. Subclasses say what it is; the engine runs it."""
 
-    name: ClassVar[str]
-    job: ClassVar[str]
-    """The jobs/ script that runs it."""
-    does: ClassVar[str]
-    """What it does, in a few words for the progress line."""
-    rows_are: ClassVar[str]
-    after: ClassVar[tuple[str, ...]]
-    """Stages whose tables it reads."""
-    writes: ClassVar[tuple[str, ...]]
-    scope: ClassVar[Literal["unit", "whole"]] = "unit"
-    version: ClassVar[int] = 1
+    name: str
+    does: str
+    """What it does, in a few words, for the progress line and the report."""
+    rows_are: str
+    """What one row is that it counts: pairs, texts, mentions …"""
+    after: tuple[str, ...] = ()
+    """Stages, or tables, that it depends on: it stands behind them, and is done again when they are."""
+    job: str = ""
+    """The jobs/ script that runs it. Empty: that of the stage it stands behind."""
+    scope: Literal["unit", "segments", "whole"] = "unit"
+    """unit: by unit of work; whole: over all units at once; segments: what no earlier run has made yet."""
+    version: int = 1
     """Raised when the code makes something else of the same input; what older code wrote is then made again."""
-    guarded: ClassVar[tuple[str, ...]] = ()
-    """Settings whose change is refused instead of making everything again: what they made cost hours of GPU."""
 
-    @abstractmethod
+    reads: tuple[str, ...] = ()
+    """Tables that it reads; the engine hands out no others."""
+    tables: Mapping[str, Table] = {}
+    """Tables that it writes."""
+    scratch: Mapping[str, Table] = {}
+    """Tables between its own jobs, which are gone when it is done."""
+    passes: Passed | None = None
+    """Where the rows stand that it passes on."""
+    reasons: Mapping[Any, str] = {}
+    """Why it rejects rows: each reason with a sentence for a reader who has not seen the code."""
+    narrows: str | None = None
+    """A table, written before it, of which the stages behind it see only the rows that it passed on: those whose
+    `passes.key` stands in `passes.table`."""
+    features: tuple[str, ...] = ()
+    """Number columns of `passes.table` that the calibration of labels may weigh, by name."""
+    in_funnel: bool = True
+    """Is it a step of the way from input rows to published images, counted in manifest, card and report?"""
+    per_pair: bool = True
+    """Does its cost grow with the pairs?"""
+
+    Settings: ClassVar[type[Section] | None] = None
+    """Settings of a stage from outside; they stand in the config's section of the stage's name."""
+    sections: tuple[str, ...] = ()
+    """Sections of the config that it reads beside `Settings`; the engine hands out no others. All their settings are in
+    its fingerprint but those in `leaves_out`: a new setting cannot be forgotten there."""
+    leaves_out: Mapping[str, str] = {}
+    """Settings of those sections (`section.key`) that are not in its fingerprint, and why."""
+    stored_as: Mapping[str, str] = {}
+    """Settings (`section.key`) that commit records hold under another name, from before they were renamed."""
+    sees_images: bool = False
+    """Does it open its rows' images (`Run.open_shards`)? Then the column that they are read from is in its
+    fingerprint."""
+    guarded: tuple[str, ...] = ()
+    """Settings, as stored, whose change is refused instead of making everything again: what they made cost hours."""
+
+    @classmethod
+    def all_sections(cls) -> tuple[str, ...]:
+        return (*cls.sections, *((cls.name,) if cls.Settings is not None else ()))
+
     def settings(self, config: Config) -> dict[str, Any]:
-        """What of the config, models and files changes this stage's output."""
+        """What of the config changes this stage's output, in JSON form.
+
+        Paths marked `Content` stand for what lies there. Override it to put the content of a model in the place of its
+        name. Raises StageError for a setting that it cannot work with.
+        """
+        found: dict[str, Any] = {}
+        for section in self.all_sections():
+            part = getattr(config, section)
+            leave_out = [key.partition(".")[2] for key in self.leaves_out if key.startswith(f"{section}.")]
+            try:
+                values = part.fingerprint(leave_out)
+            except FileNotFoundError as error:
+                raise StageError(f"{section}.{error}") from None
+            found |= {self.stored_as.get(f"{section}.{key}", key): value for key, value in values.items()}
+        if self.sees_images:
+            found["image_column"] = config.pairs.image_column
+        return found
 
     def plan(self, run: Run, unit: str) -> Plan:
         """The job that makes one unit. Stages of several jobs override `carry_out` instead."""
         raise NotImplementedError
+
+    def check(self, run: Run) -> None:  # noqa: B027 - most stages have nothing to check
+        """Called before any stage works: raise StageError for settings or models that cannot work together."""
 
     def prepare(self, run: Run) -> None:  # noqa: B027 - most stages have nothing to prepare
         """Done once before the first unit of a run."""
@@ -105,12 +150,18 @@ class Stage(ABC):
 
     # What all stages share
 
+    def depends_on(self, run: Run) -> tuple[str, ...]:
+        """Stages whose fingerprints are part of this one's: `after`, and those that narrow what it reads."""
+        narrowing = [s.name for table in self.reads for s in run.narrowing(table, self)]
+        return tuple(dict.fromkeys((*self.after, *narrowing)))
+
     def components(self, run: Run, unit: str) -> dict[str, Any]:
         """What a unit's fingerprint is made of."""
-        before: dict[str, Any] = {s: run.fingerprints[s] for s in self.after}
+        names = self.depends_on(run)
+        before: dict[str, Any] = {s: run.fingerprints[s] for s in names}
         if self.scope == "whole":
-            before["units"] = {s: sorted(run.commits.get(s, {})) for s in self.after}
-        return {"version": self.version, "settings": self.settings(run.config), "after": before}
+            before["units"] = {s: sorted(run.commits.get(s, {})) for s in names}
+        return {"version": self.version, "settings": run.settings_of(self), "after": before}
 
     def fingerprint(self, run: Run, unit: str) -> str:
         return digest(self.components(run, unit))
@@ -119,6 +170,11 @@ class Stage(ABC):
         """Files that the commit made and that are gone."""
         return run.tables.missing_files(commit)
 
+    def changed(self, run: Run, commit: Commit) -> list[str]:
+        """What differs between the fingerprint of a commit and today's, in words."""
+        names = {f"settings.{stored}": key for key, stored in self.stored_as.items()}
+        return difference(commit.components, self.components(run, commit.unit), names=names)
+
     def all_units(self, run: Run) -> list[str]:
         return [WHOLE] if self.scope == "whole" else [u.name for u in run.units]
 
@@ -126,11 +182,17 @@ class Stage(ABC):
         """Rows of a unit, for the progress line; 0 where it cannot be known before."""
         return run.unit(unit).rows if self.scope == "unit" else 0
 
+    def forget(self, run: Run, unit: str) -> None:
+        """Drop what was made of a unit that is no longer part of the dataset."""
+        if self.scope == "unit":
+            run.tables.discard(self.name, unit)
+
     def carry_out(self, run: Run, unit: str) -> Commit:
         """Work on one unit and commit it."""
         started = time.monotonic()
         plan = self.plan(run, unit)
-        written = run.tables.write(plan.rows, plan.make_kernel, self.name, unit, plan.tables, plan.counting)
+        counting = Counting(plan.rows_of, self.passes)
+        written = run.tables.write(plan.rows, plan.make_kernel, self.name, unit, tuple(self.tables), counting)
         return self.conclude(run, unit, [written], started, plan.rows_expected)
 
     def conclude(
@@ -167,6 +229,208 @@ class Stage(ABC):
         return run.tables.commit(commit, staged)
 
 
+@dataclass
+class Run:
+    """What stages are handed: config, tables, units, and which commits count."""
+
+    config: Config
+    tables: Tables
+    units: Sequence[Unit]
+    stages: Sequence[Stage] = ()
+    """All stages of the pipeline, in their order."""
+    reader: Stage | None = None
+    """The stage that this is handed to. None: somebody behind all of them."""
+    commits: dict[str, dict[str, Commit]] = field(default_factory=dict)
+    """By stage and unit: committed under this run's fingerprints, files present."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    _settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def spark(self) -> SparkSession:
+        return self.tables.spark
+
+    @property
+    def settings(self) -> Any:
+        """The reading stage's own settings, validated."""
+        assert self.reader is not None
+        return getattr(self.config, self.reader.name)
+
+    def handed_to(self, stage: Stage) -> Run:
+        """The same run as this stage may see it: its own sections of the config, tables as the stages before it left
+        them."""
+        whole = self.config._whole if isinstance(self.config, _OwnSections) else self.config
+        return replace(self, reader=stage, config=cast(Config, _OwnSections(whole, stage)))
+
+    def settings_of(self, stage: Stage) -> dict[str, Any]:
+        """A stage's settings as its fingerprint holds them; models and files are looked at once a run."""
+        if stage.name not in self._settings:
+            self._settings[stage.name] = stage.settings(self.handed_to(stage).config)
+        return self._settings[stage.name]
+
+    def unit(self, name: str) -> Unit:
+        return next(u for u in self.units if u.name == name)
+
+    def stage(self, name: str) -> Stage:
+        return next(s for s in self.stages if s.name == name)
+
+    def writer(self, table: str) -> Stage:
+        """The stage that writes a table."""
+        return self.stage(self.tables.catalogue.writers[table])
+
+    # Which commits count
+
+    def committed(self, stage: str, unit: str | None = None) -> list[Commit]:
+        """Commits of a stage that count, of one unit or of all."""
+        made = self.commits.get(stage, {})
+        return [made[unit]] if unit is not None else [made[u] for u in sorted(made)]
+
+    def commits_of(self, table: str, unit: str | None = None) -> list[Commit]:
+        """Commits that count of the stage that writes a table; a unit's own where it is written by unit."""
+        writer = self.writer(table)
+        return self.committed(writer.name, unit if writer.scope == "unit" else None)
+
+    def whole(self, stage: str) -> Commit:
+        return self.commits[stage][WHOLE]
+
+    # Tables as the stages before the reader left them
+
+    def narrowing(self, table: str, reader: Stage | None) -> list[Stage]:
+        """Stages before a reader that leave rows of a table out for it."""
+        return [s for s in self._before(reader) if s.narrows == table]
+
+    def _before(self, reader: Stage | None) -> list[Stage]:
+        names = [s.name for s in self.stages]
+        end = names.index(reader.name) if reader is not None and reader.name in names else len(names)
+        return list(self.stages[:end])
+
+    def read(self, table: str, unit: str | None = None, columns: Sequence[str] | None = None) -> DataFrame:
+        """Rows of a table, of one unit or of all, without those that a stage between has left out.
+
+        columns   None: all of the schema; `unit` is one more that may be named
+        """
+        self._declared(table)
+        names = list(columns) if columns is not None else list(self.tables.catalogue.schema(table).names)
+        narrowing = self.narrowing(table, self.reader)
+        needed = [c for stage in narrowing for c in cast(Passed, stage.passes).key if c not in names]
+        writer = self.writer(table)
+        frame = self.tables.read(
+            table,
+            self.commits_of(table, unit),
+            [*names, *dict.fromkeys(needed)],
+            only_unit=unit if writer.scope == "whole" else None,
+        )
+        for stage in narrowing:
+            passed = cast(Passed, stage.passes)
+            frame = frame.join(self._passed_on(stage, unit), list(passed.key), how="left_semi")
+        return frame.select(*names)
+
+    def _passed_on(self, stage: Stage, unit: str | None, columns: Sequence[str] = ()) -> DataFrame:
+        """Keys, and further columns, of the rows that a stage passed on."""
+        passed = cast(Passed, stage.passes)
+        extra = [passed.where_null] if passed.where_null else []
+        commits = self.committed(stage.name, unit if stage.scope == "unit" else None)
+        frame = self.tables.read(passed.table, commits, [*passed.key, *columns, *extra])
+        if passed.where_null:
+            frame = frame.where(frame[passed.where_null].isNull())
+        return frame.select(*passed.key, *columns)
+
+    def rows(self, table: str, unit: str | None = None, by: Sequence[str] = ()) -> int:
+        """How many rows of a table the reader gets, counted by these columns (none: by the table's key).
+
+        From the commit records where they know it; only where a stage narrowed the table by other columns, by a job.
+        """
+        self._declared(table)
+        key = tuple(by) or self.tables.catalogue.tables[table].key
+        narrowing = self.narrowing(table, self.reader)
+        last = narrowing[-1] if narrowing else None
+        if last is not None and set(cast(Passed, last.passes).key) == set(key):
+            return sum(c.rows_out for c in self.committed(last.name, unit if last.scope == "unit" else None))
+        writer = self.writer(table)
+        if last is None and set(key) == set(self.tables.catalogue.tables[table].key):
+            return sum(c.rows(table) for c in self.commits_of(table, unit))
+        if last is None and writer.passes is not None and (writer.passes.table, writer.passes.key) == (table, key):
+            return sum(c.rows_out for c in self.commits_of(table, unit))
+        return self.read(table, unit, list(key)).distinct().count()
+
+    def with_features(self, frame: DataFrame, unit: str | None = None) -> DataFrame:
+        """The rows with the feature columns that stages before the reader give; null where a stage has no row."""
+        for stage in self.feature_givers():
+            passed = cast(Passed, stage.passes)
+            frame = frame.join(self._passed_on(stage, unit, stage.features), list(passed.key), how="left")
+        return frame
+
+    def feature_givers(self) -> list[Stage]:
+        """Stages before the reader that give features."""
+        return [stage for stage in self._before(self.reader) if stage.features]
+
+    def feature_names(self) -> list[str]:
+        """The columns that they give."""
+        return [name for stage in self.feature_givers() for name in stage.features]
+
+    def _declared(self, table: str) -> None:
+        if self.reader is not None and table not in self.reader.reads:
+            raise StageError(
+                f"stage {self.reader.name} reads {table} and does not declare it: put it into `reads`, which now holds "
+                f"{', '.join(self.reader.reads) or 'nothing'}"
+            )
+
+    # Input shards and files for the workers
+
+    def open_shards(self, unit: str) -> Callable[[int], ShardReader]:
+        """Opens a shard of the unit by its number, in a worker, for its images."""
+        if self.reader is not None and not self.reader.sees_images:
+            raise StageError(f"stage {self.reader.name} opens images and does not declare it: set `sees_images = True`")
+        paths = {f.shard: f.path for f in self.unit(unit).files}
+        return partial(_open_shard, paths, self._whole_config().pairs.image_column)
+
+    def in_shard_order(self, rows: DataFrame, unit: str, rows_per_task: int = _ROWS_PER_TASK) -> DataFrame:
+        """Rows dealt to tasks as they lie in the unit's shards: a task reads its part of a file, once and forward.
+
+        rows   with the columns shard and row, each shard's rows numbered as in its file
+        """
+        blocks = RowBlocks([(f.shard, f.rows, rows_per_task) for f in self.unit(unit).files])
+        return rows.repartitionById(blocks.count, blocks.column()).sortWithinPartitions("shard", "row")
+
+    def ship(self, path: str) -> Shipped:
+        """A file or folder that every worker needs; `.local()` in the worker says where it lies there."""
+        return ship(self.spark, path)
+
+    def _whole_config(self) -> Config:
+        return self.config._whole if isinstance(self.config, _OwnSections) else self.config
+
+
+def _open_shard(paths: Mapping[int, str], column: str, shard: int) -> ShardReader:
+    return ShardReader(paths[shard], column)
+
+
+class _OwnSections:
+    """The config as one stage sees it. What a stage reads is then in its fingerprint, or left out by name."""
+
+    def __init__(self, config: Config, stage: Stage) -> None:
+        self._whole, self._stage = config, stage
+
+    def __getattr__(self, section: str) -> Any:
+        allowed = {*OF_NO_STAGE, *self._stage.all_sections(), *(["pairs"] if self._stage.sees_images else [])}
+        if section.startswith("_") or section in allowed:
+            return getattr(self._whole, section)
+        raise StageError(
+            f"stage {self._stage.name} reads the settings {section} and does not declare them: put {section!r} into "
+            "`sections`, so that a change of them is seen"
+        )
+
+
+def catalogue(stages: Sequence[Stage]) -> Catalogue:
+    """What these stages declare."""
+    return Catalogue(
+        tables={name: table for stage in stages for name, table in {**stage.tables, **stage.scratch}.items()},
+        writers={name: stage.name for stage in stages for name in stage.tables},
+        reasons={
+            stage.name: {str(getattr(reason, "value", reason)): why for reason, why in stage.reasons.items()}
+            for stage in stages
+        },
+    )
+
+
 def check_rows(
     stage: str, unit: str, rows_in: int, rows_out: int, rejected: Mapping[str, int], expected: int | None
 ) -> None:
@@ -177,13 +441,18 @@ def check_rows(
         raise RowsLost(f"{stage}, unit {unit}: {rows_in} rows in, {rows_out} out, rejected {dict(rejected)}")
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """What differs between the components of two fingerprints, in words: `settings.bar: 0.5, now 0.6`."""
+def difference(
+    old: Mapping[str, Any], new: Mapping[str, Any], path: str = "", names: Mapping[str, str] | None = None
+) -> list[str]:
+    """What differs between the components of two fingerprints, in words: `settings.max_mentions: 32, now 16`.
+
+    names   what is stored under a name from before (`settings.bar`) and what it is called today
+    """
     found = []
     for key in sorted(old.keys() | new.keys()):
-        a, b, where = old.get(key), new.get(key), f"{path}{key}"
+        a, b, where = old.get(key), new.get(key), (names or {}).get(f"{path}{key}", f"{path}{key}")
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += difference(a, b, f"{where}.")
+            found += difference(a, b, f"{where}.", names)
         elif a != b:
             digests = isinstance(a, str) and isinstance(b, str) and len(a) == len(b) == _DIGEST
             found.append(where if digests or isinstance(a, list) else f"{where}: {a}, now {b}")

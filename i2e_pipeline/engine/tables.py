@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import StorageConfig
-from i2e_pipeline.core.schemas import TABLES
+from i2e_pipeline.engine.catalogue import Catalogue, Passed
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -108,22 +108,27 @@ class Counting:
 
     rows_of: Callable[[pa.RecordBatch], int] | None = None
     """Rows that an input batch stands for; None: its length."""
-    passed_table: str = ""
-    passed_key: tuple[str, ...] = ()
-    """A row passes if its key stands in this table. All rows of a key leave the kernel one after the other."""
-    passed_where_null: str | None = None
-    """Only rows of that table count in which this column is null."""
+    passed: Passed | None = None
+    """Which rows count as passed on; None: none do."""
 
 
 class Tables:
     """The tables below one output folder."""
 
     def __init__(
-        self, root: str, storage: StorageConfig | None = None, start_spark: Callable[[], SparkSession] | None = None
+        self,
+        root: str,
+        storage: StorageConfig | None = None,
+        start_spark: Callable[[], SparkSession] | None = None,
+        catalogue: Catalogue | None = None,
     ) -> None:
-        """`start_spark` is called when Spark is first needed: a run with nothing to do starts none."""
+        """`start_spark` is called when Spark is first needed: a run with nothing to do starts none.
+
+        catalogue   what the stages declare; without it commit records can be read, and no table
+        """
         self.root = root
         self.storage = storage or StorageConfig()
+        self.catalogue = catalogue or Catalogue()
         self._start_spark = start_spark
         self._spark: SparkSession | None = None
         self._delta_lock = threading.Lock()
@@ -157,6 +162,10 @@ class Tables:
         record["files"] = {t: [WrittenFile(**f) for f in fs] for t, fs in record["files"].items()}
         return Commit(**record)
 
+    def commits_of(self, table: str) -> dict[str, Commit]:
+        """Commit records, by unit, of the stage that writes a table."""
+        return self.commits(self.catalogue.writers[table])
+
     def missing_files(self, commit: Commit) -> list[str]:
         """Committed files that are no longer there, or not as long as they were."""
         missing = []
@@ -175,7 +184,7 @@ class Tables:
         from pyspark.sql.pandas.types import from_arrow_schema
         from pyspark.sql.types import StringType, StructType
 
-        schema = TABLES[table]
+        schema = self.catalogue.schema(table)
         names = schema.names if columns is None else list(columns)
         fields = from_arrow_schema(pa.schema([schema.field(c) for c in names if c != "unit"])).fields
         result = StructType(list(fields))
@@ -192,7 +201,7 @@ class Tables:
 
         only_unit   of a table that one commit wrote for many units, the rows of one unit
         """
-        names = list(columns) if columns is not None else TABLES[table].names
+        names = list(columns) if columns is not None else self.catalogue.schema(table).names
         paths = [f.path for c in commits for f in c.files.get(table, [])]
         if only_unit is not None:
             paths = [p for p in paths if p.startswith(f"unit={only_unit}/")]
@@ -210,7 +219,7 @@ class Tables:
     def load(self, table: str, commits: Iterable[Commit], columns: Sequence[str] | None = None) -> pa.Table:
         """The same in this process, without Spark: for tables that are small by nature."""
         filesystem, _ = files.open_filesystem(self.root)
-        schema = TABLES[table]
+        schema = self.catalogue.schema(table)
         names = list(columns) if columns is not None else schema.names
         parts = [
             pq.read_table(
@@ -257,10 +266,10 @@ class Tables:
         folder, all others to `unit`'s.
         """
         staging = self.path("_staging", f"{stage}-{unit}-{uuid.uuid4().hex[:12]}")
-        schemas = {t: TABLES[t] for t in (*tables, "rejects")}
+        schemas = {t: self.catalogue.schema(t) for t in (*tables, "rejects")}
         for table in schemas:
             files.make_folder(files.join(staging, table))
-        task = _Task(make_kernel, _TaskPlan(staging, stage, unit, schemas, self.storage, counting or Counting()))
+        task = _Task(make_kernel, self._task_plan(staging, stage, unit, schemas, counting))
         reports = [json.loads(row.report) for row in frame.mapInArrow(task, "report string").collect()]
         written = Written(
             staging=staging,
@@ -285,8 +294,8 @@ class Tables:
     ) -> Written:
         """The same from this process: small tables that need no Spark job."""
         staging = self.path("_staging", f"{stage}-{unit}-{uuid.uuid4().hex[:12]}")
-        schemas = {t: TABLES[t] for t in (*tables, "rejects")}
-        plan = _TaskPlan(staging, stage, unit, schemas, self.storage, counting or Counting())
+        schemas = {t: self.catalogue.schema(t) for t in (*tables, "rejects")}
+        plan = self._task_plan(staging, stage, unit, schemas, counting)
         for table in schemas:
             files.make_folder(files.join(staging, table))
         with _TaskWriter(plan, "part-driver") as writer:
@@ -298,6 +307,14 @@ class Tables:
             writer.rows_out + sum(writer.rejected.values()),
             writer.rows_out,
             dict(writer.rejected),
+        )
+
+    def _task_plan(
+        self, staging: str, stage: str, unit: str, schemas: Mapping[str, pa.Schema], counting: Counting | None
+    ) -> _TaskPlan:
+        reasons = self.catalogue.reasons.get(stage)
+        return _TaskPlan(
+            staging, stage, unit, schemas, self.storage, counting or Counting(), None if reasons is None else {*reasons}
         )
 
     def commit(self, commit: Commit, staged: Sequence[Written]) -> Commit:
@@ -324,7 +341,7 @@ class Tables:
             self._move(table, written)
         if self.storage.format == "delta":
             with self._delta_lock:
-                _commit_delta(self.path(table), TABLES[table], new, folders)
+                _commit_delta(self.path(table), self.catalogue.schema(table), new, folders)
 
     def _move(self, table: str, written: Written) -> None:
         by_folder: dict[str, list[str]] = {}
@@ -363,7 +380,7 @@ class Tables:
             folders = {f.path.rpartition("/")[0] for f in old}
             if self.storage.format == "delta":
                 with self._delta_lock:
-                    _commit_delta(self.path(table), TABLES[table], [], folders)
+                    _commit_delta(self.path(table), self.catalogue.schema(table), [], folders)
             else:
                 for folder in folders:
                     files.remove(self.path(table, folder))
@@ -380,6 +397,8 @@ class _TaskPlan:
     schemas: Mapping[str, pa.Schema]
     storage: StorageConfig
     counting: Counting
+    reasons: set[str] | None
+    """Reject reasons that the stage declares; None: it is not known."""
 
 
 class _Task:
@@ -449,12 +468,12 @@ class _TaskWriter:
             raise TableError(f"stage {self.plan.stage} yields {table}, which it does not declare")
         if batch.num_rows == 0:
             return
-        if table == self.plan.counting.passed_table:
-            self._count_passed(batch)
+        if (passed := self.plan.counting.passed) is not None and table == passed.table:
+            self._count_passed(batch, passed)
         if table == "rejects":
             batch = _bound_detail(batch)
             for entry in pc.value_counts(batch.column("reason")):
-                self.rejected[str(entry["values"].as_py())] += entry["counts"].as_py()
+                self._count_rejected(entry["values"].as_py(), entry["counts"].as_py())
         for unit, rows in _by_unit(batch, self.plan.unit):
             if "unit" in batch.schema.names:
                 self._close_other_units(table, unit)
@@ -478,12 +497,20 @@ class _TaskWriter:
             )
         return self.open[table, unit]
 
-    def _count_passed(self, batch: pa.RecordBatch) -> None:
-        if (column := self.plan.counting.passed_where_null) is not None:
+    def _count_rejected(self, reason: str | None, rows: int) -> None:
+        if self.plan.reasons is not None and reason not in self.plan.reasons:
+            raise TableError(
+                f"stage {self.plan.stage} rejects rows as {reason!r}, which it does not declare in `reasons`: "
+                f"{', '.join(sorted(self.plan.reasons)) or 'none'}"
+            )
+        self.rejected[str(reason)] += rows
+
+    def _count_passed(self, batch: pa.RecordBatch, passed: Passed) -> None:
+        if (column := passed.where_null) is not None:
             batch = batch.filter(pc.is_null(batch.column(column)))
             if batch.num_rows == 0:
                 return
-        columns = [batch.column(c) for c in self.plan.counting.passed_key]
+        columns = [batch.column(c) for c in passed.key]
         first = tuple(c[0].as_py() for c in columns)
         changed = None
         for column in columns:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import ID, MENTIONS, Reason
 from i2e_pipeline.extract.gazetteer import Gazetteer
 from i2e_pipeline.extract.recognizer import Recognizer
@@ -74,9 +75,7 @@ def find_mentions(
         silent = np.ones(len(texts), dtype=bool)
         silent[rows] = False
         if silent.any():
-            refused = ids.filter(pa.array(silent))
-            reasons = pa.array([Reason.NO_MENTION.value] * len(refused), pa.string())
-            yield "rejects", pa.RecordBatch.from_arrays([reasons, refused], names=["reason", "id"])
+            yield "rejects", reject(batch, silent, Reason.NO_MENTION, key="text_id")
 
 
 def _spans(

@@ -24,7 +24,8 @@ import pyarrow.compute as pc
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.ids import row_ids
-from i2e_pipeline.engine.shipping import ship
+from i2e_pipeline.core.schemas import MENTIONS, PAIRS, TEXTS, Reason
+from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Plan, Run, Stage
 from i2e_pipeline.engine.tables import Commit, Counting, Kernel, pass_on
 from i2e_pipeline.extract import gazetteer, recognizer
@@ -37,15 +38,39 @@ _TEXTS_PER_TASK = 20_000
 
 
 class Pairs(Stage):
-    name, job, does, rows_are = "pairs", "extract_entities", "read alt-texts", "pairs"
-    after = ()
-    writes = ("pairs", "texts")
-
-    def settings(self, config: Config) -> dict[str, Any]:
-        return {
-            **config.pairs.fingerprint_of("key_column", "url_column", "text_column"),
-            **config.extract.fingerprint_of("max_characters"),
-        }
+    name, job, does, rows_are = "pairs", "extract_entities", "read the input, clean the alt-texts", "pairs"
+    tables = {
+        "pairs": Table(
+            PAIRS, key=("pair_id",), holds="where a pair lies (shard, row) and which text it has", narrowable=True
+        ),
+        "texts": Table(
+            TEXTS,
+            key=("text_id",),
+            holds="each distinct cleaned text, its script, and how many pairs of the unit have it",
+            narrowable=True,
+        ),
+    }
+    passes = Passed("pairs", ("pair_id",))
+    reasons = {
+        Reason.NULL_TEXT: "The row has no alt-text at all, so nothing proposes an entity.",
+        Reason.EMPTY_TEXT: (
+            "Nothing is left of the alt-text once markup, white space and control characters are gone."
+        ),
+        Reason.NO_LETTERS: "The alt-text has no letter in any script: only digits, prices or punctuation.",
+    }
+    sections = ("pairs", "extract")
+    leaves_out = {
+        "pairs.path": "units are named by the content of their files",
+        "pairs.files_per_unit": "units are named by the content of their files",
+        "pairs.image_column": "stages that see images read it",
+        "pairs.truth_column": "it is for precision and recall alone",
+        "pairs.mentioned_column": "it is for precision and recall alone",
+        "pairs.slice_columns": "they are for precision and recall alone",
+        **{
+            f"extract.{key}": "the stage `extract` applies it"
+            for key in ("recognizer", "gazetteer", "batch_size", "min_link_probability", "max_mentions")
+        },
+    }
 
     def carry_out(self, run: Run, unit: str) -> Commit:
         from pyspark.sql import functions as F
@@ -64,7 +89,7 @@ class Pairs(Stage):
 
             return kernel
 
-        counting = Counting(rows_of=_rows_of_files, passed_table="pairs", passed_key=("pair_id",))
+        counting = Counting(_rows_of_files, self.passes)
         read = tables.write(rows, make_kernel, self.name, unit, ("pairs", "texts"), counting)
         seen = run.spark.read.schema(tables.spark_schema("texts")).parquet(files.join(read.staging, "texts"))
         distinct = seen.groupBy("text_id").agg(
@@ -108,21 +133,33 @@ def read_shards(
 
 
 class Extract(Stage):
-    name, job, does, rows_are = "extract", "extract_entities", "find mentions", "texts"
+    name, job, does, rows_are = "extract", "extract_entities", "find what the texts name", "texts"
     after = ("surfaces", "pairs")
-    writes = ("mentions",)
+    reads = ("texts", "kb/surfaces")
+    tables = {
+        "mentions": Table(
+            MENTIONS,
+            key=("text_id", "start", "end"),
+            holds="spans that may name an entity, and who found them: ner, gazetteer or both",
+            narrowable=True,
+        )
+    }
+    passes = Passed("mentions", ("text_id",))
+    reasons = {Reason.NO_MENTION: "Neither the recogniser nor the gazetteer finds a name in the text."}
+    sections = ("extract",)
+    leaves_out = {
+        "extract.max_characters": "the stage `pairs` cuts the texts",
+        "extract.batch_size": "a text's mentions do not depend on its neighbours",
+    }
 
     def settings(self, config: Config) -> dict[str, Any]:
-        return {
-            "recognizer": recognizer.fingerprint(config.extract.recognizer),
-            **config.extract.fingerprint_of("gazetteer", "min_link_probability", "max_mentions"),
-        }
+        return {**super().settings(config), "recognizer": recognizer.fingerprint(config.extract.recognizer)}
 
     def prepare(self, run: Run) -> None:
         """Compile the gazetteer, once per knowledge base and gate."""
         if run.config.extract.gazetteer and not os.path.exists(self._gazetteer(run)):
             columns = ["normal_form", "candidates", "forms", "link_probability", "gazetteer"]
-            surfaces = run.tables.batches("kb/surfaces", run.committed("surfaces"), columns)
+            surfaces = run.tables.batches("kb/surfaces", run.commits_of("kb/surfaces"), columns)
             gazetteer.build(surfaces, self._gazetteer(run), run.config.extract.min_link_probability)
 
     def _gazetteer(self, run: Run) -> str:
@@ -131,16 +168,16 @@ class Extract(Stage):
         return run.tables.local_path("kb", "gazetteer", name)
 
     def rows_to_do(self, run: Run, unit: str) -> int:
-        return sum(c.rows("texts") for c in run.committed("pairs", unit))
+        return run.rows("texts", unit)
 
     def plan(self, run: Run, unit: str) -> Plan:
         config = run.config.extract
         expected = self.rows_to_do(run, unit)
-        texts = run.tables.read("texts", run.committed("pairs", unit), ["text_id", "text"])
+        texts = run.read("texts", unit, ["text_id", "text"])
         model = None
         if config.recognizer != recognizer.BLANK:
-            model = ship(run.spark, str(recognizer.model_folder(config.recognizer)))
-        names = ship(run.spark, self._gazetteer(run)) if config.gazetteer else None
+            model = run.ship(str(recognizer.model_folder(config.recognizer)))
+        names = run.ship(self._gazetteer(run)) if config.gazetteer else None
 
         def make_kernel() -> Kernel:
             return partial(
@@ -150,6 +187,5 @@ class Extract(Stage):
                 max_mentions=config.max_mentions,
             )
 
-        counting = Counting(passed_table="mentions", passed_key=("text_id",))
         tasks = max(1, math.ceil(expected / _TEXTS_PER_TASK))
-        return Plan(texts.repartition(tasks), make_kernel, ("mentions",), counting, rows_expected=expected)
+        return Plan(texts.repartition(tasks), make_kernel, rows_expected=expected)

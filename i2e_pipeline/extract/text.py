@@ -25,6 +25,7 @@ import regex
 from ftfy.badness import is_bad
 
 from i2e_pipeline.core.ids import content_id
+from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import ID, PAIRS, TEXTS, Reason
 
 MAX_CHARACTERS = 1000
@@ -322,16 +323,5 @@ def read_texts(
             pa.RecordBatch.from_arrays([ids, distinct, scripts(distinct), pa.array(counts, pa.int64())], schema=TEXTS),
         )
         if pc.any(refused).as_py():
-            yield (
-                "rejects",
-                pa.RecordBatch.from_arrays(
-                    [
-                        pc.filter(reasons, refused),
-                        pc.filter(batch.column("pair_id"), refused).cast(ID),
-                        pc.filter(batch.column("shard"), refused).cast(pa.int32()),
-                        pc.filter(batch.column("row"), refused).cast(pa.int64()),
-                        pc.utf8_slice_codeunits(pc.filter(captions, refused), 0, 80),
-                    ],
-                    names=["reason", "id", "shard", "row", "detail"],
-                ),
-            )
+            why, said = pc.filter(reasons, refused), pc.utf8_slice_codeunits(pc.filter(captions, refused), 0, 80)
+            yield "rejects", reject(batch, refused, why, said, key="pair_id")

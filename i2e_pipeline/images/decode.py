@@ -22,6 +22,19 @@ from i2e_pipeline.core.config import ImageLimits
 from i2e_pipeline.core.schemas import Reason
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "ICO")
+REASONS = {
+    Reason.NULL_IMAGE: "The row has a text but no image.",
+    Reason.EMPTY_IMAGE: "The image is stored with zero bytes, as after a download that failed.",
+    Reason.NOT_AN_IMAGE: "The stored bytes are of no image format: an error page, for the most part.",
+    Reason.TRUNCATED_IMAGE: "The image ends before its own header says it should.",
+    Reason.BROKEN_IMAGE: "The bytes begin as an image and the decoder cannot finish them.",
+    Reason.TOO_MANY_BYTES: "The stored image is larger than the limit and is not read.",
+    Reason.TOO_MANY_PIXELS: "The header announces more pixels than the limit: decoding it could exhaust the memory.",
+    Reason.TOO_SMALL: "The shorter side is below the limit: icons, spacers and tracking pixels.",
+    Reason.TOO_LONG: "The image is many times longer than wide, or the reverse: banners and rulers.",
+}
+"""Why an image is not decoded, each reason with its sentence: a stage that opens images has these among its own."""
+
 DRAFT_MARGIN = 4
 """A JPEG is decoded at a half, a quarter or an eighth only while its shorter side stays this many times the model's.
 Against full decodes that moved cosines by 0.004 at most, a thirtieth of the background's standard deviation, and took

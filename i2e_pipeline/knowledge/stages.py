@@ -15,45 +15,43 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.config import Config, digest
-from i2e_pipeline.core.schemas import TABLES
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
-from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Kernel, Written, pass_on
+from i2e_pipeline.engine.tables import WHOLE, Commit, Kernel, Written, pass_on
 from wikidata import knowledge_base as wikidata
 from wikidata.filters import FILTERS
 from wikidata.items import read_items
 from wikidata.priors import SurfaceLimits
+from wikidata.reasons import SENTENCES
+from wikidata.schemas import ENTITIES, NAMES, RAW_ENTITIES, RAW_NAMES, SURFACES
 from wikidata.sources import read_anchors, read_popularity
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-def _content(path: str | None, setting: str) -> str | None:
-    """What a source file holds, in one word."""
-    if path is None:
-        return None
-    try:
-        return digest([files.fingerprint(f.path) for f in files.find((path,), "")])
-    except FileNotFoundError as error:
-        raise StageError(f"knowledge_base.{setting}: {error}") from None
-
-
 class KnowledgeBase(Stage):
-    name, job, does, rows_are = "knowledge_base", "build_knowledge_base", "read the dump", "dump lines"
-    after = ()
-    writes = ("kb/entities", "kb/names")
+    name, job, does, rows_are = "knowledge_base", "build_knowledge_base", "read the Wikidata dump", "dump lines"
     scope = "whole"
+    tables = {
+        "kb/entities": Table(ENTITIES, key=("entity_id",), holds="the items of the dump that can be labels"),
+        "kb/names": Table(NAMES, holds="what each entity is called, and where that was found"),
+    }
+    scratch = {"kb/raw_entities": Table(RAW_ENTITIES), "kb/raw_names": Table(RAW_NAMES)}
+    passes = Passed("kb/entities", ("entity_id",))
+    reasons = SENTENCES
+    in_funnel = per_pair = False
+    sections = ("knowledge_base",)
+    leaves_out = {
+        "knowledge_base.anchors": "the stage `surfaces` reads them",
+        "knowledge_base.max_candidates": "the stage `surfaces` applies it",
+    }
 
     def settings(self, config: Config) -> dict[str, Any]:
-        kb = config.knowledge_base
-        if kb.dump is None:
+        if config.knowledge_base.dump is None:
             raise StageError("knowledge_base.dump is not set: name a Wikidata JSON dump (.json, .json.bz2)")
-        return {
-            "dump": _content(kb.dump, "dump"),
-            "popularity": _content(kb.popularity, "popularity"),
-            **kb.fingerprint_of("languages", "skip"),
-        }
+        return super().settings(config)
 
     def carry_out(self, run: Run, unit: str) -> Commit:
         started = time.monotonic()
@@ -80,10 +78,10 @@ class KnowledgeBase(Stage):
         if kb.popularity is not None:
             entities = wikidata.with_popularity(entities, read_popularity(run.spark, kb.popularity))
         # In the order of entity_id, part after part: link lays the context out in one pass.
-        in_order = entities.select(*TABLES["kb/entities"].names).orderBy("entity_id")
+        in_order = entities.select(*ENTITIES.names).orderBy("entity_id")
         written = [
             self._write(run, "kb/entities", in_order),
-            self._write(run, "kb/names", names.select(*TABLES["kb/names"].names)),
+            self._write(run, "kb/names", names.select(*NAMES.names)),
             *settled,
         ]
         rows = sum(f.rows for f in written[0].files["kb/entities"])
@@ -111,22 +109,32 @@ def _raw_tables(batches: Iterator[pa.RecordBatch], **options: Any) -> Iterator[t
 
 
 class Surfaces(Stage):
-    name, job, does, rows_are = "surfaces", "build_knowledge_base", "group names, compute priors", "surface forms"
-    after = ("knowledge_base",)
-    writes = ("kb/surfaces",)
+    name, job, rows_are = "surfaces", "build_knowledge_base", "surface forms"
+    does = "give every name its entities, with priors"
     scope = "whole"
-
-    def settings(self, config: Config) -> dict[str, Any]:
-        kb = config.knowledge_base
-        return {"anchors": _content(kb.anchors, "anchors"), **kb.fingerprint_of("max_candidates")}
+    after = ("knowledge_base",)
+    reads = ("kb/names", "kb/entities")
+    tables = {
+        "kb/surfaces": Table(
+            SURFACES,
+            key=("normal_form",),
+            holds="each name with the entities that it may mean, their priors, and whether the gazetteer takes it",
+        )
+    }
+    passes = Passed("kb/surfaces", ("normal_form",))
+    in_funnel = per_pair = False
+    sections = ("knowledge_base",)
+    leaves_out = {
+        f"knowledge_base.{key}": "the stage `knowledge_base` applies it"
+        for key in ("dump", "popularity", "languages", "skip")
+    }
 
     def plan(self, run: Run, unit: str) -> Plan:
         kb = run.config.knowledge_base
-        made = run.committed("knowledge_base")
         anchors = None if kb.anchors is None else read_anchors(run.spark, kb.anchors)
         surfaces = wikidata.surfaces(
-            run.tables.read("kb/names", made),
-            run.tables.read("kb/entities", made),
+            run.read("kb/names"),
+            run.read("kb/entities"),
             anchors=anchors,
             limits=SurfaceLimits(max_candidates=kb.max_candidates),
         )
@@ -134,6 +142,4 @@ class Surfaces(Stage):
         def make_kernel() -> Kernel:
             return partial(pass_on, "kb/surfaces")
 
-        return Plan(
-            surfaces, make_kernel, ("kb/surfaces",), Counting(passed_table="kb/surfaces", passed_key=("normal_form",))
-        )
+        return Plan(surfaces, make_kernel)

@@ -6,7 +6,7 @@ Writes   probability per row; per (image, entity) whether it is a label, and why
 Text proposes, the image disposes: a small logistic model weighs how far the image stands above the background for an
 entity, how far above the best other entity that the same text offers, and how sure the text was. Cosines are not
 comparable between CLIP models, standard deviations above a background are nearly so; hence no raw cosine is a feature.
-The figures are fitted by score/calibrate.py; what is here needs numpy and pyarrow alone.
+The figures are fitted by label/fit.py; what is here needs numpy and pyarrow alone.
 """
 
 from __future__ import annotations
@@ -161,25 +161,23 @@ FEATURES: dict[str, Callable[[_Rows], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted model and the bar that gives the wanted precision. Raises ValueError for features that are not known."""
+    """A fitted model and the threshold that gives the wanted precision."""
 
     features: tuple[str, ...]
+    """Names of FEATURES, and of columns that stages from outside give (`Stage.features`)."""
     weights: tuple[float, ...]
     bias: float
-    bar: float
+    threshold: float
     """Labels below this probability are rejected."""
     measured: dict[str, float] = field(default_factory=dict)
     """Figures of the fit, cross-validated by image: precision, recall, labels, target_precision."""
     fitted_on: str = ""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.features if name not in FEATURES]
-        if unknown:
-            raise ValueError(f"calibration features {unknown} are not known; known: {', '.join(FEATURES)}")
         if len(self.features) != len(self.weights):
             raise ValueError(f"calibration has {len(self.weights)} weights for {len(self.features)} features")
-        if not 0 <= self.bar <= 1:
-            raise ValueError(f"calibration bar {self.bar} is not between 0 and 1")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"calibration threshold {self.threshold} is not between 0 and 1")
 
     def probability(self, table: pa.Table | pa.RecordBatch) -> np.ndarray:
         """How likely each row's entity is the right label of its image: float64 (P) in [0, 1].
@@ -202,42 +200,60 @@ class Calibration:
         """Raises ValueError, naming the file, where it holds no calibration."""
         try:
             read = json.loads(Path(path).read_text(encoding="utf-8"))
+            if "bar" in read:  # its name before; files that were written with it are still read
+                read["threshold"] = read.pop("bar")
             read["features"], read["weights"] = tuple(read["features"]), tuple(map(float, read["weights"]))
             return cls(**read)
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise ValueError(
-                f"build.calibration={path} holds no calibration ({error}): write one with `i2e calibrate`"
+                f"label.calibration={path} holds no calibration ({error}): write one with `i2e calibrate`"
             ) from None
 
 
 def features(table: pa.Table | pa.RecordBatch, names: tuple[str, ...] = tuple(FEATURES)) -> np.ndarray:
-    """x_PF (float64): the named features of each row of a table that holds NEEDED."""
+    """x_PF (float64): the named features of each row of a table that holds NEEDED.
+
+    A name that is not in FEATURES is a number column of the table, which a stage from outside gave; where that is null
+    or NaN it counts as 0. Raises ValueError where the table has no such column.
+    """
+    if lacking := [name for name in names if name not in FEATURES and name not in table.schema.names]:
+        raise ValueError(
+            f"the calibration weighs {', '.join(lacking)}, which no stage gives; known are {', '.join(FEATURES)}"
+        )
     rows = _Rows.of(table)
     if not len(rows.z_P):
         return np.empty((0, len(names)))
-    return np.stack([FEATURES[name](rows) for name in names], axis=1)
+    columns = [FEATURES[name](rows) if name in FEATURES else _given(table, name) for name in names]
+    return np.stack(columns, axis=1)
+
+
+def _given(table: pa.Table | pa.RecordBatch, name: str) -> np.ndarray:
+    column = table[name].cast(pa.float64())
+    return np.nan_to_num(pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False), posinf=0.0, neginf=0.0)
 
 
 def select(
     table: pa.Table | pa.RecordBatch,
     calibration: Calibration,
-    bar: float | None = None,
+    threshold: float | None = None,
     max_labels: int = 4,
 ) -> pa.Table:
     """The labels of each image, and why its other candidates are none.
 
     table    NEEDED, any further columns; all rows of an image together
-    bar      overrides the calibration's
+    threshold   overrides the calibration's
     returns  a row per (image_id, entity_id), the most probable of them, with two more columns: probability (float32)
              and reason (string, a Verdict; null: a label). Order: image_id, then falling probability.
 
     Mentions that overlap are readings of the same words: at most one of them gives a label. An image may carry several
-    labels when each clears the bar and none is much less probable than the first.
+    labels when each clears the threshold and none is much less probable than the first.
     """
     rows = _Rows.of(table)
     p_P = calibration.probability(table)
     order = np.lexsort((rows.end_P, rows.start_P, rows.pair_P, rows.entity_P, -p_P, rows.image_P))
-    verdicts = _choose(_Spans.of(rows, order), p_P[order], calibration.bar if bar is None else bar, max_labels)
+    verdicts = _choose(
+        _Spans.of(rows, order), p_P[order], calibration.threshold if threshold is None else threshold, max_labels
+    )
     once = np.unique(np.stack([rows.image_P[order], rows.entity_P[order]]), axis=1, return_index=True)[1]
     once.sort()
     kept = order[once]
@@ -265,7 +281,7 @@ class _Spans:
         return cls(*(a[order] for a in (rows.image_P, rows.pair_P, rows.start_P, rows.end_P, rows.entity_P)))
 
 
-def _choose(spans: _Spans, p_P: np.ndarray, bar: float, max_labels: int) -> list[Verdict | None]:
+def _choose(spans: _Spans, p_P: np.ndarray, threshold: float, max_labels: int) -> list[Verdict | None]:
     """A verdict per row; None: a label. One round per label of an image, all images at once."""
     count = len(p_P)
     verdicts = np.full(count, None, dtype=object)
@@ -275,7 +291,7 @@ def _choose(spans: _Spans, p_P: np.ndarray, bar: float, max_labels: int) -> list
     image_P = np.cumsum(np.diff(spans.image_P, prepend=-1) != 0) - 1
     top_P = p_P[starts][image_P]
     open_P = np.ones(count, dtype=bool)
-    weak_P = p_P < bar
+    weak_P = p_P < threshold
     less_P = ~weak_P & (p_P < FURTHER_LABEL * top_P)
     verdicts[weak_P], verdicts[less_P] = Verdict.BELOW_BAR, Verdict.LESS_SURE
     open_P &= ~weak_P & ~less_P
@@ -306,7 +322,7 @@ DEFAULT = Calibration(
     features=tuple(FEATURES),
     weights=(0.6968, -0.1002, 6.0326, 0.8907, 0.2766, 0.0721, 4.0694),
     bias=-10.8089,
-    bar=0.8113,
+    threshold=0.8113,
     measured={
         "labels": 1344,
         "precision": 0.9643,
@@ -317,5 +333,5 @@ DEFAULT = Calibration(
     },
     fitted_on="1,750 photos of groceries and common objects with web-like captions; held out: 1,734 further ones",
 )
-"""Its bar keeps a precision of .95 with 99 % confidence on photos like those. Another world of images, or another kind
-of model, deserves its own (`fit`)."""
+"""Its threshold keeps a precision of .95 with 99 % confidence on photos like those. Another world of images, or another
+kind of model, deserves its own (`fit`)."""

@@ -1,7 +1,7 @@
 """Calibrate: the figures of calibration.py, from images whose truth is known.
 
 Reads    candidates joined with scores, and `truth`: the entity that each image shows (int64; null: unknown, left out)
-Writes   a Calibration: weights, bias, and the lowest bar that keeps the wanted precision on images not fitted on
+Writes   a Calibration: weights, bias, and the lowest threshold that keeps the wanted precision on images not fitted on
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def fit(
     named_images: int | None = None,
     confidence: float = ONE_SIDED_99,
 ) -> Calibration:
-    """Weights, and the bar at which labels of unseen images reach `target_precision`.
+    """Weights, and the threshold at which labels of unseen images reach `target_precision`.
 
     table          calibration.NEEDED and truth; all candidates of an image together
     named_images   images whose text names the truth: what `measured["recall"]` is a share of. None: those among whose
                    candidates the truth is
-    confidence     standard deviations of safety: the bar's precision is the lower end of its Wilson interval
-    Probabilities for the bar come from models that did not see the image (10 folds by image_id), and are compared
-    after the selection rule, as labels are published. Raises ValueError where no bar reaches the target.
+    confidence     standard deviations of safety: the threshold's precision is the lower end of its Wilson interval
+    Probabilities for the threshold come from models that did not see the image (10 folds by image_id), and are compared
+    after the selection rule, as labels are published. Raises ValueError where no threshold reaches the target.
     """
     table = table.filter(pc.is_valid(table["truth"]))
     if not table.num_rows:
@@ -51,7 +51,7 @@ def fit(
     def chosen(slope: float, shift: float) -> tuple[np.ndarray, np.ndarray]:
         """Probability of each label, by a model that did not see its image, and whether it is right."""
         labels = pa.concat_tables(
-            select(table.filter(held), _scaled(names, weights, bias, slope, shift), bar=0.0)
+            select(table.filter(held), _scaled(names, weights, bias, slope, shift), threshold=0.0)
             for held, weights, bias in parts
         )
         labels = labels.filter(pc.is_null(labels["reason"]))
@@ -67,19 +67,21 @@ def fit(
         (slope,), shift = _logistic(np.log(p / (1 - p))[likely, None], is_right[likely].astype(np.float64), ridge=1.0)
         slope = max(slope, 0.1)
     wanted = named_images or len(pc.unique(table.filter(pa.array(right_P > 0))["image_id"]))
-    bar, measured = _bar(*chosen(slope, shift), target_precision, wanted, confidence)
+    threshold, measured = _threshold(*chosen(slope, shift), target_precision, wanted, confidence)
     whole = _scaled(names, *_logistic(x_PF, right_P), slope, shift)
-    return replace(whole, bar=bar, measured=measured, fitted_on=fitted_on)
+    return replace(whole, threshold=threshold, measured=measured, fitted_on=fitted_on)
 
 
 def _scaled(names: tuple[str, ...], weights: tuple[float, ...], bias: float, slope: float, shift: float) -> Calibration:
     return Calibration(names, tuple(slope * w for w in weights), slope * bias + shift, 0.0)
 
 
-def report(table: pa.Table, calibration: Calibration, named_images: int, bar: float | None = None) -> dict[str, float]:
+def report(
+    table: pa.Table, calibration: Calibration, named_images: int, threshold: float | None = None
+) -> dict[str, float]:
     """Precision and recall of the labels that a calibration chooses, on images with a known truth."""
     table = table.filter(pc.is_valid(table["truth"]))
-    labels = select(table, calibration, bar)
+    labels = select(table, calibration, threshold)
     labels = labels.filter(pc.is_null(labels["reason"]))
     right = pc.sum(pc.equal(labels["entity_id"], labels["truth"])).as_py() or 0
     return _figures(right, labels.num_rows, named_images)
@@ -93,7 +95,7 @@ def _figures(right: int, labels: int, wanted: int) -> dict[str, float]:
     }
 
 
-def _bar(
+def _threshold(
     p: np.ndarray, right: np.ndarray, target: float, wanted: int, confidence: float
 ) -> tuple[float, dict[str, float]]:
     falling = np.argsort(-p, kind="stable")
@@ -107,7 +109,7 @@ def _bar(
     good = np.flatnonzero((sure >= target) & (np.append(p[1:], -1) < p))
     if not len(good):
         raise ValueError(
-            f"no bar reaches a precision of {target}: the best on {len(p)} labels is {sure.max(initial=0):.3f} "
+            f"no threshold reaches a precision of {target}: the best on {len(p)} labels is {sure.max(initial=0):.3f} "
             "(lower end); ask for less, or give more images"
         )
     last = int(good[-1])

@@ -2,7 +2,7 @@
 
 The text proposes, the image disposes: of the probability that the text gives each candidate and the score that the
 image gives it, the calibration makes the probability that it is a right label, chooses among the candidates and holds
-the choice against the bar.
+the choice against the threshold.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.label.calibration import Calibration, select
 
@@ -20,13 +21,13 @@ _PAIR = ("image_id", "pair_id", "shard", "row", "width", "height")
 
 
 def choose_labels(
-    batches: Iterator[pa.RecordBatch], calibration: Calibration, bar: float | None, max_labels: int
+    batches: Iterator[pa.RecordBatch], calibration: Calibration, threshold: float | None, max_labels: int
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Labels of each pair, chosen and not.
 
     batches   image_id, pair_id: binary(16), shard: int32, row: int64, width, height: int32,
               options: list<struct<start, end, entity_id, clip_score, background_z, described, text_probability>>
-    bar       None: the calibration's
+    threshold None: the calibration's
     yields    labels: a row for each pair and entity, `reason` null where it was chosen;
               rejects: the pairs that have no label, with the best candidate as detail
     Each pair is looked at by itself; what several pairs say of the same image is merged later, over all units.
@@ -34,7 +35,9 @@ def choose_labels(
     for batch in batches:
         options = flat_options(batch)
         # `select` chooses by image: here each pair is one.
-        chosen = select(options.append_column("image_id", options.column("pair_id")), calibration, bar, max_labels)
+        chosen = select(
+            options.append_column("image_id", options.column("pair_id")), calibration, threshold, max_labels
+        )
         chosen = chosen.sort_by([("parent", "ascending"), ("probability", "descending"), ("entity_id", "ascending")])
         parent = chosen.column("parent").to_numpy()
         columns = {name: batch.column(name).take(pa.array(parent)) for name in _PAIR}
@@ -45,11 +48,14 @@ def choose_labels(
         labelled = np.zeros(batch.num_rows, dtype=bool)
         labelled[parent[is_label]] = True
         if not labelled.all():
-            yield "rejects", _rejects(batch, chosen, parent, ~labelled, calibration.bar if bar is None else bar)
+            yield (
+                "rejects",
+                _rejects(batch, chosen, parent, ~labelled, calibration.threshold if threshold is None else threshold),
+            )
 
 
 def _rejects(
-    batch: pa.RecordBatch, chosen: pa.Table, parent: np.ndarray, unlabelled: np.ndarray, bar: float
+    batch: pa.RecordBatch, chosen: pa.Table, parent: np.ndarray, unlabelled: np.ndarray, threshold: float
 ) -> pa.RecordBatch:
     leads = np.flatnonzero(np.diff(parent, prepend=-1))
     best = dict(
@@ -64,17 +70,10 @@ def _rejects(
         )
     )
     places = np.flatnonzero(unlabelled)
-    details = [f"best is Q{entity} with {p:.3f}, bar {bar:.3f}" for entity, p in (best[i] for i in places.tolist())]
-    rows = batch.take(pa.array(places))
-    return pa.RecordBatch.from_pydict(
-        {
-            "reason": pa.array([str(Reason.BELOW_BAR)] * len(places)),
-            "id": rows.column("pair_id"),
-            "shard": rows.column("shard"),
-            "row": rows.column("row"),
-            "detail": pa.array(details),
-        }
-    )
+    details = [
+        f"best is Q{entity} with {p:.3f}, bar {threshold:.3f}" for entity, p in (best[i] for i in places.tolist())
+    ]
+    return reject(batch, unlabelled, Reason.BELOW_BAR, details, key="pair_id")
 
 
 def flat_options(batch: pa.RecordBatch) -> pa.Table:

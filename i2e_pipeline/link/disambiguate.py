@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from i2e_pipeline.core.config import LinkConfig
+from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import CANDIDATES, ID, Reason
 from i2e_pipeline.link.context import HUMAN, Context, tokens
 
@@ -118,19 +119,12 @@ def disambiguate(
         refused = np.flatnonzero(~linked)
         if len(refused):
             reasons = np.where(any_candidate[refused], Reason.BELOW_FLOOR.value, Reason.NO_CANDIDATE.value)
-            yield (
-                "rejects",
-                pa.RecordBatch.from_arrays(
-                    [
-                        pa.array(reasons.tolist(), pa.string()),
-                        ids.take(pa.array(texts[refused])),
-                        pa.array(starts[refused], pa.int32()),
-                        pa.array(ends[refused], pa.int32()),
-                        mentions.field("surface").take(pa.array(refused)),
-                    ],
-                    names=["reason", "id", "start", "end", "detail"],
-                ),
+            spans = pa.RecordBatch.from_arrays(
+                [ids.take(pa.array(texts)), mentions.field("start"), mentions.field("end")],
+                names=["text_id", "start", "end"],
             )
+            surfaces = mentions.field("surface").take(pa.array(refused))
+            yield "rejects", reject(spans, ~linked, reasons.tolist(), surfaces, key="text_id")
 
 
 def probabilities(flat: Flat, mentions: int, settings: LinkConfig, weights: Weights) -> F64:

@@ -9,53 +9,62 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.core.config import Config
-from i2e_pipeline.engine.shipping import ship
+from i2e_pipeline.core.schemas import CANDIDATES, Reason
+from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Plan, Run, Stage
-from i2e_pipeline.engine.tables import Counting, Kernel
+from i2e_pipeline.engine.tables import Kernel
 from i2e_pipeline.link import context
 from i2e_pipeline.link.candidates import with_candidates
 from i2e_pipeline.link.disambiguate import disambiguate
 
 
 class Link(Stage):
-    name, job, does, rows_are = "link", "link_entities", "link mentions to entities", "mentions"
+    name, job, does, rows_are = "link", "link_entities", "ask which entities each name can mean", "mentions"
     after = ("surfaces", "extract")
-    writes = ("candidates",)
-
-    def settings(self, config: Config) -> dict[str, Any]:
-        return config.link.fingerprint_of()
+    reads = ("mentions", "texts", "kb/surfaces", "kb/entities")
+    tables = {
+        "candidates": Table(
+            CANDIDATES,
+            key=("text_id", "start", "end", "entity_id"),
+            holds="what each mention may mean; what its probabilities lack to 1 is none of these",
+            narrowable=True,
+        )
+    }
+    passes = Passed("candidates", ("text_id", "start", "end"))
+    reasons = {
+        Reason.NO_CANDIDATE: "The name is in no entity's list of names, in any of the languages that are read.",
+        Reason.BELOW_FLOOR: "The name is known, but no entity is a likely enough reading of it here.",
+    }
+    sections = ("link",)
 
     def prepare(self, run: Run) -> None:
         """Lay out the entities' context, once per knowledge base."""
         if not os.path.exists(os.path.join(context_folder(run), "context.json")):
             # kb/entities is written in the order of entity_id, part after part.
             entities = run.tables.batches(
-                "kb/entities", run.committed("knowledge_base"), ["entity_id", "description", "is_human", "visual"]
+                "kb/entities", run.commits_of("kb/entities"), ["entity_id", "description", "is_human", "visual"]
             )
             context.build(entities, context_folder(run))
 
     def rows_to_do(self, run: Run, unit: str) -> int:
-        return sum(c.rows("mentions") for c in run.committed("extract", unit))
+        return run.rows("mentions", unit)
 
     def plan(self, run: Run, unit: str) -> Plan:
-        mentions = run.tables.read("mentions", run.committed("extract", unit))
-        texts = run.tables.read("texts", run.committed("pairs", unit), ["text_id", "text"])
-        surfaces = run.tables.read("kb/surfaces", run.committed("surfaces"), ["normal_form", "candidates"])
-        known = ship(run.spark, context_folder(run))
+        mentions = run.read("mentions", unit)
+        texts = run.read("texts", unit, ["text_id", "text"])
+        surfaces = run.read("kb/surfaces", columns=["normal_form", "candidates"])
+        known = run.ship(context_folder(run))
         settings = run.config.link
 
         def make_kernel() -> Kernel:
             return partial(disambiguate, context=context.Context(known.local()), settings=settings)
 
-        counting = Counting(rows_of=_mentions, passed_table="candidates", passed_key=("text_id", "start", "end"))
         rows = with_candidates(mentions, texts, surfaces)
-        return Plan(rows, make_kernel, ("candidates",), counting, rows_expected=self.rows_to_do(run, unit))
+        return Plan(rows, make_kernel, rows_expected=self.rows_to_do(run, unit), rows_of=_mentions)
 
 
 def context_folder(run: Run) -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from i2e_pipeline import __version__
 from i2e_pipeline.core.config import Config, digest
-from i2e_pipeline.engine.stage import Run
+from i2e_pipeline.engine.stage import Run, Stage
 from i2e_pipeline.engine.tables import Commit
 
 FORMAT_VERSION = 1
@@ -19,38 +19,26 @@ _SOFTWARE = ("pyspark", "pyarrow", "torch", "open_clip_torch", "timm", "spacy", 
 
 
 def funnel(run: Run) -> list[dict[str, Any]]:
-    """What each stage was given, passed on and rejected, over all units, in the order of the walk.
+    """What each stage was given, passed on and rejected, over all units, in their order.
 
     The first stage reads one row per input row.
     """
-    return [step(name, run.committed(name)) for name in ("pairs", "extract", "link", "score", "label", "select")]
+    return [step(stage, run.committed(stage.name)) for stage in run.stages if stage.in_funnel]
 
 
-def step(name: str, commits: Sequence[Commit]) -> dict[str, Any]:
+def step(stage: Stage, commits: Sequence[Commit]) -> dict[str, Any]:
     """One stage of the funnel: its commits' counts, added up."""
     rejected: dict[str, int] = {}
     for commit in commits:
         for reason, rows in commit.rejected.items():
             rejected[reason] = rejected.get(reason, 0) + rows
     return {
-        "stage": name,
-        "rows_are": _ROWS_ARE[name],
+        "stage": stage.name,
+        "rows_are": stage.rows_are,
         "rows_in": sum(c.rows_in for c in commits),
         "rows_out": sum(c.rows_out for c in commits),
         "rejected": dict(sorted(rejected.items())),
     }
-
-
-_ROWS_ARE = {
-    "knowledge_base": "dump lines",
-    "surfaces": "names",
-    "pairs": "pairs",
-    "extract": "texts",
-    "link": "mentions",
-    "score": "pairs",
-    "label": "pairs",
-    "select": "pairs",
-}
 
 
 def funnel_rows(walk: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
@@ -74,8 +62,8 @@ def funnel_rows(walk: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
 
 def manifest(run: Run, walk: list[dict[str, Any]], classes: int, labels: int) -> dict[str, Any]:
     """Everything that made the dataset what it is. No time and no path of a machine: equal data, equal manifest."""
-    published = run.committed("publish")
-    score = run.committed("score")[0].components if run.committed("score") else {}
+    published = run.commits_of("i2e/images")
+    last = {run.writer(table).name for table in ("i2e/images", "i2e/entities")}
     return {
         "format_version": FORMAT_VERSION,
         "images": sum(c.rows("i2e/images") for c in published),
@@ -83,12 +71,12 @@ def manifest(run: Run, walk: list[dict[str, Any]], classes: int, labels: int) ->
         "entities": classes,
         "units": {c.unit: c.rows("i2e/images") for c in published},
         "storage": run.config.storage.format,
-        "model": score.get("settings", {}),
-        "labels_chosen_by": run.committed("label")[0].components["settings"] if run.committed("label") else {},
+        "model": _settings(run, "scores"),
+        "labels_chosen_by": _settings(run, "labels"),
         "thresholds": thresholds(run.config),
-        "fingerprints": {s: f for s, f in sorted(run.fingerprints.items()) if s not in ("publish", "finish")},
+        "fingerprints": {s: f for s, f in sorted(run.fingerprints.items()) if s not in last},
         "dataset": digest({c.unit: c.fingerprint for c in published}),
-        "knowledge_base": step("knowledge_base", run.committed("knowledge_base")),
+        "knowledge_base": step(run.writer("kb/entities"), run.commits_of("kb/entities")),
         "funnel": walk,
         "software": {
             "i2e_pipeline": __version__,
@@ -98,11 +86,21 @@ def manifest(run: Run, walk: list[dict[str, Any]], classes: int, labels: int) ->
     }
 
 
+def _settings(run: Run, table: str) -> dict[str, Any]:
+    """The settings that a table was made with."""
+    made = run.commits_of(table)
+    return dict(made[0].components["settings"]) if made else {}
+
+
 def thresholds(config: Config) -> dict[str, Any]:
     """The settings that the manifest shows. No path of a machine: the calibration itself is in `labels_chosen_by`."""
     return {
         "link": config.link.model_dump(mode="json"),
-        "build": config.build.model_dump(mode="json", exclude={"calibration"}),
+        "build": {
+            "bar": config.label.threshold,
+            "max_labels_per_image": config.label.max_labels_per_image,
+            **config.select.model_dump(mode="json"),
+        },
     }
 
 

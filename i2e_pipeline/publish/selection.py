@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.core.config import BuildConfig
+from i2e_pipeline.core.config import SelectConfig
+from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import IMAGE_LABELS, Reason
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 
-def image_labels(chosen: DataFrame, build: BuildConfig) -> DataFrame:
+def image_labels(chosen: DataFrame, max_labels: int, settings: SelectConfig) -> DataFrame:
     """Labels of each distinct image, merged over the pairs that hold it: image_id, entity_id, score, images of the
     entity, and `dropped`, the reason where the label is not published."""
     from pyspark.sql import Window
@@ -31,13 +32,11 @@ def image_labels(chosen: DataFrame, build: BuildConfig) -> DataFrame:
         F.max("probability").alias("score"), F.max("clip_score").alias("clip_score")
     )
     best_first = Window.partitionBy("image_id").orderBy(F.desc("score"), F.asc("entity_id"))
-    bounded = merged.withColumn("place", F.row_number().over(best_first)).where(
-        F.col("place") <= build.max_labels_per_image
-    )
+    bounded = merged.withColumn("place", F.row_number().over(best_first)).where(F.col("place") <= max_labels)
     images = bounded.groupBy("entity_id").agg(F.count("*").alias("entity_images"))
-    dropped = F.when(F.col("entity_images") < build.min_images_per_entity, F.lit(str(Reason.RARE_ENTITY)))
-    if build.max_images_per_entity is not None:
-        share = F.lit(build.max_images_per_entity) / F.col("entity_images")
+    dropped = F.when(F.col("entity_images") < settings.min_images_per_entity, F.lit(str(Reason.RARE_ENTITY)))
+    if settings.max_images_per_entity is not None:
+        share = F.lit(settings.max_images_per_entity) / F.col("entity_images")
         dropped = dropped.when(_hash_share("image_id", "entity_id") >= share, F.lit(str(Reason.OVER_CAP)))
     return bounded.join(images, "entity_id", how="inner").select(
         "image_id", "entity_id", "score", "clip_score", "entity_images", dropped.alias("dropped")
@@ -118,29 +117,14 @@ def select_images(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.R
                 names=["image_id", "pair_id", "unit", "shard", "row", "width", "height", "labels"],
             ),
         )
-        rejected = batch.filter(pc.invert(pc.and_(stands, has_labels)))
+        gone = pc.invert(pc.and_(stands, has_labels))
+        rejected = batch.filter(gone)
         if rejected.num_rows:
             twin = pc.invert(rejected.column("stands"))
-            yield (
-                "rejects",
-                pa.RecordBatch.from_pydict(
-                    {
-                        "reason": pc.if_else(twin, str(Reason.DUPLICATE_IMAGE), rejected.column("dropped")),
-                        "id": rejected.column("pair_id"),
-                        "shard": rejected.column("shard"),
-                        "row": rejected.column("row"),
-                        "detail": pa.array(
-                            [
-                                f"published from pair {standing.hex()}" if is_twin else None
-                                for is_twin, standing in zip(
-                                    twin.to_pylist(), rejected.column("standing_pair").to_pylist(), strict=True
-                                )
-                            ],
-                            pa.string(),
-                        ),
-                    }
-                ),
-            )
+            why = pc.if_else(twin, str(Reason.DUPLICATE_IMAGE), rejected.column("dropped"))
+            standing = zip(twin.to_pylist(), rejected.column("standing_pair").to_pylist(), strict=True)
+            said = [f"published from pair {pair.hex()}" if is_twin else None for is_twin, pair in standing]
+            yield "rejects", reject(batch, gone, why, said, key="pair_id")
 
 
 def unit_digests(selection: DataFrame) -> dict[str, str]:

@@ -1,14 +1,13 @@
-"""Build: which images are published with which labels, and the dataset itself.
+"""Publish: which images are published, with which class indices, and the dataset itself.
 
-label    Reads    scores · candidates · pairs                  Writes  labels       Rejects  below_bar
 select   Reads    labels · kb/entities                         Writes  selection · entity_statistics
                                                                Rejects duplicate_image · rare_entity · over_cap
 publish  Reads    selection · the input shards                 Writes  i2e/images
 finish   Reads    entity_statistics · every stage's commits    Writes  i2e/entities · i2e/statistics/* · manifest, card
 
-`label` works unit by unit. `select` decides over all units, by shuffles of ids alone. `publish` writes again only the
-units whose selection changed. The manifest goes away before the first of them is put in place and comes back last: a
-dataset without a manifest is not whole, and nothing of ours reads it.
+`select` decides over all units, by shuffles of ids alone. `publish` writes again only the units whose selection
+changed. The manifest goes away before the first of them is put in place and comes back last: a dataset without a
+manifest is not whole, and nothing of ours reads it.
 """
 
 from __future__ import annotations
@@ -23,9 +22,19 @@ import pyarrow.compute as pc
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, digest
-from i2e_pipeline.core.schemas import TABLES
+from i2e_pipeline.core.schemas import (
+    BUCKETS,
+    ENTITY_STATISTICS,
+    FUNNEL,
+    I2E_ENTITIES,
+    IMAGES,
+    LABELS,
+    SELECTION,
+    Reason,
+)
+from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Plan, Run, Stage
-from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Kernel, pass_on
+from i2e_pipeline.engine.tables import Commit, Counting, Kernel, pass_on
 from i2e_pipeline.inputs.shards import RowBlocks, selected_rows
 from i2e_pipeline.publish import selection, statistics
 from i2e_pipeline.publish.images import BYTES_PER_TASK, image_rows
@@ -37,29 +46,45 @@ if TYPE_CHECKING:
 
 class Select(Stage):
     name, job, rows_are = "select", "build_dataset", "pairs"
-    does = "merge duplicates, drop rare entities, number classes"
-    after = ("label",)
-    writes = ("selection", "entity_statistics")
+    does = "merge duplicates, drop rare entities, cap frequent ones, number classes"
     scope = "whole"
-
-    def settings(self, config: Config) -> dict[str, Any]:
-        return config.build.fingerprint_of("max_labels_per_image", "min_images_per_entity", "max_images_per_entity")
+    after = ("label",)
+    reads = ("labels", "kb/entities")
+    tables = {
+        "selection": Table(SELECTION, key=("image_id",), holds="the images to publish, with their class indices"),
+        "entity_statistics": Table(
+            ENTITY_STATISTICS, key=("entity_id",), holds="counts and means of every entity that any text proposed"
+        ),
+    }
+    passes = Passed("selection", ("pair_id",))
+    reasons = {
+        Reason.DUPLICATE_IMAGE: (
+            "The same image came with another pair, which stands for both; their labels were merged."
+        ),
+        Reason.RARE_ENTITY: "Its only entities have too few images to be a class.",
+        Reason.OVER_CAP: "Its entities have more images than the cap, and the draw by hash left this one out.",
+    }
+    sections = ("select", "label")
+    leaves_out = {
+        "label.calibration": "labels are read as the stage `label` chose them",
+        "label.threshold": "labels are read as the stage `label` chose them",
+    }
 
     def carry_out(self, run: Run, unit: str) -> Commit:
         from pyspark.sql import functions as F
 
         started = time.monotonic()
-        tables, labelled = run.tables, run.committed("label")
-        all_labels = tables.read("labels", labelled, [*TABLES["labels"].names, "unit"])
+        tables, config = run.tables, run.config
+        all_labels = run.read("labels", columns=[*LABELS.names, "unit"])
         chosen = all_labels.where(F.col("reason").isNull())
-        labels = selection.image_labels(chosen, run.config.build)
+        labels = selection.image_labels(chosen, config.label.max_labels_per_image, config.select)
         classes = selection.class_indices(labels.where(F.col("dropped").isNull()))
         pairs = selection.pairs_to_publish(chosen, labels, classes)
-        counting = Counting(passed_table="selection", passed_key=("pair_id",))
+        counting = Counting(passed=self.passes)
         # The rows of a unit together: a file or two per unit, however many partitions the joins left.
         by_unit = pairs.repartition("unit").sortWithinPartitions("unit", "image_id", "pair_id")
         selected = tables.write(by_unit, lambda: selection.select_images, self.name, unit, ("selection",), counting)
-        entities = tables.read("kb/entities", run.committed("knowledge_base"))
+        entities = run.read("kb/entities")
         per_entity = statistics.per_entity(all_labels, labels, classes, entities)
         stats = tables.write(
             per_entity, lambda: partial(pass_on, "entity_statistics"), self.name, unit, ("entity_statistics",)
@@ -71,28 +96,40 @@ class Select(Stage):
             unit,
             [selected, stats.only("entity_statistics")],
             started,
-            expected=sum(c.rows_out for c in labelled),
+            expected=run.rows("labels", by=("pair_id",)),
             facts={"units": selection.unit_digests(written)},
         )
 
 
 class Publish(Stage):
-    name, job, does, rows_are = "publish", "build_dataset", "write images", "images"
-    after = ()
-    writes = ("i2e/images",)
-
-    def settings(self, config: Config) -> dict[str, Any]:
-        return {
-            **config.pairs.fingerprint_of("image_column", "url_column", "text_column"),
-            **config.storage.fingerprint_of("row_group_mb", "compression", "format"),
-        }
+    name, job, does, rows_are = "publish", "build_dataset", "write the kept images", "images"
+    reads = ("selection",)
+    tables = {
+        "i2e/images": Table(
+            IMAGES,
+            key=("image_id",),
+            holds="`image` (stored bytes, unchanged), the pair's text, `labels`; a file in the order of image_id",
+        )
+    }
+    passes = Passed("i2e/images", ("image_id",))
+    in_funnel = False
+    sections = ("pairs", "storage")
+    leaves_out = {
+        f"pairs.{key}": "the selection of a unit holds what it changes"
+        for key in ("path", "files_per_unit", "key_column", "truth_column", "mentioned_column", "slice_columns")
+    }
 
     def components(self, run: Run, unit: str) -> dict[str, Any]:
-        digests = run.whole("select").facts["units"] if WHOLE in run.commits.get("select", {}) else {}
-        return {"version": self.version, "settings": self.settings(run.config), "selection": digests.get(unit, "none")}
+        selected = run.commits_of("selection")
+        digests = selected[0].facts["units"] if selected else {}
+        settings = run.settings_of(self)
+        return {"version": self.version, "settings": settings, "selection": digests.get(unit, "none")}
 
     def rows_to_do(self, run: Run, unit: str) -> int:
-        return int(run.whole("select").facts["units"].get(unit, "0").partition("-")[0])
+        return int(run.commits_of("selection")[0].facts["units"].get(unit, "0").partition("-")[0])
+
+    def forget(self, run: Run, unit: str) -> None:
+        """Its images stay until the dataset without them is ready: the last stage removes them."""
 
     def prepare(self, run: Run) -> None:
         files.remove(run.tables.path("i2e", "manifest.json"))
@@ -102,7 +139,7 @@ class Publish(Stage):
         paths = {f.shard: f.path for f in shards}
         tasks = RowBlocks([(f.shard, f.rows, max(1, BYTES_PER_TASK * f.rows // max(1, f.size))) for f in shards])
         rows = (
-            run.tables.read("selection", run.committed("select"), only_unit=unit)
+            run.read("selection", unit)
             .select("image_id", "shard", "row", "width", "height", "labels")
             .repartitionById(tasks.count, tasks.column())
         )
@@ -120,21 +157,40 @@ class Publish(Stage):
                 text_column=pairs.text_column,
             )
 
-        counting = Counting(passed_table="i2e/images", passed_key=("image_id",))
-        return Plan(rows, make_kernel, ("i2e/images",), counting, rows_expected=self.rows_to_do(run, unit))
+        return Plan(rows, make_kernel, rows_expected=self.rows_to_do(run, unit))
 
 
 class Finish(Stage):
-    name, job, does, rows_are = "finish", "build_dataset", "entities, statistics, manifest", "entities"
-    after = ("select",)
-    writes = ("i2e/entities", "i2e/statistics/entities", "i2e/statistics/buckets", "i2e/statistics/funnel")
+    name, job, does, rows_are = "finish", "build_dataset", "write entities, statistics and manifest", "entities"
     scope = "whole"
+    after = ("select",)
+    reads = ("entity_statistics",)
+    tables = {
+        "i2e/entities": Table(I2E_ENTITIES, key=("class_index",), holds="the classes, and what is known of each"),
+        "i2e/statistics/entities": Table(
+            ENTITY_STATISTICS,
+            key=("entity_id",),
+            holds="every entity that any text proposed; class_index is null where it got no image",
+        ),
+        "i2e/statistics/buckets": Table(BUCKETS, key=("images_from",), holds="how many entities have so many images"),
+        "i2e/statistics/funnel": Table(
+            FUNNEL,
+            key=("position", "reason"),
+            holds="rows in and out of each stage, and why the others stay behind",
+        ),
+    }
+    in_funnel = per_pair = False
+    sections = ("link", "label", "select", "storage")
+    leaves_out = {
+        "label.calibration": "the manifest holds what it says, not where it lies",
+        **{f"storage.{key}": "the images say it" for key in ("format", "compression", "row_group_mb")},
+    }
 
     def settings(self, config: Config) -> dict[str, Any]:
         return thresholds(config)
 
     def components(self, run: Run, unit: str) -> dict[str, Any]:
-        published = {u: c.fingerprint for u, c in run.commits.get("publish", {}).items()}
+        published = {c.unit: c.fingerprint for c in run.commits_of("i2e/images")}
         return {**super().components(run, unit), "published": digest(published)}
 
     def prepare(self, run: Run) -> None:
@@ -150,7 +206,7 @@ class Finish(Stage):
 
         started = time.monotonic()
         tables = run.tables
-        stats = tables.read("entity_statistics", run.committed("select"))
+        stats = run.read("entity_statistics")
         in_order = stats.orderBy(F.col("class_index").asc_nulls_last(), "entity_id")
         entities = tables.write(
             in_order, lambda: entity_rows, self.name, unit, ("i2e/entities", "i2e/statistics/entities")
@@ -169,7 +225,8 @@ class Finish(Stage):
             ("i2e/statistics/buckets", "i2e/statistics/funnel"),
         )
         self._remove_other_units(run)
-        staged = [entities.only(*self.writes[:2]), small.only(*self.writes[2:])]
+        written = tuple(self.tables)
+        staged = [entities.only(*written[:2]), small.only(*written[2:])]
         made = Commit(
             stage=self.name,
             unit=unit,
@@ -191,8 +248,9 @@ class Finish(Stage):
 
     def _remove_other_units(self, run: Run) -> None:
         """Images of units that are no longer part of the dataset."""
-        for unit in set(run.tables.commits("publish")) - {u.name for u in run.units}:
-            run.tables.discard("publish", unit)
+        images = run.writer("i2e/images").name
+        for unit in set(run.tables.commits(images)) - {u.name for u in run.units}:
+            run.tables.discard(images, unit)
 
 
 def entity_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:

@@ -192,9 +192,9 @@ def rank_frequency(images: Sequence[int]) -> str:
 
 
 def histogram(
-    kept: Sequence[int], rejected: Sequence[int], low: float, high: float, what: str, bar: float | None = None
+    kept: Sequence[int], rejected: Sequence[int], low: float, high: float, what: str, threshold: float | None = None
 ) -> str:
-    """Two stacked counts over equal bins from low to high; `bar` is the threshold that parts them."""
+    """Two stacked counts over equal bins from low to high; `threshold` parts them."""
     largest = max((a + b for a, b in zip(kept, rejected, strict=True)), default=0)
     if not largest:
         return svg.empty(what)
@@ -226,14 +226,16 @@ def histogram(
         at = 100 * (tick - low) / (high - low)
         anchor = "start" if at < 2 else "end" if at > 98 else "middle"
         body.append(svg.text(at, height - bottom + 16, f"{tick:g}", anchor=anchor, muted=True))
-    if bar is not None and low <= bar <= high:
-        at = 100 * (bar - low) / (high - low)
+    if threshold is not None and low <= threshold <= high:
+        at = 100 * (threshold - low) / (high - low)
         body.append(
             f'<line x1="{at:.2f}%" x2="{at:.2f}%" y1="{top - 8}" y2="{height - bottom}" '
             'style="stroke:currentColor" stroke-dasharray="3 3"/>'
         )
         side = "end" if at > 50 else "start"
-        body.append(svg.text(at + (-0.8 if at > 50 else 0.8), top + 2, f"bar {bar:.3f}", anchor=side, strong=True))
+        body.append(
+            svg.text(at + (-0.8 if at > 50 else 0.8), top + 2, f"threshold {threshold:.3f}", anchor=side, strong=True)
+        )
     body.append(svg.text(100, height - 1, what, anchor="end", muted=True))
     return svg.drawing(height, body, f"{what}: {sum(kept)} labelled, {sum(rejected)} not")
 

@@ -21,14 +21,14 @@ import pyarrow.compute as pc
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.dataset.commits import published
+from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.engine.stage import Stage
 from i2e_pipeline.engine.tables import Commit, Tables
-from i2e_pipeline.report.words import STAGES
 
 MAX_ROWS = 2_000_000
 BINS = 480
 """Of the histograms as counted; what is drawn is cut to what is filled and made coarser."""
 _DRAWN = 40
-_PER_PAIR = ("pairs", "extract", "link", "score", "label", "select", "publish")
 _BILLION = 10**9
 
 
@@ -37,26 +37,32 @@ class Dataset:
     """A published dataset and the commit records of the run that made it."""
 
     config: Config
+    stages: Sequence[Stage]
     tables: Tables
     manifest: Mapping[str, Any]
     published: Mapping[str, list[Commit]]
+    """by table"""
 
     @classmethod
-    def open(cls, config: Config) -> Dataset:
+    def open(cls, pipeline: Pipeline) -> Dataset:
         """Raises NotPublished where there is no manifest."""
-        tables = Tables(config.output, config.storage)
+        tables = pipeline.tables
         commits = published(tables)
-        return cls(config, tables, files.read_json(tables.path("i2e", "manifest.json")), commits)
+        manifest = files.read_json(tables.path("i2e", "manifest.json"))
+        return cls(pipeline.config, pipeline.stages, tables, manifest, commits)
 
-    def commits(self, stage: str) -> list[Commit]:
+    def commits(self, stage: Stage) -> list[Commit]:
         """Of a stage that works unit by unit, only those of the units that were published."""
-        found = self.tables.commits(stage)
-        units = self.manifest["units"]
-        return [c for name, c in sorted(found.items()) if stage not in _PER_PAIR or stage == "select" or name in units]
+        found, units = self.tables.commits(stage.name), self.manifest["units"]
+        return [c for name, c in sorted(found.items()) if stage.scope != "unit" or name in units]
+
+    def commits_of(self, table: str) -> list[Commit]:
+        """Those of the stage that writes a table."""
+        return self.commits(next(s for s in self.stages if table in s.tables))
 
     def small(self, table: str) -> list[dict[str, Any]]:
         """Rows of a table that is small by nature."""
-        rows: list[dict[str, Any]] = self.tables.load(table, self.published["finish"]).to_pylist()
+        rows: list[dict[str, Any]] = self.tables.load(table, self.published[table]).to_pylist()
         return rows
 
 
@@ -94,7 +100,7 @@ def entities(dataset: Dataset, most: int, fewest: int, undepicted: int) -> Entit
     )
     empty = pa.schema([]).empty_table()
     found, counts, ends = Entities(np.zeros(0, np.int64)), [], {"most": empty, "fewest": empty, "undepicted": empty}
-    for batch in dataset.tables.batches("i2e/statistics/entities", dataset.published["finish"], names):
+    for batch in dataset.tables.batches("i2e/statistics/entities", dataset.published["i2e/statistics/entities"], names):
         rows = pa.Table.from_batches([batch])
         depicted = pc.greater(rows.column("images"), 0)
         with_images, without = rows.filter(depicted), rows.filter(pc.invert(depicted))
@@ -118,7 +124,9 @@ def names_of(dataset: Dataset, wanted: Iterable[int]) -> dict[int, str]:
     found: dict[int, str] = {}
     if len(left) == 0:
         return found
-    for batch in dataset.tables.batches("i2e/statistics/entities", dataset.published["finish"], ("entity_id", "name")):
+    for batch in dataset.tables.batches(
+        "i2e/statistics/entities", dataset.published["i2e/statistics/entities"], ("entity_id", "name")
+    ):
         rows = batch.filter(pc.is_in(batch.column("entity_id"), left))
         found |= dict(zip(rows.column("entity_id").to_pylist(), rows.column("name").to_pylist(), strict=True))
     return found
@@ -171,7 +179,7 @@ def filled(counts: tuple[np.ndarray, np.ndarray], low: float, high: float) -> Hi
 def scores(dataset: Dataset) -> Scores:
     """Labels of a pair lie one after the other, the most probable first."""
     found = Scores()
-    commits = dataset.commits("label")
+    commits = dataset.commits_of("labels")
     found.of_pairs = sum(c.rows_in for c in commits)
     names = ("pair_id", "probability", "clip_score", "reason")
     for batch in _bounded(dataset.tables.batches("labels", commits, names)):
@@ -203,6 +211,7 @@ class Cost:
     """What a stage took, and what it would take for a billion pairs."""
 
     stage: str
+    does: str
     rows: int
     seconds: float
     """of all units, added up; units are worked on side by side"""
@@ -217,23 +226,23 @@ def costs(dataset: Dataset) -> list[Cost]:
     and loading models. Units in flight share the cores, so a unit's seconds count for its share of them.
     """
     cores, side_by_side = cores_used(dataset.config), dataset.config.run.units_in_flight
-    pairs = {c.unit: c.rows_in for c in dataset.commits("pairs")}
+    pairs = {c.unit: c.rows_in for c in dataset.commits_of("pairs")}
     whole = sum(pairs.values())
     found = []
-    for stage in STAGES:
+    for stage in dataset.stages:
         made = dataset.commits(stage)
         if not made:
             continue
         seconds = sum(c.seconds for c in made)
         hours = None
-        if stage in _PER_PAIR and whole:
-            if stage == "select":
+        if stage.per_pair and whole:
+            if stage.scope == "whole":
                 per_pair = seconds * cores / whole
             else:
                 shares = [c.seconds / pairs[c.unit] for c in made if pairs.get(c.unit)]
                 per_pair = median(shares) * cores / min(side_by_side, len(made)) if shares else 0.0
             hours = per_pair * _BILLION / 3600
-        found.append(Cost(stage, sum(c.rows_in for c in made), seconds, hours))
+        found.append(Cost(stage.name, stage.does, sum(c.rows_in for c in made), seconds, hours))
     return found
 
 
@@ -245,5 +254,5 @@ def cores_used(config: Config) -> int:
 
 def typical_unit(dataset: Dataset) -> int:
     """Pairs of the median unit."""
-    rows: Sequence[int] = [c.rows_in for c in dataset.commits("pairs")]
+    rows: Sequence[int] = [c.rows_in for c in dataset.commits_of("pairs")]
     return int(median(rows)) if rows else 0

@@ -16,13 +16,12 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.config import Config
+from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.pages import svg
 from i2e_pipeline.pages.thumbnails import Thumbnails
 from i2e_pipeline.report import charts, figures, pictures, quality
 from i2e_pipeline.report.figures import CLIP_RANGE, Dataset
 from i2e_pipeline.report.pictures import Choice, Picture, Place
-from i2e_pipeline.report.words import STAGES, explain
 
 TOP_ENTITIES = 24
 RARE_ENTITIES = 24
@@ -34,19 +33,20 @@ LEAST_SURE = 24
 EXAMPLES = 4
 
 
-def write_page(config: Config) -> str:
+def write_page(pipeline: Pipeline) -> str:
     """Write the report of the published dataset below config.output; returns its path.
 
     Raises NotPublished where there is no whole dataset.
     """
-    path = files.join(config.output, "report.html")
-    files.write_bytes(path, page(config).encode())
+    path = files.join(pipeline.config.output, "report.html")
+    files.write_bytes(path, page(pipeline).encode())
     return path
 
 
-def page(config: Config) -> str:
+def page(pipeline: Pipeline) -> str:
     """The page as HTML."""
-    dataset = Dataset.open(config)
+    config = pipeline.config
+    dataset = Dataset.open(pipeline)
     entities = figures.entities(dataset, max(TOP_ENTITIES, TABLE_ENTITIES), RARE_ENTITIES, UNDEPICTED)
     top = entities.most[:TOP_ENTITIES]
     rare = [e for e in entities.fewest if e not in top]
@@ -59,7 +59,7 @@ def page(config: Config) -> str:
     named |= {n for rows in examples.values() for row in rows for n in pictures.entity_ids_in(row.detail)}
     scores = figures.scores(dataset)
     measured = quality.read(dataset.tables)
-    rejections = _rejections(dataset.manifest, examples)
+    rejections = _rejections(dataset, examples)
     costs = figures.costs(dataset)
     return (
         _environment()
@@ -71,7 +71,7 @@ def page(config: Config) -> str:
             gallery=_pictures(choice.at_random, shown),
             unsure=_pictures(choice.least_sure, shown),
             seen=choice.seen,
-            funnel=Markup(charts.funnel([*_steps(dataset.manifest)])),
+            funnel=Markup(charts.funnel([*_steps(dataset)])),
             reasons=Markup(
                 charts.bars(
                     [charts.Bar(r.reason, r.rows, f"of {r.rows_in:,} {r.rows_are}") for r in rejections if r.of_pairs],
@@ -88,7 +88,7 @@ def page(config: Config) -> str:
                     scores.probability,
                     (0.0, 1.0),
                     "probability that the best candidate is right",
-                    _bar(dataset.manifest),
+                    _threshold(dataset.manifest),
                 )
             ),
             clip=Markup(_histogram(scores.clip_score, CLIP_RANGE, "CLIP score of the best candidate")),
@@ -102,7 +102,7 @@ def page(config: Config) -> str:
             core_hours=sum(c.core_hours or 0.0 for c in costs),
             cores=figures.cores_used(config),
             typical_unit=figures.typical_unit(dataset),
-            stages=STAGES,
+            does={s.name: s.does for s in dataset.stages},
             output=config.output,
         )
     )
@@ -182,9 +182,10 @@ def _headline(
     return found
 
 
-def _steps(manifest: Mapping[str, Any]) -> Iterable[charts.Step]:
-    for s in manifest["funnel"]:
-        does = STAGES.get(s["stage"], "")
+def _steps(dataset: Dataset) -> Iterable[charts.Step]:
+    words = {stage.name: stage.does for stage in dataset.stages}
+    for s in dataset.manifest["funnel"]:
+        does = words.get(s["stage"], "")
         yield charts.Step(s["stage"], does, s["rows_are"], s["rows_in"], s["rows_out"], s["rejected"])
 
 
@@ -197,17 +198,13 @@ class Rejection:
     rows_in: int
     rows_are: str
     examples: Sequence[pictures.Example]
-
-    @property
-    def of_pairs(self) -> bool:
-        """Part of the walk from pairs to images, not of the making of the knowledge base."""
-        return self.stage != "knowledge_base"
+    of_pairs: bool
+    """On the way from pairs to images, and not in the making of the knowledge base."""
 
 
-def _rejections(
-    manifest: Mapping[str, Any], examples: Mapping[tuple[str, str], Sequence[pictures.Example]]
-) -> list[Rejection]:
-    """In the order of the walk, the most frequent first in each stage."""
+def _rejections(dataset: Dataset, examples: Mapping[tuple[str, str], Sequence[pictures.Example]]) -> list[Rejection]:
+    """In the order of the stages, the most frequent first in each."""
+    manifest, explain = dataset.manifest, dataset.tables.catalogue.explain
     return [
         Rejection(
             s["stage"],
@@ -217,6 +214,7 @@ def _rejections(
             s["rows_in"],
             s["rows_are"],
             examples.get((s["stage"], reason), ()),
+            of_pairs=s in manifest["funnel"],
         )
         for s in (*manifest["funnel"], manifest["knowledge_base"])
         for reason, rows in sorted(s["rejected"].items(), key=lambda item: (-item[1], item[0]))
@@ -235,14 +233,14 @@ def _quality_charts(measured: Sequence[Mapping[str, Any]]) -> list[tuple[str, st
     return [(stage, counted[stage], charts.precision_recall(lines, floor)) for stage, lines in by_stage.items()]
 
 
-def _bar(manifest: Mapping[str, Any]) -> float | None:
-    bar = manifest["labels_chosen_by"].get("bar")
-    return None if bar is None else float(bar)
+def _threshold(manifest: Mapping[str, Any]) -> float | None:
+    threshold = manifest["labels_chosen_by"].get("bar")
+    return None if threshold is None else float(threshold)
 
 
-def _histogram(counts: tuple[Any, Any], bounds: tuple[float, float], what: str, bar: float | None = None) -> str:
+def _histogram(counts: tuple[Any, Any], bounds: tuple[float, float], what: str, threshold: float | None = None) -> str:
     h = figures.filled(counts, *bounds)
-    return charts.histogram(h.kept, h.rejected, h.low, h.high, what, bar)
+    return charts.histogram(h.kept, h.rejected, h.low, h.high, what, threshold)
 
 
 def _pictures(places: Sequence[Place], shown: Mapping[Place, Picture]) -> list[Picture]:

@@ -24,12 +24,9 @@ from i2e_pipeline.engine.units import Units
 from i2e_pipeline.inputs.shards import ShardChanged, selected_rows
 from i2e_pipeline.pages.thumbnails import Thumbnails
 from i2e_pipeline.report.figures import MAX_ROWS, Dataset
-from i2e_pipeline.report.words import STAGES
 
 _MAX_REJECTS = 500_000
 """Rejects of a stage that are looked at for examples that differ."""
-_TEXT_IDS = ("extract", "link")
-"""Stages whose rejects are known by the id of a text."""
 _MAX_TEXT = 160
 
 Place = tuple[str, int]
@@ -74,7 +71,7 @@ def choose(dataset: Dataset, entity_ids: Iterable[int], per_entity: int, at_rand
     unsure: list[tuple[float, str, int]] = []
     by_entity: dict[int, list[tuple[int, str, int]]] = defaultdict(list)
     choice = Choice()
-    for commit in sorted(dataset.published["publish"], key=lambda c: c.unit):
+    for commit in sorted(dataset.published["i2e/images"], key=lambda c: c.unit):
         for file in commit.files.get("i2e/images", []):
             if choice.seen >= MAX_ROWS:
                 break
@@ -155,13 +152,14 @@ def rejected_examples(dataset: Dataset, per_reason: int, thumbnail: Thumbnails) 
     Their texts come from the table of texts or from the input files, where those are still there and unchanged.
     """
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for stage in STAGES:
+    for stage in dataset.stages:
         looked_at = 0
         for commit in dataset.commits(stage):
-            wanted = {r for r in commit.rejected if len(rows.get((stage, r), [])) < per_reason}
+            wanted = {r for r in commit.rejected if len(rows.get((stage.name, r), [])) < per_reason}
             if wanted and looked_at < _MAX_REJECTS:
                 looked_at += _take_rejects(dataset, commit, wanted, per_reason, rows)
-    texts = _texts(dataset, [r for (stage, _), rs in rows.items() if stage in _TEXT_IDS for r in rs])
+    by_text = {s.name for s in dataset.stages if s.passes is not None and s.passes.key[0] == "text_id"}
+    texts = _texts(dataset, [r for (stage, _), rs in rows.items() if stage in by_text for r in rs])
     inputs = _inputs(dataset, [r for rs in rows.values() for r in rs])
     found: dict[tuple[str, str], list[Example]] = {}
     for key, chosen in rows.items():
@@ -207,7 +205,7 @@ def _texts(dataset: Dataset, rejects: Sequence[Mapping[str, Any]]) -> dict[bytes
         if row["id"] is not None:
             by_unit[row["unit"]].add(row["id"])
     found: dict[bytes, str] = {}
-    for commit in dataset.commits("pairs"):
+    for commit in dataset.commits_of("texts"):
         ids = pa.array(sorted(by_unit.get(commit.unit, ())), pa.binary(16))
         if len(ids):
             for batch in dataset.tables.batches("texts", [commit], ("text_id", "text")):

@@ -22,7 +22,6 @@ from i2e_pipeline.inputs.shards import text_columns
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from i2e_pipeline.engine.pipeline import StageState
     from i2e_pipeline.engine.stage import Run
 
 _FILE = "quality.json"
@@ -40,10 +39,8 @@ def read(tables: Tables) -> list[dict[str, Any]]:
     return list(files.read_json(path)) if files.exists(path) else []
 
 
-def measure(run: Run, states: Sequence[StageState]) -> None:
-    """Measure and keep the figures, where the input has the columns and the dataset is built."""
-    if "finish" not in {s.stage.name for s in states}:
-        return
+def measure(run: Run) -> None:
+    """Measure a published dataset and keep the figures, where the input has the columns."""
     columns = truth_columns(run)
     if columns is None:
         files.remove(run.tables.path(_FILE))
@@ -142,12 +139,9 @@ def truth(run: Run, slice_columns: Sequence[str]) -> DataFrame:
 def _measure(run: Run, slice_columns: Sequence[str]) -> list[dict[str, Any]]:
     from pyspark.sql import functions as F
 
-    tables = run.tables
     empty = F.array().cast("array<bigint>")
-    texts = tables.read("pairs", run.committed("pairs"), ["pair_id", "text_id", "unit"])
-    candidates = tables.read(
-        "candidates", run.committed("link"), ["text_id", "start", "end", "entity_id", "rank", "unit"]
-    )
+    texts = run.read("pairs", columns=["pair_id", "text_id", "unit"])
+    candidates = run.read("candidates", columns=["text_id", "start", "end", "entity_id", "rank", "unit"])
     linked = (
         candidates.groupBy("unit", "text_id", "start", "end")
         .agg(
@@ -159,12 +153,12 @@ def _measure(run: Run, slice_columns: Sequence[str]) -> list[dict[str, Any]]:
         .join(texts, ["unit", "text_id"], how="inner")
         .select("pair_id", "mentions", F.array_distinct(F.flatten("mentions")).alias("candidates"), "top")
     )
-    labels = tables.read("labels", run.committed("label"))
+    labels = run.read("labels")
     labelled = labels.groupBy("pair_id").agg(
         F.first("image_id").alias("image_id"),
         F.collect_set(F.when(F.col("reason").isNull(), F.col("entity_id"))).alias("labels"),
     )
-    selection = tables.read("selection", run.committed("select"))
+    selection = run.read("selection")
     published = selection.select(
         "image_id", F.col("pair_id").alias("standing"), F.col("labels.entity_id").alias("published")
     )

@@ -1,22 +1,22 @@
 """Fits the sample's calibration: `python -m i2e_pipeline.sample.calibrate`.
 
-On draws of the training split that no model was trained on and no run scores, without the held-out hand: how sure its
-labels are is for the run to show.
+On draws of the training split that no model was trained on and no run scores, without the held-out art style: how
+sure its labels are is for the run to show.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
-from i2e_pipeline.commands.calibrate import calibrate
-from i2e_pipeline.core.config import from_tree
 from i2e_pipeline.sample import embedded
 from i2e_pipeline.sample.compose import SCHEMA, compose
 from i2e_pipeline.sample.draws import draw, picture
@@ -62,9 +62,11 @@ def main() -> None:
         for part in range(2):
             write_pairs(work / f"{part}.parquet", options.rows // 2, SEED + part)
         tree = embedded.tree([f"output={work}", f"pairs.path={work}/*.parquet"])
-        tree["build"].pop("calibration")
-        figures = calibrate(from_tree(tree, "the sample"), None, PRECISION, str(options.output), print)
-    print(json.dumps(figures, indent=1))
+        tree["label"].pop("calibration")
+        config = work / "config.yaml"
+        config.write_text(yaml.safe_dump(tree), encoding="utf-8")
+        command = ["calibrate", "--config", config, "--precision", PRECISION, "--write", options.output]
+        subprocess.run([sys.executable, "-m", "i2e_pipeline.cli", *map(str, command)], check=True)
 
 
 if __name__ == "__main__":

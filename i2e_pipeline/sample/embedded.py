@@ -15,13 +15,13 @@ from i2e_pipeline.sample.gpr import compose_gpr
 _HERE = Path(__file__).parent
 
 
-def config(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line: None) -> Config:
-    """The sample's config with overrides; composes <output>/input first. Raises ConfigError."""
+def composed(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """The sample's settings with overrides; composes <output>/input first. Raises ConfigError."""
     filled = tree(overrides)
     folder = Path(filled["output"]) / "input"
     made = compose(folder)
     say(f"{'sample':<15} {'composed in' if made else 'is in'} {folder}")
-    return from_tree(filled, "the embedded sample", overrides)
+    return filled
 
 
 def evaluation(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line: None) -> Config:

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from i2e_pipeline.core.config import ScoreConfig
 from i2e_pipeline.core.ids import content_id
+from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import ID, SCORES, Reason
 from i2e_pipeline.images.decode import Decoded, Rejected, decode, perceptual_hashes
 from i2e_pipeline.images.encoder import Encoder
@@ -36,16 +37,6 @@ REMEMBERED = 16_384
 """Distinct images of a task whose result is kept for the next row with the same bytes."""
 BYTES_IN_FLIGHT = 128 << 20
 """Stored bytes that may wait for a decoding thread."""
-
-REJECT = pa.schema(
-    [
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("id", ID),
-        pa.field("shard", pa.int32()),
-        pa.field("row", pa.int64()),
-        pa.field("detail", pa.string()),
-    ]
-)
 
 
 @dataclass(slots=True)
@@ -205,11 +196,10 @@ def _vectors(images_ND: np.ndarray, image_R: np.ndarray, pair_P: np.ndarray) -> 
 
 
 def _rejects(block: pa.RecordBatch, refused: dict[int, Rejected]) -> pa.RecordBatch:
-    at = sorted(refused)
-    rows = block.select(["pair_id", "shard", "row"]).take(pa.array(at))
-    reasons = pa.array([str(refused[i].reason) for i in at], type=pa.string())
-    details = pa.array([refused[i].detail for i in at], type=pa.string())
-    return pa.RecordBatch.from_arrays([reasons, rows["pair_id"], rows["shard"], rows["row"], details], schema=REJECT)
+    mask = np.zeros(block.num_rows, dtype=bool)
+    mask[list(refused)] = True
+    why = [refused[i] for i in sorted(refused)]
+    return reject(block, mask, [r.reason for r in why], [r.detail for r in why], key="pair_id")
 
 
 @dataclass(slots=True)

@@ -87,7 +87,7 @@ class Samples:
         classes = published.entities.num_rows
         if not len(class_M):
             raise DatasetError(
-                f"{published.folder}: none of its {len(ids_N2):,} images has a label: lower build.bar, build it again"
+                f"{published.folder}: none of its {len(ids_N2):,} images has a label: lower label.threshold, run again"
             )
         if not 0 <= int(class_M.min()) <= int(class_M.max()) < classes:
             raise DatasetError(
@@ -312,7 +312,7 @@ def _split(
     if trained_C.sum() < 2:
         raise DatasetError(
             f"{published.folder}: {left} are left to train on {held}, and telling apart takes two entities: hold out "
-            "less, or build the dataset with a lower build.min_images_per_entity"
+            "less, or build the dataset with a lower select.min_images_per_entity"
         )
     return Samples(
         published=published,

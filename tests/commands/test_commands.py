@@ -17,12 +17,11 @@ from i2e_pipeline.commands.calibrate import calibrate
 from i2e_pipeline.commands.export import ExportError, export
 from i2e_pipeline.commands.link import link_texts
 from i2e_pipeline.core.config import dump
-from i2e_pipeline.engine.pipeline import forget, run_stages
 from i2e_pipeline.engine.stage import StageError
-from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import InputError, Units
 from i2e_pipeline.label.calibration import Calibration
 from i2e_pipeline.report import quality
+from i2e_pipeline.stages import pipeline
 from tests.chain import content, run, settings
 
 pytestmark = pytest.mark.slow
@@ -38,16 +37,16 @@ def copied(world: Path, whole: Path, tmp_path: Path) -> Path:
 def test_export_twice_is_export_once(world: Path, copied: Path, tmp_path: Path) -> None:
     """Catches: files of an earlier export read beside the new ones."""
     config = settings(world, copied)
-    images = export(config, str(tmp_path / "to"))
+    images = export(pipeline(config).tables, str(tmp_path / "to"))
     for path in (tmp_path / "to" / "i2e" / "images").rglob("*.parquet"):
         shutil.copy(path, path.with_name("older.parquet"))
-    assert export(config, str(tmp_path / "to")) == images
+    assert export(pipeline(config).tables, str(tmp_path / "to")) == images
     assert content(tmp_path / "to") == content(copied)
     with pytest.raises(ExportError, match="is the output itself"):
-        export(config, str(copied))
+        export(pipeline(config).tables, str(copied))
     (tmp_path / "mine" / "i2e").mkdir(parents=True)
     with pytest.raises(ExportError, match="no export wrote it"):
-        export(config, str(tmp_path / "mine"))
+        export(pipeline(config).tables, str(tmp_path / "mine"))
 
 
 def test_another_storage_format_is_refused_before_anything_is_touched(world: Path, copied: Path, spark: Any) -> None:
@@ -57,17 +56,15 @@ def test_another_storage_format_is_refused_before_anything_is_touched(world: Pat
 
 
 def test_a_bad_setting_of_a_late_stage_is_said_before_the_first(world: Path, tmp_path: Path) -> None:
-    config = settings(world, tmp_path / "out", "build.calibration=/nowhere.json")
-    tables = Tables(config.output, config.storage, lambda: pytest.fail("Spark was started"))
-    with pytest.raises(ValueError, match=r"build\.calibration=/nowhere\.json"):
-        run_stages(config, tables)
+    config = settings(world, tmp_path / "out", "label.calibration=/nowhere.json")
+    with pytest.raises(ValueError, match=r"label\.calibration=/nowhere\.json"):
+        pipeline(config, lambda: pytest.fail("Spark was started")).run()
 
 
 def test_a_forgotten_unit_leaves_the_dataset_and_stays_away(world: Path, copied: Path, spark: Any) -> None:
     config = settings(world, copied)
-    tables = Tables(config.output, config.storage, lambda: spark)
     unit = Units(config.output).known()[0]
-    forget(tables, unit.name)
+    pipeline(config).forget(unit.name)
     run(config, spark)
     rejects = ds.dataset(copied / "rejects", format="parquet", partitioning="hive").to_table(["stage", "unit"])
     assert unit.name not in set(rejects.column("unit").to_pylist())
@@ -84,10 +81,10 @@ def test_a_unit_without_truth_beside_units_with_it(world: Path, copied: Path, tm
     plain = table.drop_columns(["truth_qid", "mentioned_qids", "hand", "colliding"])
     pq.write_table(plain.set_column(0, "key", pa.array(["x"] * 5)), tmp_path / "crawl.parquet")
     config = settings(world, copied, f"pairs.path={tmp_path}/crawl.parquet")
-    tables = Tables(config.output, config.storage, lambda: spark)
-    done, states = run_stages(config, tables)
-    quality.measure(done, states)
-    figures = {f["slice"]: f for f in quality.read(tables) if f["stage"] == "published"}
+    whole = pipeline(config, lambda: spark)
+    done, _ = whole.run()
+    quality.measure(done)
+    figures = {f["slice"]: f for f in quality.read(whole.tables) if f["stage"] == "published"}
     assert 0 < figures["all"]["precision"] <= 1
     assert {"colliding: yes", "hand: twemoji"} <= figures.keys()
     assert figures["all"]["pairs"] == sum(
@@ -106,7 +103,7 @@ def test_links_are_in_the_offsets_of_the_file(world: Path, copied: Path, tmp_pat
     source.write_text("\n".join(json.dumps(t) for t in texts) + "\n")
     config = settings(world, copied)
     before = content(copied)
-    assert link_texts(config, str(source), str(target), lambda line: None) == 4
+    assert link_texts(pipeline(config, lambda: spark), str(source), str(target)) == 4
     lines = [json.loads(line) for line in target.read_text().splitlines()]
     assert [line["id"] for line in lines] == ["a", 7, "b", "c"]
     found = {m["surface"]: m for m in lines[0]["mentions"]}
@@ -122,19 +119,19 @@ def test_links_are_in_the_offsets_of_the_file(world: Path, copied: Path, tmp_pat
     assert not any(run(config, spark).values())
     source.write_text('{"id": "a", "text": "fine"}\n{"text": 3}\n')
     with pytest.raises(InputError, match=r"texts\.jsonl, line 2: not"):
-        link_texts(config, str(source), str(target), lambda line: None)
+        link_texts(pipeline(config, lambda: spark), str(source), str(target))
 
 
 def test_calibration_is_fitted_on_some_shards_and_reported_on_the_others(
     world: Path, copied: Path, tmp_path: Path, spark: Any
 ) -> None:
     config = settings(world, copied)
-    figures = calibrate(config, {0, 1}, 0.6, str(tmp_path / "c.json"), lambda line: None)
+    figures = calibrate(pipeline(config, lambda: spark), {0, 1}, 0.6, str(tmp_path / "c.json"))
     made = Calibration.load(tmp_path / "c.json")
-    assert 0 < made.bar < 1
+    assert 0 < made.threshold < 1
     assert figures["held_out_shards"]["labels"] > 0
     with pytest.raises(InputError, match="nothing to calibrate on"):
-        calibrate(config, {99}, 0.6, str(tmp_path / "c.json"), lambda line: None)
+        calibrate(pipeline(config, lambda: spark), {99}, 0.6, str(tmp_path / "c.json"))
 
 
 def test_doctor_status_and_errors(

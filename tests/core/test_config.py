@@ -56,7 +56,7 @@ def test_config_is_frozen() -> None:
 
 
 def test_dump_loads_again(tmp_path: Path) -> None:
-    made = config.load(None, ["build.max_images_per_entity=7"])
+    made = config.load(None, ["select.max_images_per_entity=7"])
     (tmp_path / "c.yaml").write_text(config.dump(made))
     assert config.load(str(tmp_path / "c.yaml")) == made
 

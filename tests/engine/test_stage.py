@@ -17,5 +17,6 @@ def test_a_difference_names_what_changed() -> None:
     old = {"settings": {"bar": 0.5, "model": "a"}, "version": 1}
     new = {"settings": {"bar": 0.6, "model": "a"}, "version": 1}
     assert difference(old, new) == ["settings.bar: 0.5, now 0.6"]
+    assert difference(old, new, names={"settings.bar": "label.threshold"}) == ["label.threshold: 0.5, now 0.6"]
     assert difference(old, old) == []
     assert difference({"after": {"link": "a" * 32}}, {"after": {"link": "b" * 32}}) == ["after.link"]

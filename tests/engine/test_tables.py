@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from i2e_pipeline.core.config import StorageConfig
-from i2e_pipeline.core.schemas import TABLES
+from i2e_pipeline.core.schemas import MENTIONS, REJECTS, TEXTS
+from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
 from i2e_pipeline.engine.tables import Commit, Counting, TableError, Tables, Written, conform
 
 KEY = bytes(16)
@@ -28,7 +29,7 @@ def texts_kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.Re
     for batch in batches:
         numbers = batch.column("id").to_pylist()
         kept = [text_row(n) for n in numbers if n % 2 == 0]
-        yield "texts", pa.RecordBatch.from_pylist(kept, schema=TABLES["texts"])
+        yield "texts", pa.RecordBatch.from_pylist(kept, schema=TEXTS)
         odd = [n for n in numbers if n % 2]
         yield (
             "rejects",
@@ -41,12 +42,13 @@ def texts_kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.Re
         )
 
 
-COUNTING = Counting(passed_table="texts", passed_key=("text_id",))
+COUNTING = Counting(passed=Passed("texts", ("text_id",)))
+CATALOGUE = Catalogue({"texts": Table(TEXTS), "mentions": Table(MENTIONS)}, {"texts": "extract"})
 
 
 @pytest.fixture(params=["parquet", pytest.param("delta", marks=pytest.mark.delta)])
 def tables(request: pytest.FixtureRequest, tmp_path: Path, spark: Any) -> Tables:
-    return Tables(str(tmp_path / "out"), StorageConfig(format=request.param), lambda: spark)
+    return Tables(str(tmp_path / "out"), StorageConfig(format=request.param), lambda: spark, CATALOGUE)
 
 
 def write(tables: Tables, rows: int, unit: str = "u-1", partitions: int = 3) -> Written:
@@ -135,7 +137,7 @@ def test_kill_between_write_and_commit_leaves_no_duplicate(tables: Tables, monke
 
 def test_a_failing_task_that_is_tried_again_writes_its_rows_once(tmp_path: Path, spark: Any) -> None:
     """Catches: files of a failed attempt left beside those of the next (MosaicML names files by attempt)."""
-    tables = Tables(str(tmp_path / "out"), StorageConfig(), lambda: spark)
+    tables = Tables(str(tmp_path / "out"), StorageConfig(), lambda: spark, CATALOGUE)
     flag = str(tmp_path / "failed-once")
 
     def fails_once(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
@@ -154,7 +156,7 @@ def test_a_failing_task_that_is_tried_again_writes_its_rows_once(tmp_path: Path,
 
 
 def test_orphans_of_other_attempts_are_not_committed(tmp_path: Path, spark: Any) -> None:
-    tables = Tables(str(tmp_path / "out"), StorageConfig(), lambda: spark)
+    tables = Tables(str(tmp_path / "out"), StorageConfig(), lambda: spark, CATALOGUE)
     tag = str(tmp_path / "out")
 
     def leaves_an_orphan(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
@@ -164,7 +166,7 @@ def test_orphans_of_other_attempts_are_not_committed(tmp_path: Path, spark: Any)
             yield table, batch
             (folder,) = glob.glob(f"{tag}/_staging/*/texts")
             os.makedirs(f"{folder}/unit=u-1", exist_ok=True)
-            orphan = pa.Table.from_pylist([text_row(99)], schema=TABLES["texts"])
+            orphan = pa.Table.from_pylist([text_row(99)], schema=TEXTS)
             pq.write_table(orphan, f"{folder}/unit=u-1/part-00000-777.parquet")
 
     frame = spark.range(4).repartition(1)
@@ -175,7 +177,7 @@ def test_orphans_of_other_attempts_are_not_committed(tmp_path: Path, spark: Any)
 
 
 def test_missing_and_changed_files_are_found(tmp_path: Path, spark: Any) -> None:
-    tables = Tables(str(tmp_path / "out"), StorageConfig(), lambda: spark)
+    tables = Tables(str(tmp_path / "out"), StorageConfig(), lambda: spark, CATALOGUE)
     made = commit(tables, write(tables, 10))
     first = tables.path("texts", made.files["texts"][0].path)
     with open(first, "ab") as file:
@@ -186,7 +188,7 @@ def test_missing_and_changed_files_are_found(tmp_path: Path, spark: Any) -> None
 
 
 def test_rows_go_to_the_unit_that_they_name(tmp_path: Path, spark: Any) -> None:
-    tables = Tables(str(tmp_path / "out"), StorageConfig(), lambda: spark)
+    tables = Tables(str(tmp_path / "out"), StorageConfig(), lambda: spark, CATALOGUE)
 
     def routed(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
         for batch in batches:
@@ -209,18 +211,18 @@ def test_rows_go_to_the_unit_that_they_name(tmp_path: Path, spark: Any) -> None:
 )
 def test_rows_that_break_the_schema_are_refused(change: dict[str, object], said: str) -> None:
     with pytest.raises(TableError, match=said):
-        conform(pa.RecordBatch.from_pylist([text_row(1) | change]), TABLES["texts"], "texts")
+        conform(pa.RecordBatch.from_pylist([text_row(1) | change]), TEXTS, "texts")
 
 
 def test_a_missing_key_column_is_refused_and_a_nullable_one_is_null() -> None:
     with pytest.raises(TableError, match="column script is missing"):
-        conform(pa.RecordBatch.from_pylist([text_row(1)]).drop_columns(["script"]), TABLES["texts"], "texts")
-    rejects = conform(pa.RecordBatch.from_pydict({"reason": ["odd"]}), TABLES["rejects"], "rejects")
-    assert rejects.schema == TABLES["rejects"]
+        conform(pa.RecordBatch.from_pylist([text_row(1)]).drop_columns(["script"]), TEXTS, "texts")
+    rejects = conform(pa.RecordBatch.from_pydict({"reason": ["odd"]}), REJECTS, "rejects")
+    assert rejects.schema == REJECTS
     assert rejects.column("detail").null_count == 1
 
 
 def test_a_table_that_a_stage_does_not_declare_is_refused(tmp_path: Path) -> None:
-    tables = Tables(str(tmp_path / "out"))
+    tables = Tables(str(tmp_path / "out"), catalogue=CATALOGUE)
     with pytest.raises(TableError, match="yields texts, which it does not declare"):
         tables.write_local(iter([("texts", pa.RecordBatch.from_pylist([text_row(1)]))]), "x", "u", ("mentions",))

@@ -105,7 +105,7 @@ def test_overlapping_mentions_are_readings_of_the_same_words() -> None:
 
 def test_below_the_bar_there_is_no_label() -> None:
     assert verdicts(select(table(row(1, 3.9)), BY_Z)) == {1: Verdict.BELOW_BAR}
-    assert verdicts(select(table(row(1, 3.9)), BY_Z, bar=0.4)) == {1: None}
+    assert verdicts(select(table(row(1, 3.9)), BY_Z, threshold=0.4)) == {1: None}
     assert verdicts(select(table(row(1, 4.0)), BY_Z)) == {1: None}
 
 
@@ -190,11 +190,25 @@ def test_a_calibration_survives_its_file(tmp_path) -> None:
     assert Calibration.load(tmp_path / "c.json") == DEFAULT
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"features": ["x"], "weights": [1], "bias": 0, "bar": 0.5}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"features": ["x"], "weights": [1], "bias": 0, "bar": 5}'])
 def test_a_file_that_holds_none_is_named(tmp_path, text: str) -> None:
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(ValueError, match=r"c\.json holds no calibration"):
         Calibration.load(tmp_path / "c.json")
+
+
+def test_a_file_from_before_the_threshold_had_its_name_is_read(tmp_path) -> None:
+    (tmp_path / "c.json").write_text('{"features": ["background_z"], "weights": [1], "bias": 0, "bar": 0.5}')
+    assert Calibration.load(tmp_path / "c.json").threshold == 0.5
+
+
+def test_a_feature_from_outside_is_a_column_of_the_table() -> None:
+    """Null and NaN count as 0; one that no stage gives is an error and not a silent 0."""
+    rows = table(row(1, 3.0), row(2, 3.0), row(3, 3.0))
+    with pytest.raises(ValueError, match="weighs sharpness, which no stage gives"):
+        Calibration(("sharpness",), (1.0,), 0.0, 0.5).probability(rows)
+    given = rows.append_column("sharpness", pa.array([2.0, None, float("nan")]))
+    assert Calibration(("sharpness",), (1.0,), 0.0, 0.5).probability(given).round(4).tolist() == [0.8808, 0.5, 0.5]
 
 
 def test_figures_that_do_not_fit_together_are_refused() -> None:

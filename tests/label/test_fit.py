@@ -73,7 +73,7 @@ def test_the_bar_holds_on_images_that_were_not_fitted_on(fitted: Calibration) ->
 
 def test_the_probability_of_a_label_is_the_share_of_right_ones(fitted: Calibration) -> None:
     fresh = world(4000, seed=9)
-    labels = select(fresh, fitted, bar=0.0)
+    labels = select(fresh, fitted, threshold=0.0)
     labels = labels.filter(pc.is_null(labels["reason"]))
     p = labels["probability"].to_numpy()
     right = pc.equal(labels["entity_id"], labels["truth"]).to_numpy(zero_copy_only=False)
@@ -84,7 +84,7 @@ def test_the_probability_of_a_label_is_the_share_of_right_ones(fitted: Calibrati
 
 def test_a_higher_target_costs_recall(fitted: Calibration) -> None:
     strict = fit(world(1500, seed=1), target_precision=0.98)
-    assert strict.bar > fitted.bar
+    assert strict.threshold > fitted.threshold
     fresh = world(1500, seed=7)
     assert report(fresh, strict, named(fresh))["recall"] < report(fresh, fitted, named(fresh))["recall"]
 
@@ -104,7 +104,7 @@ def test_the_order_of_rows_changes_nothing() -> None:
 
 
 def test_a_target_out_of_reach_says_so() -> None:
-    with pytest.raises(ValueError, match=r"no bar reaches a precision of 0\.999"):
+    with pytest.raises(ValueError, match=r"no threshold reaches a precision of 0\.999"):
         fit(world(200, seed=5), target_precision=0.999)
 
 

@@ -10,7 +10,7 @@ from i2e_pipeline.engine.tables import conform
 from i2e_pipeline.label.calibration import Calibration
 from i2e_pipeline.label.labels import choose_labels
 
-BY_IMAGE = Calibration(features=("background_z",), weights=(1.0,), bias=-3.0, bar=0.5)
+BY_IMAGE = Calibration(features=("background_z",), weights=(1.0,), bias=-3.0, threshold=0.5)
 """Right with probability 1/2 at three standard deviations above the background."""
 
 
@@ -55,9 +55,9 @@ def pairs(*options: list[dict[str, Any]]) -> pa.RecordBatch:
 Rows = list[dict[str, Any]]
 
 
-def chosen(*batches: pa.RecordBatch, bar: float | None = None, most: int = 4) -> tuple[Rows, Rows]:
+def chosen(*batches: pa.RecordBatch, threshold: float | None = None, most: int = 4) -> tuple[Rows, Rows]:
     labels, rejects = [], []
-    for table, batch in choose_labels(iter(batches), BY_IMAGE, bar, most):
+    for table, batch in choose_labels(iter(batches), BY_IMAGE, threshold, most):
         if table == "labels":
             labels += conform(batch, LABELS, "labels").to_pylist()
         else:
@@ -80,9 +80,9 @@ def test_the_image_can_reject_all() -> None:
     assert reject["detail"] == "best is Q2 with 0.269, bar 0.500"
 
 
-def test_the_bar_of_the_config_overrides_the_calibrations() -> None:
-    assert chosen(pairs([option(1, 2.0)]), bar=0.1)[0][0]["reason"] is None
-    assert chosen(pairs([option(1, 4.0)]), bar=0.9)[0][0]["reason"] == "below_bar"
+def test_the_threshold_of_the_config_overrides_the_calibrations() -> None:
+    assert chosen(pairs([option(1, 2.0)]), threshold=0.1)[0][0]["reason"] is None
+    assert chosen(pairs([option(1, 4.0)]), threshold=0.9)[0][0]["reason"] == "below_bar"
 
 
 def test_an_entity_that_two_mentions_offer_is_one_label() -> None:

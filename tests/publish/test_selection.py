@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from i2e_pipeline.core.config import BuildConfig
+from i2e_pipeline.core.config import SelectConfig
 from i2e_pipeline.core.schemas import LABELS
 from i2e_pipeline.publish import selection
 
@@ -35,10 +35,11 @@ def select(spark: Any, rows: list[dict[str, Any]], **build: Any) -> tuple[dict[i
     from pyspark.sql.pandas.types import from_arrow_schema
     from pyspark.sql.types import StringType
 
-    settings = BuildConfig.model_validate({"min_images_per_entity": 1, **build})
+    max_labels = int(build.pop("max_labels_per_image", 4))
+    settings = SelectConfig.model_validate({"min_images_per_entity": 1, **build})
     schema = from_arrow_schema(LABELS).add("unit", StringType())
     chosen = spark.createDataFrame([tuple(r[c] for c in COLUMNS) for r in rows], schema)
-    labels = selection.image_labels(chosen, settings)
+    labels = selection.image_labels(chosen, max_labels, settings)
     classes = selection.class_indices(labels.where("dropped is null"))
     table = selection.pairs_to_publish(chosen, labels, classes).toArrow()
     images, rejects = {}, []

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from i2e_pipeline.core.config import Config, from_tree
-from i2e_pipeline.core.schemas import TABLES
+from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.tables import Commit, WrittenFile
+from i2e_pipeline.stages import pipeline
 
 UNIT = "u-000000000001"
 
@@ -71,11 +72,14 @@ class Output:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.config: Config = from_tree({"output": str(root)}, "a test")
+        self.pipeline: Pipeline = pipeline(self.config)
 
     def table(self, name: str, rows: Sequence[dict[str, Any]], folder: str) -> WrittenFile:
         path = self.root / name / folder / "part-0.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=TABLES[name]), path, row_group_size=3)
+        pq.write_table(
+            pa.Table.from_pylist(list(rows), schema=self.pipeline.tables.catalogue.schema(name)), path, row_group_size=3
+        )
         return WrittenFile(f"{folder}/part-0.parquet", len(rows), path.stat().st_size)
 
     def commit(
@@ -103,7 +107,7 @@ class Output:
     ) -> None:
         """A whole output; `rejects` are the label stage's."""
         classes = [{**e, "mean_clip_score": e["mean_clip_score_labelled"]} for e in entities if e["images"]]
-        classes = [{n: e[n] for n in TABLES["i2e/entities"].names} for e in classes]
+        classes = [{n: e[n] for n in self.pipeline.tables.catalogue.schema("i2e/entities").names} for e in classes]
         labels = [
             {
                 "image_id": i["image_id"],

@@ -54,7 +54,7 @@ def test_one_or_many_values_draw_as_well(count: int) -> None:
     assert len(shapes(charts.bars([Bar("a", 1)] * count, "rejects"), "rect")) == 2 * count
     draw(charts.buckets([bucket(1)] * count))
     assert len(shapes(charts.rank_frequency([5] * count), "circle")) == count
-    draw(charts.histogram([1] * count, [0] * count, 0, 1, "probability", bar=0.5))
+    draw(charts.histogram([1] * count, [0] * count, 0, 1, "probability", threshold=0.5))
     draw(charts.precision_recall([Figure("all", 0.9, None)] * count, 0.5))
 
 

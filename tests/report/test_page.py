@@ -20,6 +20,7 @@ from i2e_pipeline.pages.thumbnails import Thumbnails
 from i2e_pipeline.report import figures, pictures
 from i2e_pipeline.report.figures import Dataset
 from i2e_pipeline.report.page import page, write_page
+from i2e_pipeline.stages import pipeline
 from tests.report.conftest import UNIT, Output, entity, image, key, png
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -53,7 +54,7 @@ def section(html: str, name: str) -> str:
 
 def test_page_is_one_file_that_fetches_nothing(published: Publish) -> None:
     output = published()
-    path = write_page(output.config)
+    path = write_page(output.pipeline)
     assert path == str(output.root / "report.html")
     seen = Seen(Path(path).read_text(encoding="utf-8"))
     assert all((i["src"] or "").startswith("data:image/jpeg;base64,") for i in seen.all("img"))
@@ -65,22 +66,22 @@ def test_page_is_one_file_that_fetches_nothing(published: Publish) -> None:
 def test_files_of_a_delta_table_are_found_by_the_records(published: Publish) -> None:
     output = published()
     delta = output.config.model_copy(update={"storage": StorageConfig.model_validate({"format": "delta"})})
-    assert "apple one" in page(delta)
+    assert "apple one" in page(pipeline(delta))
 
 
 def test_contents_lead_somewhere(published: Publish) -> None:
-    seen = Seen(page(published().config))
+    seen = Seen(page(published().pipeline))
     targets = {(a["href"] or "")[1:] for a in seen.all("a") if (a["href"] or "").startswith("#")}
     assert targets <= seen.ids
 
 
 def test_least_sure_label_comes_first(published: Publish) -> None:
-    unsure = section(page(published().config), "unsure")
+    unsure = section(page(published().pipeline), "unsure")
     assert unsure.index("apple two") < unsure.index("pear") < unsure.index("apple one")
 
 
 def test_entities_are_shown_with_name_link_and_figures(published: Publish) -> None:
-    html = page(published().config)
+    html = page(published().pipeline)
     assert 'href="https://www.wikidata.org/wiki/Q89"' in section(html, "entities")
     assert "week" in section(html, "undepicted")
     assert "apple" not in section(html, "undepicted")
@@ -88,7 +89,7 @@ def test_entities_are_shown_with_name_link_and_figures(published: Publish) -> No
 
 def test_the_rarest_are_those_that_are_not_among_the_first(published: Publish) -> None:
     many = [entity(n, f"entity {n}.", 100 - n) for n in range(30)]
-    rare = section(page(published(entities=many).config), "rare")
+    rare = section(page(published(entities=many).pipeline), "rare")
     assert re.findall(r"entity \d+", rare) == [f"entity {n}" for n in range(29, 23, -1)]
 
 
@@ -96,24 +97,24 @@ def test_without_a_manifest_nothing_is_written(published: Publish) -> None:
     output = published()
     (output.root / "i2e" / "manifest.json").unlink()
     with pytest.raises(NotPublished):
-        write_page(output.config)
+        write_page(output.pipeline)
     assert not (output.root / "report.html").exists()
 
 
 def test_a_dataset_without_images_has_a_page(published: Publish) -> None:
-    html = page(published(images=[], entities=[entity(23387, "week", 0)]).config)
+    html = page(published(images=[], entities=[entity(23387, "week", 0)]).pipeline)
     assert "No image was published" in html
     assert "No entity has an image" in html
 
 
 def test_a_dataset_without_anything_has_a_page(published: Publish) -> None:
-    assert "<h1>" in page(published(images=[], entities=[]).config)
+    assert "<h1>" in page(published(images=[], entities=[]).pipeline)
 
 
 @pytest.mark.parametrize("stored", [None, b"", b"not an image", png()[:60], b"\xff\xd8\xff\xe0" + bytes(64)])
 def test_bytes_that_cannot_be_decoded_leave_a_gap_and_no_error(published: Publish, stored: bytes | None) -> None:
     broken = image("broken", (89, 0, 0.9), image={"bytes": stored, "path": None})
-    html = page(published(images=[broken], entities=[entity(89, "apple", 1)]).config)
+    html = page(published(images=[broken], entities=[entity(89, "apple", 1)]).pipeline)
     assert "no picture" in html
     assert not Seen(html).all("img")
 
@@ -141,7 +142,7 @@ def test_hostile_text_stays_text(published: Publish) -> None:
             quality=[
                 {"stage": HOSTILE, "slice": HOSTILE, "pairs": 1, "precision": 0.5, "recall": None, "counted": HOSTILE},
             ],
-        ).config
+        ).pipeline
     )
     seen = Seen(html)
     assert len(seen.all("script")) == 1
@@ -155,7 +156,7 @@ def test_rejects_are_shown_with_their_sentence_and_their_entity(published: Publi
         page(
             published(
                 rejects=[{"reason": "below_bar", "detail": "best is Q89 with 0.352, bar 0.805", "id": key("x")}]
-            ).config
+            ).pipeline
         ),
         "reasons",
     )
@@ -180,21 +181,21 @@ def with_input(output: Output, texts: list[str]) -> None:
 def test_a_rejected_pair_is_shown_from_the_input(published: Publish) -> None:
     output = published(rejects=[{"reason": "below_bar", "detail": "no", "id": key("x"), "shard": 0, "row": 1}])
     with_input(output, ["first", "the rejected one"])
-    assert "the rejected one" in section(page(output.config), "reasons")
+    assert "the rejected one" in section(page(output.pipeline), "reasons")
 
 
 @pytest.mark.parametrize("row", [2, 10**9])
 def test_input_that_is_gone_or_changed_is_left_out(published: Publish, row: int) -> None:
     output = published(rejects=[{"reason": "below_bar", "detail": "no", "id": key("x"), "shard": 0, "row": row}])
-    assert "below_bar" in page(output.config)
+    assert "below_bar" in page(output.pipeline)
     with_input(output, ["first", "second"])
-    assert "below_bar" in page(output.config)
+    assert "below_bar" in page(output.pipeline)
 
 
 def test_examples_are_few_and_different(published: Publish) -> None:
     same = [{"reason": "below_bar", "detail": "again", "id": key(str(n))} for n in range(20)]
     other = [{"reason": "below_bar", "detail": f"other {n}", "id": key(f"o{n}")} for n in range(20)]
-    examples = pictures.rejected_examples(Dataset.open(published(rejects=same + other).config), 3, Thumbnails(10**6))
+    examples = pictures.rejected_examples(Dataset.open(published(rejects=same + other).pipeline), 3, Thumbnails(10**6))
     assert [e.detail for e in examples["label", "below_bar"]] == ["again", "other 0", "other 1"]
 
 
@@ -204,14 +205,14 @@ def test_units_that_are_not_published_are_not_read(published: Publish) -> None:
     output.commit("publish", "u-dropped", {"i2e/images": [image("dropped", (89, 0, 0.1))]}, rows_out=1)
     output.commit("label", "u-dropped", {"labels": []}, [{"reason": "too_long", "detail": "dropped too"}])
     output.table("i2e/images", [image("uncommitted", (89, 0, 0.1))], f"unit={UNIT}-killed")
-    html = page(output.config)
+    html = page(output.pipeline)
     assert "dropped" not in html
     assert "uncommitted" not in html
 
 
 def test_the_choice_does_not_depend_on_the_order_of_rows(published: Publish) -> None:
     images = [image(f"n{n}", (89, 0, 0.8 + n / 100)) for n in range(12)]
-    config = published(images=images, entities=[entity(89, "apple", 12)]).config
+    config = published(images=images, entities=[entity(89, "apple", 12)]).pipeline
     names = []
     for rows in (images, images[::-1]):
         published(images=rows, entities=[entity(89, "apple", 12)])
@@ -230,13 +231,13 @@ def test_the_choice_does_not_depend_on_the_order_of_rows(published: Publish) -> 
 
 
 def test_an_image_of_two_labels_is_chosen_once(published: Publish) -> None:
-    config = published(images=[image("both", (89, 0, 0.81), (434, 1, 0.82))]).config
+    config = published(images=[image("both", (89, 0, 0.81), (434, 1, 0.82))]).pipeline
     choice = pictures.choose(Dataset.open(config), [], per_entity=1, at_random=5, least_sure=5)
     assert len(choice.at_random) == len(choice.least_sure) == 1
 
 
 def test_best_candidate_of_a_pair_is_counted_once(published: Publish) -> None:
-    scores = figures.scores(Dataset.open(published(images=[image("both", (89, 0, 0.9), (434, 1, 0.82))]).config))
+    scores = figures.scores(Dataset.open(published(images=[image("both", (89, 0, 0.9), (434, 1, 0.82))]).pipeline))
     assert scores.pairs == 1
     assert scores.probability[0].sum() == 1
 
@@ -261,7 +262,7 @@ def test_precision_is_told_apart_by_slice(published: Publish) -> None:
                 {"stage": "published", "slice": name, "pairs": 10, "precision": p, "recall": 0.5, "counted": "c"}
                 for name, p in (("all", 0.95), ("colliding: yes", 0.84))
             ]
-        ).config
+        ).pipeline
     )
     assert "95.0 %" in html
     assert "colliding: yes" in section(html, "right")
@@ -269,7 +270,7 @@ def test_precision_is_told_apart_by_slice(published: Publish) -> None:
 
 
 def test_cost_is_stretched_to_a_billion_pairs(published: Publish) -> None:
-    costs = {c.stage: c for c in figures.costs(Dataset.open(published().config))}
+    costs = {c.stage: c for c in figures.costs(Dataset.open(published().pipeline))}
     assert costs["label"].core_hours == pytest.approx(1.5 / 3 * figures.cores_used(published().config) * 1e9 / 3600)
     assert costs["finish"].core_hours is None
 
@@ -280,5 +281,5 @@ def test_page_of_many_pictures_stays_small(published: Publish) -> None:
     Image.fromarray(noise).save(stream, "PNG")
     stored = {"bytes": stream.getvalue(), "path": None}
     images = [image(f"n{n}", (n % 40, n % 40, 0.9), image=stored) for n in range(240)]
-    html = page(published(images=images, entities=[entity(n, f"e{n}", 6) for n in range(40)]).config)
+    html = page(published(images=images, entities=[entity(n, f"e{n}", 6) for n in range(40)]).pipeline)
     assert len(html) < 3_000_000

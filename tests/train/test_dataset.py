@@ -143,7 +143,7 @@ def test_ids_may_be_plain_binary(folder: str, samples: Samples, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("rows", "data", "message"),
     [
-        ([image_row(0, labels=[])], {}, "none of its 1 images has a label.*build.bar"),
+        ([image_row(0, labels=[])], {}, "none of its 1 images has a label.*label.threshold"),
         ([image_row(0, labels=[(0, 0.2)])], {"min_label_score": 0.5}, "no label reaches .*min_label_score=0.5"),
         ([image_row(i, labels=[(1, 0.9)]) for i in range(5)], {}, "5 images of 1 entities.*takes two entities"),
         ([image_row(i) for i in range(8)], {"hold_out_entities": 0.9999}, "no image is left to train on"),

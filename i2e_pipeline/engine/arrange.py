@@ -1,0 +1,214 @@
+"""Which stages a pipeline has: the built-in ones, and those from outside, each put where it says that it belongs.
+
+A stage from outside is named in the config's `stages`: `package.module:Class`, `path/file.py:Class`, or the name of an
+entry point of the group `i2e_pipeline.stages` that an installed package brings.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect as python
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from i2e_pipeline.engine.stage import Stage, StageError
+
+GROUP = "i2e_pipeline.stages"
+
+
+def from_outside(names: Sequence[str]) -> list[Stage]:
+    """An instance of each named stage. Raises StageError, naming what is there, for one that cannot be had."""
+    found = []
+    for name in names:
+        kind = _class(name)
+        if not (isinstance(kind, type) and issubclass(kind, Stage)):
+            raise StageError(f"stages: {name} is {kind!r}, and not a subclass of i2e_pipeline.Stage")
+        if python.isabstract(kind):
+            raise StageError(f"stages: {name} lacks {', '.join(sorted(kind.__abstractmethods__))}")
+        found.append(kind())
+    return found
+
+
+def _class(name: str) -> Any:
+    place, colon, attribute = name.rpartition(":")
+    if not colon:
+        known = {e.name: e for e in entry_points(group=GROUP)}
+        if name not in known:
+            raise StageError(
+                f"stages: no installed package brings a stage {name!r} (known: {', '.join(sorted(known)) or 'none'}): "
+                "write package.module:Class, or path/file.py:Class"
+            )
+        return known[name].load()
+    module = _file(place, name) if place.endswith(".py") else _module(place, name)
+    if not hasattr(module, attribute):
+        raise StageError(f"stages: {name}: {place} has no {attribute}")
+    return getattr(module, attribute)
+
+
+def _file(path: str, name: str) -> ModuleType:
+    place = Path(path).expanduser().absolute()
+    if not place.is_file():
+        raise StageError(f"stages: {name}: no such file as {place}")
+    module = sys.modules.get(place.stem)
+    if module is not None:
+        if str(getattr(module, "__file__", "")) == str(place):
+            return module
+        raise StageError(f"stages: {name}: a module {place.stem!r} is loaded already: name the file otherwise")
+    spec = importlib.util.spec_from_file_location(place.stem, place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[place.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[place.stem]
+        raise
+    _send_by_value(module)
+    return module
+
+
+def _module(dotted: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(dotted)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{dotted}.".startswith(f"{error.name}."):
+            raise  # the module is there, and something that it imports is not
+    # A console script has not the folder it was called in on its path, as `python -m` has.
+    sys.path.append(os.getcwd())
+    try:
+        importlib.invalidate_caches()
+        module = importlib.import_module(dotted)
+    except ModuleNotFoundError:
+        sys.path.remove(os.getcwd())
+        raise StageError(
+            f"stages: {name}: python finds no module {dotted}: install its package, or run where it lies, or write "
+            "path/file.py:Class"
+        ) from None
+    _send_by_value(module)
+    return module
+
+
+def _send_by_value(module: ModuleType) -> None:
+    """Workers cannot import what only the driver's path holds: its functions travel whole, and not by their names."""
+    try:
+        from pyspark import cloudpickle
+    except ImportError:  # nothing travels where there is no Spark
+        return
+    cloudpickle.register_pickle_by_value(module)
+
+
+def arrange(built_in: Sequence[Stage], outside: Sequence[Stage] = ()) -> list[Stage]:
+    """All stages in their order; each one from outside directly behind the last of those that it names in `after`.
+
+    Raises StageError for a stage that does not fit: names that are taken, tables that nobody writes before it …
+    """
+    stages = list(built_in)
+    for stage in outside:
+        _fits(stage, stages)
+        writers = {table: s.name for s in stages for table in s.tables}
+        names = [s.name for s in stages]
+        stage.after = tuple(dict.fromkeys(writers.get(a, a) for a in stage.after))
+        unknown = [a for a in stage.after if a not in names]
+        if unknown or not stage.after:
+            raise StageError(
+                f"stage {stage.name}: after = {stage.after!r}: name at least one stage or table of {', '.join(names)}"
+            )
+        last = max(names.index(a) for a in stage.after)
+        place = last + 1
+        # Behind those from outside that were put there before: the order of the config.
+        while place < len(stages) and stages[place] in outside:
+            place += 1
+        if place == len(stages):
+            raise StageError(
+                f"stage {stage.name}: after = {stage.after!r}: {stages[-1].name} ends the dataset and counts "
+                "the stages before it; stand before that one"
+            )
+        stage.job = stage.job or stages[last].job
+        stages.insert(place, stage)
+    for stage in outside:
+        _reads_what_is_written(stage, stages)
+        _narrows_in_time(stage, stages)
+    return stages
+
+
+def _fits(stage: Stage, stages: Sequence[Stage]) -> None:
+    """Raises StageError for a declaration that contradicts itself or another stage's."""
+    name = getattr(stage, "name", "")
+    if not name or not name.replace("_", "a").isalnum():
+        raise StageError(f"stage {type(stage).__name__}: name = {name!r}: letters, digits and _ alone")
+    for missing in ("does", "rows_are"):
+        if not getattr(stage, missing, ""):
+            raise StageError(f"stage {name}: set `{missing}`, a few words")
+    taken = {s.name for s in stages} | {table for s in stages for table in s.tables} | {"rejects", "input", "units"}
+    for own in (name, *stage.tables):
+        if own in taken:
+            raise StageError(f"stage {name}: there is a stage or table {own!r} already: name it otherwise")
+    passed = stage.passes
+    if passed is not None:
+        known = stage.tables[passed.table].schema.names if passed.table in stage.tables else []
+        wanted = (*passed.key, *((passed.where_null,) if passed.where_null else ()), *stage.features)
+        if missing_columns := [c for c in wanted if c not in known]:
+            raise StageError(
+                f"stage {name}: passes: its tables have no {', '.join(missing_columns)} in {passed.table!r}"
+            )
+        if stage.features and set(stage.tables[passed.table].key) != set(passed.key):
+            raise StageError(f"stage {name}: features need one row a key: let the key of {passed.table} be passes.key")
+    elif stage.narrows or stage.features or stage.reasons:
+        raise StageError(f"stage {name}: set `passes`: in which table, by which key, are the rows that it passes on?")
+
+
+def _reads_what_is_written(stage: Stage, stages: Sequence[Stage]) -> None:
+    before = list(stages[: stages.index(stage)])
+    writers = {table: s for s in before for table in s.tables}
+    behind = _behind(stage, stages)
+    for table in stage.reads:
+        if table not in writers:
+            raise StageError(
+                f"stage {stage.name} reads {table!r}, and no stage before it writes that; there are "
+                f"{', '.join(writers)}"
+            )
+        if writers[table].name not in behind:
+            raise StageError(f"stage {stage.name} reads {table!r}: put {writers[table].name!r} into `after`")
+
+
+def _behind(stage: Stage, stages: Sequence[Stage]) -> set[str]:
+    """Stages that it depends on, and what these depend on."""
+    by_name = {s.name: s for s in stages}
+    found: set[str] = set()
+    left = list(stage.after)
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += by_name[name].after
+    return found
+
+
+def _narrows_in_time(stage: Stage, stages: Sequence[Stage]) -> None:
+    """A table is narrowed before anybody reads it: otherwise stages would count different rows of it."""
+    table = stage.narrows
+    if table is None:
+        return
+    at = stages.index(stage)
+    writer = next((s for s in stages[:at] if table in s.tables), None)
+    if writer is None:
+        raise StageError(f"stage {stage.name} narrows {table!r}, and no stage before it writes that")
+    if not writer.tables[table].narrowable:
+        narrowable = [t for s in stages for t, declared in s.tables.items() if declared.narrowable]
+        raise StageError(f"stage {stage.name} narrows {table!r}, which cannot be; these can: {', '.join(narrowable)}")
+    for earlier in stages[stages.index(writer) + 1 : at]:
+        if table in earlier.reads and earlier.narrows != table:
+            raise StageError(
+                f"stage {stage.name} narrows {table!r} behind {earlier.name}, which reads it: stand before that one "
+                f"(after = ({writer.name!r},))"
+            )
+    assert stage.passes is not None
+    if lacking := [c for c in stage.passes.key if c not in writer.tables[table].schema.names]:
+        raise StageError(f"stage {stage.name} narrows {table!r}, which has no column {', '.join(lacking)}")
