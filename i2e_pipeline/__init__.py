@@ -18,38 +18,48 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from i2e_pipeline.commands.run import Outcome
-    from i2e_pipeline.core.config import Config, Content, Section
+    from i2e_pipeline.core.config import Config, Content, ImageLimits, Section
     from i2e_pipeline.core.rejects import part, reject
     from i2e_pipeline.engine.catalogue import Passed, Table
     from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
     from i2e_pipeline.images.decode import REASONS as IMAGE_REASONS
+    from i2e_pipeline.images.decode import Rejected, open_rgb
+    from i2e_pipeline.inputs.shards import StoredImages
 
 __version__ = "0.1.0"
 
 _FROM = {
     "Content": "core.config",
     "IMAGE_REASONS": "images.decode:REASONS",
+    "ImageLimits": "core.config",
     "Passed": "engine.catalogue",
     "Plan": "engine.stage",
+    "Rejected": "images.decode",
     "Run": "engine.stage",
     "Section": "core.config",
     "Stage": "engine.stage",
     "StageError": "engine.stage",
+    "StoredImages": "inputs.shards",
     "Table": "engine.catalogue",
+    "open_rgb": "images.decode",
     "part": "core.rejects",
     "reject": "core.rejects",
 }
 __all__ = [
     "IMAGE_REASONS",
     "Content",
+    "ImageLimits",
     "Passed",
     "Plan",
+    "Rejected",
     "Run",
     "Section",
     "Stage",
     "StageError",
+    "StoredImages",
     "Table",
     "__version__",
+    "open_rgb",
     "part",
     "reject",
     "run",

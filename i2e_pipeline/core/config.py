@@ -43,7 +43,7 @@ ContentPath = Annotated[str | None, Content()]
 class Section(BaseModel):
     """Settings that belong together. A stage's own (`Stage.Settings`) derive from it, too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     added_later: ClassVar[tuple[str, ...]] = ()
     """Settings that older outputs do not know. At their default they stay out of fingerprints, so that an output made
@@ -69,6 +69,7 @@ class StorageConfig(Section):
     format: Literal["parquet", "delta"] = "parquet"
     """Delta is the advice on object stores, where a directory cannot be renamed in one step."""
     compression: Literal["zstd", "snappy", "none"] = "zstd"
+    """Of all Parquet files. snappy is faster to write and a third larger; images are compressed as they are."""
     row_group_mb: int = Field(64, ge=1, le=1024)
     """Target size of a row group of published images, uncompressed; training reads one row group at a time."""
 
@@ -98,14 +99,18 @@ class PairsConfig(Section):
     key_column: str | None = "key"
     """The source's own name of a pair, kept for reference; null: it has none."""
     url_column: str = "url"
+    """The address that the image came from; kept with it, and what opt-out lists are matched against."""
     text_column: str = "caption"
+    """The alt-text."""
     image_column: str = "jpg"
     """Stored bytes, or Hugging Face's struct<bytes, path>."""
     files_per_unit: int | None = Field(None, ge=1)
     """None: one file up to 1,000 files; beyond that as many as hold about a million rows."""
     truth_column: str = "truth_qid"
+    """The entity that the image shows ("Q42", "none", or null for unknown). Where the files have this column and the
+    next, the run reports precision and recall against them."""
     mentioned_column: str = "mentioned_qids"
-    """Where the files have these two columns, the run reports precision and recall against them."""
+    """The entities that the text names, a list of ids."""
     slice_columns: tuple[str, ...] = ("hand", "colliding")
     """Columns by which precision and recall are reported apart, where the files have them."""
 
@@ -257,6 +262,7 @@ class DataConfig(Section):
     alone 4 GB, where two epochs meet up to twice that. Of row groups beyond 2 x window rows fewer lanes are read. Up to
     16,384 images are shuffled as a whole, up to lanes x window whole lanes; so many are read once for all epochs."""
     shuffle: bool = True
+    """False: images in the order in which they lie, for measurements."""
     augment: Literal["crop_flip", "crop", "none"] = "crop_flip"
     """Random resized crop and mirroring; mirroring spoils what is written or handed (crop)."""
     crop_area: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.4, 1.0)
@@ -275,9 +281,13 @@ class TextConfig(Section):
     """Which text an image is contrasted with; probabilities, normalised."""
 
     alt_text: float = Field(0.5, ge=0)
+    """The pair's own text."""
     name: float = Field(0.25, ge=0)
+    """The name of the entity that the image is labelled with."""
     name_and_description: float = Field(0.25, ge=0)
+    """Name and description, as `template` puts them together."""
     template: str = "{name}, {description}"
+    """How name and description become one text; without a description the name stands alone."""
 
 
 class HeadConfig(Section):
@@ -310,6 +320,7 @@ class LossConfig(Section):
     classification: float = Field(0.5, ge=0, le=1)
     """λ of multi-task: λ · classification + (1 − λ) · contrastive."""
     contrastive: Literal["infonce", "siglip"] = "infonce"
+    """infonce: softmax over the batch (CLIP, arXiv 2103.00020); siglip: a sigmoid for each pair (arXiv 2303.15343)."""
     equal_entities_are_negatives: bool = False
     """True: as open_clip does, images of the same entity push each other's texts away."""
     distillation: float = Field(0.0, ge=0)
@@ -328,6 +339,7 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(0.1, ge=0)
     """On matrices; none on norms, biases, scales, embeddings of positions."""
     betas: tuple[float, float] = (0.9, 0.98)
+    """Of AdamW: decays of the running means of the gradient and of its square."""
     warmup: float = Field(0.05, ge=0)
     """Below 1: share of all steps; else steps. Then cosine to zero."""
     clip_norm: float | None = Field(1.0, gt=0)
@@ -346,9 +358,12 @@ class TrainConfig(Section):
     folder: str | None = None
     """Where checkpoints, logs and the export go. None: <output>/train/<recipe>."""
     recipe: Recipe = "multi_task"
+    """What is learned: `supervised` tells entities apart, `contrastive` brings an image and a text of its entity
+    together, `multi_task` does both (MOFI). Controls: `clip_alt_text` and `clip_entity_text`, plain CLIP on either."""
     steps: int | None = Field(None, ge=1)
     """Optimiser steps. None: as `epochs` says."""
     epochs: float = Field(16.0, gt=0)
+    """Passes over the training images, where `steps` is not set."""
     accumulate: int = Field(1, ge=1)
     """Micro-batches per step and rank: a batch too large for the device in as many parts, gradients averaged."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -377,11 +392,17 @@ class TrainConfig(Section):
     log_every: int = Field(10, ge=1)
     """Steps."""
     encoder: EncoderConfig = EncoderConfig()
+    """The towers."""
     data: DataConfig = DataConfig()
+    """The images, and their order."""
     text: TextConfig = TextConfig()
+    """The texts that images are contrasted with."""
     head: HeadConfig = HeadConfig()
+    """Classification over entities."""
     loss: LossConfig = LossConfig()
+    """How the parts of a recipe are weighed."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """AdamW for the towers."""
 
 
 class EvaluateConfig(Section):
@@ -399,14 +420,19 @@ class EvaluateConfig(Section):
     """The model's own, or the one behind MOFI's released figures: ToTensor, Resize(224, antialias=False),
     CenterCrop, CLIP's mean and deviation."""
     device: str = "auto"
+    """auto: cuda where there is one, else cpu."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the encoders; what is computed of their vectors is float64."""
     batch_size: int = Field(64, ge=1)
+    """Images per forward pass on a GPU, halved by itself when it runs out of memory."""
     block_mb: int = Field(256, ge=1)
     """Memory that a block of similarities may take beside the vectors."""
     knn_k: tuple[int, ...] = (10, 20, 100, 200)
+    """Numbers of neighbours that are tried; each figure is reported."""
     knn_temperature: float = Field(0.07, gt=0)
     """Of the weights exp(cosine / temperature) (DINO, arXiv 2104.14294)."""
     projection: Literal["tsne", "umap", "none"] = "tsne"
+    """How vectors are laid out on the plane for the page's picture."""
     seed: int = 0
     """Of projections and of the weights of untrained encoders (MODEL@random); no other figure depends on it."""
 
@@ -418,17 +444,29 @@ class Config(Section):
     """Stages of your own beside the built-in ones (docs/extending.md): `package.module:Class`, `path/file.py:Class`, or
     the name of an entry point of the group `i2e_pipeline.stages`. A stage's settings stand in a section of its name."""
     storage: StorageConfig = StorageConfig()
+    """How tables are written."""
     session: SessionConfig = SessionConfig()
+    """How Spark is started."""
     run: RunConfig = RunConfig()
+    """How a run is carried out."""
     pairs: PairsConfig = PairsConfig()
+    """The input: image + alt-text pairs."""
     knowledge_base: KnowledgeBaseConfig = KnowledgeBaseConfig()
+    """What the knowledge base is made of."""
     extract: ExtractConfig = ExtractConfig()
+    """How names are found in texts."""
     link: LinkConfig = LinkConfig()
+    """Which entities a name can mean."""
     score: ScoreConfig = ScoreConfig()
+    """How images are scored against entities."""
     label: LabelConfig = LabelConfig()
+    """Which scored entities become labels."""
     select: SelectConfig = SelectConfig()
+    """Which labels are published."""
     train: TrainConfig = TrainConfig()
+    """Pre-training of image encoders."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    """What is measured of which encoders."""
 
     @model_validator(mode="after")
     def _floors_leave_room(self) -> Config:

@@ -36,20 +36,28 @@ def reject(rows: pa.RecordBatch, mask: Mask, reason: Words, detail: Words | None
 
 
 def part(
-    table: str, rows: pa.RecordBatch, reasons: Sequence[Any], detail: Sequence[str | None] | None = None, *, key: str
+    table: str,
+    rows: pa.RecordBatch,
+    reasons: Sequence[Any],
+    detail: Sequence[str | None] | None = None,
+    *,
+    key: str,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """What a filter yields: rows whose reason is None go to `table`, the others to `rejects`.
 
-    table     the rows' columns are that table's
     reasons   for each row the reason why it goes no further, or None
     detail    for each row, or None
+    key       the column that `rejects.id` holds
+    columns   those of the rows that the table has; None: all
     """
     gone = np.array([reason is not None for reason in reasons], dtype=bool)
-    yield table, rows.filter(pa.array(~gone))
+    kept = rows.filter(pa.array(~gone))
+    yield table, kept if columns is None else kept.select(list(columns))
     if gone.any():
         at = np.flatnonzero(gone).tolist()
         said = None if detail is None else [detail[i] for i in at]
-        yield "rejects", reject(rows, gone, [str(reasons[i]) for i in at], said, key=key)
+        yield "rejects", reject(rows, gone, [reasons[i] for i in at], said, key=key)
 
 
 def _words(words: Words, rows: int) -> pa.Array:
@@ -57,4 +65,4 @@ def _words(words: Words, rows: int) -> pa.Array:
         return pa.array([str(words)] * rows, pa.string())
     if isinstance(words, pa.Array):
         return words.cast(pa.string())
-    return pa.array([None if w is None else str(w) for w in words], pa.string())
+    return pa.array([None if w is None else str(getattr(w, "value", w)) for w in words], pa.string())

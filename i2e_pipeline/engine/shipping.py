@@ -29,7 +29,7 @@ class Shipped:
 
 
 def ship(spark: SparkSession, folder: str, name: str | None = None) -> Shipped:
-    """Make a local folder readable by every worker. In local mode workers read it where it lies."""
+    """Make a local folder or file readable by every worker. In local mode workers read it where it lies."""
     folder = os.path.abspath(folder)
     master = spark.sparkContext.master or "local"
     if master == "local" or master.startswith("local["):
@@ -39,7 +39,7 @@ def ship(spark: SparkSession, folder: str, name: str | None = None) -> Shipped:
     link = os.path.join(_links(), f"{name}-{digest(folder)[:8]}")
     if not os.path.islink(link):
         os.symlink(folder, link)
-    spark.sparkContext.addFile(link, recursive=True)
+    spark.sparkContext.addFile(link, recursive=os.path.isdir(folder))
     return Shipped(os.path.basename(link), shipped=True)
 
 

@@ -311,8 +311,11 @@ class Run:
         self._declared(table)
         names = list(columns) if columns is not None else list(self.tables.catalogue.schema(table).names)
         narrowing = self.narrowing(table, self.reader)
-        needed = [c for stage in narrowing for c in cast(Passed, stage.passes).key if c not in names]
         writer = self.writer(table)
+        # Rows that the writer itself did not pass on are there for the statistics, and stay.
+        mark = writer.passes.where_null if writer.passes is not None and writer.passes.table == table else None
+        needed = [c for stage in narrowing for c in cast(Passed, stage.passes).key if c not in names]
+        needed += [mark] if narrowing and mark is not None and mark not in names else []
         frame = self.tables.read(
             table,
             self.commits_of(table, unit),
@@ -320,8 +323,12 @@ class Run:
             only_unit=unit if writer.scope == "whole" else None,
         )
         for stage in narrowing:
-            passed = cast(Passed, stage.passes)
-            frame = frame.join(self._passed_on(stage, unit), list(passed.key), how="left_semi")
+            key = list(cast(Passed, stage.passes).key)
+            if mark is None:
+                frame = frame.join(self._passed_on(stage, unit), key, how="left_semi")
+            else:
+                standing, others = frame.where(frame[mark].isNull()), frame.where(frame[mark].isNotNull())
+                frame = standing.join(self._passed_on(stage, unit), key, how="left_semi").unionByName(others)
         return frame.select(*names)
 
     def _passed_on(self, stage: Stage, unit: str | None, columns: Sequence[str] = ()) -> DataFrame:
@@ -410,12 +417,20 @@ class _OwnSections:
         self._whole, self._stage = config, stage
 
     def __getattr__(self, section: str) -> Any:
+        if section.startswith("_"):
+            raise AttributeError(section)
         allowed = {*OF_NO_STAGE, *self._stage.all_sections(), *(["pairs"] if self._stage.sees_images else [])}
-        if section.startswith("_") or section in allowed:
+        if section in allowed:
             return getattr(self._whole, section)
         raise StageError(
             f"stage {self._stage.name} reads the settings {section} and does not declare them: put {section!r} into "
             "`sections`, so that a change of them is seen"
+        )
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"stage {self._stage.name}: a kernel holds the whole config, which does not travel to workers: take the "
+            "section or the value out of it before (`settings = run.settings`)"
         )
 
 

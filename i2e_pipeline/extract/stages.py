@@ -82,10 +82,11 @@ class Pairs(Stage):
             "shard int, path string, digest binary, rows long",
         ).repartition(max(1, math.ceil(run.unit(unit).rows / _INPUT_ROWS_PER_TASK)))
         columns = config.pairs.key_column, config.pairs.url_column, config.pairs.text_column
+        max_characters = config.extract.max_characters
 
         def make_kernel() -> Kernel:
             def kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
-                return read_texts(read_shards(batches, *columns), config.extract.max_characters)
+                return read_texts(read_shards(batches, *columns), max_characters)
 
             return kernel
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -203,3 +204,38 @@ def _image_column(schema: pa.Schema, name: str, path: str) -> str:
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         return f"{name}.bytes"
     raise ShardError(f"input shard {path}: column `{name}` is {kind}; images are binary or struct<bytes, path>")
+
+
+class StoredImages:
+    """The stored images of rows of several shards, one shard open at a time. A context: it closes what it opened."""
+
+    def __init__(self, open_shard: Callable[[int], ShardReader]) -> None:
+        self._open_shard = open_shard
+        self._shard: int | None = None
+        self._reader: ShardReader | None = None
+
+    def of(self, rows: pa.RecordBatch) -> Iterator[bytes | None]:
+        """The bytes of each row of a batch with the columns shard and row, in its order; None for a null.
+
+        Rows in the order of shard and row (`Run.in_shard_order`) are read in one pass over the files.
+        """
+        return self.at(list(zip(rows.column("shard").to_pylist(), rows.column("row").to_pylist(), strict=True)))
+
+    def at(self, places: Sequence[tuple[int, int]]) -> Iterator[bytes | None]:
+        """The same for (shard, row) places."""
+        for shard, of_shard in groupby(places, key=lambda place: place[0]):
+            if shard != self._shard or self._reader is None:
+                self.close()
+                self._reader, self._shard = self._open_shard(shard), shard
+            yield from self._reader.read([row for _, row in of_shard])
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def __enter__(self) -> StoredImages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

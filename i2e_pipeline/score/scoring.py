@@ -28,7 +28,7 @@ from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import ID, SCORES, Reason
 from i2e_pipeline.images.decode import Decoded, Rejected, decode, perceptual_hashes
 from i2e_pipeline.images.encoder import Encoder
-from i2e_pipeline.inputs.shards import ShardReader
+from i2e_pipeline.inputs.shards import ShardReader, StoredImages
 from i2e_pipeline.score.entity_vectors import EntityVectors
 
 BLOCK_BATCHES = 16
@@ -215,19 +215,16 @@ class _Images:
     """Rows -> Seen, with one open shard, threads that decode ahead of the encoder, and a memory of equal bytes."""
 
     def __init__(self, open_shard: Callable[[int], ShardReader], encoder: Encoder, config: ScoreConfig) -> None:
-        self._open_shard, self._encoder, self._config = open_shard, encoder, config
+        self._stored, self._encoder, self._config = StoredImages(open_shard), encoder, config
         self._threads = ThreadPoolExecutor(config.decode_threads, thread_name_prefix="decode")
         self._memory: OrderedDict[bytes, Seen] = OrderedDict()
-        self._shard: int | None = None
-        self._reader: ShardReader | None = None
 
     def __enter__(self) -> _Images:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(cancel_futures=True)
-        if self._reader is not None:
-            self._reader.close()
+        self._stored.close()
 
     def read(self, places: list[tuple[int, int]]) -> list[Seen]:
         """What is known of the image at each (shard, row), which come sorted."""
@@ -235,7 +232,7 @@ class _Images:
         ahead: deque[tuple[Seen, int, Future[Decoded | Rejected]]] = deque()
         bytes_ahead = 0
         batch = _Batch()
-        for stored in self._bytes(places):
+        for stored in self._stored.at(places):
             name = content_id(stored or b"")
             known = self._memory.get(name) if stored else None
             if known is not None:
@@ -257,20 +254,6 @@ class _Images:
         while len(self._memory) > REMEMBERED:
             self._memory.popitem(last=False)
         return seen
-
-    def _bytes(self, places: list[tuple[int, int]]) -> Iterator[bytes | None]:
-        start = 0
-        while start < len(places):
-            shard = places[start][0]
-            end = start
-            while end < len(places) and places[end][0] == shard:
-                end += 1
-            if shard != self._shard or self._reader is None:
-                if self._reader is not None:
-                    self._reader.close()
-                self._reader, self._shard = self._open_shard(shard), shard
-            yield from self._reader.read([row for _, row in places[start:end]])
-            start = end
 
     def _decode(self, stored: bytes | None) -> Decoded | Rejected:
         return decode(stored, self._config, self._encoder.prepare, self._encoder.side)

@@ -1,0 +1,279 @@
+"""What the engine promises, on stages of a few lines: resume, kill at any point, growth, change, no row lost."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from i2e_pipeline.core import files
+from i2e_pipeline.engine.pipeline import Pipeline, exclusive
+from i2e_pipeline.engine.stage import RowsLost, Run, StageError
+from i2e_pipeline.engine.units import InputError, Units
+from tests.engine.toys import Read, Small, Total, config, content, toys, worked, write_shard
+
+BOTH = pytest.mark.parametrize("storage", ["parquet", pytest.param("delta", marks=pytest.mark.delta)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two shards of numbers."""
+    write_shard(tmp_path / "in" / "a.parquet", *range(20))
+    write_shard(tmp_path / "in" / "b.parquet", *range(100, 130))
+    return tmp_path
+
+
+@BOTH
+def test_rows_are_conserved_and_done_work_is_not_done_again(folder: Path, spark: Any, storage: str) -> None:
+    pipeline = toys(config(folder, storage=storage), spark)
+    run, states = pipeline.run()
+    assert worked(states) == {"read": 2, "total": 1}
+    assert [(c.rows_in, c.rows_out, c.rejected) for c in run.committed("read")] == [
+        (20, 10, {"odd": 10}),
+        (30, 15, {"odd": 15}),
+    ] or [c.rows_in for c in run.committed("read")] == [30, 20]
+    rows = content(pipeline)
+    assert [dict(r)["total"] for r in rows["totals"]] == [sum(range(0, 130, 4)) - sum(range(20, 100, 4))] + [
+        sum(n for n in (*range(20), *range(100, 130)) if n % 4 == 2)
+    ]
+    assert {(dict(r)["stage"], dict(r)["reason"], dict(r)["detail"]) for r in rows["rejects"]} == {
+        ("read", "odd", "a detail")
+    }
+    again = Pipeline(pipeline.config, pipeline.stages, lambda: pytest.fail("Spark was started"))
+    assert worked(again.run()[1]) == {"read": 0, "total": 0}
+
+
+@BOTH
+def test_growth_makes_the_new_unit_and_what_depends_on_all(folder: Path, spark: Any, storage: str) -> None:
+    settings = config(folder, storage=storage)
+    toys(settings, spark).run()
+    before = {p.name: p.read_bytes() for p in (folder / "out" / "_commits" / "read").iterdir()}
+    write_shard(folder / "in" / "c.parquet", 200, 201, 202)
+    grown = toys(settings, spark)
+    assert worked(grown.run()[1]) == {"read": 1, "total": 1}
+    after = {p.name: p.read_bytes() for p in (folder / "out" / "_commits" / "read").iterdir()}
+    assert {name: after[name] for name in before} == before
+    once = toys(config(folder, storage=storage, output=f"{folder}/once"), spark)
+    once.run()
+    assert content(grown) == content(once)
+
+
+@BOTH
+def test_a_forgotten_unit_is_gone_and_stays_away(folder: Path, spark: Any, storage: str) -> None:
+    pipeline = toys(config(folder, storage=storage), spark)
+    pipeline.run()
+    unit = Units(pipeline.config.output).known()[0]
+    pipeline.forget(unit.name)
+    assert worked(pipeline.run()[1]) == {"read": 0, "total": 1}
+    assert unit.name not in {dict(r)["unit"] for r in content(pipeline)["numbers"]}
+    with pytest.raises(InputError, match=f"no unit {unit.name}"):
+        pipeline.forget(unit.name)
+
+
+def test_a_changed_setting_or_version_makes_the_stage_again_and_says_which(
+    folder: Path, spark: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config(folder)
+    toys(settings, spark).run()
+    changed = Read()
+    changed.modulus = 4
+    with caplog.at_level("INFO", logger="i2e_pipeline"):
+        assert worked(toys(settings, spark, read=changed).run()[1]) == {"read": 2, "total": 1}
+    assert "read            2 units again, changed: settings.modulus: 2, now 4" in caplog.text
+    newer = Read()
+    newer.modulus, newer.version = 4, 2
+    _, states = toys(settings, spark, read=newer).status()
+    assert {*states[0].to_do.values()} == {"changed: version: 1, now 2"}
+    _, states = toys(config(folder, run={"units_in_flight": 1}, session={"driver_memory": "1g"}), spark).status()
+    assert worked(states) == {"read": 2, "total": 1}  # as modulus 4 made them
+    _, states = toys(config(folder, run={"units_in_flight": 1}), spark, read=changed).status()
+    assert worked(states) == {"read": 0, "total": 0}  # how a run is carried out is in no fingerprint
+
+
+def test_a_lost_row_stops_the_stage_and_commits_nothing(folder: Path, spark: Any) -> None:
+    """Catches: rows that vanish silently (data-juicer, clip-retrieval)."""
+    careless = Read()
+    careless.loses = True
+    pipeline = toys(config(folder), spark, read=careless)
+    with pytest.raises(RowsLost, match=r"\d+ rows in, \d+ out"):
+        pipeline.run()
+    assert pipeline.tables.commits("read") == {}
+
+
+def test_a_reason_that_is_not_declared_stops_the_stage(folder: Path, spark: Any) -> None:
+    """Catches: a reason that manifest, report and docs would not know."""
+    silent = Read()
+    silent.reasons = {}
+    with pytest.raises(Exception, match=r"stage read rejects rows as 'odd', which it does not declare"):
+        toys(config(folder), spark, read=silent).run()
+
+
+def test_two_writers_do_not_meet(folder: Path, spark: Any) -> None:
+    pipeline = toys(config(folder), spark)
+    with exclusive(pipeline.config.output):
+        lock = files.read_json(pipeline.tables.path("_lock"))
+        files.write_json(pipeline.tables.path("_lock"), {**lock, "host": "elsewhere"})
+        with pytest.raises(StageError, match="is being written by process"):
+            pipeline.run()
+    assert not (folder / "out" / "numbers").exists()
+
+
+def test_files_that_are_gone_or_cut_are_made_again(folder: Path, spark: Any) -> None:
+    pipeline = toys(config(folder), spark)
+    run, _ = pipeline.run()
+    whole = content(pipeline)
+    (commit, _) = run.committed("read")
+    path = Path(pipeline.tables.path("numbers", commit.files["numbers"][0].path))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert worked(pipeline.run()[1]) == {"read": 1, "total": 0}
+    assert content(pipeline) == whole
+
+
+class Killed(BaseException):
+    """What a signal would do: no handler of errors runs."""
+
+
+def changes(kill_at: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Let the n-th change of the file system be the last thing that happens; returns how many were made."""
+    count = itertools.count()
+    made = [0]
+
+    def killing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def change(*arguments: Any, **named: Any) -> Any:
+            made[0] = next(count)
+            if made[0] >= kill_at:
+                raise Killed
+            return real(*arguments, **named)
+
+        return change
+
+    for name in ("write_json", "write_bytes", "create_json", "make_folder", "remove", "move", "move_file"):
+        monkeypatch.setattr(files, name, killing(getattr(files, name)))
+    return lambda: made[0]
+
+
+@BOTH
+def test_a_kill_at_any_change_of_the_files_loses_and_doubles_nothing(
+    tmp_path: Path, spark: Any, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: data files in place before the unit is marked done (NeMo Curator), rows lost by a kill (Daft #7373)."""
+    write_shard(tmp_path / "in" / "a.parquet", *range(8))
+    settings = config(tmp_path, storage=storage)
+    whole = toys(config(tmp_path, storage=storage, output=f"{tmp_path}/whole"), spark)
+    whole.run()
+    wanted = content(whole)
+    for kill_at in itertools.count(0 if storage == "parquet" else 3, 1 if storage == "parquet" else 5):
+        with monkeypatch.context() as patched:
+            changes(kill_at, patched)
+            try:
+                toys(settings, spark).run()
+                survived = True
+            except Killed:
+                survived = False
+        os.remove(tmp_path / "out" / "_lock") if (tmp_path / "out" / "_lock").exists() else None
+        after = toys(settings, spark)
+        after.run()
+        assert content(after) == wanted, f"killed at change {kill_at}"
+        assert not [p for p in (tmp_path / "out" / "_staging").rglob("*") if p.is_file()]
+        if survived:
+            break
+        assert kill_at < 200
+        # The next kill meets a stage that is to do again over what is there.
+        for record in (tmp_path / "out" / "_commits").rglob("*.json"):
+            record.write_text(record.read_text().replace('"fingerprint": "', '"fingerprint": "x'))
+
+
+# Stages from outside
+
+
+def test_a_stage_from_outside_narrows_a_table_for_those_behind_it(folder: Path, spark: Any) -> None:
+    settings = config(folder, stages=["small"], small={"limit": 110})
+    pipeline = toys(settings, spark, Small())
+    run, states = pipeline.run()
+    assert pipeline.names == ["read", "small", "total"]
+    assert worked(states) == {"read": 2, "small": 2, "total": 1}
+    left = [n for n in (*range(0, 20, 2), *range(100, 130, 2)) if n <= 110]
+    assert sum(dict(r)["total"] for r in content(pipeline)["totals"]) == sum(left)
+    assert sum(c.rejected.get("large", 0) for c in run.committed("small")) == 9
+    assert run.rows("numbers") == len(left)
+    assert run.handed_to(pipeline.stages[0]).rows("numbers") == 25 if "numbers" in Read.reads else True
+    frame = run.with_features(run.read("numbers"))
+    assert {r["number"]: r["weight"] for r in frame.collect()} == {n: n / 2 for n in left}
+    assert run.feature_names() == ["weight"]
+    assert worked(pipeline.run()[1]) == {"read": 0, "small": 0, "total": 0}
+
+    # Its setting makes it and what sees it again; without it, what did not see it stays.
+    looser = config(folder, stages=["small"], small={"limit": 1000})
+    assert worked(toys(looser, spark, Small()).run()[1]) == {"read": 0, "small": 2, "total": 1}
+    without = toys(config(folder), spark)
+    assert worked(without.run()[1]) == {"read": 0, "total": 1}
+    assert sum(dict(r)["total"] for r in content(without)["totals"]) == sum((*range(0, 20, 2), *range(100, 130, 2)))
+
+
+def test_a_table_narrowed_by_other_columns_is_counted_by_a_job(folder: Path, spark: Any) -> None:
+    class ByRest(Small):
+        """Two numbers stand for their rests: whole groups stay or go."""
+
+        passes = Small.passes
+
+        def rows_to_do(self, run: Run, unit: str) -> int:
+            return run.rows("numbers", unit, by=("number",))
+
+    pipeline = toys(config(folder, stages=["small"], small={"limit": 10}), spark, ByRest())
+    run, _ = pipeline.run()
+    assert run.rows("numbers", by=("number",)) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "to tal"}, "name = 'to tal': letters, digits and _ alone"),
+        ({"name": "total"}, "there is a stage or table 'total' already"),
+        ({"name": "totals"}, "there is a stage or table 'totals' already"),
+        ({"does": ""}, "set `does`"),
+        ({"after": ("elsewhere",)}, "name at least one stage or table of read, total"),
+        ({"after": ()}, "name at least one stage or table of read, total"),
+        ({"after": ("total",)}, "total ends the dataset"),
+        ({"reads": ("totals",)}, "reads 'totals', and no stage before it writes that"),
+        ({"narrows": "totals"}, "narrows 'totals', and no stage before it writes that"),
+        ({"passes": None}, "set `passes`"),
+        ({"passes": Small.passes.__class__("smalls", ("nothing",))}, "its tables have no nothing in 'smalls'"),
+        ({"features": ("colour",)}, "its tables have no colour in 'smalls'"),
+    ],
+)
+def test_a_declaration_that_does_not_fit_is_refused_before_any_work(change: dict[str, Any], said: str) -> None:
+    from i2e_pipeline.engine.arrange import arrange
+
+    stage = type("Changed", (Small,), change)()
+    with pytest.raises(StageError, match=said):
+        arrange([Read(), Total()], [stage])
+
+
+def test_narrowing_behind_a_reader_is_refused() -> None:
+    """Catches: stages that would count different rows of one table."""
+    from i2e_pipeline.engine.arrange import arrange
+
+    class Reader(Small):
+        name, narrows, features = "reader", None, ()
+        tables = {"other": Small.tables["smalls"]}
+        passes = Small.passes.__class__("other", ("id",))
+
+    late = type("Late", (Small,), {"after": ("reader",)})()
+    with pytest.raises(StageError, match=r"narrows 'numbers' behind reader, which reads it"):
+        arrange([Read(), Total()], [Reader(), late])
+
+
+def test_a_stage_gets_the_settings_and_tables_that_it_declares_and_no_others(folder: Path, spark: Any) -> None:
+    """Catches: a setting that changes the output and is in no fingerprint."""
+    run = toys(config(folder), spark).open([]).handed_to(Total())
+    assert run.config.output
+    with pytest.raises(StageError, match=r"total reads the settings score and does not declare them"):
+        _ = run.config.score
+    with pytest.raises(StageError, match=r"total reads totals and does not declare it"):
+        run.read("totals")
+    with pytest.raises(StageError, match=r"total opens images and does not declare it"):
+        run.open_shards("u")
