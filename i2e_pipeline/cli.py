@@ -63,6 +63,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     calibrate.add_argument("--precision", type=float, default=0.95, help="wanted precision of labels (default .95)")
     calibrate.add_argument("--write", required=True, metavar="FILE.json", help="where label.calibration finds it")
 
+    fit_link = _command(commands, "fit-link", _fit_link, "fit the weights of linking on texts with gold links")
+    fit_link.add_argument("--gold", required=True, metavar="GOLD.jsonl", help="{text, mentions: [{start, end, qid}]}")
+    fit_link.add_argument("--test", metavar="GOLD.jsonl", help="measure on these instead")
+    fit_link.add_argument("--write", required=True, metavar="FILE.json", help="where link.weights finds it")
+
+    about = "what the knowledge base knows of an entity (Q308) or of all that a name can mean (Mercury)"
+    entity = _command(commands, "entity", _entity, about)
+    entity.add_argument("asked", metavar="Q308|NAME")
+    entity.add_argument(
+        "--live", metavar="CONTACT", help="ask Wikidata instead; CONTACT: your address, as it wants one"
+    )
+
+    show = _command(commands, "config", _show_config, "print the settings that a command would see")
+    show.add_argument("--explain", nargs="?", const="", metavar="SECTION", help="what each setting means instead")
+
     export = _command(commands, "export", _export, "copy the published dataset as plain Parquet")
     export.add_argument("--to", required=True, metavar="FOLDER")
 
@@ -145,14 +160,16 @@ def _cause(said: str) -> str:
     return str(raised[-1]) if raised else said.strip().split("\n")[0]
 
 
-def _config(options: argparse.Namespace) -> Config:
+def _config(options: argparse.Namespace, compose: bool = True) -> Config:
+    """The config of a command; of the embedded sample, which `compose` makes first, where no file is named."""
     from i2e_pipeline import stages
 
     overrides = [o for group in options.set for o in group]
     if options.config is None:
         from i2e_pipeline.sample import embedded
 
-        return stages.from_tree(embedded.composed(overrides, say=_say), "the embedded sample", overrides)
+        tree = embedded.composed(overrides, say=_say) if compose else embedded.tree(overrides)
+        return stages.from_tree(tree, "the embedded sample", overrides)
     return stages.load(options.config, overrides)
 
 
@@ -209,6 +226,37 @@ def _calibrate(options: argparse.Namespace) -> int:
     shards = None if options.shards is None else _numbers(options.shards)
     figures = calibrate(pipeline(_config(options)), shards, options.precision, options.write)
     print(json.dumps(figures, indent=1))
+    return 0
+
+
+def _fit_link(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands.fit_link import fit_link
+    from i2e_pipeline.stages import pipeline
+
+    figures = fit_link(pipeline(_config(options)), options.gold, options.test, options.write)
+    print(json.dumps(figures, indent=1))
+    return 0
+
+
+def _entity(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import entity
+    from i2e_pipeline.stages import pipeline
+
+    if options.live:
+        print(entity.live(options.asked, options.live))
+    else:
+        print(entity.describe(pipeline(_config(options, compose=False)), options.asked))
+    return 0
+
+
+def _show_config(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands.reference import explain
+
+    config = _config(options, compose=False)
+    if options.explain is None:
+        print(configuration.dump(config), end="")
+    else:
+        print(explain(type(config), options.explain or None), end="")
     return 0
 
 

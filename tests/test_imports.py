@@ -23,7 +23,7 @@ FLOORS = (
     ("core",),
     ("wikidata",),
 )
-"""From the roof down. What stands on one floor does not know its neighbours; docs/architecture.md has the same table."""
+"""From the roof down. Neighbours on a floor do not know each other; docs/architecture.md has the same table."""
 WITHOUT_SPARK = ("train", "evaluate", "dataset", "images", "pages", "core", "inputs")
 ANYWHERE = ("i2e_pipeline",)
 """The package itself: its version, and names that it loads when they are asked for."""

@@ -10,7 +10,8 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.engine.pipeline import Pipeline
-from i2e_pipeline.engine.stage import Run, Stage
+from i2e_pipeline.engine.stage import Run
 from i2e_pipeline.engine.units import InputError, InputFile, Unit
 from i2e_pipeline.extract.text import clean_with_offsets
 
@@ -29,37 +30,37 @@ def link_texts(pipeline: Pipeline, texts: str, links: str) -> int:
     Offsets are into the text as it stands in the file. Raises InputError, naming file and line, for a line that is not
     as said. Holds the texts and links of the file in memory.
     """
-    lines = list(_read(texts))
+    lines = list(read_lines(texts))
+    with as_unit(pipeline, [(row["id"], row["text"]) for row in lines], "candidates") as (run, unit):
+        _write(links, lines, _found(run, unit), pipeline.config.extract.max_characters)
+    return len(lines)
+
+
+@contextmanager
+def as_unit(pipeline: Pipeline, texts: Sequence[tuple[Any, Any]], table: str) -> Iterator[tuple[Run, str]]:
+    """The tables up to `table` of texts, each with its id, as of one unit that is no part of the dataset.
+
+    Stages from outside that leave texts, mentions or candidates out take part; what looks at images does not.
+    """
     # Only these columns exist in the made shard, whatever those of the config's pairs are called.
     columns = {"key_column": "key", "url_column": "url", "text_column": "text", "image_column": "image"}
     config = pipeline.config
     config = config.model_copy(update={"pairs": config.pairs.model_copy(update=columns)})
-    whole, by_unit = _stages(pipeline)
+    upto = pipeline.stages[: pipeline.names.index(pipeline.writer(table)) + 1]
+    wanted = [s for s in (*upto, *(s for s in pipeline.stages if s.narrows == table)) if not s.sees_images]
     with pipeline.exclusive():
         linking = pipeline.with_config(config)
-        run, _ = linking.run([s.name for s in whole])
+        run, _ = linking.run([s.name for s in wanted if s.scope == "whole"])
         shard = pipeline.tables.path("_texts", f"{os.getpid()}-{time.time_ns()}.parquet")
         try:
-            unit = _unit(shard, lines)
-            with linking.beside(run, by_unit, unit) as beside:
-                _write(links, lines, _found(beside, unit.name), config.extract.max_characters)
+            unit = _unit(shard, texts)
+            with linking.beside(run, [s for s in wanted if s.scope == "unit"], unit) as beside:
+                yield beside, unit.name
         finally:
             files.remove(shard)
-    return len(lines)
 
 
-def _stages(pipeline: Pipeline) -> tuple[list[Stage], list[Stage]]:
-    """Stages that make the candidates of a unit of texts, and those over everything that they depend on.
-
-    Stages from outside that leave texts, mentions or candidates out are among them; what looks at images is not.
-    """
-    upto = pipeline.stages[: pipeline.names.index(pipeline.writer("candidates")) + 1]
-    behind = [s for s in pipeline.stages if s.narrows == "candidates"]
-    wanted = [s for s in (*upto, *behind) if not s.sees_images]
-    return [s for s in wanted if s.scope == "whole"], [s for s in wanted if s.scope == "unit"]
-
-
-def _read(path: str) -> Iterator[dict[str, Any]]:
+def read_lines(path: str) -> Iterator[dict[str, Any]]:
     if not files.exists(path):
         raise InputError(f"--input {path}: no such file")
     for number, line in enumerate(files.read_bytes(path).splitlines(), 1):
@@ -72,20 +73,20 @@ def _read(path: str) -> Iterator[dict[str, Any]]:
             raise InputError(f'{path}, line {number}: not {{"id": …, "text": …}} ({error!r})') from None
 
 
-def _unit(shard: str, lines: list[dict[str, Any]]) -> Unit:
+def _unit(shard: str, texts: Sequence[tuple[Any, Any]]) -> Unit:
     table = pa.table(
         {
-            "key": pa.array([str(row["id"]) for row in lines], pa.string()),
-            "url": pa.nulls(len(lines), pa.string()),
-            "text": pa.array([_valid(row["text"]) for row in lines], pa.string()),
-            "image": pa.nulls(len(lines), pa.binary()),
+            "key": pa.array([str(name) for name, _ in texts], pa.string()),
+            "url": pa.nulls(len(texts), pa.string()),
+            "text": pa.array([_valid(text) for _, text in texts], pa.string()),
+            "image": pa.nulls(len(texts), pa.binary()),
         }
     )
     files.make_folder(shard.rpartition("/")[0])
     filesystem, inner = files.open_filesystem(shard)
     pq.write_table(table, inner, filesystem=filesystem)
     digest = files.fingerprint(shard)
-    return Unit(f"t-{digest[:12]}", (InputFile(0, shard, 0, 0, digest, len(lines)),))
+    return Unit(f"t-{digest[:12]}", (InputFile(0, shard, 0, 0, digest, len(texts)),))
 
 
 def _valid(text: Any) -> str | None:

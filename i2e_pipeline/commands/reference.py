@@ -108,22 +108,22 @@ def _wrapped(text: str, indent: int) -> list[str]:
     return textwrap.wrap(text, 110, initial_indent=" " * indent, subsequent_indent=" " * indent)
 
 
+_PREFACE = """\
+<!-- Written by docs/generate.py from the docstrings of i2e_pipeline/core/config.py: change those. -->
+# Configuration
+
+One YAML file with a section per stage, and `--set section.key=value` on top of it. `i2e config` prints the whole tree
+as a command would see it, `i2e config --explain [SECTION]` what is on this page. Unknown keys and values that are not
+allowed are refused before any work, with what is allowed. Paths are relative to the folder that the command is run in.
+
+A setting counts for the **fingerprint** of the stages that use it: change it, and these are done again, and those
+behind them. The last column says which. What is in no fingerprint changes no row; the end of this page says why.
+"""
+
+
 def configuration_page(model: type[Config], stages: Sequence[Stage]) -> str:
     """docs/configuration.md."""
-    out = [
-        "<!-- Written by docs/generate.py from the docstrings of i2e_pipeline/core/config.py: change those. -->",
-        "# Configuration",
-        "",
-        "One YAML file with a section per stage, and `--set section.key=value` on top of it. `i2e config` prints the whole",
-        "tree as a command would see it, `i2e config --explain [SECTION]` what is on this page. Unknown keys and values",
-        "that are not allowed are refused before any work, with what is allowed. Paths are relative to the folder that the",
-        "command is run in.",
-        "",
-        "A setting counts for the **fingerprint** of the stages that use it: change it, and these are done again, and",
-        "those behind them. The last column says which; what is in no fingerprint changes no row, and the end of this page",
-        "says why.",
-        "",
-    ]
+    out = [_PREFACE]
     used = used_by(stages)
     heading = "| setting | allowed | default | about | done again |\n|---|---|---|---|---|"
     out += ["## At the top", "", heading]

@@ -157,6 +157,8 @@ class ExtractConfig(Section):
 
 
 class LinkConfig(Section):
+    added_later: ClassVar[tuple[str, ...]] = ("weights",)
+
     max_candidates: int = Field(8, ge=1, le=100)
     """Candidates kept per mention, by probability."""
     min_probability: float = Field(0.0005, ge=0, le=1)
@@ -165,6 +167,9 @@ class LinkConfig(Section):
     """Weight of the text around a mention against the prior of its name; 0: prior alone."""
     nil_weight: float = Field(0.05, ge=0)
     """Mass set aside for "none of these", relative to a candidate of prior 1."""
+    weights: ContentPath = None
+    """JSON written by `i2e fit-link`: what each kind of evidence counts. None: those of link/disambiguate.py, fitted on
+    captions of news and of persons."""
 
 
 class ImageLimits(Section):

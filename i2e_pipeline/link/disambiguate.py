@@ -16,6 +16,7 @@ Mentions that overlap are linked each by itself: they are alternatives, and the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
@@ -24,6 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from i2e_pipeline.core import files
 from i2e_pipeline.core.config import LinkConfig
 from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import CANDIDATES, ID, Reason
@@ -56,6 +58,22 @@ class Weights:
     lower_human: float = -2.0
     """A human written without a capital."""
 
+    @classmethod
+    def load(cls, path: str | None) -> Weights:
+        """The weights of a file that `i2e fit-link` wrote; None: those above. Raises WeightsError, naming the file."""
+        if path is None:
+            return cls()
+        try:
+            return cls(**{name: float(value) for name, value in json.loads(files.read_bytes(path))["weights"].items()})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise WeightsError(
+                f"link.weights={path} holds no weights ({error!r}): write them with `i2e fit-link`"
+            ) from None
+
+
+class WeightsError(ValueError):
+    """A file of weights that cannot be used."""
+
 
 FEATURES = tuple(field.name for field in fields(Weights))
 
@@ -77,8 +95,7 @@ def disambiguate(
 
     batches   LINK_ROWS: text_id: binary(16), text: string, mentions: list<struct<…, candidates>>
     yields    ("candidates", CANDIDATES) by text, start, end, rank (1: the most probable); probabilities of a mention
-    sum to
-              less than 1, the rest being "none of these";
+              sum to less than 1, the rest being "none of these";
               ("rejects", reason, id = text_id, start, end, detail = surface) for mentions without a candidate.
     A text's links depend on that text and the knowledge base alone.
     """

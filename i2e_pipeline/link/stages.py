@@ -19,7 +19,7 @@ from i2e_pipeline.engine.stage import Plan, Run, Stage
 from i2e_pipeline.engine.tables import Kernel
 from i2e_pipeline.link import context
 from i2e_pipeline.link.candidates import with_candidates
-from i2e_pipeline.link.disambiguate import disambiguate
+from i2e_pipeline.link.disambiguate import Weights, disambiguate
 
 
 class Link(Stage):
@@ -41,6 +41,9 @@ class Link(Stage):
     }
     sections = ("link",)
 
+    def check(self, run: Run) -> None:
+        Weights.load(run.config.link.weights)
+
     def prepare(self, run: Run) -> None:
         """Lay out the entities' context, once per knowledge base."""
         if not os.path.exists(os.path.join(context_folder(run), "context.json")):
@@ -58,10 +61,10 @@ class Link(Stage):
         texts = run.read("texts", unit, ["text_id", "text"])
         surfaces = run.read("kb/surfaces", columns=["normal_form", "candidates"])
         known = run.ship(context_folder(run))
-        settings = run.config.link
+        settings, weights = run.config.link, Weights.load(run.config.link.weights)
 
         def make_kernel() -> Kernel:
-            return partial(disambiguate, context=context.Context(known.local()), settings=settings)
+            return partial(disambiguate, context=context.Context(known.local()), settings=settings, weights=weights)
 
         rows = with_candidates(mentions, texts, surfaces)
         return Plan(rows, make_kernel, rows_expected=self.rows_to_do(run, unit), rows_of=_mentions)
