@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.dataset.commits import published
 from i2e_pipeline.engine.tables import Tables
 
@@ -16,7 +17,7 @@ _TABLES = {
 _MARK = "_exported"
 
 
-class ExportError(RuntimeError):
+class ExportError(I2EError, RuntimeError):
     """An export that would mix or destroy data; the message says the way out."""
 
 

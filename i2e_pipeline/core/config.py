@@ -16,8 +16,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from i2e_pipeline.core.errors import I2EError
 
-class ConfigError(ValueError):
+
+class ConfigError(I2EError, ValueError):
     """A setting that is not allowed; the message names its path, the value and what is allowed."""
 
 
@@ -66,7 +68,8 @@ class RunConfig(Section):
 
 class PairsConfig(Section):
     path: Paths = ()
-    """Parquet files, folders or globs of image + alt-text pairs. Files that were not there before become new units."""
+    """Parquet files, folders or globs of image + alt-text pairs. In a glob `*` stays within a folder and `**` crosses
+    folders; names that begin with `.` or `_` are passed over. Files that were not there before become new units."""
     key_column: str | None = "key"
     """The source's own name of a pair, kept for reference; null: it has none."""
     url_column: str = "url"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from i2e_pipeline.core.config import Config, digest
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Kernel, Tables, Written
 from i2e_pipeline.engine.units import Unit
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _DIGEST = 32
 
 
-class StageError(RuntimeError):
+class StageError(I2EError, RuntimeError):
     """A stage cannot run or must not; the message says why and the way out."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, digest
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.schemas import TABLES
 from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
 from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Kernel, Written, pass_on
@@ -35,6 +37,15 @@ def _content(path: str | None, setting: str) -> str | None:
         return None
     try:
         return digest([files.fingerprint(f.path) for f in files.find((path,), "")])
+    except I2EError as error:
+        raise StageError(f"knowledge_base.{setting}: {error}") from None
+
+
+@contextmanager
+def _said_of(setting: str) -> Iterator[None]:
+    """`wikidata` knows no setting, and raises what Python has for a file that is missing."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise StageError(f"knowledge_base.{setting}: {error}") from None
 
@@ -59,7 +70,8 @@ class KnowledgeBase(Stage):
         started = time.monotonic()
         tables, kb = run.tables, run.config.knowledge_base
         assert kb.dump is not None
-        lines = wikidata.read_dump(run.spark, kb.dump)
+        with _said_of("dump"):
+            lines = wikidata.read_dump(run.spark, kb.dump)
         languages, filters = tuple(kb.languages), {k: r for k, r in FILTERS.items() if r.value in kb.skip}
         raw = tables.write(
             lines,
@@ -78,7 +90,8 @@ class KnowledgeBase(Stage):
             entities, names, duplicates = wikidata.without_duplicates(entities, names)
             settled = [self._write(run, "rejects", duplicates)]
         if kb.popularity is not None:
-            entities = wikidata.with_popularity(entities, read_popularity(run.spark, kb.popularity))
+            with _said_of("popularity"):
+                entities = wikidata.with_popularity(entities, read_popularity(run.spark, kb.popularity))
         # In the order of entity_id, part after part: link lays the context out in one pass.
         in_order = entities.select(*TABLES["kb/entities"].names).orderBy("entity_id")
         written = [
@@ -123,7 +136,8 @@ class Surfaces(Stage):
     def plan(self, run: Run, unit: str) -> Plan:
         kb = run.config.knowledge_base
         made = run.committed("knowledge_base")
-        anchors = None if kb.anchors is None else read_anchors(run.spark, kb.anchors)
+        with _said_of("anchors"):
+            anchors = None if kb.anchors is None else read_anchors(run.spark, kb.anchors)
         surfaces = wikidata.surfaces(
             run.tables.read("kb/names", made),
             run.tables.read("kb/entities", made),
