@@ -14,31 +14,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from i2e_pipeline.commands import evaluate as evaluation
-from i2e_pipeline.commands.export import ExportError
-from i2e_pipeline.commands.train import TrainingFailed
 from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core.config import Config, ConfigError, digest
-from i2e_pipeline.engine.java import NoJava
-from i2e_pipeline.engine.session import SessionError
-from i2e_pipeline.engine.stage import StageError
-from i2e_pipeline.engine.tables import TableError
-from i2e_pipeline.engine.units import InputError
+from i2e_pipeline.core.errors import I2EError
 
 if TYPE_CHECKING:
     from i2e_pipeline.engine.pipeline import Pipeline
-
-_EXPECTED = (
-    ConfigError,
-    InputError,
-    StageError,
-    TableError,
-    SessionError,
-    NoJava,
-    FileNotFoundError,
-    FileExistsError,
-    ExportError,
-    ValueError,
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,16 +115,14 @@ def run_stage(job: str) -> None:
 
 
 def _guarded(work: Callable[[], int]) -> int:
+    """The exit code of a command. What is said to users becomes a line; a fault of the code keeps its traceback."""
     try:
         return work()
-    except _EXPECTED as error:
+    except I2EError as error:
         if os.environ.get("I2E_DEBUG"):
             raise
         print(f"i2e: {error}", file=sys.stderr)
-        return 2
-    except TrainingFailed as error:
-        print(f"i2e: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     except Exception as error:
         if os.environ.get("I2E_DEBUG") or not type(error).__module__.startswith(("pyspark", "py4j")):
             raise

@@ -1,7 +1,7 @@
 """Which items are no entities for us, and which entities no picture can show. Both look at P31 (instance of) only.
 
-Items about the wikis themselves and scholarly articles are most of Wikidata's useless names (> 30 % of its items);
-given and family names are names, not things. `FILTERS` maps class -> reason, and a caller may pass another map.
+Items about the wikis themselves and scholarly articles are more than 30 % of Wikidata's items, and most of its useless
+names. Given and family names are names, not things. `FILTERS` maps class -> reason, and a caller may pass another map.
 `visual` is a first version: an entity without P31 may be anything, so it counts as visual, and only classes that are
 plainly abstract (a language, an award, a border) are not. Subclasses (P279) are not followed.
 """

@@ -4,12 +4,12 @@ Reads    value (string or binary): a line of a Wikidata JSON dump
 Writes   entities (RAW_ENTITIES) · names (RAW_NAMES) · rejects (REJECTS); a line is an entity or a reject, never both
 Rejects  see reasons.py; the detail is the id, where one could be read, and the parser's words
 
-msgspec decodes into structs that name only what is used and skips the rest. Against json.loads on real lines of 108 kB
-on average it is 8.7 times as fast, orjson, which makes objects of everything, 1.6 times, and the whole kernel, with
-names and normal forms, 3.7 times (benchmarks/knowledge_base.py). Short lines cost by the line: on lines of 455 bytes
-the kernel takes 8 times as long as json.loads alone. What Wikibase may write in two ways is tolerated: `[]` for an
-empty map, snaks without value, statements of unknown form. What the rule of the dump forbids is not: labels that are no
-strings, alias lists that are no arrays, text that is not strict UTF-8.
+msgspec decodes into structs that name only what is used, and skips the rest. On real lines (108 kB on average) it is
+8.7 times as fast as json.loads, and the whole kernel, with names and normal forms, is 3.7 times as fast; orjson, which
+makes objects of everything, is 1.6 times as fast (benchmarks/knowledge_base.py). On short lines the cost per line
+counts: on lines of 455 bytes the kernel takes 8 times as long as json.loads alone. What Wikibase may write in two ways
+is accepted: `[]` for an empty map, snaks without value, statements of unknown form. What the dump's format forbids is
+refused: labels that are no strings, alias lists that are no arrays, text that is not strict UTF-8.
 """
 
 from __future__ import annotations

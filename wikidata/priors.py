@@ -70,9 +70,9 @@ Ints = npt.NDArray[np.int64]
 class PriorWeights:
     """The weights of the prior.
 
-    Defaults chosen on halves of wikidiverse-train, wikidata-mel-train and oke-2015-train, anchors counted on one half,
-    spans of the other asked. The choice is not the optimum there: that sets popularity and sitelinks to 0, because that
-    sample knows them for few entities; Wikidata knows sitelinks for all.
+    The defaults were chosen on wikidiverse-train, wikidata-mel-train and oke-2015-train: anchors were counted on one
+    half of these, spans of the other half were asked for. They are not the best values there. The best ones are 0 for
+    popularity and sitelinks, but only because that sample knows these of few entities; Wikidata knows all sitelinks.
     """
 
     popularity: float = 0.25
@@ -158,16 +158,16 @@ def _is_common_word(word: str) -> bool:
 
 
 FIXED = 0.04
-"""Guesses below this are no mentions whatever anchors say, which know nothing of the thousands of times nobody linked
-them."""
+"""A surface with a guess below this is no mention, whatever its anchors say: anchors do not tell how often a text had
+it and nobody linked it."""
 
 
 def base_link_probability(form: str, best_kind: str, forms: Sequence[str]) -> float:
     """How likely an occurrence is a mention, as far as words, case and kind of name tell, in [0, 1].
 
     0 for numbers, single characters and function words, small for common words and two characters; more for more words;
-    less for what is only an alias, least for a code, for a surname alone, and for what only anchors call so in lower
-    case ("the museum"); less for up to four capital letters, which other words share once case is folded.
+    less for what is only an alias; least for a code, for a surname alone, and for a name that only anchors have, in
+    lower case ("the museum"); less for up to four capital letters, which other words share once case is folded.
     """
     if len(form) < 2 or not any(map(str.isalpha, form)):
         return 0.0
@@ -189,7 +189,7 @@ def base_link_probability(form: str, best_kind: str, forms: Sequence[str]) -> fl
 
 
 def link_probability(base: float, anchors: int, anchor_weight: float = SurfaceLimits.anchor_weight) -> float:
-    """The guess `base` updated by anchors, unless it is one that stays (`FIXED`)."""
+    """The guess `base`, updated by the anchors; a guess below `FIXED` stays as it is."""
     if base < FIXED:
         return base
     return (base * anchor_weight + anchors) / (anchor_weight + anchors)

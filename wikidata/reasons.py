@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Verdict(str, Enum):
-    """What kind of line it is, before any taste of ours: the four answers a dump reader can give."""
+    """What kind of line it is, before our own filters: the four answers that a reader of dumps can give."""
 
     VALID = "valid"
     INVALID = "invalid"

@@ -1,8 +1,8 @@
 """The tables that leave `wikidata`. `entity_id` is Wikidata's number (Q42 -> 42); a normal form is
 `surface.normal_form`'s.
 
-`ENTITIES`, `NAMES` and `SURFACES` are the contract with whoever links. The two `RAW_*` tables are what one pass over
-the dump can know: they carry the line they come from, so that an id that stands twice can be settled afterwards.
+`ENTITIES`, `NAMES` and `SURFACES` are the contract with the code that links. The two `RAW_*` tables hold what one pass
+over the dump can know: they carry the line that a row comes from, so that an id that stands twice can be settled later.
 """
 
 from __future__ import annotations

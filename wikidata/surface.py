@@ -1,5 +1,5 @@
-"""Names as text shows them: the normal form under which they meet, the keys to look one up by, and which are
-admissible.
+"""Names as texts have them: the normal form under which equal names meet, the keys to look a name up by, and which
+names are admissible.
 
 Knowledge base and text must agree on one spelling. `normal_form` is applied to both sides; it removes what never tells
 two entities apart (case, width, kind of quote or dash, a possessive, surrounding punctuation). What may tell them apart
@@ -172,7 +172,7 @@ def choose_name(
     (language "title", qualifier removed), else the first label in Latin letters by language code, of the first
     `max_labels`.
 
-    Wikidata deletes English labels that equal `mul` (Douglas Adams has no `en`), hence the chain.
+    Wikidata deletes English labels that equal the `mul` one (Douglas Adams has no `en`), so others are asked, too.
     """
     for language in languages:
         label = labels.get(language, "").strip()

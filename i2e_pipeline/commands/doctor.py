@@ -12,6 +12,7 @@ from pathlib import Path
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.errors import I2EError
 
 _LEAST_DISK = 5 << 30
 
@@ -103,7 +104,7 @@ def _recognizer(config: Config) -> str:
 
     try:
         found = recognizer.load(config.extract.recognizer)
-    except (ValueError, OSError) as error:
+    except (I2EError, OSError) as error:
         raise Failed(str(error)) from None
     found.find(["Mercury over London"])
     return config.extract.recognizer
@@ -114,7 +115,7 @@ def _model(config: Config) -> str:
 
     try:
         model = encoder.load(config.score)
-    except ValueError as error:
+    except I2EError as error:
         raise Failed(str(error)) from None
     return f"{config.score.model}, vectors of {model.width} numbers, on {model.device}"
 
@@ -126,7 +127,7 @@ def _calibration(config: Config) -> str:
         return "the default: `i2e calibrate` fits one to your model"
     try:
         return f"{config.label.calibration}, threshold {Calibration.load(config.label.calibration).threshold}"
-    except ValueError as error:
+    except I2EError as error:
         raise Failed(str(error)) from None
 
 
@@ -135,7 +136,7 @@ def _pairs(config: Config) -> str:
         raise Failed("pairs.path is not set: name Parquet files of pairs")
     try:
         found = files.find(config.pairs.path, ".parquet")
-    except FileNotFoundError as error:
+    except I2EError as error:
         raise Failed(f"pairs.path: {error}: mend the path, or put the files there") from None
     return f"{len(found)} files, {sum(f.size for f in found) / 1e6:,.1f} MB"
 
@@ -152,7 +153,7 @@ def _dump(config: Config) -> str:
         if path is not None:
             try:
                 found = files.find((path,), "")
-            except FileNotFoundError as error:
+            except I2EError as error:
                 raise Failed(f"knowledge_base.{setting}: {error}: mend the path, or put the file there") from None
             sizes.append(f"{setting} {sum(f.size for f in found) / 1e6:,.1f} MB")
     return ", ".join(sizes)

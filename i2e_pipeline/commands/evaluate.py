@@ -11,12 +11,13 @@ from typing import Any
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, EvaluateConfig
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.evaluate import compare, results
 
 Say = Callable[[str], None]
 
 
-class ArgumentError(ValueError):
+class ArgumentError(I2EError, ValueError):
     """Arguments that do not go together; the message names them and the way out."""
 
 
@@ -51,7 +52,7 @@ def wants_sample(options: argparse.Namespace) -> bool:
 
 
 def run(options: argparse.Namespace, config: Callable[[], Config], say: Say) -> int:
-    """Carry out the command: tables to stdout, progress through `say`. Raises ValueErrors that say what to do.
+    """Carry out the command: tables to stdout, progress through `say`. Raises I2EErrors that say what to do.
 
     config   reads or makes the config; not called where none is needed
     """

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from i2e_pipeline.core import files
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.dataset.commits import published
 from i2e_pipeline.engine.tables import Tables
 
 _MARK = "_exported"
 
 
-class ExportError(RuntimeError):
+class ExportError(I2EError, RuntimeError):
     """An export that would mix or destroy data; the message says the way out."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, ConfigError
+from i2e_pipeline.core.errors import I2EError
 
 Say = Callable[[str], None]
 
@@ -65,8 +66,10 @@ def on_spark(config: Config, say: Say, restart: bool = False) -> dict[str, Any]:
     return outcome(folder_of(config))
 
 
-class TrainingFailed(RuntimeError):
+class TrainingFailed(I2EError, RuntimeError):
     """What stopped a rank that Spark started."""
+
+    exit_code = 1
 
 
 def _rank(tree: dict[str, Any], restart: bool) -> None:
@@ -76,7 +79,7 @@ def _rank(tree: dict[str, Any], restart: bool) -> None:
     config = configuration.from_tree(tree, "the driver's config")
     try:
         pretrain(config, _print, restart)
-    except ValueError as error:
+    except I2EError as error:
         if os.environ.get("RANK", "0") == "0":
             files.write_bytes(files.join(folder_of(config), "failed.txt"), str(error).encode())
         raise

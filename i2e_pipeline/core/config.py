@@ -18,11 +18,12 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from i2e_pipeline.core import files
+from i2e_pipeline.core.errors import I2EError, NoSuchFile
 
 log = logging.getLogger(__name__)
 
 
-class ConfigError(ValueError):
+class ConfigError(I2EError, ValueError):
     """A setting that is not allowed; the message names its path, the value and what is allowed."""
 
 
@@ -52,7 +53,7 @@ class Section(BaseModel):
     def fingerprint(self, leave_out: Collection[str] = ()) -> dict[str, Any]:
         """All settings but those left out, in JSON form, paths marked `Content` by what lies there.
 
-        Raises FileNotFoundError where such a path names nothing.
+        Raises NoSuchFile, naming the setting, where such a path names nothing.
         """
         values = self.model_dump(mode="json", exclude=set(leave_out))
         for name, field in type(self).model_fields.items():
@@ -61,7 +62,10 @@ class Section(BaseModel):
             if name in self.added_later and getattr(self, name) == field.get_default(call_default_factory=True):
                 del values[name]
             elif values[name] is not None and any(isinstance(m, Content) for m in field.metadata):
-                values[name] = digest([files.fingerprint(f.path) for f in files.find((values[name],), "")])
+                try:
+                    values[name] = digest([files.fingerprint(f.path) for f in files.find((values[name],), "")])
+                except FileNotFoundError as error:
+                    raise NoSuchFile(f"{name}: {error}") from None
         return values
 
 
@@ -95,7 +99,8 @@ class RunConfig(Section):
 
 class PairsConfig(Section):
     path: Paths = ()
-    """Parquet files, folders or globs of image + alt-text pairs. Files that were not there before become new units."""
+    """Parquet files, folders or globs of image + alt-text pairs. In a glob `*` stays within a folder and `**` crosses
+    folders; names that begin with `.` or `_` are passed over. Files that were not there before become new units."""
     key_column: str | None = "key"
     """The source's own name of a pair, kept for reference; null: it has none."""
     url_column: str = "url"

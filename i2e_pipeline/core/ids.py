@@ -1,6 +1,6 @@
 """128-bit ids, named by content: the same thing has the same id in every run, on every machine.
 
-64-bit hashes collide at 5 x 10^9 rows with P = 49 %; 128 bits do not.
+With 64-bit hashes two of 5 x 10^9 rows share an id with a probability of 49 %; with 128 bits practically never.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
-from i2e_pipeline.core.draws import mixed
+from i2e_pipeline.core.draws import GOLDEN, mixed
 
 ID_BYTES = 16
 
@@ -22,7 +22,7 @@ def content_id(content: bytes) -> bytes:
 
 
 def content_ids(contents: Iterable[bytes]) -> pa.Array:
-    """binary(16) array of the ids of each content."""
+    """binary(16): the id of each content."""
     joined = b"".join(map(content_id, contents))
     return pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(ID_BYTES), len(joined) // ID_BYTES, [None, pa.py_buffer(joined)]
@@ -30,14 +30,14 @@ def content_ids(contents: Iterable[bytes]) -> pa.Array:
 
 
 def row_ids(file_id: bytes, rows: np.ndarray) -> pa.Array:
-    """binary(16) ids of rows of a file: the file's id, each half mixed with the row number.
+    """binary(16) ids of rows of a file: both halves of the file's id, each mixed with the row number.
 
-    splitmix64's finaliser (Steele et al., OOPSLA 2014) is a bijection, so two rows of a file never share an id; rows
-    of two files share one as rarely as 128-bit hashes do. The id does not depend on the file's path or place in a list.
+    Two rows of a file never share an id, since the mixing (draws.mixed) is a bijection. Rows of two files share one as
+    rarely as 128-bit hashes do. The id does not depend on the file's path or place in a list.
     """
     low, high = np.frombuffer(file_id, dtype="<u8")
     rows = rows.astype(np.uint64)
     halves = np.empty((len(rows), 2), dtype="<u8")
     halves[:, 0] = low ^ mixed(rows)
-    halves[:, 1] = high ^ mixed(rows ^ np.uint64(0x9E3779B97F4A7C15))
+    halves[:, 1] = high ^ mixed(rows ^ np.uint64(GOLDEN))
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(ID_BYTES), len(rows), [None, pa.py_buffer(halves.tobytes())])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from i2e_pipeline.core import files
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine.tables import Commit, Tables
 
 
-class NotPublished(FileNotFoundError):
+class NotPublished(I2EError, FileNotFoundError):
     """There is no whole dataset to read."""
 
 

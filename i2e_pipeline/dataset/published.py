@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import digest
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.schemas import I2E_ENTITIES, IMAGES
 
 _READS = 32
@@ -25,7 +26,7 @@ _READS = 32
 _NEEDED = ("image_id", "image", "alt_text", "labels")
 
 
-class DatasetError(ValueError):
+class DatasetError(I2EError, ValueError):
     """A dataset that cannot be read or used; the message names folder, file or value, and the way out."""
 
 
@@ -71,7 +72,7 @@ def open_published(folder: str) -> Published:
             f"{folder} has no manifest.json: nothing was published there, or publishing was cut off. "
             "Name the folder `i2e` of a finished run; `i2e run` ends one that was begun"
         )
-    manifest = files.read_json(place)
+    manifest = files.record(place, "copy the dataset again, or `i2e run`")
     units = manifest.get("units")
     if not isinstance(units, dict):
         raise DatasetError(f"{place} names no units: it is not the manifest of an I2E dataset")
@@ -89,9 +90,11 @@ def open_published(folder: str) -> Published:
 
 
 def part_files(table: str) -> list[str]:
-    """Files of a table that count, sorted, relative to its folder: those of Delta's log where it has one, else all."""
+    """Files of a table that count, sorted, relative to its folder: those of Delta's log where it has one, else all
+    Parquet files that are not hidden."""
     if not files.exists(files.join(table, "_delta_log")):
-        return [i.path for i in files.list_files(table) if i.path.endswith(".parquet")]
+        paths = [i.path for i in files.list_files(table)]
+        return [path for path in paths if path.endswith(".parquet") and not files.is_hidden(path)]
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 

@@ -10,8 +10,11 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
+
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.files import fresh_file
+from i2e_pipeline.core.machine import scratch
 
 OLDEST = 17
 
@@ -27,7 +30,7 @@ exec "{java}" "$@"
 """
 
 
-class NoJava(RuntimeError):
+class NoJava(I2EError, RuntimeError):
     """No Java that Spark can use; the message says what to install."""
 
 
@@ -63,15 +66,12 @@ def find() -> str:
 
 
 def _wrap(home: Path) -> Path:
-    folder = Path(tempfile.gettempdir()) / f"i2e-java-{os.getuid()}"
-    binary = folder / "bin" / "java"
+    binary = scratch("java", "bin") / "java"
     content = _WRAPPER.format(java=home / "bin" / "java")
     if not binary.exists() or binary.read_text() != content:
-        binary.parent.mkdir(parents=True, exist_ok=True)
-        fresh = binary.with_suffix(f".{os.getpid()}")
-        fresh.write_text(content)
-        fresh.chmod(0o755)
-        fresh.replace(binary)
+        with fresh_file(binary) as fresh:
+            fresh.write_text(content)
+            fresh.chmod(0o755)
     return binary
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,7 +16,10 @@ from pathlib import Path
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
+from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.machine import scratch
 
 _QUIET = """
 status = error
@@ -32,7 +34,7 @@ appender.file.layout.pattern = %d{{HH:mm:ss}} %p %c{{1}}: %m%n%ex
 """
 
 
-class SessionError(RuntimeError):
+class SessionError(I2EError, RuntimeError):
     """Spark cannot be started; the message says the remedy."""
 
 
@@ -83,9 +85,7 @@ def _submitted_master() -> str:
 
 def _log() -> Path:
     """Where Spark's own messages go in local mode."""
-    folder = Path(tempfile.gettempdir()) / f"i2e-spark-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
-    return folder / "spark.log"
+    return scratch("spark") / "spark.log"
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
         properties["spark.sql.shuffle.partitions"] = str(config.session.shuffle_partitions)
     if local:
         settings = _log().with_name("log4j2.properties")
-        settings.write_text(_QUIET.format(log=_log()))
+        files.write_bytes(str(settings), _QUIET.format(log=_log()).encode())
         properties |= {
             "spark.ui.enabled": "false",
             "spark.driver.memory": config.session.driver_memory,
@@ -126,7 +126,8 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
             "spark.driver.bindAddress": "127.0.0.1",
             # Short jobs: the second compiler and a parallel collector cost more than they bring.
             "spark.driver.extraJavaOptions": (
-                f"-Dlog4j2.configurationFile=file:{settings} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "
+                # As a URI: Java's options end at a blank, and TMPDIR may hold one.
+                f"-Dlog4j2.configurationFile={settings.as_uri()} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "
                 "-Dio.netty.tryReflectionSetAccessible=true"
             ),
             "spark.sql.warehouse.dir": str(_log().with_name("warehouse")),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from i2e_pipeline.core.config import digest
+from i2e_pipeline.core.machine import scratch
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -36,16 +37,8 @@ def ship(spark: SparkSession, folder: str, name: str | None = None) -> Shipped:
         return Shipped(folder, shipped=False)
     name = name or os.path.basename(folder)
     # Two models may be called the same: Spark tells files apart by their last name alone.
-    link = os.path.join(_links(), f"{name}-{digest(folder)[:8]}")
+    link = os.path.join(scratch("shipped"), f"{name}-{digest(folder)[:8]}")
     if not os.path.islink(link):
         os.symlink(folder, link)
     spark.sparkContext.addFile(link, recursive=os.path.isdir(folder))
     return Shipped(os.path.basename(link), shipped=True)
-
-
-def _links() -> str:
-    import tempfile
-
-    folder = os.path.join(tempfile.gettempdir(), f"i2e-shipped-{os.getuid()}")
-    os.makedirs(folder, exist_ok=True)
-    return folder

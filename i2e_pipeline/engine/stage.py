@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from i2e_pipeline.core.config import Config, Section, digest
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
 from i2e_pipeline.engine.shipping import Shipped, ship
 from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Kernel, Tables, Written
@@ -38,7 +39,7 @@ OF_NO_STAGE: Mapping[str, str] = {
 """Settings that every stage may read and that are in no fingerprint, and why."""
 
 
-class StageError(RuntimeError):
+class StageError(I2EError, RuntimeError):
     """A stage cannot run or must not; the message says why and the way out."""
 
 

@@ -16,14 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +30,8 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import StorageConfig
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.machine import scratch
 from i2e_pipeline.engine.catalogue import Catalogue, Passed
 
 if TYPE_CHECKING:
@@ -45,10 +44,10 @@ Kernel = Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[str, pa.RecordBatch
 WHOLE = "all"
 """The unit of stages that look at all rows at once."""
 _MAX_DETAIL = 500
-_SMALL_READS = 32
+_REMEDY = "remove it, and `i2e run` makes that unit again"
 
 
-class TableError(RuntimeError):
+class TableError(I2EError, RuntimeError):
     """A table that is missing, half-written or not what its schema says."""
 
 
@@ -94,6 +93,12 @@ class Written:
         """The same job with the files of these tables alone."""
         rejected = self.rejected if "rejects" in tables else {}
         return Written(self.staging, {t: self.files[t] for t in tables}, self.rows_in, self.rows_out, rejected)
+
+
+def _commit(record: dict[str, Any]) -> Commit:
+    """A commit as its record holds it."""
+    written = {t: [WrittenFile(**f) for f in fs] for t, fs in record["files"].items()}
+    return Commit(**{**record, "files": written})
 
 
 def pass_on(table: str, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
@@ -148,19 +153,12 @@ class Tables:
 
     def commits(self, stage: str) -> dict[str, Commit]:
         """Commit records of a stage by unit."""
-        units = [
-            i.path.removesuffix(".json")
-            for i in files.list_files(self.path("_commits", stage))
-            if i.path.endswith(".json")
-        ]
-        with ThreadPoolExecutor(_SMALL_READS) as pool:
-            return dict(zip(units, pool.map(lambda unit: self.commit_of(stage, unit), units), strict=True))
+        found = files.records(self.path("_commits", stage), _REMEDY)
+        return {unit: _commit(record) for unit, record in found.items()}
 
     def commit_of(self, stage: str, unit: str) -> Commit:
         """The commit record of one unit."""
-        record = files.read_json(self.path("_commits", stage, f"{unit}.json"))
-        record["files"] = {t: [WrittenFile(**f) for f in fs] for t, fs in record["files"].items()}
-        return Commit(**record)
+        return _commit(files.record(self.path("_commits", stage, f"{unit}.json"), _REMEDY))
 
     def commits_of(self, table: str) -> dict[str, Commit]:
         """Commit records, by unit, of the stage that writes a table."""
@@ -247,7 +245,7 @@ class Tables:
         if files.is_local(self.root):
             return self.path(*parts)
         name = hashlib.blake2b(self.root.encode(), digest_size=8).hexdigest()
-        return os.path.join(tempfile.gettempdir(), f"i2e-{os.getuid()}", name, *parts)
+        return str(scratch("outputs", name, *parts[:-1]).joinpath(*parts[-1:]))
 
     # Writing
 

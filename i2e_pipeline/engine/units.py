@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import PairsConfig
+from i2e_pipeline.core.errors import I2EError
 
 _ONE_FILE_UNITS = 1000
 _ROWS_PER_UNIT = 1_000_000
-_SMALL_READS = 32
+_REMEDY = "put a copy of it in its place, or use another output: it numbers the input files of a unit"
 
 
-class InputError(RuntimeError):
+class InputError(I2EError, RuntimeError):
     """Input that cannot be used; the message names the file and the remedy."""
 
 
@@ -61,10 +62,8 @@ class Units:
         return self._read(self.folder)
 
     def _read(self, folder: str) -> list[Unit]:
-        paths = [files.join(folder, info.path) for info in files.list_files(folder)]
-        with ThreadPoolExecutor(_SMALL_READS) as pool:
-            records = list(pool.map(files.read_json, paths))
-        units = [Unit(r["name"], tuple(InputFile(**f) for f in r["files"])) for r in records]
+        records = files.records(folder, _REMEDY)
+        units = [Unit(r["name"], tuple(InputFile(**f) for f in r["files"])) for r in records.values()]
         return sorted(units, key=lambda u: u.files[0].shard)
 
     def plan(self, pairs: PairsConfig, remember: bool = True) -> list[Unit]:
@@ -80,7 +79,7 @@ class Units:
             raise InputError("pairs.path is not set: name the Parquet files of image + alt-text pairs")
         try:
             listed = files.find(pairs.path, ".parquet")
-        except FileNotFoundError as error:
+        except I2EError as error:
             raise InputError(f"pairs.path: {error}") from None
         seen = {f.path: (unit, f) for unit in units for f in unit.files}
         unchanged = {(f.path, f.size, f.modified) for _, f in seen.values()}

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from i2e_pipeline.core.draws import hashed
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.evaluate.results import CHANCE, Result, Results, parts
 
 DRAWS = 4000
@@ -31,7 +32,7 @@ _BLOCK = 1 << 22
 """Draws times clusters that are held at once."""
 
 
-class CompareError(ValueError):
+class CompareError(I2EError, ValueError):
     """Results that do not answer the same questions; the message names them and the way out."""
 
 

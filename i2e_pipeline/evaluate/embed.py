@@ -16,7 +16,6 @@ import json
 import os
 import re
 import time
-import uuid
 import zipfile
 from collections import deque
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from i2e_pipeline.core.config import EvaluateConfig, digest
+from i2e_pipeline.core.files import fresh_file
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.evaluate.encoders import EncoderError, ImageEncoder, open_encoder
 from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet, Stored
@@ -167,14 +167,8 @@ def _read(path: Path, width: int) -> Embedded | None:
 
 
 def _write(path: Path, made: Embedded) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(fresh, "wb") as file:
-            np.savez(file, vectors=made.vectors_ND, rows=made.rows_N, failed=np.array(json.dumps(made.failed)))
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with fresh_file(path) as fresh, fresh.open("wb") as file:
+        np.savez(file, vectors=made.vectors_ND, rows=made.rows_N, failed=np.array(json.dumps(made.failed)))
 
 
 def _stored(folder: Path, data: ImageSet) -> Embedded:

@@ -24,6 +24,7 @@ from torch import nn
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import EvaluateConfig, ModelConfig, digest
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.images import encoder as root_encoder
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -32,7 +33,7 @@ _TELLS_APART = ("a photo of a dog", "a photo of a cat")
 """Two texts that no tokenizer of a trained model takes for the same."""
 
 
-class EncoderError(ValueError):
+class EncoderError(I2EError, ValueError):
     """An encoder that cannot be used; the message names it, what is wrong and the way out."""
 
 

@@ -23,6 +23,7 @@ from PIL import Image
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import ImageLimits, digest
 from i2e_pipeline.core.draws import mixed
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.images.decode import Rejected, open_rgb
 from i2e_pipeline.inputs.shards import ShardReader
 
@@ -37,7 +38,7 @@ _READ = 1 << 20
 """Bytes of a file that are read at once for its digest."""
 
 
-class DatasetError(ValueError):
+class DatasetError(I2EError, ValueError):
     """A data set that cannot be measured on; the message names it, what is wrong with it and the way out."""
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from i2e_pipeline.evaluate.retrieval import mean_by_class
+from i2e_pipeline.evaluate.vectors import VectorsError
 from i2e_pipeline.images.encoder import choose_device
 
 GRID = tuple(10.0**power for power in range(-1, 7))
@@ -141,16 +142,16 @@ def linear_probe(
     (C, accuracy on val); `at_edge` says that the best C is the first or last that was tried, so that a wider grid may
     have a better one. `correct`: whether each test row is right; `unknown`: how many cannot be, for their class is not
     in train and val. `mean per class` is the mean over classes instead of rows.
-    Raises ValueError where there is no row to fit, choose or measure on, or but one class.
+    Raises VectorsError where there is no row to fit, choose or measure on, or only one class.
     """
     for name, vectors_ND, labels_N in (("train", train_ND, train_N), ("val", val_ND, val_N), ("test", test_ND, test_N)):
         if len(vectors_ND) != len(labels_N):
-            raise ValueError(f"linear probe: {len(vectors_ND)} vectors and {len(labels_N)} labels in {name}")
+            raise VectorsError(f"linear probe: {len(vectors_ND)} vectors and {len(labels_N)} labels in {name}")
         if not len(vectors_ND):
-            raise ValueError(f"linear probe: nothing in {name}")
+            raise VectorsError(f"linear probe: nothing in {name}")
     known = np.unique(np.concatenate([train_N, val_N]))
     if len(known) < 2:
-        raise ValueError(f"linear probe: only class {known[0]} in train and val; two are wanted")
+        raise VectorsError(f"linear probe: only class {known[0]} in train and val; two are wanted")
 
     def among_known(labels_N: np.ndarray) -> np.ndarray:
         """Places in `known`; −1, which is never predicted, for a class that nothing is fitted on."""

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from PIL import Image
 
@@ -22,8 +21,10 @@ from i2e_pipeline.evaluate.pictures import Group, Scatter, Shown
 from i2e_pipeline.evaluate.protocols import PROTOCOLS
 from i2e_pipeline.evaluate.results import Data, Result, Results
 from i2e_pipeline.images.decode import Rejected
+from i2e_pipeline.images.thumbnails import Thumbnails
 from i2e_pipeline.pages import svg
-from i2e_pipeline.pages.thumbnails import Thumbnails
+from i2e_pipeline.pages.html import environment
+from i2e_pipeline.pages.palette import SERIES
 
 if TYPE_CHECKING:
     from i2e_pipeline.evaluate.suite import Look
@@ -47,12 +48,20 @@ def page(measured: Results, looks: Sequence[Look] = ()) -> str:
     shown = {look.data.name: look for look in looks}
     budget = BUDGET // max(1, len(looks))
     return (
-        _environment()
+        environment(
+            "i2e_pipeline.evaluate",
+            number=lambda value: f"{value:,}",
+            percent=results.percent,
+            half=_half,
+            points=_points,
+            words=_words,
+            span=_span,
+        )
         .get_template("evaluation.html")
         .render(
             measured=measured,
             labels=labels,
-            colours=[pictures.PALETTE[n % len(pictures.PALETTE)] for n in range(len(labels))],
+            colours=[SERIES[n % len(SERIES)] for n in range(len(labels))],
             headline=_headlines(measured),
             lines=list(results.lines(measured)),
             has_published=any(line.published for line in results.lines(measured)),
@@ -68,25 +77,6 @@ def page(measured: Results, looks: Sequence[Look] = ()) -> str:
             chance=results.CHANCE,
         )
     )
-
-
-def _environment() -> Environment:
-    both = ChoiceLoader([PackageLoader("i2e_pipeline.evaluate"), PackageLoader("i2e_pipeline.pages")])
-    environment = Environment(
-        loader=both,
-        autoescape=select_autoescape(default=True),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=lambda value: f"{value:,}",
-        percent=results.percent,
-        half=_half,
-        points=_points,
-        words=_words,
-        span=_span,
-    )
-    return environment
 
 
 def _half(interval: Interval | None) -> str:
@@ -261,7 +251,7 @@ def _grid(look: Look, budget: int) -> list[Shown]:
         name_of,
         data.domains_N,
         lambda rows: _images(data, rows),
-        Thumbnails(1 << 40, budget, pictures.THUMBNAIL),
+        Thumbnails(budget=budget, side=pictures.THUMBNAIL),
     )
 
 

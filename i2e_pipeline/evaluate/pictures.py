@@ -10,7 +10,6 @@ Legend: N images, Q queries, K neighbours.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -21,12 +20,12 @@ from PIL import Image
 from i2e_pipeline.evaluate.compare import Interval
 from i2e_pipeline.evaluate.projection import by_hash
 from i2e_pipeline.evaluate.retrieval import top_k
+from i2e_pipeline.images.thumbnails import Thumbnails
 from i2e_pipeline.pages import svg
-from i2e_pipeline.pages.thumbnails import Thumbnails
+from i2e_pipeline.pages.palette import DAY, SERIES
 
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#7f6a00", "#5b4a9e")
-"""Okabe and Ito's colours, told apart by colour-blind readers, and two more."""
-REST = "#9aa0a8"
+REST = DAY["grey"]
+"""Of points that belong to none of the groups that have a colour."""
 NEIGHBOURS = 8
 QUERIES = 12
 THUMBNAIL = 104
@@ -56,7 +55,7 @@ def groups(labels_N: np.ndarray, class_names: Sequence[str], domains_N: np.ndarr
     if domains_N is not None:
         return np.asarray(domains_N, dtype=object)
     classes, counts = np.unique(labels_N[labels_N >= 0], return_counts=True)
-    largest = classes[np.lexsort((classes, -counts))][: len(PALETTE)]
+    largest = classes[np.lexsort((classes, -counts))][: len(SERIES)]
     named = {int(c): class_names[int(c)] if int(c) < len(class_names) else f"class {c}" for c in largest}
     return np.array([named.get(int(c), "") for c in labels_N], dtype=object)
 
@@ -68,7 +67,7 @@ def scatter(xy_N2: np.ndarray, groups_N: np.ndarray, of: int) -> Scatter:
     """
     names, first, counts = np.unique(groups_N.astype(str), return_index=True, return_counts=True)
     by_place = [n for n in np.argsort(first, kind="stable") if names[n]]
-    colours = {names[n]: PALETTE[i] if i < len(PALETTE) else REST for i, n in enumerate(by_place)}
+    colours = {names[n]: SERIES[i] if i < len(SERIES) else REST for i, n in enumerate(by_place)}
     body = []
     for name in ["", *(names[n] for n in by_place)]:
         points = np.rint(xy_N2[groups_N == name] * (_SIDE - 12) + 6).astype(int)
@@ -113,7 +112,7 @@ def bars(rows: Sequence[Group], models: Sequence[str], what: str) -> str:
         for n, value in enumerate(row.values):
             body.append(svg.rect(0, y, 88, 11, svg.GREY, opacity=0.12))
             if value is not None:
-                body.append(_bar(88 * value, y, PALETTE[n % len(PALETTE)], f"{models[n]}, {row.name}: {value:.4f}"))
+                body.append(_bar(88 * value, y, SERIES[n % len(SERIES)], f"{models[n]}, {row.name}: {value:.4f}"))
                 interval = row.intervals[n] if n < len(row.intervals) else None
                 if interval is not None:
                     body.append(_whisker(88 * interval.low, 88 * interval.high, y + 5.5))
@@ -141,7 +140,7 @@ def _bar(width: float, y: float, colour: str, title: str) -> str:
 def _whisker(low: float, high: float, y: float) -> str:
     return (
         f'<line x1="{low:.3f}%" x2="{high:.3f}%" y1="{y:.1f}" y2="{y:.1f}" '
-        'style="stroke:var(--ink,#1d2228);stroke-width:1.6"/>'
+        f'style="stroke:{svg.paint(svg.INK)};stroke-width:1.6"/>'
     )
 
 
@@ -229,7 +228,7 @@ def grid(
     for row in [*asked_Q.tolist(), *(i for of in neighbours.values() for near in of for i, _ in near)]:
         uses[row] = uses.get(row, 0) + 1
     rows = sorted(uses)
-    uris = {row: thumbnails(_png(image), uses[row]) for row, image in zip(rows, read(rows), strict=True)}
+    uris = {row: thumbnails.of(image, uses[row]).uri for row, image in zip(rows, read(rows), strict=True)}
 
     def found(row: int, near: Neighbours) -> tuple[Found, ...]:
         return tuple(
@@ -245,14 +244,3 @@ def grid(
         )
         for n, row in enumerate(asked_Q.tolist())
     ]
-
-
-def _png(image: Image.Image | None) -> bytes | None:
-    """Bytes for the thumbnailer, made small first: a photo of 20 megapixels is no PNG to be written."""
-    if image is None:
-        return None
-    small = image.copy()
-    small.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
-    stream = io.BytesIO()
-    small.save(stream, "PNG", compress_level=1)
-    return stream.getvalue()

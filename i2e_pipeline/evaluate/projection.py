@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from i2e_pipeline.core.draws import hashed
+from i2e_pipeline.core.errors import I2EError
 
 AT_MOST = 2000
 """Points of a picture: more lie on top of each other, and t-SNE takes time for each."""
@@ -25,7 +26,7 @@ _STEPS = 500
 """Half of scikit-learn's. Of the ten nearest of 2,000 photos as many stay near (64 %), in half the time."""
 
 
-class ProjectionError(ValueError):
+class ProjectionError(I2EError, ValueError):
     """Vectors that cannot be projected; the message says why and the way out."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from i2e_pipeline.core.config import EvaluateConfig
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.evaluate.embed import Embedded, ImageEncoder
 from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet
 from i2e_pipeline.evaluate.results import CHANCE, LEVELS, revisited_figures, revisited_queries
@@ -23,7 +24,7 @@ PER_CLASS = "mean per class"
 """Accuracy in the mean over classes: what CLIP's authors give for Caltech-101, Pets and Flowers102."""
 
 
-class TooSmall(ValueError):
+class TooSmall(I2EError, ValueError):
     """The data set has too little for a protocol that fits its kind: the suite says so and goes on."""
 
 

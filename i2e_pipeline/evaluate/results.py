@@ -21,6 +21,7 @@ from typing import Any
 
 from i2e_pipeline import __version__
 from i2e_pipeline.core import files
+from i2e_pipeline.core.errors import I2EError
 
 FORMAT_VERSION = 1
 CHANCE = "mAP of random vectors"
@@ -30,7 +31,7 @@ LEVELS = ("medium", "hard", "easy")
 _PACKAGES = ("torch", "open_clip_torch", "transformers", "scikit-learn", "numpy", "pillow")
 
 
-class ResultsError(ValueError):
+class ResultsError(I2EError, ValueError):
     """A file that is not results of this format; the message names the file, what is wrong and the way out."""
 
 

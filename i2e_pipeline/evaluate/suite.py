@@ -20,6 +20,7 @@ import numpy as np
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, EvaluateConfig
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.evaluate import known, pictures, projection, results
 from i2e_pipeline.evaluate.datasets import DatasetError, ImageSet, open_dataset
 from i2e_pipeline.evaluate.embed import Embedded, EncoderError, embed, open_encoder
@@ -33,7 +34,7 @@ NAMES = {"roxford": "roxford5k", "rparis": "rparis6k"}
 """What the benchmarks are called for short."""
 
 
-class SuiteError(ValueError):
+class SuiteError(I2EError, ValueError):
     """An evaluation that cannot be carried out as asked; the message names the setting, the value and the way out."""
 
 
@@ -126,7 +127,7 @@ def measure(config: Config, say: Say) -> tuple[Results, list[Look]]:
                     result, classes, parts = _measure(name, task)
                 except (EncoderError, DatasetError):
                     raise
-                except ValueError as why:  # what is odd about one data set must not cost the figures of the others
+                except I2EError as why:  # what is odd about one data set must not cost the figures of the others
                     not_measured[f"{data.name}/{name}"] = str(why)
                     say(f"{encoder.label:<16}{data.name:<16}{name:<16}left out: {why}")
                     continue

@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from i2e_pipeline.core.errors import I2EError
+
 _ROWS = 1024
 """Vectors looked at in one go, so that a check takes little memory beside them."""
 
 
-class VectorsError(ValueError):
+class VectorsError(I2EError, ValueError):
     """Arrays that a protocol cannot measure."""
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from i2e_pipeline.evaluate.class_prompts import prompts
 from i2e_pipeline.evaluate.retrieval import mean_by_class, top_k
+from i2e_pipeline.evaluate.vectors import VectorsError
 
 PLAIN_TEMPLATES = ("a photo of a {c}.",)
 """For a data set without templates of its own."""
@@ -32,16 +33,16 @@ def class_vectors(
     """vectors_CD (float32, norm 1) of the classes; `{c}` in a template is the name.
 
     texts   encodes texts: vectors_ND, norm 1
-    Raises ValueError for a template without `{c}`: every class would have the same vector.
+    Raises VectorsError for a template without `{c}`: every class would have the same vector.
     """
     for template in templates:
         if "{c}" not in template:
-            raise ValueError(f"template {template!r} has no {{c}} for the name of the class")
+            raise VectorsError(f"template {template!r} has no {{c}} for the name of the class")
     vectors_ND = texts([template.replace("{c}", name) for name in names for template in templates])
     mean_CD = vectors_ND.reshape(len(names), len(templates), -1).astype(np.float64).mean(axis=1)
     norms_C1 = np.linalg.norm(mean_CD, axis=1, keepdims=True)
     if not (norms_C1 > 1e-8).all():
-        raise ValueError(f"the prompts of {names[int(norms_C1.argmin())]!r} cancel out: their mean has no direction")
+        raise VectorsError(f"the prompts of {names[int(norms_C1.argmin())]!r} cancel out: their mean has no direction")
     return (mean_CD / norms_C1).astype(np.float32)
 
 

@@ -4,21 +4,20 @@ Reads    kb/surfaces, once, to build the file
 Writes   kb/gazetteer: a folder of flat arrays, memory-mapped by every worker of a machine together
 
 A name matches where a run of whole words has its normal form, or the normal form of its plural or singular. The file
-holds not the names but their 64-bit hashes, and hashes of their beginnings, so that a batch of texts is matched by a
-dozen array operations: the hash of any run of words comes from one cumulative sum (a polynomial hash modulo 2^64), runs
-grow word by word only while they are the beginning of some name, and a bitmap spares most of the searches. This costs
-25 bytes per name on disk, once per machine, and 270 while 0.4 M names are built; a double-array automaton of the same
-names 159 bytes per name in every worker and 1,500 while building, and finds no plurals; both match about as fast
-(0.93 to 1.07; benchmarks/extract.py). A run of words that is no name has the hash of one with probability names / 2^64,
-some 5e-13; the link stage looks it up by its text and finds nothing.
+does not hold the names but their 64-bit hashes, and hashes of their beginnings. With these a dozen array operations
+match a batch of texts: one cumulative sum gives the hash of any run of words (a polynomial hash modulo 2^64), runs grow
+word by word only while they are the beginning of some name, and a bitmap spares most of the searches.
+
+Per name this costs 25 bytes on disk, once per machine, and 270 while 0.4 M names are built. A double-array automaton of
+the same names costs 159 bytes in every worker and 1,500 while it is built, and it finds no plurals; both match about as
+fast (0.93 to 1.07; benchmarks/extract.py). A run of words that is no name has the hash of one with the probability
+names / 2^64, some 5e-13. The link stage then looks it up by its text and finds nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -30,7 +29,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.core.draws import mixed
+from i2e_pipeline.core.arrays import Arrays, new
+from i2e_pipeline.core.draws import GOLDEN, mixed
 from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
 from wikidata.surface import inflections, normal_form
 
@@ -38,6 +38,7 @@ U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
 FORMAT = 1
+_HEADER = "gazetteer"
 MAX_TOKENS = 16
 """Longest name in tokens: words, and each punctuation mark by itself."""
 MIN_CHARACTERS = 3
@@ -46,7 +47,7 @@ SPELLED_KINDS = ("surname",)
 """A name that is only of these kinds matches only as it is spelled, with its capital, in a text where capitals mean
 something: one that also has a longer word in small letters."""
 
-_BASE = np.uint64(0x9E3779B97F4A7C15)
+_BASE = np.uint64(GOLDEN)
 _INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
 _CHUNK = 1024
 """Texts matched together: large enough for array operations, small enough to stay in the cache."""
@@ -111,7 +112,8 @@ def _class(char: str) -> int:
 
 @lru_cache(maxsize=1)
 def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8], npt.NDArray[np.uint8], dict[int, str]]:
-    """For the first plane: the folded character, how many it folds to, its class; and the many-to-one foldings."""
+    """Of each character of Unicode's first plane: the first character that it folds to, to how many it folds, and its
+    class. And what those fold to that fold to several, by code point."""
     folded, count = np.arange(1 << 16, dtype=np.uint32), np.ones(1 << 16, dtype=np.uint8)
     kinds, several = np.full(1 << 16, _MARK, dtype=np.uint8), {}
     for point in range(1 << 16):
@@ -254,7 +256,7 @@ def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str
 
 
 def _only_spelled(candidates: pa.Array) -> pa.Array:
-    """Is every candidate of a name of a kind where its spelling must say what the word cannot?"""
+    """Are all candidates of a name of SPELLED_KINDS, so that only its spelling tells it from a word?"""
     spelled = pc.is_in(candidates.flatten().field("kind"), pa.array(SPELLED_KINDS, pa.string()))
     sizes = pc.list_value_length(candidates).to_numpy(zero_copy_only=False)
     others = np.repeat(np.arange(len(sizes)), sizes)[~spelled.to_numpy(zero_copy_only=False)]
@@ -313,17 +315,12 @@ def _write(
         "beginning_bits": _bitmap(starts),
     }
     digest = hashlib.blake2b(digest_size=16)
-    # Under another name until it is whole: a folder that exists can be used.
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    for name, values in arrays.items():
-        np.save(unfinished / f"{name}.npy", values)
-        digest.update(np.ascontiguousarray(values).data)
     about = {"format": FORMAT, "names": names, "keys": len(all_keys), "exact_only": int((all_flags & _EXACT > 0).sum())}
-    sidecar = {**about, "fingerprint": digest.hexdigest()}
-    (unfinished / "gazetteer.json").write_text(json.dumps(sidecar, indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    with new(folder, _HEADER) as store:
+        for name, values in arrays.items():
+            store.save(name, values)
+            digest.update(np.ascontiguousarray(values).data)
+        store.header = {**about, "fingerprint": digest.hexdigest()}
     return about
 
 
@@ -333,19 +330,15 @@ def _write(
 class Gazetteer:
     """A built gazetteer, memory-mapped. Opening costs milliseconds, whatever its size.
 
-    Raises FileNotFoundError for a folder that holds none, ValueError for another format.
+    Raises ArraysError for a folder that holds none, or one of another format.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        path = Path(folder)
-        about = json.loads((path / "gazetteer.json").read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise ValueError(f"{path} holds a gazetteer of format {about['format']}, not {FORMAT}: build it again")
-        self.fingerprint: str = about["fingerprint"]
-        self.names: int = about["names"]
+        stored = Arrays(folder, _HEADER, FORMAT)
+        self.fingerprint: str = stored.header["fingerprint"]
+        self.names: int = stored.header["names"]
         self._keys, self._flags, self._exact, self._key_bits, self._beginning_bits = (
-            np.load(path / f"{name}.npy", mmap_mode="r")
-            for name in ("keys", "flags", "exact_forms", "key_bits", "beginning_bits")
+            stored[name] for name in ("keys", "flags", "exact_forms", "key_bits", "beginning_bits")
         )
 
     def known(self, forms: list[str]) -> npt.NDArray[np.bool_]:

@@ -1,9 +1,9 @@
 """Names in running text by a spaCy pipeline's `ner`.
 
 Only `ner` and what it listens to are loaded; a worker process loads a model once. Texts all in capitals or all in small
-letters are given to the model as titles ("FLAG OF CHAD" as "Flag of Chad"): on a held-out NER set this lifts the
-recall of spans from .53 to .59 for capitals and from .54 to .59 for small letters, there at some precision
-(benchmarks/extract.py).
+letters are given to the model as titles ("FLAG OF CHAD" as "Flag of Chad"). On a held-out NER set this lifts the
+recall of spans from .53 to .59 for capitals and from .54 to .59 for small letters; for small letters it costs some
+precision (benchmarks/extract.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from i2e_pipeline.core.errors import I2EError
 
 I64 = npt.NDArray[np.int64]
 
@@ -60,7 +62,7 @@ class Recognizer:
 
 
 def as_title(text: str) -> str:
-    """A text of one case, with its words capitalised; any other as it is. Never longer or shorter."""
+    """The text with its words capitalised, where all its letters are of one case; else as it is. Its length stays."""
     if text != text.lower() and text != text.upper():
         return text
     title = _WORD.sub(_capitalised, text)
@@ -75,14 +77,18 @@ def _capitalised(match: re.Match[str]) -> str:
 def load(model: str, batch_size: int = 256) -> Recognizer:
     """The recognizer of a spaCy pipeline given by folder or installed name; "blank" finds nothing.
 
-    A process loads the same files once. Raises ValueError, saying what to do, where there is no such model or it has
-    no `ner`.
+    A process loads the same files once. Raises RecognizerError, saying what to do, where there is no such model or it
+    has no `ner`.
     """
     if model == BLANK:
         return Recognizer(None, BLANK, batch_size)
     folder = model_folder(model)
     content = fingerprint(model)
     return Recognizer(_pipeline(str(folder), content), content, batch_size)
+
+
+class RecognizerError(I2EError, ValueError):
+    """A recognizer that is not there or cannot find names; the message says the remedy."""
 
 
 @lru_cache(maxsize=4)
@@ -95,9 +101,12 @@ def _pipeline(folder: str, content: str) -> Any:
     config = spacy.util.load_config(Path(folder) / "config.cfg")
     pipeline: list[str] = config["nlp"]["pipeline"]
     if "ner" not in pipeline:
-        raise ValueError(f"the spaCy pipeline in {folder} has no `ner`, only {', '.join(pipeline) or 'nothing'}")
+        raise RecognizerError(f"the spaCy pipeline in {folder} has no `ner`, only {', '.join(pipeline) or 'nothing'}")
     kept = {"ner", *_listened_to(config)} & set(pipeline)
-    return spacy.load(folder, exclude=[name for name in pipeline if name not in kept])
+    try:
+        return spacy.load(folder, exclude=[name for name in pipeline if name not in kept])
+    except (ValueError, OSError, ImportError) as error:  # another version's pipeline, a component that is not installed
+        raise RecognizerError(f"extract.recognizer: {folder} cannot be loaded: {error}") from error
 
 
 def _listened_to(config: Any) -> set[str]:
@@ -119,7 +128,7 @@ def model_folder(model: str) -> Path:
     else:
         spec = importlib.util.find_spec(model) if model.isidentifier() else None
         if spec is None or spec.origin is None:
-            raise ValueError(
+            raise RecognizerError(
                 f"extract.recognizer: {model} is neither a folder nor an installed spaCy pipeline: "
                 f'`python -m spacy download {model}`, or give its folder, or "{BLANK}"'
             )
@@ -128,7 +137,7 @@ def model_folder(model: str) -> Path:
         return inside
     nested = sorted(inside.glob("*/config.cfg"))
     if not nested:
-        raise ValueError(f"extract.recognizer: {inside} holds no spaCy pipeline (no config.cfg)")
+        raise RecognizerError(f"extract.recognizer: {inside} holds no spaCy pipeline (no config.cfg)")
     return nested[-1].parent
 
 

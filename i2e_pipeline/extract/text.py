@@ -172,7 +172,7 @@ def _unescape(match: re.Match[str]) -> str:
 
 
 def _decode_again(match: re.Match[str]) -> str:
-    """A UTF-8 sequence that was read as Windows-1252 or Latin-1, read as UTF-8; else as it was."""
+    """A sequence of UTF-8 that was decoded as Windows-1252 or Latin-1, decoded as UTF-8; any other as it is."""
     octets = bytearray()
     for character in match[0]:
         try:

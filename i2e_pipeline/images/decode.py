@@ -1,12 +1,12 @@
 """Images: stored bytes -> what is scored, or the reason why not.
 
 Reads    stored bytes, as they lie in an input shard
-Writes   Decoded: image_id, size as displayed, a 32 x 32 grey thumbnail for the perceptual hash, the model's pixels
+Writes   Decoded: size as displayed, a 32 x 32 grey thumbnail for the perceptual hash, the model's pixels
 Rejects  null_image · empty_image · too_many_bytes · not_an_image · truncated_image · broken_image · too_many_pixels ·
          too_small · too_long
 
-Bytes are hostile: only formats that browsers show are opened (Pillow would hand an EPS to Ghostscript), sizes are
-checked on the header before anything is decoded, and whatever the decoder says about one image is that image's reason.
+Bytes are hostile. Only formats that browsers show are opened (Pillow would hand an EPS to Ghostscript). Sizes are
+checked on the header, before anything is decoded. Whatever the decoder says of an image becomes that image's reason.
 """
 
 from __future__ import annotations
@@ -91,21 +91,31 @@ def unfit(header: Header | None, limits: ImageLimits) -> Reason | None:
     return None
 
 
+def open_image(stored: bytes) -> Image.Image:
+    """The one way to open an image: only what browsers show, so that no program is started for the bytes' sake.
+
+    Nothing is decoded yet. Raises what Pillow raises: whatever comes from outside goes through `open_rgb`.
+    """
+    return Image.open(io.BytesIO(stored), formats=FORMATS)
+
+
 def open_rgb(
     stored: bytes | None, limits: ImageLimits, side: int = 0, upright: bool = True
 ) -> tuple[Image.Image, tuple[int, int]] | Rejected:
     """One stored image as 8-bit RGB, upright, and its (width, height) as displayed; or why there is none.
 
     Never raises for what the bytes hold.
-    side      the side that it will be scaled to, in pixels: JPEGs much larger than that are decoded smaller; 0: never
-    upright   False: as stored, whatever EXIF says, as benchmarks' own readers and their boxes have it
+    side      pixels of the side that the image will be scaled to; a JPEG that is much larger is decoded at a half, a
+              quarter or an eighth of its size. 0: always at its full size
+    upright   False: as it is stored, without EXIF's rotation. Benchmarks' own readers, and the boxes in their images,
+              have it so
     """
     header = None if stored is None else Header(len(stored))
     reason = unfit(header, limits)
     if reason is not None or stored is None:
         return Rejected(reason or Reason.NULL_IMAGE, str(header) if header and header.size else None)
     try:
-        image = Image.open(io.BytesIO(stored), formats=FORMATS)
+        image = open_image(stored)
         header = Header(len(stored), image.size)
         reason = unfit(header, limits)
         if reason is not None:
@@ -247,7 +257,8 @@ def thumbnail(image: Image.Image) -> np.ndarray:
 def perceptual_hashes(thumbs_NTT: np.ndarray) -> np.ndarray:
     """64-bit hashes (int64, N) of grey thumbnails; near-equal images differ in few bits.
 
-    The signs, against their median, of the 8 x 8 lowest frequencies without the constant ones (Zauner 2010, DCT hash).
+    A bit says whether one of the 8 x 8 lowest frequencies, the constant ones left out, is above their median (Zauner
+    2010, DCT hash).
     """
     low_NKK = _DCT_KT @ thumbs_NTT.astype(np.float64) @ _DCT_KT.T
     flat_NB = low_NKK.reshape(len(thumbs_NTT), -1)

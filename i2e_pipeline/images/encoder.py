@@ -27,9 +27,10 @@ from PIL import Image
 from torch import nn
 
 from i2e_pipeline.core.config import ModelConfig, digest
+from i2e_pipeline.core.errors import I2EError
 
 PREPROCESSING = 1
-"""Raised whenever images.py or this file gives other pixels for the same bytes: older scores are then not mixed in."""
+"""Raised whenever decode.py or this file gives other pixels for the same bytes: older scores are then not mixed in."""
 CPU_CHUNK = 8
 """Images that go through the model at once on a CPU; 64 at once leave the cache and cost a quarter of the speed."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
@@ -37,7 +38,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 _PROBES = ("a", "a photo of a dog", "Turkey, large bird of the genus Meleagris, native to North America")
 
 
-class ModelError(ValueError):
+class ModelError(I2EError, ValueError):
     """A model that cannot be used; the message names it, what is wrong and the way out."""
 
 
@@ -147,7 +148,7 @@ class Encoder:
     # -- both ---------------------------------------------------------------------------------------------------
 
     def _in_batches(self, count: int, encode: Callable[[np.ndarray], torch.Tensor]) -> np.ndarray:
-        """Encodes `count` rows in batches; a batch that the device cannot hold is halved, for good, and repeated.
+        """Encodes `count` rows in batches. Where the device cannot hold one, batches are of half the size from then on.
 
         Every batch has the same number of rows, the last one filled up with copies of its last row: matrix kernels
         differ by shape in the last bits, and a row's vector must not depend on how many came with it.
@@ -267,7 +268,10 @@ def load_once(config: ModelConfig, *, threads: int | None = None, device: str | 
 
 
 def choose_device(wanted: str) -> str:
-    """What "auto" means here: cuda where there is one, else cpu. Not before a fork: CUDA, once awake, survives none."""
+    """What "auto" means here: cuda where there is a card, else cpu.
+
+    To be called after a fork, not before: CUDA that a process has started does not work in its children.
+    """
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -276,9 +280,9 @@ def choose_device(wanted: str) -> str:
 def fingerprint(config: ModelConfig) -> str:
     """32 hex characters that change with weights, architecture, preprocessing or dtype, and not with device or batch.
 
-    A local folder is named by the content of its files; a published model by name and tag. A hub's branch
-    may move behind its name: pin a revision, or copy the model to a folder, where that matters.
-    Loads nothing, so the driver may ask. Raises ModelError where a local folder is missing.
+    A local folder is named by the content of its files; a published model by name and tag. The
+    name of a hub's branch may come to mean other weights: where that matters, pin a revision, or copy the model to a
+    folder. Nothing is loaded, so that the driver can call it. Raises ModelError where a local folder is missing.
     """
     named: dict[str, Any] = {"dtype": config.dtype, "preprocessing": PREPROCESSING}
     if config.model.startswith("local-dir:"):
@@ -307,7 +311,7 @@ def _file_digest(path: str, size: int, modified: int) -> str:
 
 
 def _split(preprocess: Any) -> tuple[list[Callable[[Any], Any]], tuple[list[float], list[float]] | None]:
-    """The steps on PIL images and (mean, std), of a transform that ends in ToTensor, Normalize; else ([], None)."""
+    """Of a transform that ends in ToTensor and Normalize, the steps before these and (mean, std); else ([], None)."""
     steps = list(getattr(preprocess, "transforms", []))
     names = [type(step).__name__ for step in steps]
     if len(steps) >= 2 and names[-2] in ("MaybeToTensor", "ToTensor") and names[-1] == "Normalize":
@@ -316,9 +320,9 @@ def _split(preprocess: Any) -> tuple[list[Callable[[Any], Any]], tuple[list[floa
 
 
 def cut_to(model: nn.Module, length: int) -> nn.Module:
-    """A view of the model for texts of `length` tokens: open_clip adds its whole position table to whatever comes.
+    """The model, cut for texts of `length` tokens: open_clip adds its whole position table to any text.
 
-    Weights are shared, and gradients reach them: the table's first rows stand in for the table.
+    Weights are shared, and gradients reach them: the first rows of the table stand in its place.
     """
     view = copy.copy(model)
     view._parameters, view._buffers = dict(model._parameters), dict(model._buffers)
@@ -334,9 +338,9 @@ def cut_to(model: nn.Module, length: int) -> nn.Module:
 
 
 def _fold_batch_norms(tower: nn.Module, encode: Callable[[], torch.Tensor], tolerance: float) -> None:
-    """Multiplies each batch norm into the convolution whose output it takes, and undoes all where the result moves.
+    """Multiplies each batch norm into the convolution before it. Where that changes the result, all is undone.
 
-    Which feeds which is seen in one forward pass, so that any architecture will do.
+    A forward pass shows which convolution stands before which norm, so this works with any architecture.
     """
     produced: dict[int, tuple[nn.Conv2d, torch.Tensor]] = {}
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []

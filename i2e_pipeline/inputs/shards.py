@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
+from i2e_pipeline.core.errors import I2EError
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
@@ -21,15 +22,16 @@ _CHUNK_ROWS = 64
 _TEXT_CHUNK_ROWS = 4096
 
 
-class ShardChanged(RuntimeError):
+class ShardChanged(I2EError, RuntimeError):
     """An input shard is not what it was when the run was planned."""
 
 
 class RowBlocks:
-    """Rows of shards dealt to tasks: a task has a run of rows of one large shard, or several small shards whole."""
+    """How rows of shards are dealt to tasks: a task has rows of one large shard that follow each other, or several
+    small shards as a whole."""
 
     def __init__(self, shards: Sequence[tuple[int, int, int]]) -> None:
-        """`shards`: number, rows, and how many of its rows a task may have."""
+        """`shards`: of each its number, its rows, and how many of its rows one task may have."""
         self.first: dict[int, int] = {}
         self.size: dict[int, int] = {}
         self.count = 0
@@ -51,7 +53,7 @@ class RowBlocks:
         return self.first[shard] + row // self.size[shard]
 
     def column(self) -> Column:
-        """The same for Spark, from the columns shard and row."""
+        """`task` as a Spark expression over the columns shard and row."""
         from pyspark.sql import functions as F
 
         first, size = (
@@ -97,7 +99,7 @@ def selected_rows(path: str, rows: Sequence[int], columns: Sequence[str]) -> Ite
             start += size
 
 
-class ShardError(ValueError):
+class ShardError(I2EError, ValueError):
     """An input file that is not what the run was planned on; the message names file, value and way out."""
 
 

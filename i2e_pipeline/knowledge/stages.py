@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,15 @@ from wikidata.sources import read_anchors, read_popularity
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+
+@contextmanager
+def _said_of(setting: str) -> Iterator[None]:
+    """`wikidata` knows no setting, and raises what Python has for a file that is missing."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StageError(f"knowledge_base.{setting}: {error}") from None
 
 
 class KnowledgeBase(Stage):
@@ -57,7 +67,8 @@ class KnowledgeBase(Stage):
         started = time.monotonic()
         tables, kb = run.tables, run.config.knowledge_base
         assert kb.dump is not None
-        lines = wikidata.read_dump(run.spark, kb.dump)
+        with _said_of("dump"):
+            lines = wikidata.read_dump(run.spark, kb.dump)
         languages, filters = tuple(kb.languages), {k: r for k, r in FILTERS.items() if r.value in kb.skip}
         raw = tables.write(
             lines,
@@ -76,7 +87,8 @@ class KnowledgeBase(Stage):
             entities, names, duplicates = wikidata.without_duplicates(entities, names)
             settled = [self._write(run, "rejects", duplicates)]
         if kb.popularity is not None:
-            entities = wikidata.with_popularity(entities, read_popularity(run.spark, kb.popularity))
+            with _said_of("popularity"):
+                entities = wikidata.with_popularity(entities, read_popularity(run.spark, kb.popularity))
         # In the order of entity_id, part after part: link lays the context out in one pass.
         in_order = entities.select(*ENTITIES.names).orderBy("entity_id")
         written = [
@@ -131,7 +143,8 @@ class Surfaces(Stage):
 
     def plan(self, run: Run, unit: str) -> Plan:
         kb = run.config.knowledge_base
-        anchors = None if kb.anchors is None else read_anchors(run.spark, kb.anchors)
+        with _said_of("anchors"):
+            anchors = None if kb.anchors is None else read_anchors(run.spark, kb.anchors)
         surfaces = wikidata.surfaces(
             run.read("kb/names"),
             run.read("kb/entities"),

@@ -22,11 +22,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from i2e_pipeline.core import files
+from i2e_pipeline.core.errors import I2EError
+
 NEEDED = ("pair_id", "image_id", "start", "end", "entity_id", "text_probability", "background_z")
 DESCRIBED = "described"
 """One more column (bool): was the model told the entity's description, or its bare name? Absent: every one was told."""
 FURTHER_LABEL = 0.9
 """A second label is kept only where it is nearly as probable as the first: this share of its probability."""
+
+
+class CalibrationError(I2EError, ValueError):
+    """A calibration that cannot be read, fitted or applied; the message says what it lacks."""
 
 
 class Verdict(str, Enum):
@@ -61,11 +68,11 @@ class _Rows:
     def of(cls, table: pa.Table | pa.RecordBatch) -> _Rows:
         missing = [name for name in NEEDED if name not in table.schema.names]
         if missing:
-            raise ValueError(
+            raise CalibrationError(
                 f"calibration needs the columns {', '.join(missing)}; here are {', '.join(table.schema.names)}"
             )
         if table["background_z"].null_count:
-            raise ValueError(
+            raise CalibrationError(
                 "calibration needs background_z, and scores has none for some rows: score with "
                 "score.background_entities >= 2"
             )
@@ -175,9 +182,9 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.weights):
-            raise ValueError(f"calibration has {len(self.weights)} weights for {len(self.features)} features")
+            raise CalibrationError(f"calibration has {len(self.weights)} weights for {len(self.features)} features")
         if not 0 <= self.threshold <= 1:
-            raise ValueError(f"calibration threshold {self.threshold} is not between 0 and 1")
+            raise CalibrationError(f"calibration threshold {self.threshold} is not between 0 and 1")
 
     def probability(self, table: pa.Table | pa.RecordBatch) -> np.ndarray:
         """How likely each row's entity is the right label of its image: float64 (P) in [0, 1].
@@ -193,11 +200,11 @@ class Calibration:
         return np.round(1 / (1 + np.exp(-np.clip(logit_P, -50, 50))), 9)
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        files.write_json(str(path), asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """Raises ValueError, naming the file, where it holds no calibration."""
+        """Raises CalibrationError, naming the file, where it holds no calibration."""
         try:
             read = json.loads(Path(path).read_text(encoding="utf-8"))
             if "bar" in read:  # its name before; files that were written with it are still read
@@ -205,7 +212,7 @@ class Calibration:
             read["features"], read["weights"] = tuple(read["features"]), tuple(map(float, read["weights"]))
             return cls(**read)
         except (KeyError, TypeError, ValueError, OSError) as error:
-            raise ValueError(
+            raise CalibrationError(
                 f"label.calibration={path} holds no calibration ({error}): write one with `i2e calibrate`"
             ) from None
 

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.label.calibration import FEATURES, Calibration, features, select
+from i2e_pipeline.label.calibration import FEATURES, Calibration, CalibrationError, features, select
 
 FOLDS = 10
 RIDGE = 30.0
-"""Strength of the pull of weights, on standardised features, towards 0. Held-out figures are the same from 3 to 30; at
-3 a feature that never goes with a right label in the fitting set gets a weight that no other evidence can outweigh."""
+"""How strongly weights, on standardised features, are pulled towards 0. Held-out figures are the same from 3 to 30. At
+3, a feature that no right label of the fitting set has gets a weight that no other evidence can outweigh."""
 ONE_SIDED_99 = 2.326
 
 
@@ -36,11 +36,11 @@ def fit(
                    candidates the truth is
     confidence     standard deviations of safety: the threshold's precision is the lower end of its Wilson interval
     Probabilities for the threshold come from models that did not see the image (10 folds by image_id), and are compared
-    after the selection rule, as labels are published. Raises ValueError where no threshold reaches the target.
+    after the selection rule, as labels are published. Raises CalibrationError where no threshold reaches the target.
     """
     table = table.filter(pc.is_valid(table["truth"]))
     if not table.num_rows:
-        raise ValueError("no row has a known truth: nothing to calibrate on")
+        raise CalibrationError("no row has a known truth: nothing to calibrate on")
     x_PF = features(table, names)
     right_P = pc.equal(table["entity_id"], table["truth"]).to_numpy(zero_copy_only=False).astype(np.float64)
     folds_P = np.array([i[0] for i in table["image_id"].to_pylist()]) % FOLDS
@@ -58,8 +58,9 @@ def fit(
         is_right = pc.equal(labels["entity_id"], labels["truth"]).to_numpy(zero_copy_only=False)
         return np.clip(labels["probability"].to_numpy().astype(np.float64), 1e-6, 1 - 1e-6), is_right
 
-    # The chosen among several is right more or less often than each by itself says, and the ridge flattens all: the
-    # probability is put straight on labels as they are chosen, where labels are published: above one half.
+    # A label that was chosen among several is right more or less often than its own probability says, and the ridge
+    # pulls all probabilities together. So slope and shift are fitted once more, on labels as the selection rule chooses
+    # them, and only on those above one half, as published labels are.
     p, is_right = chosen(1.0, 0.0)
     likely = p > 0.5
     slope, shift = 1.0, 0.0
@@ -108,7 +109,7 @@ def _threshold(
     )
     good = np.flatnonzero((sure >= target) & (np.append(p[1:], -1) < p))
     if not len(good):
-        raise ValueError(
+        raise CalibrationError(
             f"no threshold reaches a precision of {target}: the best on {len(p)} labels is {sure.max(initial=0):.3f} "
             "(lower end); ask for less, or give more images"
         )

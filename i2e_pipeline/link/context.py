@@ -4,31 +4,29 @@ Reads    kb/entities (entity_id, name, description, is_human, visual), once, by 
 Writes   kb/context: a folder of flat arrays, memory-mapped by every worker of a machine together
 
 An entity's context is the set of words of its description, hashed to 32 bits, and two flags. A text speaks for an
-entity as far as they share words, each weighted by how few descriptions have it. Some 40 bytes per entity; building
-streams, holding one batch and a table of word counts.
+entity as far as they share words, each weighted by how few descriptions have it. This takes some 40 bytes per entity;
+building it holds one batch and a table of word counts in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-import shutil
 import zlib
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from i2e_pipeline.core.arrays import Arrays, new
 from wikidata.common_words import FUNCTION_WORDS
 from wikidata.surface import singulars
 
 FORMAT = 1
+_HEADER = "context"
 HUMAN, VISUAL = 1, 2
 _BUCKETS = 1 << 20
 """Of the table of word counts: words that share a bucket count as equally frequent, which does no harm."""
@@ -61,20 +59,12 @@ def build(batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str]) -> 
     batches   entity_id: int64, rising; description: string?, is_human: bool, visual: bool (rows of kb/entities, sorted)
     Raises ValueError where the ids do not rise.
     """
-    whole = Path(folder)
-    # Under another name until it is whole: a folder that exists can be used.
-    path = whole.with_name(f"{whole.name}.{os.getpid()}.tmp")
-    path.mkdir(parents=True, exist_ok=True)
     counts = np.zeros(_BUCKETS, dtype=np.int64)
     entities = total = 0
     last = -1
     digests = [hashlib.blake2b(digest_size=16) for _ in range(4)]
-    with (
-        (path / "ids.bin").open("wb") as ids,
-        (path / "ends.bin").open("wb") as ends,
-        (path / "words.bin").open("wb") as words,
-        (path / "flags.bin").open("wb") as flags,
-    ):
+    with new(folder, _HEADER) as store:
+        streams = [store.stream(name) for name in ("ids", "ends", "words", "flags")]
         for batch in batches:
             if not batch.num_rows:
                 continue
@@ -91,38 +81,30 @@ def build(batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str]) -> 
                 for name, bit in (("is_human", HUMAN), ("visual", VISUAL))
             )
             parts = (here, total + np.cumsum(sizes), flat, np.asarray(flag, dtype=np.uint8))
-            for file, digest, part in zip((ids, ends, words, flags), digests, parts, strict=True):
-                file.write(np.ascontiguousarray(part).data)
+            for stream, digest, part in zip(streams, digests, parts, strict=True):
+                stream.write(np.ascontiguousarray(part).data)
                 digest.update(np.ascontiguousarray(part).data)
             counts += np.bincount(flat % _BUCKETS, minlength=_BUCKETS)
             entities += len(here)
             total += len(flat)
-    rarity = np.log((entities + 1) / (counts + 1)).astype(np.float32)
-    np.save(path / "rarity.npy", rarity)
-    about = {"format": FORMAT, "entities": entities, "words": total}
-    content = hashlib.blake2b(b"".join(digest.digest() for digest in digests), digest_size=16)
-    sidecar = {**about, "fingerprint": content.hexdigest()}
-    (path / "context.json").write_text(json.dumps(sidecar, indent=1), encoding="utf-8")
-    shutil.rmtree(whole, ignore_errors=True)
-    path.rename(whole)
+        store.save("rarity", np.log((entities + 1) / (counts + 1)).astype(np.float32))
+        about = {"format": FORMAT, "entities": entities, "words": total}
+        content = hashlib.blake2b(b"".join(digest.digest() for digest in digests), digest_size=16)
+        store.header = {**about, "fingerprint": content.hexdigest()}
     return about
 
 
 class Context:
-    """A built context, memory-mapped. Raises FileNotFoundError for a folder without one, ValueError for another
-    format."""
+    """A built context, memory-mapped. Raises ArraysError for a folder that holds none, or one of another format."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        path = Path(folder)
-        about = json.loads((path / "context.json").read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise ValueError(f"{path} holds a context of format {about['format']}, not {FORMAT}: build it again")
-        self.fingerprint: str = about["fingerprint"]
-        self._ids: I64 = _mapped(path / "ids.bin", np.int64)
-        self._ends: I64 = _mapped(path / "ends.bin", np.int64)
-        self._words: U32 = _mapped(path / "words.bin", np.uint32)
-        self._flags = _mapped(path / "flags.bin", np.uint8)
-        self._rarity: F32 = np.load(path / "rarity.npy", mmap_mode="r")
+        stored = Arrays(folder, _HEADER, FORMAT)
+        self.fingerprint: str = stored.header["fingerprint"]
+        self._ids: I64 = stored.numbers("ids", np.int64)
+        self._ends: I64 = stored.numbers("ends", np.int64)
+        self._words: U32 = stored.numbers("words", np.uint32)
+        self._flags = stored.numbers("flags", np.uint8)
+        self._rarity: F32 = stored["rarity"]
 
     def rows(self, entity_ids: I64) -> I64:
         """Where each entity stands; -1 where it is unknown."""
@@ -147,10 +129,5 @@ class Context:
         return np.repeat(known, sizes), self._words[np.repeat(starts, sizes) + within]
 
     def rarity(self, words: U32) -> F32:
-        """ln of how many entities there are to one whose description has the word."""
+        """How rare each word is: ln of (entities + 1) / (entities whose description has it + 1)."""
         return self._rarity[words % _BUCKETS]
-
-
-def _mapped(path: Path, kind: npt.DTypeLike) -> npt.NDArray[Any]:
-    # An empty file cannot be mapped.
-    return np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.zeros(0, dtype=kind)

@@ -9,9 +9,9 @@ A candidate's probability is a softmax over the mention's candidates and "none o
     score(e) = a ln prior + b shared words + c named elsewhere in the text + d what the recognizer saw + e spelling
     score(none) = ln nil_weight
 
-with weights fitted by maximum likelihood on gold links that the priors had not counted (fit.py); what they bring is
-printed by benchmarks/linking.py.
-Mentions that overlap are linked each by itself: they are alternatives, and the image decides.
+The weights were fitted by maximum likelihood on gold links that the priors had not counted (fit.py); what they bring
+is printed by benchmarks/linking.py. Mentions that overlap are linked each by itself: they are alternatives, and the
+image decides.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import LinkConfig
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import CANDIDATES, ID, Reason
 from i2e_pipeline.link.context import HUMAN, Context, tokens
@@ -71,7 +72,7 @@ class Weights:
             ) from None
 
 
-class WeightsError(ValueError):
+class WeightsError(I2EError, ValueError):
     """A file of weights that cannot be used."""
 
 
@@ -94,10 +95,10 @@ def disambiguate(
     """The probability of each candidate of each mention.
 
     batches   LINK_ROWS: text_id: binary(16), text: string, mentions: list<struct<…, candidates>>
-    yields    ("candidates", CANDIDATES) by text, start, end, rank (1: the most probable); probabilities of a mention
-              sum to less than 1, the rest being "none of these";
+    yields    ("candidates", CANDIDATES) by text, start, end, rank (1: the most probable). The probabilities of a
+              mention sum to less than 1; the rest is that of "none of these".
               ("rejects", reason, id = text_id, start, end, detail = surface) for mentions without a candidate.
-    A text's links depend on that text and the knowledge base alone.
+    A text's links depend on that text, the knowledge base and the settings alone.
     """
     for batch in batches:
         lists = batch.column("mentions")
@@ -161,8 +162,10 @@ def probabilities(flat: Flat, mentions: int, settings: LinkConfig, weights: Weig
 
 
 def features(texts: pa.Array, mentions: pa.StructArray, text_of: I64, context: Context | None) -> Flat:
-    """What speaks for each candidate: a row of `FEATURES` per candidate of each mention. An entity that a mention has
-    twice (under its form and its singular) counts once, as the likelier of the two."""
+    """What speaks for each candidate: a row of `FEATURES` per candidate of each mention.
+
+    An entity that a mention has twice, under its form and under its singular, is one candidate: the likelier one.
+    """
     lists = mentions.field("candidates")
     candidates = lists.flatten()
     mention = _parents(lists)
@@ -203,8 +206,8 @@ def features(texts: pa.Array, mentions: pa.StructArray, text_of: I64, context: C
 def _shared_words(
     texts: pa.Array, surfaces: pa.Array, text_of: I64, mention: I64, rows: I64, context: Context | None
 ) -> F64:
-    """Sum over words in both text and description of their rarity, over the root of the description's length; the
-    mention's own words do not count, for every namesake shares them."""
+    """What text and description have in common: the rarities of the words that stand in both, summed, and divided by
+    the root of the description's length. The mention's own words do not count, since every namesake has them."""
     result = np.zeros(len(mention))
     if context is None or not len(mention):
         return result
@@ -218,7 +221,7 @@ def _shared_words(
 
 
 def _pairs(sets: list[set[int]]) -> npt.NDArray[np.uint64]:
-    """Sorted (number of the set, element) pairs in 64 bits."""
+    """(number of the set, element) of all elements, each pair packed into 64 bits, sorted."""
     sizes = np.fromiter(map(len, sets), dtype=np.int64, count=len(sets))
     flat = np.fromiter((t for s in sets for t in s), dtype=np.uint64, count=int(sizes.sum()))
     pairs = (np.repeat(np.arange(len(sets), dtype=np.uint64), sizes) << np.uint64(32)) | flat
@@ -235,7 +238,7 @@ def _holds(pairs: npt.NDArray[np.uint64], number: I64, element: npt.NDArray[np.u
 
 
 def _support(text: I64, entity: I64, prior: npt.NDArray[np.float32], form: I64) -> F64:
-    """How much the text's other names speak for the entity: the sum of its priors under other forms, at most 1."""
+    """How much the other names in the text speak for the entity: the sum of its priors under these, at most 1."""
     if not len(text):
         return np.zeros(0)
     _, entity = np.unique(entity, return_inverse=True)

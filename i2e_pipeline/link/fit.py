@@ -18,7 +18,7 @@ def fit(flat: Flat, mentions: int, chosen: npt.NDArray[np.int64], penalty: float
 
     flat      the candidates of `mentions` mentions
     chosen    for each mention the place of the right candidate in `flat`, or -1 where none is right
-    penalty   of a ridge towards 0, in units of one observation; the prior's weight and nil's go free
+    penalty   of a ridge towards 0, in units of one observation; the weights of the prior and of nil are left free
     """
     size = len(FEATURES) + 1  # the last is ln nil_weight
     weights = np.zeros(size)

@@ -1,8 +1,8 @@
 """SVG: the shapes that all charts of the pages are drawn with.
 
 Lengths are percent across and pixels down, so that a chart fills whatever column it stands in and its text keeps its
-size, on a telephone too. Colours are Okabe and Ito's, told apart by colour-blind readers, and CSS variables with those
-as fallback: the page darkens them at night, and a chart saved alone still has them.
+size, on a telephone too. Colours are the page's CSS variables, with the day's colours as their fallback: the page
+changes them at night, and a chart that was saved alone still has them.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-BLUE, ORANGE, GREEN, GREY = "blue", "orange", "green", "grey"
-COLOURS = {BLUE: "#0072b2", ORANGE: "#d55e00", GREEN: "#009e73", GREY: "#8a8f98"}
+from i2e_pipeline.pages.palette import DAY
+
+BLUE, ORANGE, GREEN, GREY, INK, PAPER = "blue", "orange", "green", "grey", "ink", "paper"
+"""Names of colours of the palette."""
 
 
 def drawing(height: float, body: Sequence[str], label: str) -> str:
@@ -30,7 +32,7 @@ def empty(what: str) -> str:
 
 
 def paint(colour: str) -> str:
-    return f"var(--{colour},{COLOURS[colour]})"
+    return f"var(--{colour},{DAY[colour]})"
 
 
 def rect(
@@ -43,7 +45,8 @@ def rect(
     opacity: float = 1.0,
     floor: bool = False,
 ) -> str:
-    """x and width in percent, y and height in pixels; floor: what is not nothing is never drawn as nothing."""
+    """x and width in percent, y and height in pixels; floor: a bar of very little is
+    drawn wide enough to be seen."""
     if width <= 0 or height <= 0:
         return ""
     width = max(width, 0.4) if floor else width
@@ -55,7 +58,7 @@ def rect(
 
 
 def dot(x: float, y: float, radius: float, colour: str, title: str = "", hollow: bool = False) -> str:
-    fill = f"fill:var(--paper,#fff);stroke:{paint(colour)};stroke-width:2" if hollow else f"fill:{paint(colour)}"
+    fill = f"fill:{paint(PAPER)};stroke:{paint(colour)};stroke-width:2" if hollow else f"fill:{paint(colour)}"
     inner = f"<title>{escape(title)}</title>" if title else ""
     return f'<circle cx="{x:.3f}%" cy="{y:.1f}" r="{radius}" style="{fill}">{inner}</circle>'
 

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from i2e_pipeline.core import files
 from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.images.thumbnails import Thumbnails
 from i2e_pipeline.pages import svg
-from i2e_pipeline.pages.thumbnails import Thumbnails
+from i2e_pipeline.pages.html import environment
 from i2e_pipeline.report import charts, figures, pictures, quality
 from i2e_pipeline.report.figures import CLIP_RANGE, Dataset
 from i2e_pipeline.report.pictures import Choice, Picture, Place
@@ -62,7 +62,14 @@ def page(pipeline: Pipeline) -> str:
     rejections = _rejections(dataset, examples)
     costs = figures.costs(dataset)
     return (
-        _environment()
+        environment(
+            "i2e_pipeline.report",
+            number=lambda value: f"{value:,}",
+            share=_share,
+            score=lambda v: "–" if v is None else f"{v:.3f}",
+            linked=_linked,
+            compact=_compact,
+        )
         .get_template("report.html")
         .render(
             manifest=dataset.manifest,
@@ -106,24 +113,6 @@ def page(pipeline: Pipeline) -> str:
             output=config.output,
         )
     )
-
-
-def _environment() -> Environment:
-    both = ChoiceLoader([PackageLoader("i2e_pipeline.report"), PackageLoader("i2e_pipeline.pages")])
-    environment = Environment(
-        loader=both,
-        autoescape=select_autoescape(default=True),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=lambda value: f"{value:,}",
-        share=_share,
-        score=lambda v: "–" if v is None else f"{v:.3f}",
-        linked=_linked,
-        compact=_compact,
-    )
-    return environment
 
 
 def _share(part: float, whole: float) -> str:

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from i2e_pipeline.core import files
 from i2e_pipeline.engine.tables import Commit
 from i2e_pipeline.engine.units import Units
+from i2e_pipeline.images.thumbnails import Thumbnail, Thumbnails
 from i2e_pipeline.inputs.shards import ShardChanged, selected_rows
-from i2e_pipeline.pages.thumbnails import Thumbnails
 from i2e_pipeline.report.figures import MAX_ROWS, Dataset
 
 _MAX_REJECTS = 500_000
@@ -43,8 +43,7 @@ class Label:
 class Picture:
     """A published image as the page shows it."""
 
-    thumbnail: str | None
-    """data URI; None where the bytes cannot be decoded or the page is full"""
+    thumbnail: Thumbnail
     alt_text: str
     url: str | None
     labels: tuple[Label, ...]
@@ -142,7 +141,7 @@ class Example:
 
     text: str
     detail: str
-    thumbnail: str | None = None
+    thumbnail: Thumbnail
     url: str | None = None
 
 

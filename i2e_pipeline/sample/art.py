@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 
 from PIL import Image
 
+from i2e_pipeline.images.decode import open_image
 from i2e_pipeline.sample.world import ART, HELD_OUT_HAND
 
 KEPT_VARIANTS = 4
@@ -39,7 +40,7 @@ class Art:
     def sprite(self, hand: str, entity: str, variant: int = 0) -> Image.Image:
         """One drawing, RGBA, its longer side 128 px."""
         if hand not in self._sheets:
-            with Image.open(ART / f"{hand}.webp") as sheet:
+            with open_image((ART / f"{hand}.webp").read_bytes()) as sheet:
                 self._sheets[hand] = sheet.convert("RGBA")
         left, top, width, height = self.index[hand][entity][variant]
         return self._sheets[hand].crop((left, top, left + width, top + height))

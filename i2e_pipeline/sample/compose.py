@@ -15,8 +15,6 @@ import argparse
 import hashlib
 import json
 import random
-import shutil
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -155,9 +153,7 @@ def compose(output: Path, rows: int = ROWS, shards: int = SHARDS, seed: int = SE
         raise SystemExit(
             f"compose: {output} is not a sample input (it has no manifest.json): use another --output, or remove it."
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
+    with files.fresh_folder(output) as work:
         (work / "pairs").mkdir()
         paths = [work / "pairs" / f"{i:05d}.parquet" for i in range(shards)]
         shard_rows = plan(rows, shards, seed)
@@ -177,10 +173,6 @@ def compose(output: Path, rows: int = ROWS, shards: int = SHARDS, seed: int = SE
         dump.write_popularity(world, work / "popularity.csv")
         dump.write_anchors(world, work / "anchors.tsv")
         (work / "manifest.json").write_text(json.dumps(mark, indent=1) + "\n")
-        work.chmod(0o755)
-        files.put_in_place(work, output)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return True
 
 

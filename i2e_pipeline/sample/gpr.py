@@ -14,8 +14,6 @@ import argparse
 import hashlib
 import json
 import random
-import shutil
-import tempfile
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -104,9 +102,7 @@ def compose_gpr(folder: Path, per_domain: int = PER_DOMAIN, images: int = IMAGES
         raise SystemExit(
             f"gpr: {folder} is no composed benchmark (it has no manifest.json): use another --output, or remove it."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with files.fresh_folder(folder) as work:
         (work / "images").mkdir()
         numbered = [(number, entity) for number, (_, entity) in enumerate(chosen)]
         parts = [numbered[i :: max(1, processes)] for i in range(max(1, processes))]
@@ -124,10 +120,6 @@ def compose_gpr(folder: Path, per_domain: int = PER_DOMAIN, images: int = IMAGES
         }
         (work / "domains.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (work / "manifest.json").write_text(json.dumps(mark, indent=1) + "\n")
-        work.chmod(0o755)
-        files.put_in_place(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return True
 
 

@@ -8,7 +8,6 @@ names only another entity; recall is over pictures whose caption names the truth
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from i2e_pipeline.images.decode import open_image
 from i2e_pipeline.sample.draws import draw, picture
 from i2e_pipeline.sample.world import HELD_OUT_HAND, Entity, load_world
 
@@ -100,7 +100,7 @@ def ask(
     vectors = []
     for start in range(0, rows, 128):
         batch = [
-            preprocess(Image.open(io.BytesIO(picture(d, training=split == "training")[0])).convert("RGB"))
+            preprocess(open_image(picture(d, training=split == "training")[0]).convert("RGB"))
             for d in draws[start : start + 128]
         ]
         vectors.append(encode_image(torch.stack(batch)))

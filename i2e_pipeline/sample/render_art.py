@@ -12,7 +12,6 @@ A fresh machine needs neither npm nor this script: the rendered sheets ship (lic
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from i2e_pipeline.images.decode import open_image
 from i2e_pipeline.sample.planets import PLANETS, VARIANTS, planet_svg
 from i2e_pipeline.sample.world import ART, load_world
 
@@ -78,7 +78,7 @@ def render(svg: str) -> Image.Image:
 
     # Twice the size, then reduced: the trimmed drawing still has SIDE true pixels.
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=2 * SIDE))
-    image = Image.open(io.BytesIO(png)).convert("RGBA")
+    image = open_image(png).convert("RGBA")
     box = image.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox()
     if box is None:
         raise ValueError("an empty drawing")

@@ -3,8 +3,8 @@
 Reads    kb/entities (entity_id, name, description)
 Writes   entity_vectors (entity_id, vector: float32, norm 1)
 
-3 million entities of 512 numbers are 3 GB: each machine lays the table out once as two sorted .npy files, and its
-workers map them, so that the pages are shared (637 MB against 1,037 MB for 400 MB of vectors on two workers).
+3 million entities of 512 numbers are 3 GB. Each machine lays the table out once, sorted by id, and its workers map it
+into memory, so that they share its pages (637 MB against 1,037 MB for 400 MB of vectors on two workers).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,15 +21,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
+from i2e_pipeline.core import arrays
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.files import open_filesystem
+from i2e_pipeline.core.machine import scratch
 from i2e_pipeline.core.schemas import ENTITY_VECTORS
 from i2e_pipeline.images.encoder import Encoder
 
+_HEADER, _FORMAT = "entity_vectors", 1
 KEPT_STORES = 3
-"""Stores a cache folder keeps, latest used: the table grows with the run, and each state of it is a store."""
+"""Stores that a cache folder keeps, those used last: the table grows during a run, and each state of it is a store."""
 
 
-class MissingVectorError(KeyError):
+class EntityVectorsError(I2EError, ValueError):
+    """A table entity_vectors whose vectors do not go together; the message names the file."""
+
+
+class MissingVectorError(I2EError, KeyError):
     """An entity without a vector; the message names it and the way out."""
 
     def __str__(self) -> str:
@@ -38,7 +45,8 @@ class MissingVectorError(KeyError):
 
 
 def entity_text(template: str, name: str, description: str | None) -> str:
-    """What the model is told of an entity. Without a description, its place goes with the punctuation around it.
+    """What the model is told of an entity. Where there is no description, its place in the template is
+    left out, together with the punctuation around it.
 
     >>> entity_text("a photo of {name} ({description})", "Mars", None)
     'a photo of Mars'
@@ -55,8 +63,8 @@ def encode_entities(
     """Kernel: text vectors of entities.
 
     batches   entity_id: int64, name: string, description: string or null
-    yields    ("entity_vectors", ENTITY_VECTORS), a row per row. A vector that came out as NaN is stored as it is: pairs
-              that name its entity are then rejected as nan_score, instead of the whole run failing on one text.
+    yields    ("entity_vectors", ENTITY_VECTORS), a row per row. A vector of NaN is stored as it is: pairs that name
+              its entity are then rejected as nan_score, and the run does not fail because of one text.
     """
     for batch in batches:
         names, descriptions = batch["name"].to_pylist(), batch["description"].to_pylist()
@@ -77,22 +85,6 @@ def encode_entities(
             "entity_vectors",
             pa.RecordBatch.from_arrays([columns[c] for c in ENTITY_VECTORS.names], schema=ENTITY_VECTORS),
         )
-
-
-def choose_background(entity_ids: Iterable[int], count: int) -> np.ndarray:
-    """`count` entities (int64, sorted) that stand for "anything": those whose id hashes lowest.
-
-    Hand over entities that have a description: candidates are mostly told with theirs, and bare names spread otherwise.
-    The choice depends on the ids alone, not on their order, and choices of parts can be chosen from again, so that a
-    large knowledge base is asked part by part and every run makes the same choice.
-    """
-    ids = np.unique(np.fromiter(entity_ids, dtype=np.int64))
-    if len(ids) > count:
-        with np.errstate(over="ignore"):
-            mixed = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-            mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
-        ids = ids[np.argsort(mixed ^ (mixed >> np.uint64(29)), kind="stable")[:count]]
-    return np.sort(ids)
 
 
 class EntityVectors:
@@ -120,23 +112,18 @@ class EntityVectors:
         The first worker lays the store out under a lock, the others wait and map it. Needs as much free disk as the
         vectors in float16; memory for a few thousand of them. An id that stands twice keeps its first vector.
         """
-        root = Path(cache or f"{tempfile.gettempdir()}/i2e-entity-vectors-{os.getuid()}")
+        root = Path(cache) if cache else scratch("entity-vectors")
         root.mkdir(parents=True, exist_ok=True)
-        store = root / hashlib.blake2b((key or _state(files)).encode(), digest_size=16).hexdigest()
+        place = root / hashlib.blake2b(f"{_FORMAT} {key or _state(files)}".encode(), digest_size=16).hexdigest()
         with FileLock(f"{root}/.lock"):
-            if not store.is_dir():
-                fresh = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
-                try:
-                    _lay_out(files, fresh)
-                    os.replace(fresh, store)
-                except BaseException:
-                    shutil.rmtree(fresh, ignore_errors=True)
-                    raise
-                _drop_old(root, keep=store)
-            os.utime(store)
-            ids_N = np.load(store / "ids.npy", mmap_mode="r")
-            vectors_ND = np.load(store / "vectors.npy", mmap_mode="r") if len(ids_N) else np.empty((0, 0), np.float16)
-            described_N = np.load(store / "described.npy", mmap_mode="r")
+            if not place.is_dir():
+                with arrays.new(place, _HEADER, alone=True) as store:
+                    _lay_out(files, store)
+                _drop_old(root, keep=place)
+            os.utime(place)
+            stored = arrays.Arrays(place, _HEADER, _FORMAT)
+            ids_N, described_N = stored["ids"], stored["described"]
+            vectors_ND = stored["vectors"] if len(ids_N) else np.empty((0, 0), np.float16)
         return cls(ids_N, vectors_ND, described_N, f"{len(files)} files of entity_vectors")
 
     def __len__(self) -> int:
@@ -180,40 +167,37 @@ def _state(files: Sequence[str]) -> str:
     return "\n".join(infos)
 
 
-def _lay_out(files: Sequence[str], folder: Path) -> None:
-    """ids.npy (int64, rising), vectors.npy (float16), described.npy, in two passes: ids, then each to its place."""
+def _lay_out(files: Sequence[str], store: arrays.Writer) -> None:
+    """ids (int64, rising), vectors (float16) and described (bool), in two passes: ids, then each to its place."""
     found = [np.empty(0, dtype=np.int64)]
     for file in files:
         found += [batch["entity_id"].to_numpy() for batch in _batches(file, ["entity_id"])]
     ids_M = np.concatenate(found)
     ids_N = np.unique(ids_M)
-    np.save(folder / "ids.npy", ids_N)
     described_N = np.ones(len(ids_N), dtype=bool)
-    np.save(folder / "described.npy", described_N)
-    if not len(ids_N):
-        return
-    store: np.memmap | None = None
+    laid_ND: np.memmap | None = None
     written = np.zeros(len(ids_N), dtype=bool)
     for file in files:
         for batch in _batches(file, ["entity_id", "vector", "described"]):
             vectors_BD = _matrix(batch["vector"], file)
-            if store is None:
-                shape = (len(ids_N), vectors_BD.shape[1])
-                store = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float16, shape=shape)
-            if vectors_BD.shape[1] != store.shape[1]:
-                raise ValueError(
-                    f"{file} holds vectors of {vectors_BD.shape[1]} numbers, others of {store.shape[1]}: two models' "
+            if laid_ND is None:
+                laid_ND = store.create("vectors", (len(ids_N), vectors_BD.shape[1]), np.float16)
+            if vectors_BD.shape[1] != laid_ND.shape[1]:
+                raise EntityVectorsError(
+                    f"{file} holds vectors of {vectors_BD.shape[1]} numbers, others of {laid_ND.shape[1]}: two models' "
                     "vectors stand in one table; write entity_vectors afresh (`i2e run --redo score`)"
                 )
             at_B, first_B = np.unique(np.searchsorted(ids_N, batch["entity_id"].to_numpy()), return_index=True)
             new = ~written[at_B]
-            store[at_B[new]] = vectors_BD[first_B[new]]
+            laid_ND[at_B[new]] = vectors_BD[first_B[new]]
             if "described" in batch.schema.names:
                 described_N[at_B[new]] = batch["described"].to_numpy(zero_copy_only=False)[first_B[new]]
             written[at_B] = True
-    assert store is not None
-    store.flush()
-    np.save(folder / "described.npy", described_N)
+    if laid_ND is not None:
+        laid_ND.flush()
+    store.save("ids", ids_N)
+    store.save("described", described_N)
+    store.header = {"format": _FORMAT, "entities": len(ids_N)}
 
 
 def _batches(file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -228,7 +212,7 @@ def _matrix(vectors: pa.Array, file: str) -> np.ndarray:
     flat = vectors.flatten()
     widths = np.unique(np.diff(vectors.offsets.to_numpy()))
     if len(widths) != 1 or vectors.null_count or flat.null_count:
-        raise ValueError(
+        raise EntityVectorsError(
             f"{file}: vectors of {widths.tolist()} numbers, {vectors.null_count} nulls; they are all of one width"
         )
     return flat.to_numpy().reshape(len(vectors), int(widths[0]))

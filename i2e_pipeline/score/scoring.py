@@ -67,8 +67,8 @@ def score(
     yields       ("scores", SCORES): a row per pair and distinct entity, clip_score in [-1, 1], background_z in standard
                  deviations above the image's mean cosine to the background;
                  ("rejects", reason, id, shard, row, detail): a row per pair that is not scored
-    Each pair comes out either way exactly once. Equal bytes within a task are decoded and encoded once. Nothing raises
-    for one bad row; a missing entity vector, shard or row does, since then the tables do not fit together.
+    Each pair comes out exactly once, scored or rejected. Equal bytes within a task are decoded and encoded once. A bad
+    row raises nothing; a missing entity vector, shard or row does, since then the tables do not fit together.
     With `keep_vectors`, a pair's first row carries the image's vector (D little-endian float16) and its others null.
     """
     background_MD = vectors.lookup(np.asarray(background, dtype=np.int64)) if len(background) >= 2 else None
@@ -134,7 +134,7 @@ def _scores(
     background_MD: np.ndarray | None,
     keep_vectors: bool,
 ) -> tuple[pa.RecordBatch, dict[int, str]]:
-    """SCORES of the pairs, and which pairs have no number for one of their entities, with that entity."""
+    """SCORES of the pairs; and the pairs whose score for some entity is NaN, each with that entity."""
     distinct: dict[bytes, int] = {}
     image_R = np.fromiter((distinct.setdefault(s.image_id, len(distinct)) for s in images), np.int64, len(images))
     first = dict(zip(image_R.tolist(), images, strict=True))

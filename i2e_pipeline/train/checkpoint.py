@@ -36,6 +36,7 @@ from torch import Tensor
 
 from i2e_pipeline import __version__
 from i2e_pipeline.core import files
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.train.parallel import World
 
 FORMAT_VERSION = 1
@@ -46,7 +47,7 @@ _ROWS_AT_ONCE = 65_536
 Say = Callable[[str], None]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(I2EError, ValueError):
     """A checkpoint cannot be written, or cannot be read, or does not fit."""
 
 
@@ -156,13 +157,8 @@ def _finish(fresh: Path, target: Path, state: State, sizes: dict[str, int], clas
     if target.exists():
         return [f"{target.name} is there without its {_STATE}: remove it"]
     try:
-        with open(fresh / _STATE, "w", encoding="utf-8") as file:
-            json.dump(tree, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(fresh)
-        os.rename(fresh, target)
-        _sync_folder(target.parent)
+        files.write_json(str(fresh / _STATE), tree)
+        files.put_in_place(fresh, target)
     except OSError as error:
         return [f"rank 0: {error}"]
     return []
@@ -438,14 +434,6 @@ def _named(root: Path) -> list[tuple[int, bool]]:
 
 def _unfinished(root: Path) -> list[Path]:
     return sorted(root.glob(".step-*.tmp-*")) if root.is_dir() else []
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _local(folder: str | Path) -> Path:

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from i2e_pipeline.core.draws import GOLDEN, drawn, mix_, signed
+
 
 @dataclass(frozen=True)
 class Window:
@@ -53,20 +55,12 @@ def window(step: int, classes: int, size: int, seed: int) -> Window:
     if size >= classes:
         return Window(classes, classes, 0, 1)
     number, place = divmod(step, math.ceil(classes / size))
-    drawn = mixed(mixed(seed) + number)
+    bits = drawn(drawn(seed) + number)
     # Between a quarter and three quarters of the classes: neighbours (and the ranks that own them) are spread.
-    stride = max(1, classes // 4) + (drawn & 0xFFFFFFFF) * (classes // 2) // 2**32
+    stride = max(1, classes // 4) + (bits & 0xFFFFFFFF) * (classes // 2) // 2**32
     while math.gcd(stride, classes) > 1:
         stride += 1
-    return Window(classes, size, (place * size + (drawn >> 32)) % classes, stride % classes)
-
-
-def mixed(x: int) -> int:
-    """splitmix64's finaliser (Steele et al., OOPSLA 2014): 64 bits in, 64 well mixed bits out."""
-    x = (x + 0x9E3779B97F4A7C15) % 2**64
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
-    return x ^ (x >> 31)
+    return Window(classes, size, (place * size + (bits >> 32)) % classes, stride % classes)
 
 
 def normal_rows(class_T: Tensor, width: int, seed: int) -> Tensor:
@@ -76,25 +70,10 @@ def normal_rows(class_T: Tensor, width: int, seed: int) -> Tensor:
     whatever rows are drawn together.
     """
     columns_D = torch.arange(width, dtype=torch.int64, device=class_T.device)
-    keys_T1 = _mix_((class_T + _signed(mixed(seed)))[:, None])
-    bits_TD = _mix_(keys_T1 + columns_D * _signed(0x9E3779B97F4A7C15))
+    keys_T1 = mix_((class_T + signed(drawn(seed)))[:, None])
+    bits_TD = mix_(keys_T1 + columns_D * signed(GOLDEN))
     sum_TD = bits_TD & 0xFFFF
     for shift in (16, 32, 48):
         sum_TD += (bits_TD >> shift) & 0xFFFF
     variance = 4 * (65536**2 - 1) / 12
     return sum_TD.float().sub_(2 * 65535).mul_(variance**-0.5)
-
-
-def _mix_(x: Tensor) -> Tensor:
-    """splitmix64's finaliser in place; int64 products wrap around as the unsigned ones do."""
-    x ^= (x >> 30) & (2**34 - 1)
-    x *= _signed(0xBF58476D1CE4E5B9)
-    x ^= (x >> 27) & (2**37 - 1)
-    x *= _signed(0x94D049BB133111EB)
-    x ^= (x >> 31) & (2**33 - 1)
-    return x
-
-
-def _signed(x: int) -> int:
-    """The int64 of the same 64 bits."""
-    return x - 2**64 if x >= 2**63 else x

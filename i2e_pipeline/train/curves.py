@@ -7,18 +7,18 @@ Writes  <train folder>/loss.png: losses over the steps, raw and smoothed · what
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from i2e_pipeline.core.files import fresh_file
+from i2e_pipeline.pages import palette
 from i2e_pipeline.train.journal import rows
 
 FILE = "loss.png"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all
-_INK, _SOFT, _RULE = "#1d2228", "#5c6570", "#e4e0d8"
+_INK, _SOFT, _RULE = (palette.DAY[name] for name in ("ink", "soft", "rule"))
 _SMOOTHED_SHARE = 1 / 40
 """Of the journal's length: what the smoothed curve averages over."""
 
@@ -45,9 +45,8 @@ def draw(folder: str | Path, title: str) -> Path | None:
     for panel in panels:
         _quiet(panel)
     figure.align_ylabels()
-    fresh = Path(folder) / f".{FILE}.tmp"
-    figure.savefig(fresh, format="png")
-    os.replace(fresh, Path(folder) / FILE)
+    with fresh_file(Path(folder) / FILE) as fresh:
+        figure.savefig(fresh, format="png")
     return Path(folder) / FILE
 
 
@@ -115,7 +114,7 @@ def _rate(panel: Any, steps: list[dict[str, Any]]) -> None:
 def _colours(names: Iterable[str]) -> dict[str, str]:
     """Ink for the sum, a colour for each part."""
     parts = [name for name in names if name != "loss"]
-    return {"loss": _INK} | {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(parts)}
+    return {"loss": _INK} | {name: palette.SERIES[i % len(palette.SERIES)] for i, name in enumerate(parts)}
 
 
 def _name_ends(panel: Any, curves: dict[str, tuple[list[float], list[float]]], form: str) -> None:

@@ -35,6 +35,7 @@ import torch
 
 from i2e_pipeline.core.config import ImageLimits, TrainConfig
 from i2e_pipeline.core.draws import hashed, uniform
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.images.decode import Rejected, open_rgb
 from i2e_pipeline.train.augment import augmented, centred, decoded_side, draws
@@ -57,7 +58,7 @@ STAND_INS_PER_GROUP = 8
 _GROUPS_HELD = 2
 
 
-class LoaderError(RuntimeError):
+class LoaderError(I2EError, RuntimeError):
     """A batch that cannot be made; the message names file and row."""
 
 

@@ -11,7 +11,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.train.strategy import place
+
+
+class EmaError(I2EError, ValueError):
+    """A stored mean of the weights that does not fit the model."""
 
 
 class Ema:
@@ -69,11 +74,11 @@ class Ema:
         """Takes a mean of full tensors, on any layout; each rank keeps its shards. Other names are not looked at."""
         missing = [name for name in self.mean if name not in state]
         if missing:
-            raise ValueError(f"the mean of the weights lacks {len(missing)} tensors of the model, first {missing[0]}")
+            raise EmaError(f"the mean of the weights lacks {len(missing)} tensors of the model, first {missing[0]}")
         for name, mean in self.mean.items():
             full = state[name]
             if full.shape != mean.shape:
-                raise ValueError(f"the mean of {name} has shape {tuple(full.shape)}, the model {tuple(mean.shape)}")
+                raise EmaError(f"the mean of {name} has shape {tuple(full.shape)}, the model {tuple(mean.shape)}")
             place(mean, full)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from i2e_pipeline.core.config import EncoderConfig, LossConfig
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.images.encoder import cut_to
 from i2e_pipeline.train.batch import Encoded
 
@@ -32,7 +33,7 @@ MAX_LOG_SCALE = math.log(100)
 _UNDECAYED = ("positional_embedding", "class_embedding", "cls_emb", "pos_embed", "cls_token", "logit_scale")
 
 
-class EncoderError(ValueError):
+class EncoderError(I2EError, ValueError):
     """Towers that cannot be built; the message names the setting, its value and the way out."""
 
 

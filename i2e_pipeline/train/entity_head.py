@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from i2e_pipeline.core.config import HeadConfig
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.train.class_sampling import Window, normal_rows, sample_size, window
 from i2e_pipeline.train.parallel import World
 
@@ -48,7 +49,7 @@ EPSILON = 1e-10
 """Added to Adagrad's root: gradients far below it (of classes that were never close) hardly move their rows."""
 
 
-class HeadError(ValueError):
+class HeadError(I2EError, ValueError):
     """Class indices or rows that do not fit the head."""
 
 

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,8 +50,7 @@ def export(
     """
     folder = Path(folder)
     state = _of_model(towers.state_dict() if weights is None else weights)
-    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    try:
+    with files.fresh_folder(folder) as fresh:
         _write_open_clip(towers, state, fresh / "open_clip")
         reason = unfit_for_huggingface(towers)
         if reason is None:
@@ -61,9 +58,6 @@ def export(
         else:
             say(f"no Hugging Face export: {reason}")
         (fresh / "README.md").write_text(_card(folder, config, figures or {}, reason), encoding="utf-8")
-        files.put_in_place(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _of_model(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

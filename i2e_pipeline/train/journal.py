@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from i2e_pipeline.core import files
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.train.parallel import World
 
 Say = Callable[[str], None]
@@ -30,7 +31,7 @@ Number = float | Tensor
 FILE = "journal.jsonl"
 
 
-class BadLoss(ValueError):
+class BadLoss(I2EError, ValueError):
     """A loss that is not a finite number."""
 
 

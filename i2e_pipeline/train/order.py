@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from i2e_pipeline.core.draws import hashed
+from i2e_pipeline.core.errors import I2EError
 
 WHOLE = 16_384
 """Up to so many samples an epoch is one shuffle."""
@@ -34,7 +35,7 @@ HELD = 2
 """Row groups of the open windows may have so many times lanes x window rows."""
 
 
-class OrderError(ValueError):
+class OrderError(I2EError, ValueError):
     """A batch that cannot be cut as asked; the message names the numbers and the setting."""
 
 

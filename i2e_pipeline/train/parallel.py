@@ -17,10 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from i2e_pipeline.core.errors import I2EError
+
 _CPU = torch.device("cpu")
 
 
-class WorldError(ValueError):
+class WorldError(I2EError, ValueError):
     """Ranks that this machine cannot hold."""
 
 

@@ -20,12 +20,13 @@ from typing import Any
 from torch import Tensor
 
 from i2e_pipeline.core.config import TextConfig, TrainConfig
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.train import losses
 from i2e_pipeline.train.batch import Batch, Encoded
 from i2e_pipeline.train.parallel import World
 
 
-class RecipeError(ValueError):
+class RecipeError(I2EError, ValueError):
     """Settings that make no sense together; the message names them and the way out."""
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from i2e_pipeline.core.errors import I2EError
 
-class ScheduleError(ValueError):
+
+class ScheduleError(I2EError, ValueError):
     """The warm-up leaves no step for training."""
 
 

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from i2e_pipeline.core.config import OptimizerConfig, TrainConfig
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.train.encoders import Towers
 from i2e_pipeline.train.parallel import World
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class StrategyError(ValueError):
+class StrategyError(I2EError, ValueError):
     """A way to spread the towers that is not possible here."""
 
 

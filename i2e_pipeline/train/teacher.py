@@ -18,10 +18,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-import stat
-import tempfile
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,12 +27,13 @@ import pyarrow as pa
 import torch
 from filelock import FileLock, Timeout
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import arrays, files
 from i2e_pipeline.core.config import digest
+from i2e_pipeline.core.machine import scratch
 from i2e_pipeline.dataset.published import DatasetError, part_files
 from i2e_pipeline.train.samples import Samples, id_halves, read_parquet
 
-_SLOTS, _VECTORS, _USERS = "slots.npy", "vectors.f2", "users"
+_HEADER, _FORMAT = "teacher", 1
 _LEAVING_SECONDS = 10.0
 
 
@@ -47,18 +45,19 @@ class Teacher:
         place = _place(folder, samples)
         with FileLock(f"{place}.lock"):
             if not place.exists():
-                with _new_folder(place) as new:
-                    _write(folder, samples, new)
+                with arrays.new(place, _HEADER, alone=True) as store:
+                    _write(folder, samples, store)
             # Held for as long as this process uses the copy, and let go by the system when it dies.
-            users = (place / _USERS).open("rb")
+            users = (place / f"{_HEADER}.json").open("rb")
             fcntl.flock(users, fcntl.LOCK_SH)
         self._end = weakref.finalize(self, _leave, place, users)
-        self._slot_N = np.load(place / _SLOTS, mmap_mode="r")
-        self.images = int(self._slot_N.max()) + 1
+        stored = arrays.Arrays(place, _HEADER, _FORMAT)
+        self.images: int = stored.header["images"]
         """Images of the dataset with a vector."""
-        self.width = (place / _VECTORS).stat().st_size // 2 // self.images
+        self.width: int = stored.header["width"]
         """T"""
-        self._vectors = np.memmap(place / _VECTORS, dtype="<f2", mode="r", shape=(self.images, self.width))
+        self._slot_N = stored["slots"]
+        self._vectors = stored.numbers("vectors", "<f2", self.width)
 
     def of(self, rows_B: np.ndarray) -> torch.Tensor:
         """teacher_BT of rows of the dataset."""
@@ -79,29 +78,10 @@ def _place(folder: str, samples: Samples) -> Path:
     """Where this machine's copy lies: another place for other vectors, another dataset and another user."""
     parts = [[i.path, i.size, i.modified] for i in files.list_files(folder)]
     name = digest({
-        "vectors": folder if "://" in folder else os.path.abspath(folder), "parts": parts,
+        "format": _FORMAT, "vectors": folder if "://" in folder else os.path.abspath(folder), "parts": parts,
         "images": hashlib.blake2b(np.ascontiguousarray(samples.ids_N2).data, digest_size=16).hexdigest(),
     })  # fmt: skip
-    own = Path(tempfile.gettempdir()) / f"i2e-teacher-{os.getuid()}"
-    own.mkdir(mode=0o700, exist_ok=True)
-    found = own.lstat()
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-        raise DatasetError(f"{own} is no folder of this user: remove it, or set TMPDIR to another place")
-    return own / name
-
-
-@contextlib.contextmanager
-def _new_folder(place: Path) -> Iterator[Path]:
-    """A folder that is at `place` once it is whole."""
-    new = place.with_name(f"{place.name}.new")
-    shutil.rmtree(new, ignore_errors=True)  # of one that was killed: its lock is free
-    new.mkdir()
-    try:
-        yield new
-        (new / _USERS).touch()
-        new.rename(place)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    return scratch("teacher") / name
 
 
 def _leave(place: Path, users: BinaryIO) -> None:
@@ -112,35 +92,36 @@ def _leave(place: Path, users: BinaryIO) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _write(folder: str, samples: Samples, new: Path) -> None:
+def _write(folder: str, samples: Samples, store: arrays.Writer) -> None:
     ids_N2 = samples.ids_N2
     slot_N = np.full(len(ids_N2), -1, dtype=np.int64)
     by_id = np.lexsort((ids_N2[:, 1], ids_N2[:, 0]))
     firsts = ids_N2[by_id, 0]
     width = stored = 0
-    with (new / _VECTORS).open("wb") as out:
-        for path in part_files(folder):
-            table = read_parquet(files.join(folder, path), ["image_id", "vector"])
-            table = table.filter(table.column("vector").is_valid())
-            for batch in table.to_batches():
-                if not batch.num_rows:
-                    continue
-                vectors_MT = _vectors(batch.column("vector"), width, f"{folder}/{path}")
-                width = vectors_MT.shape[1]
-                halves_M2 = id_halves(pa.chunked_array([batch.column("image_id")]))
-                at = np.searchsorted(firsts, halves_M2[:, 0]).clip(max=len(firsts) - 1)
-                rows = by_id[at]
-                known = (ids_N2[rows] == halves_M2).all(axis=1) & (slot_N[rows] < 0)
-                rows, first = np.unique(rows[known], return_index=True)
-                slot_N[rows] = np.arange(stored, stored + len(rows))
-                stored += len(rows)
-                out.write(vectors_MT[np.flatnonzero(known)[first]].tobytes())
+    out = store.stream("vectors")
+    for path in part_files(folder):
+        table = read_parquet(files.join(folder, path), ["image_id", "vector"])
+        table = table.filter(table.column("vector").is_valid())
+        for batch in table.to_batches():
+            if not batch.num_rows:
+                continue
+            vectors_MT = _vectors(batch.column("vector"), width, f"{folder}/{path}")
+            width = vectors_MT.shape[1]
+            halves_M2 = id_halves(pa.chunked_array([batch.column("image_id")]))
+            at = np.searchsorted(firsts, halves_M2[:, 0]).clip(max=len(firsts) - 1)
+            rows = by_id[at]
+            known = (ids_N2[rows] == halves_M2).all(axis=1) & (slot_N[rows] < 0)
+            rows, first = np.unique(rows[known], return_index=True)
+            slot_N[rows] = np.arange(stored, stored + len(rows))
+            stored += len(rows)
+            out.write(vectors_MT[np.flatnonzero(known)[first]].tobytes())
     if not stored:
         raise DatasetError(
             f"{folder} holds no vector of an image of the dataset: score with score.keep_vectors=true, or set "
             "train.loss.distillation to 0"
         )
-    np.save(new / _SLOTS, slot_N)
+    store.save("slots", slot_N)
+    store.header = {"format": _FORMAT, "images": stored, "width": width}
 
 
 def _vectors(column: pa.Array, width: int, where: str) -> np.ndarray:

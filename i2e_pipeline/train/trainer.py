@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, TrainConfig, digest
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.dataset.published import Published, open_published
 from i2e_pipeline.train import checkpoint, journal, strategy
 from i2e_pipeline.train.batch import Batch
@@ -55,7 +56,7 @@ _IS_SAID = ("steps", "epochs", "head.learning_rate")
 Say = Callable[[str], None]
 
 
-class TrainError(ValueError):
+class TrainError(I2EError, ValueError):
     """A training that cannot begin or go on; the message says the way out."""
 
 

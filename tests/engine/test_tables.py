@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from i2e_pipeline.core.config import StorageConfig
+from i2e_pipeline.core.files import RecordError
 from i2e_pipeline.core.schemas import MENTIONS, REJECTS, TEXTS
 from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
 from i2e_pipeline.engine.tables import Commit, Counting, TableError, Tables, Written, conform
@@ -226,3 +227,18 @@ def test_a_table_that_a_stage_does_not_declare_is_refused(tmp_path: Path) -> Non
     tables = Tables(str(tmp_path / "out"), catalogue=CATALOGUE)
     with pytest.raises(TableError, match="yields texts, which it does not declare"):
         tables.write_local(iter([("texts", pa.RecordBatch.from_pylist([text_row(1)]))]), "x", "u", ("mentions",))
+
+
+def test_what_else_lies_among_the_commits_is_no_commit(tmp_path: Path) -> None:
+    """Catches: a folder or another program's file that is taken for a unit that is done."""
+    tables = Tables(str(tmp_path))
+    made = tables.commit(Commit("extract", "u-1", "f", {}, {}, 1, 1, {}, 0.0), [])
+    folder = tmp_path / "_commits" / "extract"
+    (folder / f"u-2.json.{'0' * 32}.tmp").write_text("{")
+    (folder / "._u-1.json").write_bytes(b"\0\5\x16\7")
+    (folder / "old").mkdir()
+    (folder / "old" / "u-3.json").write_text((folder / "u-1.json").read_text())
+    assert tables.commits("extract") == {"u-1": made}
+    (folder / "u-4.json").write_text("")
+    with pytest.raises(RecordError, match=r"u-4\.json is not a whole record .*: remove it, and `i2e run` makes"):
+        tables.commits("extract")

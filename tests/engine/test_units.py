@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from i2e_pipeline.core.config import PairsConfig
+from i2e_pipeline.core.files import RecordError
 from i2e_pipeline.engine.units import InputError, Units
 
 
@@ -27,6 +28,22 @@ def shard(path: Path, text: str, rows: int = 3) -> Path:
 
 def pairs(*paths: Path | str, **settings: object) -> PairsConfig:
     return PairsConfig.model_validate({"path": [str(p) for p in paths], **settings})
+
+
+def test_what_else_lies_among_the_units_is_no_unit(tmp_path: Path) -> None:
+    """Catches: a `.tmp` of a run that was killed while it wrote, or a `.DS_Store`, that stops every later run."""
+    units = Units(str(tmp_path / "out"))
+    shard(tmp_path / "in" / "a.parquet", "a")
+    first = units.plan(pairs(tmp_path / "in"))
+    folder = tmp_path / "out" / "units"
+    (folder / f"{first[0].name}.json.{'0' * 32}.tmp").write_text('{"name"')
+    (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (folder / "copies").mkdir()
+    (folder / "copies" / "u-1.json").write_text((folder / f"{first[0].name}.json").read_text())
+    assert units.plan(pairs(tmp_path / "in")) == first
+    (folder / "u-half.json").write_text('{"name": "u-half", "files": [')
+    with pytest.raises(RecordError, match=r"u-half\.json is not a whole record .*: put a copy of it in its place"):
+        units.known()
 
 
 def test_new_files_become_new_units_beside_the_old(tmp_path: Path) -> None:

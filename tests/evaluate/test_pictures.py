@@ -10,7 +10,8 @@ from PIL import Image
 from i2e_pipeline.evaluate import pictures
 from i2e_pipeline.evaluate.compare import Interval
 from i2e_pipeline.evaluate.pictures import Group
-from i2e_pipeline.pages.thumbnails import Thumbnails
+from i2e_pipeline.images.thumbnails import Thumbnails
+from i2e_pipeline.pages.palette import SERIES
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -101,7 +102,7 @@ def test_without_domains_the_largest_classes_have_colours() -> None:
     groups = pictures.groups(labels, [f"c{i}" for i in range(20)], None)
     named = {g for g in groups if g}
     assert {"c3", "c11"} < named
-    assert len(named) == len(pictures.PALETTE)
+    assert len(named) == len(SERIES)
     drawn = pictures.scatter(np.random.default_rng(0).random((len(labels), 2)), groups, len(labels))
     assert drawn.keys[-1].name == "others"
     assert sum(key.points for key in drawn.keys) == len(labels)

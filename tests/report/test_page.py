@@ -16,7 +16,7 @@ from PIL import Image
 
 from i2e_pipeline.core.config import StorageConfig
 from i2e_pipeline.dataset.commits import NotPublished
-from i2e_pipeline.pages.thumbnails import Thumbnails
+from i2e_pipeline.images.thumbnails import Thumbnails
 from i2e_pipeline.report import figures, pictures
 from i2e_pipeline.report.figures import Dataset
 from i2e_pipeline.report.page import page, write_page
@@ -120,14 +120,14 @@ def test_bytes_that_cannot_be_decoded_leave_a_gap_and_no_error(published: Publis
 
 
 def test_an_image_of_too_many_pixels_is_not_decoded() -> None:
-    assert Thumbnails(max_pixels=100)(png(size=(11, 10))) is None
-    assert Thumbnails(max_pixels=110)(png(size=(11, 10))) is not None
+    assert Thumbnails(max_pixels=100)(png(size=(11, 10))).why == "too_many_pixels"
+    assert Thumbnails(max_pixels=110)(png(size=(11, 10))).uri
 
 
 def test_thumbnails_end_with_the_budget() -> None:
     thumbnail = Thumbnails(max_pixels=10**6, budget=10)
-    assert thumbnail(png()) is not None
-    assert thumbnail(png()) is None
+    assert thumbnail(png()).uri
+    assert thumbnail(png()).why == "the page is full"
 
 
 def test_hostile_text_stays_text(published: Publish) -> None:
@@ -165,10 +165,10 @@ def test_rejects_are_shown_with_their_sentence_and_their_entity(published: Publi
     assert "bracket" in html
 
 
-def with_input(output: Output, texts: list[str]) -> None:
-    """An input shard that the rejects' rows lie in, and its unit's record."""
+def with_input(output: Output, texts: list[str], stored: bytes | None = None) -> None:
+    """An input shard that the rejects' rows lie in, and its unit's record. `stored`: each row's image."""
     path = output.root / "input.parquet"
-    rows = [{"caption": text, "jpg": png(), "url": "http://x.org"} for text in texts]
+    rows = [{"caption": text, "jpg": stored or png(), "url": "http://x.org"} for text in texts]
     pq.write_table(pa.Table.from_pylist(rows), path)
     record = {
         "name": UNIT,
@@ -182,6 +182,15 @@ def test_a_rejected_pair_is_shown_from_the_input(published: Publish) -> None:
     output = published(rejects=[{"reason": "below_bar", "detail": "no", "id": key("x"), "shard": 0, "row": 1}])
     with_input(output, ["first", "the rejected one"])
     assert "the rejected one" in section(page(output.pipeline), "reasons")
+
+
+def test_a_rejected_image_that_is_none_says_why(published: Publish) -> None:
+    """Catches: rejected bytes opened with every plugin of Pillow; a gap on the page without a word."""
+    output = published(rejects=[{"reason": "not_an_image", "detail": "no", "id": key("x"), "shard": 0, "row": 0}])
+    with_input(output, ["a poster"], b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    html = section(page(output.config), "reasons")
+    assert "no picture: not_an_image" in html
+    assert not Seen(html).all("img")
 
 
 @pytest.mark.parametrize("row", [2, 10**9])

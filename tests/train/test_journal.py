@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from i2e_pipeline.pages.palette import DAY, SERIES
 from i2e_pipeline.train import curves, journal
 from i2e_pipeline.train.journal import BadLoss, Journal, check_finite
 from i2e_pipeline.train.parallel import World
@@ -205,11 +206,11 @@ def test_the_picture_shows_each_part_and_what_is_held_out(tmp_path: Path) -> Non
     plain = book.picture()
     assert plain == tmp_path / "loss.png"
     before = _colours(plain)
-    assert {"#1d2228", "#0072b2", "#d55e00"} <= before, "the sum, two parts"
-    assert "#009e73" not in before
+    assert {DAY["ink"], *SERIES[:2]} <= before, "the sum, two parts"
+    assert SERIES[2] not in before
     book.evaluation(100, {"mAP": 0.4, "kNN": 0.3, "zero-shot": 0.2})
     book.picture()
-    assert "#009e73" in _colours(plain), "the third figure"
+    assert SERIES[2] in _colours(plain), "the third figure"
 
 
 def _colours(path: Path) -> set[str]:
