@@ -17,6 +17,7 @@ from i2e_pipeline.commands import evaluate as evaluation
 from i2e_pipeline.commands.export import ExportError
 from i2e_pipeline.commands.train import TrainingFailed
 from i2e_pipeline.core import config as configuration
+from i2e_pipeline.core import extras, logs
 from i2e_pipeline.core.config import Config, ConfigError, digest
 from i2e_pipeline.engine.java import NoJava
 from i2e_pipeline.engine.session import SessionError
@@ -118,7 +119,14 @@ def run_stage(job: str) -> None:
 
 def _guarded(work: Callable[[], int]) -> int:
     try:
-        return work()
+        with logs.to_terminal():
+            return work()
+    except ModuleNotFoundError as error:
+        remedy = extras.remedy(error)
+        if remedy is None or os.environ.get("I2E_DEBUG"):
+            raise
+        print(f"i2e: {remedy}", file=sys.stderr)
+        return 2
     except _EXPECTED as error:
         if os.environ.get("I2E_DEBUG"):
             raise
@@ -247,7 +255,7 @@ def _train(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands.train import pretrain
 
     config = _train_config(options)
-    return _print_training(config, pretrain(config, _say, options.restart))
+    return _print_training(config, pretrain(config, options.restart))
 
 
 def _train_config(options: argparse.Namespace) -> Config:
@@ -284,7 +292,7 @@ def run_training() -> None:
         from i2e_pipeline.commands.train import on_spark
 
         config = _train_config(options)
-        return _print_training(config, on_spark(config, _say, options.restart))
+        return _print_training(config, on_spark(config, options.restart))
 
     sys.exit(_guarded(work))
 
@@ -302,8 +310,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     overrides = [o for group in options.set for o in group]
     if evaluation.wants_sample(options):
-        return evaluation.run(options, lambda: embedded.evaluation(overrides, say=_say), _say)
-    return evaluation.run(options, lambda: configuration.load(options.config, overrides), _say)
+        return evaluation.run(options, lambda: embedded.evaluation(overrides, say=_say))
+    return evaluation.run(options, lambda: configuration.load(options.config, overrides))
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from i2e_pipeline.core import files
+from i2e_pipeline.dataset.published import NotPublished, manifest_of
 from i2e_pipeline.engine.tables import Commit, Tables
 
-
-class NotPublished(FileNotFoundError):
-    """There is no whole dataset to read."""
+__all__ = ["NotPublished", "published"]
 
 
 def published(tables: Tables) -> dict[str, list[Commit]]:
     """Commits of the published dataset by stage; raises NotPublished where it is not whole."""
-    if not files.exists(tables.path("i2e", "manifest.json")):
-        raise NotPublished(
-            f"{tables.path('i2e')} has no manifest.json: nothing was published there, or publishing was cut off. "
-            "`i2e run` ends what was begun, or jobs/build_dataset.py"
-        )
-    units = files.read_json(tables.path("i2e", "manifest.json"))["units"]
+    units = manifest_of(tables.path("i2e"))["units"]
     return {
         "publish": [c for u, c in tables.commits("publish").items() if u in units],
         "finish": list(tables.commits("finish").values()),

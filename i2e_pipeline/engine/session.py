@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-
-from pyspark import SparkConf, SparkContext
-from pyspark.sql import SparkSession
+from typing import TYPE_CHECKING
 
 from i2e_pipeline.core.config import Config
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _QUIET = """
 status = error
@@ -38,6 +39,8 @@ class SessionError(RuntimeError):
 
 def build(config: Config, name: str = "i2e") -> SparkSession:
     """A session for this config; an active one is used as it is."""
+    from pyspark.sql import SparkSession
+
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
@@ -77,6 +80,8 @@ def build(config: Config, name: str = "i2e") -> SparkSession:
 
 def _submitted_master() -> str:
     """The master that spark-submit was given."""
+    from pyspark import SparkConf, SparkContext
+
     SparkContext._ensure_initialized()
     return SparkConf().get("spark.master", "local[*]") or "local[*]"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
@@ -18,15 +17,13 @@ from i2e_pipeline.core import files
 from i2e_pipeline.evaluate import compare, pictures, results
 from i2e_pipeline.evaluate.compare import Difference, Interval
 from i2e_pipeline.evaluate.image_set import ImageSet
+from i2e_pipeline.evaluate.look import Look
 from i2e_pipeline.evaluate.pictures import Group, Scatter, Shown
 from i2e_pipeline.evaluate.protocols import PROTOCOLS
 from i2e_pipeline.evaluate.results import Data, Result, Results
 from i2e_pipeline.images.decode import Rejected
 from i2e_pipeline.pages import svg
 from i2e_pipeline.pages.thumbnails import Thumbnails
-
-if TYPE_CHECKING:
-    from i2e_pipeline.evaluate.suite import Look
 
 BUDGET = 4_000_000
 """Bytes of inline images, over all data sets."""

@@ -1,6 +1,6 @@
 """Encoder: an open_clip model as two functions, pixels -> unit vectors and texts -> unit vectors.
 
-Reads    `local-dir:FOLDER`, `hf-hub:ORG/NAME`, or an open_clip NAME with `pretrained`
+Reads    an open_clip model: NAME@WEIGHTS, local-dir:FOLDER or hf-hub:ORG/NAME (core/model_name.py)
 Writes   vectors_ND: float32, norm 1
 
 Legend: N images or texts, H W pixels, L tokens, D the model's embedding width.
@@ -27,6 +27,7 @@ from PIL import Image
 from torch import nn
 
 from i2e_pipeline.core.config import ModelConfig, digest
+from i2e_pipeline.core.model_name import parse
 
 PREPROCESSING = 1
 """Raised whenever images.py or this file gives other pixels for the same bytes: older scores are then not mixed in."""
@@ -281,8 +282,9 @@ def fingerprint(config: ModelConfig) -> str:
     Loads nothing, so the driver may ask. Raises ModelError where a local folder is missing.
     """
     named: dict[str, Any] = {"dtype": config.dtype, "preprocessing": PREPROCESSING}
-    if config.model.startswith("local-dir:"):
-        folder = Path(config.model.removeprefix("local-dir:"))
+    place = parse(config.model).folder if config.model else None
+    if place is not None:
+        folder = Path(place)
         if not (folder / "open_clip_config.json").is_file():
             raise ModelError(f"{config.section}.model={config.model}: {folder}/open_clip_config.json does not exist")
         files = sorted(f for f in folder.rglob("*") if f.is_file() and f.suffix != ".md")

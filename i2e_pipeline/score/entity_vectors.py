@@ -79,22 +79,6 @@ def encode_entities(
         )
 
 
-def choose_background(entity_ids: Iterable[int], count: int) -> np.ndarray:
-    """`count` entities (int64, sorted) that stand for "anything": those whose id hashes lowest.
-
-    Hand over entities that have a description: candidates are mostly told with theirs, and bare names spread otherwise.
-    The choice depends on the ids alone, not on their order, and choices of parts can be chosen from again, so that a
-    large knowledge base is asked part by part and every run makes the same choice.
-    """
-    ids = np.unique(np.fromiter(entity_ids, dtype=np.int64))
-    if len(ids) > count:
-        with np.errstate(over="ignore"):
-            mixed = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-            mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
-        ids = ids[np.argsort(mixed ^ (mixed >> np.uint64(29)), kind="stable")[:count]]
-    return np.sort(ids)
-
-
 class EntityVectors:
     """The vectors of many entities, sorted by id, looked up all at once; opened stores share the page cache."""
 

@@ -1,6 +1,6 @@
 """The loss curve: a journal as one picture.
 
-Reads   <train folder>/journal.jsonl
+Reads   the rows of <train folder>/journal.jsonl, as journal.py gives them
 Writes  <train folder>/loss.png: losses over the steps, raw and smoothed · what is held out · the learning rate
 """
 
@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from i2e_pipeline.train.journal import rows
-
 FILE = "loss.png"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all
 _INK, _SOFT, _RULE = "#1d2228", "#5c6570", "#e4e0d8"
@@ -23,12 +21,11 @@ _SMOOTHED_SHARE = 1 / 40
 """Of the journal's length: what the smoothed curve averages over."""
 
 
-def draw(folder: str | Path, title: str) -> Path | None:
-    """Draws loss.png beside the journal; None where it has no step yet."""
+def draw(journal: Sequence[dict[str, Any]], folder: str | Path, title: str) -> Path | None:
+    """Draws <folder>/loss.png of a journal's rows (journal.rows); None where they hold no step yet."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    journal = rows(folder, say=lambda _: None)
     steps = [row for row in journal if row["kind"] == "step"]
     evaluations = {row["step"]: row for row in journal if row["kind"] == "evaluation"}
     if not steps:

@@ -31,7 +31,7 @@ from i2e_pipeline.core.draws import hashed
 WHOLE = 16_384
 """Up to so many samples an epoch is one shuffle."""
 HELD = 2
-"""Row groups of the open windows may have so many times lanes x window rows."""
+"""The row groups of all open windows together may have so many times lanes x window rows."""
 
 
 class OrderError(ValueError):

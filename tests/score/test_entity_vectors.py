@@ -7,8 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from i2e_pipeline.core.schemas import ENTITY_VECTORS
 from i2e_pipeline.images.encoder import Encoder
@@ -16,7 +14,6 @@ from i2e_pipeline.score import entity_vectors
 from i2e_pipeline.score.entity_vectors import (
     EntityVectors,
     MissingVectorError,
-    choose_background,
     encode_entities,
     entity_text,
 )
@@ -146,13 +143,3 @@ def test_old_stores_are_dropped(tmp_path: Path) -> None:
 def test_two_models_in_one_table_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="two models' vectors"):
         EntityVectors.from_files(write(tmp_path, table([1]), table([2], width=5)), cache=str(tmp_path / "cache"))
-
-
-@given(st.sets(st.integers(1, 10**9), max_size=60), st.integers(0, 20), st.randoms())
-def test_the_background_depends_on_the_ids_alone(ids: set[int], count: int, random) -> None:
-    whole = choose_background(sorted(ids), count)
-    assert len(whole) == min(count, len(ids))
-    shuffled = list(ids)
-    random.shuffle(shuffled)
-    halves = [choose_background(half, count) for half in (shuffled[::2], shuffled[1::2])]
-    assert np.array_equal(choose_background(np.concatenate(halves), count), whole)

@@ -102,8 +102,8 @@ def test_what_a_killed_rank_leaves_is_taken_and_removed_by_the_next(
     folder = write_vectors(tmp_path / "vectors", vectors)
     script = f"""
 import os, tempfile
-from i2e_pipeline.config import TrainConfig
-from i2e_pipeline.published import open_published
+from i2e_pipeline.core.config import TrainConfig
+from i2e_pipeline.dataset.published import open_published
 from i2e_pipeline.train.samples import Samples
 from i2e_pipeline.train.teacher import open_teacher
 tempfile.tempdir = {str(machine)!r}
