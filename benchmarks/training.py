@@ -60,7 +60,7 @@ def measure(model: str, name: str, options: argparse.Namespace) -> dict[str, Any
     })  # fmt: skip
     chosen = recipe(config)
     towers = build(config.encoder, config.loss, 0, uses_text=chosen.uses_text)
-    module = strategy.spread(towers, config, world)
+    module = strategy.wrap(towers, config, world)
     optimizer = strategy.optimizer_of(towers, config.optimizer)
     head = EntityHead(options.classes, towers.width, config.head, world, 0) if chosen.uses_classes else None
     size = options.batch // options.micro_batches

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import sys
@@ -15,8 +16,12 @@ import yaml
 
 from i2e_pipeline.commands import evaluate as evaluation
 from i2e_pipeline.core import config as configuration
+from i2e_pipeline.core import extras, logs
 from i2e_pipeline.core.config import Config, ConfigError, digest
 from i2e_pipeline.core.errors import I2EError
+
+log = logging.getLogger("i2e_pipeline.cli")
+"""Not `__name__`, which is `__main__` where the module is run."""
 
 if TYPE_CHECKING:
     from i2e_pipeline.engine.pipeline import Pipeline
@@ -117,7 +122,14 @@ def run_stage(job: str) -> None:
 def _guarded(work: Callable[[], int]) -> int:
     """The exit code of a command. What is said to users becomes a line; a fault of the code keeps its traceback."""
     try:
-        return work()
+        with logs.to_terminal():
+            return work()
+    except ModuleNotFoundError as error:
+        remedy = extras.remedy(error)
+        if remedy is None or os.environ.get("I2E_DEBUG"):
+            raise
+        print(f"i2e: {remedy}", file=sys.stderr)
+        return 2
     except I2EError as error:
         if os.environ.get("I2E_DEBUG"):
             raise
@@ -147,13 +159,9 @@ def _config(options: argparse.Namespace, compose: bool = True) -> Config:
     if options.config is None:
         from i2e_pipeline.sample import embedded
 
-        tree = embedded.composed(overrides, say=_say) if compose else embedded.tree(overrides)
+        tree = embedded.composed(overrides) if compose else embedded.tree(overrides)
         return stages.from_tree(tree, "the embedded sample", overrides)
     return stages.load(options.config, overrides)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -170,8 +178,8 @@ def _carry_out(pipeline: Pipeline, wanted: Sequence[str] | None, redo: Sequence[
     from i2e_pipeline.commands import summary
     from i2e_pipeline.commands.run import run
 
-    _say(configuration.dump(pipeline.config).rstrip())
-    _say(f"config fingerprint {digest(pipeline.config.model_dump(mode='json'))}\n")
+    log.info(configuration.dump(pipeline.config).rstrip())
+    log.info(f"config fingerprint {digest(pipeline.config.model_dump(mode='json'))}\n")
     done = run(pipeline, wanted, redo)
     summary.print_funnel(done.states)
     summary.print_quality(done.quality)
@@ -194,7 +202,7 @@ def _link(options: argparse.Namespace) -> int:
     from i2e_pipeline.stages import pipeline
 
     texts = link_texts(pipeline(_config(options)), options.input, options.output)
-    _say(f"{texts:,} texts linked into {options.output}")
+    log.info(f"{texts:,} texts linked into {options.output}")
     return 0
 
 
@@ -251,7 +259,7 @@ def _export(options: argparse.Namespace) -> int:
     from i2e_pipeline.stages import pipeline
 
     images = export(pipeline(_config(options)).tables, options.to)
-    _say(f"{images:,} images copied to {Path(options.to) / 'i2e'}")
+    log.info(f"{images:,} images copied to {Path(options.to) / 'i2e'}")
     return 0
 
 
@@ -259,7 +267,7 @@ def _train(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands.train import pretrain
 
     config = _train_config(options)
-    return _print_training(config, pretrain(config, _say, options.restart))
+    return _print_training(config, pretrain(config, options.restart))
 
 
 def _train_config(options: argparse.Namespace) -> Config:
@@ -273,7 +281,7 @@ def _train_config(options: argparse.Namespace) -> Config:
         config = _config(options)
     if os.environ.get("RANK", "0") == "0":
         shown = config.train.model_dump(mode="json")
-        _say(yaml.safe_dump({"output": config.output, "train": shown}, sort_keys=False).rstrip() + "\n")
+        log.info(yaml.safe_dump({"output": config.output, "train": shown}, sort_keys=False).rstrip() + "\n")
     return config
 
 
@@ -296,7 +304,7 @@ def run_training() -> None:
         from i2e_pipeline.commands.train import on_spark
 
         config = _train_config(options)
-        return _print_training(config, on_spark(config, _say, options.restart))
+        return _print_training(config, on_spark(config, options.restart))
 
     sys.exit(_guarded(work))
 
@@ -305,7 +313,7 @@ def _report(options: argparse.Namespace) -> int:
     from i2e_pipeline.report.page import write_page
     from i2e_pipeline.stages import pipeline
 
-    _say(f"report: {write_page(pipeline(_config(options)))}")
+    log.info(f"report: {write_page(pipeline(_config(options)))}")
     return 0
 
 
@@ -314,8 +322,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     overrides = [o for group in options.set for o in group]
     if evaluation.wants_sample(options):
-        return evaluation.run(options, lambda: embedded.evaluation(overrides, say=_say), _say)
-    return evaluation.run(options, lambda: configuration.load(options.config, overrides), _say)
+        return evaluation.run(options, lambda: embedded.evaluation(overrides))
+    return evaluation.run(options, lambda: configuration.load(options.config, overrides))
 
 
 def _doctor(options: argparse.Namespace) -> int:

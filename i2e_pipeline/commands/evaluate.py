@@ -14,8 +14,6 @@ from i2e_pipeline.core.config import Config, EvaluateConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.evaluate import compare, results
 
-Say = Callable[[str], None]
-
 
 class ArgumentError(I2EError, ValueError):
     """Arguments that do not go together; the message names them and the way out."""
@@ -27,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[LABEL=]MODEL",
-        help="an encoder: local-dir:FOLDER, hf-hub:ORG/NAME, NAME@PRETRAINED, hf:FOLDER, vectors:FOLDER; MODEL@random "
+        help="an encoder: local-dir:FOLDER, hf-hub:ORG/NAME, NAME@WEIGHTS, hf:FOLDER, vectors:FOLDER; MODEL@random "
         "for the same one untrained. Several are measured side by side",
     )
     parser.add_argument(
@@ -51,8 +49,8 @@ def wants_sample(options: argparse.Namespace) -> bool:
     return not (options.config or options.model or options.data or options.suite or options.vectors or options.compare)
 
 
-def run(options: argparse.Namespace, config: Callable[[], Config], say: Say) -> int:
-    """Carry out the command: tables to stdout, progress through `say`. Raises I2EErrors that say what to do.
+def run(options: argparse.Namespace, config: Callable[[], Config]) -> int:
+    """Carry out the command: tables to stdout, progress to the log. Raises I2EErrors that say what to do.
 
     config   reads or makes the config; not called where none is needed
     """
@@ -64,7 +62,7 @@ def run(options: argparse.Namespace, config: Callable[[], Config], say: Say) -> 
     from i2e_pipeline.evaluate import suite
 
     asked = _asked(config(), options)
-    measured = suite.evaluate(asked, say)
+    measured = suite.evaluate(asked)
     print(results.terminal(measured), end="")
     differences = [d for d in compare.between(measured) if d.queries]
     if differences:

@@ -6,19 +6,19 @@ One process is one rank. `torchrun --nproc-per-node 8 --no-python i2e train …`
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
 from typing import Any
 
 from i2e_pipeline.core import config as configuration
-from i2e_pipeline.core import files
+from i2e_pipeline.core import files, logs
 from i2e_pipeline.core.config import Config, ConfigError
 from i2e_pipeline.core.errors import I2EError
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
-def pretrain(config: Config, say: Say, restart: bool = False) -> dict[str, Any] | None:
+def pretrain(config: Config, restart: bool = False) -> dict[str, Any] | None:
     """This process's part of the training; what it came to on rank 0 (outcome.json), None elsewhere."""
     from i2e_pipeline.evaluate.in_training import held_out
     from i2e_pipeline.train.parallel import join, leave
@@ -26,13 +26,13 @@ def pretrain(config: Config, say: Say, restart: bool = False) -> dict[str, Any] 
 
     world = join(config.train.device)
     try:
-        train(config, world, say, held_out, restart)
+        train(config, world, held_out, restart)
         return outcome(folder_of(config)) if world.first else None
     finally:
         leave()
 
 
-def on_spark(config: Config, say: Say, restart: bool = False) -> dict[str, Any]:
+def on_spark(config: Config, restart: bool = False) -> dict[str, Any]:
     """The same, on processes that Spark starts: on the driver's machine with a local master, else on executors.
 
     Every executor needs the dataset, and `train.folder` on a file system that all of them share. The outcome is read
@@ -52,12 +52,12 @@ def on_spark(config: Config, say: Say, restart: bool = False) -> dict[str, Any]:
     ranks = config.train.ranks or (torch.cuda.device_count() if use_gpu and local else 1)
     if not local and config.train.ranks is None:
         raise ConfigError("train.ranks is not set: say how many processes the cluster shall train with")
-    say(f"{ranks} rank{'s' * (ranks > 1)} through TorchDistributor ({'this machine' if local else 'executors'})")
+    log.info(f"{ranks} rank{'s' * (ranks > 1)} through TorchDistributor ({'this machine' if local else 'executors'})")
     place = files.join(folder_of(config), "failed.txt")
     files.remove(place)
     try:
         TorchDistributor(num_processes=ranks, local_mode=local, use_gpu=use_gpu).run(
-            _rank, config.model_dump(mode="json"), restart
+            _rank, configuration.without_stages(config), restart
         )
     except RuntimeError:
         if files.exists(place):
@@ -76,14 +76,11 @@ def _rank(tree: dict[str, Any], restart: bool) -> None:
     """One rank's main, in a process that Spark started. Its error, which torchrun would bury, goes to a file."""
     from i2e_pipeline.train.trainer import folder_of
 
+    logs.set_up()
     config = configuration.from_tree(tree, "the driver's config")
     try:
-        pretrain(config, _print, restart)
+        pretrain(config, restart)
     except I2EError as error:
         if os.environ.get("RANK", "0") == "0":
             files.write_bytes(files.join(folder_of(config), "failed.txt"), str(error).encode())
         raise
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)

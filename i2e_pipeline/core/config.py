@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import files, model_name
 from i2e_pipeline.core.errors import I2EError, NoSuchFile
 
 log = logging.getLogger(__name__)
@@ -196,15 +196,20 @@ class ModelConfig(Section):
     section: ClassVar[str] = "score"
     """Where a message says that the setting is."""
     model: str = ""
-    """open_clip model: `local-dir:FOLDER`, `hf-hub:ORG/NAME`, or NAME with `pretrained`."""
+    """An open_clip model: NAME@WEIGHTS, local-dir:FOLDER or hf-hub:ORG/NAME, as core/model_name.py says."""
     pretrained: str | None = None
-    """open_clip's tag of the weights, where the model is given by name."""
+    """WEIGHTS, where `model` is NAME alone: open_clip's tag, or a file."""
     device: str = "auto"
     """auto: cuda where the executor has one, else cpu. Chosen in the executor, never in the driver."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 is twice as fast or more; scores move by some 0.005."""
     batch_size: int = Field(64, ge=1)
     """Images per forward pass on a GPU, halved by itself when it runs out of memory; a CPU takes 8 at a time."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling(cls, values: Any) -> Any:
+        return model_name.two_fields(values, untrained=False)
 
 
 class ScoreConfig(ModelConfig, ImageLimits):
@@ -242,16 +247,23 @@ class EncoderConfig(Section):
     """The image and text towers that are trained."""
 
     model: str = "ViT-B-16"
-    """open_clip architecture by name (ViT-B-16, ViT-L-14, ViT-H-14, …), or `local-dir:FOLDER` with
-    `open_clip_config.json`; a timm trunk through open_clip's `timm_model_name` in such a folder."""
+    """NAME of an open_clip architecture (ViT-B-16, ViT-L-14, ViT-H-14 …) or local-dir:FOLDER with its
+    `open_clip_config.json` (a timm trunk by `timm_model_name` there), both with random weights at first; NAME@WEIGHTS
+    or local-dir:FOLDER@folder begins with trained ones (core/model_name.py)."""
     pretrained: str | None = None
-    """Where weights start: open_clip's tag, a weights file, or `folder` for those of the local-dir. None: random."""
+    """WEIGHTS, where `model` does not name them: open_clip's tag, a weights file, or `folder` for those of the
+    local-dir. None: random."""
     image_size: int | None = Field(None, ge=16)
     """Side of the input in pixels. None: the model's own."""
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass: a third more time for a fraction of the memory."""
     compile: bool = False
     """torch.compile the towers: worth it on a GPU for runs of more than some minutes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling(cls, values: Any) -> Any:
+        return model_name.two_fields(values, untrained=True)
 
 
 class DataConfig(Section):
@@ -267,10 +279,12 @@ class DataConfig(Section):
     """Streams that an epoch is dealt into; each batch has rows of all of them, and a rank reads its own ones. With more
     ranks than lanes some read the same files. Which images share a batch depends on this, not on the ranks."""
     window: int = Field(1024, ge=1)
-    """Rows of a lane that are shuffled among each other, more or less: windows end where row groups do. A rank holds
-    about lanes / ranks x window stored images in memory, or row groups where these are larger (64 MB as published):
-    alone 4 GB, where two epochs meet up to twice that. Of row groups beyond 2 x window rows fewer lanes are read. Up to
-    16,384 images are shuffled as a whole, up to lanes x window whole lanes; so many are read once for all epochs."""
+    """How many rows of a lane are shuffled together, about: a window ends where a row group ends. Larger windows mix
+    better and take more memory: a rank holds lanes / ranks x window stored images, or a whole row group per lane where
+    a row group is larger (64 MB as published). With the defaults and one rank that is 4 GB, and up to twice as much
+    where one epoch ends and the next begins. Where row groups have more than 2 x window rows, fewer lanes are read.
+    Small datasets are read once for all epochs: up to 16,384 images are shuffled as a whole, up to lanes x window
+    images within whole lanes."""
     shuffle: bool = True
     """False: images in the order in which they lie, for measurements."""
     augment: Literal["crop_flip", "crop", "none"] = "crop_flip"
@@ -417,9 +431,9 @@ class TrainConfig(Section):
 
 class EvaluateConfig(Section):
     models: Paths = ()
-    """Encoders to measure, each `[LABEL=]MODEL`: what score.model takes (NAME@PRETRAINED for a name with weights;
-    `@random` for the architecture untrained), `hf:FOLDER` for a Hugging Face model, or `vectors:FOLDER` of stored
-    vectors, a file DATASET.npz each."""
+    """Encoders to measure, each `[LABEL=]MODEL` (core/model_name.py): what score.model takes, MODEL@random for the
+    same architecture untrained, hf:FOLDER for a Hugging Face model, or vectors:FOLDER of stored vectors, a file
+    DATASET.npz for each data set."""
     data: dict[str, str] = Field(default_factory=dict)
     """Data sets by name: gpr1200, roxford5k, cifar100 … (evaluate/datasets.py lists them), or a name of your own."""
     suite: Paths = ()

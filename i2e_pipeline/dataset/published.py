@@ -30,6 +30,10 @@ class DatasetError(I2EError, ValueError):
     """A dataset that cannot be read or used; the message names folder, file or value, and the way out."""
 
 
+class NotPublished(DatasetError):
+    """There is no whole dataset to read."""
+
+
 @dataclass(frozen=True)
 class ImageFile:
     path: str
@@ -60,22 +64,33 @@ class Published:
         return _open(files.join(self.folder, file.path))
 
 
+def manifest_of(folder: str) -> dict[str, Any]:
+    """The manifest of the dataset in `folder`: what says that the dataset is whole, for it is written last, and which
+    units belong to it ("units": rows of images by unit).
+
+    Raises NotPublished where there is none, DatasetError where it is of something else.
+    """
+    place = files.join(folder, "manifest.json")
+    if not files.exists(place):
+        raise NotPublished(
+            f"{folder} has no manifest.json: nothing was published there, or publishing was cut off. "
+            "`i2e run` (jobs/build_dataset.py) ends a run that was begun; of a finished one name the folder `i2e`"
+        )
+    manifest: Any = files.record(place, "copy the dataset again, or `i2e run`")
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("units"), dict):
+        raise DatasetError(f"{place} names no units: it is not the manifest of an I2E dataset")
+    return manifest
+
+
 def open_published(folder: str) -> Published:
     """The dataset in `folder`, a run's <output>/i2e or an export of it. Reads the manifest, the footer of every file
     and the entities.
 
-    Raises DatasetError where there is none, where it is not whole, or where its tables are not what the schema says.
+    Raises NotPublished where there is no whole dataset, DatasetError where files are missing or its tables are not what
+    the schema says.
     """
-    place = files.join(folder, "manifest.json")
-    if not files.exists(place):
-        raise DatasetError(
-            f"{folder} has no manifest.json: nothing was published there, or publishing was cut off. "
-            "Name the folder `i2e` of a finished run; `i2e run` ends one that was begun"
-        )
-    manifest = files.record(place, "copy the dataset again, or `i2e run`")
-    units = manifest.get("units")
-    if not isinstance(units, dict):
-        raise DatasetError(f"{place} names no units: it is not the manifest of an I2E dataset")
+    manifest = manifest_of(folder)
+    units = manifest["units"]
     paths = [
         files.join("images", p)
         for p in part_files(files.join(folder, "images"))

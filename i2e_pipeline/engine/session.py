@@ -12,14 +12,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-
-from pyspark import SparkConf, SparkContext
-from pyspark.sql import SparkSession
+from typing import TYPE_CHECKING
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.machine import scratch
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _QUIET = """
 status = error
@@ -40,6 +41,8 @@ class SessionError(I2EError, RuntimeError):
 
 def build(config: Config, name: str = "i2e") -> SparkSession:
     """A session for this config; an active one is used as it is."""
+    from pyspark.sql import SparkSession
+
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
@@ -79,6 +82,8 @@ def build(config: Config, name: str = "i2e") -> SparkSession:
 
 def _submitted_master() -> str:
     """The master that spark-submit was given."""
+    from pyspark import SparkConf, SparkContext
+
     SparkContext._ensure_initialized()
     return SparkConf().get("spark.master", "local[*]") or "local[*]"
 

@@ -3,10 +3,10 @@
 Reads    two Results with what each query gave, on the same data and protocol
 Writes   for each figure the difference, its 95 % interval, and a verdict
 
-A paired bootstrap over classes (Efron 1979; over clusters: Field and Welsh, JRSS B 2007): both models answered the same
-queries, so what is resampled is the difference at each query; and images of one class stand and fall together, so
-whole classes are drawn, not images. Drawing images instead would make the interval of GPR1200, with ten images a class,
-up to √10 times too narrow. Protocols without classes (ROxford, RParis) resample their queries.
+A paired bootstrap over classes (Efron 1979; over clusters: Field and Welsh, JRSS B 2007). Both models answered the same
+queries, so the difference at each query is what is resampled. Images of one class tend to be right or wrong together,
+so whole classes are drawn. Drawing single images would make the interval of GPR1200, with ten images a class, up to √10
+times too narrow. Of protocols without classes (ROxford, RParis) the queries are resampled.
 
 Draws are by hash: the same files give the same interval on every machine.
 

@@ -6,8 +6,8 @@ Writes   FOLDER/DATA-KEY.npz: vectors float32 (N, D) of norm 1, rows, failed; KE
 
 Legend: N images, D width of the vectors.
 
-Threads decode and scale while the model works. Images that cannot be decoded are an error where the benchmark says
-which images there are, and are counted and named elsewhere.
+Threads decode and scale while the model works. An image that cannot be decoded is an error in a benchmark, which is
+defined on all of its images; in other data sets it is counted and named.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Embedded:
     cached: bool
     """Whether the vectors were read, not made."""
     seconds: float = 0.0
-    """It took to make them, loading not counted."""
+    """What it took to make them; loading the model is not counted."""
 
 
 def embed(encoder: ImageEncoder, data: ImageSet, config: EvaluateConfig, folder: Path) -> Embedded:

@@ -1,7 +1,6 @@
 """Encoders by name: open_clip models, trained or not, Hugging Face models, folders of stored vectors.
 
-Reads    `NAME@PRETRAINED`, `local-dir:FOLDER`, `hf-hub:ORG/NAME`, any of them with `@random` for an untrained control ·
-         `hf:FOLDER` · `vectors:FOLDER`
+Reads    what evaluate.models names, by the grammar of core/model_name.py
 Writes   vectors_ND: float32, norm 1
 
 Legend: N images or texts, H W pixels, L tokens, D the model's width.
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,8 @@ from torch import nn
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import EvaluateConfig, ModelConfig, digest
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.logs import muted
+from i2e_pipeline.core.model_name import RANDOM, ModelName, ModelNameError, parse, split_label
 from i2e_pipeline.images import encoder as root_encoder
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -67,17 +67,21 @@ def open_encoder(spec: str, config: EvaluateConfig) -> ImageEncoder:
 
     Hugging Face models are never fetched: a folder, or a name whose files are in the local cache.
     """
-    label, model = split_label(spec)
-    if model.startswith("vectors:"):
-        return _stored(label, model)
+    try:
+        label, model = split_label(spec)
+        name = parse(model)
+    except ModelNameError as error:
+        raise EncoderError(f"evaluate.models: {error}") from None
+    if name.kind == "vectors":
+        return _stored(label, name.model)
     has_text = True
     try:
-        if model.startswith("hf:"):
-            made, named, has_text = _hugging_face(model.removeprefix("hf:"), config)
-        elif model.endswith("@random"):
-            made, named = _untrained(model.removesuffix("@random"), config)
+        if name.kind == "hf":
+            made, named, has_text = _hugging_face(name.model, config)
+        elif name.weights == RANDOM:
+            made, named = _untrained(name, config)
         else:
-            made, named = _open_clip(model, config)
+            made, named = _open_clip(name, config)
     except EncoderError:
         raise
     except root_encoder.ModelError as error:
@@ -100,21 +104,6 @@ def open_encoder(spec: str, config: EvaluateConfig) -> ImageEncoder:
         texts=made.texts if has_text else None,
         preprocessing=config.preprocessing,
     )
-
-
-def split_label(spec: str) -> tuple[str, str]:
-    """(label, model) of `[LABEL=]MODEL`; without a label the model's name, of a folder its last part."""
-    label, equals, model = spec.partition("=")
-    if not equals or re.search(r"[:/@]", label):
-        label, model = "", spec
-    if not model:
-        raise EncoderError(f"evaluate.models: {spec!r} names no model")
-    if label:
-        return label, model
-    bare = model.removesuffix("@random")
-    prefix, _, rest = bare.rpartition(":")
-    name = rest if prefix == "hf-hub" else rest.rstrip("/").rsplit("/", 1)[-1]
-    return f"{name or bare} (untrained)" if bare != model else name or bare, model
 
 
 def mofi_gpr1200(image: Image.Image) -> torch.Tensor:
@@ -140,48 +129,44 @@ def _settings(model: str, pretrained: str | None, config: EvaluateConfig) -> Mod
     )
 
 
-def _open_clip(model: str, config: EvaluateConfig) -> tuple[root_encoder.Encoder, Any]:
-    name, tag = model, None
-    if not model.startswith(("local-dir:", "hf-hub:")):
-        name, at, tag = model.partition("@")
-        if not at:
-            raise EncoderError(
-                f"evaluate.models: {model} names no weights: {model}@PRETRAINED (an open_clip tag or a weights file), "
-                f"{model}@random for an untrained control, local-dir:FOLDER, hf-hub:ORG/NAME, hf:FOLDER or "
-                "vectors:FOLDER"
-            )
-    settings = _settings(name, tag, config)
+def _open_clip(name: ModelName, config: EvaluateConfig) -> tuple[root_encoder.Encoder, Any]:
+    if name.kind == "name" and name.weights is None:
+        raise EncoderError(
+            f"evaluate.models: {name.model} names no weights: {name.model}@WEIGHTS (an open_clip tag or a weights "
+            f"file), {name.model}@random for an untrained control, local-dir:FOLDER, hf-hub:ORG/NAME, hf:FOLDER or "
+            "vectors:FOLDER"
+        )
+    settings = _settings(name.model, name.weights if name.kind == "name" else None, config)
     named = root_encoder.fingerprint(settings)  # first: of a folder that is missing it says more than open_clip does
     return root_encoder.load(settings, preprocess=_preprocess(config)), named
 
 
-def _untrained(name: str, config: EvaluateConfig) -> tuple[root_encoder.Encoder, Any]:
+def _untrained(name: ModelName, config: EvaluateConfig) -> tuple[root_encoder.Encoder, Any]:
     """The architecture with weights drawn from evaluate.seed: what the data alone gives away."""
     import open_clip
 
-    if not name.startswith(("local-dir:", "hf-hub:")) and name not in open_clip.list_models():
-        near = difflib.get_close_matches(name, open_clip.list_models(), 3, 0.4)
+    model_name = name.model
+    if name.kind == "name" and model_name not in open_clip.list_models():
+        near = difflib.get_close_matches(model_name, open_clip.list_models(), 3, 0.4)
         raise EncoderError(
-            f"evaluate.models: open_clip has no model {name}" + (f"; near to it are {', '.join(near)}" if near else "")
+            f"evaluate.models: open_clip has no model {model_name}"
+            + (f"; near to it are {', '.join(near)}" if near else "")
         )
-    settings = _settings(name, None, config)
+    settings = _settings(model_name, None, config)
     named = {"untrained": root_encoder.fingerprint(settings), "seed": config.seed}
     precision = "bf16" if config.dtype == "bfloat16" else "fp32"
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        before = logging.root.manager.disable
-        try:
-            logging.disable(logging.WARNING)  # open_clip warns that there are no weights, which is what was asked for
+        # Not torch.manual_seed: that one also seeds the cards, which fork_rng would have to wake to restore.
+        torch.default_generator.manual_seed(config.seed)
+        with muted(logging.WARNING):  # open_clip warns that there are no weights, which is what was asked for
             model, _, own = open_clip.create_model_and_transforms(
-                name, precision=precision, load_weights=False, pretrained_text=False
+                model_name, precision=precision, load_weights=False, pretrained_text=False
             )
-        finally:
-            logging.disable(before)
     made = root_encoder.Encoder(
         model,
         _preprocess(config) or own,
-        open_clip.get_tokenizer(name),
-        name=f"{name}@random",
+        open_clip.get_tokenizer(model_name),
+        name=f"{model_name}@random",
         device=root_encoder.choose_device(config.device),
         dtype=_dtype(config),
         batch_size=config.batch_size,
@@ -194,8 +179,8 @@ def _dtype(config: EvaluateConfig) -> torch.dtype:
     return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
 
 
-def _stored(label: str, model: str) -> ImageEncoder:
-    folder = Path(model.removeprefix("vectors:"))
+def _stored(label: str, place: str) -> ImageEncoder:
+    folder, model = Path(place), f"vectors:{place}"
     if not folder.is_dir():
         raise EncoderError(f"{model}: {folder} is no folder; it holds a file DATASET.npz for each data set")
 

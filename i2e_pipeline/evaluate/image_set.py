@@ -90,10 +90,10 @@ class Files:
 
 
 def _file_digest(path: Path) -> int:
-    """64 bits of the whole content: an image that was changed anywhere must not be taken for the one it was.
+    """64 bits of the whole content, so that a change anywhere in a file is seen.
 
-    This reads the data set a second time: a few seconds for GPR1200, where a part of each file would be quicker and
-    would miss changes elsewhere.
+    The data set is read a second time for it: a few seconds for GPR1200. Reading a part of each file would be quicker
+    and would miss changes in the rest.
     """
     found = hashlib.blake2b(digest_size=8)
     with open(path, "rb") as file:
@@ -294,8 +294,8 @@ class ImageSet:
 def split_by_content(digests_N: np.ndarray, labels_N: np.ndarray, shares: dict[str, float]) -> dict[str, np.ndarray]:
     """Rows by split, in the given shares of each class, drawn by hash of the content.
 
-    The same images give the same splits in any order and under any names; equal images of a class share a side. A class
-    of one image has it where the middle of the shares lies: of halves in the first, so that something can be learnt.
+    The same images give the same splits in any order and under any names. Equal images of a class are in one split. The
+    only image of a class goes where the middle of the shares lies: of two halves the first, where something is learnt.
     """
     side_N = np.zeros(len(digests_N), dtype=np.int64)
     bounds = np.cumsum(list(shares.values()))[:-1]

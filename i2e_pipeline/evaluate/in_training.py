@@ -30,8 +30,8 @@ def held_out(
 ) -> dict[str, float]:
     """Figures in [0, 1], those that the arrays allow:
 
-    mAP         retrieval by the GPR protocol among the images of entities that are not trained on; none where these
-                are fewer than two, of which nothing could be told apart
+    mAP         retrieval by the GPR protocol among the images of entities that are not trained on; not there with fewer
+                than two such entities, for one cannot be told apart from itself
     knn         accuracy of 20 weighted neighbours among the training images, for the other held-out images
     zero_shot   share of the held-out images whose nearest entity text, of all C, is their own entity's
 

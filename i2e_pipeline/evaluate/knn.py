@@ -20,8 +20,7 @@ def knn_retrieval(
     """Share of images that have one of their class among their k nearest others (self-match out): acc@k.
 
     Images that are alone in their class have nothing to find: they are left out and counted in
-    queries_without_positives. Equal to retrieval's acc@k, without its mAP and much quicker for large classes.
-    `correct` holds each image's answer by figure, None where it was left out.
+    queries_without_positives. `correct` holds each image's answer by figure, None where it was left out.
     """
     labels_N = class_labels(labels_N, len(features_ND))
     if len(labels_N) < 2:

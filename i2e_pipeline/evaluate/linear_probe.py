@@ -60,7 +60,7 @@ def fit(
     tolerance: float = 1e-5,
     block_mb: float = 256,
 ) -> Fitted:
-    """The minimum for one C; `start` is another fit to begin from, which changes the way and not the end.
+    """The minimum for one C; `start` is another fit to begin from, which saves steps and does not change the result.
 
     labels_N    int, 0 … classes − 1
     tolerance   on the largest component of the gradient (Fitted.gradient)

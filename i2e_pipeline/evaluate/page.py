@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 from PIL import Image
@@ -17,6 +16,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.evaluate import compare, pictures, results
 from i2e_pipeline.evaluate.compare import Difference, Interval
 from i2e_pipeline.evaluate.image_set import ImageSet
+from i2e_pipeline.evaluate.look import Look
 from i2e_pipeline.evaluate.pictures import Group, Scatter, Shown
 from i2e_pipeline.evaluate.protocols import PROTOCOLS
 from i2e_pipeline.evaluate.results import Data, Result, Results
@@ -25,9 +25,6 @@ from i2e_pipeline.images.thumbnails import Thumbnails
 from i2e_pipeline.pages import svg
 from i2e_pipeline.pages.html import environment
 from i2e_pipeline.pages.palette import SERIES
-
-if TYPE_CHECKING:
-    from i2e_pipeline.evaluate.suite import Look
 
 BUDGET = 4_000_000
 """Bytes of inline images, over all data sets."""

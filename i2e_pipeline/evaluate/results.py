@@ -305,7 +305,7 @@ class Line:
 
     @property
     def best(self) -> float | None:
-        """The highest of several models; None where they are all the same, and of chance, which no model is good at."""
+        """The highest of several models; None where all are equal, and of chance, which is the same for any model."""
         known = [v for v in self.values if v is not None]
         return max(known) if len(set(known)) > 1 and self.figure != CHANCE else None
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from i2e_pipeline.evaluate.vectors import VectorsError, class_labels, lengths, same_width
+from i2e_pipeline.evaluate.vectors import VectorsError, lengths, same_width
 
 Metric = Literal["cosine", "dot"]
 
@@ -204,77 +204,12 @@ def average_precision(ranks_P: np.ndarray, at: int | None = None) -> float | Non
     return float(precision_P[ordered_P < at].sum() / min(at, relevant))
 
 
-def without_self(ranks_P: np.ndarray, own: int) -> np.ndarray:
-    """Ranks of the other items when the query, at place `own` of the list, is taken out of the gallery."""
-    others = np.delete(ranks_P, own)
-    return others - (others > ranks_P[own])
-
-
 def members_of(labels_N: np.ndarray) -> list[np.ndarray]:
     """Per vector, the indices of its class, itself included, ascending; vectors of a class share one array."""
     _, class_N = np.unique(labels_N, return_inverse=True)
     order_N = np.argsort(class_N, kind="stable")
     members = np.split(order_N, np.cumsum(np.bincount(class_N))[:-1])
     return [members[c] for c in class_N.tolist()]
-
-
-def retrieval(
-    features_ND: np.ndarray, labels_N: np.ndarray, block_mb: float = 256, at: Sequence[int] = (1, 5)
-) -> dict[str, Any]:
-    """Any data set of classes: every image is a query against all, by cosine.
-
-    mAP and acc@k are without the query itself (acc@k: one of the first k is of its class), mAP_with_self has it among
-    the gallery and the relevant, as GPR1200 does. Images that are alone in their class have nothing to find: they are
-    counted in queries_without_positives, and only mAP_with_self, where they score 1, has them.
-    """
-    labels_N = class_labels(labels_N, len(features_ND))
-    listed = members_of(labels_N)
-    own_N = [int(np.searchsorted(items, i)) for i, items in enumerate(listed)]
-    with_self: list[float | None] = []
-    found: list[float | None] = []
-    first: list[int] = []
-    for start, ranks in ranks_by_block(features_ND, features_ND, listed, block_mb):
-        for i, ranks_P in enumerate(ranks, start):
-            with_self.append(average_precision(ranks_P))
-            others = without_self(ranks_P, own_N[i])
-            found.append(average_precision(others))
-            if len(others):
-                first.append(int(others.min()))
-    return {
-        "mAP": mean(found),
-        "mAP_with_self": mean(with_self),
-        **{f"acc@{k}": mean([float(rank < k) for rank in first]) for k in at},
-        "queries": len(labels_N),
-        "queries_without_positives": len(labels_N) - len(first),
-        "ap": found,
-    }
-
-
-def query_retrieval(
-    queries_QD: np.ndarray,
-    query_labels_Q: np.ndarray,
-    gallery_GD: np.ndarray,
-    gallery_labels_G: np.ndarray,
-    block_mb: float = 256,
-    at: Sequence[int] = (1, 5),
-) -> dict[str, Any]:
-    """Queries that are not in the gallery, by cosine: mAP and acc@k, null where no query has anything to find."""
-    query_labels_Q = class_labels(query_labels_Q, len(queries_QD), "labels of the queries")
-    gallery_labels_G = class_labels(gallery_labels_G, len(gallery_GD), "labels of the gallery")
-    items = {label: np.flatnonzero(gallery_labels_G == label) for label in np.unique(query_labels_Q).tolist()}
-    listed = [items[label] for label in query_labels_Q.tolist()]
-    found: list[float | None] = []
-    first: list[int] = []
-    for _, ranks in ranks_by_block(queries_QD, gallery_GD, listed, block_mb):
-        found += [average_precision(ranks_P) for ranks_P in ranks]
-        first += [int(ranks_P.min()) for ranks_P in ranks if len(ranks_P)]
-    return {
-        "mAP": mean(found),
-        **{f"acc@{k}": mean([float(rank < k) for rank in first]) for k in at},
-        "queries": len(queries_QD),
-        "queries_without_positives": len(queries_QD) - len(first),
-        "ap": found,
-    }
 
 
 def mean_by_class(right_N: np.ndarray, labels_N: np.ndarray) -> float:

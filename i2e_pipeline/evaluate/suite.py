@@ -1,4 +1,4 @@
-"""Suite: every encoder by every protocol that a data set allows, in one walk.
+"""Suite: measures every encoder by every protocol that a data set allows.
 
 Reads    encoders and data sets as config.evaluate names them
 Writes   FOLDER/results.json · table.md · table.csv · index.html · vectors/*.npz (a cache; may be deleted)
@@ -11,9 +11,9 @@ Legend: N images, Q queries, C classes, D width.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +21,17 @@ import numpy as np
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, EvaluateConfig
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.model_name import ModelNameError, parse, split_label
 from i2e_pipeline.evaluate import known, pictures, projection, results
 from i2e_pipeline.evaluate.datasets import DatasetError, ImageSet, open_dataset
 from i2e_pipeline.evaluate.embed import Embedded, EncoderError, embed, open_encoder
-from i2e_pipeline.evaluate.encoders import split_label
+from i2e_pipeline.evaluate.look import Look
 from i2e_pipeline.evaluate.page import write_page
 from i2e_pipeline.evaluate.protocols import PROTOCOLS, Task, TooSmall
 from i2e_pipeline.evaluate.results import Data, Model, Result, Results
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 NAMES = {"roxford": "roxford5k", "rparis": "rparis6k"}
 """What the benchmarks are called for short."""
 
@@ -38,31 +40,19 @@ class SuiteError(I2EError, ValueError):
     """An evaluation that cannot be carried out as asked; the message names the setting, the value and the way out."""
 
 
-@dataclass
-class Look:
-    """What the page shows of one data set beside figures; each encoder adds to it."""
-
-    data: ImageSet
-    rows_N: np.ndarray | None = None
-    """Rows that could be decoded: the same for every encoder."""
-    asked_Q: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    neighbours: dict[str, list[pictures.Neighbours]] = field(default_factory=dict)
-    scatters: dict[str, pictures.Scatter] = field(default_factory=dict)
-
-
-def evaluate(config: Config, say: Say) -> Results:
+def evaluate(config: Config) -> Results:
     """Measure the encoders of config.evaluate and write the results, the tables and the page.
 
     Raises SuiteError, DatasetError or EncoderError; what cannot be measured at all is known before a model is loaded.
     """
-    measured, looks = measure(config, say)
+    measured, looks = measure(config)
     folder = folder_of(config)
     results.write(files.join(folder, "results.json"), measured)
     files.write_bytes(files.join(folder, "table.md"), results.markdown(measured).encode())
     files.write_bytes(files.join(folder, "table.csv"), results.table_csv(measured).encode())
     started = time.perf_counter()
     page = write_page(folder, measured, looks)
-    _line(say, "page", page, seconds=time.perf_counter() - started)
+    _line("page", page, seconds=time.perf_counter() - started)
     return measured
 
 
@@ -70,7 +60,7 @@ def folder_of(config: Config) -> str:
     return config.evaluate.folder or files.join(config.output, "evaluation")
 
 
-def measure(config: Config, say: Say) -> tuple[Results, list[Look]]:
+def measure(config: Config) -> tuple[Results, list[Look]]:
     """The figures, and what the pictures are drawn from; writes vectors only."""
     settings = _by_whole_name(config.evaluate)
     names, protocols = _asked(settings)
@@ -78,7 +68,12 @@ def measure(config: Config, say: Say) -> tuple[Results, list[Look]]:
         raise SuiteError("evaluate.models is empty: name an encoder (--model local-dir:FOLDER, --model hf:FOLDER …)")
     if not settings.data:
         raise SuiteError("evaluate.data is empty: name a data set (--data gpr1200=FOLDER, --data mine=FOLDER …)")
-    labels = [split_label(spec)[0] for spec in settings.models]
+    try:
+        named = [split_label(spec) for spec in settings.models]
+        stored = [spec for spec, (_, model) in zip(settings.models, named, strict=True) if _is_stored(model)]
+    except ModelNameError as error:
+        raise SuiteError(f"evaluate.models: {error}") from None
+    labels = [label for label, _ in named]
     for label in labels:
         if labels.count(label) > 1:
             raise SuiteError(f"evaluate.models: two are called {label!r}; name them apart (--model NAME=MODEL)")
@@ -86,7 +81,7 @@ def measure(config: Config, say: Say) -> tuple[Results, list[Look]]:
     for name in names:
         started = time.perf_counter()
         sets.append(open_dataset(name, settings.data[name]))
-        _line(say, name, _what(sets[-1]), seconds=time.perf_counter() - started)
+        _line(name, _what(sets[-1]), seconds=time.perf_counter() - started)
     for data in sets:
         if not any(PROTOCOLS[p].applies(data) for p in protocols):
             raise SuiteError(
@@ -94,7 +89,7 @@ def measure(config: Config, say: Say) -> tuple[Results, list[Look]]:
                 f"{', '.join(p for p in PROTOCOLS if PROTOCOLS[p].applies(data))}"
             )
     vectors = Path(files.join(folder_of(config), "vectors"))
-    for spec in settings.models:
+    for spec in stored:
         _check_stored(spec, sets, settings, vectors)
     models: list[Model] = []
     found: list[Result] = []
@@ -108,16 +103,16 @@ def measure(config: Config, say: Say) -> tuple[Results, list[Look]]:
         encoder = open_encoder(spec, settings)
         text = "" if encoder.texts else ", no text tower"
         wide = f"{encoder.width} wide" if encoder.stored is None else "stored vectors"
-        _line(say, encoder.label, f"{wide}{text}", seconds=time.perf_counter() - started)
+        _line(encoder.label, f"{wide}{text}", seconds=time.perf_counter() - started)
         widths: set[int] = set()
         for data, look in zip(sets, looks, strict=True):
             started = time.perf_counter()
             task = Task(encoder, data, embed(encoder, data, settings, vectors), settings)
-            _line(say, encoder.label, data.name, "vectors", _said(task.embedded), seconds=time.perf_counter() - started)
+            _line(encoder.label, data.name, "vectors", _said(task.embedded), seconds=time.perf_counter() - started)
             widths.add(task.embedded.vectors_ND.shape[1])
             _same_rows(task, look)
             if task.embedded.failed and data.name not in failed:
-                say(f"{data.name}: not decoded: {_first(task.embedded.failed)}")
+                log.warning(f"{data.name}: not decoded: {_first(task.embedded.failed)}")
             failed[data.name] = task.embedded.failed
             for name in protocols:
                 protocol = PROTOCOLS[name]
@@ -129,7 +124,7 @@ def measure(config: Config, say: Say) -> tuple[Results, list[Look]]:
                     raise
                 except I2EError as why:  # what is odd about one data set must not cost the figures of the others
                     not_measured[f"{data.name}/{name}"] = str(why)
-                    say(f"{encoder.label:<16}{data.name:<16}{name:<16}left out: {why}")
+                    log.warning(f"{encoder.label:<16}{data.name:<16}{name:<16}left out: {why}")
                     continue
                 found.append(result)
                 if classes is not None:
@@ -137,20 +132,14 @@ def measure(config: Config, say: Say) -> tuple[Results, list[Look]]:
                 if parts:
                     groups[f"{data.name}/{name}"] = parts
                 first, value = next(iter(result.figures.items()))
-                _line(say, encoder.label, data.name, name, f"{first} {100 * value:.2f} %", seconds=result.seconds)
+                _line(encoder.label, data.name, name, f"{first} {100 * value:.2f} %", seconds=result.seconds)
                 for note in result.notes:
-                    say(f"{encoder.label:<16}{data.name:<16}{name:<16}{note}")
+                    log.info(f"{encoder.label:<16}{data.name:<16}{name:<16}{note}")
             if data.kind != "revisited":
                 started = time.perf_counter()
                 _look(task, look)
-                _line(
-                    say,
-                    encoder.label,
-                    data.name,
-                    "pictures",
-                    settings.projection,
-                    seconds=time.perf_counter() - started,
-                )
+                seconds = time.perf_counter() - started
+                _line(encoder.label, data.name, "pictures", settings.projection, seconds=seconds)
         models.append(
             Model(
                 encoder.label,
@@ -248,12 +237,15 @@ def _first(failed: Mapping[str, str], count: int = 3) -> str:
     return "; ".join(f"{name}: {why}" for name, why in list(failed.items())[:count]) + more
 
 
+def _is_stored(model: str) -> bool:
+    return parse(model).kind == "vectors"
+
+
 def _check_stored(spec: str, sets: list[ImageSet], settings: EvaluateConfig, vectors: Path) -> None:
     """Stored vectors are there for every data set. Raises EncoderError or DatasetError."""
-    if split_label(spec)[1].startswith("vectors:"):
-        encoder = open_encoder(spec, settings)
-        for data in sets:
-            embed(encoder, data, settings, vectors)
+    encoder = open_encoder(spec, settings)
+    for data in sets:
+        embed(encoder, data, settings, vectors)
 
 
 def _same_rows(task: Task, look: Look) -> None:
@@ -317,6 +309,6 @@ def _said(embedded: Embedded) -> str:
     )
 
 
-def _line(say: Say, *parts: str, seconds: float) -> None:
+def _line(*parts: str, seconds: float) -> None:
     *columns, last = parts
-    say("".join(f"{column:<16}" for column in columns) + f"{last}  {seconds:.1f} s")
+    log.info("".join(f"{column:<16}" for column in columns) + f"{last}  {seconds:.1f} s")

@@ -1,6 +1,6 @@
 """Encoder: an open_clip model as two functions, pixels -> unit vectors and texts -> unit vectors.
 
-Reads    `local-dir:FOLDER`, `hf-hub:ORG/NAME`, or an open_clip NAME with `pretrained`
+Reads    an open_clip model: NAME@WEIGHTS, local-dir:FOLDER or hf-hub:ORG/NAME (core/model_name.py)
 Writes   vectors_ND: float32, norm 1
 
 Legend: N images or texts, H W pixels, L tokens, D the model's embedding width.
@@ -28,6 +28,7 @@ from torch import nn
 
 from i2e_pipeline.core.config import ModelConfig, digest
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.model_name import parse
 
 PREPROCESSING = 1
 """Raised whenever decode.py or this file gives other pixels for the same bytes: older scores are then not mixed in."""
@@ -285,8 +286,9 @@ def fingerprint(config: ModelConfig) -> str:
     folder. Nothing is loaded, so that the driver can call it. Raises ModelError where a local folder is missing.
     """
     named: dict[str, Any] = {"dtype": config.dtype, "preprocessing": PREPROCESSING}
-    if config.model.startswith("local-dir:"):
-        folder = Path(config.model.removeprefix("local-dir:"))
+    place = parse(config.model).folder if config.model else None
+    if place is not None:
+        folder = Path(place)
         if not (folder / "open_clip_config.json").is_file():
             raise ModelError(f"{config.section}.model={config.model}: {folder}/open_clip_config.json does not exist")
         files = sorted(f for f in folder.rglob("*") if f.is_file() and f.suffix != ".md")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,21 @@ from i2e_pipeline.core.config import Config, ConfigError, from_tree, merge
 from i2e_pipeline.sample.compose import compose
 from i2e_pipeline.sample.gpr import compose_gpr
 
+log = logging.getLogger(__name__)
+
 _HERE = Path(__file__).parent
 
 
-def composed(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def composed(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The sample's settings with overrides; composes <output>/input first. Raises ConfigError."""
     filled = tree(overrides)
     folder = Path(filled["output"]) / "input"
     made = compose(folder)
-    say(f"{'sample':<15} {'composed in' if made else 'is in'} {folder}")
+    log.info("%-15s %s %s", "sample", "composed in" if made else "is in", folder)
     return filled
 
 
-def evaluation(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line: None) -> Config:
+def evaluation(overrides: Sequence[str] = ()) -> Config:
     """The sample's config with two encoders and a data set to measure, as far as overrides name no others.
 
     Untrained against trained: what `i2e train` exported, else the shipped scorer. On a small GPR1200 of the sample's
@@ -39,7 +42,7 @@ def evaluation(overrides: Sequence[str] = (), say: Callable[[str], None] = lambd
     if "data" not in wanted:
         wanted["data"] = {"mini_gpr": str(output / "gpr")}
         if compose_gpr(output / "gpr"):
-            say(f"{'mini_gpr':<15} composed in {output / 'gpr'}")
+            log.info("%-15s composed in %s", "mini_gpr", output / "gpr")
     return from_tree(filled, "the embedded sample", overrides)
 
 

@@ -21,6 +21,7 @@ Legend: C classes, D width.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -44,7 +45,7 @@ _STATE = "state.json"
 _BEST = "best.json"
 _ROWS_AT_ONCE = 65_536
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 class CheckpointError(I2EError, ValueError):
@@ -93,16 +94,15 @@ def save(
     ema: Mapping[str, Tensor] | None = None,
     optimizer: Mapping[str, Tensor] | None = None,
     head: HeadRows | None = None,
-    say: Say = print,
 ) -> Path:
     """Writes the checkpoint of `state.step` below <folder>/checkpoints and returns its folder; all ranks call it.
 
     towers, ema, optimizer  whole tensors by name, on rank 0; None elsewhere
     head                    the rows that this rank holds; None where the recipe has no head
 
-    A step that is there already stays as it is; who starts anew in a used folder calls `drop_beyond` first. What an
-    earlier save left unfinished is removed: one training per folder. Raises CheckpointError, on every rank, when one
-    of them could not write.
+    A checkpoint of this step that is there already stays as it is: to begin anew in a used folder, call `drop_beyond`
+    first. What an earlier save left unfinished is removed, so a folder is for one training at a time. Raises
+    CheckpointError, on every rank, when one of them could not write.
     """
     root = _local(folder) / "checkpoints"
     target = root / name(state.step)
@@ -112,7 +112,7 @@ def save(
         return target
     fresh = root / f".{name(state.step)}.tmp-{token}"
     if world.first:
-        sweep(folder, say)
+        sweep(folder)
     world.barrier()  # nobody writes before the sweep is over
     wrote: dict[str, int] = {}
     problem = None
@@ -169,32 +169,32 @@ def name(step: int) -> str:
 
 
 def steps(folder: str | Path) -> list[int]:
-    """Steps that a whole checkpoint is there of, rising."""
+    """Steps that have a whole checkpoint, rising."""
     return sorted(step for step, whole in _named(_local(folder) / "checkpoints") if whole)
 
 
-def latest(folder: str | Path, say: Say = print) -> Path | None:
-    """The newest whole checkpoint of a train folder, or None; says what it passes over."""
+def latest(folder: str | Path) -> Path | None:
+    """The newest whole checkpoint of a train folder, or None; warns of what it passes over."""
     root = _local(folder) / "checkpoints"
     for entry in _unfinished(root):
-        say(f"{entry}: this save was cut off, so it is not read; the next save removes it")
+        log.warning(f"{entry}: this save was cut off, so it is not read; the next save removes it")
     for step, whole in sorted(_named(root), reverse=True):
         if whole:
             return root / name(step)
-        say(f"{root / name(step)}: passed over, it has no {_STATE} and is not whole; it can be removed")
+        log.warning(f"{root / name(step)}: passed over, it has no {_STATE} and is not whole; it can be removed")
     return None
 
 
-def sweep(folder: str | Path, say: Say = print) -> None:
+def sweep(folder: str | Path) -> None:
     """Removes what killed saves left behind. Not while another process saves here."""
     for entry in _unfinished(_local(folder) / "checkpoints"):
-        say(f"{entry}: left over from a save that was cut off; removed")
+        log.warning(f"{entry}: left over from a save that was cut off; removed")
         shutil.rmtree(entry)
 
 
 def drop_beyond(folder: str | Path, step: int) -> list[int]:
-    """Removes the checkpoints beyond a step, and the mark of the best if it is one of them, for a training that goes on
-    from there (−1: begins anew); the steps that went. Rank 0 alone calls it."""
+    """Removes the checkpoints beyond a step, and the mark of the best one if it is among them; returns their steps. For
+    a training that goes on from that step (−1: that begins anew). Rank 0 alone calls it."""
     marked = best(folder)
     if marked is not None and marked[0] > step:
         files.remove(str(_local(folder) / "checkpoints" / _BEST))
@@ -221,7 +221,7 @@ def best(folder: str | Path) -> tuple[int, float] | None:
 
 
 def prune(folder: str | Path, keep: int) -> list[int]:
-    """Removes all checkpoints but the `keep` newest and the best; the steps that went. Rank 0 alone calls it."""
+    """Removes all checkpoints but the `keep` newest and the best; returns their steps. Rank 0 alone calls it."""
     marked = best(folder)
     gone = [step for step in steps(folder)[:-keep] if marked is None or step != marked[0]]
     _remove(folder, gone)

@@ -1,6 +1,6 @@
 """The loss curve: a journal as one picture.
 
-Reads   <train folder>/journal.jsonl
+Reads   the rows of <train folder>/journal.jsonl, as journal.py gives them
 Writes  <train folder>/loss.png: losses over the steps, raw and smoothed · what is held out · the learning rate
 """
 
@@ -15,7 +15,6 @@ import numpy as np
 
 from i2e_pipeline.core.files import fresh_file
 from i2e_pipeline.pages import palette
-from i2e_pipeline.train.journal import rows
 
 FILE = "loss.png"
 _INK, _SOFT, _RULE = (palette.DAY[name] for name in ("ink", "soft", "rule"))
@@ -23,12 +22,11 @@ _SMOOTHED_SHARE = 1 / 40
 """Of the journal's length: what the smoothed curve averages over."""
 
 
-def draw(folder: str | Path, title: str) -> Path | None:
-    """Draws loss.png beside the journal; None where it has no step yet."""
+def draw(journal: Sequence[dict[str, Any]], folder: str | Path, title: str) -> Path | None:
+    """Draws <folder>/loss.png of a journal's rows (journal.rows); None where they hold no step yet."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    journal = rows(folder, say=lambda _: None)
     steps = [row for row in journal if row["kind"] == "step"]
     evaluations = {row["step"]: row for row in journal if row["kind"] == "evaluation"}
     if not steps:

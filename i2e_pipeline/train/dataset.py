@@ -10,9 +10,10 @@ Writes   Batch: pixels_BCHW uint8, class, labels, tokens, teacher vectors, ids
 Threads, not processes: Pillow decodes and scales without the interpreter's lock, nothing is copied between processes,
 and a rank starts at once. benchmarks/loader.py compares it with a bare loop and with webdataset.
 
-What is drawn for an image (crop, mirror, label, text) is a hash of (seed, epoch, image id). So is what stands in for
-an image that cannot be decoded: another one of its row group, which is in memory, and where none of those drawn there
-can be decoded, one of another row group. Ranks, workers and micro-batches are no part of it.
+What is drawn for an image (crop, mirror, label, text) is a hash of (seed, epoch, image id). By such a hash another
+image stands in for one that cannot be decoded: first one of the same row group, which is in memory; where those that
+are drawn there cannot be decoded either, one of another row group. All this is the same for any number of ranks,
+workers and micro-batches.
 
 Legend: B images of this rank's micro-batch, H W C sides and channels of the pixels.
 """
@@ -52,9 +53,10 @@ IMAGES_PER_TASK = 8
 """Images that a decode thread takes at a time: few enough that a small micro-batch is shared by all threads."""
 _EXAMPLES = 20
 STAND_INS = 40
-"""Images tried in the place of a broken one before that is an error: where half of all are broken, 1 in 10¹²."""
+"""So many images are tried in the place of a broken one before the training stops. Where half of all images are broken,
+that happens to 1 image in 10¹²."""
 STAND_INS_PER_GROUP = 8
-"""Of these, draws from one row group before another one is read."""
+"""So many of them are drawn from one row group before another row group is read."""
 _GROUPS_HELD = 2
 
 

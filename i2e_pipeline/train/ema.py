@@ -22,8 +22,8 @@ class EmaError(I2EError, ValueError):
 class Ema:
     """mean ← mean + (1 − d) · (weights − mean) after each step, d = min(decay, (1 + step) / (10 + step)).
 
-    The smaller d of the first steps lets the mean forget the random start: with decay 0.9999 and without it,
-    e⁻¹ of the initial weights would still be there after 10,000 steps.
+    In the first steps d is smaller, so that the mean forgets the random start. With a d of 0.9999 from the beginning,
+    e⁻¹ of the initial weights would still be in it after 10,000 steps.
 
     Averaged are the parameters, and the buffers of the state dict that are floating point and finite (statistics of
     batch norms). Buffers outside the state dict are constants (open_clip's attention mask, which holds −inf); counters

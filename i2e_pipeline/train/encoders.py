@@ -1,6 +1,6 @@
 """Encoders: an open_clip model as the two towers that are trained.
 
-Reads    an open_clip architecture by name, or `local-dir:FOLDER` with `open_clip_config.json`; weights where asked for
+Reads    an open_clip architecture by NAME, or of local-dir:FOLDER; weights where the config names some
 Writes   Encoded: unit vectors in float32, the scale and the bias of their cosines
 
 The paper's towers (MOFI, arXiv 2306.07952) are open_clip's ViT-B-16, ViT-L-14 and ViT-H-14: text towers of width ×
@@ -25,6 +25,8 @@ from torch.nn.functional import normalize
 
 from i2e_pipeline.core.config import EncoderConfig, LossConfig
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.logs import muted
+from i2e_pipeline.core.model_name import parse
 from i2e_pipeline.images.encoder import cut_to
 from i2e_pipeline.train.batch import Encoded
 
@@ -207,37 +209,36 @@ def _model(config: EncoderConfig) -> tuple[Any, dict[str, Any]]:
     side, patch = _side(vision.get("image_size", 224)), vision.get("patch_size") or 32
     if side < patch and not vision.get("timm_model_name"):
         raise EncoderError(f"train.encoder.image_size={side}: {config.model} wants {patch} pixels or more, one patch")
-    in_folder = config.model.startswith("local-dir:")
+    in_folder = parse(config.model).folder is not None
     _check_pretrained(config, architecture)
     with_folder = in_folder and config.pretrained == "folder"
     try:
         # open_clip warns of random weights, which are what a pre-training begins with.
-        logging.disable(logging.WARNING)
-        model = open_clip.create_model(
-            config.model,
-            pretrained=None if in_folder else config.pretrained,
-            force_image_size=config.image_size,
-            load_weights=not in_folder or with_folder,
-            require_pretrained=with_folder or (not in_folder and config.pretrained is not None),
-            pretrained_text=False,
-        )
-        if in_folder and config.pretrained not in (None, "folder"):
-            open_clip.load_checkpoint(model, config.pretrained)
+        with muted(logging.WARNING):
+            model = open_clip.create_model(
+                config.model,
+                pretrained=None if in_folder else config.pretrained,
+                force_image_size=config.image_size,
+                load_weights=not in_folder or with_folder,
+                require_pretrained=with_folder or (not in_folder and config.pretrained is not None),
+                pretrained_text=False,
+            )
+            if in_folder and config.pretrained not in (None, "folder"):
+                open_clip.load_checkpoint(model, config.pretrained)
     except Exception as error:  # open_clip raises RuntimeError, FileNotFoundError, KeyError, TypeError … for bad models
         raise EncoderError(
             f"train.encoder.model={config.model} (pretrained={config.pretrained}, image_size={config.image_size}) "
             f"cannot be built: {error}"
         ) from error
-    finally:
-        logging.disable(logging.NOTSET)
     return model, architecture
 
 
 def _architecture(name: str) -> dict[str, Any]:
     import open_clip
 
-    if name.startswith("local-dir:"):
-        path = Path(name.removeprefix("local-dir:")) / "open_clip_config.json"
+    folder = parse(name).folder
+    if folder is not None:
+        path = Path(folder) / "open_clip_config.json"
         if not path.is_file():
             raise EncoderError(f"train.encoder.model={name}: {path} does not exist")
         try:
@@ -246,8 +247,8 @@ def _architecture(name: str) -> dict[str, Any]:
             raise EncoderError(f"train.encoder.model={name}: {path} holds no model_cfg: {error!r}") from error
     elif ":" in name:
         raise EncoderError(
-            f"train.encoder.model={name}: copy the model to a folder and name it local-dir:FOLDER, "
-            "with train.encoder.pretrained=folder for its weights"
+            f"train.encoder.model={name}: copy the model to a folder and name it local-dir:FOLDER, or "
+            "local-dir:FOLDER@folder to begin with its weights"
         )
     else:
         architecture = open_clip.get_model_config(name.replace("/", "-"))
@@ -266,7 +267,7 @@ def _check_pretrained(config: EncoderConfig, architecture: dict[str, Any]) -> No
     wanted, name = config.pretrained, config.model
     if wanted is None or Path(wanted).is_file():
         return
-    if name.startswith("local-dir:"):
+    if parse(name).folder is not None:
         if wanted != "folder":
             raise EncoderError(
                 f"train.encoder.pretrained={wanted}: no such file; `folder` takes the weights of {name}, "

@@ -10,9 +10,9 @@ the classes of its batch and a window of the others (class_sampling.py), the sam
 the shard is ever made beside the shard. The rows of a step are copied, their gradient is kept for these rows alone, and
 row-wise Adagrad (one number per row) writes them back.
 
-All gradients are computed in the forward pass, for slices of the batch, so the matrix of probabilities exists once, a
-slice at a time, and is gone before the towers' backward pass begins; that pass then does no exchange of its own which
-could cross with those of DDP.
+All gradients are computed in the forward pass, for one slice of the batch after the other. So of the matrix of
+probabilities only a slice exists at a time, and none is left when the towers' backward pass begins. The head
+exchanges nothing in that pass: an exchange of its own could cross with those of DDP.
 
 Legend: B images of all ranks, C images of a slice, D width, K labels of the image with most labels, R rows of this
 rank, S of them in the step: M of the window, then those of the batch's classes that are not in it. T pairs of image and
@@ -42,8 +42,9 @@ BLOCK = 1 << 17
 BLOCK_CUDA = 1 << 26
 
 DEVIATION = 0.05
-"""Of the numbers of first rows. Only directions count, so only learning rate / deviation does: 2 to 4 learnt best on
-3,000 and 200 noisy classes (300 steps of 128), 0.1 hardly learnt; head.learning_rate 0.1 gives 2."""
+"""Of the numbers in the first rows. Only the rows' directions matter, so what counts is learning rate / deviation. On
+3,000 and on 200 noisy classes (300 steps of 128) ratios of 2 to 4 learnt best and 0.1 hardly anything;
+head.learning_rate=0.1 makes it 2."""
 
 EPSILON = 1e-10
 """Added to Adagrad's root: gradients far below it (of classes that were never close) hardly move their rows."""
@@ -88,10 +89,10 @@ class EntityHead:
         no image's, r' = (r n − |P|) / (n − |P|) with r n classes compared of n and P those of the batch (arXiv
         2507.09331): the share of them that was sampled. Classes of P are always there and left as they are.
 
-        backward() gives image_BD W times the gradient of the mean, as DDP divides by W, and adds the gradient of
-        this rank's rows to what `step` will apply; as with any torch gradient, that of what backward() was called on:
-        parts of an accumulated step are divided by their number before. Raises HeadError, on all ranks, for a class
-        index that the head has not, and RuntimeError if gradients of another step still wait.
+        backward() gives image_BD the gradient of the mean times W, because DDP divides by W, and adds the gradient of
+        this rank's rows to what `step` will apply. As with any torch gradient it is that of the value which backward()
+        is called on: of an accumulated step, divide each part by the number of parts first. Raises HeadError, on all
+        ranks, for a class index that the head does not have, and RuntimeError if gradients of another step still wait.
         """
         labels = _labels(self.world, class_B, classes_BK, self.config.multi_label)
         class_T = torch.cat([labels.right.class_T, labels.ignored.class_T])
@@ -124,10 +125,6 @@ class EntityHead:
             gradient_ED = pending.gradient_MD.new_zeros(len(row_E), self.width)
             self._update(row_E, gradient_ED.index_add_(0, place_E, torch.cat(pending.gradient_ED)), learning_rate)
 
-    def zero(self) -> None:
-        """Forgets the gradients that wait."""
-        self._pending = None
-
     def shard(self) -> tuple[Tensor, Tensor, Tensor]:
         """This rank's class indices (R,), class vectors (R, D) and accumulators (R,): the tensors, not copies."""
         return self._own_classes(), self.weights_RD, self.accumulators_R
@@ -154,14 +151,6 @@ class EntityHead:
         row_T = (class_indices[own] // self.world.size).to(self.world.device)
         self.weights_RD[row_T] = weights[own].to(self.weights_RD)
         self.accumulators_R[row_T] = accumulators[own].to(self.accumulators_R)
-
-    def weights_of(self, class_T: Tensor) -> Tensor:
-        """(T, D) float32: the vectors of these classes, not normalised, on every rank; every rank asks for the same."""
-        class_T = class_T.to(self.world.device)
-        own_T = class_T % self.world.size == self.world.rank
-        row_TD = self.weights_RD.new_zeros(len(class_T), self.width, dtype=torch.float32)
-        row_TD[own_T] = self.weights_RD[class_T[own_T] // self.world.size].float()
-        return self.world.sum(row_TD) if self.world.size > 1 else row_TD
 
     def keep(self, gradients: _Gradients, step: int) -> None:
         """Adds gradients of rows to those that wait for step(). The window is the same for all parts of a step."""
@@ -217,7 +206,7 @@ class EntityHead:
     def _refuse_other_than(self, step: int) -> None:
         if self._pending and self._pending.step != step:
             raise RuntimeError(
-                f"gradients of step {self._pending.step} wait, and this is step {step}: call step() or zero() first."
+                f"gradients of step {self._pending.step} wait, and this is step {step}: call step() first."
             )
 
     def _update(self, row_S: Tensor, gradient_SD: Tensor, learning_rate: float) -> None:

@@ -15,8 +15,9 @@ Legend: D width of the vectors, E width of a tower.
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from torch import Tensor, nn
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import TrainConfig
 from i2e_pipeline.train.encoders import Towers
+
+log = logging.getLogger(__name__)
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}
 """PIL's numbers, which Hugging Face's configs hold."""
@@ -39,14 +42,13 @@ def export(
     *,
     config: TrainConfig,
     figures: Mapping[str, float] | None = None,
-    say: Callable[[str], None] = print,
 ) -> None:
-    """Writes the folder whole and then puts it in the place of an older one.
+    """Writes a new folder and, once it is whole, puts it in the place of an older one. Where there is no Hugging Face
+    folder, the log says why.
 
     weights   by the names of `towers.state_dict()`, on the CPU; None: those that the towers have. Under FSDP the towers
               have shards only, so they must be given
     figures   held-out figures for the README
-    say       told why there is no Hugging Face folder, where there is none
     """
     folder = Path(folder)
     state = _of_model(towers.state_dict() if weights is None else weights)
@@ -56,7 +58,7 @@ def export(
         if reason is None:
             _write_huggingface(towers, state, fresh / "huggingface")
         else:
-            say(f"no Hugging Face export: {reason}")
+            log.info(f"no Hugging Face export: {reason}")
         (fresh / "README.md").write_text(_card(folder, config, figures or {}, reason), encoding="utf-8")
 
 

@@ -3,8 +3,8 @@
 Reads    stored bytes of held-out images and of some training images; the towers as they are
 Writes   name → number, from whatever function of the vectors it was given
 
-What is measured is not decided here: the same vectors go to the functions of the evaluation, which this package does
-not import (pretrain.py joins the two). Ranks share the encoding and all get the figures.
+What is measured is decided elsewhere: the figures are functions of the evaluation, which this room does not import
+(commands/train.py joins the two). The ranks share the encoding, and every rank gets the figures.
 
 Legend: N images, B images encoded at once, C entities, D width, H W side of the input.
 """
@@ -36,7 +36,7 @@ Figures = Callable[
 has a row for each class of class_N; new_N (bool): the image shows an entity that is not trained on."""
 _AT_ONCE = 64
 _OF_A_CLASS = 16
-"""Images of a class that are evaluated before more classes are: retrieval asks for others of the same class."""
+"""So many images of one class are taken before the next class is: retrieval looks for others of the same class."""
 
 
 class HeldOutImages:
@@ -45,7 +45,7 @@ class HeldOutImages:
     def __init__(
         self, samples: Samples, towers: Towers, module: nn.Module, config: TrainConfig, world: World, figures: Figures
     ) -> None:
-        """module: the towers as they are spread over ranks, whose forward all ranks call equally often."""
+        """module: the towers as strategy.wrap gives them; every rank calls its forward equally often."""
         self._samples, self._towers, self._module, self._world, self._figures = samples, towers, module, world, figures
         limit = config.evaluate_images
         held = samples.held_out

@@ -12,6 +12,7 @@ steps are done again. Only rank 0 prints and writes.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,9 +25,11 @@ from torch import Tensor
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.train import curves
 from i2e_pipeline.train.parallel import World
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 Number = float | Tensor
 FILE = "journal.jsonl"
 
@@ -36,7 +39,7 @@ class BadLoss(I2EError, ValueError):
 
 
 class Journal:
-    """Takes every step, and every `log_every` steps says and writes what happened since the last time."""
+    """Takes every step; once in `log_every` steps it logs and writes what happened since the last time."""
 
     def __init__(
         self,
@@ -49,12 +52,14 @@ class Journal:
         start: int = 0,
         log_every: int = 10,
         facts: Mapping[str, Any] | None = None,
-        say: Say = print,
     ) -> None:
-        """batch_size: images of a step over all ranks. images: of an epoch. start: steps that a resumed training has
-        done. facts: what the start row says of this process beside (recipe, ranks, versions …)."""
+        """batch_size   images of a step over all ranks
+        images       of an epoch
+        start        steps that a resumed training has done
+        facts        more about this process for the start row: recipe, config …
+        """
         self.folder, self.steps, self.batch_size, self.images = Path(folder), steps, batch_size, images
-        self.log_every, self.say = log_every, say
+        self.log_every = log_every
         self._writes = world.first
         self._sums: dict[str, Number] = {}
         self._step = self._since = start
@@ -62,9 +67,9 @@ class Journal:
         self._began = time.monotonic()
         if self._writes:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._seen = rewind(self.folder, start, say)
+            self._seen = rewind(self.folder, start)
             self._file = (self.folder / FILE).open("a", encoding="utf-8")
-            self._board = _tensorboard(self.folder / "tensorboard", start, say)
+            self._board = _tensorboard(self.folder / "tensorboard", start)
             self._write({"kind": "start", "step": start, "time": _now(), "ranks": world.size, **(facts or {})})
 
     def step(
@@ -93,13 +98,13 @@ class Journal:
         row = {"kind": "evaluation", "step": step, "figures": dict(figures)}
         if any(seen == _plain(row) for seen in self._seen):
             return  # done again after a resume, with the same outcome
-        self.say(f"step {step:,}/{self.steps:,}  " + "  ".join(f"{n} {_short(v)}" for n, v in figures.items()))
+        log.info(f"step {step:,}/{self.steps:,}  " + "  ".join(f"{n} {_short(v)}" for n, v in figures.items()))
         self._write(row)
         self._to_board({f"evaluation/{n}": v for n, v in figures.items()}, step)
 
     @contextmanager
     def outside(self) -> Iterator[None]:
-        """Time within the block is none of training's: evaluations, checkpoints."""
+        """The time of the block does not count as time of training: evaluations, checkpoints."""
         began = time.monotonic()
         yield
         self._began += time.monotonic() - began
@@ -108,9 +113,8 @@ class Journal:
         """Draws the journal into loss.png; None on other ranks and before the first line."""
         if not self._writes:
             return None
-        from i2e_pipeline.train.curves import draw
-
-        return draw(self.folder, f"{self.folder.name}: {self._step:,} of {self.steps:,} steps")
+        title = f"{self.folder.name}: {self._step:,} of {self.steps:,} steps"
+        return curves.draw(rows(self.folder), self.folder, title)
 
     def close(self) -> None:
         if self._writes:
@@ -136,7 +140,7 @@ class Journal:
             "time": _now(),
         }
         self._write(row)
-        self.say(line(row, self.steps, (self.steps - self._step) * seconds / done))
+        log.info(line(row, self.steps, (self.steps - self._step) * seconds / done))
         scalars = {f"loss/{n}": v for n, v in means.items()}
         scalars |= {"learning_rate": learning_rate, "speed/images_per_second": done * self.batch_size / seconds}
         scalars |= {"speed/wait": wait} | ({} if norm is None else {"norm": norm})
@@ -153,8 +157,8 @@ class Journal:
                 self._board.add_scalar(name, value, step)
 
 
-def rows(folder: str | Path, say: Say = print) -> list[dict[str, Any]]:
-    """Rows of a journal; a line that a kill cut off is left out, and said."""
+def rows(folder: str | Path) -> list[dict[str, Any]]:
+    """Rows of a journal; a line that a kill cut off is left out, with a warning."""
     path = Path(folder) / FILE
     if not path.exists():
         return []
@@ -164,16 +168,16 @@ def rows(folder: str | Path, say: Say = print) -> list[dict[str, Any]]:
             row = json.loads(text)
             row["kind"], row["step"]
         except (ValueError, TypeError, KeyError):
-            say(f"{path}, line {number}: cut off or not of this journal, left out")
+            log.warning(f"{path}, line {number}: cut off or not of this journal, left out")
             continue
         found.append(row)
     return found
 
 
-def rewind(folder: Path, step: int, say: Say = print) -> list[dict[str, Any]]:
-    """Drops the journal's rows beyond a step, and broken ones; what stays. Of a training that begins anew (step 0)
-    nothing stays, for its first evaluation is done again too."""
-    stay = [row for row in rows(folder, say) if row["step"] <= step] if step else []
+def rewind(folder: Path, step: int) -> list[dict[str, Any]]:
+    """Removes the journal's rows beyond a step, and broken ones; returns the rows that stay. A training that begins
+    anew (step 0) keeps none: its first evaluation is done again too."""
+    stay = [row for row in rows(folder) if row["step"] <= step] if step else []
     if (folder / FILE).exists():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in stay)
         files.write_bytes(str(folder / FILE), text.encode())
@@ -236,13 +240,13 @@ def check_finite(
     )
 
 
-def _tensorboard(folder: Path, start: int, say: Say) -> Any:
+def _tensorboard(folder: Path, start: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("tensorboard"):
             raise
-        say("TensorBoard is not installed, so there are no event files (pip install tensorboard)")
+        log.info("TensorBoard is not installed, so there are no event files (pip install tensorboard)")
         return None
     return SummaryWriter(str(folder), purge_step=start + 1 if start else 0)
 

@@ -32,7 +32,7 @@ from i2e_pipeline.core.errors import I2EError
 WHOLE = 16_384
 """Up to so many samples an epoch is one shuffle."""
 HELD = 2
-"""Row groups of the open windows may have so many times lanes x window rows."""
+"""The row groups of all open windows together may have so many times lanes x window rows."""
 
 
 class OrderError(I2EError, ValueError):

@@ -39,7 +39,7 @@ class World:
         return self.rank == 0
 
     def gather(self, x_BD: Tensor) -> Tensor:
-        """Rows of all ranks in the order of ranks, shape (W · B, D); every rank brings as many.
+        """Rows of all ranks in the order of ranks, shape (W · B, D); every rank brings the same number of rows.
 
         Differentiable: a row's gradient is the sum over all ranks that used it.
         """
@@ -61,9 +61,9 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def from_first(self, work: Callable[[], Any]) -> Any:
-        """What `work` gives on rank 0, on every rank; only rank 0 does it. Its error is raised on all of them, or the
-        others would wait for a rank that is gone."""
+    def broadcast(self, work: Callable[[], Any]) -> Any:
+        """Rank 0 alone calls `work`; every rank gets what it returned. An error of rank 0 is raised on every rank, or
+        the others would wait for a rank that is gone."""
         value, error = None, None
         if self.first:
             try:

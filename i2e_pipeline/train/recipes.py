@@ -9,7 +9,7 @@ multi_task           λ · classification + (1 − λ) · contrastive, one image
 clip_alt_text        control: CLIP on the same images and their alt-texts; the labels are not looked at
 clip_entity_text     control: CLIP on the same images and the names and descriptions of their entities
 
-Any of them distils besides, where `train.loss.distillation` is more than 0.
+With `train.loss.distillation` above 0 each of them also distils stored image vectors.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Writes   the split: training · images of held-out entities · held-out images o
 An image of the dataset is a row: its number in the order of the files. In memory it takes 24 bytes, 8 more per label,
 and 8 more where it is trained on: about 40 bytes, 4 GB for 10⁸ images.
 
-The split goes by hash of entity and image alone: another seed, another recipe or a dataset that grew keeps it.
+The split depends on hashes of entity and image alone: it stays with another seed or recipe, and when the dataset grows.
 
 Legend: N images of the dataset, M labels, G row groups, C classes, B images of a batch, K labels of an image.
 """

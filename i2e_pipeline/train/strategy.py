@@ -24,10 +24,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class StrategyError(I2EError, ValueError):
-    """A way to spread the towers that is not possible here."""
+    """A way to wrap the towers for several ranks that is not possible here."""
 
 
-def spread(towers: Towers, config: TrainConfig, world: World) -> nn.Module:
+def wrap(towers: Towers, config: TrainConfig, world: World) -> nn.Module:
     """The towers on this rank's device, as a module whose gradients are averaged over ranks."""
     towers.to(world.device)
     if world.size > 1 and world.device.type == "cuda":

@@ -50,7 +50,7 @@ class Texts:
         return self._template.format(name=name, description=description) if description else name
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
-        """tokens_BL of the texts; each distinct one is tokenised once in a while."""
+        """tokens_BL of the texts. Tokens are kept for the next time; the store is emptied when it would be too full."""
         new = list(dict.fromkeys(t for t in texts if t not in self._tokens))
         if len(self._tokens) + len(new) > _REMEMBERED:
             self._tokens.clear()

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,13 @@ _MAY_CHANGE = (
     "keep_checkpoints", "log_every", "evaluate_every", "evaluate_images", "data.workers", "data.prefetch",
     "encoder.compile", "encoder.checkpoint_activations",
 )  # fmt: skip
-"""Settings with which a training may go on otherwise than it began: they change its course by rounding at most, and
-`accumulate` what a micro-batch is compared with."""
-_IS_SAID = ("steps", "epochs", "head.learning_rate")
-"""These, and all of `optimizer`, may change as well, as after a bad loss; that they did is said."""
+"""Settings that may differ when a training goes on from a checkpoint. They change the result by rounding errors only.
+The exception is `accumulate`: a contrastive loss compares the images of one micro-batch with each other."""
+_CHANGE_IS_LOGGED = ("steps", "epochs", "head.learning_rate")
+"""These settings, and all of `optimizer`, may differ too (a lower learning rate after a bad loss, for example). The log
+then names each change."""
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 class TrainError(I2EError, ValueError):
@@ -76,18 +78,17 @@ class Outcome:
     left_out: dict[str, int] = field(default_factory=dict)
     """Images of the dataset that are neither trained on nor held out, by reason (samples.py)."""
     skipped: dict[str, int] = field(default_factory=dict)
-    """Images that could not be decoded, by reason, each time that they came."""
+    """How often an image could not be decoded, by reason; one that comes in every epoch counts in every epoch."""
 
 
-def train(config: Config, world: World, say: Say, figures: Figures, restart: bool = False) -> Outcome:
+def train(config: Config, world: World, figures: Figures, restart: bool = False) -> Outcome:
     """Trains as `config.train` says, or goes on where an earlier training of the folder was; every rank calls it.
 
     figures   what is measured on held-out images: (vectors, classes …) → name → number (held_out.py)
     restart   forget the folder's checkpoints
     Raises TrainError, and the errors of dataset, encoders, head, recipes and checkpoints, all of them ValueErrors.
     """
-    say = say if world.first else _silent
-    with contextlib.closing(_Training(config, world, say, figures, restart)) as training:
+    with _torch_settings(config.train), contextlib.closing(_Training(config, world, figures, restart)) as training:
         return training.run()
 
 
@@ -99,11 +100,10 @@ def folder_of(config: Config) -> str:
 class _Training:
     """All parts of a training of one rank, and its loop."""
 
-    def __init__(self, whole: Config, world: World, say: Say, figures: Figures, restart: bool) -> None:
-        self.config, self.world, self.say = whole.train, world, say
+    def __init__(self, whole: Config, world: World, figures: Figures, restart: bool) -> None:
+        self.config, self.world = whole.train, world
         config = self.config
         self.folder = Path(folder_of(whole))
-        _set_threads(config)
         self.recipe: Recipe = recipe(config)
         self.published: Published = open_published(config.dataset or files.join(whole.output, "i2e"))
         self.samples = Samples.open(self.published, config)
@@ -115,7 +115,7 @@ class _Training:
             teacher_width=teacher.width if teacher else None,
             uses_text=self.recipe.uses_text,
         )
-        self.module: nn.Module = strategy.spread(self.towers, config, world)
+        self.module: nn.Module = strategy.wrap(self.towers, config, world)
         self.optimizer = strategy.optimizer_of(self.towers, config.optimizer)
         self.head = (
             EntityHead(self.samples.classes, self.towers.width, config.head, world, config.seed)
@@ -153,7 +153,6 @@ class _Training:
             start=self.step,
             log_every=config.log_every,
             facts={"recipe": config.recipe, "config": self.fingerprint},
-            say=say,
         )
 
     def close(self) -> None:
@@ -162,19 +161,24 @@ class _Training:
         if hasattr(self, "journal"):
             self.journal.close()
 
+    def _log(self, line: str) -> None:
+        """Progress; rank 0 speaks for all ranks."""
+        if self.world.first:
+            log.info(line)
+
     # -- the loop -----------------------------------------------------------------------------------------------
 
     def run(self) -> Outcome:
-        self.say(
+        self._log(
             f"{self.config.recipe}: {len(self.samples.training):,} images of {self.samples.classes:,} entities, "
             f"{self.held_out} held out, {self.steps:,} steps of {self.config.data.batch_size:,} images on "
             f"{self.world.size} rank{'s' * (self.world.size > 1)} ({self.world.device.type})"
         )
         for reason, images in self.samples.left_out.items():
             if images:
-                self.say(f"left out: {images:,} images, {reason.replace('_', ' ')}")
+                self._log(f"left out: {images:,} images, {reason.replace('_', ' ')}")
         if self.step == 0 and FIGURES[0] not in self._evaluate():
-            self.say("no mAP: fewer than two entities are held out (train.data.hold_out_entities)")
+            self._log("no mAP: fewer than two entities are held out (train.data.hold_out_entities)")
         self.batches: Any = iter(self.loader)
         while self.step < self.steps:
             self._step(self.batches)
@@ -185,7 +189,7 @@ class _Training:
             if done or better or self.step % self.config.checkpoint_every == 0:
                 with self.journal.outside():
                     self._save()
-                    self.world.from_first(functools.partial(self._tidy, better))
+                    self.world.broadcast(functools.partial(self._tidy, better))
         return self._finish()
 
     def _step(self, batches: Iterator[Batch]) -> None:
@@ -296,7 +300,6 @@ class _Training:
             ema=mean,
             optimizer=strategy.optimizer_state(self.towers, self.optimizer, first),
             head=head,
-            say=self.say,
         )
         if first:
             self.journal.picture()
@@ -318,7 +321,7 @@ class _Training:
 
     def _resume(self, restart: bool) -> None:
         """Goes on from the folder's last checkpoint, or begins."""
-        found = self.world.from_first(lambda: self._last(restart))
+        found = self.world.broadcast(lambda: self._last(restart))
         if found is None:
             return
         saved = checkpoint.load(found)
@@ -343,22 +346,22 @@ class _Training:
         if self.head is not None:
             self._load_head(saved)
         if saved.state.dataset != self.published.fingerprint:
-            self.say(
+            self._log(
                 f"{found} was trained on another state of the dataset: which samples are left of its epoch cannot be "
                 "said, so the training goes on at the same position of this one"
             )
         self.step = saved.state.step
         self.skipped = dict(saved.state.counts)
         self.best = saved.state.best
-        self.world.from_first(lambda: self._remember_best(saved.state))
+        self.world.broadcast(lambda: self._remember_best(saved.state))
         with_these = f", with train.{', train.'.join(f'{k} ({v})' for k, v in taken.items())}" if taken else ""
-        self.say(f"goes on from {found}, {self.step:,} of {self.steps:,} steps done{with_these}")
+        self._log(f"goes on from {found}, {self.step:,} of {self.steps:,} steps done{with_these}")
 
     def _last(self, restart: bool) -> Path | None:
         if restart:
             checkpoint.drop_beyond(self.folder, -1)
             (self.folder / OUTCOME).unlink(missing_ok=True)
-        return checkpoint.latest(self.folder, self.say)
+        return checkpoint.latest(self.folder)
 
     def _remember_best(self, state: checkpoint.State) -> None:
         """A kill between a save and its mark leaves a best checkpoint that is not marked."""
@@ -371,13 +374,13 @@ class _Training:
         entity_C = torch.tensor(self.samples.entity_ids_C)
         change = saved.class_change(entity_C)
         if change:
-            self.say(str(change))
+            self._log(str(change))
         rank, size = self.world.rank, self.world.size
         for rows in saved.head_rows(entity_C, self.towers.width, lambda class_C: class_C % size == rank):
             self.head.load(rows.class_C, rows.weights_CD, rows.accumulators_C)
 
     def _skipped(self) -> dict[str, int]:
-        """Undecodable images so far, by reason, of all ranks and all parts of the training."""
+        """Undecodable images so far, by reason: of all ranks, and of the parts of the training before a resume."""
         total = dict(self.skipped) if self.world.first else {}
         mine = self.loader.skipped if hasattr(self, "loader") else {}
         for counts in self.world.gather_objects(dict(mine)):
@@ -396,7 +399,7 @@ class _Training:
         if self.world.first:
             assert weights is not None
             weights |= mean or {}
-            measured = [r["figures"] for r in journal.rows(self.folder, self.say) if r["kind"] == "evaluation"]
+            measured = [r["figures"] for r in journal.rows(self.folder) if r["kind"] == "evaluation"]
             result = Outcome(
                 folder=str(self.folder),
                 recipe=self.config.recipe,
@@ -408,7 +411,7 @@ class _Training:
                 left_out=self.samples.left_out,
                 skipped=skipped,
             )
-            export(self.towers, weights, self.folder / "export", config=self.config, figures=result.after, say=self.say)
+            export(self.towers, weights, self.folder / "export", config=self.config, figures=result.after)
             files.write_json(str(self.folder / OUTCOME), asdict(result))
         found: Outcome = self.world.gather_objects(result)[0]
         return found
@@ -435,9 +438,9 @@ def _settings(saved: checkpoint.Checkpoint) -> dict[str, Any]:
 
 
 def _is_taken(name: str, change: str) -> bool:
-    """Whether a changed setting is taken over and said, rather than refused."""
+    """Whether the training goes on with the changed setting and logs it; else it refuses."""
     moved = name == "encoder.model" and change.count("local-dir:") == 2  # the weights' names and shapes are compared
-    return moved or name in _IS_SAID or name.startswith("optimizer.")
+    return moved or name in _CHANGE_IS_LOGGED or name.startswith("optimizer.")
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any], path: str = "") -> dict[str, str]:
@@ -458,12 +461,16 @@ def _teacher(config: Config, chosen: Recipe, samples: Samples) -> Teacher | None
     return open_teacher(config.train.loss.teacher or files.join(config.output, "scores"), samples)
 
 
-def _set_threads(config: TrainConfig) -> None:
-    """The rank's share of the machine's cores, unless the config says otherwise."""
+@contextlib.contextmanager
+def _torch_settings(config: TrainConfig) -> Iterator[None]:
+    """Threads (the rank's share of the machine's cores, unless the config says otherwise) and the precision of float32
+    products for the length of a training; afterwards both are as the caller had them."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(config.threads or share_of_cores(1))
     # The head's products stay float32 under autocast; on a card TF32 makes them several times as fast.
     torch.set_float32_matmul_precision("high" if config.precision == "bfloat16" else "highest")
-
-
-def _silent(line: str) -> None:
-    """What other ranks than the first say."""
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)

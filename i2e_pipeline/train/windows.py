@@ -1,12 +1,14 @@
-"""Windows: the row groups that a rank will need soon, read when a window of the order opens that has rows of them, and
-let go when all such windows are past.
+"""Windows: which row groups a rank holds in memory, and when it reads them.
 
 Reads    columns of the images that are trained on, row group by row group
 Writes   Group: a row group's columns in Arrow's memory; a row becomes a Python object only when it is decoded
 
-A row group is read once in an epoch, but for those at the border between two ranks' lanes, and not again where an
-epoch's last windows and the next one's first share it: what fits into the open windows as a whole is read once for
-all epochs.
+A window is the part of a lane whose rows are shuffled among each other (order.py). When a window opens, the row groups
+that have rows in it are read. A row group is dropped when the last open window with rows of it is past.
+
+So a row group is read once in an epoch. Where the lanes of two ranks meet inside a row group, both ranks read it. A row
+group that is still held when the next epoch begins is not read again: a dataset that fits into the open windows is read
+once for all epochs.
 """
 
 from __future__ import annotations

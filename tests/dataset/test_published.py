@@ -12,7 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from i2e_pipeline.dataset.published import DatasetError, open_published
+from i2e_pipeline.core.config import StorageConfig
+from i2e_pipeline.dataset import commits
+from i2e_pipeline.dataset.published import DatasetError, NotPublished, open_published
+from i2e_pipeline.engine.tables import Tables
 from tests.train.small_dataset import entity_row, image_row, write_dataset
 
 
@@ -94,9 +97,19 @@ def test_an_export_of_delta_is_plain_parquet(tmp_path: Path) -> None:
     assert open_published(write_dataset(tmp_path / "i2e", rows, manifest={"storage": "delta"})).rows == 20
 
 
-def test_no_manifest_is_refused(folder: Path) -> None:
+def test_no_manifest_is_refused_in_the_same_words_by_all_who_ask(folder: Path) -> None:
+    """Readers of the files (training, evaluation) and readers of the run's tables (report, export)."""
     (folder / "manifest.json").unlink()
-    with pytest.raises(DatasetError, match=r"i2e has no manifest\.json.*`i2e run`"):
+    with pytest.raises(NotPublished, match=r"i2e has no manifest\.json.*`i2e run`") as by_files:
+        open_published(str(folder))
+    with pytest.raises(NotPublished) as by_tables:
+        commits.published(Tables(str(folder.parent), StorageConfig()))
+    assert str(by_files.value) == str(by_tables.value)
+
+
+def test_a_manifest_of_something_else_is_refused(folder: Path) -> None:
+    (folder / "manifest.json").write_text('{"units": 3}')
+    with pytest.raises(DatasetError, match="names no units: it is not the manifest of an I2E dataset"):
         open_published(str(folder))
 
 

@@ -16,7 +16,7 @@ from torchvision import transforms
 from i2e_pipeline.core.config import EvaluateConfig
 from i2e_pipeline.evaluate.datasets import open_dataset
 from i2e_pipeline.evaluate.embed import embed
-from i2e_pipeline.evaluate.encoders import CLIP_MEAN, CLIP_STD, EncoderError, ImageEncoder, open_encoder, split_label
+from i2e_pipeline.evaluate.encoders import CLIP_MEAN, CLIP_STD, EncoderError, ImageEncoder, open_encoder
 from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet
 from tests.small_models import picture, stored
 
@@ -133,22 +133,6 @@ def test_vectors_that_are_not_finite_are_refused(trained: ImageEncoder, data: Im
 # -- encoders -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("spec", "label", "model"),
-    [
-        ("local-dir:/a/b/scorer", "scorer", "local-dir:/a/b/scorer"),
-        ("ours=local-dir:/a/b=c/scorer", "ours", "local-dir:/a/b=c/scorer"),
-        ("local-dir:/a/b=c/scorer/", "scorer", "local-dir:/a/b=c/scorer/"),
-        ("ViT-B-16@openai", "ViT-B-16@openai", "ViT-B-16@openai"),
-        ("ViT-B-16@random", "ViT-B-16 (untrained)", "ViT-B-16@random"),
-        ("hf-hub:apple/MOFI", "apple/MOFI", "hf-hub:apple/MOFI"),
-        ("vectors:out/v", "v", "vectors:out/v"),
-    ],
-)
-def test_labels_of_encoders(spec: str, label: str, model: str) -> None:
-    assert split_label(spec) == (label, model)
-
-
 def test_an_untrained_control_is_a_function_of_the_seed(models: Callable[[str], str], trained: ImageEncoder) -> None:
     state = torch.get_rng_state()
     spec = f"{models('vit')}@random"
@@ -206,7 +190,7 @@ def test_a_model_of_another_size_refuses_mofi_preprocessing(models: Callable[[st
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("ViT-B-16", "names no weights: ViT-B-16@PRETRAINED"),
+        ("ViT-B-16", "names no weights: ViT-B-16@WEIGHTS"),
         ("local-dir:/no/such/folder", "/no/such/folder/open_clip_config.json does not exist"),
         ("hf:nobody/nothing", "nothing is fetched here: `hf download nobody/nothing` first"),
         ("vectors:/no/such/folder", "is no folder"),

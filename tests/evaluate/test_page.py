@@ -38,7 +38,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     colours = coloured(folder / "colours")
     far, near = (vectors(folder / n, "colours", colours, noise) for n, noise in (("far", 3.0), ("near", 0.1)))
     config = settings(folder, models=[f"far={far}", f"near={near}"], data={"colours": str(colours)}, projection="tsne")
-    suite.evaluate(config, lambda line: None)
+    suite.evaluate(config)
     return (folder / "out" / "evaluation" / "index.html").read_text(encoding="utf-8")
 
 

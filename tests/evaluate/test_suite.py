@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +21,18 @@ def colours(tmp_path: Path) -> Path:
     return coloured(tmp_path / "colours")
 
 
-def quiet(line: str) -> None:
-    pass
+@pytest.fixture(autouse=True)
+def _logged(caplog: pytest.LogCaptureFixture) -> None:
+    """`caplog` holds the lines of progress, too."""
+    caplog.set_level(logging.INFO, "i2e_pipeline")
 
 
-def test_every_protocol_that_applies_is_measured_for_every_model(tmp_path: Path, colours: Path) -> None:
+def test_every_protocol_that_applies_is_measured_for_every_model(
+    tmp_path: Path, colours: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     near, far = (vectors(tmp_path / n, "colours", colours, noise) for n, noise in (("near", 0.1), ("far", 3.0)))
     config = settings(tmp_path, models=[f"far={far}", f"near={near}"], data={"colours": str(colours)})
-    lines: list[str] = []
-    measured = suite.evaluate(config, lines.append)
+    measured = suite.evaluate(config)
     assert measured.measured() == [("colours", p) for p in ("gpr", "knn_retrieval", "knn", "linear_probe")]
     for data, protocol in measured.measured():
         worse, better = measured.of(data, protocol)
@@ -36,13 +40,13 @@ def test_every_protocol_that_applies_is_measured_for_every_model(tmp_path: Path,
         figure = next(iter(better.figures))
         assert better.figures[figure] > worse.figures[figure]
         assert better.figures[figure] > 0.95
-    assert any("near" in line and "gpr" in line and "mAP" in line and line.endswith(" s") for line in lines)
+    assert any("near" in line and "gpr" in line and "mAP" in line and line.endswith(" s") for line in caplog.messages)
 
 
 def test_files_are_written_and_hold_what_is_returned(tmp_path: Path, colours: Path) -> None:
     spec = vectors(tmp_path / "near", "colours", colours, 0.1)
     config = settings(tmp_path, models=[f"near={spec}"], data={"colours": str(colours)})
-    measured = suite.evaluate(config, quiet)
+    measured = suite.evaluate(config)
     folder = tmp_path / "out" / "evaluation"
     assert results.read(str(folder / "results.json")) == measured
     assert (folder / "table.md").read_text() == results.markdown(measured)
@@ -53,7 +57,7 @@ def test_files_are_written_and_hold_what_is_returned(tmp_path: Path, colours: Pa
 def test_figures_are_means_of_what_each_query_gave(tmp_path: Path, colours: Path) -> None:
     """Catches: intervals that are of other queries than the figure."""
     spec = vectors(tmp_path / "far", "colours", colours, 2.0)
-    measured, _ = suite.measure(settings(tmp_path, models=[f"far={spec}"], data={"colours": str(colours)}), quiet)
+    measured, _ = suite.measure(settings(tmp_path, models=[f"far={spec}"], data={"colours": str(colours)}))
     tested = 0
     for result in measured.results:
         for figure, values in result.per_query.items():
@@ -67,7 +71,7 @@ def test_figures_are_means_of_what_each_query_gave(tmp_path: Path, colours: Path
 def test_two_runs_give_the_same_figures(tmp_path: Path, colours: Path) -> None:
     spec = vectors(tmp_path / "far", "colours", colours, 2.0)
     config = settings(tmp_path, models=[f"far={spec}"], data={"colours": str(colours)}, projection="tsne")
-    (first, look), (second, again) = (suite.measure(config, quiet) for _ in range(2))
+    (first, look), (second, again) = (suite.measure(config) for _ in range(2))
     assert [r.figures for r in first.results] == [r.figures for r in second.results]
     assert look[0].neighbours == again[0].neighbours
     assert look[0].scatters["far"].chart == again[0].scatters["far"].chart
@@ -83,16 +87,17 @@ def test_suite_picks_protocols_and_data_sets(tmp_path: Path, colours: Path) -> N
         (["other", "gpr"], [("other", "gpr")]),
     ):
         config = settings(tmp_path, models=[f"v={spec}"], data=data, suite=picked)
-        assert suite.measure(config, quiet)[0].measured() == expected
+        assert suite.measure(config)[0].measured() == expected
 
 
-def test_a_protocol_that_the_data_are_too_small_for_is_left_out_and_said(tmp_path: Path) -> None:
+def test_a_protocol_that_the_data_are_too_small_for_is_left_out_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     small = coloured(tmp_path / "small", each=2)
     spec = vectors(tmp_path / "v", "small", small, 0.1)
-    lines: list[str] = []
-    measured = suite.evaluate(settings(tmp_path, models=[f"v={spec}"], data={"small": str(small)}), lines.append)
+    measured = suite.evaluate(settings(tmp_path, models=[f"v={spec}"], data={"small": str(small)}))
     assert "small/linear_probe" in measured.not_measured
-    assert any("linear_probe" in line and "left out" in line for line in lines)
+    assert any("linear_probe" in line and "left out" in line for line in caplog.messages)
     assert "linear probe: not measured" in (tmp_path / "out" / "evaluation" / "index.html").read_text()
 
 
@@ -103,7 +108,7 @@ def test_what_a_benchmark_lacks_is_said_with_the_protocol(
     monkeypatch.setattr(suite, "open_dataset", lambda name, path: opened)
     spec = vectors(tmp_path / "v", "colours", colours, 0.1)
     config = settings(tmp_path, models=[f"v={spec}"], data={"colours": str(colours)}, suite=["gpr", "knn"])
-    assert suite.measure(config, quiet)[0].not_measured == {"colours/knn": "no training images"}
+    assert suite.measure(config)[0].not_measured == {"colours/knn": "no training images"}
 
 
 def test_test_images_of_classes_unknown_to_training_and_a_regulariser_at_the_edge_are_said(tmp_path: Path) -> None:
@@ -117,7 +122,7 @@ def test_test_images_of_classes_unknown_to_training_and_a_regulariser_at_the_edg
     config = settings(
         tmp_path, models=[f"v={spec}"], data={"set": str(tmp_path / "set")}, suite=["knn", "linear_probe"], knn_k=(3,)
     )
-    knn, probe = suite.measure(config, quiet)[0].results
+    knn, probe = suite.measure(config)[0].results
     said = f"{EACH} of {3 * EACH} test images are of classes without a training image"
     assert any(said in note for note in knn.notes)
     assert any(said in note for note in probe.notes)
@@ -127,15 +132,16 @@ def test_test_images_of_classes_unknown_to_training_and_a_regulariser_at_the_edg
     assert np.mean([v for v in probe.per_query["mean per class"] if v is not None]) == pytest.approx(2 / 3)
 
 
-def test_all_data_sets_are_checked_before_a_model_is_loaded(tmp_path: Path, colours: Path) -> None:
+def test_all_data_sets_are_checked_before_a_model_is_loaded(
+    tmp_path: Path, colours: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Catches: an hour of encoding before a path is found to be wrong."""
-    lines: list[str] = []
     config = settings(
         tmp_path, models=["broken=local-dir:/nowhere"], data={"colours": str(colours), "gpr1200": str(tmp_path / "no")}
     )
     with pytest.raises(DatasetError, match=r"gpr1200.*no is no folder"):
-        suite.evaluate(config, lines.append)
-    assert not any(line.startswith("broken") for line in lines)
+        suite.evaluate(config)
+    assert not any(line.startswith("broken") for line in caplog.messages)
 
 
 @pytest.mark.parametrize(
@@ -154,19 +160,19 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     asked = {"models": ["a=vectors:x"], "data": {"colours": str(colours)}, **changed}
     with pytest.raises(SuiteError, match=said.split("=")[0].replace("(", r"\(")) as error:
-        suite.evaluate(settings(tmp_path, **asked), quiet)
+        suite.evaluate(settings(tmp_path, **asked))
     assert said in str(error.value)
 
 
 def test_a_benchmark_that_is_not_there_says_where_it_comes_from(tmp_path: Path, colours: Path) -> None:
     config = settings(tmp_path, models=["a=vectors:x"], data={"colours": str(colours)}, suite=["gpr1200"])
     with pytest.raises(SuiteError, match="12,000"):
-        suite.evaluate(config, quiet)
+        suite.evaluate(config)
     with pytest.raises(SuiteError, match="12,000") as error:
-        suite.evaluate(settings(tmp_path, suite=["gpr1200"]), quiet)
+        suite.evaluate(settings(tmp_path, suite=["gpr1200"]))
     assert "is-not-here" not in str(error.value)
     with pytest.raises(SuiteError, match=r"--data roxford5k=FOLDER.*revisitop"):
-        suite.evaluate(settings(tmp_path, suite=["roxford"]), quiet)
+        suite.evaluate(settings(tmp_path, suite=["roxford"]))
 
 
 def test_a_data_set_that_is_too_small_costs_the_others_nothing(tmp_path: Path, colours: Path) -> None:
@@ -175,23 +181,22 @@ def test_a_data_set_that_is_too_small_costs_the_others_nothing(tmp_path: Path, c
     spec = vectors(tmp_path / "v", "colours", colours, 0.1)
     vectors(tmp_path / "v", "tiny", tiny, 0.1)
     data = {"colours": str(colours), "tiny": str(tiny)}
-    measured = suite.evaluate(settings(tmp_path, models=[f"v={spec}"], data=data, suite=["knn_retrieval"]), quiet)
+    measured = suite.evaluate(settings(tmp_path, models=[f"v={spec}"], data=data, suite=["knn_retrieval"]))
     assert measured.measured() == [("colours", "knn_retrieval")]
     assert "two images" in measured.not_measured["tiny/knn_retrieval"]
     with pytest.raises(SuiteError, match="tiny/knn_retrieval: kNN retrieval needs two images"):
-        suite.evaluate(
-            settings(tmp_path, models=[f"v={spec}"], data={"tiny": str(tiny)}, suite=["knn_retrieval"]), quiet
-        )
+        suite.evaluate(settings(tmp_path, models=[f"v={spec}"], data={"tiny": str(tiny)}, suite=["knn_retrieval"]))
 
 
-def test_stored_vectors_of_all_data_sets_are_looked_for_first(tmp_path: Path, colours: Path) -> None:
+def test_stored_vectors_of_all_data_sets_are_looked_for_first(
+    tmp_path: Path, colours: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     other = coloured(tmp_path / "other", classes=3)
     spec = vectors(tmp_path / "v", "colours", colours, 0.1)
-    lines: list[str] = []
     config = settings(tmp_path, models=[f"v={spec}"], data={"colours": str(colours), "other": str(other)})
     with pytest.raises(DatasetError, match=r"other\.npz does not exist"):
-        suite.evaluate(config, lines.append)
-    assert not any("mAP" in line for line in lines)
+        suite.evaluate(config)
+    assert not any("mAP" in line for line in caplog.messages)
 
 
 def test_a_k_beyond_the_training_images_is_noted(tmp_path: Path, colours: Path) -> None:
@@ -203,7 +208,7 @@ def test_a_k_beyond_the_training_images_is_noted(tmp_path: Path, colours: Path) 
         suite=["knn"],
         knn_k=[3, 5000],
     )
-    measured = suite.evaluate(config, quiet)
+    measured = suite.evaluate(config)
     (result,) = measured.results
     assert list(result.figures) == ["k=3"]
     assert "k=5000 left out: there are" in result.notes[0]
@@ -212,16 +217,17 @@ def test_a_k_beyond_the_training_images_is_noted(tmp_path: Path, colours: Path) 
 
 
 @pytest.mark.slow
-def test_images_that_cannot_be_decoded_are_counted_and_no_figure_has_them(tmp_path: Path, colours: Path) -> None:
+def test_images_that_cannot_be_decoded_are_counted_and_no_figure_has_them(
+    tmp_path: Path, colours: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (colours / "colour 03" / "0.png").write_bytes(b"not an image")
     model = write_model(tmp_path / "model", "vit")
     config = settings(tmp_path, models=[f"vit={model}"], data={"colours": str(colours)}, suite=["gpr", "zero_shot"])
-    lines: list[str] = []
-    measured, looks = suite.measure(config, lines.append)
+    measured, looks = suite.measure(config)
     assert measured.data[0].left_out == {"not decoded": 1}
     ((bad_name, why),) = measured.data[0].not_decoded.items()
     assert bad_name.endswith("0.png")
-    assert any(bad_name in line and why in line for line in lines)
+    assert any(bad_name in line and why in line for line in caplog.messages)
     assert measured.of("colours", "gpr")[0].counts["queries"] == CLASSES * EACH - 1
     assert measured.of("colours", "zero_shot")[0].counts["classes"] == CLASSES
     bad = 3 * EACH
@@ -236,17 +242,16 @@ def test_encoders_of_other_images_are_not_compared(tmp_path: Path, colours: Path
     model = write_model(tmp_path / "model", "vit")
     config = settings(tmp_path, models=[f"vit={model}", f"v={stored}"], data={"colours": str(colours)}, suite=["gpr"])
     with pytest.raises(SuiteError, match="v has vectors of 96 images of colours, the encoder before it of 95"):
-        suite.evaluate(config, quiet)
+        suite.evaluate(config)
 
 
 @pytest.mark.slow
-def test_vectors_are_made_once(tmp_path: Path, colours: Path) -> None:
+def test_vectors_are_made_once(tmp_path: Path, colours: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = write_model(tmp_path / "model", "vit")
     config = settings(tmp_path, models=[f"vit={model}"], data={"colours": str(colours)}, suite=["gpr"])
-    lines: list[str] = []
-    first = suite.evaluate(config, quiet)
-    second = suite.evaluate(config, lines.append)
-    assert any("made before" in line for line in lines)
+    first = suite.evaluate(config)
+    second = suite.evaluate(config)
+    assert any("made before" in line for line in caplog.messages)
     assert [r.figures for r in first.results] == [r.figures for r in second.results]
 
 
@@ -264,7 +269,7 @@ def test_a_revisited_set_is_measured_with_its_levels(tmp_path: Path, real_data: 
         (tmp_path / "v").mkdir()
         np.savez(tmp_path / "v" / "roxford5k.npz", **dict(features.items()))
     config = settings(tmp_path, models=[f"v=vectors:{tmp_path / 'v'}"], data={"roxford5k": str(root)})
-    (result,) = suite.evaluate(config, quiet).results
+    (result,) = suite.evaluate(config).results
     golden = json.loads((truth / "golden.json").read_text())["roxford5k"]
     for level in ("easy", "medium", "hard"):
         assert result.figures[f"{level} mAP"] == pytest.approx(golden[level]["mAP"], abs=1e-6)

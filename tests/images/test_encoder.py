@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -209,6 +210,19 @@ def test_the_fingerprint_names_content(tmp_path: Path, config: ScoreConfig) -> N
     assert fingerprint(ScoreConfig(model="ViT-B-32", pretrained="openai")) != fingerprint(
         ScoreConfig(model="ViT-B-32", pretrained="laion2b_s34b_b79k")
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "known"),
+    [
+        ({"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}, "4d2744c1dcd9397f6f53a171c70b2e14"),
+        ({"model": "ViT-B-32@laion2b_s34b_b79k"}, "4d2744c1dcd9397f6f53a171c70b2e14"),
+        ({"model": "hf-hub:org/name", "dtype": "bfloat16"}, "aa1b289b15c900fdcf88e153eeb869db"),
+    ],
+)
+def test_fingerprints_of_scores_that_were_made_before_stay(settings: dict[str, Any], known: str) -> None:
+    """Catches: hours of scoring that are done again because a model may be spelt otherwise now."""
+    assert fingerprint(ScoreConfig(**settings)) == known
 
 
 def test_the_driver_never_wakes_the_gpu(config: ScoreConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,33 +173,35 @@ def test_another_width_is_refused(tmp_path: Path) -> None:
 # --- what is not whole
 
 
-def test_an_unfinished_save_is_said_not_read_and_removed_by_the_next(tmp_path: Path) -> None:
+def test_an_unfinished_save_is_said_not_read_and_removed_by_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save(tmp_path, 5)
     torn = tmp_path / "checkpoints" / ".step-00000007.tmp-abc"
     torn.mkdir()
     (torn / "towers.safetensors").write_bytes(b"half")
-    said: list[str] = []
-    found = checkpoint.latest(tmp_path, said.append)
+    found = checkpoint.latest(tmp_path)
     assert found is not None
     assert found.name == "step-00000005"
     assert torn.exists()
-    assert len(said) == 1
-    assert str(torn) in said[0]
-    save(tmp_path, 7, say=said.append)
+    assert len(caplog.messages) == 1
+    assert str(torn) in caplog.messages[0]
+    save(tmp_path, 7)
     assert not torn.exists()
     assert checkpoint.steps(tmp_path) == [5, 7]
 
 
-def test_a_folder_without_its_state_is_passed_over_with_a_word(tmp_path: Path) -> None:
+def test_a_folder_without_its_state_is_passed_over_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save(tmp_path, 5)
     half = save(tmp_path, 6)
     (half / "state.json").unlink()
-    said: list[str] = []
-    found = checkpoint.latest(tmp_path, said.append)
+    found = checkpoint.latest(tmp_path)
     assert found is not None
     assert found.name == "step-00000005"
-    assert len(said) == 1
-    assert "step-00000006: passed over" in said[0]
+    assert len(caplog.messages) == 1
+    assert "step-00000006: passed over" in caplog.messages[0]
     with pytest.raises(CheckpointError, match=r"step-00000006 is no whole checkpoint: it has no state\.json"):
         checkpoint.load(half)
     with pytest.raises(CheckpointError, match=r"step-00000006 is there without its state\.json: remove it"):
@@ -332,7 +334,7 @@ def _save_for_ever(folder: str, first: int) -> None:
     torch.set_num_threads(1)
     for step in range(first, first + 10_000):
         value = {"w": torch.full((400, 500), float(step))}
-        checkpoint.save(folder, state(step), ALONE, towers=value, optimizer=value, head=head(), say=lambda _: None)
+        checkpoint.save(folder, state(step), ALONE, towers=value, optimizer=value, head=head())
         Path(folder, f"saved-{step:05d}").touch()
         checkpoint.prune(folder, keep=2)
 
@@ -353,7 +355,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_newest_checkpoint(tmp_path: Path) -
         process.kill()
         process.join()
         cut_off += bool(list((tmp_path / "checkpoints").glob(".step-*")))
-        newest = checkpoint.latest(tmp_path, lambda _: None)
+        newest = checkpoint.latest(tmp_path)
         assert newest is not None
         found = checkpoint.load(newest)
         last = found.state.step

@@ -441,8 +441,8 @@ def test_a_process_ends_while_batches_are_made(folder: str, end: str) -> None:
     """Catches: a training that fails and then hangs on its loader's threads."""
     script = f"""
 import os
-from i2e_pipeline.config import TrainConfig
-from i2e_pipeline.published import open_published
+from i2e_pipeline.core.config import TrainConfig
+from i2e_pipeline.dataset.published import open_published
 from i2e_pipeline.train.dataset import Loader, Samples
 config = TrainConfig(data={{"workers": 2, "batch_size": 8}})
 batches = iter(Loader(Samples.open(open_published({folder!r}), config), config, side=64))

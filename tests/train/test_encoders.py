@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,26 @@ def test_weights_start_from_a_file(models: Callable[[str], str]) -> None:
     folder = models("vit").removeprefix("local-dir:")
     from_file = built(models("vit"), pretrained=f"{folder}/open_clip_model.safetensors")
     assert torch.equal(from_file.model.visual.proj, built(models("vit"), pretrained="folder").model.visual.proj)
+
+
+def test_weights_are_named_behind_the_model_or_beside_it(models: Callable[[str], str]) -> None:
+    beside, behind = built(models("vit"), pretrained="folder"), built(f"{models('vit')}@folder")
+    assert torch.equal(behind.model.visual.proj, beside.model.visual.proj)
+    fresh = built(f"{models('vit')}@random")
+    assert torch.equal(fresh.model.visual.proj, built(models("vit")).model.visual.proj)
+
+
+@pytest.mark.parametrize("before", [logging.NOTSET, logging.ERROR])
+def test_building_leaves_what_a_caller_disabled_in_logging(models: Callable[[str], str], before: int) -> None:
+    """Catches: a caller's own logging.disable that is gone once towers were built, or building failed."""
+    logging.disable(before)
+    try:
+        built(models("vit"))
+        with pytest.raises(EncoderError):
+            built("ViT-B-32", pretrained="no-such-tag")
+        assert logging.root.manager.disable == before
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_a_pretrained_position_table_is_fitted_to_another_image_size(models: Callable[[str], str]) -> None:

@@ -17,9 +17,9 @@ from i2e_pipeline.train.parallel import World
 IDS = [bytes([i]) * 16 for i in range(6)]
 
 
-def open_journal(folder: Path, said: list[str], **overrides: Any) -> Journal:
+def open_journal(folder: Path, **overrides: Any) -> Journal:
     base = {"steps": 100, "batch_size": 8, "world": World(), "images": 80, "log_every": 10}
-    return Journal(folder, **{**base, **overrides}, say=said.append)
+    return Journal(folder, **{**base, **overrides})
 
 
 def train(book: Journal, first: int, last: int) -> None:
@@ -54,9 +54,8 @@ def test_the_line_says_where_the_training_is() -> None:
     assert journal.line(bare, 2000, 0).endswith("loss 3.2  lr 7.9e-4"), "one part is the sum; nothing is left to do"
 
 
-def test_losses_of_a_line_are_means_over_its_steps(tmp_path: Path) -> None:
-    said: list[str] = []
-    book = open_journal(tmp_path, said, steps=13, log_every=5)
+def test_losses_of_a_line_are_means_over_its_steps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    book = open_journal(tmp_path, steps=13, log_every=5)
     train(book, 1, 13)
     book.close()
     rows = of_kind(tmp_path, "step")
@@ -65,17 +64,16 @@ def test_losses_of_a_line_are_means_over_its_steps(tmp_path: Path) -> None:
     assert rows[2]["losses"]["contrastive"] == pytest.approx(sum(2 / s for s in (11, 12, 13)) / 3)
     assert [row["epoch"] for row in rows] == [0.5, 1.0, 1.3]
     assert rows[0]["norm"] == pytest.approx(0.8)
-    assert len(said) == 3
-    assert "eta" not in said[-1]
+    assert len(caplog.messages) == 3
+    assert "eta" not in caplog.messages[-1]
 
 
 def test_speed_and_wait_are_of_the_time_since_the_last_line_without_evaluations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    said: list[str] = []
-    book = open_journal(tmp_path, said, log_every=2, steps=100)
+    book = open_journal(tmp_path, log_every=2, steps=100)
     waited = 0.0
     for step in range(1, 5):
         now[0] += 2.0 if step < 3 else 1.0
@@ -86,21 +84,21 @@ def test_speed_and_wait_are_of_the_time_since_the_last_line_without_evaluations(
     first, second = of_kind(tmp_path, "step")
     assert (first["images_per_second"], first["wait"]) == (2 * 8 / 4.0, 0.25)
     assert (second["images_per_second"], second["wait"]) == (2 * 8 / 2.0, 0.1)
-    assert said[1].endswith("eta 2 min"), "96 steps at the recent second each"
+    assert caplog.messages[1].endswith("eta 2 min"), "96 steps at the recent second each"
 
 
 def test_a_resumed_journal_reads_like_one_run(tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    book = open_journal(straight, [])
+    book = open_journal(straight)
     train(book, 1, 50)
     book.evaluation(50, {"mAP": 0.5})
     train(book, 51, 100)
-    book = open_journal(killed, [])
+    book = open_journal(killed)
     train(book, 1, 50)
     book.evaluation(50, {"mAP": 0.5})
     train(book, 51, 77)  # killed here, with a checkpoint of step 50
     book.evaluation(77, {"mAP": 0.6})
-    book = open_journal(killed, [], start=50)
+    book = open_journal(killed, start=50)
     book.evaluation(50, {"mAP": 0.5})  # done again
     train(book, 51, 100)
     for kind in ("step", "evaluation"):
@@ -110,10 +108,10 @@ def test_a_resumed_journal_reads_like_one_run(tmp_path: Path) -> None:
 
 def test_a_training_that_begins_anew_has_a_journal_of_its_own(tmp_path: Path) -> None:
     """Catches: the figures before the first step are those of an earlier training in the folder."""
-    book = open_journal(tmp_path, [])
+    book = open_journal(tmp_path)
     book.evaluation(0, {"mAP": 0.9})
     train(book, 1, 20)
-    book = open_journal(tmp_path, [])
+    book = open_journal(tmp_path)
     book.evaluation(0, {"mAP": 0.1})
     train(book, 1, 10)
     assert [row["figures"] for row in of_kind(tmp_path, "evaluation")] == [{"mAP": 0.1}]
@@ -122,35 +120,35 @@ def test_a_training_that_begins_anew_has_a_journal_of_its_own(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("torn", [b'{"kind": "step", "st', b'{"kind": "step"}', b"\xff\xfe", b"[1]"])
-def test_a_line_that_a_kill_cut_off_is_dropped_and_said(tmp_path: Path, torn: bytes) -> None:
-    book = open_journal(tmp_path, [])
+def test_a_line_that_a_kill_cut_off_is_dropped_and_said(
+    tmp_path: Path, torn: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = open_journal(tmp_path)
     train(book, 1, 20)
     book.close()
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write(torn)
-    said: list[str] = []
-    book = open_journal(tmp_path, said, start=20)
+    book = open_journal(tmp_path, start=20)
     train(book, 21, 30)
     book.close()
     assert [row["step"] for row in of_kind(tmp_path, "step")] == [10, 20, 30]
-    assert len([s for s in said if "line 4: cut off" in s]) == 1
+    assert len([s for s in caplog.messages if "line 4: cut off" in s]) == 1
     for text in (tmp_path / "journal.jsonl").read_text().splitlines():
         json.loads(text)
 
 
-def test_only_the_first_rank_says_and_writes(tmp_path: Path) -> None:
-    said: list[str] = []
-    book = open_journal(tmp_path / "train", said, world=World(1, 2))
+def test_only_the_first_rank_says_and_writes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    book = open_journal(tmp_path / "train", world=World(1, 2))
     train(book, 1, 20)
     book.evaluation(20, {"mAP": 0.5})
     assert book.picture() is None
     book.close()
-    assert not said
+    assert not caplog.messages
     assert not (tmp_path / "train").exists()
 
 
 def test_figures_that_are_no_numbers_stay_json(tmp_path: Path) -> None:
-    book = open_journal(tmp_path, [], log_every=1)
+    book = open_journal(tmp_path, log_every=1)
     book.step(1, {"loss": 1.0}, 1e-3, math.inf, 0.0)
     book.evaluation(1, {"mAP": math.nan})
     text = (tmp_path / "journal.jsonl").read_text()
@@ -162,11 +160,11 @@ def test_figures_that_are_no_numbers_stay_json(tmp_path: Path) -> None:
 
 def test_tensorboard_shows_the_same_and_a_resume_replaces_what_is_done_again(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    book = open_journal(tmp_path, [])
+    book = open_journal(tmp_path)
     train(book, 1, 40)
     book.evaluation(40, {"mAP": 0.25})
     book.close()
-    book = open_journal(tmp_path, [], start=20)
+    book = open_journal(tmp_path, start=20)
     train(book, 21, 30)
     book.close()
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
@@ -176,7 +174,9 @@ def test_tensorboard_shows_the_same_and_a_resume_replaces_what_is_done_again(tmp
     assert [v for _, v in shown] == pytest.approx([r["losses"]["classification"] for r in of_kind(tmp_path, "step")])
 
 
-def test_without_tensorboard_there_is_one_line_about_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tensorboard_there_is_one_line_about_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     import builtins
 
     real = builtins.__import__
@@ -187,11 +187,10 @@ def test_without_tensorboard_there_is_one_line_about_it(tmp_path: Path, monkeypa
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    said: list[str] = []
-    book = open_journal(tmp_path, said)
+    book = open_journal(tmp_path)
     train(book, 1, 10)
     book.close()
-    assert [s for s in said if "TensorBoard" in s] == said[:1]
+    assert [s for s in caplog.messages if "TensorBoard" in s] == caplog.messages[:1]
     assert of_kind(tmp_path, "step")
 
 
@@ -199,7 +198,7 @@ def test_without_tensorboard_there_is_one_line_about_it(tmp_path: Path, monkeypa
 
 
 def test_the_picture_shows_each_part_and_what_is_held_out(tmp_path: Path) -> None:
-    book = open_journal(tmp_path, [])
+    book = open_journal(tmp_path)
     assert book.picture() is None, "no step yet"
     book.evaluation(0, {"mAP": 0.1})
     train(book, 1, 100)

@@ -53,7 +53,7 @@ def tree(dataset: str, model: str, folder: Path) -> dict[str, Any]:
 
 
 def run(config: Config, **how: Any) -> dict[str, Any]:
-    found = pretrain(config, lambda line: None, **how)
+    found = pretrain(config, **how)
     assert found is not None
     return found
 
@@ -198,35 +198,42 @@ def test_corrupt_images_are_counted_and_passed_over(models: Callable[[str], str]
     assert found["skipped"]["not_an_image"] >= 3
 
 
-def test_a_dataset_that_grew_is_gone_on_with_and_says_so(models: Callable[[str], str], tmp_path: Path) -> None:
+def test_a_dataset_that_grew_is_gone_on_with_and_says_so(
+    models: Callable[[str], str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A class index larger than any of the checkpoint: the head gets rows for the new entities."""
-    said: list[str] = []
     for classes in (CLASSES, CLASSES + 2):
         some = [image_row(i, labels=[(i % classes, 0.9)]) for i in range(80)]
         dataset = write_dataset(tmp_path / f"{classes}" / "i2e", some, classes=classes)
         settings = configuration.merge(tree(dataset, models("vit"), tmp_path / "run"), ["train.checkpoint_every=4"])
-        pretrain(configuration.from_tree(settings, "a test"), said.append)
+        pretrain(configuration.from_tree(settings, "a test"))
         if classes == CLASSES:
             checkpoint.drop_beyond(tmp_path / "run", 4)
             before = head(tmp_path / "run")
-    assert any("goes on from" in line and "4 of 6" in line for line in said)
-    assert any(f"{CLASSES} classes from the checkpoint" in line and "2 new ones" in line for line in said)
+    assert any("goes on from" in line and "4 of 6" in line for line in caplog.messages)
+    assert any(f"{CLASSES} classes from the checkpoint" in line and "2 new ones" in line for line in caplog.messages)
     assert head(tmp_path / "run").shape[0] == CLASSES + 2 == len(before) + 2
 
 
 def test_settings_that_change_the_course_are_refused_and_those_that_do_not_are_taken(
-    settings: Callable[..., Config], tmp_path: Path
+    settings: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(settings(tmp_path))
     with pytest.raises(TrainError, match=r"train.head.margin \(0.15 → 0.3\).*--restart"):
         run(settings(tmp_path, "train.head.margin=0.3"))
     run(settings(tmp_path, "train.log_every=2", "train.data.workers=1"))
-    said: list[str] = []
-    pretrain(settings(tmp_path, "train.steps=8", "train.optimizer.learning_rate=1e-4"), said.append)
+    pretrain(settings(tmp_path, "train.steps=8", "train.optimizer.learning_rate=1e-4"))
     told = "6 of 8 steps done, with train.optimizer.learning_rate (0.0008 → 0.0001), train.steps (6 → 8)"
-    assert any(told in line for line in said)
+    assert any(told in line for line in caplog.messages)
     found = run(settings(tmp_path, "train.head.margin=0.3"), restart=True)
     assert found["steps"] == 6
+
+
+def test_a_training_leaves_torchs_settings_as_they_were(settings: Callable[..., Config], tmp_path: Path) -> None:
+    """Catches: a program that trains once and computes with one thread, or in TF32, ever after."""
+    torch.set_num_threads(2)
+    run(settings(tmp_path, "train.threads=1", "train.precision=bfloat16", "train.steps=1"))
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "highest")
 
 
 def test_bfloat16_trains_and_keeps_float32_weights(settings: Callable[..., Config], tmp_path: Path) -> None:
@@ -279,7 +286,7 @@ def test_few_evaluated_images_are_of_new_and_of_known_entities(models: Callable[
         asked.append(arrays)
         return {}
 
-    train(configuration.from_tree(settings, "a test"), World(), lambda line: None, figures)
+    train(configuration.from_tree(settings, "a test"), World(), figures)
     _, class_N, new_N, text_CD, _, trained_M = asked[0]
     assert new_N.sum() == (~new_N).sum() == len(trained_M) == 24
     assert len(set(class_N[new_N].tolist())) <= 5
