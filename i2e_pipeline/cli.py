@@ -272,13 +272,13 @@ def _train(options: argparse.Namespace) -> int:
 
 def _train_config(options: argparse.Namespace) -> Config:
     """The config of a training, shown by the first rank; the embedded sample is composed by `i2e run`, not here."""
+    overrides = [o for group in options.set for o in group]
     if options.config is None:
         from i2e_pipeline.sample import embedded
 
-        overrides = [o for group in options.set for o in group]
         config = configuration.from_tree(embedded.tree(overrides), "the embedded sample", overrides)
     else:
-        config = _config(options)
+        config = configuration.load(options.config, overrides)
     if os.environ.get("RANK", "0") == "0":
         shown = config.train.model_dump(mode="json")
         log.info(yaml.safe_dump({"output": config.output, "train": shown}, sort_keys=False).rstrip() + "\n")

@@ -57,7 +57,7 @@ def on_spark(config: Config, restart: bool = False) -> dict[str, Any]:
     files.remove(place)
     try:
         TorchDistributor(num_processes=ranks, local_mode=local, use_gpu=use_gpu).run(
-            _rank, configuration.without_stages(config), restart
+            _rank, config.model_dump(mode="json"), restart
         )
     except RuntimeError:
         if files.exists(place):

@@ -516,7 +516,10 @@ SectionsOf = Callable[[Sequence[str]], Mapping[str, type[Section]]]
 
 
 def load(file: str | None = None, overrides: Sequence[str] = (), sections_of: SectionsOf | None = None) -> Config:
-    """The config of a YAML file with `section.key=value` overrides on top; raises ConfigError."""
+    """The config of a YAML file with `section.key=value` overrides on top; raises ConfigError.
+
+    sections_of   None: stages from outside and their sections are passed over, as by commands that run no stage
+    """
     tree: dict[str, Any] = {}
     if file is not None:
         path = Path(file)
@@ -587,9 +590,12 @@ def from_tree(
     tree = _respelled(settings)
     source = {_SPELLED_BEFORE.get(k, k): "--set" for k in (o.partition("=")[0].strip() for o in overrides)}
     model = Config
-    if sections_of is not None and (named := _one_or_many(tree.get("stages"))):
-        if not isinstance(named, list | tuple) or not all(isinstance(n, str) for n in named):
-            raise ConfigError(f"stages: {named!r} is not allowed (a list of names, each package.module:Class)")
+    named = _one_or_many(tree.get("stages"))
+    if named and (not isinstance(named, list | tuple) or not all(isinstance(n, str) for n in named)):
+        raise ConfigError(f"stages: {named!r} is not allowed (a list of names, each package.module:Class)")
+    if named and sections_of is None:
+        tree = {key: value for key, value in tree.items() if key in Config.model_fields and key != "stages"}
+    elif named and sections_of is not None:
         model = _with_sections(sections_of(named))
         for section in model.model_fields.keys() - Config.model_fields.keys():
             if tree.get(section) is None:
@@ -606,11 +612,6 @@ def _with_sections(sections: Mapping[str, type[Section]]) -> type[Config]:
         raise ConfigError(f"stages: {', '.join(sorted(taken))} is a section of this package: name the stage otherwise")
     fields: dict[str, Any] = {name: (kind, ...) for name, kind in sections.items()}
     return create_model("Config", __base__=Config, **fields)
-
-
-def without_stages(config: Config) -> dict[str, Any]:
-    """The settings of this package alone, as a tree: for processes that run no stages."""
-    return config.model_dump(mode="json", include=set(Config.model_fields) - {"stages"})
 
 
 def _explain(error: Any, source: dict[str, str], file: str, config: type[Config]) -> str:
