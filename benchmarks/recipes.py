@@ -82,7 +82,7 @@ def table(found: Found) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(arguments: list[str]) -> Found:
     parser = argparse.ArgumentParser(description="Held-out figures of every recipe, over seeds.")
     parser.add_argument("--config", help="as for i2e train; without it, the embedded sample")
     parser.add_argument("--set", nargs="+", default=[], metavar="section.key=value")
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--at-once", type=int, default=2, help="trainings side by side, a core each")
     parser.add_argument("--folder", default="out/benchmarks/recipes", help="what is there already is not trained again")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     wanted = [(recipe, seed) for seed in seeds for recipe in options.recipes]
     found: Found = {}
@@ -102,7 +102,8 @@ def main() -> None:
             found["untrained", seed] = {**found.get(("untrained", seed), {}), **before}
             found[recipe, seed] = after
     print(table(dict(sorted(found.items(), key=lambda item: ("untrained", *RECIPES).index(item[0][0])))))
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -11,8 +11,8 @@ The baselines run in the same process, on the same images, model and candidates 
 
     spark    with --through-spark instead of the others: the kernel carried by Spark, files written and counted
 
-Figures are medians of --repeats interleaved rounds: on a
-shared machine trust their ratios, not themselves.
+Damaged images are left out. Figures are medians of --repeats interleaved rounds: on a shared machine trust their
+ratios, not themselves.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from i2e_pipeline.core.config import ScoreConfig
+from i2e_pipeline.core.config import ImageLimits, ScoreConfig
 from i2e_pipeline.core.config import load as load_config
 from i2e_pipeline.core.files import find
 from i2e_pipeline.engine.session import build
 from i2e_pipeline.engine.tables import Counting, Kernel, Tables
-from i2e_pipeline.images.decode import Decoded, decode
+from i2e_pipeline.images.decode import Decoded, Rejected, decode, open_rgb
 from i2e_pipeline.images.encoder import Encoder, load_once
 from i2e_pipeline.inputs.shards import ShardReader
 from i2e_pipeline.sample import compose
@@ -67,20 +67,30 @@ class Work:
     candidates_NC: np.ndarray
 
 
-def read_work(patterns: list[str], column: str, images: int, candidates: int, entities: int) -> Work:
-    """The first images of the files, and candidates drawn for each from words that real texts may hold."""
+def read_work(
+    patterns: list[str], column: str, images: int, candidates: int, entities: int, limits: ImageLimits
+) -> Work:
+    """The first images that can be scored, and candidates drawn for each from words that real texts may hold.
+
+    Damaged images are left out: the kernel rejects them, the baselines would die of them.
+    """
     paths = [f.path for f in find(tuple(patterns), ".parquet")]
     stored: list[bytes] = []
     shards: list[int] = []
     numbers: list[int] = []
     for shard, path in enumerate(paths):
         with ShardReader(path, column) as reader:
-            wanted = range(min(reader.rows, images - len(stored)))
-            stored += [data or b"" for data in reader.read(wanted)]
-            shards += [shard] * len(wanted)
-            numbers += wanted
-        if len(stored) >= images:
+            for row, data in enumerate(reader.read(range(reader.rows))):
+                if len(stored) == images:
+                    break
+                if data and not isinstance(open_rgb(data, limits, side=0), Rejected):
+                    stored.append(data)
+                    shards.append(shard)
+                    numbers.append(row)
+        if len(stored) == images:
             break
+    if not stored:
+        raise SystemExit(f"none of the images of {', '.join(patterns)} can be scored")
     rng = np.random.default_rng(0)
     names = [f"entity number {i}, a thing of kind {i % 17} that stands on a table" for i in range(entities)]
     drawn_NC = np.stack([rng.choice(entities, candidates, replace=False) for _ in stored])
@@ -251,7 +261,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         options.pairs = ["out/sample/input/pairs/*.parquet"]
     config = ScoreConfig(model=options.model, pretrained=options.pretrained, dtype=options.dtype)
     encoder = load_once(config, threads=options.threads)
-    work = read_work(options.pairs, options.image_column, options.images, options.candidates, entities=512)
+    work = read_work(options.pairs, options.image_column, options.images, options.candidates, 512, config)
     model, preprocess = open_clip.create_model_from_pretrained(
         options.model, pretrained=options.pretrained, device=encoder.device
     )

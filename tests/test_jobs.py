@@ -1,19 +1,26 @@
-"""Every job runs as its first lines say, in order. Catches: entry points that fail at HEAD (MetaCLIP, cc2dataset)."""
+"""Every job runs as its first lines say, in order. Catches: entry points that fail at HEAD (MetaCLIP, cc2dataset).
+
+One real spark-submit shows that a job finds its package, its Python and its config under it; the mains of the others
+run in this process on the session of the tests, since a spark-submit costs half a minute and shows nothing new.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from i2e_pipeline.core.config import dump, from_tree
 from i2e_pipeline.sample import compose, embedded
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.spark]
 
 ROOT = Path(__file__).parent.parent
 IN_ORDER = (
@@ -26,8 +33,10 @@ IN_ORDER = (
 )
 
 LAST = ("train",)
-ELSEWHERE = {"evaluate": "tests/evaluate/test_evaluate_command.py"}
+ELSEWHERE = {"evaluate": "tests/commands/test_evaluate.py"}
 """Jobs that need no Spark, and the tests that run them."""
+
+Main = Callable[..., tuple[int, str]]
 
 
 def submit(job: str, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -39,12 +48,31 @@ def submit(job: str, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
 
 
+@pytest.fixture
+def main(spark: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Main:
+    """Runs a job's file as `__main__` on the tests' session; gives its exit code and all that it said."""
+
+    def run(job: str, cwd: Path, *arguments: str) -> tuple[int, str]:
+        path = ROOT / "jobs" / f"{job}.py"
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", [str(path), *arguments])
+            patch.setattr(sys, "path", sys.path[:])
+            with pytest.raises(SystemExit) as ended:
+                runpy.run_path(str(path), run_name="__main__")
+        said = capfd.readouterr()
+        return int(ended.value.code or 0), said.out + said.err
+
+    return run
+
+
 def test_there_is_a_test_for_every_job() -> None:
     assert {p.stem for p in (ROOT / "jobs").glob("*.py")} == {*IN_ORDER, *LAST, *ELSEWHERE}
     assert all((ROOT / tests).is_file() for tests in ELSEWHERE.values())
 
 
-def test_jobs_without_arguments_work_on_the_sample(tmp_path: Path) -> None:
+def test_jobs_without_arguments_work_on_the_sample(tmp_path: Path, main: Main) -> None:
     """The whole sample; its labels are as good as README says they are at least."""
     done = submit("extract_entities", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -52,8 +80,9 @@ def test_jobs_without_arguments_work_on_the_sample(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "sample" / "input" / "dump.json.bz2").is_file()
     assert list((tmp_path / "out" / "sample" / "mentions").rglob("*.parquet"))
     assert not (tmp_path / "out" / "sample" / "candidates").exists()
-    done = submit("report", tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    # The JVM of the tests stands in another folder: it is told where the output lies.
+    code, said = main("report", tmp_path, "--set", f"output={tmp_path}/out/sample")
+    assert code == 0, said
     assert (tmp_path / "out" / "sample" / "report.html").is_file()
     figures = json.loads((tmp_path / "out" / "sample" / "quality.json").read_text())
     published = {f["slice"]: f for f in figures if f["stage"] == "published"}
@@ -62,37 +91,36 @@ def test_jobs_without_arguments_work_on_the_sample(tmp_path: Path) -> None:
         assert published[part]["recall"] >= recall
 
 
-def test_jobs_in_their_order_on_given_input(tmp_path: Path) -> None:
+def test_jobs_in_their_order_on_given_input(tmp_path: Path, main: Main) -> None:
     compose.compose(tmp_path / "input", rows=40, shards=2)
     tree = embedded.tree([f"output={tmp_path}", "select.min_images_per_entity=1", "label.threshold=0.2"])
     config = tmp_path / "config.yaml"
     config.write_text(dump(from_tree(tree, "test")))
-    early = submit("link_entities", tmp_path, "--config", str(config))
-    assert early.returncode == 2
-    # spark-submit sends a Python driver's errors to its output.
-    assert "run jobs/build_knowledge_base.py first" in early.stdout + early.stderr
-    early = submit("report", tmp_path, "--config", str(config))
-    assert early.returncode == 2
-    assert "jobs/build_dataset.py" in early.stdout + early.stderr
+    code, said = main("link_entities", tmp_path, "--config", str(config))
+    assert code == 2
+    assert "run jobs/build_knowledge_base.py first" in said
+    code, said = main("report", tmp_path, "--config", str(config))
+    assert code == 2
+    assert "jobs/build_dataset.py" in said
     for job in IN_ORDER:
-        done = submit(job, tmp_path, "--config", str(config), "--set", "session.shuffle_partitions=2")
-        assert done.returncode == 0, done.stdout + done.stderr
+        code, said = main(job, tmp_path, "--config", str(config), "--set", "session.shuffle_partitions=2")
+        assert code == 0, said
     assert (tmp_path / "i2e" / "manifest.json").is_file()
     assert (tmp_path / "report.html").is_file()
-    train_on_two_ranks(tmp_path, config)
+    train_on_two_ranks(tmp_path, config, main)
 
 
-def train_on_two_ranks(folder: Path, config: Path) -> None:
+def train_on_two_ranks(folder: Path, config: Path, main: Main) -> None:
     """Through TorchDistributor in local mode: both ranks take part, and what stops one is said."""
     settings = (
         "train.ranks=2", "train.steps=3", "train.data.batch_size=8", "train.data.hold_out_entities=0",
         "train.device=cpu", "train.threads=1",
     )  # fmt: skip
-    done = submit("train", folder, "--config", str(config), "--set", *settings, f"train.dataset={folder}/nowhere")
-    assert done.returncode == 1
-    assert "nowhere has no manifest.json" in done.stdout + done.stderr
-    done = submit("train", folder, "--config", str(config), "--set", *settings)
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, said = main("train", folder, "--config", str(config), "--set", *settings, f"train.dataset={folder}/nowhere")
+    assert code == 1
+    assert "nowhere has no manifest.json" in said
+    code, said = main("train", folder, "--config", str(config), "--set", *settings)
+    assert code == 0, said
     (trained,) = (folder / "train").iterdir()
     assert json.loads((trained / "outcome.json").read_text())["steps"] == 3
     assert json.loads((trained / "journal.jsonl").read_text().split("\n")[0])["ranks"] == 2

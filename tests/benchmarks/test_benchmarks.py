@@ -7,6 +7,7 @@ what they are compared with.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ import pytest
 
 from benchmarks import extract, knowledge_base, linking
 from wikidata.priors import surfaces
+
+
+def test_every_benchmark_is_run_by_a_test() -> None:
+    folder = Path(__file__).parent
+    tests = "".join(path.read_text(encoding="utf-8") for path in folder.glob("test_*.py"))
+    scripts = {path.stem for path in (folder.parent.parent / "benchmarks").glob("*.py")}
+    assert {s for s in scripts if not re.search(rf"\b{s}\.(main\(|py)", tests)} == set()
 
 
 @pytest.fixture(scope="session")

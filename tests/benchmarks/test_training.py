@@ -8,9 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.mark.slow
 def test_each_recipe_is_measured(models: Callable[[str], str]) -> None:
     done = subprocess.run(
         [sys.executable, "benchmarks/training.py", "--device", "cpu", "--model", models("vit"), "--batch", "8",

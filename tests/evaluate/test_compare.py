@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from i2e_pipeline.evaluate import compare
 from i2e_pipeline.evaluate.compare import CompareError, bootstrap
 from i2e_pipeline.evaluate.results import Data, Model, Result, Results
+from tests.examples import examples
 
 
 def measured(label: str, values: list[float | None], classes: list[int] | None = None, **fields: Any) -> Results:
@@ -79,7 +80,7 @@ def test_seeds_differ_and_a_seed_is_repeated() -> None:
     assert bootstrap(values, clusters, seed=1) != bootstrap(values, clusters, seed=2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(st.lists(st.floats(0, 1), min_size=20, max_size=60), st.integers(1, 3))
 def test_interval_lies_among_the_values(values: list[float], per_class: int) -> None:
     interval = bootstrap(np.array(values), np.arange(len(values)) // per_class, draws=200)

@@ -59,6 +59,7 @@ def gpr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_gpr1200_takes_classes_and_domains_from_its_file_names(gpr_folder: Path) -> None:
     data = open_dataset("gpr1200", str(gpr_folder))
     assert (len(data), data.kind, data.fixed) == (12_000, "gpr", True)
@@ -67,6 +68,7 @@ def test_gpr1200_takes_classes_and_domains_from_its_file_names(gpr_folder: Path)
     assert data.domains_N[[0, 1999, 2000, 11_999]].tolist() == ["landmarks", "landmarks", "nature", "faces"]
 
 
+@pytest.mark.slow
 def test_gpr1200_with_an_image_missing_says_so_and_where_it_is_to_be_had(gpr_folder: Path) -> None:
     lost = gpr_folder / "images" / "7_97.jpg"
     lost.rename(gpr_folder / "lost.jpg")

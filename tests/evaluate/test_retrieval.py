@@ -24,6 +24,7 @@ from i2e_pipeline.evaluate.retrieval import (
     top_k,
 )
 from i2e_pipeline.evaluate.vectors import VectorsError
+from tests.examples import examples
 
 torch.set_num_threads(1)
 
@@ -153,7 +154,7 @@ def test_ranks_are_places_in_the_full_order(make: Any, listed_items: int) -> Non
     assert all_ranks(queries, gallery, listed) == wanted
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     scores=st.lists(st.integers(-3, 3), min_size=1, max_size=70),
     data=st.data(),
@@ -225,7 +226,6 @@ def test_more_neighbours_than_there_are_is_an_error() -> None:
 # Average precision
 
 
-@settings(deadline=None, max_examples=100)
 @given(order=st.permutations(range(12)), relevant=st.sets(st.integers(0, 11)))
 def test_average_precision_equals_brute_force_and_scikit_learn(order: list[int], relevant: set[int]) -> None:
     ranks = np.array([order.index(i) for i in relevant], dtype=np.int64)

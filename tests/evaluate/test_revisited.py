@@ -31,6 +31,7 @@ from i2e_pipeline.evaluate.revisited import (
     trapezoid_average_precision,
 )
 from i2e_pipeline.evaluate.vectors import VectorsError
+from tests.examples import examples
 
 
 def indices(*values: int) -> np.ndarray:
@@ -87,7 +88,7 @@ def test_figures_equal_the_authors_code(real_data: Path, tmp_path: Path) -> None
         (tmp_path / "result.json").write_text(json.dumps(result))
         script = real_data.parent / "accept" / "retrieval.py"
         if not script.is_file():
-            pytest.skip(f"no {script}")
+            pytest.skip("no accept/retrieval.py beside I2E_REAL_DATA")
         done = subprocess.run(
             [sys.executable, str(script), str(tmp_path / "result.json"), str(folder / "golden.json"), "--set",
              "roxford5k"], capture_output=True, text=True,
@@ -104,7 +105,7 @@ def test_hand_cases_with_junk_equal_the_authors_code(real_data: Path) -> None:
             assert [precision_at(positive, k) for k in (1, 5, 10)] == pytest.approx(case["p_at_1_5_10"])
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=examples(80))
 @given(
     scores=st.lists(st.integers(-2, 2), min_size=1, max_size=25),
     roles=st.lists(st.sampled_from(["easy", "hard", "junk", "none"]), min_size=25, max_size=25),
@@ -350,7 +351,7 @@ def test_persistent_objects_are_refused(tmp_path: Path) -> None:
         read_ground_truth(str(tmp_path / "g.pkl"))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 @given(cut=st.integers(0, 400), place=st.integers(0, 400), value=st.integers(0, 255), whole=st.booleans())
 def test_damaged_pickles_raise_one_kind_of_error(
     tmp_path_factory: pytest.TempPathFactory, cut: int, place: int, value: int, whole: bool

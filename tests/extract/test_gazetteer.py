@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2e_pipeline.extract.gazetteer import MAX_TOKENS, Gazetteer, build, hashes
+from tests.examples import examples
 from wikidata.schemas import SURFACES
 from wikidata.surface import inflections, normal_form
 
@@ -191,7 +192,7 @@ def fold(text: str) -> str:
     return normal_form(f"x{text}x")[1:-1]
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(400))
 @given(text=st.lists(st.sampled_from(PIECES), max_size=7).map("".join))
 def test_equals_brute_force(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.getbasetemp() / "brute"

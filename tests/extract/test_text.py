@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from i2e_pipeline.core.schemas import PAIRS, TEXTS, Reason
 from i2e_pipeline.extract.text import clean, clean_column, clean_with_offsets, read_texts, script, scripts, text_id
+from tests.examples import examples
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ ODD = [
 MESSY = st.lists(st.one_of(st.text(max_size=6), st.sampled_from(ODD)), max_size=12).map("".join)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500))
 @given(text=MESSY, limit=st.sampled_from([5, 20, 1000]))
 def test_both_ways_of_cleaning_agree_and_offsets_are_sound(text: str, limit: int) -> None:
     cleaned, spans = clean_with_offsets(text, limit)
@@ -95,7 +96,7 @@ def test_both_ways_of_cleaning_agree_and_offsets_are_sound(text: str, limit: int
         assert spans.max() <= len(text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(texts=st.lists(MESSY, max_size=5))
 def test_the_column_is_cleaned_as_each_text_is(texts: list[str]) -> None:
     """Catches: the fast path lets through a text that the slow path would have changed."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import collections
 import io
 import struct
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,8 @@ from i2e_pipeline.images.decode import (
 )
 from i2e_pipeline.inputs import shards
 from i2e_pipeline.inputs.shards import ShardError, ShardReader
-from tests.small_models import REAL, picture, stored, write_shard
+from tests.examples import examples
+from tests.small_models import picture, stored, write_shard
 
 LIMITS = ScoreConfig()
 
@@ -96,8 +98,7 @@ def test_the_detail_is_the_same_in_every_run() -> None:
     assert details == {"begins with b'<html>A'"}
 
 
-@pytest.mark.skipif(not (REAL / "pairs/corrupt.parquet").exists(), reason="I2E_REAL_DATA has no pairs/corrupt.parquet")
-def test_every_kind_of_corrupt_image_gets_its_reason() -> None:
+def test_every_kind_of_corrupt_image_gets_its_reason(real_data: Path) -> None:
     want: dict[str, object] = {
         "empty": {"empty_image": 4},
         "truncated_jpeg": {"truncated_image": 6},
@@ -117,7 +118,7 @@ def test_every_kind_of_corrupt_image_gets_its_reason() -> None:
         "jpeg_with_trailing_junk": {"ok": 2},
     }
     got: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    for row in pq.read_table(REAL / "pairs/corrupt.parquet", columns=["jpg", "kind"]).to_pylist():
+    for row in pq.read_table(real_data / "pairs/corrupt.parquet", columns=["jpg", "kind"]).to_pylist():
         result = seen(row["jpg"], side=224)
         got[row["kind"]][str(result.reason) if isinstance(result, Rejected) else "ok"] += 1
     assert {kind: dict(count) for kind, count in got.items()} == want
@@ -126,7 +127,7 @@ def test_every_kind_of_corrupt_image_gets_its_reason() -> None:
 JPEG = stored(picture(2), "JPEG")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(
     st.lists(st.tuples(st.integers(0, len(JPEG) - 1), st.integers(0, 255)), min_size=1, max_size=8),
     st.integers(0, len(JPEG)),

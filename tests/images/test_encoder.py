@@ -14,7 +14,7 @@ from torch import nn
 from i2e_pipeline.core.config import ScoreConfig
 from i2e_pipeline.images import encoder as encoder_module
 from i2e_pipeline.images.encoder import Encoder, ModelError, choose_device, fingerprint, load, load_once
-from tests.small_models import REAL, picture, write_model
+from tests.small_models import picture, write_model
 
 TEXTS = ["Mars", "Mars, fourth planet from the Sun", "Turkey, country", "a " * 60, "", "Köln, city in Germany"]
 PICTURES = [picture(i, size) for i, size in enumerate([(64, 48), (40, 90), (32, 32), (200, 150), (33, 31)])]
@@ -239,9 +239,8 @@ def test_the_driver_never_wakes_the_gpu(config: ScoreConfig, monkeypatch: pytest
         choose_device("auto")
 
 
-@pytest.mark.skipif(not (REAL / "models/scorer").exists(), reason="I2E_REAL_DATA has no models/scorer")
-def test_the_real_scorer_tells_a_lion_from_a_film() -> None:
-    encoder = load(ScoreConfig(model=f"local-dir:{REAL}/models/scorer"))
+def test_the_real_scorer_tells_a_lion_from_a_film(real_data: Path) -> None:
+    encoder = load(ScoreConfig(model=f"local-dir:{real_data}/models/scorer"))
     assert encoder.trims_text
     assert (encoder.width, encoder.side) == (256, 224)
     banana, boston, film = encoder.texts(["banana", "Banana, elongated edible fruit", "Boston, city in Massachusetts"])

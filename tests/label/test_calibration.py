@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2e_pipeline.label.calibration import DEFAULT, FEATURES, FURTHER_LABEL, Calibration, Verdict, features, select
+from tests.examples import examples
 
 SCHEMA = pa.schema(
     [
@@ -154,7 +155,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(ROWS, st.integers(1, 4), st.integers(1, 3))
 def test_labels_clear_the_bar_and_never_overlap(rows: list[dict], max_labels: int, images: int) -> None:
     rows = [{**r, "image_id": (r["pair_id"][-1] % images).to_bytes(16, "big")} for r in rows]
@@ -174,7 +175,7 @@ def test_labels_clear_the_bar_and_never_overlap(rows: list[dict], max_labels: in
                 assert a["entity_id"] != b["entity_id"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(ROWS, st.randoms())
 def test_the_choice_does_not_depend_on_the_order_of_rows(rows: list[dict], random) -> None:
     shuffled = list(rows)

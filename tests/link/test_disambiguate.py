@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from i2e_pipeline.core.config import LinkConfig
@@ -176,7 +176,6 @@ def test_an_empty_batch_gives_nothing(context: Context) -> None:
     assert links(context=context) == ({}, [])
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     priors=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=8),
     surface=st.sampled_from(["Turkey", "turkey", "TURKEY"]),

@@ -22,6 +22,8 @@ from i2e_pipeline.extract import gazetteer, recognizer
 from i2e_pipeline.link import context
 from tests.link.link_texts import link_texts
 
+pytestmark = pytest.mark.slow
+
 
 class World(NamedTuple):
     seen: recognizer.Recognizer

@@ -43,6 +43,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_bytes(small: Path, tmp_path: Path) -> None:
     """Catches: an unseeded draw, a set's order, a time stamp in a file."""
     assert c.compose(tmp_path / "again", rows=60, shards=3, processes=2)

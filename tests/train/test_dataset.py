@@ -25,6 +25,7 @@ from i2e_pipeline.train.augment import augmented, centred, decoded_side, draws
 from i2e_pipeline.train.batch import Batch
 from i2e_pipeline.train.dataset import Loader, LoaderError, Samples
 from i2e_pipeline.train.teacher import open_teacher
+from tests.examples import examples
 from tests.small_models import picture, stored
 from tests.train.small_dataset import entity_row, image_row, write_dataset
 
@@ -185,7 +186,7 @@ def test_batches_do_not_depend_on_workers(samples: Samples, how: dict[str, int])
     assert all(same(a, b) for a, b in zip(in_line, threaded, strict=True))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 @given(st.data())
 def test_a_resumed_training_gets_what_was_left_on_any_number_of_ranks(samples: Samples, data: Any) -> None:
     """Catches: samples that are lost or come twice when a training goes on from a checkpoint (HF datasets)."""
@@ -454,7 +455,7 @@ next(batches)
     assert "Error" not in done.stderr
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is page-locked by a GPU's driver")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its driver locks the pages")
 def test_a_pinned_batch_is_pinned_as_a_whole(tmp_path: Path) -> None:
     """Catches: copies of labels and tokens that wait for the GPU, while those of the pixels do not."""
     samples = broken(tmp_path, {2: b"<html>"})
@@ -478,7 +479,7 @@ def gradient(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.stack([across, down, np.zeros_like(across)], axis=2).astype(np.uint8))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.integers(64, 300), st.integers(64, 300), st.lists(st.floats(0, 0.999), min_size=5, max_size=5))
 def test_a_crop_lies_within_the_image_and_has_the_drawn_area(width: int, height: int, drawn: list[float]) -> None:
     pixels_HWC = augmented(gradient(width, height), 32, np.array(drawn), (0.4, 1.0)).astype(float)

@@ -108,7 +108,7 @@ def on_rank(rank: int, size: int, folder: str) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     folder = str(tmp_path_factory.mktemp("ranks"))
     for size in SIZES[1:]:
-        torch.multiprocessing.start_processes(on_rank, (size, folder), nprocs=size, start_method="forkserver")
+        torch.multiprocessing.start_processes(on_rank, (size, folder), nprocs=size, start_method="fork")
     alone = {case: found(case, World()) for case in CASES}
     return {1: alone} | {size: torch.load(f"{folder}/{size}.pt") for size in SIZES[1:]}
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from i2e_pipeline.core.draws import hashed, uniform
 from i2e_pipeline.train import order as order_module
 from i2e_pipeline.train.order import Order, OrderError, micro_batch_size
+from tests.examples import examples
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ def cases(draw: Any) -> tuple[Order, int, int, int, int]:
     return order, batch, world_size, accumulate, draw(st.integers(0, 3 * sum(sizes)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(cases())
 def test_every_epoch_has_every_sample_once(case: tuple[Order, int, int, int, int]) -> None:
     order = case[0]
@@ -61,7 +62,7 @@ def test_every_epoch_has_every_sample_once(case: tuple[Order, int, int, int, int
         assert (places.epoch == epoch).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(cases())
 def test_steps_have_the_same_samples_on_any_number_of_ranks_from_any_start(
     case: tuple[Order, int, int, int, int],
@@ -77,7 +78,6 @@ def test_steps_have_the_same_samples_on_any_number_of_ranks_from_any_start(
         assert all((a == b).all() for a, b in zip(alone, shared, strict=True))
 
 
-@settings(max_examples=100, deadline=None)
 @given(cases())
 def test_a_position_leads_to_the_same_sample_however_it_is_asked_for(case: tuple[Order, int, int, int, int]) -> None:
     """Catches: state that is left over from what was asked for before."""
@@ -88,7 +88,6 @@ def test_a_position_leads_to_the_same_sample_however_it_is_asked_for(case: tuple
     assert [int(fresh.at(np.array([p])).sample[0]) for p in positions[::-1]] == at_once[::-1].tolist()
 
 
-@settings(max_examples=100, deadline=None)
 @given(cases())
 def test_a_window_is_past_at_its_end(case: tuple[Order, int, int, int, int]) -> None:
     """Catches: stored images that are let go too early (an error) or never (memory)."""

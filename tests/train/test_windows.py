@@ -13,6 +13,7 @@ from i2e_pipeline.train import order as order_module
 from i2e_pipeline.train.order import Order
 from i2e_pipeline.train.samples import Samples
 from i2e_pipeline.train.windows import Groups, Windows
+from tests.examples import examples
 from tests.train.small_dataset import image_row, write_dataset
 
 COLUMNS = ["image.bytes", "alt_text"]
@@ -78,7 +79,7 @@ def test_a_dataset_that_fits_is_read_once_for_all_epochs(
     assert read(samples, order, 36, epochs=4) == [len(samples.sizes_G)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=60).filter(sum),
     st.integers(1, 9),
