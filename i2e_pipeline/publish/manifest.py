@@ -95,7 +95,7 @@ def _settings(run: Run, table: str) -> dict[str, Any]:
 def thresholds(config: Config) -> dict[str, Any]:
     """The settings that the manifest shows. No path of a machine: the calibration itself is in `labels_chosen_by`."""
     return {
-        "link": config.link.model_dump(mode="json"),
+        "link": config.link.fingerprint(),
         "build": {
             "bar": config.label.threshold,
             "max_labels_per_image": config.label.max_labels_per_image,
