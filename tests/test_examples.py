@@ -16,6 +16,7 @@ import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -23,7 +24,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from i2e_pipeline import stages
+from i2e_pipeline.commands import summary
+from i2e_pipeline.commands.calibrate import calibrate
+from i2e_pipeline.commands.run import run
 from i2e_pipeline.core.config import dump
+from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.engine.stage import StageError
+from i2e_pipeline.label.calibration import Calibration
 from tests.chain import settings
 from tests.small_models import picture, stored, write_shard
 
@@ -105,13 +113,14 @@ def environment(site: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.spark
-def test_stages_from_outside_in_the_whole_chain(world: Path, site: Path, tmp_path: Path) -> None:
+def test_stages_from_outside_in_the_whole_chain(
+    world: Path, site: Path, tmp_path: Path, spark: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     tree = yaml.safe_load(dump(settings(world, tmp_path / "out")))
     tree |= {
         "stages": ["screen", "one_site"],
         "screen": {"model": str(EXAMPLES / "screen_model.json"), "threshold": 0.6},
-        "one_site": {"max_images": 2},
+        "one_site": {"max_images": 1},
         "session": {"master": "local[2]", "driver_memory": "1g", "shuffle_partitions": 2},
     }
     config = tmp_path / "mine.yaml"
@@ -137,8 +146,14 @@ def test_stages_from_outside_in_the_whole_chain(world: Path, site: Path, tmp_pat
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     scored = {p.name: p.read_bytes() for p in (tmp_path / "out" / "_commits" / "score").iterdir()}
-    done = i2e(site, tmp_path, "run", "--config", str(config))
-    assert done.returncode == 0, done.stdout + done.stderr
+    # The same stages by their files now: what they are called in the config is in no fingerprint.
+    by_file = [f"{EXAMPLES}/screen.py:Screen", f"{EXAMPLES}/one_site.py:OneSite"]
+    config.write_text(yaml.safe_dump({**tree, "stages": by_file}))
+
+    def pipeline(*overrides: str) -> Pipeline:
+        return stages.pipeline(stages.load(str(config), overrides), lambda: spark)
+
+    done = run(pipeline())
     assert {p.name: p.read_bytes() for p in (tmp_path / "out" / "_commits" / "score").iterdir()} == scored
 
     # Terminal, manifest, card, report, status: each knows the stages, their rows and their reasons.
@@ -156,29 +171,28 @@ def test_stages_from_outside_in_the_whole_chain(world: Path, site: Path, tmp_pat
     assert "The model calls the image unsafe." in report
     assert "cap the images of an entity from one web site" in report
     assert "unsafe" in (tmp_path / "out" / "i2e" / "README.md").read_text()
-    assert "over_site_cap" in done.stdout
-    status = i2e(site, tmp_path, "status", "--config", str(config))
-    assert re.search(r"screen +│ 3 +│ 0", status.stdout)
-
-    # Calibrating beside it: its feature is weighed, and label reads what it passed on.
-    made = i2e(site, tmp_path, "calibrate", "--config", str(config), "--precision", "0.6", "--write", "c.json")
-    assert made.returncode == 0, made.stdout + made.stderr
-    assert "unsafe" in json.loads((tmp_path / "c.json").read_text())["features"]
-    again = i2e(site, tmp_path, "run", "--config", str(config), "--set", "label.calibration=c.json", "--until", "label")
-    assert again.returncode == 0, again.stdout + again.stderr
-    alone = i2e(site, tmp_path, "run", "--config", str(config), "--set", "label.calibration=c.json", "stages=[]")
-    assert alone.returncode == 2
-    assert "weighs unsafe, which no stage gives" in alone.stderr
+    summary.print_funnel(done.states)
+    assert "over_site_cap" in capsys.readouterr().out
+    assert not any(s.to_do for s in pipeline().status()[1])
 
     # Another threshold makes it again and what comes behind, and nothing before.
-    other = i2e(site, tmp_path, "status", "--config", str(config), "--set", "screen.threshold=0.9")
-    assert re.search(r"screen +│ 0 +│ 3 +│ changed: settings.threshold: 0.6, now 0.9", other.stdout)
-    assert re.search(r"score +│ 3 +│ 0", other.stdout)
+    to_do = {s.stage.name: s.to_do for s in pipeline("screen.threshold=0.9").status()[1] if s.to_do}
+    assert list(to_do) == ["screen", "label", "one_site", "select", "publish", "finish"]
+    assert {*to_do["screen"].values()} == {"changed: settings.threshold: 0.6, now 0.9"}
+
+    # Calibrating beside it: its feature is weighed, and label reads what it passed on.
+    weights = str(tmp_path / "c.json")
+    calibrate(pipeline(), None, 0.6, weights)
+    assert "unsafe" in Calibration.load(weights).features
+    _, states = pipeline(f"label.calibration={weights}").run(pipeline().upto("label"))
+    assert len(states[-1].to_do) == 3
+    config.write_text(yaml.safe_dump({k: v for k, v in tree.items() if k not in ("stages", "screen", "one_site")}))
+    with pytest.raises(StageError, match=r"weighs unsafe, which no stage gives"):
+        pipeline(f"label.calibration={weights}").run()
 
 
 def test_files_modules_and_entry_points_name_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from i2e_pipeline.engine.arrange import from_outside
-    from i2e_pipeline.engine.stage import StageError
 
     (tmp_path / "mine.py").write_text((EXAMPLES / "screen.py").read_text().replace('name = "screen"', 'name = "mine"'))
     (tmp_path / "theirs.py").write_text((tmp_path / "mine.py").read_text().replace('"mine"', '"theirs"'))

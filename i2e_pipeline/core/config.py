@@ -618,7 +618,9 @@ def _explain(error: Any, source: dict[str, str], file: str, config: type[Config]
     path = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and "[" in part))
     origin = source.get(path, file)
     if error["type"] == "extra_forbidden":
-        return f"{path}: no such setting, from {origin}; known here: {', '.join(_known(config, error['loc'][:-1]))}"
+        known = f"known here: {', '.join(_known(config, error['loc'][:-1]))}"
+        of_a_stage = "" if "." in path else " (settings of a stage of your own: name the stage in `stages`)"
+        return f"{path}: no such setting, from {origin}; {known}{of_a_stage}"
     allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     where = path or "config"
     if error["type"] == "value_error":

@@ -10,7 +10,9 @@ import importlib
 import importlib.util
 import inspect as python
 import os
+import site
 import sys
+import sysconfig
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -58,6 +60,7 @@ def _file(path: str, name: str) -> ModuleType:
     module = sys.modules.get(place.stem)
     if module is not None:
         if str(getattr(module, "__file__", "")) == str(place):
+            _send_by_value(module)
             return module
         raise StageError(f"stages: {name}: a module {place.stem!r} is loaded already: name the file otherwise")
     spec = importlib.util.spec_from_file_location(place.stem, place)
@@ -76,23 +79,30 @@ def _file(path: str, name: str) -> ModuleType:
 
 def _module(dotted: str, name: str) -> ModuleType:
     try:
-        return importlib.import_module(dotted)
+        module = importlib.import_module(dotted)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{dotted}.".startswith(f"{error.name}."):
             raise  # the module is there, and something that it imports is not
-    # A console script has not the folder it was called in on its path, as `python -m` has.
-    sys.path.append(os.getcwd())
-    try:
-        importlib.invalidate_caches()
-        module = importlib.import_module(dotted)
-    except ModuleNotFoundError:
-        sys.path.remove(os.getcwd())
-        raise StageError(
-            f"stages: {name}: python finds no module {dotted}: install its package, or run where it lies, or write "
-            "path/file.py:Class"
-        ) from None
-    _send_by_value(module)
+        # A console script has not the folder it was called in on its path, as `python -m` has.
+        sys.path.append(os.getcwd())
+        try:
+            importlib.invalidate_caches()
+            module = importlib.import_module(dotted)
+        except ModuleNotFoundError:
+            sys.path.remove(os.getcwd())
+            raise StageError(
+                f"stages: {name}: python finds no module {dotted}: install its package, or run where it lies, or write "
+                "path/file.py:Class"
+            ) from None
+    if not _installed(module):
+        _send_by_value(sys.modules[dotted.partition(".")[0]])
     return module
+
+
+def _installed(module: ModuleType) -> bool:
+    """Does it lie where packages are installed, as it then must for the workers, too?"""
+    places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}
+    return str(getattr(module, "__file__", "")).startswith(tuple(f"{place}{os.sep}" for place in places))
 
 
 def _send_by_value(module: ModuleType) -> None:
