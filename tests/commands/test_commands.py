@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from i2e_pipeline import cli
+from i2e_pipeline.commands import entity
 from i2e_pipeline.commands.calibrate import calibrate
 from i2e_pipeline.commands.export import ExportError, export
+from i2e_pipeline.commands.fit_link import fit_link
 from i2e_pipeline.commands.link import link_texts
 from i2e_pipeline.core.config import dump
 from i2e_pipeline.engine.stage import StageError
@@ -161,3 +163,61 @@ def test_doctor_status_and_errors(
     assert code == 0
     assert "What was kept" in said
     assert "Against the known truth" in said
+
+
+def test_an_entity_and_a_name_are_looked_up_without_spark(world: Path, copied: Path) -> None:
+    whole = pipeline(settings(world, copied), lambda: pytest.fail("Spark was started"))
+    told = entity.describe(whole, "q43")
+    assert told.startswith("Q43 Turkey")
+    assert "Turkey (label, " in told
+    named = entity.describe(whole, "TURKEY")
+    assert {"Q43", "Q848706"} <= {word for line in named.splitlines()[1:] for word in line.split()}
+    priors = [float(line.split()[0]) for line in named.splitlines()[1:]]
+    assert priors == sorted(priors, reverse=True)
+    with pytest.raises(entity.UnknownEntity, match=r"no entity of .* is called 'xyzzy'"):
+        entity.describe(whole, "xyzzy")
+    with pytest.raises(entity.UnknownEntity, match=r"Q999999999 is not in"):
+        entity.describe(whole, "Q999999999")
+    with pytest.raises(entity.UnknownEntity, match="holds no knowledge base"):
+        entity.describe(pipeline(settings(world, copied / "none")), "Turkey")
+
+
+def test_weights_of_linking_are_fitted_on_gold_links(world: Path, copied: Path, tmp_path: Path, spark: Any) -> None:
+    """Texts whose gold links contradict the priors: the fitted weights follow them, and `link` uses the file."""
+    texts = [f"{before} of Turkey{after}" for before in ("Flag", "Map", "Coast") for after in ("", " today", " and Q")]
+    gold = [
+        {"text": t, "mentions": [{"start": t.index("Turkey"), "end": t.index("Turkey") + 6, "qid": "Q848706"}]}
+        for t in texts
+    ]
+    gold.append({"text": "Turkey and gold", "mentions": [{"start": 0, "end": 6, "qid": None}]})
+    path = tmp_path / "gold.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in gold))
+    config = settings(world, copied)
+    before = content(copied)
+    figures = fit_link(pipeline(config, lambda: spark), str(path), None, str(tmp_path / "weights.json"))
+    assert figures["measured_on"]["mentions"] == len(gold)
+    assert figures["right_fitted"] >= 0.9 > figures["right_before"]
+    assert content(copied) == before
+    changed = settings(world, copied, f"link.weights={tmp_path}/weights.json")
+    _, states = pipeline(changed).status()
+    assert "link" in {s.stage.name for s in states if s.to_do}
+    assert "label" in {s.stage.name for s in states if s.to_do}
+    path.write_text('{"text": "x", "mentions": [{"start": 0}]}\n')
+    with pytest.raises(InputError, match=r"gold\.jsonl, line 1: not"):
+        fit_link(pipeline(config, lambda: spark), str(path), None, str(tmp_path / "w.json"))
+
+
+def test_the_python_api_does_what_the_command_does(world: Path, copied: Path, tmp_path: Path, spark: Any) -> None:
+    import i2e_pipeline
+
+    config = tmp_path / "c.yaml"
+    config.write_text(dump(settings(world, copied)))
+    done = i2e_pipeline.run(str(config), until="label", spark=spark)
+    assert [s.stage.name for s in done.states][-1] == "label"
+    assert not any(s.to_do for s in done.states)
+    done = i2e_pipeline.run(str(config), set=["label.threshold=0.6"], spark=spark)
+    assert {s.stage.name for s in done.states if s.to_do} == {"label", "select", "publish", "finish"}
+    assert Path(done.report).is_file()
+    assert {f["stage"] for f in done.quality} >= {"link", "label", "published"}
+    with pytest.raises(StageError, match="no stage 'labels'; stages are knowledge_base"):
+        i2e_pipeline.run(str(config), until="labels", spark=spark)
