@@ -6,8 +6,8 @@ publish  Reads    selection · the input shards                 Writes  i2e/imag
 finish   Reads    entity_statistics · every stage's commits    Writes  i2e/entities · i2e/statistics/* · manifest, card
 
 `select` decides over all units, by shuffles of ids alone. `publish` writes again only the units whose selection
-changed. The manifest goes away before the first of them is put in place and comes back last: a dataset without a
-manifest is not whole, and nothing of ours reads it.
+changed. The manifest is removed before the first of them is put in place and is written last. A dataset without a
+manifest is not whole, and no command reads it.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Publish(Stage):
         return int(run.commits_of("selection")[0].facts["units"].get(unit, "0").partition("-")[0])
 
     def forget(self, run: Run, unit: str) -> None:
-        """Its images stay until the dataset without them is ready: the last stage removes them."""
+        """Keep its images until the dataset without them is ready. The last stage removes them then."""
 
     def prepare(self, run: Run) -> None:
         files.remove(run.tables.path("i2e", "manifest.json"))
@@ -194,7 +194,7 @@ class Finish(Stage):
         return {**super().components(run, unit), "published": digest(published)}
 
     def prepare(self, run: Run) -> None:
-        """Without a manifest until it is right: a kill from here on leaves none, and the next run writes it."""
+        """Remove the manifest. A kill from here on leaves none, and the next run writes it."""
         files.remove(run.tables.path("i2e", "manifest.json"))
 
     def missing(self, run: Run, commit: Commit) -> list[str]:
@@ -254,7 +254,8 @@ class Finish(Stage):
 
 
 def entity_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """i2e/entities of the entities that have a class, i2e/statistics/entities of all that any text proposed."""
+    """Rows of i2e/entities, for entities that have a class, and of i2e/statistics/entities, for all that any text
+    proposed."""
     for batch in batches:
         yield "i2e/statistics/entities", batch
         classes = batch.filter(pc.is_valid(batch.column("class_index")))
