@@ -12,8 +12,9 @@ Same weights, images, texts, loss, batch, precision, clipping and AdamW, data in
     entities     the same with the recipe contrastive: equal entities are not negatives
 
 Figures are medians of --rounds interleaved rounds of --steps steps. Samples per CPU second count the processor time of
-all threads: on a machine that others use these hold, while samples per second are what was left over. `loss` is each
-way's mean loss of the last batch when all are done: those of the first three must agree, or they did not do the same.
+all threads. On a shared machine these can be compared, while samples per second depend on what others left over. `loss`
+is the mean loss of the last batch. Those of the first three ways must agree; otherwise the ways did not do the same
+work.
 """
 
 from __future__ import annotations
@@ -203,7 +204,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         if options.model is None:
             (Path(folder) / "open_clip_config.json").write_text(json.dumps({"model_cfg": SMALL}))
         encoder = EncoderConfig(model=options.model or f"local-dir:{folder}", compile=options.compile)
-        # No weight decay: open_clip decays what we do not, and the two would part.
+        # No weight decay: open_clip applies it to other weights than the trainer does, and the two would drift apart.
         optimizer = OptimizerConfig(learning_rate=RATE, weight_decay=0.0, clip_norm=CLIP_NORM)
         of = {
             name: TrainConfig(recipe=name, encoder=encoder, optimizer=optimizer, precision=options.precision)

@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # which optimizers import at their first step: here once, not in each process
+import torch._dynamo  # imported by optimizers at their first step: once here instead of in each process
 from torch import Tensor
 from torch.nn import functional
 
@@ -73,7 +73,8 @@ def config_of(sample: float, dtype: str = "float32") -> HeadConfig:
 def dense(
     classes: int, width: int, sample: float, world: World, adamw: bool, rows_ND: Tensor | None = None
 ) -> Step:  # fmt: skip
-    """Class vectors as one Parameter, drawn if not given. Sampling as Partial FC v2 does, none with sample 1."""
+    """Class vectors as one Parameter, random if not given. Samples classes as Partial FC v2 does; sample 1 takes
+    all."""
     if rows_ND is None:
         rows_ND = torch.empty(classes, width, device=world.device).normal_(std=0.01)
     weight_ND = torch.nn.Parameter(rows_ND)
@@ -118,7 +119,7 @@ def run(way: str, classes: int, options: argparse.Namespace, answer: Connection)
     world = World(device=torch.device(options.device))
     if world.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, for every way
-    # A small one first, so that the code it needs is in memory before the peak is watched.
+    # A small step first, so that the code is in memory before the peak is measured.
     WAYS[way](64, options.width, 0.5, world)(*batch(64, options, world.device), 0)
     before = reset_peak(world.device)
     spent = []
@@ -150,7 +151,7 @@ def clock(device: torch.device) -> float:
 
 
 def reset_peak(device: torch.device) -> int:
-    """Bytes in use now, from where the peak is looked for."""
+    """Bytes in use now; the peak is measured from here."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
@@ -168,7 +169,7 @@ def resident(what: str) -> int:
 
 
 def rule_bytes(way: str, classes: int, options: argparse.Namespace) -> int:
-    """What the head may hold, by its own account: weights, a float per row, and what a batch needs."""
+    """Bytes that the head should need: weights, a float per row, and what a batch needs."""
     compared = classes if way == "head-full" else min(classes, round(options.sample * classes) + options.batch)
     number = 2 if way == "head-bf16" else 4
     weights = number * classes * options.width
@@ -208,7 +209,7 @@ def compare(classes: int, options: argparse.Namespace) -> dict[str, Any]:
         "peak_times_head": {
             way: round(found["peak_mb"] / base["peak_mb"], 2)
             for way, found in ways.items()
-            if way != "head" and "peak_mb" in found and base.get("peak_mb")  # 0: below what the imports took before
+            if way != "head" and "peak_mb" in found and base.get("peak_mb")  # 0: below the imports' own peak
         },
     }
 

@@ -14,12 +14,12 @@ gazetteer   cleaned texts per CPU-second, bytes per name on disk and while it is
                                            borders looked at, no plurals: the baselines, where they are installed
               gazetteer  extract.gazetteer.Gazetteer.find
 mentions    extract.mentions.find_mentions whole, against its recognizer alone
-case        recall and precision of spans, texts brought to one case, with the recognizer given them as they are (the
-            baseline) and as titles: what true-casing brings
+case        recall and precision of spans in texts of one case, which the recognizer gets as they are (the baseline)
+            or as titles: what true-casing gains
 spans       recall of gold spans by the recognizer alone (the baseline), the gazetteer alone, both; and by both without
             spans that lie within another ("outer")
 
-Figures are medians of interleaved rounds. On a shared machine trust their ratios, not themselves.
+Figures are medians of interleaved rounds. On a shared machine compare their ratios, not the figures.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def mentions_of(
 
 
 def _batches(texts: list[str]) -> Iterator[pa.RecordBatch]:
-    """texts (text_id, text), the ids being their places."""
+    """texts (text_id, text); an id is the text's place."""
     for start in range(0, len(texts), BATCH):
         part = texts[start : start + BATCH]
         ids = [i.to_bytes(16, "big") for i in range(start, start + len(part))]
@@ -145,7 +145,7 @@ def measure_gazetteer(texts: list[str], surfaces: pa.Table, folder: Path, repeat
         "texts_per_cpu_second": rates,
         "gazetteer_is_faster_by": {way: round(rates["gazetteer"] / rates[way], 2) for way in ways},
         "bytes_per_name_stored": {way: round(size, 1) for way, size in stored.items()},
-        # Below a few MB the allocator's own steps are all there is to see.
+        # Below a few MB only the allocator's own steps are visible.
         "bytes_per_name_building": {
             way: round(peak / (gazetteer.names if way == "gazetteer" else len(names))) if peak > 8e6 else None
             for way, peak in building.items()
@@ -154,7 +154,8 @@ def measure_gazetteer(texts: list[str], surfaces: pa.Table, folder: Path, repeat
 
 
 def _peak_of_building(way: str, surfaces: str) -> int:
-    """Bytes by which the resident memory of a fresh process grows at most while it builds, its input held before."""
+    """Peak growth, in bytes, of the resident memory of a fresh process while it builds; its input is in memory
+    before."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_build, (way, surfaces))
 
@@ -206,7 +207,7 @@ def measure_mentions(texts: list[str], recognizer: Recognizer, gazetteer: Gazett
 
 
 def measure_case(rows: list[tuple[str, set[tuple[int, int]]]], recognizer: Recognizer) -> dict[str, Any]:
-    """Recall and precision of exact spans; texts whose length another case changes are left out."""
+    """Recall and precision of exact spans. Texts that change their length with their case are left out."""
     nlp = recognizer.pipeline
     assert nlp is not None
     result: dict[str, Any] = {"texts": len(rows)}
@@ -272,7 +273,7 @@ def measure_spans(
 
 
 def _outer(mentions: list[tuple[int, int, str, str]]) -> list[tuple[int, int, str, str]]:
-    """Without those that lie within another."""
+    """The spans that do not lie within another."""
     return [m for m in mentions if not any(o[0] <= m[0] and m[1] <= o[1] and o[:2] != m[:2] for o in mentions)]
 
 

@@ -12,10 +12,10 @@ surfaces   names with what is known of their entities, sorted, to surfaces with 
              kernel   wikidata.priors.surfaces
 stages     knowledge_base and surfaces on Spark from the compressed dump to committed tables: wall seconds against the
            CPU seconds of the bare kernels on the same dump, and the peak resident memory of all its processes
-prior      gold mentions, their spans given: is the right entity the prior's first, and among its 20; against the same
-           candidates by falling sitelinks, and by rising id
+prior      gold mentions with given spans: how often the right entity is first by prior, and how often it is among the
+           20 candidates; against the same candidates by falling sitelinks and by rising id
 
-Figures are medians of interleaved rounds. On a shared machine trust their ratios, not themselves.
+Figures are medians of interleaved rounds. On a shared machine compare their ratios, not the figures.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core.config import Config
-from i2e_pipeline.engine.pipeline import run_stages
 from i2e_pipeline.engine.session import build
 from i2e_pipeline.engine.stage import Run
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.link.candidates import keys_of
 from i2e_pipeline.sample import compose
+from i2e_pipeline.stages import pipeline
 from wikidata.items import parse, read_items
 from wikidata.priors import KINDS, LIMITS, NAME_ROWS, base_link_probability, link_probability, smoothed
 from wikidata.priors import surfaces as surfaces_kernel
@@ -56,7 +56,7 @@ from wikidata.surface import normal_form
 
 PACKAGE = Path(compose.__file__).parent
 LONG = 20_000
-"""Bytes from which a line counts as long. Wikidata's own lines are: its well-known items have 100 kB and more."""
+"""Lines of this many bytes and more count as long, as those of Wikidata's well-known items are (100 kB and more)."""
 STAGES = ["knowledge_base", "surfaces"]
 
 
@@ -65,7 +65,7 @@ STAGES = ["knowledge_base", "surfaces"]
 
 @dataclass(frozen=True)
 class Gold:
-    """A text and which entity each of some spans of it means."""
+    """A text with some spans, and the entity that each of them means."""
 
     text: str
     mentions: tuple[tuple[int, int, int], ...]
@@ -131,7 +131,8 @@ def _gold(row: dict[str, Any]) -> Gold:
 
 
 def _held_out(texts: int) -> list[Gold]:
-    """Captions of draws that neither the sample's pairs nor its recognizer's training hold, with what was planted."""
+    """Captions of draws that are neither in the sample's pairs nor in its recognizer's training, with the planted
+    names."""
     from i2e_pipeline.sample.train_recognizer import captions
 
     made = []
@@ -158,9 +159,9 @@ def arguments_of(about: str) -> argparse.ArgumentParser:
 def made_knowledge_base(data: Source, work: str) -> tuple[Run, Tables]:
     """The knowledge base of these inputs by the stages of the main job; made once, then found."""
     config = data.config(f"{work}/{Path(data.name).name}")
-    tables = Tables(config.output, config.storage, lambda: build(config))
-    run, _ = run_stages(config, tables, STAGES)
-    return run, tables
+    stages = pipeline(config)
+    run, _ = stages.run(STAGES)
+    return run, stages.tables
 
 
 def first_key(form: str, held: dict[str, Any]) -> str | None:
@@ -188,7 +189,7 @@ def against(figures: dict[str, float], baseline: str) -> dict[str, float]:
 
 
 def optional(module: str) -> Any:
-    """A library that only a baseline needs; None, said aloud, where it is not installed."""
+    """A library that only a baseline needs; None, with a printed note, where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -250,8 +251,8 @@ def _from_proc() -> Iterator[tuple[str, int, float]]:
 
 
 class PeakMemory:
-    """While it is entered, the greatest sum of resident bytes of each kind of process, and of all. Pages that workers
-    share count once for each."""
+    """Within the block, measures the greatest sum of resident bytes of each kind of process, and of all processes. A
+    page that workers share counts once for each."""
 
     def __init__(self, every: float = 0.2) -> None:
         self.every = every
@@ -396,17 +397,17 @@ def measure_stages(data: Source) -> tuple[dict[str, Any], dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         config = data.config(f"{folder}/kb")
         session = build(config)
-        tables = Tables(config.output, config.storage, lambda: session)
+        both = pipeline(config, lambda: session)
         # A session's start is not the stages' cost.
         session.range(1).count()
         held = sum(resident for kind, resident, _ in processes() if kind == "driver")
         cpu, wall = sum(p[2] for p in processes()), time.perf_counter()
         with PeakMemory() as memory:
-            run, _ = run_stages(config, tables, STAGES)
+            run, _ = both.run(STAGES)
         wall = time.perf_counter() - wall
         cpu = sum(p[2] for p in processes()) - cpu
         commits = {stage: run.committed(stage)[0] for stage in STAGES}
-        prior = measure_prior(data, run, tables)
+        prior = measure_prior(data, run, both.tables)
     lines = read_lines(data.dump, float("inf"))
     kernels = cpu_seconds_of_kernels(lines)
     stages = {
@@ -425,7 +426,7 @@ def measure_stages(data: Source) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def cpu_seconds_of_kernels(lines: list[bytes]) -> float:
-    """Of `read_items` and `priors.surfaces` over these lines, in this process."""
+    """CPU seconds of `read_items` and `priors.surfaces` over these lines, in this process."""
     batches, started = _batches(lines), time.process_time()
     for _ in read_items(batches):
         pass
@@ -438,7 +439,7 @@ def cpu_seconds_of_kernels(lines: list[bytes]) -> float:
 
 
 def measure_prior(data: Source, run: Run, tables: Tables) -> dict[str, Any]:
-    """Top-1 and presence of the right entity, by the prior and by two ways to rank the same candidates without it."""
+    """How often the right entity is first, and is there at all: by prior, and by two rankings that do not use it."""
     surfaces = tables.load("kb/surfaces", run.committed("surfaces"), ["normal_form", "candidates"])
     entities = tables.load("kb/entities", run.committed("knowledge_base"), ["entity_id", "sitelinks"])
     held = dict(zip(surfaces["normal_form"].to_pylist(), range(surfaces.num_rows), strict=True))
@@ -513,7 +514,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     data = source(options.data, options.gold_texts)
     figures: dict[str, Any] = {"input": data.name}
-    if not options.no_spark:  # first, while this process holds nothing else
+    if not options.no_spark:  # measured first, while this process holds nothing else
         figures["stages"], figures["prior"] = measure_stages(data)
     lines = read_lines(data.dump, options.megabytes)
     figures["parse"] = measure_parse(lines, options.repeats)

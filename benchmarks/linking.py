@@ -6,11 +6,11 @@ join      candidates brought to mentions on Spark, CPU seconds of the whole proc
           the knowledge base's own surfaces with Zipf's law
             exact      every mention joined with kb/surfaces under its form alone: the baseline, which finds no plural
                        and no article
-            keys       every mention joined under all its keys (link.candidates.keys_of), one round: the answer that
-                       link gives but for singulars
+            keys       every mention joined under all its keys (link.candidates.keys_of), in one round: the answers of
+                       link, except for singulars
             distinct   link.candidates.resolve on the distinct forms, its answer joined back: what link does
-pairs     captions of image pairs of known truth: is it among the candidates of a caption that names it, how many
-          candidates has a pair; against the gazetteer without the recognizer
+pairs     captions of pairs whose truth is known: how often it is among the candidates of a caption that names it, and
+          how many candidates a pair has; against the gazetteer without the recognizer
 gold      gold links: the prior alone (the baseline) and disambiguation, each end to end from the text
             span_recall   gold spans found exactly
             accuracy      first candidate right, of gold spans found exactly
@@ -18,7 +18,7 @@ gold      gold links: the prior alone (the baseline) and disambiguation, each en
             f1            exact span and entity; precision counts every linked span, also where gold is not complete
             ece           expected calibration error of the first candidate's probability in 10 bins, exact spans
 
-Figures are medians of interleaved rounds. On a shared machine trust their ratios, not themselves.
+Figures are medians of interleaved rounds. On a shared machine compare their ratios, not the figures.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def write_mentions(forms: list[str], count: int, exponent: float, folder: Path) 
     rng = np.random.default_rng(0)
     shares = np.arange(1, len(forms) + 1, dtype=np.float64) ** -exponent
     shares /= shares.sum()
-    # Any form may be the frequent one: the order of kb/surfaces says nothing.
+    # The order of kb/surfaces says nothing of how frequent a form is, so any form may be the most frequent.
     drawn = rng.permutation(len(forms))[rng.choice(len(forms), size=count, p=shares)]
     words = pa.array(forms, pa.string())
     folder.mkdir()
@@ -90,7 +90,7 @@ def exact(mentions: DataFrame, surfaces: DataFrame) -> DataFrame:
 
 
 def keys(mentions: DataFrame, surfaces: DataFrame) -> DataFrame:
-    """Each mention under all its keys; of what is found the first."""
+    """Looks each mention up under all its keys and takes the first that is found."""
     from pyspark.sql import functions as F
 
     def explode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

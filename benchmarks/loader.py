@@ -9,10 +9,11 @@ The same stored images, decoded, cropped, scaled and mirrored by the same functi
                  the clock is), batches put together in the processes
     loader       row groups of a published dataset through train.dataset.Loader, hash shuffle included
     text         the same with texts drawn and tokenised (open_clip's tokenizer)
-    one          the bare loop in one thread: what threads are worth
+    one          the bare loop in one thread: shows what threads gain
 
 Figures are medians of --repeats interleaved rounds of all images. Images per CPU second count the processor time of
-all threads and processes: on a machine that others use these hold, while images per second are what was left over.
+all threads and processes. On a shared machine these can be compared, while images per second depend on what others left
+over.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def readable(data: bytes | None) -> bool:
 
 
 def read_stored(patterns: list[str], column: str, images: int) -> list[bytes]:
-    """The first images of the files that can be decoded; from the start again where there are fewer."""
+    """The first images of the files that can be decoded. Where there are fewer, they are repeated."""
     found: list[bytes] = []
     for file in find(tuple(patterns), ".parquet"):
         for batch in pq.ParquetFile(file.path).iter_batches(256, columns=[column]):
@@ -91,7 +92,7 @@ def read_stored(patterns: list[str], column: str, images: int) -> list[bytes]:
 
 
 def write_dataset(stored: list[bytes], folder: Path) -> str:
-    """A published dataset of these images, with labels that mean nothing."""
+    """A published dataset of these images, with meaningless labels."""
     units = {}
     for shard in range(SHARDS):
         part = range(shard, len(stored), SHARDS)

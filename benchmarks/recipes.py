@@ -2,13 +2,14 @@
 
     python benchmarks/recipes.py [--config FILE] [--set section.key=value …] [--recipes …] [--seeds 0,1,2] [--at-once 2]
 
-Without --config: the embedded sample's dataset (`make i2e` makes it). Each (recipe, seed) is a training of its own
-process, a thread each, with the same number of steps, batch size and optimizer; recipes of one seed begin from the same
-towers and see the same images in the same order. Printed is what is held out, as `i2e train` measures it:
+Without --config: the embedded sample's dataset (`make i2e` makes it). Each (recipe, seed) is a training in a process of
+its own with one thread. Number of steps, batch size and optimizer are the same for all. Recipes of one seed begin with
+the same towers and see the same images in the same order. Figures on what is held out are printed, as `i2e train`
+measures them:
 
     mAP         retrieval by the GPR protocol among images of entities that no recipe was trained on
-    knn         20 nearest training images, for held-out images of the entities that were
-    zero_shot   the nearest of the held-out images' entity texts; of recipes that train no text tower there is none
+    knn         20 nearest training images, for held-out images of entities that were trained on
+    zero_shot   the nearest of the held-out images' entity texts; none for recipes that train no text tower
 
 as mean ± half the range over seeds, the untrained towers first, and for each recipe the difference to `clip_alt_text`,
 the control that sees no label, by seed.
@@ -36,7 +37,7 @@ Found = dict[tuple[str, int], dict[str, float]]
 
 
 def train(recipe: str, seed: int, options: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
-    """Figures before and after one training; one that is there already goes on or is read."""
+    """Figures before and after one training. A training that is there already goes on, or is read if it is done."""
     folder = Path(options.folder) / f"{recipe}-{seed}"
     overrides = [
         *options.set, f"train.recipe={recipe}", f"train.seed={seed}", f"train.folder={folder}", "train.threads=1",
@@ -64,7 +65,7 @@ def told(figures: dict[str, float]) -> str:
     return "  ".join(f"{name} {figures[name]:.3f}" for name in FIGURES if name in figures)
 
 
-def spread(values: list[float]) -> str:
+def mean_and_range(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f} ± {(max(values) - min(values)) / 2:.3f}" if values else ""
 
 
@@ -75,7 +76,7 @@ def table(found: Found) -> str:
     lines = ["| recipe | " + " | ".join(FIGURES) + f" | mAP − {CONTROL}, by seed |", "|---|" + "---:|" * 4]
     for recipe in recipes:
         measured = [found[recipe, seed] for seed in seeds]
-        cells = [spread([m[name] for m in measured if name in m]) for name in FIGURES]
+        cells = [mean_and_range([m[name] for m in measured if name in m]) for name in FIGURES]
         compared = seeds if recipe in against else []
         gains = [found[recipe, seed]["mAP"] - found[CONTROL, seed]["mAP"] for seed in compared]
         lines.append(f"| {recipe} | " + " | ".join([*cells, " ".join(f"{g:+.3f}" for g in gains)]) + " |")

@@ -5,15 +5,15 @@
 Random vectors of length 1; each way runs in a process of its own, which reports its peak memory (ru_maxrss) above that
 after the vectors were made. The ways:
 
-    product   the baseline: float32 matrix product in blocks and torch.topk of each, k = 10, whatever its ties and its
-              last bits are
-    exact     the same in float64, which is what the exactness of the protocols is paid with
+    product   the baseline: float32 matrix product in blocks and torch.topk of each, k = 10, with no rule for ties and
+              last bits
+    exact     the same in float64: the price of exactness in the protocols
     top_k     evaluate.retrieval.top_k: exact scores, stated ties
     gpr       evaluate.gpr1200.gpr: the rank of every image's ten, and average precision
     gallery   top_k of --queries against a gallery of --gallery; gallery product is its baseline
 
 The printed mAP of random vectors on the GPR protocol must be near what is expected of them: 10.2 % for 12,000 images in
-classes of 10. On a shared machine trust the ratios of CPU seconds, not seconds.
+classes of 10. On a shared machine compare the ratios of CPU seconds, not seconds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BASELINES = {"exact": "product", "top_k": "product", "gpr": "product", "gallery"
 
 def unit_vectors(count: int, width: int, seed: int) -> np.ndarray:
     x_ND = np.random.default_rng(seed).standard_normal((count, width), dtype=np.float32)
-    for start in range(0, count, 1000):  # in parts: a peak of memory here would hide the one that is measured
+    for start in range(0, count, 1000):  # in parts: a memory peak here would hide the one to be measured
         x_ND[start : start + 1000] /= np.linalg.norm(x_ND[start : start + 1000], axis=1, keepdims=True)
     return x_ND
 

@@ -11,8 +11,8 @@ The baselines run in the same process, on the same images, model and candidates 
 
     spark    with --through-spark instead of the others: the kernel carried by Spark, files written and counted
 
-Damaged images are left out. Figures are medians of --repeats interleaved rounds: on a shared machine trust their
-ratios, not themselves.
+Damaged images are left out. Figures are medians of --repeats interleaved rounds. On a shared machine compare their
+ratios, not the figures.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from i2e_pipeline.core.config import ImageLimits, ScoreConfig
 from i2e_pipeline.core.config import load as load_config
 from i2e_pipeline.core.files import find
 from i2e_pipeline.engine.session import build
+from i2e_pipeline.engine.stage import catalogue
 from i2e_pipeline.engine.tables import Counting, Kernel, Tables
 from i2e_pipeline.images.decode import Decoded, Rejected, decode, open_rgb
 from i2e_pipeline.images.encoder import Encoder, load_once
@@ -47,11 +48,12 @@ from i2e_pipeline.inputs.shards import ShardReader
 from i2e_pipeline.sample import compose
 from i2e_pipeline.score.entity_vectors import EntityVectors
 from i2e_pipeline.score.scoring import score
+from i2e_pipeline.score.stages import Score
 
 SAMPLE = Path(compose.__file__).parent
 
 SLOWEST = 4
-"""The baseline of single pairs runs on 1/SLOWEST of the images: it would take most of the time otherwise."""
+"""The baseline of single pairs runs on 1/SLOWEST of the images; on all of them it would take most of the time."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def read_work(
 ) -> Work:
     """The first images that can be scored, and candidates drawn for each from words that real texts may hold.
 
-    Damaged images are left out: the kernel rejects them, the baselines would die of them.
+    Damaged images are left out: the kernel rejects them, and the baselines would fail on them.
     """
     paths = [f.path for f in find(tuple(patterns), ".parquet")]
     stored: list[bytes] = []
@@ -119,7 +121,7 @@ def pair(work: Work, model: Any, preprocess: Any, tokenizer: Any) -> int:
 
 
 def batch(work: Work, model: Any, preprocess: Any, tokenizer: Any, texts_1D: torch.Tensor | None = None) -> int:
-    """Batches of 64 images; texts of each batch anew, unless their vectors are given."""
+    """Batches of 64 images. The texts of each batch are encoded anew, unless their vectors are given."""
     for start in range(0, len(work.stored), 64):
         part = slice(start, start + 64)
         images = torch.stack([preprocess(Image.open(io.BytesIO(d)).convert("RGB")) for d in work.stored[part]])
@@ -180,10 +182,10 @@ def through_spark(work: Work, config: ScoreConfig, threads: int, vectors: Entity
             vectors=EntityVectors.from_files([f"{folder}/vectors.parquet"], key=folder.rpartition("/")[2]),
         )
 
-    tables = Tables(f"{folder}/out", start_spark=lambda: session)
+    tables = Tables(f"{folder}/out", start_spark=lambda: session, catalogue=catalogue([Score()]))
 
     def run() -> int:
-        counting = Counting(passed_table="scores", passed_key=("pair_id",))
+        counting = Counting(passed=Score.passes)
         written = tables.write(frame, make_kernel, "score", "u-1", ("scores",), counting)
         tables.discard_staging()
         return written.rows_in

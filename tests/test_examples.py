@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,10 +92,11 @@ def test_its_kernel_is_a_function_that_needs_no_spark(tmp_path: Path, monkeypatc
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the examples are installed: a folder on the path of who uses them."""
-    folder = tmp_path_factory.mktemp("site")
+    folder, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source") / "examples"
+    shutil.copytree(EXAMPLES, source)  # a build leaves things beside what it builds
     done = subprocess.run(
         [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
-         "--target", str(folder), str(EXAMPLES)],
+         "--target", str(folder), str(source)],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

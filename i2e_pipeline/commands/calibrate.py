@@ -21,7 +21,7 @@ from i2e_pipeline.report import quality
 log = logging.getLogger(__name__)
 
 _MOST_PAIRS = 500_000
-"""Pairs that a calibration looks at, by hash of their id: more would not move it, and the driver holds them."""
+"""Pairs that a calibration looks at, drawn by hash of their id. More would not change it, and the driver holds them."""
 
 
 def calibrate(pipeline: Pipeline, shards: set[int] | None, precision: float, write: str) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def calibrate(pipeline: Pipeline, shards: set[int] | None, precision: float, wri
 
 
 def _options(table: pa.Table) -> pa.Table:
-    """Rows that have a candidate; pairs without one stand in the table only to be counted."""
+    """Rows that have a candidate. Pairs without one are in the table only to be counted."""
     return table.filter(pc.is_valid(table.column("entity_id")))
 
 
@@ -78,7 +78,8 @@ def _named(table: pa.Table) -> int:
 
 
 def _scored_with_truth(run: Run) -> pa.Table:
-    """pair_id, shard, truth, named, and, one row per candidate or one of nulls, what text and image say."""
+    """pair_id, shard, truth, named and what text and image say: a row per candidate, or one with nulls for a pair that
+    has none."""
     from pyspark.sql import functions as F
 
     columns = quality.truth_columns(run)

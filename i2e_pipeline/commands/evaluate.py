@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def wants_sample(options: argparse.Namespace) -> bool:
-    """Whether nothing was said of what to measure, so that the embedded sample is."""
+    """Whether the command line names nothing to measure, so that the embedded sample is measured."""
     return not (options.config or options.model or options.data or options.suite or options.vectors or options.compare)
 
 

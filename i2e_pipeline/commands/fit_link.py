@@ -1,4 +1,4 @@
-"""`i2e fit-link`: fit what each kind of evidence counts in linking, on gold links."""
+"""`i2e fit-link`: fit how much each kind of evidence counts in linking, on gold links."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from i2e_pipeline.link.stages import Link, context_folder
 log = logging.getLogger(__name__)
 
 Gold = dict[tuple[int, int, int], int | None]
-"""(row, start, end), in the cleaned text, to the entity; None: it is none that the knowledge base knows."""
+"""(row, start, end), in the cleaned text, to the entity; None: none of the knowledge base's."""
 
 
 def fit_link(pipeline: Pipeline, gold: str, test: str | None, write: str) -> dict[str, Any]:
     """Fit weights on a file of gold links, write them, and measure them against those in use; returns the figures.
 
-    gold    lines {id, text, mentions: [{start, end, qid}]}, qid "Q42" or null for "none of these". Links that the
-            priors have counted (knowledge_base.anchors) must stay out: they know their answer
+    gold    lines {id, text, mentions: [{start, end, qid}]}, qid "Q42" or null for "none of these". Links from which
+            the priors were counted (knowledge_base.anchors) must not be among them: there the priors know the answer
     test    lines of the same form to measure on; None: `gold` itself
     Raises InputError for lines that are not as said, or where no gold mention is found by the recognizer.
     """
@@ -133,7 +133,7 @@ def _flat(pipeline: Pipeline, run: Run, unit: str, gold: Gold) -> tuple[int, npt
 
 
 def _only(flat: Flat, wanted: dict[int, int | None]) -> tuple[int, npt.NDArray[np.int64], Flat]:
-    """The candidates of the wanted mentions, numbered anew, and the place of each mention's entity among them."""
+    """The candidates of the wanted mentions, with new numbers, and the place of each mention's entity among them."""
     numbers = np.array(sorted(wanted))
     keep = np.isin(flat.mention, numbers)
     mention = np.searchsorted(numbers, flat.mention[keep])

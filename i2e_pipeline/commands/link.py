@@ -1,7 +1,7 @@
-"""`i2e link`: mentions and candidates of texts in a file, by the stages and tables of the main job.
+"""`i2e link`: mentions and candidates of texts in a file, by the stages and tables of a run.
 
-The file becomes one unit of pairs without images; pairs, extract and link run on it; what they wrote is read back and
-dropped again.
+The file becomes one unit of pairs without images. The stages pairs, extract and link run on it. What they wrote is read
+back and then removed.
 """
 
 from __future__ import annotations

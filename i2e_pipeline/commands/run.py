@@ -20,7 +20,7 @@ class Outcome:
 
     run: Run
     states: Sequence[StageState]
-    """How each stage stands that was asked for, in their order."""
+    """How the stages stand that were asked for, in their order."""
     quality: Sequence[dict[str, Any]]
     """Precision and recall by stage and slice, where the input says what its images show; else empty."""
 
@@ -40,7 +40,7 @@ def run(pipeline: Pipeline, wanted: Sequence[str] | None = None, redo: Sequence[
     with pipeline.exclusive():
         made, states = pipeline.run(wanted, redo)
         finished = made.commits.get(pipeline.writer("i2e/entities"), {}).get(WHOLE)
-        # A run that was killed behind the last stage left figures and page of the dataset before.
+        # A run that was killed after the last stage left the figures and the page of the dataset before.
         stamp = pipeline.tables.path("_reported.json")
         if finished and (not files.exists(stamp) or files.read_json(stamp) != finished.fingerprint):
             quality.measure(made)

@@ -67,7 +67,7 @@ def on_spark(config: Config, restart: bool = False) -> dict[str, Any]:
 
 
 class TrainingFailed(I2EError, RuntimeError):
-    """What stopped a rank that Spark started."""
+    """A rank that Spark started has failed; the message is that rank's."""
 
     exit_code = 1
 

@@ -1,6 +1,6 @@
 """Named numpy arrays in a folder, with a JSON header; written whole or not at all, read as memory maps.
 
-    <folder>/NAME.npy      an array that was at hand, or whose shape was known
+    <folder>/NAME.npy      an array that was in memory, or whose shape was known
     <folder>/NAME.bin      numbers alone, little-endian: an array that was streamed, its length not known before
     <folder>/<HEADER>.json `format`, and whatever else the owner says of the arrays
 

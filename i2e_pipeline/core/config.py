@@ -47,13 +47,13 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     added_later: ClassVar[tuple[str, ...]] = ()
-    """Settings that older outputs do not know. At their default they stay out of fingerprints, so that an output made
-    before them has nothing to do."""
+    """Settings that older outputs do not know. While they have their default they stay out of fingerprints, so that an
+    older output has nothing to do."""
 
     def fingerprint(self, leave_out: Collection[str] = ()) -> dict[str, Any]:
-        """All settings but those left out, in JSON form, paths marked `Content` by what lies there.
+        """All settings but those left out, in JSON form. A path marked `Content` stands as a digest of what lies there.
 
-        Raises NoSuchFile, naming the setting, where such a path names nothing.
+        Raises NoSuchFile, naming the setting, where nothing lies at such a path.
         """
         values = self.model_dump(mode="json", exclude=set(leave_out))
         for name, field in type(self).model_fields.items():
@@ -71,30 +71,32 @@ class Section(BaseModel):
 
 class StorageConfig(Section):
     format: Literal["parquet", "delta"] = "parquet"
-    """Delta is the advice on object stores, where a directory cannot be renamed in one step."""
+    """How tables are stored. Take delta on object stores, where a folder cannot be renamed in one step."""
     compression: Literal["zstd", "snappy", "none"] = "zstd"
-    """Of all Parquet files. snappy is faster to write and a third larger; images are compressed as they are."""
+    """Compression of all Parquet files. snappy writes faster, and its files are a third larger. Images are compressed
+    already and gain nothing from either."""
     row_group_mb: int = Field(64, ge=1, le=1024)
-    """Target size of a row group of published images, uncompressed; training reads one row group at a time."""
+    """Target size in MB of a row group of published images, before compression. Training reads a row group at a
+    time."""
 
 
 class SessionConfig(Section):
     master: str | None = None
-    """None: what spark-submit says, else local[*]."""
+    """Spark's master. None: what spark-submit says, else local[*]."""
     driver_memory: str = "2g"
-    """Of a local session, where the driver does the work. Under spark-submit that one's settings stand."""
+    """Memory of the driver in a local session, where it does the work. Under spark-submit its own setting holds."""
     shuffle_partitions: int | None = Field(None, ge=1)
-    """None: twice the cores in local mode; Spark's own default on a cluster."""
+    """Partitions of a shuffle. None: twice the cores in local mode, Spark's own default on a cluster."""
     jars: str | None = None
-    """A folder of jars (Delta's, an object store's). None: Delta's jars are resolved from Maven."""
+    """A folder of jars (Delta's, an object store's). None: Delta's jars come from Maven."""
     conf: dict[str, str] = Field(default_factory=dict)
     """Any further Spark property, passed on as it is."""
 
 
 class RunConfig(Section):
     units_in_flight: int = Field(2, ge=1)
-    """Units of work that a stage carries at the same time, each a Spark job of its own; a killed run loses at most
-    these. On a cluster: enough that their tasks fill it."""
+    """Units of work that a stage works on at the same time, each as a Spark job of its own. A killed run loses at most
+    these. On a cluster, set so many that their tasks fill it."""
 
 
 class PairsConfig(Section):
@@ -102,22 +104,24 @@ class PairsConfig(Section):
     """Parquet files, folders or globs of image + alt-text pairs. In a glob `*` stays within a folder and `**` crosses
     folders; names that begin with `.` or `_` are passed over. Files that were not there before become new units."""
     key_column: str | None = "key"
-    """The source's own name of a pair, kept for reference; null: it has none."""
+    """Column of the source's own name for a pair, kept for reference. None: there is none."""
     url_column: str = "url"
-    """The address that the image came from; kept with it, and what opt-out lists are matched against."""
+    """Column of the address that the image came from. It is kept with the image; opt-out lists go by it."""
     text_column: str = "caption"
-    """The alt-text."""
+    """Column of the alt-text."""
     image_column: str = "jpg"
-    """Stored bytes, or Hugging Face's struct<bytes, path>."""
+    """Column of the stored image: bytes, or Hugging Face's struct<bytes, path>."""
     files_per_unit: int | None = Field(None, ge=1)
-    """None: one file up to 1,000 files; beyond that as many as hold about a million rows."""
+    """Input files in a unit of work. None: one where there are up to 1,000 files, else as many as hold about a million
+    rows."""
     truth_column: str = "truth_qid"
-    """The entity that the image shows ("Q42", "none", or null for unknown). Where the files have this column and the
-    next, the run reports precision and recall against them."""
+    """Column of the entity that the image shows: "Q42", "none", or null where it is unknown. Where the files have this
+    column and `mentioned_column`, the run reports precision and recall against them."""
     mentioned_column: str = "mentioned_qids"
-    """The entities that the text names, a list of ids."""
+    """Column of the entities that the text names, a list of ids."""
     slice_columns: tuple[str, ...] = ("hand", "colliding")
-    """Columns by which precision and recall are reported apart, where the files have them."""
+    """Columns for whose values precision and recall are reported apart, where the files have them (the sample's `hand`
+    is the art style of a picture)."""
 
 
 Skip = Literal["scholarly_article", "category", "disambiguation", "list", "template", "wikimedia_page", "name"]
@@ -127,13 +131,14 @@ class KnowledgeBaseConfig(Section):
     dump: ContentPath = None
     """Wikidata JSON dump, one entity a line: .json, .json.bz2 (split over cores) or .json.gz (one core)."""
     popularity: ContentPath = None
-    """CSV of `qid,number`. An item that is not in it has an unknown popularity, not none."""
+    """CSV of `qid,number`: how popular an item is. For an item that is not in it, this is unknown, not 0."""
     anchors: ContentPath = None
-    """TSV of `surface, qid, count`: how often a text meant which entity by which name."""
+    """TSV of `surface, qid, count`: how often texts used this name for this entity."""
     languages: tuple[str, ...] = ("en", "mul", "en-gb", "en-ca", "en-us")
-    """Languages of names, best first; then the English Wikipedia's title, then any label in Latin script."""
+    """Languages in which an entity's name is looked for, best first. Where it has none in them: the English Wikipedia's
+    title, then any label in Latin script."""
     max_candidates: int = Field(20, ge=1, le=100)
-    """Entities kept per surface form, by prior."""
+    """Entities kept per surface form, those of the highest prior."""
     skip: tuple[Skip, ...] = (
         "scholarly_article",
         "category",
@@ -143,68 +148,68 @@ class KnowledgeBaseConfig(Section):
         "wikimedia_page",
         "name",
     )
-    """Kinds of items left out (wikidata/filters.py); each goes to rejects under its own reason."""
+    """Kinds of items that are left out (wikidata/filters.py). Each goes to rejects under its own reason."""
 
 
 class ExtractConfig(Section):
     recognizer: str = "blank"
-    """A spaCy pipeline with `ner`, by name or folder; "blank": gazetteer only."""
+    """A spaCy pipeline with `ner`, by name or folder. "blank": none, so that the gazetteer alone finds names."""
     gazetteer: bool = True
-    """Also look for names of the knowledge base that pass its gate."""
+    """Also look for names of the knowledge base itself, those that pass the gate of extract/gazetteer.py."""
     max_characters: int = Field(1000, ge=16)
-    """Longer texts are cut at a word's end before mentions are looked for."""
+    """Longer texts are cut, at the end of a word, before mentions are looked for."""
     batch_size: int = Field(256, ge=1)
-    """Texts per call of spaCy."""
+    """Texts that spaCy is given in one call."""
     min_link_probability: float = Field(0.05, ge=0, le=1)
-    """Gazetteer names less likely than this to be a mention where they occur are not admitted."""
+    """A name stays out of the gazetteer if it is less likely than this to be a mention where it occurs in a text."""
     max_mentions: int = Field(32, ge=1)
-    """Mentions kept per text, longest first: a list of a hundred names is spam, not a description."""
+    """Mentions kept per text, the longest first. A list of a hundred names is spam, not a description."""
 
 
 class LinkConfig(Section):
     added_later: ClassVar[tuple[str, ...]] = ("weights",)
 
     max_candidates: int = Field(8, ge=1, le=100)
-    """Candidates kept per mention, by probability."""
+    """Candidates kept per mention, the most probable ones."""
     min_probability: float = Field(0.0005, ge=0, le=1)
-    """Candidates less probable than this are dropped; a mention left with none is rejected as below_floor."""
+    """Candidates less probable than this are dropped. A mention that has none left is rejected as below_floor."""
     context_weight: float = Field(1.0, ge=0)
-    """Weight of the text around a mention against the prior of its name; 0: prior alone."""
+    """How much the text around a mention counts, compared with the prior of its name. 0: the prior alone counts."""
     nil_weight: float = Field(0.05, ge=0)
-    """Mass set aside for "none of these", relative to a candidate of prior 1."""
+    """Weight of "none of these" among the candidates of a mention; a candidate of prior 1 has the weight 1."""
     weights: ContentPath = None
-    """JSON written by `i2e fit-link`: what each kind of evidence counts. None: those of link/disambiguate.py, fitted on
-    captions of news and of persons."""
+    """JSON file that `i2e fit-link` wrote: how much each kind of evidence counts. None: the weights of
+    link/disambiguate.py, which were fitted on captions of news and of persons."""
 
 
 class ImageLimits(Section):
     """Which images are worth decoding."""
 
     max_pixels: int = Field(50_000_000, ge=1)
-    """Larger images are rejected before they are decoded (decompression bombs)."""
+    """Images of more pixels are rejected before they are decoded (decompression bombs)."""
     min_side: int = Field(16, ge=1)
-    """Images with a shorter side are rejected."""
+    """Images with a side of fewer pixels are rejected."""
     max_aspect: float = Field(10.0, ge=1)
-    """Images longer than this many times their width, or the reverse, are rejected."""
+    """Images are rejected if one side is more than this many times as long as the other."""
     max_bytes: int = Field(64_000_000, ge=1)
-    """Larger stored images are rejected unread."""
+    """Larger stored images are rejected without being read."""
 
 
 class ModelConfig(Section):
     """An image–text model and how it is run."""
 
     section: ClassVar[str] = "score"
-    """Where a message says that the setting is."""
+    """The section that messages name for these settings."""
     model: str = ""
-    """An open_clip model: NAME@WEIGHTS, local-dir:FOLDER or hf-hub:ORG/NAME, as core/model_name.py says."""
+    """An open_clip model: NAME@WEIGHTS, local-dir:FOLDER or hf-hub:ORG/NAME (core/model_name.py has the grammar)."""
     pretrained: str | None = None
-    """WEIGHTS, where `model` is NAME alone: open_clip's tag, or a file."""
+    """WEIGHTS, where `model` holds NAME alone: open_clip's tag, or a file."""
     device: str = "auto"
-    """auto: cuda where the executor has one, else cpu. Chosen in the executor, never in the driver."""
+    """Where the model runs. auto: cuda where the executor has a GPU, else cpu. The executor chooses, not the driver."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 is twice as fast or more; scores move by some 0.005."""
+    """Precision of the model. bfloat16 is at least twice as fast, and scores move by some 0.005."""
     batch_size: int = Field(64, ge=1)
-    """Images per forward pass on a GPU, halved by itself when it runs out of memory; a CPU takes 8 at a time."""
+    """Images per forward pass on a GPU; halved by itself when the GPU's memory runs out. A CPU takes 8 at a time."""
 
     @model_validator(mode="before")
     @classmethod
@@ -214,51 +219,53 @@ class ModelConfig(Section):
 
 class ScoreConfig(ModelConfig, ImageLimits):
     text_template: str = "{name}, {description}"
-    """How an entity is told to the model; without a description the name stands alone."""
+    """The text by which the model is told an entity. An entity without a description is told by its name alone."""
     rows_per_task: int = Field(16_384, ge=1)
-    """Rows a task scores at most; a unit is cut along its row groups."""
+    """Rows that a task scores at most: a part of a large input file, or several small files."""
     background_entities: int = Field(256, ge=2)
-    """Entities that stand for "anything": an image's cosine to a candidate is also given in standard deviations
-    above its mean cosine to these."""
+    """Number of entities that stand for "anything". The image's cosine to a candidate is also given in standard
+    deviations above its mean cosine to these."""
     decode_threads: int = Field(1, ge=1)
-    """Threads that decode images while the model works. A GPU wants several, and `spark.task.cpus` to match."""
+    """Threads that decode images while the model works. A GPU needs several; set `spark.task.cpus` to the same."""
     keep_vectors: bool = False
     """Store the image vectors (float16) beside the scores, for distillation and near-duplicate search."""
 
 
 class LabelConfig(Section):
     calibration: str | None = None
-    """JSON written by `i2e calibrate`: how CLIP score and text probability make the probability that a label is right,
-    and the threshold. None: the default of label/calibration.py; docs/quality.md says what it was fitted on."""
+    """JSON file that `i2e calibrate` wrote. It says how probable a label is, given CLIP score and text probability, and
+    holds the threshold. None: the default of label/calibration.py; docs/quality.md says what that was fitted on."""
     threshold: float | None = Field(None, ge=0, le=1)
-    """Labels less likely right than this are rejected. None: the calibration's. Higher: fewer labels, more right."""
+    """Labels that are less likely to be right than this are rejected. None: the threshold of the calibration. A higher
+    one gives fewer labels, of which more are right."""
     max_labels_per_image: int = Field(4, ge=1)
-    """A further label is kept only where it is nearly as probable as the first."""
+    """Labels of an image at most. A further label is kept only if it is nearly as probable as the first."""
 
 
 class SelectConfig(Section):
     min_images_per_entity: int = Field(5, ge=1)
-    """Entities with fewer images are dropped, and with them images that have no other label."""
+    """Entities with fewer images are dropped, and so are images that have no other label."""
     max_images_per_entity: int | None = Field(None, ge=1)
-    """Images beyond this are dropped for the entity, by hash of (image, entity): the same ones in every run."""
+    """About so many images of an entity are kept, drawn by hash of (image, entity): the same ones in every run. None:
+    all are kept."""
 
 
 class EncoderConfig(Section):
     """The image and text towers that are trained."""
 
     model: str = "ViT-B-16"
-    """NAME of an open_clip architecture (ViT-B-16, ViT-L-14, ViT-H-14 …) or local-dir:FOLDER with its
-    `open_clip_config.json` (a timm trunk by `timm_model_name` there), both with random weights at first; NAME@WEIGHTS
-    or local-dir:FOLDER@folder begins with trained ones (core/model_name.py)."""
+    """NAME of an open_clip architecture (ViT-B-16, ViT-L-14, ViT-H-14 …), or local-dir:FOLDER with an
+    `open_clip_config.json` (which may name a timm trunk, as `timm_model_name`). Both begin with random weights.
+    NAME@WEIGHTS and local-dir:FOLDER@folder begin with trained ones (core/model_name.py)."""
     pretrained: str | None = None
-    """WEIGHTS, where `model` does not name them: open_clip's tag, a weights file, or `folder` for those of the
-    local-dir. None: random."""
+    """WEIGHTS, where `model` does not name them: open_clip's tag, a file of weights, or `folder` for those that lie in
+    the local-dir. None: random."""
     image_size: int | None = Field(None, ge=16)
-    """Side of the input in pixels. None: the model's own."""
+    """Side of the input image in pixels. None: the model's own."""
     checkpoint_activations: bool = False
-    """Recompute activations in the backward pass: a third more time for a fraction of the memory."""
+    """Compute activations again in the backward pass. Takes a third more time and a fraction of the memory."""
     compile: bool = False
-    """torch.compile the towers: worth it on a GPU for runs of more than some minutes."""
+    """torch.compile the towers. Worth it on a GPU, for runs of more than a few minutes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -267,51 +274,55 @@ class EncoderConfig(Section):
 
 
 class DataConfig(Section):
-    """Which images are trained on, in which order, and what is made of them."""
+    """Which images are trained on, in which order, and how they are varied."""
 
     batch_size: int = Field(256, ge=1)
     """Images per optimiser step, over all ranks and accumulation steps."""
     workers: int | None = Field(None, ge=0)
     """Decoding workers per rank. None: the rank's share of the cores; 0: decode in the training process."""
     prefetch: int = Field(4, ge=1)
-    """Micro-batches that lie ready per rank."""
+    """Micro-batches that are kept ready per rank."""
     lanes: int = Field(64, ge=1)
-    """Streams that an epoch is dealt into; each batch has rows of all of them, and a rank reads its own ones. With more
-    ranks than lanes some read the same files. Which images share a batch depends on this, not on the ranks."""
+    """Streams into which an epoch is divided. Each batch has rows of all lanes, and a rank reads its own ones. With
+    more ranks than lanes, some ranks read the same files. Which images share a batch depends on this number, and not on
+    the number of ranks."""
     window: int = Field(1024, ge=1)
-    """How many rows of a lane are shuffled together, about: a window ends where a row group ends. Larger windows mix
-    better and take more memory: a rank holds lanes / ranks x window stored images, or a whole row group per lane where
-    a row group is larger (64 MB as published). With the defaults and one rank that is 4 GB, and up to twice as much
-    where one epoch ends and the next begins. Where row groups have more than 2 x window rows, fewer lanes are read.
-    Small datasets are read once for all epochs: up to 16,384 images are shuffled as a whole, up to lanes x window
-    images within whole lanes."""
+    """About how many rows of a lane are shuffled together; a window always ends with a row group. A larger window mixes
+    better and takes more memory. A rank holds lanes / ranks x window stored images; where row groups have more rows
+    than a window, it holds one row group per lane (64 MB as published). With the defaults and one rank that is 4 GB,
+    and up to twice as much while one epoch ends and the next begins. Where row groups have more than 2 x window rows,
+    fewer lanes are read. Small datasets are read once for all epochs: up to 16,384 images are shuffled as a whole, and
+    up to lanes x window images lane by lane."""
     shuffle: bool = True
-    """False: images in the order in which they lie, for measurements."""
+    """False: images come in the order in which they are stored, for measurements."""
     augment: Literal["crop_flip", "crop", "none"] = "crop_flip"
-    """Random resized crop and mirroring; mirroring spoils what is written or handed (crop)."""
+    """crop_flip: random resized crop and mirroring. crop: without mirroring, which spoils text and all that has a left
+    and a right. none: neither."""
     crop_area: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.4, 1.0)
-    """Share of the image's area that a random crop takes, from … to."""
+    """Smallest and largest share of the image's area that a random crop takes."""
     label: Literal["best", "sampled"] = "sampled"
-    """Which label of an image with several is its class: the most probable, or one by hash, in proportion."""
+    """Which label is the class of an image that has several. best: the most probable. sampled: one drawn by hash, in
+    proportion to the probabilities."""
     min_label_score: float = Field(0.0, ge=0, le=1)
-    """Labels less likely right than this are not trained on."""
+    """Labels that are less likely to be right than this are not trained on."""
     hold_out_entities: float = Field(0.1, ge=0, lt=1)
-    """Share of the entities, by hash, none of whose images is trained on; evaluation in training retrieves these."""
+    """Share of the entities, drawn by hash, that are kept out of training with all their images. The evaluation during
+    training retrieves these."""
     hold_out_images: float = Field(0.05, ge=0, lt=1)
-    """Share of the images of the other entities, by hash, kept out of training."""
+    """Share of the other entities' images, drawn by hash, that is kept out of training."""
 
 
 class TextConfig(Section):
-    """Which text an image is contrasted with; probabilities, normalised."""
+    """Which text an image is contrasted with. The three numbers are weights of a draw; they need not add up to 1."""
 
     alt_text: float = Field(0.5, ge=0)
-    """The pair's own text."""
+    """Weight of the pair's own text."""
     name: float = Field(0.25, ge=0)
-    """The name of the entity that the image is labelled with."""
+    """Weight of the name of the entity that the image is labelled with."""
     name_and_description: float = Field(0.25, ge=0)
-    """Name and description, as `template` puts them together."""
+    """Weight of its name and description, as `template` puts them together."""
     template: str = "{name}, {description}"
-    """How name and description become one text; without a description the name stands alone."""
+    """How name and description become one text. Without a description it is the name alone."""
 
 
 class HeadConfig(Section):
@@ -322,20 +333,22 @@ class HeadConfig(Section):
     temperature: float = Field(1 / 32, gt=0)
     """Cosines are divided by this."""
     sample: float = Field(0.1, gt=0, le=1)
-    """Share of the classes that a step compares with; those of the batch always are. 1: all, exact."""
+    """Share of the classes that a step compares with. Those of the batch are always among them. 1: all classes, which
+    is the exact softmax."""
     sample_min: int = Field(4096, ge=1)
-    """Never fewer classes than this."""
+    """A step never compares with fewer classes than this."""
     correct_sampling: bool = False
-    """Add −log of a negative's probability of being sampled (arXiv 2507.09331), so that the loss estimates the
-    full softmax; positives, which are always there, are left as they are."""
+    """Add −log of the probability of being sampled to the logit of each negative (arXiv 2507.09331), so that the loss
+    estimates the full softmax. Positives are always compared with and stay as they are."""
     drop_closer_than: float | None = Field(None, gt=0, le=1)
-    """Negatives whose class is closer to the right class than this cosine are not compared with (label noise)."""
+    """Negatives whose class vector has a higher cosine than this to that of the right class are left out: they may be
+    label noise. None: none is left out."""
     multi_label: Literal["one", "all"] = "one"
-    """one: the class sampled for the image; all: each label of it shares the target equally."""
+    """one: the target is the class sampled for the image. all: its labels share the target equally."""
     learning_rate: float = Field(0.1, gt=0)
-    """Of the row-wise Adagrad; it follows the schedule of optimizer.learning_rate."""
+    """Peak learning rate of the row-wise Adagrad. It follows the schedule of optimizer.learning_rate."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the class vectors."""
+    """Precision of the class vectors."""
 
 
 class LossConfig(Section):
@@ -346,30 +359,32 @@ class LossConfig(Section):
     contrastive: Literal["infonce", "siglip"] = "infonce"
     """infonce: softmax over the batch (CLIP, arXiv 2103.00020); siglip: a sigmoid for each pair (arXiv 2303.15343)."""
     equal_entities_are_negatives: bool = False
-    """True: as open_clip does, images of the same entity push each other's texts away."""
+    """True: images of the same entity push each other's texts away, as in open_clip."""
     distillation: float = Field(0.0, ge=0)
-    """Weight of the distance to stored image vectors (`score.keep_vectors`); 0: none."""
+    """Weight of the distance to stored image vectors (`score.keep_vectors`). 0: no distillation."""
     teacher: str | None = None
-    """Folder of the vectors that are distilled. None: the table `scores` of <output>."""
+    """Folder of the vectors to distil. None: the table `scores` of <output>."""
     initial_scale: float = Field(14.3, gt=0, le=100)
-    """First value of the learnable logit scale (1 / 0.07; SigLIP's paper takes 10). Pretrained towers keep theirs."""
+    """First value of the learnable logit scale: 1 / 0.07; SigLIP's paper takes 10. Pretrained towers keep their own."""
     initial_bias: float = -10.0
-    """First value of SigLIP's learnable bias, which makes up for the many negatives; pretrained towers keep theirs."""
+    """First value of SigLIP's learnable bias, which makes up for the many negatives. Pretrained towers keep their
+    own."""
 
 
 class OptimizerConfig(Section):
     learning_rate: float = Field(8e-4, gt=0)
-    """Peak. 6e-4 for L/14, as far as is known of the paper."""
+    """Peak learning rate. For ViT-L/14 the paper takes 6e-4, as far as is known."""
     weight_decay: float = Field(0.1, ge=0)
-    """On matrices; none on norms, biases, scales, embeddings of positions."""
+    """Weight decay of matrices. Norms, biases, scales and position embeddings have none."""
     betas: tuple[float, float] = (0.9, 0.98)
-    """Of AdamW: decays of the running means of the gradient and of its square."""
+    """AdamW's decays of the running means of the gradient and of its square."""
     warmup: float = Field(0.05, ge=0)
-    """Below 1: share of all steps; else steps. Then cosine to zero."""
+    """Steps in which the learning rate rises; a number below 1 is a share of all steps. Then it falls to zero along a
+    cosine."""
     clip_norm: float | None = Field(1.0, gt=0)
-    """Of the towers' gradient over all ranks; None: no clipping."""
+    """Largest norm of the towers' gradient, taken over all ranks. None: no clipping."""
     ema: float | None = Field(None, gt=0, lt=1)
-    """Decay of a running mean of the weights, which evaluation and export then use."""
+    """Decay of a running mean of the weights, which evaluation and export then use. None: no mean."""
 
 
 RECIPES = ("multi_task", "supervised", "contrastive", "clip_alt_text", "clip_entity_text")
@@ -382,43 +397,46 @@ class TrainConfig(Section):
     folder: str | None = None
     """Where checkpoints, logs and the export go. None: <output>/train/<recipe>."""
     recipe: Recipe = "multi_task"
-    """What is learned: `supervised` tells entities apart, `contrastive` brings an image and a text of its entity
-    together, `multi_task` does both (MOFI). Controls: `clip_alt_text` and `clip_entity_text`, plain CLIP on either."""
+    """What is learned. `supervised` tells entities apart, `contrastive` brings an image and a text drawn for it
+    together, `multi_task` does both (MOFI). Controls are plain CLIP on alt-texts (`clip_alt_text`) and on the entities'
+    names and descriptions (`clip_entity_text`)."""
     steps: int | None = Field(None, ge=1)
     """Optimiser steps. None: as `epochs` says."""
     epochs: float = Field(16.0, gt=0)
     """Passes over the training images, where `steps` is not set."""
     accumulate: int = Field(1, ge=1)
-    """Micro-batches per step and rank: a batch too large for the device in as many parts, gradients averaged."""
+    """Micro-batches per step and rank. A batch that is too large for the device is cut into so many parts, whose
+    gradients are averaged."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast, with float32 weights; what stays float32 may then be TF32 on a card."""
+    """bfloat16: autocast, with weights in float32. What stays float32 may then be computed in TF32 on a GPU."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """ddp: whole towers on every rank; fsdp: sharded (FSDP2), for towers that one device cannot hold."""
+    """ddp: every rank holds the whole towers. fsdp: they are sharded over the ranks (FSDP2), for towers that one device
+    cannot hold."""
     ranks: int | None = Field(None, ge=1)
-    """Processes that jobs/train.py starts through Spark. None: one per card of this machine, or one. torchrun says
-    it for itself."""
+    """Processes that jobs/train.py starts through Spark. None: with a local master one per GPU, or one; on a cluster it
+    must be set. torchrun has its own option for it."""
     device: str = "auto"
-    """auto: cuda where each rank finds one, else cpu."""
+    """Where ranks compute. auto: cuda where each rank finds a GPU, else cpu."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of torch per rank. None: the rank's share of the cores."""
     seed: int = 0
-    """Of the initial weights, the order and every draw."""
+    """Seed of the initial weights, of the order of the data and of every draw."""
     evaluate_every: int | None = Field(None, ge=1)
-    """Steps between evaluations on what is held out; before the first and after the last
-    step always. None: only those."""
+    """Steps between evaluations on what is held out. There is always one before the first step and one after the last.
+    None: only these two."""
     evaluate_images: int = Field(4096, ge=2)
-    """Images of held-out entities, held-out images of the others, and training images that an evaluation in training
-    encodes at most, each; by hash."""
+    """Images that an evaluation during training encodes at most of each kind: of held-out entities, held-out images of
+    other entities, and training images. They are drawn by hash."""
     checkpoint_every: int = Field(1000, ge=1)
-    """Steps."""
+    """Steps between checkpoints."""
     keep_checkpoints: int = Field(3, ge=1)
-    """The newest ones; the best by held-out retrieval stays too."""
+    """How many of the newest checkpoints are kept. The best by held-out retrieval is kept, too."""
     log_every: int = Field(10, ge=1)
-    """Steps."""
+    """Steps between lines of the journal."""
     encoder: EncoderConfig = EncoderConfig()
     """The towers."""
     data: DataConfig = DataConfig()
-    """The images, and their order."""
+    """The images and their order."""
     text: TextConfig = TextConfig()
     """The texts that images are contrasted with."""
     head: HeadConfig = HeadConfig()
@@ -435,30 +453,31 @@ class EvaluateConfig(Section):
     same architecture untrained, hf:FOLDER for a Hugging Face model, or vectors:FOLDER of stored vectors, a file
     DATASET.npz for each data set."""
     data: dict[str, str] = Field(default_factory=dict)
-    """Data sets by name: gpr1200, roxford5k, cifar100 … (evaluate/datasets.py lists them), or a name of your own."""
+    """Path of each data set by its name: gpr1200, roxford5k, cifar100 … (evaluate/datasets.py lists them), or a name of
+    your own."""
     suite: Paths = ()
-    """What to measure. Empty: all that the data sets allow."""
+    """Protocols and data sets to measure, by name. Empty: all that the data sets allow."""
     folder: str | None = None
     """Where vectors, results, pictures and the page go. None: <output>/evaluation."""
     preprocessing: Literal["model", "mofi-gpr1200"] = "model"
-    """The model's own, or the one behind MOFI's released figures: ToTensor, Resize(224, antialias=False),
-    CenterCrop, CLIP's mean and deviation."""
+    """How images are prepared. model: as the model says. mofi-gpr1200: as for MOFI's released figures, which is
+    ToTensor, Resize(224, antialias=False), CenterCrop, CLIP's mean and deviation."""
     device: str = "auto"
-    """auto: cuda where there is one, else cpu."""
+    """Where encoders run. auto: cuda where there is a GPU, else cpu."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the encoders; what is computed of their vectors is float64."""
+    """Precision of the encoders. What is computed from their vectors is float64."""
     batch_size: int = Field(64, ge=1)
-    """Images per forward pass on a GPU, halved by itself when it runs out of memory."""
+    """Images per forward pass on a GPU; halved by itself when the GPU's memory runs out."""
     block_mb: int = Field(256, ge=1)
-    """Memory that a block of similarities may take beside the vectors."""
+    """Memory in MB that a block of similarities may take, beside the vectors."""
     knn_k: tuple[int, ...] = (10, 20, 100, 200)
-    """Numbers of neighbours that are tried; each figure is reported."""
+    """Numbers of neighbours to measure with. A figure is reported for each."""
     knn_temperature: float = Field(0.07, gt=0)
-    """Of the weights exp(cosine / temperature) (DINO, arXiv 2104.14294)."""
+    """Temperature of the neighbours' weights, exp(cosine / temperature) (DINO, arXiv 2104.14294)."""
     projection: Literal["tsne", "umap", "none"] = "tsne"
     """How vectors are laid out on the plane for the page's picture."""
     seed: int = 0
-    """Of projections and of the weights of untrained encoders (MODEL@random); no other figure depends on it."""
+    """Seed of projections and of the weights of untrained encoders (MODEL@random). No other figure depends on it."""
 
 
 class Config(Section):
@@ -509,10 +528,10 @@ _SPELLED_BEFORE = {
     "build.min_images_per_entity": "select.min_images_per_entity",
     "build.max_images_per_entity": "select.max_images_per_entity",
 }
-"""Settings that had another name: the old one is still read, with a note."""
+"""Settings that were renamed, from their old name to today's. The old one is still read, with a note."""
 
 SectionsOf = Callable[[Sequence[str]], Mapping[str, type[Section]]]
-"""From the names in `stages` to the sections that those stages bring."""
+"""A function from the names in `stages` to the config sections that those stages bring."""
 
 
 def load(file: str | None = None, overrides: Sequence[str] = (), sections_of: SectionsOf | None = None) -> Config:
@@ -535,7 +554,7 @@ def load(file: str | None = None, overrides: Sequence[str] = (), sections_of: Se
 
 
 def merge(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A tree of settings with `section.key=value` overrides on top; values are YAML. Old spellings become today's."""
+    """A tree of settings with `section.key=value` overrides on top. Values are YAML; old spellings become today's."""
     tree = _respelled(tree)
     for override in overrides:
         key, equals, text = override.partition("=")

@@ -50,8 +50,9 @@ class Reason(str, Enum):
     TOO_SMALL = "too_small"
     TOO_LONG = "too_long"
     NAN_SCORE = "nan_score"
-    # build: pairs
+    # label: pairs
     BELOW_BAR = "below_bar"
+    # select: pairs
     DUPLICATE_IMAGE = "duplicate_image"
     RARE_ENTITY = "rare_entity"
     OVER_CAP = "over_cap"

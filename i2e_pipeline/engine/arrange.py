@@ -1,4 +1,5 @@
-"""Which stages a pipeline has: the built-in ones, and those from outside, each put where it says that it belongs.
+"""Which stages a pipeline has, and in which order: the built-in ones, and those from outside where they say they
+belong.
 
 A stage from outside is named in the config's `stages`: `package.module:Class`, `path/file.py:Class`, or the name of an
 entry point of the group `i2e_pipeline.stages` that an installed package brings.
@@ -106,7 +107,8 @@ def _installed(module: ModuleType) -> bool:
 
 
 def _send_by_value(module: ModuleType) -> None:
-    """Workers cannot import what only the driver's path holds: its functions travel whole, and not by their names."""
+    """Send the module's functions to workers as a whole and not by name: they cannot import what lies on the driver's
+    path alone."""
     try:
         from pyspark import cloudpickle
     except ImportError:  # nothing travels where there is no Spark
@@ -202,7 +204,7 @@ def _behind(stage: Stage, stages: Sequence[Stage]) -> set[str]:
 
 
 def _narrows_in_time(stage: Stage, stages: Sequence[Stage]) -> None:
-    """A table is narrowed before anybody reads it: otherwise stages would count different rows of it."""
+    """Raises StageError where a table is narrowed after somebody read it: stages would count different rows of it."""
     table = stage.narrows
     if table is None:
         return

@@ -15,19 +15,19 @@ class Table:
     """A table that a stage writes."""
 
     schema: pa.Schema
-    """`unit` is a column of the folder's name and not of the schema."""
+    """Without `unit`: that column is in the folder's name."""
     key: tuple[str, ...] = ()
     """Columns that tell its rows apart."""
     holds: str = ""
     """What is in it, in a few words for the documentation."""
     narrowable: bool = False
-    """May a stage behind leave rows of it out for those that come after? Not where counts or files that are made of it
-    would then be wrong."""
+    """Whether a later stage may leave rows of it out for the stages behind that one. Not if counts or files that were
+    made from it would then be wrong."""
 
 
 @dataclass(frozen=True)
 class Passed:
-    """Which rows a stage has passed on: those whose key stands in one of its tables.
+    """Which rows a stage has passed on: those whose key is in one of its tables.
 
     All rows of a key leave the kernel one after the other.
     """
@@ -35,7 +35,7 @@ class Passed:
     table: str
     key: tuple[str, ...]
     where_null: str | None = None
-    """Only rows of that table count in which this column is null."""
+    """Only rows in which this column is null count."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Catalogue:
         return self.tables[table].schema
 
     def explain(self, reason: str) -> str:
-        """The sentence of a reason; of one that no stage declares, its name in words."""
+        """The sentence of a reason. For a reason that no stage declares, its name in words."""
         for reasons in self.reasons.values():
             if reason in reasons:
                 return reasons[reason]

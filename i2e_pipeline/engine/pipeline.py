@@ -154,7 +154,8 @@ class Pipeline:
 
     @contextmanager
     def beside(self, run: Run, stages: Sequence[Stage], unit: Unit) -> Iterator[Run]:
-        """These stages' tables of one unit that is no part of the dataset; gone when the block is left.
+        """Make these stages' tables of one unit that is no part of the dataset. They are removed at the end of the
+        block.
 
         run   knows what the stages before these made
         """
@@ -200,7 +201,8 @@ class Pipeline:
 
 
 def _refuse_guarded(run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> None:
-    """Stop before any work where a setting changed that is guarded: what it made is too dear to be thrown away."""
+    """Raise StageError, before any work, where a guarded setting changed: what was made with it cost too much to be
+    made again unasked."""
     units = {u.name for u in run.units}
     for stage in asked:
         if not stage.guarded or stage.name in redo:
@@ -217,7 +219,7 @@ def _refuse_guarded(run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> No
 
 
 def _refuse_other_format(config: Config, tables: Tables) -> None:
-    """An output is Parquet or Delta; what is there in one cannot be read as the other."""
+    """Raise StageError where the output holds tables of the other format: one cannot be read as the other."""
     path, wanted = tables.path("_storage.json"), config.storage.format
     if not files.exists(path):
         files.write_json(path, {"format": wanted})

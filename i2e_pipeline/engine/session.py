@@ -1,7 +1,7 @@
 """The only place that builds a SparkSession: local, under spark-submit, with Delta, with GPUs.
 
-Under spark-submit the cluster's own settings stand; here is set only what the pipeline needs to be right (Arrow
-codecs, parallel units) and what the config asks for.
+Under spark-submit the cluster's own settings hold. This module sets only what the pipeline needs for right results
+(Arrow codecs, parallel units) and what the config asks for.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _log() -> Path:
 
 @contextmanager
 def _noise_to(log: Path) -> Iterator[None]:
-    """Let the JVM inherit a file as its standard error: what it prints before its logger is set up is no news."""
+    """Give the JVM a file as its standard error: nobody needs what it prints before its logger is set up."""
     sys.stderr.flush()
     kept = os.dup(2)
     with open(log, "a") as file:
@@ -112,8 +112,8 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
         "spark.sql.execution.arrow.maxRecordsPerBatch": "2048",
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.adaptive.skewJoin.enabled": "true",
-        # A worker that outlives its stage keeps its model: without this a stage of another width leaves two models
-        # on one card.
+        # A worker that outlives its stage keeps its model. Without this limit, a stage with more or fewer tasks would
+        # leave two models on one GPU.
         "spark.python.factory.idleWorkerMaxPoolSize": str(os.cpu_count() or 1) if local else "1",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.enableVectorizedReader": "true",
@@ -129,7 +129,7 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
             "spark.driver.memory": config.session.driver_memory,
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
-            # Short jobs: the second compiler and a parallel collector cost more than they bring.
+            # In short jobs the second compiler and a parallel garbage collector cost more than they save.
             "spark.driver.extraJavaOptions": (
                 # As a URI: Java's options end at a blank, and TMPDIR may hold one.
                 f"-Dlog4j2.configurationFile={settings.as_uri()} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "
@@ -140,7 +140,7 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
             "spark.python.daemon.module": "i2e_pipeline.engine.daemon",
             # pyarrow says s3://, Hadoop's own client s3a://; on EMR s3:// is Amazon's and stays as it is.
             "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
-            # Shuffles on one machine: a small block fetched from memory needs no merge of many files.
+            # Shuffles stay on one machine: compressing them costs time and saves no network.
             "spark.shuffle.compress": "false",
         }
     return properties

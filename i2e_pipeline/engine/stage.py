@@ -44,7 +44,7 @@ class StageError(I2EError, RuntimeError):
 
 
 class RowsLost(StageError):
-    """A stage passed on and rejected other than what it was given. Nothing was committed."""
+    """The rows that a stage passed on and rejected are not as many as it was given. Nothing was committed."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Stage(ABC):
     scope: Literal["unit", "segments", "whole"] = "unit"
     """unit: by unit of work; whole: over all units at once; segments: what no earlier run has made yet."""
     version: int = 1
-    """Raised when the code makes something else of the same input; what older code wrote is then made again."""
+    """To be raised when the code makes something else of the same input. What older code wrote is then made again."""
 
     reads: tuple[str, ...] = ()
     """Tables that it reads; the engine hands out no others."""
@@ -84,33 +84,34 @@ class Stage(ABC):
     scratch: Mapping[str, Table] = {}
     """Tables between its own jobs, which are gone when it is done."""
     passes: Passed | None = None
-    """Where the rows stand that it passes on."""
+    """In which table, by which key, the rows are that it passes on."""
     reasons: Mapping[Any, str] = {}
     """Why it rejects rows: each reason with a sentence for a reader who has not seen the code."""
     narrows: str | None = None
-    """A table, written before it, of which the stages behind it see only the rows that it passed on: those whose
-    `passes.key` stands in `passes.table`."""
+    """A table that was written before it. The stages behind it see only those rows of the table that it passed on,
+    which are those whose `passes.key` is in `passes.table`."""
     features: tuple[str, ...] = ()
     """Number columns of `passes.table` that the calibration of labels may weigh, by name."""
     in_funnel: bool = True
-    """Is it a step of the way from input rows to published images, counted in manifest, card and report?"""
+    """Whether it is a step from input rows to published images, which manifest, card and report count."""
     per_pair: bool = True
-    """Does its cost grow with the pairs?"""
+    """Whether its cost grows with the number of pairs."""
 
     Settings: ClassVar[type[Section] | None] = None
     """Settings of a stage from outside; they stand in the config's section of the stage's name."""
     sections: tuple[str, ...] = ()
     """Sections of the config that it reads beside `Settings`; the engine hands out no others. All their settings are in
-    its fingerprint but those in `leaves_out`: a new setting cannot be forgotten there."""
+    its fingerprint except those in `leaves_out`, so that a new setting cannot be forgotten."""
     leaves_out: Mapping[str, str] = {}
     """Settings of those sections (`section.key`) that are not in its fingerprint, and why."""
     stored_as: Mapping[str, str] = {}
-    """Settings (`section.key`) that commit records hold under another name, from before they were renamed."""
+    """Settings (`section.key`) that were renamed, to the older name that commit records hold."""
     sees_images: bool = False
-    """Does it open its rows' images (`Run.open_shards`)? Then the column that they are read from is in its
+    """Whether it opens its rows' images (`Run.open_shards`). If so, the column that they are read from is in its
     fingerprint."""
     guarded: tuple[str, ...] = ()
-    """Settings, as stored, whose change is refused instead of making everything again: what they made cost hours."""
+    """Settings, by their stored names, whose change is refused: what was made with them cost hours, and is not made
+    again unasked."""
 
     @classmethod
     def all_sections(cls) -> tuple[str, ...]:
@@ -345,7 +346,7 @@ class Run:
     def rows(self, table: str, unit: str | None = None, by: Sequence[str] = ()) -> int:
         """How many rows of a table the reader gets, counted by these columns (none: by the table's key).
 
-        From the commit records where they know it; only where a stage narrowed the table by other columns, by a job.
+        Read from the commit records. Only where a stage narrowed the table by other columns, a Spark job counts.
         """
         self._declared(table)
         key = tuple(by) or self.tables.catalogue.tables[table].key
@@ -412,7 +413,7 @@ def _open_shard(paths: Mapping[int, str], column: str, shard: int) -> ShardReade
 
 
 class _OwnSections:
-    """The config as one stage sees it. What a stage reads is then in its fingerprint, or left out by name."""
+    """The config as one stage sees it. So all that a stage reads is in its fingerprint, or left out of it by name."""
 
     def __init__(self, config: Config, stage: Stage) -> None:
         self._whole, self._stage = config, stage
@@ -462,7 +463,7 @@ def difference(
 ) -> list[str]:
     """What differs between the components of two fingerprints, in words: `settings.max_mentions: 32, now 16`.
 
-    names   what is stored under a name from before (`settings.bar`) and what it is called today
+    names   what is stored under an older name (`settings.bar`), and its name today
     """
     found = []
     for key in sorted(old.keys() | new.keys()):

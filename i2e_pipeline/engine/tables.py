@@ -42,7 +42,7 @@ Kernel = Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[str, pa.RecordBatch
 """Batches in; (table, batch) out: what a stage passes on and what it rejects leave in the same pass."""
 
 WHOLE = "all"
-"""The unit of stages that look at all rows at once."""
+"""The name of the unit of stages that work on all rows at once."""
 _MAX_DETAIL = 500
 _REMEDY = "remove it, and `i2e run` makes that unit again"
 
@@ -102,14 +102,14 @@ def _commit(record: dict[str, Any]) -> Commit:
 
 
 def pass_on(table: str, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Kernel of a job that Spark did all of: every row goes to one table."""
+    """The kernel of a job in which Spark does everything: each row goes to one table."""
     for batch in batches:
         yield table, batch
 
 
 @dataclass(frozen=True)
 class Counting:
-    """How a stage's rows are counted: what one row is on the way in, and how it is known on the way out."""
+    """How a stage's rows are counted, on their way in and on their way out."""
 
     rows_of: Callable[[pa.RecordBatch], int] | None = None
     """Rows that an input batch stands for; None: its length."""
@@ -241,7 +241,8 @@ class Tables:
                     yield from pq.ParquetFile(stream).iter_batches(65_536, columns=list(columns))
 
     def local_path(self, *parts: str) -> str:
-        """Where files that are memory-mapped lie: in the output folder, or in this machine's cache of a remote one."""
+        """Where files that are memory-mapped lie: in the output folder; for a remote one, in this machine's cache of
+        it."""
         if files.is_local(self.root):
             return self.path(*parts)
         name = hashlib.blake2b(self.root.encode(), digest_size=8).hexdigest()
@@ -478,7 +479,8 @@ class _TaskWriter:
             self._file(table, unit).add(conform(rows, self.plan.schemas[table], table))
 
     def _close_other_units(self, table: str, unit: str) -> None:
-        """Rows come unit after unit: what another unit wrote is complete. Thousands of open files would not fit."""
+        """Rows come unit after unit, so the files of other units are complete. Thousands of open files would be too
+        many."""
         for key in [k for k in self.open if k[0] == table and k[1] != unit]:
             self.closed[table].append(self.open.pop(key).close())
 

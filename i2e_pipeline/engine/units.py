@@ -31,7 +31,7 @@ class InputError(I2EError, RuntimeError):
 @dataclass(frozen=True)
 class InputFile:
     shard: int
-    """index of the file among all that this output has read"""
+    """Number of the file among all that this output has read."""
     path: str
     size: int
     modified: int
@@ -127,7 +127,7 @@ class Units:
         files.remove(files.join(self.folder, f"{name}.json"))
 
     def _with_file(self, unit: Unit, old: InputFile, new: InputFile, remember: bool) -> Unit:
-        """The unit with a file found under another path or time of change, its content the same."""
+        """The unit with a file whose content is the same under another path or time of change."""
         if old not in unit.files:
             return unit
         moved = tuple(

@@ -256,7 +256,7 @@ def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str
 
 
 def _only_spelled(candidates: pa.Array) -> pa.Array:
-    """Are all candidates of a name of SPELLED_KINDS, so that only its spelling tells it from a word?"""
+    """Whether all candidates of a name are of SPELLED_KINDS, so that only its spelling tells it from a word."""
     spelled = pc.is_in(candidates.flatten().field("kind"), pa.array(SPELLED_KINDS, pa.string()))
     sizes = pc.list_value_length(candidates).to_numpy(zero_copy_only=False)
     others = np.repeat(np.arange(len(sizes)), sizes)[~spelled.to_numpy(zero_copy_only=False)]
@@ -408,8 +408,8 @@ def _none() -> tuple[I64, I64, I64]:
 
 
 def _cased(folded: _Folded, texts: int) -> npt.NDArray[np.bool_]:
-    """Has a text a word of four letters or more that starts with a small ASCII letter? Elsewhere capitals mean
-    nothing."""
+    """Whether a text has a word of four letters or more that starts with a small ASCII letter. In other texts capitals
+    mean nothing."""
     first = folded.original[folded.origin[folded.starts]]
     plain = (first >= 97) & (first <= 122) & (folded.ends - folded.starts >= 4)
     has = np.zeros(texts, dtype=bool)

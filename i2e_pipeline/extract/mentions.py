@@ -133,7 +133,7 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
     form = normal_form(surface)
     if inadmissible(form) or (form in FUNCTION_WORDS and not surface.isupper()):
         return None
-    # The recognizer saw a text of one case as a title: there a capital was its own invention.
+    # The recognizer is given a text of one case as a title, so a capital there says nothing.
     if form in COMMON_WORDS and (surface.islower() or text.isupper()):
         return None
     return start, end

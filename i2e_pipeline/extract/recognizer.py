@@ -93,7 +93,7 @@ class RecognizerError(I2EError, ValueError):
 
 @lru_cache(maxsize=4)
 def _pipeline(folder: str, content: str) -> Any:
-    # Spark runs a worker per core; a model that also threads fights its neighbours.
+    # Spark runs a worker per core: a model with threads of its own would compete with the other workers.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     import spacy

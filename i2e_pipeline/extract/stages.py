@@ -5,8 +5,8 @@ pairs    Reads   the input shards' key, url and text columns   Writes  pairs · 
 extract  Reads   texts · kb/surfaces                           Writes  mentions        Rejects  no_mention
 
 A unit's tables are self-contained: each distinct text of a unit is worked on once, and no stage looks at another
-unit's texts to spare work. Against all earlier units that would cost a scan of up to 10^10 text ids per unit to save
-a share of what is, beside the scoring of images, nothing (docs/architecture.md).
+unit's texts to spare work. That would cost a scan of up to 10^10 text ids per unit. What it could save is very little
+beside the scoring of images (docs/architecture.md).
 """
 
 from __future__ import annotations

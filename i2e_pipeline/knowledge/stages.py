@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _said_of(setting: str) -> Iterator[None]:
-    """`wikidata` knows no setting, and raises what Python has for a file that is missing."""
+    """Names the setting when a file is missing: `wikidata` knows no settings and raises Python's FileNotFoundError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -107,7 +107,7 @@ class KnowledgeBase(Stage):
 
 
 def _has_duplicates(entities: DataFrame) -> bool:
-    """Does any id stand twice? A dump that was written whole has none, and needs no settling."""
+    """Whether any id stands twice. A dump that was written whole has no such id, and nothing must be settled."""
     from pyspark.sql import functions as F
 
     counts = entities.agg(F.count("entity_id").alias("rows"), F.countDistinct("entity_id").alias("ids")).first()

@@ -3,10 +3,10 @@
 Reads    candidates joined with scores: pair_id, image_id, start, end, entity_id, text_probability, background_z
 Writes   probability per row; per (image, entity) whether it is a label, and why not
 
-Text proposes, the image disposes: a small logistic model weighs how far the image stands above the background for an
-entity, how far above the best other entity that the same text offers, and how sure the text was. Cosines are not
-comparable between CLIP models, standard deviations above a background are nearly so; hence no raw cosine is a feature.
-The figures are fitted by label/fit.py; what is here needs numpy and pyarrow alone.
+Text proposes, the image disposes. For each candidate a small logistic model weighs how far the image's cosine to it
+stands above the background, how far it stands above the best other candidate of the same text, and how probable the
+candidate is by the text. No raw cosine is a feature: cosines of two CLIP models cannot be compared, while standard
+deviations above a background nearly can. label/fit.py fits the weights; this module needs numpy and pyarrow alone.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from i2e_pipeline.core.errors import I2EError
 
 NEEDED = ("pair_id", "image_id", "start", "end", "entity_id", "text_probability", "background_z")
 DESCRIBED = "described"
-"""One more column (bool): was the model told the entity's description, or its bare name? Absent: every one was told."""
+"""One more column (bool): whether the model was told the entity's description, and not its bare name alone. Without the
+column, all descriptions were told."""
 FURTHER_LABEL = 0.9
-"""A second label is kept only where it is nearly as probable as the first: this share of its probability."""
+"""A further label is kept only if its probability is at least this share of the first label's."""
 
 
 class CalibrationError(I2EError, ValueError):
@@ -95,7 +96,7 @@ class _Rows:
 
 
 def _codes(column: Any) -> np.ndarray:
-    """Small integers in the order of the ids, so that ties are settled alike whatever order the rows come in."""
+    """Small integers in the order of the ids, so that ties are broken alike in whatever order the rows come."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return pc.rank(array, tiebreaker="dense").to_numpy().astype(np.int64) - 1
 
@@ -118,7 +119,8 @@ def _share(rows: _Rows) -> np.ndarray:
 
 
 def _log_text(rows: _Rows) -> np.ndarray:
-    return np.log(np.clip(rows.text_P, 0.05, 1))  # below that the text just says "unlikely", and how much is noise
+    # Below .05 the text says no more than "unlikely": how unlikely is noise.
+    return np.log(np.clip(rows.text_P, 0.05, 1))
 
 
 def _log_readings(rows: _Rows) -> np.ndarray:
@@ -133,7 +135,8 @@ def _log_mentions(rows: _Rows) -> np.ndarray:
 
 
 def _described(rows: _Rows) -> np.ndarray:
-    """A bare name fits the picture of any of its homonyms: "Cougar" a cat's, though the entity is a car."""
+    """1 where the model was told a description. A bare name fits the pictures of all its homonyms: told only "Cougar",
+    the model sees the cat, although the entity is a car."""
     return rows.described_P.astype(np.float64)
 
 
@@ -193,9 +196,8 @@ class Calibration:
         """
         x_PF = features(table, self.features)
         logit_P = np.full(len(x_PF), self.bias)
-        for f, weight in enumerate(
-            self.weights
-        ):  # no matrix product: a row's sum must not depend on the rows beside it
+        # No matrix product: a row's sum must not depend on the rows beside it.
+        for f, weight in enumerate(self.weights):
             logit_P += weight * x_PF[:, f]
         return np.round(1 / (1 + np.exp(-np.clip(logit_P, -50, 50))), 9)
 
@@ -207,7 +209,7 @@ class Calibration:
         """Raises CalibrationError, naming the file, where it holds no calibration."""
         try:
             read = json.loads(Path(path).read_text(encoding="utf-8"))
-            if "bar" in read:  # its name before; files that were written with it are still read
+            if "bar" in read:  # its older name; files that were written with it are still read
                 read["threshold"] = read.pop("bar")
             read["features"], read["weights"] = tuple(read["features"]), tuple(map(float, read["weights"]))
             return cls(**read)
@@ -220,8 +222,8 @@ class Calibration:
 def features(table: pa.Table | pa.RecordBatch, names: tuple[str, ...] = tuple(FEATURES)) -> np.ndarray:
     """x_PF (float64): the named features of each row of a table that holds NEEDED.
 
-    A name that is not in FEATURES is a number column of the table, which a stage from outside gave; where that is null
-    or NaN it counts as 0. Raises ValueError where the table has no such column.
+    A name that is not in FEATURES is a number column of the table that a stage from outside gave. There null and NaN
+    count as 0. Raises ValueError where the table has no such column.
     """
     if lacking := [name for name in names if name not in FEATURES and name not in table.schema.names]:
         raise ValueError(
@@ -247,13 +249,14 @@ def select(
 ) -> pa.Table:
     """The labels of each image, and why its other candidates are none.
 
-    table    NEEDED, any further columns; all rows of an image together
+    table       NEEDED and any further columns, with all rows of an image
     threshold   overrides the calibration's
-    returns  a row per (image_id, entity_id), the most probable of them, with two more columns: probability (float32)
-             and reason (string, a Verdict; null: a label). Order: image_id, then falling probability.
+    max_labels  of an image
+    returns     for each (image_id, entity_id) its most probable row, with two more columns: probability (float32) and
+                reason (string, a Verdict; null: a label). In the order of image_id, then of falling probability.
 
-    Mentions that overlap are readings of the same words: at most one of them gives a label. An image may carry several
-    labels when each clears the threshold and none is much less probable than the first.
+    Mentions that overlap are readings of the same words: at most one of them gives a label. An image gets several
+    labels where each reaches the threshold and none is much less probable than the first.
     """
     rows = _Rows.of(table)
     p_P = calibration.probability(table)
@@ -340,5 +343,5 @@ DEFAULT = Calibration(
     },
     fitted_on="1,750 photos of groceries and common objects with web-like captions; held out: 1,734 further ones",
 )
-"""Its threshold keeps a precision of .95 with 99 % confidence on photos like those. Another world of images, or another
-kind of model, deserves its own (`fit`)."""
+"""Its threshold keeps a precision of .95 with 99 % confidence on photos like those. Other kinds of images and other
+models need a calibration of their own (`fit`)."""

@@ -1,7 +1,8 @@
-"""Calibrate: the figures of calibration.py, from images whose truth is known.
+"""Fits a calibration (calibration.py) to images whose truth is known.
 
 Reads    candidates joined with scores, and `truth`: the entity that each image shows (int64; null: unknown, left out)
-Writes   a Calibration: weights, bias, and the lowest threshold that keeps the wanted precision on images not fitted on
+Writes   a Calibration: weights, bias, and the lowest threshold with the wanted precision on images that were not fitted
+on
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from i2e_pipeline.label.calibration import FEATURES, Calibration, CalibrationErr
 
 FOLDS = 10
 RIDGE = 30.0
-"""How strongly weights, on standardised features, are pulled towards 0. Held-out figures are the same from 3 to 30. At
-3, a feature that no right label of the fitting set has gets a weight that no other evidence can outweigh."""
+"""How strongly the weights of standardised features are pulled towards 0. Held-out figures are the same from 3 to 30.
+But at 3, a feature that no right label of the fitting set has gets a weight that no other evidence can outweigh."""
 ONE_SIDED_99 = 2.326
+"""Standard deviations of a one-sided confidence of 99 %."""
 
 
 def fit(
@@ -32,11 +34,12 @@ def fit(
     """Weights, and the threshold at which labels of unseen images reach `target_precision`.
 
     table          calibration.NEEDED and truth; all candidates of an image together
-    named_images   images whose text names the truth: what `measured["recall"]` is a share of. None: those among whose
-                   candidates the truth is
-    confidence     standard deviations of safety: the threshold's precision is the lower end of its Wilson interval
-    Probabilities for the threshold come from models that did not see the image (10 folds by image_id), and are compared
-    after the selection rule, as labels are published. Raises CalibrationError where no threshold reaches the target.
+    named_images   how many images have a text that names the truth; `measured["recall"]` is a share of them. None: of
+                   the images that have the truth among their candidates
+    confidence     standard deviations of the Wilson interval of the precision; its lower end must reach the target
+    Probabilities for the threshold come from models that did not see the image (10 folds by image_id). They are those
+    of the labels that the selection rule chooses, as labels are published. Raises CalibrationError where no threshold
+    reaches the target.
     """
     table = table.filter(pc.is_valid(table["truth"]))
     if not table.num_rows:
@@ -58,9 +61,9 @@ def fit(
         is_right = pc.equal(labels["entity_id"], labels["truth"]).to_numpy(zero_copy_only=False)
         return np.clip(labels["probability"].to_numpy().astype(np.float64), 1e-6, 1 - 1e-6), is_right
 
-    # A label that was chosen among several is right more or less often than its own probability says, and the ridge
-    # pulls all probabilities together. So slope and shift are fitted once more, on labels as the selection rule chooses
-    # them, and only on those above one half, as published labels are.
+    # A label that was chosen among several is right more often, or less often, than its own probability says; and the
+    # ridge pulls all probabilities together. So slope and shift are fitted once more, on labels as the selection rule
+    # chooses them, and only on those above one half, as published labels are.
     p, is_right = chosen(1.0, 0.0)
     likely = p > 0.5
     slope, shift = 1.0, 0.0

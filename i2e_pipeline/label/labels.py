@@ -1,8 +1,8 @@
 """Which of a pair's candidates become its labels.
 
-The text proposes, the image disposes: of the probability that the text gives each candidate and the score that the
-image gives it, the calibration makes the probability that it is a right label, chooses among the candidates and holds
-the choice against the threshold.
+The text proposes, the image disposes. The text gives each candidate a probability, the image gives it a score. The
+calibration makes of both the probability that the candidate is a right label. The most probable ones that reach the
+threshold become labels.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def choose_labels(
 
     batches   image_id, pair_id: binary(16), shard: int32, row: int64, width, height: int32,
               options: list<struct<start, end, entity_id, clip_score, background_z, described, text_probability>>
-    threshold None: the calibration's
+    threshold   None: the calibration's
     yields    labels: a row for each pair and entity, `reason` null where it was chosen;
               rejects: the pairs that have no label, with the best candidate as detail
-    Each pair is looked at by itself; what several pairs say of the same image is merged later, over all units.
+    Each pair is looked at by itself. Labels of the same image from several pairs are merged later, over all units.
     """
     for batch in batches:
         options = flat_options(batch)

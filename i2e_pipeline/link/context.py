@@ -29,7 +29,7 @@ FORMAT = 1
 _HEADER = "context"
 HUMAN, VISUAL = 1, 2
 _BUCKETS = 1 << 20
-"""Of the table of word counts: words that share a bucket count as equally frequent, which does no harm."""
+"""Buckets of the table of word counts. Words that share a bucket count as equally frequent, which does no harm."""
 _WORD = re.compile(r"[^\W_]{2,}")
 
 I64 = npt.NDArray[np.int64]

@@ -9,9 +9,9 @@ A candidate's probability is a softmax over the mention's candidates and "none o
     score(e) = a ln prior + b shared words + c named elsewhere in the text + d what the recognizer saw + e spelling
     score(none) = ln nil_weight
 
-The weights were fitted by maximum likelihood on gold links that the priors had not counted (fit.py); what they bring
-is printed by benchmarks/linking.py. Mentions that overlap are linked each by itself: they are alternatives, and the
-image decides.
+The weights were fitted by maximum likelihood on gold links that the priors had not counted (fit.py);
+benchmarks/linking.py prints what they gain. Mentions that overlap are linked each by itself: they are alternatives, and
+the image decides.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PERSON_LABELS = ("PERSON", "PER")
 
 @dataclass(frozen=True)
 class Weights:
-    """What each kind of evidence counts, in natural logarithms of odds."""
+    """How much each kind of evidence counts, in natural logarithms of odds."""
 
     prior: float = 0.95
     """Of ln prior."""

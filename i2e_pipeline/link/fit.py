@@ -1,8 +1,9 @@
 """The weights of disambiguate.py, by maximum likelihood on gold links.
 
 A conditional logit: each mention chooses one of its candidates or "none of these". The likelihood is concave, so
-Newton's method needs a dozen steps and the result does not depend on where it starts. Gold links that the priors had
-counted must stay out: the priors know their answer, and everything else would look worthless.
+Newton's method needs a dozen steps and the result does not depend on where it starts. Gold links from which the
+priors were counted must not be among them: there the priors know the answer, and all other evidence would look
+worthless.
 """
 
 from __future__ import annotations

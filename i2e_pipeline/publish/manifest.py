@@ -19,10 +19,8 @@ _SOFTWARE = ("pyspark", "pyarrow", "torch", "open_clip_torch", "timm", "spacy", 
 
 
 def funnel(run: Run) -> list[dict[str, Any]]:
-    """What each stage was given, passed on and rejected, over all units, in their order.
-
-    The first stage reads one row per input row.
-    """
+    """What each stage was given, passed on and rejected, over all units. In the order of the stages; the first one
+    reads one row per input row."""
     return [step(stage, run.committed(stage.name)) for stage in run.stages if stage.in_funnel]
 
 
@@ -41,10 +39,10 @@ def step(stage: Stage, commits: Sequence[Commit]) -> dict[str, Any]:
     }
 
 
-def funnel_rows(walk: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+def funnel_rows(steps: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     """The funnel as a table: a row per stage and reason."""
     rows = []
-    for position, stage in enumerate(walk):
+    for position, stage in enumerate(steps):
         for reason, rejected in list(stage["rejected"].items()) or [(None, 0)]:
             rows.append(
                 {
@@ -60,8 +58,14 @@ def funnel_rows(walk: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(rows)
 
 
-def manifest(run: Run, walk: list[dict[str, Any]], classes: int, labels: int) -> dict[str, Any]:
-    """Everything that made the dataset what it is. No time and no path of a machine: equal data, equal manifest."""
+def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -> dict[str, Any]:
+    """Everything that made the dataset what it is. Holds no time and no path of a machine, so that equal datasets have
+    equal manifests.
+
+    steps     the funnel, as `funnel` gives it
+    classes   entities that have a class
+    labels    of all published images
+    """
     published = run.commits_of("i2e/images")
     last = {run.writer(table).name for table in ("i2e/images", "i2e/entities")}
     return {
@@ -77,7 +81,7 @@ def manifest(run: Run, walk: list[dict[str, Any]], classes: int, labels: int) ->
         "fingerprints": {s: f for s, f in sorted(run.fingerprints.items()) if s not in last},
         "dataset": digest({c.unit: c.fingerprint for c in published}),
         "knowledge_base": step(run.writer("kb/entities"), run.commits_of("kb/entities")),
-        "funnel": walk,
+        "funnel": steps,
         "software": {
             "i2e_pipeline": __version__,
             "python": platform.python_version(),
@@ -93,7 +97,8 @@ def _settings(run: Run, table: str) -> dict[str, Any]:
 
 
 def thresholds(config: Config) -> dict[str, Any]:
-    """The settings that the manifest shows. No path of a machine: the calibration itself is in `labels_chosen_by`."""
+    """The settings that the manifest shows. The path of the calibration is not among them, its content is in
+    `labels_chosen_by`."""
     return {
         "link": config.link.fingerprint(),
         "build": {

@@ -1,9 +1,9 @@
-"""What is published, decided over all units by shuffles of ids alone: duplicates, rare entities, caps, class indices.
+"""What is published: duplicates, rare entities, caps, class indices. Decided over all units, by shuffles of ids alone.
 
-Sampling is by hash, so the same images stay whatever the order, the partitions and the number of units: an image is
-kept for an entity of `n` images where hash(image, entity), as a share of 1, is below cap / n. That keeps `cap` images
-up to the noise of a binomial draw and needs no sort of an entity's images (2.8 CPU-s against 31 for row_number on
-17 M rows).
+Sampling is by hash, so that the same images are kept whatever the order, the partitions and the number of units. An
+entity of `n` images keeps an image if hash(image, entity), as a number from 0 to 1, is below cap / n. That keeps `cap`
+images, up to the noise of a binomial draw, and needs no sort of an entity's images (2.8 CPU-s against 31 for
+row_number on 17 M rows).
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def class_indices(kept: DataFrame) -> DataFrame:
 
 
 def pairs_to_publish(chosen: DataFrame, labels: DataFrame, classes: DataFrame) -> DataFrame:
-    """A row per labelled pair: where it lies, whether it stands for its image, the image's labels, and why it has none.
+    """A row per labelled pair: where it lies, whether it stands for its image, and the image's labels or why it has
+    none.
 
     An image that several pairs hold is published once, from the pair of the lowest id, with the labels of all.
     """
@@ -128,7 +129,7 @@ def select_images(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.R
 
 
 def unit_digests(selection: DataFrame) -> dict[str, str]:
-    """What each unit's selection holds, in one word that does not depend on the order of rows. One entry a unit."""
+    """Unit to a digest of its selection that does not depend on the order of rows."""
     from pyspark.sql import functions as F
 
     row = F.xxhash64("image_id", "pair_id", "shard", "row", F.to_json("labels"))

@@ -6,8 +6,8 @@ publish  Reads    selection · the input shards                 Writes  i2e/imag
 finish   Reads    entity_statistics · every stage's commits    Writes  i2e/entities · i2e/statistics/* · manifest, card
 
 `select` decides over all units, by shuffles of ids alone. `publish` writes again only the units whose selection
-changed. The manifest goes away before the first of them is put in place and comes back last: a dataset without a
-manifest is not whole, and nothing of ours reads it.
+changed. The manifest is removed before the first of them is put in place and is written last. A dataset without a
+manifest is not whole, and no command reads it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,9 +39,6 @@ from i2e_pipeline.inputs.shards import RowBlocks, selected_rows
 from i2e_pipeline.publish import selection, statistics
 from i2e_pipeline.publish.images import BYTES_PER_TASK, image_rows
 from i2e_pipeline.publish.manifest import card, funnel, funnel_rows, manifest, thresholds
-
-if TYPE_CHECKING:
-    pass
 
 
 class Select(Stage):
@@ -129,7 +126,7 @@ class Publish(Stage):
         return int(run.commits_of("selection")[0].facts["units"].get(unit, "0").partition("-")[0])
 
     def forget(self, run: Run, unit: str) -> None:
-        """Its images stay until the dataset without them is ready: the last stage removes them."""
+        """Keep its images until the dataset without them is ready. The last stage removes them then."""
 
     def prepare(self, run: Run) -> None:
         files.remove(run.tables.path("i2e", "manifest.json"))
@@ -194,7 +191,7 @@ class Finish(Stage):
         return {**super().components(run, unit), "published": digest(published)}
 
     def prepare(self, run: Run) -> None:
-        """Without a manifest until it is right: a kill from here on leaves none, and the next run writes it."""
+        """Remove the manifest. A kill from here on leaves none, and the next run writes it."""
         files.remove(run.tables.path("i2e", "manifest.json"))
 
     def missing(self, run: Run, commit: Commit) -> list[str]:
@@ -212,12 +209,12 @@ class Finish(Stage):
             in_order, lambda: entity_rows, self.name, unit, ("i2e/entities", "i2e/statistics/entities")
         )
         by_images = stats.where(F.col("class_index").isNotNull()).groupBy("images").count().collect()
-        walk = funnel(run)
+        steps = funnel(run)
         small = tables.write_local(
             iter(
                 [
                     ("i2e/statistics/buckets", statistics.buckets({r["images"]: r["count"] for r in by_images})),
-                    ("i2e/statistics/funnel", funnel_rows(walk)),
+                    ("i2e/statistics/funnel", funnel_rows(steps)),
                 ]
             ),
             self.name,
@@ -240,7 +237,7 @@ class Finish(Stage):
         )
         tables.commit(made, staged)
         classes = made.rows("i2e/entities")
-        facts = manifest(run, walk, classes, labels=sum(r["images"] * r["count"] for r in by_images))
+        facts = manifest(run, steps, classes, labels=sum(r["images"] * r["count"] for r in by_images))
         top = in_order.where("class_index is not null").orderBy(F.desc("images"), "entity_id").limit(20).collect()
         files.write_bytes(tables.path("i2e", "README.md"), card(facts, [r.asDict() for r in top]).encode())
         files.write_json(tables.path("i2e", "manifest.json"), facts)
@@ -254,7 +251,8 @@ class Finish(Stage):
 
 
 def entity_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """i2e/entities of the entities that have a class, i2e/statistics/entities of all that any text proposed."""
+    """Rows of i2e/entities, for entities that have a class, and of i2e/statistics/entities, for all that any text
+    proposed."""
     for batch in batches:
         yield "i2e/statistics/entities", batch
         classes = batch.filter(pc.is_valid(batch.column("class_index")))

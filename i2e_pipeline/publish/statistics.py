@@ -1,6 +1,6 @@
 """Statistics of the dataset: per entity, and how many entities have how many images.
 
-A long tail is the point of I2E: the paper's two million classes are mostly small. The buckets show it.
+Most of the paper's two million classes are small. The buckets show how long that tail is.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def per_entity(all_labels: DataFrame, image_labels: DataFrame, classes: DataFram
 
 
 def _mean(value):  # type: ignore[no-untyped-def]
-    """Mean of a score to 1e-6. Summed as whole millionths: a sum of floats depends on the order of rows."""
+    """Mean of a score to 1e-6. Whole millionths are summed, since a sum of floats depends on the order of rows."""
     from pyspark.sql import functions as F
 
     millionths = F.round(value.cast("double") * 1_000_000).cast("long")

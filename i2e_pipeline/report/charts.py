@@ -194,7 +194,7 @@ def rank_frequency(images: Sequence[int]) -> str:
 def histogram(
     kept: Sequence[int], rejected: Sequence[int], low: float, high: float, what: str, threshold: float | None = None
 ) -> str:
-    """Two stacked counts over equal bins from low to high; `threshold` parts them."""
+    """Two stacked counts over equal bins from low to high, with a line at `threshold`."""
     largest = max((a + b for a, b in zip(kept, rejected, strict=True)), default=0)
     if not largest:
         return svg.empty(what)
@@ -241,7 +241,7 @@ def histogram(
 
 
 def lowest_tenth(figures: Sequence[Figure]) -> float:
-    """Where a scale up to 1 begins that holds all of these, at most 0.9."""
+    """The tenth, 0.9 at most, at which a scale up to 1 must begin to hold all of these."""
     known = [v for f in figures for v in (f.precision, f.recall) if v is not None]
     return min(0.9, math.floor(min(known, default=0.9) * 10) / 10)
 
@@ -314,7 +314,7 @@ def _log_ticks(decades: float) -> list[int]:
 
 
 def _log_ranks(count: int) -> list[int]:
-    """All ranks, or where they are many, ranks at equal distances on a logarithmic axis."""
+    """All ranks; where there are many, ranks at equal distances on a logarithmic axis."""
     if count <= _MAX_POINTS:
         return list(range(1, count + 1))
     return sorted({round(count ** (n / (_MAX_POINTS - 1))) for n in range(_MAX_POINTS)})

@@ -1,7 +1,7 @@
-"""The report's numbers: what tables and commit records hold, boiled down to what a page can show.
+"""The report's numbers: tables and commit records, summed up for a page.
 
-Nothing here grows with the rows: tables are read batch by batch, of the label table at most MAX_ROWS rows, and what is
-kept of a batch is a histogram or the few rows that lead it.
+Nothing here grows with the rows. Tables are read batch by batch, the label table up to MAX_ROWS rows, and of a batch
+only a histogram or its few first rows are kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from i2e_pipeline.engine.tables import Commit, Tables
 
 MAX_ROWS = 2_000_000
 BINS = 480
-"""Of the histograms as counted; what is drawn is cut to what is filled and made coarser."""
+"""Of the histograms as they are counted. For drawing they are cut to the bins that are filled, and made coarser."""
 _DRAWN = 40
 _BILLION = 10**9
 
@@ -68,10 +68,10 @@ class Dataset:
 
 @dataclass
 class Entities:
-    """What the statistics say of all entities, and the rows at their ends."""
+    """What the statistics say of all entities, and the rows with the most and the fewest images."""
 
     images: np.ndarray
-    """of every entity that has a class"""
+    """of each entity that has a class"""
     proposed: int = 0
     """entities that any text proposed"""
     most: list[dict[str, Any]] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Entities:
 
 
 def entities(dataset: Dataset, most: int, fewest: int, undepicted: int) -> Entities:
-    """One pass over the statistics of all entities; ties are parted by entity_id."""
+    """One pass over the statistics of all entities. Ties are broken by entity_id."""
     names = (
         "entity_id",
         "name",
@@ -134,7 +134,8 @@ def names_of(dataset: Dataset, wanted: Iterable[int]) -> dict[int, str]:
 
 @dataclass
 class Scores:
-    """Histograms of each scored pair's best candidate, of the pairs that got a label and of those that did not."""
+    """Histograms of the best candidate of each scored pair, one of pairs that got a label and one of pairs that did
+    not."""
 
     pairs: int = 0
     of_pairs: int = 0

@@ -1,7 +1,7 @@
 """Execute notebooks and keep the executed copies.  python -m i2e_pipeline.report.notebooks NOTEBOOK…
 
-Cells run from the repository's root; copies go to out/notebooks/. The first cell that fails ends the run, with the
-cell and its error, after the copy was written as far as it came.
+Cells run from the repository's root; copies go to out/notebooks/. The first cell that fails ends the run. Then the copy
+holds what was executed so far, and the cell and its error are printed.
 """
 
 from __future__ import annotations

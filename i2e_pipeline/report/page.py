@@ -3,7 +3,8 @@
 Reads    i2e/* · label and rejects of the units published · commit records · quality.json · the input, where it is there
 Writes   <output>/report.html: one file, nothing fetched from elsewhere, pictures inline
 
-What it shows is chosen by hash or by rank, never by hand, and the labels least likely to be right are among it.
+What it shows is drawn by hash or chosen by rank, never picked by a person. The labels that are least likely to be right
+are always shown.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ class Rejection:
     rows_are: str
     examples: Sequence[pictures.Example]
     of_pairs: bool
-    """On the way from pairs to images, and not in the making of the knowledge base."""
+    """Whether the rows were lost between pairs and images, and not while the knowledge base was made."""
 
 
 def _rejections(dataset: Dataset, examples: Mapping[tuple[str, str], Sequence[pictures.Example]]) -> list[Rejection]:

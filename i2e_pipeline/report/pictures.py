@@ -1,7 +1,7 @@
-"""Pictures and examples of the report: rows are chosen by their ids first, then only those rows are read.
+"""Pictures and examples of the report. Rows are chosen by their ids first; then only the chosen rows are read.
 
-Choosing reads ids and labels of at most MAX_ROWS images. Of the images chosen, the row groups that hold them are read
-a few rows at a time, and each is kept as a small JPEG, inline, up to a budget for the whole page.
+Choosing reads ids and labels of at most MAX_ROWS images. Then the row groups that hold a chosen image are read, a few
+rows at a time. Each image is kept as a small JPEG inside the page, up to a budget for the whole page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from i2e_pipeline.inputs.shards import ShardChanged, selected_rows
 from i2e_pipeline.report.figures import MAX_ROWS, Dataset
 
 _MAX_REJECTS = 500_000
-"""Rejects of a stage that are looked at for examples that differ."""
+"""How many rejects of a stage are searched for different examples, at most."""
 _MAX_TEXT = 160
 
 Place = tuple[str, int]
@@ -78,7 +78,7 @@ def choose(dataset: Dataset, entity_ids: Iterable[int], per_entity: int, at_rand
             start = 0
             with filesystem.open_input_file(inner) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(65_536, columns=["image_id", "labels"]):
-                    # Rows lie in the order of the id's first bytes; its last ones are as good as a draw.
+                    # Rows lie in the order of the id's first bytes. Its last bytes serve as a random draw.
                     keys = np.frombuffer(b"".join(batch.column("image_id").to_pylist()), "<u8").reshape(-1, 2)[:, 1]
                     labels = batch.column("labels")
                     parent = pc.list_parent_indices(labels).to_numpy()
@@ -146,9 +146,9 @@ class Example:
 
 
 def rejected_examples(dataset: Dataset, per_reason: int, thumbnail: Thumbnails) -> dict[tuple[str, str], list[Example]]:
-    """A few rejected rows by stage and reason; only units that rejected for a reason still wanted are read.
+    """A few rejected rows by stage and reason. Only units with rejects of a reason that still lacks examples are read.
 
-    Their texts come from the table of texts or from the input files, where those are still there and unchanged.
+    Texts come from the table of texts, or from the input files where those are still there and unchanged.
     """
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for stage in dataset.stages:
@@ -176,7 +176,8 @@ def _take_rejects(
     per_reason: int,
     rows: dict[tuple[str, str], list[dict[str, Any]]],
 ) -> int:
-    """Add rejects of a commit until each wanted reason has its examples, or enough rows were looked at: how many."""
+    """Add rejects of a commit until each wanted reason has its examples or enough rows were searched. Returns how
+    many."""
     seen = {(reason, r["detail"]) for (_, reason), rs in rows.items() for r in rs if r["detail"]}
     left, looked_at = set(wanted), 0
     for batch in dataset.tables.batches("rejects", [commit], ("reason", "id", "shard", "row", "detail")):
@@ -198,7 +199,7 @@ def _take_rejects(
 
 
 def _texts(dataset: Dataset, rejects: Sequence[Mapping[str, Any]]) -> dict[bytes, str]:
-    """Texts by id, of the units that the rejects are of."""
+    """Texts by id, of the rejects' units."""
     by_unit: dict[str, set[bytes]] = defaultdict(set)
     for row in rejects:
         if row["id"] is not None:
@@ -250,7 +251,7 @@ def _bytes(image: Any) -> bytes | None:
 
 
 def _web(url: Any) -> str | None:
-    """The address where it is one of the web; a `javascript:` address is not made a link."""
+    """The address if it is one of the web, else None: no link is made of a `javascript:` address."""
     return url if isinstance(url, str) and re.match(r"https?://", url) else None
 
 

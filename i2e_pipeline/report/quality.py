@@ -1,8 +1,8 @@
 """Precision and recall of each stage, where the input says what its images show.
 
 The input files may have two more columns: the entity that the image shows (`pairs.truth_column`, "Q42" or null) and
-those that its text names (`pairs.mentioned_column`). Counts are of pairs whose truth is known; recall is over those
-whose text names it, for what a text does not name no stage can find.
+those that its text names (`pairs.mentioned_column`). Only pairs whose truth is known are counted. Recall is over
+those whose text names it: what a text does not name, no stage can find.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 _FILE = "quality.json"
 _STEPS = {
-    "extract": "mentions that may mean an entity that the text names; named entities that a mention may mean",
-    "link": "top candidates that the text names; named entities that are a top candidate",
-    "label": "labels that are right; pairs whose text names the truth that got it",
-    "published": "the same of the published images, duplicates merged",
+    "extract": "P: mentions that can mean an entity that the text names; R: named entities that a mention can mean",
+    "link": "P: top candidates that the text names; R: named entities that are a top candidate",
+    "label": "P: labels that are right; R: of pairs whose text names the truth, those that got it as a label",
+    "published": "the same for published images, with duplicates merged",
 }
 
 
@@ -50,10 +50,10 @@ def measure(run: Run) -> None:
 
 
 def truth_columns(run: Run) -> list[str] | None:
-    """Names of the slice columns that the input has; None where it says no truth."""
+    """Names of the slice columns that the input has; None where it has no truth."""
     pairs = run.config.pairs
     names: set[str] = set()
-    # A unit's files come from one source; of each unit one file is asked.
+    # A unit's files come from one source, so one file of each unit is looked at.
     for unit in run.units:
         here = _columns(unit.files[0].path)
         if pairs.truth_column in here and pairs.mentioned_column in here:
@@ -117,7 +117,7 @@ def _plain(value: Any) -> str:
 
 
 def _number(qid: Any) -> int | None:
-    """42 of "Q42" or 42; None of what is no id: its truth is unknown."""
+    """42 for "Q42" or 42; None for what is no id, which makes the truth unknown."""
     digits = str(qid).strip().lstrip("Qq")
     return int(digits) if digits.isascii() and digits.isdigit() else None
 

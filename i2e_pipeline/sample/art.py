@@ -1,4 +1,4 @@
-"""The drawings: RGBA sprites by hand and entity, from the sheets that ship with the project."""
+"""The drawings: RGBA sprites by art style and entity, from the sheets that ship with the project."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from functools import cached_property, lru_cache
 from PIL import Image
 
 from i2e_pipeline.images.decode import open_image
-from i2e_pipeline.sample.world import ART, HELD_OUT_HAND
+from i2e_pipeline.sample.world import ART, HELD_OUT_STYLE
 
 KEPT_VARIANTS = 4
-"""Where our own code draws an entity in many variants, so many of them are kept from training, for scoring."""
+"""Our own code draws an entity in many variants. This many of them are kept out of training and used for scoring."""
 DRAWN = "drawn"
+"""The art style of what our own code draws."""
 
 
 @dataclass(frozen=True)
 class Art:
-    """Boxes by hand and entity; sheets are decoded when first asked for."""
+    """Where each drawing lies on its sheet, by art style and entity. A sheet is decoded when it is first asked for."""
 
     index: dict[str, dict[str, list[list[int]]]]
 
@@ -26,24 +27,27 @@ class Art:
     def _sheets(self) -> dict[str, Image.Image]:
         return {}
 
-    def hands(self, entity: str, training: bool) -> tuple[str, ...]:
-        """Which hands draw the entity; never the held-out one for training."""
-        return tuple(h for h in sorted(self.index) if entity in self.index[h] and not (training and h == HELD_OUT_HAND))
+    def styles(self, entity: str, training: bool) -> tuple[str, ...]:
+        """The art styles in which the entity is drawn; for training without the held-out one."""
+        return tuple(
+            s for s in sorted(self.index) if entity in self.index[s] and not (training and s == HELD_OUT_STYLE)
+        )
 
-    def variants(self, hand: str, entity: str, training: bool) -> tuple[int, ...]:
-        """Drawings of the entity by that hand; of many variants of our own, training and scoring see different ones."""
-        count = len(self.index[hand][entity])
-        if hand != DRAWN:
+    def variants(self, style: str, entity: str, training: bool) -> tuple[int, ...]:
+        """Numbers of the entity's drawings in that style. Of our own drawings, training and scoring see different
+        ones."""
+        count = len(self.index[style][entity])
+        if style != DRAWN:
             return tuple(range(count))
         return tuple(range(count - KEPT_VARIANTS)) if training else tuple(range(count - KEPT_VARIANTS, count))
 
-    def sprite(self, hand: str, entity: str, variant: int = 0) -> Image.Image:
+    def sprite(self, style: str, entity: str, variant: int = 0) -> Image.Image:
         """One drawing, RGBA, its longer side 128 px."""
-        if hand not in self._sheets:
-            with open_image((ART / f"{hand}.webp").read_bytes()) as sheet:
-                self._sheets[hand] = sheet.convert("RGBA")
-        left, top, width, height = self.index[hand][entity][variant]
-        return self._sheets[hand].crop((left, top, left + width, top + height))
+        if style not in self._sheets:
+            with open_image((ART / f"{style}.webp").read_bytes()) as sheet:
+                self._sheets[style] = sheet.convert("RGBA")
+        left, top, width, height = self.index[style][entity][variant]
+        return self._sheets[style].crop((left, top, left + width, top + height))
 
 
 @lru_cache(maxsize=1)

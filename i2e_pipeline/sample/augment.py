@@ -1,7 +1,7 @@
 """Training scenes by the batch, in torch: some thousand a second where Pillow composes a hundred.
 
-The same kinds of scenes as scene.py draws, with wider ranges, and with changes of style that scene.py does not make:
-hands differ in colour, shading, outline and proportion, so a scorer that has seen those vary looks for the thing.
+The same kinds of scenes as scene.py draws, with wider ranges, and with changes of style that scene.py does not make.
+Art styles differ in colour, shading, outline and proportion. A scorer that has seen these vary learns the thing itself.
 
 B batch · C channels · H, W pixels of the scene · S pixels of a sprite
 """
@@ -45,31 +45,31 @@ class Sprites:
     rgba_NCSS: Tensor
     """uint8, centred on a square."""
     of_entity: tuple[tuple[tuple[int, ...], ...], ...]
-    """Entity → hand → rows of rgba_NCSS."""
+    """Entity → art style → rows of rgba_NCSS."""
     is_flag: Tensor
     """Per entity, bool."""
 
 
 def training_sprites(leave_out: tuple[str, ...] = ()) -> Sprites:
-    """Drawings of all hands but the held-out one (and `leave_out`, to try how another unseen hand would do)."""
+    """Drawings of all art styles but the held-out one and those of `leave_out`, which stand in for it in trials."""
     art, world = load_art(), load_world()
     rows: list[np.ndarray] = []
     of_entity = []
     for e in world.depicted:
-        hands = []
-        for hand in art.hands(e.id, training=True):
-            if hand in leave_out:
+        styles = []
+        for style in art.styles(e.id, training=True):
+            if style in leave_out:
                 continue
             here = []
-            for variant in art.variants(hand, e.id, training=True):
-                sprite = art.sprite(hand, e.id, variant)
+            for variant in art.variants(style, e.id, training=True):
+                sprite = art.sprite(style, e.id, variant)
                 sprite.thumbnail((SPRITE - 8, SPRITE - 8), Image.Resampling.LANCZOS)
                 square = Image.new("RGBA", (SPRITE, SPRITE))
                 square.paste(sprite, ((SPRITE - sprite.width) // 2, (SPRITE - sprite.height) // 2))
                 here.append(len(rows))
                 rows.append(np.asarray(square).transpose(2, 0, 1))
-            hands.append(tuple(here))
-        of_entity.append(tuple(hands))
+            styles.append(tuple(here))
+        of_entity.append(tuple(styles))
     flags = torch.tensor([e.art.startswith("flag:") for e in world.depicted])
     return Sprites(torch.from_numpy(np.stack(rows)), tuple(of_entity), flags)
 
@@ -80,9 +80,9 @@ class SceneStream:
     def __init__(self, sprites: Sprites, size: int, batch: int, seed: int) -> None:
         self.sprites, self.size, self.batch = sprites, size, batch
         self.g = torch.Generator().manual_seed(seed)
-        self.usable = torch.tensor([i for i, hands in enumerate(sprites.of_entity) if hands])
+        self.usable = torch.tensor([i for i, styles in enumerate(sprites.of_entity) if styles])
         self.strength = 1.0
-        """How often the stranger changes of style happen: a trainer begins gently."""
+        """How often the stronger changes of style happen, from 0 to 1: training begins with few of them."""
         line = (torch.arange(size) + 0.5) / size * 2 - 1
         self.y_HW, self.x_HW = torch.meshgrid(line, line, indexing="ij")
 
@@ -107,12 +107,12 @@ class SceneStream:
         dice = torch.rand(self.batch, 2, generator=self.g).tolist()
         rows = []
         for e, (a, b) in zip(entity.tolist(), dice, strict=True):
-            hand = self.sprites.of_entity[e][int(a * len(self.sprites.of_entity[e]))]
-            rows.append(hand[int(b * len(hand))])
+            style = self.sprites.of_entity[e][int(a * len(self.sprites.of_entity[e]))]
+            rows.append(style[int(b * len(style))])
         return entity, torch.tensor(rows)
 
     def _restyle(self, rgba: Tensor, flag: Tensor) -> Tensor:
-        """Another hand's habits: hue, shading, posterised fills, outlines. Premultiplied RGBA out."""
+        """Look as another art style would: hue, shading, posterised fills, outlines. Premultiplied RGBA out."""
         n = self.batch
         rgb, alpha = rgba[:, :3], rgba[:, 3:]
         # Hue turned about the grey axis; a flag's colours are its meaning, a car's are not.

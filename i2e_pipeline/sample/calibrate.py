@@ -1,7 +1,7 @@
 """Fits the sample's calibration: `python -m i2e_pipeline.sample.calibrate`.
 
-On draws of the training split that no model was trained on and no run scores, without the held-out art style: how
-sure its labels are is for the run to show.
+On draws of the training split that no model was trained on and no run scores. The held-out art style is not among
+them: how precise its labels are is what the run shows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from i2e_pipeline.sample.draws import draw, picture
 SEED = 77
 ROWS = 1600
 PRECISION = 0.97
-"""Wanted on the hands that training saw: above the .95 of the whole, since an unseen hand does worse."""
+"""Wanted on the art styles of training. Higher than the .95 wanted of all labels, since an unseen style does worse."""
 
 
 def write_pairs(path: Path, rows: int, seed: int = SEED) -> None:
@@ -44,7 +44,7 @@ def write_pairs(path: Path, rows: int, seed: int = SEED) -> None:
                 "sha256": hashlib.sha256(data).hexdigest(),
                 "truth_qid": row.truth.id,
                 "mentioned_qids": list(row.caption.mentioned),
-                "hand": row.hand,
+                "hand": row.style,
                 "colliding": row.caption.colliding,
             }
         )

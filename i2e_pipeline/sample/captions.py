@@ -1,7 +1,7 @@
 """Alt-text for the scenes: what a shop, a blog, a stock agency or a file system would have called the picture.
 
-A caption is planted: it names the entity in the picture, or that and another, or only another, or nothing. Then it is
-spoiled as web text is: case, HTML entities, mojibake, CSV quotes, shop suffixes, white space, cut ends.
+Names are planted in a caption: of the entity in the picture, of that and another, of another only, or none. Then the
+text is spoiled as web text is: case, HTML entities, mojibake, CSV quotes, shop suffixes, white space, cut ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Caption:
     spans: tuple[tuple[str, str], ...]
     """(surface as it stands in the text, id) of each planted mention."""
     colliding: bool
-    """The truth is named by a surface that another entity bears too."""
+    """The caption names the truth by a name that another entity bears too."""
 
 
 @cache
@@ -39,7 +39,7 @@ def usable(entity: Entity) -> tuple[str, ...]:
         )
 
     nice = tuple(s for s in entity.surfaces if plain(s)) or (entity.label,)
-    # Long official forms and old epithets lie at the end of Wikidata's lists; people use the first ones.
+    # Wikidata's lists end with long official forms and old epithets; people use the first names.
     return nice[:5]
 
 

@@ -1,7 +1,7 @@
 """Compose the input of the sample run:  python -m i2e_pipeline.sample.compose --output out/sample/input
 
     pairs/00000.parquet …   key, url, caption, jpg, width, height, sha256 (img2dataset's names), and the truth:
-                            truth_qid, mentioned_qids, hand, colliding
+                            truth_qid, mentioned_qids, hand (the art style), colliding
     dump.json.bz2           the world as a Wikidata dump
     popularity.csv          qid, sitelinks
     anchors.tsv             surface, qid, count
@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
         ("key", pa.string()), ("url", pa.string()), ("caption", pa.string()), ("jpg", pa.binary()),
         ("width", pa.int32()), ("height", pa.int32()), ("sha256", pa.string()),
         ("truth_qid", pa.string()), ("mentioned_qids", pa.list_(pa.string())),
-        ("hand", pa.string()), ("colliding", pa.bool_()),
+        ("hand", pa.string()), ("colliding", pa.bool_()),  # the art style, by its stored name
     ]
 )  # fmt: skip
 
@@ -53,7 +53,7 @@ HARD = {
     "null caption": 4,
     "endless caption": 3,
 }
-"""Rows that every web corpus has, by kind: < 2 %, so that the rejects table of a run is alive."""
+"""Rows that every web corpus has, by kind and number. Less than 2 %: enough to fill the rejects table of a run."""
 HTML = b"<!DOCTYPE html><html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n"
 
 
@@ -66,12 +66,12 @@ def ordinary_row(number: int, seed: int = SEED) -> dict[str, Any]:
         "url": f"https://img-{digest[0]}.example.org/{digest[1:3]}/{digest[3:19]}.{extension}",
         "caption": row.caption.text, "jpg": data,
         "width": width, "height": height, "sha256": hashlib.sha256(data).hexdigest(), "truth_qid": row.truth.id,
-        "mentioned_qids": list(row.caption.mentioned), "hand": row.hand, "colliding": row.caption.colliding,
+        "mentioned_qids": list(row.caption.mentioned), "hand": row.style, "colliding": row.caption.colliding,
     }  # fmt: skip
 
 
 def _spoilt(row: dict[str, Any], data: bytes | None) -> dict[str, Any]:
-    """The row with other bytes: nothing is depicted that could be told."""
+    """The row with other bytes, which show nothing: the truth is unknown."""
     digest = hashlib.sha256(data).hexdigest() if data is not None else None
     return row | {"jpg": data, "sha256": digest, "truth_qid": None, "hand": None, "colliding": False}
 
@@ -82,7 +82,7 @@ def hard_row(kind: str, number: int, seed: int = SEED) -> dict[str, Any]:
     row = ordinary_row(1_000_000 + 1000 * list(HARD).index(kind) + number, seed)
     match kind:
         case "duplicate":
-            # The same bytes under another address, and the same thing named: one image, counted once.
+            # The same bytes under another address, with the same thing named: a run must count them as one image.
             twin = next(
                 n
                 for n in range(number * 40, ROWS)
@@ -106,14 +106,14 @@ def hard_row(kind: str, number: int, seed: int = SEED) -> dict[str, Any]:
 
 
 def plan(rows: int, shards: int, seed: int = SEED) -> list[list[tuple[str, int]]]:
-    """Per shard its rows, (kind, number), in an order that mixes the hard ones in."""
+    """The rows of each shard, as (kind, number), in an order that mixes the hard ones in."""
     every = [("", n) for n in range(rows)] + [(kind, n) for kind, count in HARD.items() for n in range(count)]
     random.Random(f"{seed}/plan").shuffle(every)
     return [every[i::shards] for i in range(shards)]
 
 
 def write_shard(path: Path, rows: list[tuple[str, int]], first_key: int, seed: int = SEED) -> int:
-    """One Parquet file in row groups of ROW_GROUP; returns its rows."""
+    """Write one Parquet file in row groups of ROW_GROUP; returns the number of its rows."""
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         for start in range(0, len(rows), ROW_GROUP):
             batch = []
@@ -125,7 +125,7 @@ def write_shard(path: Path, rows: list[tuple[str, int]], first_key: int, seed: i
 
 
 def fingerprint(rows: int, shards: int, seed: int) -> str:
-    """Of everything the output depends on: arguments, world, drawings, these scripts."""
+    """A digest of everything that the output depends on: arguments, world, drawings, these scripts."""
     digest = hashlib.sha256(json.dumps([rows, shards, seed, HARD]).encode())
     names = ("art", "captions", "compose", "draws", "dump", "scene", "templates", "world")
     for path in [
@@ -139,7 +139,7 @@ def fingerprint(rows: int, shards: int, seed: int) -> str:
 
 
 def compose(output: Path, rows: int = ROWS, shards: int = SHARDS, seed: int = SEED, processes: int = 2) -> bool:
-    """Write the folder; False when it was there already, as the same arguments would write it."""
+    """Write the folder. False where it was already there with the same content."""
     mark = {
         "fingerprint": fingerprint(rows, shards, seed),
         "rows": rows + sum(HARD.values()),

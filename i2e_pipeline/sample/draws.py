@@ -1,7 +1,7 @@
 """Which picture, which caption: a row of the sample is a function of (seed, split, number).
 
 `scored` rows are what the pipeline runs on. `training` and `heldout` rows, for the models, are other draws, and the
-training split never contains the held-out hand.
+training split never contains the held-out art style.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from i2e_pipeline.sample import scene
 from i2e_pipeline.sample.art import load_art
 from i2e_pipeline.sample.captions import Caption, caption
-from i2e_pipeline.sample.world import HELD_OUT_HAND, Entity, load_world
+from i2e_pipeline.sample.world import HELD_OUT_STYLE, Entity, load_world
 
 HELD_OUT_SHARE = 0.42
-"""Share of the held-out hand among the scored pictures of an entity that it draws."""
+"""Share of the held-out art style among the scored pictures of an entity, where the entity is drawn in it."""
 
 
 @dataclass(frozen=True)
@@ -28,24 +28,26 @@ class Draw:
     name: str
     """Seed of everything random in the picture."""
     truth: Entity
-    hand: str
+    """What the picture shows."""
+    style: str
+    """The art style that it is drawn in."""
     variant: int
     caption: Caption
 
 
 def draw(seed: int, split: str, number: int) -> Draw:
-    """The row's entity, hand and caption. `split`: scored, heldout (both with every hand) or training."""
+    """The row's entity, art style and caption. `split`: scored, heldout (both with every style) or training."""
     world, art, training = load_world(), load_art(), split == "training"
     name = f"{seed}/{split}/{number}"
     rng = random.Random(name)
     truth = rng.choice(world.depicted)
-    hands = art.hands(truth.id, training)
-    if HELD_OUT_HAND in hands and rng.random() < HELD_OUT_SHARE:
-        hand = HELD_OUT_HAND
+    styles = art.styles(truth.id, training)
+    if HELD_OUT_STYLE in styles and rng.random() < HELD_OUT_SHARE:
+        style = HELD_OUT_STYLE
     else:
-        hand = rng.choice([h for h in hands if h != HELD_OUT_HAND])
-    variant = rng.choice(art.variants(hand, truth.id, training))
-    return Draw(name, truth, hand, variant, caption(rng, truth, world))
+        style = rng.choice([s for s in styles if s != HELD_OUT_STYLE])
+    variant = rng.choice(art.variants(style, truth.id, training))
+    return Draw(name, truth, style, variant, caption(rng, truth, world))
 
 
 def picture(row: Draw, training: bool = False) -> tuple[bytes, str, int, int]:
@@ -55,14 +57,14 @@ def picture(row: Draw, training: bool = False) -> tuple[bytes, str, int, int]:
     clutter = []
     for _ in range(int(rng.choice(4, p=[0.45, 0.3, 0.17, 0.08]))):
         other = world.depicted[int(rng.integers(len(world.depicted)))]
-        # What the caption names and the picture is not of must not lie in its corner.
+        # Clutter must not show anything that the caption names: the picture would then show it after all.
         if other.id != row.truth.id and other.id not in row.caption.mentioned:
-            hands = art.hands(other.id, training)
-            hand = hands[int(rng.integers(len(hands)))]
-            variants = art.variants(hand, other.id, training)
-            clutter.append(art.sprite(hand, other.id, variants[int(rng.integers(len(variants)))]))
+            styles = art.styles(other.id, training)
+            style = styles[int(rng.integers(len(styles)))]
+            variants = art.variants(style, other.id, training)
+            clutter.append(art.sprite(style, other.id, variants[int(rng.integers(len(variants)))]))
     image = scene.compose(
-        rng, art.sprite(row.hand, row.truth.id, row.variant), clutter, row.truth.art.startswith("flag:")
+        rng, art.sprite(row.style, row.truth.id, row.variant), clutter, row.truth.art.startswith("flag:")
     )
     data, extension = scene.encode(rng, image)
     return data, extension, image.width, image.height

@@ -18,7 +18,7 @@ br oc kk io scn an qu war ast ht pnb ku als nds wa su uz tg mn tt fy si gu pa or
 ln lg st sn xh tn ts ve
 """
 WIKIS: tuple[str, ...] = tuple(_CODES.split())
-"""Codes that sitelinks cycle through: the sample knows how many there are, not what each is called."""
+"""Language codes for the sitelinks. The sample knows how many sitelinks an item has, not which ones."""
 
 PROPERTY_LINE: dict[str, Any] = {
     "type": "property", "datatype": "wikibase-item", "id": "P31",
@@ -114,17 +114,17 @@ def write_dump(world: World, path: Path) -> None:
 
 
 def write_popularity(world: World, path: Path) -> None:
-    """`popularity.csv`: qid, sitelinks; not every entity is known, as in every such list."""
+    """`popularity.csv`: qid, sitelinks. Some entities are missing, as in every such list."""
     known = [e for e in (*world.depicted, *world.others) if _dice(e.id, "popularity") < 0.95]
     rows = (f"{e.id},{e.sitelinks}\n" for e in sorted(known, key=lambda e: int(e.id[1:])))
     path.write_text("qid,sitelinks\n" + "".join(rows))
 
 
 def write_anchors(world: World, path: Path) -> None:
-    """`anchors.tsv`: how often a link with this text led to this entity, in the role of Wikipedia's anchors.
+    """`anchors.tsv`: how often a link with this text led to this entity. It stands in for Wikipedia's link texts.
 
-    Counts grow with an entity's fame and fall with the place of the name among its names, so that the prior prefers the
-    best-known bearer, right or wrong: only the picture can overrule it.
+    Counts grow with an entity's fame and are lower for names that come later in its list. So the prior prefers the
+    best-known bearer of a name, which is often the wrong one, and only the picture can overrule it.
     """
     rows = []
     for e in (*world.depicted, *world.others):

@@ -1,4 +1,4 @@
-"""The config of the embedded sample, its inputs composed where they are missing."""
+"""The config of the embedded sample. Its inputs are composed where they are missing."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def composed(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def evaluation(overrides: Sequence[str] = ()) -> Config:
-    """The sample's config with two encoders and a data set to measure, as far as overrides name no others.
+    """The sample's config with two encoders and a data set to measure, where the overrides name none.
 
-    Untrained against trained: what `i2e train` exported, else the shipped scorer. On a small GPR1200 of the sample's
-    world, composed here of draws that no training uses: the sample's own dataset holds images that were trained on.
+    The encoders are the trained model and the same architecture untrained. The trained one is what `i2e train`
+    exported, else the shipped scorer. The data set is a small GPR1200 of the sample's world, composed here of draws
+    that no training uses; the sample's own dataset would not do, since it holds images that were trained on.
     """
     filled = tree(overrides)
     output = Path(filled["output"])

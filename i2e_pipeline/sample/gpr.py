@@ -4,7 +4,8 @@
     domains.json                          names and domains of the categories
     manifest.json                         written last
 
-The scenes are draws that nothing is trained or tuned on, four in ten by the hand that no training of the scorer sees.
+The scenes are draws that nothing is trained or tuned on. Four in ten are in the art style that the scorer never saw in
+training.
 The same arguments give the same bytes. The folder appears at once, when complete; a second call does nothing.
 """
 
@@ -23,14 +24,14 @@ from i2e_pipeline.core import files
 from i2e_pipeline.sample.art import load_art
 from i2e_pipeline.sample.captions import Caption
 from i2e_pipeline.sample.draws import Draw, picture
-from i2e_pipeline.sample.world import ART, HELD_OUT_HAND, HERE, Entity, load_world
+from i2e_pipeline.sample.world import ART, HELD_OUT_STYLE, HERE, Entity, load_world
 
 SEED = 1200
 PER_DOMAIN = 20
 """Categories of a domain at most: the world draws 72 flags and 11 things in space."""
 IMAGES = 10
 HELD_OUT_IMAGES = 4
-"""Of ten scenes of a thing, by the held-out hand, where it draws the thing."""
+"""How many of ten scenes of a thing are in the held-out art style, where the thing is drawn in it."""
 DOMAINS = {
     "places": ("LOC",), "animals": ("ANIMAL",), "food and plants": ("FOOD", "PLANT"), "things": ("THING",),
     "space": ("SPACE",), "sports": ("SPORT",),
@@ -39,7 +40,7 @@ DOMAINS = {
 
 
 def categories(per_domain: int = PER_DOMAIN) -> list[tuple[str, Entity]]:
-    """(domain, entity) by category number: of a domain with more things, those whose hash comes first."""
+    """(domain, entity) by category number. Of a domain with more things, those with the lowest hashes."""
     kind = {kind: domain for domain, kinds in DOMAINS.items() for kind in kinds}
     by_domain: defaultdict[str, list[Entity]] = defaultdict(list)
     for entity in load_world().depicted:
@@ -54,16 +55,16 @@ def categories(per_domain: int = PER_DOMAIN) -> list[tuple[str, Entity]]:
 
 
 def scene(entity: Entity, number: int) -> Draw:
-    """What the category's image of that number shows."""
+    """What the image of that number in the entity's category shows."""
     art = load_art()
     name = f"{SEED}/gpr/{entity.id}/{number}"
     rng = random.Random(name)
-    hands = art.hands(entity.id, training=False)
-    others = [hand for hand in hands if hand != HELD_OUT_HAND]
-    held_out = HELD_OUT_HAND in hands and number % 10 < HELD_OUT_IMAGES
-    hand = HELD_OUT_HAND if held_out or not others else rng.choice(others)
-    variant = rng.choice(art.variants(hand, entity.id, training=False))
-    return Draw(name, entity, hand, variant, Caption("", (), (), False))
+    styles = art.styles(entity.id, training=False)
+    others = [style for style in styles if style != HELD_OUT_STYLE]
+    held_out = HELD_OUT_STYLE in styles and number % 10 < HELD_OUT_IMAGES
+    style = HELD_OUT_STYLE if held_out or not others else rng.choice(others)
+    variant = rng.choice(art.variants(style, entity.id, training=False))
+    return Draw(name, entity, style, variant, Caption("", (), (), False))
 
 
 def _write(folder: Path, category: int, entity: Entity, images: int) -> None:
@@ -78,7 +79,7 @@ def _write_some(folder: Path, part: list[tuple[int, Entity]], images: int) -> No
 
 
 def fingerprint(per_domain: int, images: int) -> str:
-    """Of everything the output depends on: arguments, world, drawings, these scripts."""
+    """A digest of everything that the output depends on: arguments, world, drawings, these scripts."""
     digest = hashlib.sha256(json.dumps([per_domain, images, SEED]).encode())
     scripts = [HERE / f"{name}.py" for name in ("art", "draws", "gpr", "scene", "world")]
     world = [HERE / "world" / "depicted.jsonl", *sorted(ART.glob("*.webp")), ART / "index.json"]
@@ -88,7 +89,7 @@ def fingerprint(per_domain: int, images: int) -> str:
 
 
 def compose_gpr(folder: Path, per_domain: int = PER_DOMAIN, images: int = IMAGES, processes: int = 2) -> bool:
-    """Write the folder; False when it was there already, as the same arguments would write it."""
+    """Write the folder. False where it was already there with the same content."""
     chosen = categories(per_domain)
     mark = {
         "fingerprint": fingerprint(per_domain, images),

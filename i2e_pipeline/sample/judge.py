@@ -1,9 +1,9 @@
-"""How well a scorer tells what is in a picture, asked as the pipeline asks it: which of the entities that the caption's
-names can mean is seen, if any?
+"""How well a scorer tells what a picture shows, asked as the pipeline asks it: the names of a caption can mean several
+entities; which of them does the picture show, if any?
 
-Candidates of a caption: every entity of the world that bears one of its planted names. The answer: the candidate whose
-`NAME, DESCRIPTION` is nearest to the picture, if its cosine reaches the bar. A label is wrong, too, where the caption
-names only another entity; recall is over pictures whose caption names the truth.
+The candidates of a caption are all entities of the world that bear one of its planted names. The answer is the
+candidate whose `NAME, DESCRIPTION` is nearest to the picture, if its cosine reaches the threshold. A label also counts
+as wrong where the caption names only another entity. Recall is over pictures whose caption names the truth.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from i2e_pipeline.images.decode import open_image
 from i2e_pipeline.sample.draws import draw, picture
-from i2e_pipeline.sample.world import HELD_OUT_HAND, Entity, load_world
+from i2e_pipeline.sample.world import HELD_OUT_STYLE, Entity, load_world
 
 
 def text_of(entity: Entity) -> str:
@@ -37,46 +37,51 @@ class Asked:
     named: np.ndarray
     """The caption names the truth."""
     held_out: np.ndarray
+    """The picture is in the held-out art style."""
     colliding: np.ndarray
+    """Another entity bears the name that the caption uses, too."""
     truth_rank: np.ndarray
     """How many drawn entities are nearer to the picture than the truth."""
     truth_cosine: np.ndarray
     stranger_cosine: np.ndarray
-    """Cosine with one other drawn entity, at random."""
+    """Cosine to one other drawn entity, chosen at random."""
 
-    def precision_recall(self, bar: float, where: np.ndarray | None = None) -> tuple[float, float]:
-        """Of labels given, and of pictures whose caption names the truth."""
+    def precision_recall(self, threshold: float, where: np.ndarray | None = None) -> tuple[float, float]:
+        """Precision of the labels at a threshold on the cosine, and recall over pictures whose caption names the truth.
+
+        where   bool per row: only these are counted
+        """
         where = np.ones_like(self.right) if where is None else where
-        given = where & (self.best >= bar)
+        given = where & (self.best >= threshold)
         right = given & self.right
         return float(right.sum() / max(1, given.sum())), float(right.sum() / max(1, (where & self.named).sum()))
 
-    def bar_for(self, precision: float) -> float:
-        """The lowest bar at which labels are right that often."""
-        bars = np.arange(0.0, 0.95, 0.005)
-        good = [float(b) for b in bars if self.precision_recall(float(b))[0] >= precision]
-        return good[0] if good else float(bars[-1])
+    def threshold_for(self, precision: float) -> float:
+        """The lowest threshold that gives this precision; the highest one tried where none does."""
+        tried = np.arange(0.0, 0.95, 0.005).tolist()
+        good = [t for t in tried if self.precision_recall(t)[0] >= precision]
+        return float(good[0] if good else tried[-1])
 
-    def report(self, bar: float) -> str:
-        """Figures apart for the held-out hand."""
+    def report(self, threshold: float) -> str:
+        """A line of figures for all pictures, and one each for the held-out style, the others and shared names."""
         lines = []
         parts = {
             "all": np.ones_like(self.right),
-            "held-out hand": self.held_out,
-            "other hands": ~self.held_out,
+            "held-out style": self.held_out,
+            "other styles": ~self.held_out,
             "colliding": self.colliding,
         }
         for name, where in parts.items():
             if not where.any():
                 continue
-            p, r = self.precision_recall(bar, where)
+            p, r = self.precision_recall(threshold, where)
             top = float((self.truth_rank[where] == 0).mean())
             auc = float((self.truth_cosine[where] > self.stranger_cosine[where]).mean())
-            threshold = float(np.quantile(self.stranger_cosine[where], 0.97))
-            at3 = float((self.truth_cosine[where] >= threshold).mean())
+            three_percent = float(np.quantile(self.stranger_cosine[where], 0.97))
+            at3 = float((self.truth_cosine[where] >= three_percent).mean())
             lines.append(
                 f"{name:14s} n {int(where.sum()):5d}  top-1 of all {top:.3f}  truth above a stranger {auc:.3f}  "
-                f"recall at 3 % false {at3:.3f}  |  precision {p:.3f} recall {r:.3f} at bar {bar:.3f}"
+                f"recall at 3 % false {at3:.3f}  |  precision {p:.3f} recall {r:.3f} at threshold {threshold:.3f}"
             )
         return "\n".join(lines)
 
@@ -122,7 +127,7 @@ def ask(
         best=best,
         right=right,
         named=np.array([d.truth.id in d.caption.mentioned for d in draws]),
-        held_out=np.array([d.hand == HELD_OUT_HAND for d in draws]),
+        held_out=np.array([d.style == HELD_OUT_STYLE for d in draws]),
         colliding=np.array([d.caption.colliding for d in draws]),
         truth_rank=(cosine_NT[:, :drawn] > at_truth[:, None]).sum(1),
         truth_cosine=at_truth,

@@ -5,7 +5,8 @@
     for t in *.tgz; do mkdir -p DIR/${t%.tgz}; tar xzf $t -C DIR/${t%.tgz}; done
     python -m i2e_pipeline.sample.render_art --packages DIR
 
-writes, beside this file, `art/<hand>.webp` (a sheet of drawings per hand, RGBA) and `art/index.json` (what lies where).
+writes, beside this file, `art/<style>.webp` (a sheet of drawings per art style, RGBA) and `art/index.json` (what lies
+where).
 A fresh machine needs neither npm nor this script: the rendered sheets ship (licences: art/LICENSES.md).
 """
 
@@ -27,7 +28,7 @@ from i2e_pipeline.sample.world import ART, load_world
 SIDE = 128
 """Pixels of a drawing's longer side, before it is posed in a scene."""
 
-# Names that a set uses for another set's drawing; where a set has a side view and a face, the side view is meant.
+# The names that this set uses. Where it has both a side view and a face, the side view is taken.
 FXEMOJI = {
     "mouse": "mouseside", "dog": "dogside", "cat": "catside", "pig": "pigside", "tiger": "tigerside",
     "leopard": "leopardside", "rabbit": "bunnyside", "ewe": "sheep", "two-hump-camel": "bactriancamel",
@@ -93,11 +94,11 @@ def _candidates(name: str) -> Iterator[str]:
     yield from (name, f"{name}-1", f"{name}-face", f"{name}-face-1", name.replace("-", ""))
 
 
-def emoji_hands(packages: Callable[[str], Path]) -> Iterator[tuple[str, str, str]]:
-    """(hand, entity, svg) of everything that emoji sets draw."""
+def emoji_styles(packages: Callable[[str], Path]) -> Iterator[tuple[str, str, str]]:
+    """(art style, entity, SVG) of everything that emoji sets draw."""
     sets = {
-        hand: IconSet(packages(f"iconify-json-{package}"))
-        for hand, package in (
+        style: IconSet(packages(f"iconify-json-{package}"))
+        for style, package in (
             ("noto", "noto"), ("noto_v1", "noto-v1"), ("fluent", "fluent-emoji-flat"),
             ("emojione", "emojione"), ("fxemoji", "fxemoji"), ("streamline", "streamline-emojis"),
         )
@@ -108,10 +109,10 @@ def emoji_hands(packages: Callable[[str], Path]) -> Iterator[tuple[str, str, str
         name = entity.art
         if ":" in name or name in PLANETS or name in GLYPHS:
             continue
-        for hand, icons in sets.items():
-            if hand == "fxemoji":
+        for style, icons in sets.items():
+            if style == "fxemoji":
                 names = [FXEMOJI.get(name, name.replace("-", ""))]
-            elif hand in ("noto", "fluent") and icons.chars:
+            elif style in ("noto", "fluent") and icons.chars:
                 code = code_of[name]
                 names = [
                     icons.chars.get(code)
@@ -121,14 +122,14 @@ def emoji_hands(packages: Callable[[str], Path]) -> Iterator[tuple[str, str, str
             else:
                 names = list(_candidates(name))
             svg = next((s for s in map(icons.svg, names) if s), None)
-            if svg and (hand, name) not in WRONG:
-                yield hand, entity.id, svg
+            if svg and (style, name) not in WRONG:
+                yield style, entity.id, svg
         code = code_of[name].replace("-fe0f", "")
         yield "twemoji", entity.id, (twemoji / f"{code}.svg").read_text()
 
 
-def flag_hands(packages: Callable[[str], Path]) -> Iterator[tuple[str, str, str]]:
-    """(hand, entity, svg) of every flag."""
+def flag_styles(packages: Callable[[str], Path]) -> Iterator[tuple[str, str, str]]:
+    """(art style, entity, SVG) of every flag."""
     emojione = IconSet(packages("iconify-json-emojione"))
     circle, flagpack = (IconSet(packages(f"iconify-json-{p}")) for p in ("circle-flags", "flagpack"))
     twemoji, icons, region = packages("twemoji-svg"), packages("flag-icons"), packages("region-flags")
@@ -147,12 +148,12 @@ def flag_hands(packages: Callable[[str], Path]) -> Iterator[tuple[str, str, str]
             tag = "-".join(f"{0x1F1E6 + ord(c) - 97:x}" for c in code)
         yield "twemoji", entity.id, (twemoji / f"{tag}.svg").read_text()
         yield "flag_icons", entity.id, (icons / "flags" / "4x3" / f"{code}.svg").read_text()
-        for hand, svg in (
+        for style, svg in (
             ("circle_flags", circle.svg(code)),
             ("flagpack", flagpack.svg("gb-ukm" if code == "gb" else code)),
         ):
-            if svg and (hand, entity.art) not in WRONG:
-                yield hand, entity.id, svg
+            if svg and (style, entity.art) not in WRONG:
+                yield style, entity.id, svg
         if region_file.exists():
             yield "region_flags", entity.id, region_file.read_text()
         slug = re.sub(r"[^a-z]+", "-", (entity.label if code != "us" else "united states").lower()).strip("-")
@@ -163,8 +164,8 @@ def flag_hands(packages: Callable[[str], Path]) -> Iterator[tuple[str, str, str]
                 break
 
 
-def own_hands(packages: Callable[[str], Path]) -> Iterator[tuple[str, str, str]]:
-    """(hand, entity, svg) of planets, drawn by planets.py, and of glyphs in several inks."""
+def own_styles(packages: Callable[[str], Path]) -> Iterator[tuple[str, str, str]]:
+    """(art style, entity, SVG) of planets, drawn by planets.py, and of glyphs in several inks."""
     sets = {p: IconSet(packages(f"iconify-json-{p}")) for p in ("game-icons", "mdi", "fa6-solid")}
     for entity in load_world().depicted:
         if entity.art in PLANETS:
@@ -198,20 +199,20 @@ def main() -> None:
             raise SystemExit(f"render_art: no package {name} under {root}")
         return found[-1] / "package"
 
-    hands: dict[str, list[tuple[str, Image.Image]]] = {}
-    for source in (emoji_hands, flag_hands, own_hands):
-        for hand, entity, svg in source(packages):
+    styles: dict[str, list[tuple[str, Image.Image]]] = {}
+    for source in (emoji_styles, flag_styles, own_styles):
+        for style, entity, svg in source(packages):
             try:
-                hands.setdefault(hand, []).append((entity, render(svg)))
+                styles.setdefault(style, []).append((entity, render(svg)))
             except ValueError as error:
-                print(f"skipped {hand} {entity}: {error}")
+                print(f"skipped {style} {entity}: {error}")
     index = {}
-    for hand, drawings in sorted(hands.items()):
-        sheet, index[hand] = pack(drawings)
-        sheet.save(ART / f"{hand}.webp", quality=88, alpha_quality=95, method=6)
+    for style, drawings in sorted(styles.items()):
+        sheet, index[style] = pack(drawings)
+        sheet.save(ART / f"{style}.webp", quality=88, alpha_quality=95, method=6)
         print(
-            f"{hand}: {len(drawings)} drawings of {len(index[hand])} entities, "
-            f"{(ART / f'{hand}.webp').stat().st_size:,} bytes"
+            f"{style}: {len(drawings)} drawings of {len(index[style])} entities, "
+            f"{(ART / f'{style}.webp').stat().st_size:,} bytes"
         )
     (ART / "index.json").write_text(json.dumps(index, sort_keys=True, separators=(",", ":")) + "\n")
 

@@ -49,7 +49,7 @@ def captions(split: str, count: int, seed: int = 11) -> Iterator[Caption]:
 
 
 def spans(caption: Caption) -> list[tuple[int, int, str]]:
-    """(start, end, label) of the planted names that stand in the text, whatever became of their case."""
+    """(start, end, label) of the planted names that stand in the text, in upper or lower case."""
     world, found = load_world(), []
     text = caption.text.lower()
     for surface, qid in caption.spans:
@@ -60,7 +60,7 @@ def spans(caption: Caption) -> list[tuple[int, int, str]]:
 
 
 def example(nlp: Language, caption: Caption) -> Example:
-    """A spaCy training example; names that are not whole tokens (file names) are widened to tokens."""
+    """A spaCy training example. A name that is only part of a token, as in a file name, is widened to whole tokens."""
     doc = nlp.make_doc(caption.text)
     ents = [doc.char_span(a, b, label=label, alignment_mode="expand") for a, b, label in spans(caption)]
     gold = doc.copy()
@@ -69,7 +69,7 @@ def example(nlp: Language, caption: Caption) -> Example:
 
 
 def train(count: int, epochs: int, seed: int) -> Language:
-    """`count` captions, `epochs` times."""
+    """A pipeline trained on `count` captions, `epochs` times."""
     util.fix_random_seed(seed)
     nlp = spacy.blank("en")
     ner: Any = nlp.add_pipe("ner", config={"model": NER})

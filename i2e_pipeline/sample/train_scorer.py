@@ -1,8 +1,8 @@
 """Train the sample's image–text model:  python -m i2e_pipeline.sample.train_scorer
 
 A small CLIP in open_clip's format (`open_clip_config.json`, `open_clip_model.safetensors`), trained from scratch on
-scenes of every hand but the held-out one, against the texts of the whole world: what is drawn, and the films, bands,
-people and elements that share its names, as negatives. One process draws, the other learns; a thread each.
+scenes of every art style but the held-out one, against the texts of the whole world: what is drawn, and the films,
+bands, people and elements that share its names, as negatives. One process draws, the other learns; a thread each.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ CONFIG: dict[str, Any] = {
 
 
 def keep_memory() -> None:
-    """Let glibc keep freed tensors: asking the kernel for each anew made elementwise steps six times as slow."""
+    """Let glibc keep the memory of freed tensors. Asking the kernel for it anew made elementwise steps six times
+    slower."""
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
@@ -61,7 +62,7 @@ def keep_memory() -> None:
 
 
 class Texts:
-    """Every entity's text, in one of the ways it may be asked for, anew at every step."""
+    """A text for each entity, drawn anew at every step from the ways in which the pipeline may name it."""
 
     def __init__(self, seed: int, context: int) -> None:
         world = load_world()
@@ -80,7 +81,8 @@ class Texts:
             self.ways.append(list(tokenizer(ways)))
 
     def sample(self, others: int = 64) -> Tensor:
-        """tokens_TL: all that is drawn, in order, then some of what only shares names or fills the dump."""
+        """tokens_TL: texts of all drawn entities, in order, then those of some others, which only share names or fill
+        the dump."""
         rows = [*range(self.drawn), *self.rng.sample(range(self.drawn, len(self.ways)), others)]
         tokens = torch.stack([self.rng.choice(self.ways[i]) for i in rows])
         longest = int((tokens != 0).sum(1).max())
@@ -104,7 +106,8 @@ def _produce(queue: Queue[tuple[Any, Any]], steps: int, batch: int, seed: int, l
     stream = SceneStream(training_sprites(leave_out), SIZE, batch, seed)
     pool: list[tuple[Tensor, Tensor]] = []
     for step in range(steps):
-        # Half of the batches are earlier scenes again, moved, in another light: drawing costs as much as learning.
+        # Half of the batches are earlier scenes, moved and in another light: drawing new ones costs as much as
+        # learning.
         if len(pool) == POOL and step % 2:
             pixels, entity = stream.again(*pool.pop(step // 2 % POOL))
         else:
@@ -129,7 +132,7 @@ def scenes(steps: int, batch: int, seed: int, leave_out: tuple[str, ...]) -> Ite
 
 
 def loss_of(image_BD: Tensor, text_TD: Tensor, entity_B: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Softmax over all texts, which orders them, and a sigmoid on each, which makes one bar fit all."""
+    """Softmax over all texts, which orders them, and a sigmoid on each, so that one threshold fits all texts."""
     logits = scale * image_BD @ text_TD.T
     order = F.cross_entropy(logits, entity_B, label_smoothing=0.05)
     target = torch.zeros_like(logits).scatter_(1, entity_B[:, None], 1.0)
@@ -138,7 +141,7 @@ def loss_of(image_BD: Tensor, text_TD: Tensor, entity_B: Tensor, scale: Tensor, 
 
 
 def follow(mean_model: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the running mean towards the model."""
+    """Move the running mean of the weights towards the model's."""
     for a, b in zip(mean_model.state_dict().values(), model.state_dict().values(), strict=True):
         if a.is_floating_point():
             a.lerp_(b, 1 - decay)
@@ -174,7 +177,7 @@ def train(steps: int, batch: int, seed: int, leave_out: tuple[str, ...] = (), lr
     begun, seen, hits = time.time(), 0, 0
     for step, (pixels, entity) in enumerate(scenes(steps, batch, seed, leave_out)):
         x = ((pixels.float() / 255 - mean_B) / std_B).contiguous(memory_format=torch.channels_last)
-        # The texts' vectors move slowly: every other step takes the last ones as they are.
+        # The texts' vectors change slowly: every other step uses those of the step before.
         if step % 2 == 0 or step < steps // 10:
             text_TD = encode_text(model, texts.sample())
         else:
@@ -206,7 +209,7 @@ def train(steps: int, batch: int, seed: int, leave_out: tuple[str, ...] = (), lr
 
 
 def save(model: nn.Module, folder: Path) -> None:
-    """Weights as float16; rows of tokens that no training text holds are zero, so that they compress to nothing."""
+    """Weights as float16. Rows of tokens that no training text holds become zero, so that they compress well."""
     folder.mkdir(parents=True, exist_ok=True)
     used = torch.zeros(CONFIG["model_cfg"]["text_cfg"]["vocab_size"], dtype=torch.bool)
     for ways in Texts(0, CONFIG["model_cfg"]["text_cfg"]["context_length"]).ways:
@@ -220,7 +223,8 @@ def save(model: nn.Module, folder: Path) -> None:
 
 
 def evaluate(folder: Path, rows: int, precision: float = 0.97) -> str:
-    """Load what was saved, as a user would; the bar from training draws, the figures from held-out ones."""
+    """Figures of a saved model, loaded as a user would. The threshold is chosen on training draws, the figures are of
+    held-out ones."""
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     model.eval()
@@ -236,18 +240,18 @@ def evaluate(folder: Path, rows: int, precision: float = 0.97) -> str:
         return tensor
 
     known = ask(image, text, prepare, "training", rows)
-    bar = known.bar_for(precision)
+    threshold = known.threshold_for(precision)
     unknown = ask(image, text, prepare, "heldout", rows)
     lines = [
-        f"training draws: bar {bar:.3f} for precision {precision}",
-        known.report(bar),
+        f"training draws: threshold {threshold:.3f} for precision {precision}",
+        known.report(threshold),
         "held-out draws:",
-        unknown.report(bar),
+        unknown.report(threshold),
     ]
-    for b in (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55):
-        p, r = unknown.precision_recall(b)
-        ph, rh = unknown.precision_recall(b, unknown.held_out)
-        lines.append(f"  bar {b:.2f}: all P {p:.3f} R {r:.3f} · held-out hand P {ph:.3f} R {rh:.3f}")
+    for t in (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55):
+        p, r = unknown.precision_recall(t)
+        p_style, r_style = unknown.precision_recall(t, unknown.held_out)
+        lines.append(f"  threshold {t:.2f}: all P {p:.3f} R {r:.3f} · held-out style P {p_style:.3f} R {r_style:.3f}")
     return "\n".join(lines)
 
 
@@ -262,7 +266,7 @@ def main() -> None:
         "--leave-out",
         nargs="*",
         default=[],
-        help="further hands to keep from training, to try things without the held-out one",
+        help="further art styles to keep out of training, to try a change without looking at the held-out one",
     )
     parser.add_argument("--only-judge", action="store_true", help="do not train: judge what lies in --output")
     a = parser.parse_args()

@@ -16,8 +16,9 @@ from typing import Any
 HERE = Path(__file__).parent
 ART = HERE / "art"
 
-HELD_OUT_HAND = "twemoji"
-"""The hand that no training ever sees: scores on it say whether the scorer recognises things or remembers drawings."""
+HELD_OUT_STYLE = "twemoji"
+"""The art style that no training ever sees. Figures on it say whether the scorer recognises things or remembers
+drawings."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class Entity:
     label: str
     description: str | None
     aliases: tuple[str, ...]
-    """English aliases; those of real items, mess included."""
+    """English aliases, as the real items have them, with their disorder."""
     types: tuple[str, ...]
     """P31, ids."""
     sitelinks: int
-    """About as many Wikipedias have an article."""
+    """About how many Wikipedias have an article on it."""
     names: dict[str, str] = field(default_factory=dict, hash=False)
     """Labels in other languages."""
     kind: str = ""
@@ -59,7 +60,7 @@ class World:
 
     @cached_property
     def bearers(self) -> dict[str, tuple[str, ...]]:
-        """Case-folded surface → ids of the entities that bear it, in any language."""
+        """Case-folded name → ids of the entities that bear it, in any language."""
         found: defaultdict[str, set[str]] = defaultdict(set)
         for e in (*self.depicted, *self.others):
             for surface in (*e.surfaces, *e.names.values()):
@@ -68,7 +69,7 @@ class World:
 
     @cached_property
     def collisions(self) -> dict[str, tuple[str, ...]]:
-        """English surfaces of something drawn that another entity bears too."""
+        """English names of drawn entities that another entity bears too, each with the ids of all its bearers."""
         drawn = {s.casefold() for e in self.depicted for s in e.surfaces}
         english: defaultdict[str, set[str]] = defaultdict(set)
         for e in (*self.depicted, *self.others):

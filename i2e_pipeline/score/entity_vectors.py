@@ -1,4 +1,4 @@
-"""Entity vectors: what CLIP thinks of an entity, computed once per (entity, model) and shared by all workers.
+"""Entity vectors: CLIP's vector of an entity's text, computed once per (entity, model) and shared by all workers.
 
 Reads    kb/entities (entity_id, name, description)
 Writes   entity_vectors (entity_id, vector: float32, norm 1)
@@ -30,7 +30,8 @@ from i2e_pipeline.images.encoder import Encoder
 
 _HEADER, _FORMAT = "entity_vectors", 1
 KEPT_STORES = 3
-"""Stores that a cache folder keeps, those used last: the table grows during a run, and each state of it is a store."""
+"""How many stores a cache folder keeps: those used last. The table grows during a run, and each of its states is a
+store."""
 
 
 class EntityVectorsError(I2EError, ValueError):
@@ -88,7 +89,8 @@ def encode_entities(
 
 
 class EntityVectors:
-    """The vectors of many entities, sorted by id, looked up all at once; opened stores share the page cache."""
+    """The vectors of many entities, sorted by id. Many are looked up at once; processes that open a store share its
+    pages."""
 
     def __init__(
         self,
@@ -168,7 +170,8 @@ def _state(files: Sequence[str]) -> str:
 
 
 def _lay_out(files: Sequence[str], store: arrays.Writer) -> None:
-    """ids (int64, rising), vectors (float16) and described (bool), in two passes: ids, then each to its place."""
+    """ids (int64, rising), vectors (float16) and described (bool). In two passes: first the ids, then each vector to
+    its place."""
     found = [np.empty(0, dtype=np.int64)]
     for file in files:
         found += [batch["entity_id"].to_numpy() for batch in _batches(file, ["entity_id"])]

@@ -2,7 +2,7 @@
 
 entity_vectors  Reads   candidates · kb/entities   Writes  entity_vectors
 score           Reads   pairs · candidates · entity_vectors · the input shards' images
-                Writes  scores   Rejects  no_linked_mention and the reasons of images.py
+                Writes  scores   Rejects  no_linked_mention and the reasons of images/decode.py
 
 An entity's text is encoded once per model, however many units name it: each run adds a segment of the entities that no
 earlier segment holds.
@@ -65,7 +65,7 @@ class EncodeEntities(Stage):
         return {**super().settings(config), "model": model_name(config)}
 
     def all_units(self, run: Run) -> list[str]:
-        """Segments: those that are there, and a new one where a unit's links are covered by none."""
+        """The segments that are there, and a new one if the links of some unit are in none of them."""
         made = [c for c in run.tables.commits(self.name).values() if c.fingerprint == run.fingerprints[self.name]]
         covered = {link for c in made for link in c.facts["links"]}
         missing = sorted(_links(run) - covered)
@@ -194,5 +194,5 @@ def model_config(config: Any, model: Shipped | None) -> Any:
 
 
 def _threads_per_task(run: Run) -> int:
-    """Cores of a task: torch takes all of a machine's for each worker where it is not told."""
+    """Cores of a task. Torch must be told: by itself it takes all cores of the machine, in each worker."""
     return int(run.spark.conf.get("spark.task.cpus", "1") or 1)

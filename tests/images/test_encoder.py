@@ -101,7 +101,7 @@ def test_vectors_do_not_depend_on_the_batch_size(config: ScoreConfig) -> None:
 
 
 def test_a_vector_does_not_depend_on_its_neighbours(encoder: Encoder) -> None:
-    """Catches: last bits that change with the partitioning, and with them labels that stand at the bar."""
+    """Catches: last bits that change with the partitioning, and with them labels that stand at the threshold."""
     pixels = prepared(encoder)
     texts = [*TEXTS, "a much longer text than the others, of many words", "short"]
     vectors, text_vectors = encoder.images(pixels), encoder.texts(texts)

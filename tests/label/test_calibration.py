@@ -157,7 +157,7 @@ ROWS = st.lists(
 
 @settings(max_examples=examples(200))
 @given(ROWS, st.integers(1, 4), st.integers(1, 3))
-def test_labels_clear_the_bar_and_never_overlap(rows: list[dict], max_labels: int, images: int) -> None:
+def test_labels_reach_the_threshold_and_never_overlap(rows: list[dict], max_labels: int, images: int) -> None:
     rows = [{**r, "image_id": (r["pair_id"][-1] % images).to_bytes(16, "big")} for r in rows]
     selected = select(table(*rows), BY_Z, max_labels=max_labels).to_pylist()
     assert len(selected) == len({(r["image_id"], r["entity_id"]) for r in rows})

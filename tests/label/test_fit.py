@@ -62,7 +62,7 @@ def fitted() -> Calibration:
 
 
 def test_the_bar_holds_on_images_that_were_not_fitted_on(fitted: Calibration) -> None:
-    """Catches: a bar read off the fitting set promises more than new images give."""
+    """Catches: a threshold read off the fitting set promises more than new images give."""
     for seed in range(2, 6):
         fresh = world(1500, seed)
         figures = report(fresh, fitted, named(fresh))

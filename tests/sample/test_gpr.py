@@ -10,7 +10,7 @@ import pytest
 
 from i2e_pipeline.evaluate.datasets import open_dataset
 from i2e_pipeline.sample import gpr
-from i2e_pipeline.sample.world import HELD_OUT_HAND
+from i2e_pipeline.sample.world import HELD_OUT_STYLE
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -57,14 +57,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_scenes_are_draws_of_no_other_split_and_show_the_held_out_hand() -> None:
+def test_scenes_are_draws_of_no_other_split_and_show_the_held_out_style() -> None:
     chosen = gpr.categories()
     assert len({entity.id for _, entity in chosen}) == len(chosen)
     assert max(sum(d == domain for d, _ in chosen) for domain in gpr.DOMAINS) == gpr.PER_DOMAIN
     scenes = [gpr.scene(entity, number) for _, entity in chosen for number in range(gpr.IMAGES)]
     assert {scene.name.split("/")[1] for scene in scenes} == {"gpr"}
     assert len({scene.name for scene in scenes}) == len(scenes)
-    assert 0.25 < sum(scene.hand == HELD_OUT_HAND for scene in scenes) / len(scenes) <= 0.4
+    assert 0.25 < sum(scene.style == HELD_OUT_STYLE for scene in scenes) / len(scenes) <= 0.4
 
 
 def test_names_and_domains_cover_each_category(small: Path) -> None:

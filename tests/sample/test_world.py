@@ -9,7 +9,7 @@ from i2e_pipeline.sample import dump
 from i2e_pipeline.sample.art import load_art
 from i2e_pipeline.sample.captions import FOREIGN, usable
 from i2e_pipeline.sample.draws import draw
-from i2e_pipeline.sample.world import ART, HELD_OUT_HAND, load_world
+from i2e_pipeline.sample.world import ART, HELD_OUT_STYLE, load_world
 
 
 def test_ids_are_unique_and_wikidatas() -> None:
@@ -29,21 +29,21 @@ def test_names_collide_as_often_as_promised() -> None:
     assert {"turkey", "georgia", "mouse", "football", "congo"} <= set(only_the_picture_can_tell)
 
 
-def test_every_depicted_entity_is_drawn_by_two_hands_of_training_or_more() -> None:
+def test_every_depicted_entity_is_drawn_in_two_styles_of_training_or_more() -> None:
     art = load_art()
     few = {
-        e.label: art.hands(e.id, training=True)
+        e.label: art.styles(e.id, training=True)
         for e in load_world().depicted
-        if len(art.hands(e.id, training=True)) < 2
+        if len(art.styles(e.id, training=True)) < 2
     }
-    assert all(hands == ("drawn",) for hands in few.values()), few
+    assert all(styles == ("drawn",) for styles in few.values()), few
 
 
-def test_the_held_out_hand_never_reaches_training() -> None:
-    """Catches: a figure for an unseen hand that the model has seen."""
-    assert all(HELD_OUT_HAND not in load_art().hands(e.id, training=True) for e in load_world().depicted)
-    assert all(draw(20, "training", n).hand != HELD_OUT_HAND for n in range(400))
-    share = sum(draw(20, "scored", n).hand == HELD_OUT_HAND for n in range(3000)) / 3000
+def test_the_held_out_style_never_reaches_training() -> None:
+    """Catches: a figure for an unseen style that the model has seen."""
+    assert all(HELD_OUT_STYLE not in load_art().styles(e.id, training=True) for e in load_world().depicted)
+    assert all(draw(20, "training", n).style != HELD_OUT_STYLE for n in range(400))
+    share = sum(draw(20, "scored", n).style == HELD_OUT_STYLE for n in range(3000)) / 3000
     assert 1 / 3 <= share <= 0.42
 
 
