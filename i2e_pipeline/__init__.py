@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from i2e_pipeline.core.version import __version__
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from i2e_pipeline.images.decode import REASONS as IMAGE_REASONS
     from i2e_pipeline.images.decode import Rejected, open_rgb
     from i2e_pipeline.inputs.shards import StoredImages
-
-__version__ = "0.1.0"
 
 _FROM = {
     "Content": "core.config",

@@ -19,9 +19,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from i2e_pipeline import __version__
 from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.version import __version__
 
 FORMAT_VERSION = 1
 CHANCE = "mAP of random vectors"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from i2e_pipeline import __version__
 from i2e_pipeline.core.config import Config, digest
+from i2e_pipeline.core.version import __version__
 from i2e_pipeline.engine.stage import Run, Stage
 from i2e_pipeline.engine.tables import Commit
 

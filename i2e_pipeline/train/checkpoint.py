@@ -35,9 +35,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from i2e_pipeline import __version__
 from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.version import __version__
 from i2e_pipeline.train.parallel import World
 
 FORMAT_VERSION = 1
