@@ -28,7 +28,7 @@ def fit(flat: Flat, mentions: int, chosen: npt.NDArray[np.int64], penalty: float
     ridge[[FEATURES.index("prior"), -1]] = 1e-6
     right = chosen[chosen >= 0]
     observed = np.append(flat.features[right].sum(axis=0), float((chosen < 0).sum()))
-    for _ in range(50):
+    for _ in range(200):
         scores = flat.features @ weights[:-1]
         top = np.full(mentions, weights[-1])
         np.maximum.at(top, flat.mention, scores)
@@ -45,7 +45,8 @@ def fit(flat: Flat, mentions: int, chosen: npt.NDArray[np.int64], penalty: float
         second[-1, -1] = q.sum()
         second -= mean.T @ mean
         step = np.linalg.solve(second + np.diag(ridge + 1e-9), gradient)
-        weights += step
+        # Far from the optimum a full step may lead away from it; near it this changes nothing.
+        weights += step * min(1.0, 1.0 / np.abs(step).max())
         if np.abs(step).max() < 1e-6:
             break
     return Weights(**dict(zip(FEATURES, weights[:-1].tolist(), strict=True))), float(np.exp(weights[-1]))

@@ -51,12 +51,6 @@ def test_export_twice_is_export_once(world: Path, copied: Path, tmp_path: Path) 
         export(pipeline(config).tables, str(tmp_path / "mine"))
 
 
-def test_another_storage_format_is_refused_before_anything_is_touched(world: Path, copied: Path, spark: Any) -> None:
-    with pytest.raises(StageError, match=r"holds parquet tables, and storage\.format is delta"):
-        run(settings(world, copied, "storage.format=delta"), spark)
-    assert (copied / "i2e" / "manifest.json").is_file()
-
-
 def test_a_bad_setting_of_a_late_stage_is_said_before_the_first(world: Path, tmp_path: Path) -> None:
     config = settings(world, tmp_path / "out", "label.calibration=/nowhere.json")
     with pytest.raises(ValueError, match=r"label\.calibration=/nowhere\.json"):
@@ -183,11 +177,22 @@ def test_an_entity_and_a_name_are_looked_up_without_spark(world: Path, copied: P
 
 
 def test_weights_of_linking_are_fitted_on_gold_links(world: Path, copied: Path, tmp_path: Path, spark: Any) -> None:
-    """Texts whose gold links contradict the priors: the fitted weights follow them, and `link` uses the file."""
-    texts = [f"{before} of Turkey{after}" for before in ("Flag", "Map", "Coast") for after in ("", " today", " and Q")]
+    """Most gold links contradict the priors: the fitted weights follow them, and `link` uses the file."""
+    texts = [
+        f"{before} of Turkey{after}" for before in ("Flag", "Map", "Coast") for after in ("", " today", ", big", ".")
+    ]
     gold = [
-        {"text": t, "mentions": [{"start": t.index("Turkey"), "end": t.index("Turkey") + 6, "qid": "Q848706"}]}
-        for t in texts
+        {
+            "text": text,
+            "mentions": [
+                {
+                    "start": text.index("Turkey"),
+                    "end": text.index("Turkey") + 6,
+                    "qid": "Q43" if n % 4 == 3 else "Q848706",
+                }
+            ],
+        }
+        for n, text in enumerate(texts)
     ]
     gold.append({"text": "Turkey and gold", "mentions": [{"start": 0, "end": 6, "qid": None}]})
     path = tmp_path / "gold.jsonl"
@@ -196,7 +201,7 @@ def test_weights_of_linking_are_fitted_on_gold_links(world: Path, copied: Path, 
     before = content(copied)
     figures = fit_link(pipeline(config, lambda: spark), str(path), None, str(tmp_path / "weights.json"))
     assert figures["measured_on"]["mentions"] == len(gold)
-    assert figures["right_fitted"] >= 0.9 > figures["right_before"]
+    assert figures["right_fitted"] > 0.6 > figures["right_before"]
     assert content(copied) == before
     changed = settings(world, copied, f"link.weights={tmp_path}/weights.json")
     _, states = pipeline(changed).status()
