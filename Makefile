@@ -57,8 +57,8 @@ MARKS := cluster:480 s3:300 browser:300 faults:900 env:600
 UNMARKED := not cluster and not s3 and not browser and not faults and not env
 
 test: $(STAMP)  ## run the tests: 15 minutes on two cores
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m '$(UNMARKED) and not spark' --durations 25 --timeout 600
-	$(BIN)/python -m pytest -m '$(UNMARKED) and spark' --durations 25 --timeout 600
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m '$(UNMARKED) and not spark' --durations 25 --timeout 600 --session-timeout 1800
+	$(BIN)/python -m pytest -m '$(UNMARKED) and spark' --durations 25 --timeout 600 --session-timeout 2400
 
 # pytest's exit 5: no test bears the mark.
 $(foreach mark,$(MARKS),$(eval SECONDS_$(word 1,$(subst :, ,$(mark))) := $(word 2,$(subst :, ,$(mark)))))

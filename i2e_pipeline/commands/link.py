@@ -7,6 +7,7 @@ back and then removed.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections import defaultdict
@@ -22,6 +23,8 @@ from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run
 from i2e_pipeline.engine.units import InputError, InputFile, Unit
 from i2e_pipeline.extract.text import clean_with_offsets
+
+log = logging.getLogger(__name__)
 
 
 def link_texts(pipeline: Pipeline, texts: str, links: str) -> int:
@@ -40,7 +43,8 @@ def link_texts(pipeline: Pipeline, texts: str, links: str) -> int:
 def as_unit(pipeline: Pipeline, texts: Sequence[tuple[Any, Any]], table: str) -> Iterator[tuple[Run, str]]:
     """The tables up to `table` of texts, each with its id, as of one unit that is no part of the dataset.
 
-    Stages from outside that leave texts, mentions or candidates out take part; what looks at images does not.
+    Stages from outside that leave texts, mentions or candidates out take part; what looks at images or
+    at all units at once does not.
     """
     # Only these columns exist in the made shard, whatever those of the config's pairs are called.
     columns = {"key_column": "key", "url_column": "url", "text_column": "text", "image_column": "image"}
@@ -48,9 +52,13 @@ def as_unit(pipeline: Pipeline, texts: Sequence[tuple[Any, Any]], table: str) ->
     config = config.model_copy(update={"pairs": config.pairs.model_copy(update=columns)})
     upto = pipeline.stages[: pipeline.names.index(pipeline.writer(table)) + 1]
     wanted = [s for s in (*upto, *(s for s in pipeline.stages if s.narrows == table)) if not s.sees_images]
+    # What works on all units at once knows no text that is in none of them.
+    of_units = [s for s in wanted if s.scope == "whole" and pipeline.depends_on_units(s)]
+    for stage in of_units:
+        log.warning("%s works on all units of the dataset at once, and takes no part here", stage.name)
     with pipeline.exclusive():
         linking = pipeline.with_config(config)
-        run, _ = linking.run([s.name for s in wanted if s.scope == "whole"])
+        run, _ = linking.run([s.name for s in wanted if s.scope == "whole" and s not in of_units])
         shard = pipeline.tables.path("_texts", f"{os.getpid()}-{time.time_ns()}.parquet")
         try:
             unit = _unit(shard, texts)

@@ -79,6 +79,13 @@ def exists(path: str) -> bool:
     return bool(filesystem.get_file_info(inner).type != pafs.FileType.NotFound)
 
 
+def list_folders(folder: str) -> list[str]:
+    """Names of the folders directly in a folder, sorted; none where it is missing."""
+    filesystem, inner = open_filesystem(folder)
+    found = _listing(filesystem, inner, recursive=False)
+    return sorted(posixpath.basename(i.path) for i in found if i.type == pafs.FileType.Directory)
+
+
 def list_files(folder: str) -> list[FileInfo]:
     """All files below a folder, hidden ones too, sorted by path, relative to it; none where the folder is missing."""
     filesystem, inner = open_filesystem(folder)

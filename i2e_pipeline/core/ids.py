@@ -6,7 +6,6 @@ With 64-bit hashes two of 5 x 10^9 rows share an id with a probability of 49 %; 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -19,14 +18,6 @@ ID_BYTES = 16
 def content_id(content: bytes) -> bytes:
     """16 bytes that name `content` (BLAKE2b)."""
     return hashlib.blake2b(content, digest_size=ID_BYTES).digest()
-
-
-def content_ids(contents: Iterable[bytes]) -> pa.Array:
-    """binary(16): the id of each content."""
-    joined = b"".join(map(content_id, contents))
-    return pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(ID_BYTES), len(joined) // ID_BYTES, [None, pa.py_buffer(joined)]
-    )
 
 
 def row_ids(file_id: bytes, rows: np.ndarray) -> pa.Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -42,11 +43,18 @@ class _Line(logging.Formatter):
 
 
 def with_times() -> bool:
-    """Whether lines bear date and time: under spark-submit where stderr is no terminal (a cluster's log file), and
-    wherever I2E_LOG_TIMES=1 asks for it."""
-    if os.environ.get(_WITH_TIMES) == "1":
+    """Whether lines bear date and time: where stderr is a file, under spark-submit where it is no terminal (a cluster's
+    log), and wherever I2E_LOG_TIMES=1 asks for it."""
+    if os.environ.get(_WITH_TIMES) == "1" or _is_file(sys.stderr):
         return True
     return "PYSPARK_GATEWAY_PORT" in os.environ and not sys.stderr.isatty()
+
+
+def _is_file(stream: TextIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError, AttributeError):  # a stream without a file behind it
+        return False
 
 
 def set_up() -> None:

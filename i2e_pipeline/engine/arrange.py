@@ -11,15 +11,21 @@ import importlib
 import importlib.util
 import inspect as python
 import os
+import re
 import site
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
+
+from i2e_pipeline.core.config import Config, Section
+from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Stage, StageError
 
 GROUP = "i2e_pipeline.stages"
@@ -34,7 +40,10 @@ def from_outside(names: Sequence[str]) -> list[Stage]:
             raise StageError(f"stages: {name} is {kind!r}, and not a subclass of i2e_pipeline.Stage")
         if python.isabstract(kind):
             raise StageError(f"stages: {name} lacks {', '.join(sorted(kind.__abstractmethods__))}")
-        found.append(kind())
+        try:
+            found.append(kind())
+        except TypeError as error:
+            raise StageError(f"stages: {name}: {error}: a stage is made without arguments") from None
     return found
 
 
@@ -150,30 +159,89 @@ def arrange(built_in: Sequence[Stage], outside: Sequence[Stage] = ()) -> list[St
     return stages
 
 
+_RESERVED = {"rejects", "input", "units", "forgotten_units", "kb", "i2e", "train", "evaluation", "export"}
+_LISTS = ("after", "reads", "features", "sections", "guarded")
+_SCOPES = ("unit", "whole")
+
+
 def _fits(stage: Stage, stages: Sequence[Stage]) -> None:
     """Raises StageError for a declaration that contradicts itself or another stage's."""
     name = getattr(stage, "name", "")
-    if not name or not name.replace("_", "a").isalnum():
-        raise StageError(f"stage {type(stage).__name__}: name = {name!r}: letters, digits and _ alone")
-    for missing in ("does", "rows_are"):
-        if not getattr(stage, missing, ""):
-            raise StageError(f"stage {name}: set `{missing}`, a few words")
-    taken = {s.name for s in stages} | {table for s in stages for table in s.tables} | {"rejects", "input", "units"}
-    for own in (name, *stage.tables):
-        if own in taken:
-            raise StageError(f"stage {name}: there is a stage or table {own!r} already: name it otherwise")
+    if not _is_name(name):
+        raise StageError(f"stage {type(stage).__name__}: name = {name!r}: letters, digits and _ alone, _ not first")
+    # The first fault: those behind it read what it is about.
+    for fault in chain(_form(stage), _tables_and_passes(stage), _names_taken(stage, stages)):
+        raise StageError(f"stage {name}: {fault}")
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) is not None
+
+
+def _form(stage: Stage) -> Iterator[str]:
+    """What is not of the kind that it must be."""
+    for words in ("does", "rows_are"):
+        if not isinstance(getattr(stage, words, None), str) or not getattr(stage, words):
+            yield f"set `{words}`, a few words"
+    for listed in _LISTS:
+        if not isinstance(getattr(stage, listed), tuple):
+            yield f"{listed} = {getattr(stage, listed)!r}: write a tuple, ({getattr(stage, listed)!r},)"
+    if stage.scope not in _SCOPES:
+        yield f"scope = {stage.scope!r}: one of {', '.join(_SCOPES)}"
+    if not isinstance(stage.reasons, Mapping) or not all(isinstance(why, str) for why in stage.reasons.values()):
+        yield "reasons: write each reason with its sentence, {reason: sentence}"
+    if not isinstance(stage.tables, Mapping) or not all(isinstance(t, Table) for t in stage.tables.values()):
+        yield "tables: write {name: Table(schema, key=(…,), holds=…)}"
+    if stage.passes is not None and not isinstance(stage.passes, Passed):
+        yield f"passes = {stage.passes!r}: write Passed(table, (key, …))"
+    if stage.Settings is not None and not (isinstance(stage.Settings, type) and issubclass(stage.Settings, Section)):
+        yield "Settings: let it derive from i2e_pipeline.Section"
+    kinds = {n: f.annotation for n, f in Config.model_fields.items()}
+    known = [n for n, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)]
+    if unknown := [s for s in stage.sections if s not in known]:
+        yield f"sections: the config has no {', '.join(unknown)}; it has {', '.join(known)}"
+    if type(stage).plan is Stage.plan and type(stage).carry_out is Stage.carry_out:
+        yield "define `plan`: which rows go to which kernel?"
+
+
+def _tables_and_passes(stage: Stage) -> Iterator[str]:
+    for table, declared in stage.tables.items():
+        columns = declared.schema.names
+        if not _is_name(table) or table in _RESERVED:
+            yield f"there can be no table {table!r}: letters, digits and _ alone, and none of {', '.join(_RESERVED)}"
+        if not declared.key or not set(declared.key) <= {*columns, "unit"}:
+            yield f"table {table!r}: key = {declared.key!r}: name columns of {', '.join(columns)}"
+        if "unit" in columns:
+            yield f"table {table!r}: `unit` is the folder's name: leave it out of the schema, and out of a unit's rows"
     passed = stage.passes
-    if passed is not None:
-        known = stage.tables[passed.table].schema.names if passed.table in stage.tables else []
-        wanted = (*passed.key, *((passed.where_null,) if passed.where_null else ()), *stage.features)
-        if missing_columns := [c for c in wanted if c not in known]:
-            raise StageError(
-                f"stage {name}: passes: its tables have no {', '.join(missing_columns)} in {passed.table!r}"
-            )
-        if stage.features and set(stage.tables[passed.table].key) != set(passed.key):
-            raise StageError(f"stage {name}: features need one row a key: let the key of {passed.table} be passes.key")
-    elif stage.narrows or stage.features or stage.reasons:
-        raise StageError(f"stage {name}: set `passes`: in which table, by which key, are the rows that it passes on?")
+    if passed is None:
+        if stage.narrows or stage.features or stage.reasons:
+            yield "set `passes`: in which table, by which key, are the rows that it passes on?"
+        return
+    schema = stage.tables[passed.table].schema if passed.table in stage.tables else pa.schema([])
+    wanted = (*passed.key, *((passed.where_null,) if passed.where_null else ()), *stage.features)
+    if lacking := [c for c in wanted if c not in schema.names]:
+        yield f"passes: its tables have no {', '.join(lacking)} in {passed.table!r}"
+        return
+    if stage.features and set(stage.tables[passed.table].key) != set(passed.key):
+        yield f"features need one row a key: let the key of {passed.table} be passes.key"
+    for feature in stage.features:
+        kind = schema.field(feature).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+            yield f"features: {feature} is {kind}, and not a number"
+
+
+def _names_taken(stage: Stage, stages: Sequence[Stage]) -> Iterator[str]:
+    taken = {s.name for s in stages} | {table for s in stages for table in s.tables}
+    for own in (stage.name, *stage.tables):
+        if own in taken:
+            yield f"there is a stage or table {own!r} already: name it otherwise"
+    # What `label` has beside them when it joins the features.
+    columns = {c for s in stages for t in s.tables.values() if t.narrowable for c in t.schema.names}
+    columns |= {feature for s in stages for feature in s.features}
+    for feature in stage.features:
+        if feature in columns:
+            yield f"features: there is a column {feature!r} already: name it otherwise"
 
 
 def _reads_what_is_written(stage: Stage, stages: Sequence[Stage]) -> None:

@@ -56,9 +56,7 @@ class Catalogue:
             raise KeyError(f"no stage declares the table {table!r}; declared are {', '.join(self.tables)}")
         return self.tables[table].schema
 
-    def explain(self, reason: str) -> str:
-        """The sentence of a reason. For a reason that no stage declares, its name in words."""
-        for reasons in self.reasons.values():
-            if reason in reasons:
-                return reasons[reason]
-        return reason.replace("_", " ").capitalize() + "."
+    def explain(self, stage: str, reason: str) -> str:
+        """The sentence of a stage's reason; of one that it does not declare, its name in words."""
+        known = self.reasons.get(stage, {})
+        return known.get(reason, reason.replace("_", " ").capitalize() + ".")

@@ -106,6 +106,19 @@ class Pipeline:
         """Names of the stages before one, and its own."""
         return self.names[: self.names.index(name) + 1]
 
+    def depends_on_units(self, stage: Stage) -> bool:
+        """Does a stage see, itself or through those that it depends on, what is made unit by unit?"""
+        left, seen = [stage], set()
+        while left:
+            one = left.pop()
+            seen.add(one.name)
+            read = {self.writer(t) for t in one.reads if t in self.tables.catalogue.writers}
+            before = [s for s in self.stages if s.name in {*one.after, *read} - seen]
+            if any(s.scope == "unit" for s in before):
+                return True
+            left += before
+        return False
+
     def with_config(self, config: Config) -> Pipeline:
         """The same stages under another config of the same output."""
         other = Pipeline(config, self.stages, lambda: self.tables.spark)
@@ -127,13 +140,17 @@ class Pipeline:
     def _run(self, wanted: Sequence[str] | None, redo: Sequence[str]) -> tuple[Run, list[StageState]]:
         last = max(n for n, s in enumerate(self.stages) if wanted is None or s.name in wanted)
         asked = self.stages[: last + 1]
-        needs_units = any(s.scope == "unit" for s in asked if wanted is None or s.name in wanted)
+        needs_units = any(
+            s.scope == "unit" or self.depends_on_units(s) for s in asked if wanted is None or s.name in wanted
+        )
         run = self.open(Units(self.tables.root).plan(self.config.pairs) if needs_units else [])
         # Whatever is wrong with a setting is said before any work, not hours later when its stage comes.
         for stage in asked:
             run.settings_of(stage)
             stage.check(run.handed_to(stage))
         _refuse_other_format(self.config, self.tables)
+        if left := [name for name in self.tables.committed_stages() if name not in self.names]:
+            log.info("%s: no stage of this config; what it wrote stays, and nobody reads it", ", ".join(left))
         _refuse_guarded(run, asked, redo)
         self.tables.discard_staging()
         states = []
@@ -185,6 +202,10 @@ class Pipeline:
             run = self.open([])
             for stage in self.stages:
                 stage.forget(run, unit)
+            # Stages that the config no longer names left something of the unit, too.
+            for name in self.tables.committed_stages():
+                if name not in self.names:
+                    self.tables.discard(name, unit)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

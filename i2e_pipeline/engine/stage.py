@@ -193,6 +193,8 @@ class Stage(ABC):
         """Work on one unit and commit it."""
         started = time.monotonic()
         plan = self.plan(run, unit)
+        if not isinstance(plan, Plan):
+            raise StageError(f"stage {self.name}: plan returned {type(plan).__name__}, and not a Plan")
         counting = Counting(plan.rows_of, self.passes)
         written = run.tables.write(plan.rows, plan.make_kernel, self.name, unit, tuple(self.tables), counting)
         return self.conclude(run, unit, [written], started, plan.rows_expected)
@@ -215,7 +217,8 @@ class Stage(ABC):
                 files.setdefault(table, []).extend(made)
             for reason, rows in written.rejected.items():
                 rejected[reason] = rejected.get(reason, 0) + rows
-        check_rows(self.name, unit, counted.rows_in, counted.rows_out, rejected, expected)
+        before = [s.name for table in self.reads for s in run.narrowing(table, self)]
+        check_rows(self.name, unit, counted.rows_in, counted.rows_out, rejected, expected, before)
         commit = Commit(
             stage=self.name,
             unit=unit,
@@ -255,6 +258,8 @@ class Run:
     def settings(self) -> Any:
         """The reading stage's own settings, validated."""
         assert self.reader is not None
+        if self.reader.Settings is None:
+            raise StageError(f"stage {self.reader.name} reads its own settings and declares none: give it `Settings`")
         return getattr(self.config, self.reader.name)
 
     def handed_to(self, stage: Stage) -> Run:
@@ -311,7 +316,10 @@ class Run:
         columns   None: all of the schema; `unit` is one more that may be named
         """
         self._declared(table)
-        names = list(columns) if columns is not None else list(self.tables.catalogue.schema(table).names)
+        known = list(self.tables.catalogue.schema(table).names)
+        names = list(columns) if columns is not None else known
+        if unknown := [name for name in names if name not in (*known, "unit")]:
+            raise StageError(f"{table} has no column {', '.join(unknown)}; it has {', '.join(known)}")
         narrowing = self.narrowing(table, self.reader)
         writer = self.writer(table)
         # Rows that the writer itself did not pass on are there for the statistics, and stay.
@@ -449,11 +457,25 @@ def catalogue(stages: Sequence[Stage]) -> Catalogue:
 
 
 def check_rows(
-    stage: str, unit: str, rows_in: int, rows_out: int, rejected: Mapping[str, int], expected: int | None
+    stage: str,
+    unit: str,
+    rows_in: int,
+    rows_out: int,
+    rejected: Mapping[str, int],
+    expected: int | None,
+    narrowing: Sequence[str] = (),
 ) -> None:
-    """Raise RowsLost unless in = out + rejected, and in = what the stage before passed on."""
+    """Raise RowsLost unless in = out + rejected, and in = what the stage before passed on.
+
+    narrowing   stages that left rows out before: one that passes a key on twice, and loses another, is found only here
+    """
     if expected is not None and rows_in != expected:
-        raise RowsLost(f"{stage}, unit {unit}: {expected} rows were passed to it and {rows_in} arrived")
+        culprits = (
+            f": do {', '.join(narrowing)} pass each key on once? After the mend, `i2e run --redo` makes them again"
+            if narrowing
+            else ""
+        )
+        raise RowsLost(f"{stage}, unit {unit}: {expected} rows were passed to it and {rows_in} arrived{culprits}")
     if rows_in != rows_out + sum(rejected.values()):
         raise RowsLost(f"{stage}, unit {unit}: {rows_in} rows in, {rows_out} out, rejected {dict(rejected)}")
 
@@ -472,5 +494,10 @@ def difference(
             found += difference(a, b, f"{where}.", names)
         elif a != b:
             digests = isinstance(a, str) and isinstance(b, str) and len(a) == len(b) == _DIGEST
-            found.append(where if digests or isinstance(a, list) else f"{where}: {a}, now {b}")
+            if path == "after." and key not in old:
+                found.append(f"{key} is new")
+            elif path == "after." and key not in new:
+                found.append(f"{key} is no longer there")
+            else:
+                found.append(where if digests or isinstance(a, list) else f"{where}: {a}, now {b}")
     return found

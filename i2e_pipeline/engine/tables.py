@@ -151,6 +151,10 @@ class Tables:
 
     # Reading
 
+    def _known_schema(self, table: str) -> pa.Schema | None:
+        known = table == "rejects" or table in self.catalogue.tables
+        return self.catalogue.schema(table) if known else None
+
     def commits(self, stage: str) -> dict[str, Commit]:
         """Commit records of a stage by unit."""
         found = files.records(self.path("_commits", stage), _REMEDY)
@@ -159,6 +163,10 @@ class Tables:
     def commit_of(self, stage: str, unit: str) -> Commit:
         """The commit record of one unit."""
         return _commit(files.record(self.path("_commits", stage, f"{unit}.json"), _REMEDY))
+
+    def committed_stages(self) -> list[str]:
+        """Names of all stages that have left commit records, those that the config no longer names among them."""
+        return files.list_folders(self.path("_commits"))
 
     def commits_of(self, table: str) -> dict[str, Commit]:
         """Commit records, by unit, of the stage that writes a table."""
@@ -379,7 +387,7 @@ class Tables:
             folders = {f.path.rpartition("/")[0] for f in old}
             if self.storage.format == "delta":
                 with self._delta_lock:
-                    _commit_delta(self.path(table), self.catalogue.schema(table), [], folders)
+                    _commit_delta(self.path(table), self._known_schema(table), [], folders)
             else:
                 for folder in folders:
                     files.remove(self.path(table, folder))
@@ -573,9 +581,9 @@ def _bound_detail(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def conform(batch: pa.RecordBatch, schema: pa.Schema, table: str) -> pa.RecordBatch:
-    """The batch with exactly the schema's columns and types; nullable columns it lacks are null.
+    """The batch with exactly the schema's columns and types; what a batch of rejects lacks is null.
 
-    Raises TableError where a key is missing or null, a type does not fit or a column is not in the schema.
+    Raises TableError where a column is missing or not in the schema, a key is null, or a type does not fit.
     """
     unknown = set(batch.schema.names) - set(schema.names)
     if unknown:
@@ -583,7 +591,7 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema, table: str) -> pa.RecordBa
     columns = []
     for column in schema:
         if column.name not in batch.schema.names:
-            if not column.nullable:
+            if not column.nullable or table != "rejects":
                 raise TableError(f"{table}: column {column.name} is missing")
             columns.append(pa.nulls(batch.num_rows, column.type))
             continue
@@ -597,8 +605,11 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema, table: str) -> pa.RecordBa
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _commit_delta(path: str, schema: pa.Schema, new: list[WrittenFile], folders: set[str]) -> None:
-    """One Delta transaction: the folders' old files out, the new ones in. Spark wrote the rows; this writes the log."""
+def _commit_delta(path: str, schema: pa.Schema | None, new: list[WrittenFile], folders: set[str]) -> None:
+    """One Delta transaction: the folders' old files out, the new ones in. Spark wrote the rows; this writes the log.
+
+    schema   None: as the table has it
+    """
     from deltalake import DeltaTable
     from deltalake.exceptions import TableNotFoundError
     from deltalake.schema import Schema
@@ -606,12 +617,15 @@ def _commit_delta(path: str, schema: pa.Schema, new: list[WrittenFile], folders:
 
     now = time.time_ns() // 1_000_000
     keys = [part.partition("=")[0] for part in next(iter(folders)).split("/")] if folders else ["unit"]
-    full = pa.schema([*schema, *(pa.field(k, pa.string()) for k in keys)])
     adds = [AddAction(f.path, f.bytes, _partition(f.path), now, True, json.dumps({"numRecords": f.rows})) for f in new]
+    written = None
+    if schema is not None:
+        written = Schema.from_arrow(pa.schema([*schema, *(pa.field(k, pa.string()) for k in keys)]))
     try:
         table = DeltaTable(path)
     except TableNotFoundError:
-        create_table_with_add_actions(path, Schema.from_arrow(full), adds, mode="error", partition_by=keys)
+        if written is not None:
+            create_table_with_add_actions(path, written, adds, mode="error", partition_by=keys)
         return
     present = pa.table(table.get_add_actions(flatten=True))
     removes = [
@@ -619,7 +633,9 @@ def _commit_delta(path: str, schema: pa.Schema, new: list[WrittenFile], folders:
         for a in present.select(["path", "size_bytes"]).to_pylist()
         if a["path"].rpartition("/")[0] in folders
     ]
-    table.create_write_transaction([*removes, *adds], mode="append", schema=Schema.from_arrow(full), partition_by=keys)
+    table.create_write_transaction(
+        [*removes, *adds], mode="append", schema=written or table.schema(), partition_by=keys
+    )
 
 
 def _partition(path: str) -> dict[str, str | None]:

@@ -165,7 +165,7 @@ class Extract(Stage):
 
     def _gazetteer(self, run: Run) -> str:
         gate = f"{run.config.extract.min_link_probability:g}"
-        name = f"{run.fingerprints['surfaces'][:16]}-{gate}-format{gazetteer.FORMAT}"
+        name = f"{run.fingerprints[run.writer('kb/surfaces').name][:16]}-{gate}-format{gazetteer.FORMAT}"
         return run.tables.local_path("kb", "gazetteer", name)
 
     def rows_to_do(self, run: Run, unit: str) -> int:

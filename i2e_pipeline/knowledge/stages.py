@@ -20,13 +20,11 @@ from i2e_pipeline.core.config import Config
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
 from i2e_pipeline.engine.tables import WHOLE, Commit, Kernel, Written, pass_on
-from wikidata import knowledge_base as wikidata
 from wikidata.filters import FILTERS
 from wikidata.items import read_items
 from wikidata.priors import SurfaceLimits
 from wikidata.reasons import SENTENCES
 from wikidata.schemas import ENTITIES, NAMES, RAW_ENTITIES, RAW_NAMES, SURFACES
-from wikidata.sources import read_anchors, read_popularity
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -64,6 +62,9 @@ class KnowledgeBase(Stage):
         return super().settings(config)
 
     def carry_out(self, run: Run, unit: str) -> Commit:
+        from wikidata import knowledge_base as wikidata
+        from wikidata.sources import read_popularity
+
         started = time.monotonic()
         tables, kb = run.tables, run.config.knowledge_base
         assert kb.dump is not None
@@ -142,6 +143,9 @@ class Surfaces(Stage):
     }
 
     def plan(self, run: Run, unit: str) -> Plan:
+        from wikidata import knowledge_base as wikidata
+        from wikidata.sources import read_anchors
+
         kb = run.config.knowledge_base
         with _said_of("anchors"):
             anchors = None if kb.anchors is None else read_anchors(run.spark, kb.anchors)

@@ -71,7 +71,7 @@ class Link(Stage):
 
 
 def context_folder(run: Run) -> str:
-    name = f"{run.fingerprints['knowledge_base'][:16]}-format{context.FORMAT}"
+    name = f"{run.fingerprints[run.writer('kb/entities').name][:16]}-format{context.FORMAT}"
     return run.tables.local_path("kb", "context", name)
 
 

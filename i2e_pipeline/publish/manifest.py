@@ -78,6 +78,7 @@ def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -
         "model": _settings(run, "scores"),
         "labels_chosen_by": _settings(run, "labels"),
         "thresholds": thresholds(run.config),
+        "settings": {s.name: run.settings_of(s) for s in run.stages if s.in_funnel},
         "fingerprints": {s: f for s, f in sorted(run.fingerprints.items()) if s not in last},
         "dataset": digest({c.unit: c.fingerprint for c in published}),
         "knowledge_base": step(run.writer("kb/entities"), run.commits_of("kb/entities")),

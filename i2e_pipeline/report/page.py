@@ -199,7 +199,7 @@ def _rejections(dataset: Dataset, examples: Mapping[tuple[str, str], Sequence[pi
         Rejection(
             s["stage"],
             reason,
-            explain(reason),
+            explain(s["stage"], reason),
             rows,
             s["rows_in"],
             s["rows_are"],

@@ -12,14 +12,19 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from i2e_pipeline import cli
+from i2e_pipeline import cli, stages
 from i2e_pipeline.commands import entity
 from i2e_pipeline.commands.calibrate import calibrate
 from i2e_pipeline.commands.export import ExportError, export
 from i2e_pipeline.commands.fit_link import fit_link
 from i2e_pipeline.commands.link import link_texts
 from i2e_pipeline.core.config import dump
-from i2e_pipeline.engine.stage import StageError
+from i2e_pipeline.core.rejects import part
+from i2e_pipeline.core.schemas import MENTIONS
+from i2e_pipeline.engine.arrange import arrange
+from i2e_pipeline.engine.catalogue import Passed, Table
+from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
 from i2e_pipeline.engine.units import InputError, Units
 from i2e_pipeline.label.calibration import Calibration
 from i2e_pipeline.report import quality
@@ -116,6 +121,44 @@ def test_links_are_in_the_offsets_of_the_file(world: Path, copied: Path, tmp_pat
     source.write_text('{"id": "a", "text": "fine"}\n{"text": 3}\n')
     with pytest.raises(InputError, match=r"texts\.jsonl, line 2: not"):
         link_texts(pipeline(config, lambda: spark), str(source), str(target))
+
+
+def test_linking_texts_leaves_a_stage_over_all_units_alone(
+    world: Path, copied: Path, tmp_path: Path, spark: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches: a stage over everything that is run over no unit for `i2e link`, and whose table is then empty."""
+
+    class Common(Stage):
+        name, does, rows_are, scope = "common", "drop mentions of rare forms", "mentions", "whole"
+        after, reads, narrows = ("extract",), ("mentions",), "mentions"
+        key = ("text_id", "start", "end")
+        tables = {"commons": Table(pa.schema([MENTIONS.field(c) for c in key]), key=key, holds="frequent ones")}
+        passes = Passed("commons", key)
+        reasons = {"rare": "Its form stands once."}
+
+        def plan(self, run: Run, unit: str) -> Plan:
+            rows = run.read("mentions", columns=[*self.key, "normal_form", "unit"])
+
+            def kernel(batches: Any) -> Any:
+                for b in batches:
+                    why = ["rare" if form.startswith("t") else None for form in b.column("normal_form").to_pylist()]
+                    yield from part("commons", b, why, key="text_id", columns=[*Common.key, "unit"])
+
+            in_order = rows.repartition("unit").sortWithinPartitions("unit", *self.key)
+            return Plan(in_order, lambda: kernel, run.rows("mentions"))
+
+    config = settings(world, copied)
+    whole = Pipeline(config, arrange(stages.built_in(), [Common()]), lambda: spark)
+    run, _ = whole.run()
+    (made,) = run.committed("common")
+    assert made.rejected["rare"] > 0
+    source, target = tmp_path / "texts.jsonl", tmp_path / "links.jsonl"
+    source.write_text('{"id": 1, "text": "Flag of Turkey and Georgia"}\n')
+    assert link_texts(whole, str(source), str(target)) == 1
+    assert "common works on all units of the dataset at once, and takes no part here" in caplog.text
+    assert {m["surface"] for m in json.loads(target.read_text())["mentions"]} >= {"Turkey", "Georgia"}
+    assert whole.tables.commits("common") == {"all": made}
+    assert not any(s.to_do for s in whole.run()[1])
 
 
 def test_calibration_is_fitted_on_some_shards_and_reported_on_the_others(

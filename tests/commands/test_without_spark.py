@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from i2e_pipeline.core.extras import BROUGHT_BY
+from tests.engine.toys import write_shard
 from tests.train.small_dataset import image_row, write_dataset
 
 ROOT = Path(__file__).parent.parent.parent
@@ -96,6 +97,25 @@ def test_the_command_line_needs_no_extra(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("config",), "output:"),
+        (("config", "--explain", "train"), "train.recipe"),
+        (("status", "--set", "pairs.path=in/*.parquet", "knowledge_base.dump=in", "score.model=ViT-B-32@x"), "finish"),
+        (("doctor",), "torch"),
+    ],
+)
+def test_commands_that_start_no_spark_need_none(
+    tmp_path: Path, settings: str, arguments: tuple[str, ...], said: str
+) -> None:
+    """Catches: a list of stages that cannot be read without what only their work needs."""
+    write_shard(tmp_path / "in" / "a.parquet", 1, 2)
+    done = bare(tmp_path, ("pyspark", "py4j", "delta"), *arguments, "--config", settings)
+    assert said in done.stdout, done.stderr
+    assert "is not installed: pip install" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("command", "blocked", "said"),
     [
         ("run", "pyspark", "pyspark is not installed: pip install 'i2e-pipeline[spark]'"),
@@ -106,7 +126,9 @@ def test_the_command_line_needs_no_extra(tmp_path: Path) -> None:
 def test_what_is_missing_is_named_with_its_extra(
     tmp_path: Path, settings: str, command: str, blocked: str, said: str
 ) -> None:
-    done = bare(tmp_path, (blocked,), command, "--config", settings)
+    (tmp_path / "dump.json").write_text("[\n]\n")
+    more = ["--until", "knowledge_base", "--set", "knowledge_base.dump=dump.json"] if command == "run" else []
+    done = bare(tmp_path, (blocked,), command, "--config", settings, *more)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from i2e_pipeline.core import files
+from i2e_pipeline.engine.arrange import arrange
+from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.pipeline import Pipeline, exclusive
-from i2e_pipeline.engine.stage import RowsLost, Run, StageError
+from i2e_pipeline.engine.stage import Plan, RowsLost, Run, Stage, StageError
 from i2e_pipeline.engine.units import InputError, Units
-from tests.engine.toys import Read, Small, Total, config, content, toys, worked, write_shard
+from tests.engine.toys import NUMBERS, Read, Small, Total, config, content, toys, worked, write_shard
 
 BOTH = pytest.mark.parametrize("storage", ["parquet", pytest.param("delta", marks=pytest.mark.delta)])
 
@@ -256,39 +260,58 @@ def test_a_table_narrowed_by_other_columns_is_counted_by_a_job(folder: Path, spa
     assert run.rows("numbers", by=("number",)) == 6
 
 
+class Odd(Small):
+    """A declaration with one thing changed stands for a stranger's mistake."""
+
+
+ANY = Table(NUMBERS, key=("id",))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"name": "to tal"}, "name = 'to tal': letters, digits and _ alone"),
+        ({"name": "_hidden"}, "name = '_hidden': letters, digits and _ alone, _ not first"),
         ({"name": "total"}, "there is a stage or table 'total' already"),
         ({"name": "totals"}, "there is a stage or table 'totals' already"),
         ({"does": ""}, "set `does`"),
         ({"after": ("elsewhere",)}, "name at least one stage or table of read, total"),
         ({"after": ()}, "name at least one stage or table of read, total"),
         ({"after": ("total",)}, "total ends the dataset"),
+        ({"after": "read"}, r"after = 'read': write a tuple, \('read',\)"),
+        ({"reads": "numbers"}, r"reads = 'numbers': write a tuple"),
         ({"reads": ("totals",)}, "reads 'totals', and no stage before it writes that"),
         ({"narrows": "totals"}, "narrows 'totals', and no stage before it writes that"),
+        ({"scope": "units"}, "scope = 'units': one of unit, whole"),
+        ({"sections": ("scroe",)}, "sections: the config has no scroe; it has storage, session"),
+        ({"reasons": ("large",)}, "reasons: write each reason with its sentence"),
+        ({"tables": {"smalls": NUMBERS}}, "tables: write {name: Table"),
+        ({"tables": {"../evil": ANY}}, "there can be no table '../evil'"),
+        ({"tables": {"i2e": ANY}}, "there can be no table 'i2e'"),
+        ({"tables": {"_staging": ANY}}, "there can be no table '_staging'"),
+        ({"tables": {"smalls": Table(NUMBERS, key=("nothing",))}}, r"key = \('nothing',\): name columns of id, number"),
         ({"passes": None}, "set `passes`"),
-        ({"passes": Small.passes.__class__("smalls", ("nothing",))}, "its tables have no nothing in 'smalls'"),
+        ({"passes": Passed("smalls", ("nothing",))}, "its tables have no nothing in 'smalls'"),
+        ({"passes": Passed("elsewhere", ("id",))}, "its tables have no id, weight in 'elsewhere'"),
         ({"features": ("colour",)}, "its tables have no colour in 'smalls'"),
+        ({"features": ("number",)}, "there is a column 'number' already"),
+        ({"features": ("id",)}, r"features: id is fixed_size_binary\[16\], and not a number"),
+        ({"Settings": dict}, "Settings: let it derive from i2e_pipeline.Section"),
+        ({"plan": Stage.plan}, "define `plan`"),
     ],
 )
 def test_a_declaration_that_does_not_fit_is_refused_before_any_work(change: dict[str, Any], said: str) -> None:
-    from i2e_pipeline.engine.arrange import arrange
-
-    stage = type("Changed", (Small,), change)()
     with pytest.raises(StageError, match=said):
-        arrange([Read(), Total()], [stage])
+        arrange([Read(), Total()], [type("Changed", (Odd,), change)()])
 
 
 def test_narrowing_behind_a_reader_is_refused() -> None:
     """Catches: stages that would count different rows of one table."""
-    from i2e_pipeline.engine.arrange import arrange
 
     class Reader(Small):
         name, narrows, features = "reader", None, ()
         tables = {"other": Small.tables["smalls"]}
-        passes = Small.passes.__class__("other", ("id",))
+        passes = Passed("other", ("id",))
 
     late = type("Late", (Small,), {"after": ("reader",)})()
     with pytest.raises(StageError, match=r"narrows 'numbers' behind reader, which reads it"):
@@ -305,3 +328,78 @@ def test_a_stage_gets_the_settings_and_tables_that_it_declares_and_no_others(fol
         run.read("totals")
     with pytest.raises(StageError, match=r"total opens images and does not declare it"):
         run.open_shards("u")
+    with pytest.raises(StageError, match=r"total reads its own settings and declares none: give it `Settings`"):
+        _ = run.settings
+    with pytest.raises(StageError, match=r"numbers has no column nmuber; it has id, number"):
+        run.read("numbers", columns=["nmuber"])
+
+
+def test_a_plan_that_is_none_is_said(folder: Path, spark: Any) -> None:
+    careless = type("Careless", (Small,), {"plan": lambda self, run, unit: run.read("numbers", unit)})()
+    with pytest.raises(StageError, match="stage small: plan returned DataFrame, and not a Plan"):
+        toys(config(folder, stages=["small"]), spark, careless).run()
+
+
+def test_a_key_that_is_passed_on_twice_is_found_where_it_is_missed(folder: Path, spark: Any) -> None:
+    """Catches: one row lost and another doubled, so that the counts agree; the message names who may have done it."""
+
+    class Reader(Small):
+        """Behind the stage that narrows, it counts what arrives."""
+
+        name, narrows, features, after = "reader", None, (), ("doubles",)
+        tables = {"read_on": Small.tables["smalls"]}
+        passes = Passed("read_on", ("id",))
+        Settings = None
+
+        def plan(self, run: Run, unit: str) -> Plan:
+            return Plan(run.read("numbers", unit), lambda: partial(copied, "read_on"), self.rows_to_do(run, unit))
+
+    class Doubles(Reader):
+        name, narrows, after = "doubles", "numbers", ("read",)
+        tables = {"doubled": Small.tables["smalls"]}
+        passes = Passed("doubled", ("id",))
+
+        def plan(self, run: Run, unit: str) -> Plan:
+            return Plan(run.read("numbers", unit), lambda: partial(copied, "doubled", once=False), None)
+
+    with pytest.raises(RowsLost, match=r"reader, unit .* and .* arrived: do doubles pass each key on once"):
+        toys(config(folder), spark, Doubles(), Reader()).run()
+
+
+def copied(table: str, batches: Iterator[pa.RecordBatch], once: bool = True) -> Iterator[tuple[str, pa.RecordBatch]]:
+    for batch in batches:
+        rows = batch.append_column("weight", pa.nulls(batch.num_rows, pa.float32()))
+        if not once and rows.num_rows > 1:
+            rows = rows.take(pa.array([0, *range(2, rows.num_rows), 0]))
+        yield table, rows
+
+
+@BOTH
+def test_a_forgotten_unit_is_gone_from_a_stage_that_is_no_longer_named(
+    folder: Path, spark: Any, storage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches: rows of somebody who opted out, in a table that nobody looks at any more."""
+    toys(config(folder, storage=storage, stages=["small"], small={"limit": 110}), spark, Small()).run()
+    without = toys(config(folder, storage=storage), spark)
+    with caplog.at_level("INFO", logger="i2e_pipeline"):
+        without.run()
+    assert "small: no stage of this config" in caplog.text
+    unit = Units(without.config.output).known()[0].name
+    without.forget(unit)
+    assert [p.stem for p in (folder / "out" / "_commits" / "small").iterdir()] != []
+    assert unit not in {p.stem for p in (folder / "out" / "_commits" / "small").iterdir()}
+    again = toys(config(folder, storage=storage, stages=["small"], small={"limit": 110}), spark, Small())
+    again.run()
+    left = content(again)
+    assert unit not in {dict(r)["unit"] for table in ("numbers", "smalls", "rejects") for r in left[table]}
+
+
+def test_a_stage_over_all_units_waits_for_them_even_when_it_alone_is_asked_for(folder: Path, spark: Any) -> None:
+    """Catches: a whole stage committed over no unit, because none of the stages asked for works by unit."""
+    pipeline = toys(config(folder), spark)
+    with pytest.raises(StageError, match="total needs the table `numbers`"):
+        pipeline.run(["total"])
+    pipeline.run()
+    whole = content(pipeline)
+    assert worked(pipeline.run(["total"])[1]) == {"read": 0, "total": 0}
+    assert content(pipeline) == whole
