@@ -361,13 +361,28 @@ class Run:
         narrowing = self.narrowing(table, self.reader)
         last = narrowing[-1] if narrowing else None
         if last is not None and set(cast(Passed, last.passes).key) == set(key):
-            return sum(c.rows_out for c in self.committed(last.name, unit if last.scope == "unit" else None))
+            known = self._rows_passed_on(last, unit)
+            if known is not None:
+                return known
         writer = self.writer(table)
         if last is None and set(key) == set(self.tables.catalogue.tables[table].key):
             return sum(c.rows(table) for c in self.commits_of(table, unit))
         if last is None and writer.passes is not None and (writer.passes.table, writer.passes.key) == (table, key):
             return sum(c.rows_out for c in self.commits_of(table, unit))
         return self.read(table, unit, list(key)).distinct().count()
+
+    def _rows_passed_on(self, stage: Stage, unit: str | None) -> int | None:
+        """From the commit records; None where they do not tell: a stage over everything counts no units by themselves,
+        and its files do so only where each key is a row and each row lies in its unit's folder."""
+        if stage.scope == "unit" or unit is None:
+            return sum(c.rows_out for c in self.committed(stage.name, unit if stage.scope == "unit" else None))
+        passed = cast(Passed, stage.passes)
+        written = [f for c in self.committed(stage.name) for f in c.files.get(passed.table, [])]
+        if passed.where_null or set(stage.tables[passed.table].key) != set(passed.key):
+            return None
+        if any(f.rows for f in written if f.path.startswith(f"unit={WHOLE}/")):
+            return None
+        return sum(f.rows for f in written if f.path.startswith(f"unit={unit}/"))
 
     def with_features(self, frame: DataFrame, unit: str | None = None) -> DataFrame:
         """The rows with the feature columns that stages before the reader give; null where a stage has no row."""
