@@ -118,10 +118,14 @@ def test_growth_resume_and_change(world: Path, whole: Path, tmp_path: Path, spar
     assert not any(s.to_do for s in stood)
 
 
-def test_the_result_does_not_depend_on_partitions_or_order(
+@pytest.mark.delta
+def test_the_result_does_not_depend_on_partitions_order_or_format(
     world: Path, whole: Path, tmp_path: Path, spark: Any
 ) -> None:
-    """Catches: samples, classes or labels that follow the partitioning (MetaCLIP, cc2dataset: unseeded)."""
+    """As Delta, other units, other partitions: the same rows.
+
+    Catches: samples, classes or labels that follow the partitioning (MetaCLIP, cc2dataset: unseeded).
+    """
     renamed = tmp_path / "world"
     shutil.copytree(world, renamed)
     for n, path in enumerate(sorted((renamed / "pairs").iterdir(), reverse=True)):
@@ -129,27 +133,19 @@ def test_the_result_does_not_depend_on_partitions_or_order(
     before = spark.conf.get("spark.sql.shuffle.partitions")
     spark.conf.set("spark.sql.shuffle.partitions", "7")
     spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "false")
+    config = settings(
+        renamed,
+        tmp_path / "out",
+        "storage.format=delta",
+        "pairs.files_per_unit=3",
+        "score.rows_per_task=40",
+        "score.batch_size=3",
+    )
     try:
-        run(
-            settings(
-                renamed,
-                tmp_path / "out",
-                "pairs.files_per_unit=3",
-                "score.rows_per_task=40",
-                "score.batch_size=3",
-            ),
-            spark,
-        )
+        run(config, spark)
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", before)
         spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "true")
-    assert content(tmp_path / "out") == content(whole)
-
-
-@pytest.mark.delta
-def test_delta_holds_the_same_rows(world: Path, whole: Path, tmp_path: Path, spark: Any) -> None:
-    config = settings(world, tmp_path / "out", "storage.format=delta")
-    run(config, spark)
     export(pipeline(config).tables, str(tmp_path / "exported"))
     assert content(tmp_path / "exported") == content(whole)
     images = spark.read.format("delta").load(str(tmp_path / "out" / "i2e" / "images"))

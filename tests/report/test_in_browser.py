@@ -15,7 +15,7 @@ HOSTILE = "<script>document.title = 'taken'</script>\"'><img src=x onerror=\"doc
 def test_the_page_opens_without_an_error_and_shows_its_pictures(published: Callable[..., Output], browser: Any) -> None:
     """Catches: pictures that no browser decodes, scripts that die, and alt-text that becomes markup."""
     output = published(images=[image("apple one", (89, 0, 0.95), alt_text=HOSTILE), image("pear", (434, 1, 0.9))])
-    browser.get(Path(write_page(output.config)).resolve().as_uri())
+    browser.get(Path(write_page(output.pipeline)).resolve().as_uri())
     assert [line for line in browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")] == []
     assert "taken" not in browser.title
     shown = browser.execute_script(
