@@ -89,6 +89,12 @@ def check_evaluation(tmp_path: Path, done: subprocess.CompletedProcess[str]) -> 
     assert "<svg" in (folder / "index.html").read_text()
 
 
+def needs_spark(tmp_path: Path) -> list[str]:
+    """Arguments with which `i2e run` comes as far as to start Spark."""
+    (tmp_path / "dump.json").write_text("[\n]\n")
+    return ["--until", "knowledge_base", "--set", f"knowledge_base.dump={tmp_path}/dump.json"]
+
+
 def test_the_command_line_needs_no_extra(tmp_path: Path) -> None:
     """Catches: an import at a module's top that only some commands need."""
     done = bare(tmp_path, tuple(BROUGHT_BY), "--help")
@@ -126,8 +132,7 @@ def test_commands_that_start_no_spark_need_none(
 def test_what_is_missing_is_named_with_its_extra(
     tmp_path: Path, settings: str, command: str, blocked: str, said: str
 ) -> None:
-    (tmp_path / "dump.json").write_text("[\n]\n")
-    more = ["--until", "knowledge_base", "--set", "knowledge_base.dump=dump.json"] if command == "run" else []
+    more = needs_spark(tmp_path) if command == "run" else []
     done = bare(tmp_path, (blocked,), command, "--config", settings, *more)
     assert done.returncode == 2
     assert said in done.stderr
@@ -183,6 +188,8 @@ def test_an_environment_of_one_extra_alone_is_enough(
     assert found.stdout == "[] None\n", found.stderr
     done = called([str(place / "bin" / "i2e"), extra, "--config", settings], tmp_path, environment)
     (check_training if extra == "train" else check_evaluation)(tmp_path, done)
-    refused = called([str(place / "bin" / "i2e"), "run", "--config", settings], tmp_path, environment)
+    refused = called(
+        [str(place / "bin" / "i2e"), "run", "--config", settings, *needs_spark(tmp_path)], tmp_path, environment
+    )
     assert refused.returncode == 2
     assert "i2e-pipeline[spark]" in refused.stderr
