@@ -102,13 +102,14 @@ def test_the_command_line_needs_no_extra(tmp_path: Path) -> None:
     assert "train" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("config",), "output:"),
         (("config", "--explain", "train"), "train.recipe"),
         (("status", "--set", "pairs.path=in/*.parquet", "knowledge_base.dump=in", "score.model=ViT-B-32@x"), "finish"),
-        (("doctor",), "torch"),
+        pytest.param(("doctor",), "torch", marks=pytest.mark.spark),  # it asks Java for its version
     ],
 )
 def test_commands_that_start_no_spark_need_none(
