@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from i2e_pipeline.core.config import Config, ConfigError, Section
+from i2e_pipeline.core.rejects import reason_name
 from i2e_pipeline.engine.stage import OF_NO_STAGE, Stage
 
 
@@ -181,7 +182,7 @@ def reasons(stages: Sequence[Stage]) -> str:
     out = ["| stage | reason | means |", "|---|---|---|"]
     for stage in stages:
         for reason, sentence in stage.reasons.items():
-            out.append(f"| {stage.name} | {getattr(reason, 'value', reason)} | {sentence} |")
+            out.append(f"| {stage.name} | {reason_name(reason)} | {sentence} |")
     return "\n".join(out) + "\n"
 
 

@@ -60,9 +60,14 @@ def part(
         yield "rejects", reject(rows, gone, [reasons[i] for i in at], said, key=key)
 
 
+def reason_name(reason: Any) -> str:
+    """What stands in `rejects.reason`: a text, or the value of an enum's member."""
+    return str(getattr(reason, "value", reason))
+
+
 def _words(words: Words, rows: int) -> pa.Array:
     if isinstance(words, str):
         return pa.array([str(words)] * rows, pa.string())
     if isinstance(words, pa.Array):
         return words.cast(pa.string())
-    return pa.array([None if w is None else str(getattr(w, "value", w)) for w in words], pa.string())
+    return pa.array([None if w is None else reason_name(w) for w in words], pa.string())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect as python
 import os
 import re
 import site
@@ -26,7 +25,7 @@ import pyarrow as pa
 
 from i2e_pipeline.core.config import Config, Section
 from i2e_pipeline.engine.catalogue import Passed, Table
-from i2e_pipeline.engine.stage import Stage, StageError
+from i2e_pipeline.engine.stage import Stage, StageError, behind
 
 GROUP = "i2e_pipeline.stages"
 
@@ -38,8 +37,6 @@ def from_outside(names: Sequence[str]) -> list[Stage]:
         kind = _class(name)
         if not (isinstance(kind, type) and issubclass(kind, Stage)):
             raise StageError(f"stages: {name} is {kind!r}, and not a subclass of i2e_pipeline.Stage")
-        if python.isabstract(kind):
-            raise StageError(f"stages: {name} lacks {', '.join(sorted(kind.__abstractmethods__))}")
         try:
             found.append(kind())
         except TypeError as error:
@@ -247,28 +244,15 @@ def _names_taken(stage: Stage, stages: Sequence[Stage]) -> Iterator[str]:
 def _reads_what_is_written(stage: Stage, stages: Sequence[Stage]) -> None:
     before = list(stages[: stages.index(stage)])
     writers = {table: s for s in before for table in s.tables}
-    behind = _behind(stage, stages)
+    known = behind(stage, stages)
     for table in stage.reads:
         if table not in writers:
             raise StageError(
                 f"stage {stage.name} reads {table!r}, and no stage before it writes that; there are "
                 f"{', '.join(writers)}"
             )
-        if writers[table].name not in behind:
+        if writers[table].name not in known:
             raise StageError(f"stage {stage.name} reads {table!r}: put {writers[table].name!r} into `after`")
-
-
-def _behind(stage: Stage, stages: Sequence[Stage]) -> set[str]:
-    """Stages that it depends on, and what these depend on."""
-    by_name = {s.name: s for s in stages}
-    found: set[str] = set()
-    left = list(stage.after)
-    while left:
-        name = left.pop()
-        if name not in found:
-            found.add(name)
-            left += by_name[name].after
-    return found
 
 
 def _narrows_in_time(stage: Stage, stages: Sequence[Stage]) -> None:

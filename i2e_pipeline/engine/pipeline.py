@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.engine.progress import StageProgress, job_group
-from i2e_pipeline.engine.stage import Run, Stage, StageError, catalogue
+from i2e_pipeline.engine.stage import Run, Stage, StageError, behind, catalogue
 from i2e_pipeline.engine.tables import WHOLE, Commit, Tables
 from i2e_pipeline.engine.units import Unit, Units
 
@@ -107,17 +107,8 @@ class Pipeline:
         return self.names[: self.names.index(name) + 1]
 
     def depends_on_units(self, stage: Stage) -> bool:
-        """Does a stage see, itself or through those that it depends on, what is made unit by unit?"""
-        left, seen = [stage], set()
-        while left:
-            one = left.pop()
-            seen.add(one.name)
-            read = {self.writer(t) for t in one.reads if t in self.tables.catalogue.writers}
-            before = [s for s in self.stages if s.name in {*one.after, *read} - seen]
-            if any(s.scope == "unit" for s in before):
-                return True
-            left += before
-        return False
+        """Does a stage depend, by itself or through others, on what is made unit by unit?"""
+        return any(s.scope == "unit" for s in self.stages if s.name in behind(stage, self.stages))
 
     def with_config(self, config: Config) -> Pipeline:
         """The same stages under another config of the same output."""

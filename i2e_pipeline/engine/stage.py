@@ -9,7 +9,6 @@ else's package (docs/extending.md).
 from __future__ import annotations
 
 import time
-from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from i2e_pipeline.core.config import Config, Section, digest
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.rejects import reason_name
 from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
 from i2e_pipeline.engine.shipping import Shipped, ship
 from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Kernel, Tables, Written
@@ -60,7 +60,7 @@ class Plan:
     """Rows that a batch stands for; None: its length."""
 
 
-class Stage(ABC):
+class Stage:
     """One step of the pipeline. Subclasses say what it is; the engine runs it."""
 
     name: str
@@ -138,12 +138,12 @@ class Stage(ABC):
 
     def plan(self, run: Run, unit: str) -> Plan:
         """The job that makes one unit. Stages of several jobs override `carry_out` instead."""
-        raise NotImplementedError
+        raise NotImplementedError(f"stage {self.name} defines neither `plan` nor `carry_out`")
 
-    def check(self, run: Run) -> None:  # noqa: B027 - most stages have nothing to check
+    def check(self, run: Run) -> None:
         """Called before any stage works: raise StageError for settings or models that cannot work together."""
 
-    def prepare(self, run: Run) -> None:  # noqa: B027 - most stages have nothing to prepare
+    def prepare(self, run: Run) -> None:
         """Done once before the first unit of a run."""
 
     def facts(self, run: Run, unit: str) -> dict[str, Any]:
@@ -249,6 +249,8 @@ class Run:
     """By stage and unit: committed under this run's fingerprints, files present."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     _settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _counted: dict[tuple[str | None, ...], int] = field(default_factory=dict)
+    """What `rows` has counted by a Spark job: asked for the progress line, and again for the plan."""
 
     @property
     def spark(self) -> SparkSession:
@@ -265,8 +267,7 @@ class Run:
     def handed_to(self, stage: Stage) -> Run:
         """The same run as this stage may see it: its own sections of the config, tables as the stages before it left
         them."""
-        whole = self.config._whole if isinstance(self.config, _OwnSections) else self.config
-        return replace(self, reader=stage, config=cast(Config, _OwnSections(whole, stage)))
+        return replace(self, reader=stage, config=cast(Config, _OwnSections(self._whole_config(), stage)))
 
     def settings_of(self, stage: Stage) -> dict[str, Any]:
         """A stage's settings as its fingerprint holds them; models and files are looked at once a run."""
@@ -369,7 +370,10 @@ class Run:
             return sum(c.rows(table) for c in self.commits_of(table, unit))
         if last is None and writer.passes is not None and (writer.passes.table, writer.passes.key) == (table, key):
             return sum(c.rows_out for c in self.commits_of(table, unit))
-        return self.read(table, unit, list(key)).distinct().count()
+        asked = (self.reader.name if self.reader is not None else None, table, unit, *key)
+        if asked not in self._counted:
+            self._counted[asked] = self.read(table, unit, list(key)).distinct().count()
+        return self._counted[asked]
 
     def _rows_passed_on(self, stage: Stage, unit: str | None) -> int | None:
         """From the commit records; None where they do not tell: a stage over everything counts no units by themselves,
@@ -464,11 +468,21 @@ def catalogue(stages: Sequence[Stage]) -> Catalogue:
     return Catalogue(
         tables={name: table for stage in stages for name, table in {**stage.tables, **stage.scratch}.items()},
         writers={name: stage.name for stage in stages for name in stage.tables},
-        reasons={
-            stage.name: {str(getattr(reason, "value", reason)): why for reason, why in stage.reasons.items()}
-            for stage in stages
-        },
+        reasons={stage.name: {reason_name(reason): why for reason, why in stage.reasons.items()} for stage in stages},
     )
+
+
+def behind(stage: Stage, stages: Sequence[Stage]) -> set[str]:
+    """Names of the stages that it depends on, and of those that these depend on."""
+    by_name = {s.name: s for s in stages}
+    found: set[str] = set()
+    left = list(stage.after)
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += by_name[name].after
+    return found
 
 
 def check_rows(
