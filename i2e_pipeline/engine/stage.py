@@ -297,9 +297,6 @@ class Run:
         writer = self.writer(table)
         return self.committed(writer.name, unit if writer.scope == "unit" else None)
 
-    def whole(self, stage: str) -> Commit:
-        return self.commits[stage][WHOLE]
-
     # Tables as the stages before the reader left them
 
     def narrowing(self, table: str, reader: Stage | None) -> list[Stage]:
