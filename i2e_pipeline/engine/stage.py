@@ -311,6 +311,7 @@ class Run:
     def read(self, table: str, unit: str | None = None, columns: Sequence[str] | None = None) -> DataFrame:
         """Rows of a table, of one unit or of all, without those that a stage between has left out.
 
+        unit      of a table whose rows belong to no unit (the knowledge base's), all rows are read
         columns   None: all of the schema; `unit` is one more that may be named
         """
         self._declared(table)
@@ -328,7 +329,7 @@ class Run:
             table,
             self.commits_of(table, unit),
             [*names, *dict.fromkeys(needed)],
-            only_unit=unit if writer.scope == "whole" else None,
+            only_unit=unit if writer.scope == "whole" and self._lies_by_unit(writer, table) else None,
         )
         for stage in narrowing:
             key = list(cast(Passed, stage.passes).key)
@@ -378,12 +379,17 @@ class Run:
         if stage.scope == "unit" or unit is None:
             return sum(c.rows_out for c in self.committed(stage.name, unit if stage.scope == "unit" else None))
         passed = cast(Passed, stage.passes)
-        written = [f for c in self.committed(stage.name) for f in c.files.get(passed.table, [])]
         if passed.where_null or set(stage.tables[passed.table].key) != set(passed.key):
             return None
-        if any(f.rows for f in written if f.path.startswith(f"unit={WHOLE}/")):
+        if not self._lies_by_unit(stage, passed.table):
             return None
+        written = (f for c in self.committed(stage.name) for f in c.files.get(passed.table, []))
         return sum(f.rows for f in written if f.path.startswith(f"unit={unit}/"))
+
+    def _lies_by_unit(self, writer: Stage, table: str) -> bool:
+        """Whether each row that a stage over everything wrote is in its unit's folder, and none in that of all."""
+        written = (f for c in self.committed(writer.name) for f in c.files.get(table, []))
+        return not any(f.rows for f in written if f.path.startswith(f"unit={WHOLE}/"))
 
     def with_features(self, frame: DataFrame, unit: str | None = None) -> DataFrame:
         """The rows with the feature columns that stages before the reader give; null where a stage has no row."""

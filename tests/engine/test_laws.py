@@ -126,6 +126,14 @@ def test_two_writers_do_not_meet(folder: Path, spark: Any) -> None:
     assert not (folder / "out" / "numbers").exists()
 
 
+def test_a_table_of_no_unit_is_read_whole_for_each(folder: Path, spark: Any) -> None:
+    """Catches: no row at all, without a word, for a stage by unit that reads what was made of all units at once."""
+    run, _ = toys(config(folder), spark).run()
+    unit = run.units[0].name
+    assert run.read("totals", unit).count() == run.read("totals").count() == 2
+    assert run.read("numbers", unit).count() < run.read("numbers").count()
+
+
 def test_another_storage_format_is_refused_before_anything_is_touched(folder: Path, spark: Any) -> None:
     pipeline = toys(config(folder), spark)
     pipeline.run()
