@@ -8,7 +8,7 @@ A shop that photographs its one product a thousand times would fill a class by i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 from pydantic import Field
@@ -36,7 +36,7 @@ class OneSite(Stage):
         max_images: int = Field(20, ge=1)
         """Images of one entity that are taken from one web site, by hash of the pair."""
 
-    def plan(self, run: Run, unit: str) -> Plan:
+    def plan(self, run: Run, units: Sequence[str]) -> Plan:
         from pyspark.sql import Window
         from pyspark.sql import functions as F
 

@@ -9,7 +9,7 @@ The model here is a stand-in, a logistic regression on the colours of the image;
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -59,17 +59,17 @@ class Screen(Stage):
         threshold: float = Field(0.9, ge=0, le=1)
         """Images that the model gives more than this are left out."""
 
-    def rows_to_do(self, run: Run, unit: str) -> int:
-        return run.rows("scores", unit, by=("pair_id",))
+    def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
+        return run.rows_by_unit("scores", units, by=("pair_id",))
 
-    def plan(self, run: Run, unit: str) -> Plan:
-        pairs = run.read("scores", unit, ["pair_id", "shard", "row"]).distinct()
-        model, open_shard, threshold = run.ship(run.settings.model), run.open_shards(unit), run.settings.threshold
+    def plan(self, run: Run, units: Sequence[str]) -> Plan:
+        pairs = run.read("scores", units, ["pair_id", "shard", "row"]).distinct()
+        model, open_shard, threshold = run.ship(run.settings.model), run.open_shards(units), run.settings.threshold
 
         def make_kernel() -> Callable[..., Iterator[tuple[str, pa.RecordBatch]]]:
             return partial(judge, open_shard=open_shard, model=load(model.local()), threshold=threshold)
 
-        return Plan(run.in_shard_order(pairs, unit), make_kernel, rows_expected=self.rows_to_do(run, unit))
+        return Plan(run.in_shard_order(pairs, units), make_kernel, rows_expected=self.rows_to_do(run, units))
 
 
 def judge(

@@ -94,9 +94,18 @@ class SessionConfig(Section):
 
 
 class RunConfig(Section):
-    units_in_flight: int = Field(2, ge=1)
-    """Units of work that a stage works on at the same time, each as a Spark job of its own. A killed run loses at most
-    these. On a cluster, set so many that their tasks fill it."""
+    waves_in_flight: int = Field(2, ge=1)
+    """Waves that a stage works on at the same time. A wave is a Spark job over many units of work; each unit counts as
+    soon as it is whole. With two, one wave's tasks fill the cores that the last tasks of another leave."""
+    wave_units: int = Field(500, ge=1)
+    """Units of work in a wave at most."""
+    wave_rows: int = Field(100_000_000, ge=1)
+    """Rows in a wave at most; a unit with more is a wave by itself. On a cluster, so many that they fill it."""
+    wave_gb: float = Field(10_000.0, gt=0)
+    """GB of input files behind a wave at most."""
+    wave_minutes: float = Field(20.0, gt=0)
+    """Minutes that a wave is meant to last at most. How many rows that is, is known from the stage's waves before; the
+    first takes a few tasks for each core."""
 
 
 class PairsConfig(Section):
@@ -522,6 +531,7 @@ class Config(Section):
 
 
 _SPELLED_BEFORE = {
+    "run.units_in_flight": "run.waves_in_flight",
     "build.calibration": "label.calibration",
     "build.bar": "label.threshold",
     "build.max_labels_per_image": "label.max_labels_per_image",

@@ -1,7 +1,7 @@
 """A pipeline of stages over one output: what is done, what is to do, do it. Knows no stage by name.
 
 A stage's unit is done when its commit record bears the fingerprint of this run and the files that it names are there.
-Everything else is made again, unit by unit, and what depends on it after it.
+Everything else is made again, wave by wave of units (engine/waves.py), and what depends on it after it.
 """
 
 from __future__ import annotations
@@ -9,27 +9,39 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine.progress import StageProgress, job_group
-from i2e_pipeline.engine.stage import Run, Stage, StageError, behind, catalogue
-from i2e_pipeline.engine.tables import WHOLE, Commit, Tables
+from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
+from i2e_pipeline.engine.tables import WHOLE, Commit, Failed, Tables
 from i2e_pipeline.engine.units import Unit, Units
+from i2e_pipeline.engine.waves import Waves
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 log = logging.getLogger(__name__)
 
-_LISTINGS = 32
+_FAILURES_SHOWN = 5
+_HOPELESS = 8
+"""So many units failed and none made: the others are not begun."""
+
+
+class UnitsFailed(StageError):
+    """Units whose rows could not be worked on, while the others were made; the message names them."""
 
 
 @dataclass
@@ -55,8 +67,7 @@ def inspect(run: Run, stage: Stage, redo: bool = False) -> StageState:
     run.fingerprints[stage.name] = stage.fingerprint(run, WHOLE)
     found = run.tables.commits(stage.name)
     units = stage.all_units(run)
-    with ThreadPoolExecutor(_LISTINGS) as pool:
-        gone = dict(zip(found, pool.map(lambda commit: stage.missing(run, commit), found.values()), strict=True))
+    gone = run.tables.missing_files(found[unit] for unit in units if unit in found)
     for unit in units:
         commit = found.get(unit)
         if commit is None:
@@ -65,7 +76,7 @@ def inspect(run: Run, stage: Stage, redo: bool = False) -> StageState:
             state.to_do[unit] = "asked for"
         elif commit.fingerprint != stage.fingerprint(run, unit):
             state.to_do[unit] = "changed: " + "; ".join(stage.changed(run, commit))
-        elif missing := gone[unit]:
+        elif missing := gone.get(unit) or stage.missing(run, commit):
             state.to_do[unit] = f"{missing[0]} is missing or was changed"
         else:
             state.done[unit] = commit
@@ -174,11 +185,18 @@ class Pipeline:
                 inspect(beside, stage)
                 handed = beside.handed_to(stage)
                 stage.prepare(handed)
-                beside.commits[stage.name] = {unit.name: stage.carry_out(handed, unit.name)}
+                made: list[Made] = []
+                for group in stage.carry_out(handed, [unit.name]):
+                    for one in group:
+                        if isinstance(one, Failed):
+                            raise _failure(stage, [one], 0)
+                        made.append(one)
+                    self.tables.commit([(m.commit, m.staged) for m in made])
+                beside.commits[stage.name] = {m.commit.unit: m.commit for m in made}
             yield beside
         finally:
             for stage in stages:
-                self.tables.discard(stage.name, unit.name)
+                self.tables.discard(stage.name, [unit.name])
 
     def status(self) -> tuple[list[Unit], list[StageState]]:
         """How every stage stands under this config; runs nothing."""
@@ -196,7 +214,7 @@ class Pipeline:
             # Stages that the config no longer names left something of the unit, too.
             for name in self.tables.committed_stages():
                 if name not in self.names:
-                    self.tables.discard(name, unit)
+                    self.tables.discard(name, [unit])
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -258,19 +276,14 @@ def _run_stage(run: Run, state: StageState) -> None:
     for reason in sorted(set(state.to_do.values()) - {"new"}):
         log.info("%-15s %s again, %s", stage.name, _units(sum(r == reason for r in state.to_do.values())), reason)
     stage.prepare(run)
-    rows = {unit: stage.rows_to_do(run, unit) for unit in state.to_do}
+    rows = stage.rows_to_do(run, list(state.to_do))
+    gb = {u.name: sum(f.size for f in u.files) / 1e9 for u in run.units}
+    waves = Waves(list(state.to_do), rows, gb, run.config.run, context.defaultParallelism)
     with StageProgress(stage.name, stage.does, sum(rows.values()), context) as progress:
-
-        def work(unit: str) -> Commit:
-            context.setJobGroup(job_group(stage.name, unit), f"{stage.does}: {unit}")
-            progress.begin(unit, rows[unit])
-            commit = stage.carry_out(run, unit)
-            progress.end(unit)
-            return commit
-
-        for commit in _in_threads(work, list(state.to_do), run.config.run.units_in_flight):
-            state.done[commit.unit] = commit
-            run.commits[stage.name][commit.unit] = commit
+        failed = _Workers(run, state, waves, rows, progress).work()
+    if failed:
+        raise _failure(stage, failed, len(state.to_do) - len(failed))
+    run.tables.records.fold(stage.name)
     state.seconds = time.monotonic() - started
     made = [state.done[u] for u in state.to_do]
     rows_in = sum(c.rows_in for c in made)
@@ -287,17 +300,127 @@ def _run_stage(run: Run, state: StageState) -> None:
     )
 
 
-def _in_threads(work: Callable[[str], Commit], units: Sequence[str], width: int) -> Iterator[Commit]:
-    """Commits as they are made. After a failure no further unit is begun, and the failure is raised."""
-    with ThreadPoolExecutor(min(width, max(1, len(units)))) as pool:
-        waiting = [pool.submit(work, unit) for unit in units]
+class _Workers:
+    """Threads that carry out a stage's waves side by side, and commit each unit as soon as it is whole."""
+
+    def __init__(
+        self, run: Run, state: StageState, waves: Waves, rows: Mapping[str, int], progress: StageProgress
+    ) -> None:
+        self.run, self.state, self.waves, self.rows, self.progress = run, state, waves, rows, progress
+        self.stage = state.stage
+        self.context = run.spark.sparkContext
+        self.failed: list[Failed] = []
+        self._numbers = count(1)
+        self._groups: set[str] = set()
+        self._lock = Lock()
+        self._since = time.monotonic()
+
+    def work(self) -> list[Failed]:
+        """All waves. Returns the units that failed; raises what is no unit's fault. Then, as after an interruption,
+        Spark's jobs are cancelled, and nothing more is begun."""
+        width = self.run.config.run.waves_in_flight
+        with ThreadPoolExecutor(min(width, max(1, len(self.state.to_do)))) as pool:
+            threads = [pool.submit(self._thread) for _ in range(width)]
+            try:
+                wait(threads, return_when=FIRST_EXCEPTION)
+                for thread in threads:
+                    if thread.done():
+                        thread.result()
+            except BaseException:
+                self.waves.stop()
+                for group in list(self._groups):
+                    self.context.cancelJobGroup(group)
+                raise
+        return self.failed
+
+    def _thread(self) -> None:
+        while wave := self.waves.next():
+            self._carry_out(wave)
+
+    def _carry_out(self, wave: Sequence[str]) -> None:
+        started = time.monotonic()
+        with self._lock:
+            group = job_group(self.stage.name, f"wave {next(self._numbers)}")
+            self._groups.add(group)
+        what = wave[0] if len(wave) == 1 else f"{wave[0]} and {len(wave) - 1} more units"
+        self.context.setJobGroup(group, f"{self.stage.does}: {what}", interruptOnCancel=True)
+        self.progress.begin(group, sum(self.rows[unit] for unit in wave))
+        left = dict.fromkeys(wave)
         try:
-            for future in as_completed(waiting):
-                yield future.result()
-        except BaseException:
-            for future in waiting:
-                future.cancel()
+            with closing(self.stage.carry_out(self.run, wave)) as groups:
+                for made in groups:
+                    self._commit(made, group)
+                    for one in made:
+                        del left[one.unit if isinstance(one, Failed) else one.commit.unit]
+            for unit in left:
+                raise StageError(f"stage {self.stage.name}: carry_out has not handed out unit {unit}")
+        except I2EError:
             raise
+        except Exception as error:
+            if not left or self.context._jsc is None or self.context._jsc.sc().isStopped():
+                raise
+            if not self.waves.failed(list(left)):
+                if self.waves.hopeless():
+                    raise
+                log.debug("%s", "".join(traceback.format_exception(error)))
+                self._add_failed([Failed(unit, _cause(error)) for unit in left])
+        finally:
+            self._groups.discard(group)
+            self.progress.end(group)
+        self.waves.done([unit for unit in wave if unit not in left], time.monotonic() - started)
+
+    def _commit(self, made: Sequence[Made | Failed], group: str) -> None:
+        self._add_failed([one for one in made if isinstance(one, Failed)])
+        whole = [one for one in made if isinstance(one, Made)]
+        if not whole:
+            return
+        with self._lock:
+            now = time.monotonic()
+            share, self._since = round((now - self._since) / len(whole), 4), now
+        for commit in self.run.tables.commit([(replace(m.commit, seconds=share), m.staged) for m in whole]):
+            self.state.done[commit.unit] = commit
+            self.run.commits[self.stage.name][commit.unit] = commit
+            self.progress.add(group, self.rows[commit.unit])
+        self.waves.made()
+
+    def _add_failed(self, units: Sequence[Failed]) -> None:
+        if not units:
+            return
+        self.failed += units
+        for unit in units:
+            log.error("%-15s unit %s failed: %s", self.stage.name, unit.unit, _reason(unit.why))
+        if len(self.failed) >= _HOPELESS and not self._made_any():
+            self.waves.stop()
+
+    def _made_any(self) -> bool:
+        return any(unit in self.state.done for unit in self.state.to_do)
+
+
+def _failure(stage: Stage, failed: Sequence[Failed], made: int) -> StageError:
+    """The error that names the units that failed, and the way out."""
+    kind = RowsLost if all(f.why.startswith(RowsLost.__name__) for f in failed) else UnitsFailed
+    said = "; ".join(f"{f.unit}: {_reason(f.why)}" for f in failed[:_FAILURES_SHOWN])
+    more = f"; and {len(failed) - _FAILURES_SHOWN} more" if len(failed) > _FAILURES_SHOWN else ""
+    log.debug("%s", failed[0].why)
+    return kind(
+        f"stage {stage.name}: {_units(len(failed))} failed, {made} made. {said}{more}. Mend the cause and start again: "
+        "what was made is kept. `i2e run --forget UNIT` leaves a unit out"
+    )
+
+
+def _cause(error: Exception) -> str:
+    """What lies behind an error of Spark's, in a line: of a Python worker's trace its end, of Java's its last cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in lines if line.startswith("Caused by: ")]
+    python = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Rejected|Changed)\b.*: ", line)]
+    said = causes[-1].removeprefix("Caused by: ") if causes else (python or lines or [""])[-1]
+    return f"{type(error).__name__}: {said}"
+
+
+def _reason(why: str) -> str:
+    """The exception of a trace, without the trace."""
+    lines = [line for line in why.strip().splitlines() if line and not line[0].isspace()]
+    return lines[-1] if lines else why
 
 
 def _units(count: int) -> str:

@@ -25,7 +25,8 @@ class StageProgress:
         self.out = out or sys.stderr
         self.live = self.out.isatty()
         self.done = 0
-        self.in_flight: dict[str, int] = {}
+        self.in_flight: dict[str, list[int]] = {}
+        """Job group of each wave that is worked on: its rows, and those of its units that are done."""
         self.lock = threading.Lock()
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
@@ -43,13 +44,20 @@ class StageProgress:
             self.out.write("\r\x1b[K")
             self.out.flush()
 
-    def begin(self, unit: str, rows: int) -> None:
+    def begin(self, group: str, rows: int) -> None:
+        """A wave of so many rows is worked on."""
         with self.lock:
-            self.in_flight[unit] = rows
+            self.in_flight[group] = [rows, 0]
 
-    def end(self, unit: str) -> None:
+    def add(self, group: str, rows: int) -> None:
+        """A unit of a wave is done."""
         with self.lock:
-            self.done += self.in_flight.pop(unit)
+            self.in_flight[group][1] += rows
+
+    def end(self, group: str) -> None:
+        """A wave is over; what of it was not done comes again, or has failed."""
+        with self.lock:
+            self.done += self.in_flight.pop(group)[1]
 
     def _watch(self) -> None:
         while not self.stop.wait(0.5):
@@ -59,15 +67,16 @@ class StageProgress:
     def _rows_now(self) -> float:
         with self.lock:
             waiting = dict(self.in_flight)
-        return self.done + sum(rows * self._share_done(unit) for unit, rows in waiting.items())
+            done = self.done
+        return done + sum(max(known, rows * self._share_done(group)) for group, (rows, known) in waiting.items())
 
-    def _share_done(self, unit: str) -> float:
-        """Share of a unit's tasks that are done. Tasks of skipped or coming stages are not known: an estimate."""
+    def _share_done(self, group: str) -> float:
+        """Share of a wave's tasks that are done. Tasks of skipped or coming stages are not known: an estimate."""
         if self.context is None:
             return 0.0
         tracker = self.context.statusTracker()
         tasks = completed = 0
-        for job in tracker.getJobIdsForGroup(job_group(self.name, unit)):
+        for job in tracker.getJobIdsForGroup(group):
             info = tracker.getJobInfo(job)
             for stage in info.stageIds if info else ():
                 stage_info = tracker.getStageInfo(stage)
@@ -85,9 +94,9 @@ class StageProgress:
         return f"{self.name:<15} {self.does}  {rows:,.0f}/{self.rows:,} rows  {speed:,.0f} rows/s  {left}"
 
 
-def job_group(stage: str, unit: str) -> str:
-    """Name under which Spark knows the jobs of a unit."""
-    return f"{stage}/{unit}"
+def job_group(stage: str, wave: str) -> str:
+    """Name under which Spark knows the jobs of a wave."""
+    return f"{stage}/{wave}"
 
 
 def clock(seconds: float) -> str:

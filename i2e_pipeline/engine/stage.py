@@ -8,20 +8,21 @@ else's package (docs/extending.md).
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from i2e_pipeline.core.config import Config, Section, digest
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.rejects import reason_name
+from i2e_pipeline.engine import dealing
 from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
 from i2e_pipeline.engine.shipping import Shipped, ship
-from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Kernel, Tables, Written
+from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Failed, Kernel, Tables, Written
 from i2e_pipeline.engine.units import Unit
-from i2e_pipeline.inputs.shards import RowBlocks, ShardReader
+from i2e_pipeline.inputs.shards import ShardReader
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -52,12 +53,26 @@ class Plan:
     """One Spark job: the rows, the kernel that works on them, the tables that it yields and how rows are counted."""
 
     rows: DataFrame
+    """Of a stage by unit, a column `unit` names each row's unit, and in a partition a unit's rows stand together."""
     make_kernel: Callable[[], Kernel]
-    """Called in the worker, once per task."""
-    rows_expected: int | None = None
-    """Rows that the stages before passed on for this unit; None: it is not known."""
+    """Called in the worker, once per task. The kernel is called for each unit of which the task has rows; it does not
+    see the column `unit`."""
+    rows_expected: Mapping[str, int] | int | None = None
+    """Rows that the stages before passed on, by unit; of a stage over everything, the number. None: it is not known."""
     rows_of: Callable[[Any], int] | None = None
     """Rows that a batch stands for; None: its length."""
+
+    def expected(self, unit: str) -> int | None:
+        """Rows that must arrive of a unit."""
+        return self.rows_expected.get(unit) if isinstance(self.rows_expected, Mapping) else self.rows_expected
+
+
+@dataclass(frozen=True)
+class Made:
+    """A unit whose rows were all worked on: what it held is replaced when this is committed."""
+
+    commit: Commit
+    staged: Sequence[Written]
 
 
 class Stage:
@@ -136,8 +151,11 @@ class Stage:
             found["image_column"] = config.pairs.image_column
         return found
 
-    def plan(self, run: Run, unit: str) -> Plan:
-        """The job that makes one unit. Stages of several jobs override `carry_out` instead."""
+    def plan(self, run: Run, units: Sequence[str]) -> Plan:
+        """The Spark job that makes these units. Stages of several jobs override `carry_out` instead.
+
+        Units are independent: read with `run.read(table, units, …)`, which names each row's `unit`, and join by it.
+        """
         raise NotImplementedError(f"stage {self.name} defines neither `plan` nor `carry_out`")
 
     def check(self, run: Run) -> None:
@@ -169,8 +187,8 @@ class Stage:
         return digest(self.components(run, unit))
 
     def missing(self, run: Run, commit: Commit) -> list[str]:
-        """Files that the commit made and that are gone."""
-        return run.tables.missing_files(commit)
+        """What the commit made beside its tables' files and that is gone."""
+        return []
 
     def changed(self, run: Run, commit: Commit) -> list[str]:
         """What differs between the fingerprint of a commit and today's, in words."""
@@ -180,35 +198,76 @@ class Stage:
     def all_units(self, run: Run) -> list[str]:
         return [WHOLE] if self.scope == "whole" else [u.name for u in run.units]
 
-    def rows_to_do(self, run: Run, unit: str) -> int:
-        """Rows of a unit, for the progress line; 0 where it cannot be known before."""
-        return run.unit(unit).rows if self.scope == "unit" else 0
+    def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
+        """Rows that will arrive of each unit, for the progress line and the size of waves; 0 where it is not known."""
+        return {unit: run.unit(unit).rows if self.scope == "unit" else 0 for unit in units}
 
     def forget(self, run: Run, unit: str) -> None:
         """Drop what was made of a unit that is no longer part of the dataset."""
         if self.scope == "unit":
-            run.tables.discard(self.name, unit)
+            run.tables.discard(self.name, [unit])
 
-    def carry_out(self, run: Run, unit: str) -> Commit:
-        """Work on one unit and commit it."""
-        started = time.monotonic()
-        plan = self.plan(run, unit)
+    def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made | Failed], None, None]:
+        """Work on units and hand out each as soon as it is whole, or has failed; whoever iterates commits them."""
+        plan = self.plan(run, units)
         if not isinstance(plan, Plan):
             raise StageError(f"stage {self.name}: plan returned {type(plan).__name__}, and not a Plan")
         counting = Counting(plan.rows_of, self.passes)
-        written = run.tables.write(plan.rows, plan.make_kernel, self.name, unit, tuple(self.tables), counting)
-        return self.conclude(run, unit, [written], started, plan.rows_expected)
+        tables = tuple(self.tables)
+        if self.scope != "unit":
+            (unit,) = units
+            written = run.tables.write(plan.rows, plan.make_kernel, self.name, unit, tables, counting)
+            yield [self.conclude(run, unit, [written], plan.expected(unit))]
+            return
+        if "unit" not in plan.rows.columns:
+            raise StageError(
+                f"stage {self.name}: the rows of its plan have no column `unit`: keep it in every select, and join by "
+                "it, since units know nothing of each other"
+            )
+        if isinstance(plan.rows_expected, int):
+            raise StageError(f"stage {self.name}: rows_expected is one number: give each unit's (`run.rows_by_unit`)")
+        expected = {unit: plan.expected(unit) for unit in units}
+        with (
+            run.tables.staging(self.name) as staging,
+            closing(
+                run.tables.write_units(plan.rows, plan.make_kernel, self.name, expected, tables, staging, counting)
+            ) as groups,
+        ):
+            for group in groups:
+                yield self.conclude_units(run, group, expected)
+
+    def conclude_units(
+        self,
+        run: Run,
+        group: Sequence[tuple[str, Written] | Failed],
+        expected: Mapping[str, int | None],
+        beside: Callable[[str], Sequence[Written]] = lambda unit: (),
+    ) -> list[Made | Failed]:
+        """`conclude` for units that became whole together; one that lost a row has failed.
+
+        beside   what other jobs wrote of a unit; if anything, its first is counted
+        """
+        concluded: list[Made | Failed] = []
+        for one in group:
+            if isinstance(one, Failed):
+                concluded.append(one)
+                continue
+            unit, written = one
+            try:
+                concluded.append(self.conclude(run, unit, [*beside(unit), written], expected[unit]))
+            except RowsLost as error:
+                concluded.append(Failed(unit, f"{RowsLost.__name__}: {error}"))
+        return concluded
 
     def conclude(
         self,
         run: Run,
         unit: str,
         staged: Sequence[Written],
-        started: float,
         expected: int | None = None,
         facts: Mapping[str, Any] | None = None,
-    ) -> Commit:
-        """Check that no row was lost, and commit. The first job of `staged` is the one that is counted."""
+    ) -> Made:
+        """Check that no row was lost. The first job of `staged` is the one that is counted. Raises RowsLost."""
         counted = staged[0]
         files: dict[str, list[Any]] = {}
         rejected: dict[str, int] = {}
@@ -228,10 +287,10 @@ class Stage:
             rows_in=counted.rows_in,
             rows_out=counted.rows_out,
             rejected=dict(sorted(rejected.items())),
-            seconds=round(time.monotonic() - started, 3),
             facts={**self.facts(run, unit), **(facts or {})},
+            task_seconds=round(sum(w.task_seconds for w in staged), 3),
         )
-        return run.tables.commit(commit, staged)
+        return Made(commit, staged)
 
 
 @dataclass
@@ -251,6 +310,7 @@ class Run:
     _settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     _counted: dict[tuple[str | None, ...], int] = field(default_factory=dict)
     """What `rows` has counted by a Spark job: asked for the progress line, and again for the plan."""
+    _counted_by_unit: dict[tuple[str | None, ...], dict[str, int]] = field(default_factory=dict)
 
     @property
     def spark(self) -> SparkSession:
@@ -276,7 +336,11 @@ class Run:
         return self._settings[stage.name]
 
     def unit(self, name: str) -> Unit:
-        return next(u for u in self.units if u.name == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Unit]:
+        return {u.name: u for u in self.units}
 
     def stage(self, name: str) -> Stage:
         return next(s for s in self.stages if s.name == name)
@@ -287,15 +351,15 @@ class Run:
 
     # Which commits count
 
-    def committed(self, stage: str, unit: str | None = None) -> list[Commit]:
-        """Commits of a stage that count, of one unit or of all."""
+    def committed(self, stage: str, units: WhichUnits = None) -> list[Commit]:
+        """Commits of a stage that count, of these units or of all."""
         made = self.commits.get(stage, {})
-        return [made[unit]] if unit is not None else [made[u] for u in sorted(made)]
+        return [made[u] for u in (sorted(made) if units is None else _names(units))]
 
-    def commits_of(self, table: str, unit: str | None = None) -> list[Commit]:
-        """Commits that count of the stage that writes a table; a unit's own where it is written by unit."""
+    def commits_of(self, table: str, units: WhichUnits = None) -> list[Commit]:
+        """Commits that count of the stage that writes a table; the units' own where it is written by unit."""
         writer = self.writer(table)
-        return self.committed(writer.name, unit if writer.scope == "unit" else None)
+        return self.committed(writer.name, units if writer.scope == "unit" else None)
 
     # Tables as the stages before the reader left them
 
@@ -308,10 +372,11 @@ class Run:
         end = names.index(reader.name) if reader is not None and reader.name in names else len(names)
         return list(self.stages[:end])
 
-    def read(self, table: str, unit: str | None = None, columns: Sequence[str] | None = None) -> DataFrame:
-        """Rows of a table, of one unit or of all, without those that a stage between has left out.
+    def read(self, table: str, units: WhichUnits = None, columns: Sequence[str] | None = None) -> DataFrame:
+        """Rows of a table, of one unit, some or all, without those that a stage between has left out.
 
-        unit      of a table whose rows belong to no unit (the knowledge base's), all rows are read
+        units     those asked for: then `unit` is the last column, except of a table whose rows belong to no unit (the
+                  knowledge base's), which is read whole
         columns   None: all of the schema; `unit` is one more that may be named
         """
         self._declared(table)
@@ -319,83 +384,137 @@ class Run:
         names = list(columns) if columns is not None else known
         if unknown := [name for name in names if name not in (*known, "unit")]:
             raise StageError(f"{table} has no column {', '.join(unknown)}; it has {', '.join(known)}")
-        narrowing = self.narrowing(table, self.reader)
         writer = self.writer(table)
+        by_unit = writer.scope == "unit" or self._lies_by_unit(writer, table)
+        if units is not None and by_unit and "unit" not in names:
+            names.append("unit")
+        narrowing = self.narrowing(table, self.reader)
         # Rows that the writer itself did not pass on are there for the statistics, and stay.
         mark = writer.passes.where_null if writer.passes is not None and writer.passes.table == table else None
-        needed = [c for stage in narrowing for c in cast(Passed, stage.passes).key if c not in names]
-        needed += [mark] if narrowing and mark is not None and mark not in names else []
+        needed = [c for stage in narrowing for c in (*cast(Passed, stage.passes).key, *_unit_of(stage))]
+        needed += [mark] if narrowing and mark is not None else []
         frame = self.tables.read(
             table,
-            self.commits_of(table, unit),
-            [*names, *dict.fromkeys(needed)],
-            only_unit=unit if writer.scope == "whole" and self._lies_by_unit(writer, table) else None,
+            self.commits_of(table, units),
+            [*names, *dict.fromkeys(c for c in needed if c not in names)],
+            only_units=_names(units) if units is not None and writer.scope == "whole" and by_unit else None,
         )
         for stage in narrowing:
-            key = list(cast(Passed, stage.passes).key)
+            key = [*cast(Passed, stage.passes).key, *_unit_of(stage)]
             if mark is None:
-                frame = frame.join(self._passed_on(stage, unit), key, how="left_semi")
+                frame = frame.join(self._passed_on(stage, units), key, how="left_semi")
             else:
                 standing, others = frame.where(frame[mark].isNull()), frame.where(frame[mark].isNotNull())
-                frame = standing.join(self._passed_on(stage, unit), key, how="left_semi").unionByName(others)
+                frame = standing.join(self._passed_on(stage, units), key, how="left_semi").unionByName(others)
         return frame.select(*names)
 
-    def _passed_on(self, stage: Stage, unit: str | None, columns: Sequence[str] = ()) -> DataFrame:
-        """Keys, and further columns, of the rows that a stage passed on."""
+    def _passed_on(self, stage: Stage, units: WhichUnits, columns: Sequence[str] = ()) -> DataFrame:
+        """Keys, of a stage by unit with `unit`, and further columns, of the rows that a stage passed on."""
         passed = cast(Passed, stage.passes)
         extra = [passed.where_null] if passed.where_null else []
-        commits = self.committed(stage.name, unit if stage.scope == "unit" else None)
-        frame = self.tables.read(passed.table, commits, [*passed.key, *columns, *extra])
+        frame = self.tables.read(
+            passed.table,
+            self.committed(stage.name, units if stage.scope == "unit" else None),
+            [*passed.key, *_unit_of(stage), *columns, *extra],
+            only_units=(
+                _names(units)
+                if units is not None and stage.scope == "whole" and self._lies_by_unit(stage, passed.table)
+                else None
+            ),
+        )
         if passed.where_null:
             frame = frame.where(frame[passed.where_null].isNull())
-        return frame.select(*passed.key, *columns)
+        return frame.select(*passed.key, *_unit_of(stage), *columns)
 
-    def rows(self, table: str, unit: str | None = None, by: Sequence[str] = ()) -> int:
-        """How many rows of a table the reader gets, counted by these columns (none: by the table's key).
+    def rows(self, table: str, units: WhichUnits = None, by: Sequence[str] = ()) -> int:
+        """How many rows of a table the reader gets, counted by these columns (none: by the table's key)."""
+        if units is not None:
+            return sum(self.rows_by_unit(table, _names(units), by).values())
+        self._declared(table)
+        key = tuple(by) or self.tables.catalogue.tables[table].key
+        known = self._rows_known(table, key)
+        if known is not None:
+            return sum(known.values())
+        asked = (self.reader.name if self.reader is not None else None, table, *key)
+        if asked not in self._counted:
+            columns = [*key, *(("unit",) if self.writer(table).scope == "unit" else ())]
+            self._counted[asked] = self.read(table, columns=columns).distinct().count()
+        return self._counted[asked]
+
+    def rows_by_unit(self, table: str, units: Sequence[str], by: Sequence[str] = ()) -> dict[str, int]:
+        """The same for each of these units.
 
         Read from the commit records. Only where a stage narrowed the table by other columns, a Spark job counts.
         """
         self._declared(table)
         key = tuple(by) or self.tables.catalogue.tables[table].key
+        known = self._rows_known(table, key)
+        if known is not None:
+            return (
+                {unit: known.get(unit, 0) for unit in units}
+                if WHOLE not in known
+                else dict.fromkeys(units, known[WHOLE])
+            )
+        asked = (self.reader.name if self.reader is not None else None, table, *key)
+        counted = self._counted_by_unit.setdefault(asked, {})
+        if left := [unit for unit in units if unit not in counted]:
+            rows = self.read(table, left, list(key)).distinct().groupBy("unit").count().collect()
+            counted.update(dict.fromkeys(left, 0) | {row["unit"]: row["count"] for row in rows})
+        return {unit: counted[unit] for unit in units}
+
+    def _rows_known(self, table: str, key: Sequence[str]) -> dict[str, int] | None:
+        """Rows by unit (WHOLE: those of no unit) as the commit records have them; None where they do not tell."""
         narrowing = self.narrowing(table, self.reader)
         last = narrowing[-1] if narrowing else None
-        if last is not None and set(cast(Passed, last.passes).key) == set(key):
-            known = self._rows_passed_on(last, unit)
-            if known is not None:
-                return known
-        writer = self.writer(table)
-        if last is None and set(key) == set(self.tables.catalogue.tables[table].key):
-            return sum(c.rows(table) for c in self.commits_of(table, unit))
-        if last is None and writer.passes is not None and (writer.passes.table, writer.passes.key) == (table, key):
-            return sum(c.rows_out for c in self.commits_of(table, unit))
-        asked = (self.reader.name if self.reader is not None else None, table, unit, *key)
-        if asked not in self._counted:
-            self._counted[asked] = self.read(table, unit, list(key)).distinct().count()
-        return self._counted[asked]
+        writer, table_key = self.writer(table), self.tables.catalogue.tables[table].key
+        if last is not None:
+            passed = cast(Passed, last.passes)
+            return self._rows_passed_on(last) if set(passed.key) == set(key) else None
+        if set(key) == set(table_key):
+            if writer.scope == "unit":
+                return {u: c.rows(table) for u, c in self.commits.get(writer.name, {}).items()}
+            return self._rows_of_folders(writer, table)
+        passed_here = writer.passes is not None and (writer.passes.table, {*writer.passes.key}) == (table, {*key})
+        if passed_here and (writer.scope == "unit" or not self._lies_by_unit(writer, table)):
+            return self._rows_passed_on(writer)
+        return None
 
-    def _rows_passed_on(self, stage: Stage, unit: str | None) -> int | None:
+    def _rows_passed_on(self, stage: Stage) -> dict[str, int] | None:
         """From the commit records; None where they do not tell: a stage over everything counts no units by themselves,
         and its files do so only where each key is a row and each row lies in its unit's folder."""
-        if stage.scope == "unit" or unit is None:
-            return sum(c.rows_out for c in self.committed(stage.name, unit if stage.scope == "unit" else None))
+        made = self.commits.get(stage.name, {})
+        if stage.scope == "unit":
+            return {u: c.rows_out for u, c in made.items()}
         passed = cast(Passed, stage.passes)
-        if passed.where_null or set(stage.tables[passed.table].key) != set(passed.key):
-            return None
-        if not self._lies_by_unit(stage, passed.table):
-            return None
-        written = (f for c in self.committed(stage.name) for f in c.files.get(passed.table, []))
-        return sum(f.rows for f in written if f.path.startswith(f"unit={unit}/"))
+        by_file = not passed.where_null and set(stage.tables[passed.table].key) == set(passed.key)
+        if by_file and self._lies_by_unit(stage, passed.table):
+            return self._rows_of_folders(stage, passed.table)
+        return {WHOLE: sum(c.rows_out for c in made.values())}
+
+    def _rows_of_folders(self, writer: Stage, table: str) -> dict[str, int]:
+        """Rows of a table of a stage over everything by the unit in whose folder they lie."""
+        found: dict[str, int] = {}
+        for commit in self.committed(writer.name):
+            for file in commit.files.get(table, []):
+                unit = file.path.partition("/")[0].removeprefix("unit=")
+                # A segment's rows belong to no unit of input.
+                unit = unit if writer.scope == "whole" else WHOLE
+                found[unit] = found.get(unit, 0) + file.rows
+        if len(found) > 1:
+            found = {unit: rows for unit, rows in found.items() if rows or unit != WHOLE}
+        return found
 
     def _lies_by_unit(self, writer: Stage, table: str) -> bool:
         """Whether each row that a stage over everything wrote is in its unit's folder, and none in that of all."""
         written = (f for c in self.committed(writer.name) for f in c.files.get(table, []))
         return not any(f.rows for f in written if f.path.startswith(f"unit={WHOLE}/"))
 
-    def with_features(self, frame: DataFrame, unit: str | None = None) -> DataFrame:
-        """The rows with the feature columns that stages before the reader give; null where a stage has no row."""
+    def with_features(self, frame: DataFrame, units: WhichUnits = None) -> DataFrame:
+        """The rows, which name their `unit`, with the feature columns that stages before the reader give; null where
+        a stage has no row."""
         for stage in self.feature_givers():
-            passed = cast(Passed, stage.passes)
-            frame = frame.join(self._passed_on(stage, unit, stage.features), list(passed.key), how="left")
+            key = [*cast(Passed, stage.passes).key, *_unit_of(stage)]
+            frame = frame.join(self._passed_on(stage, units, stage.features), key, how="left")
         return frame
 
     def feature_givers(self) -> list[Stage]:
@@ -415,20 +534,32 @@ class Run:
 
     # Input shards and files for the workers
 
-    def open_shards(self, unit: str) -> Callable[[int], ShardReader]:
-        """Opens a shard of the unit by its number, in a worker, for its images."""
+    def open_shards(self, units: str | Iterable[str]) -> Callable[[int], ShardReader]:
+        """Opens a shard of these units by its number, in a worker, for its images."""
         if self.reader is not None and not self.reader.sees_images:
             raise StageError(f"stage {self.reader.name} opens images and does not declare it: set `sees_images = True`")
-        paths = {f.shard: f.path for f in self.unit(unit).files}
+        paths = {f.shard: f.path for unit in _names(units) for f in self.unit(unit).files}
         return partial(_open_shard, paths, self._whole_config().pairs.image_column)
 
-    def in_shard_order(self, rows: DataFrame, unit: str, rows_per_task: int = _ROWS_PER_TASK) -> DataFrame:
-        """Rows dealt to tasks as they lie in the unit's shards: a task reads its part of a file, once and forward.
+    def in_shard_order(
+        self, rows: DataFrame, units: str | Iterable[str], rows_per_task: int = _ROWS_PER_TASK
+    ) -> DataFrame:
+        """Rows dealt to tasks as they lie in the units' shards: a task reads its part of a file, once and forward.
 
         rows   with the columns shard and row, each shard's rows numbered as in its file
         """
-        blocks = RowBlocks([(f.shard, f.rows, rows_per_task) for f in self.unit(unit).files])
-        return rows.repartitionById(blocks.count, blocks.column()).sortWithinPartitions("shard", "row")
+        shards = [f for unit in _names(units) for f in self.unit(unit).files]
+        size = dealing.task_size(sum(f.rows for f in shards), rows_per_task, self.spark)
+        return dealing.Blocks([(f.shard, f.rows, size) for f in shards]).by_row(rows)
+
+    def in_unit_order(
+        self, rows: DataFrame, sizes: Mapping[str, int], by: Sequence[str], rows_per_task: int = _ROWS_PER_TASK
+    ) -> DataFrame:
+        """Rows dealt to tasks by unit: a small unit's all to one task, a large one's by a hash of the columns `by`.
+
+        sizes   unit to its rows, as `rows_by_unit` counts them
+        """
+        return dealing.by_unit(self.spark, sizes, rows_per_task).by_hash(rows, by)
 
     def ship(self, path: str) -> Shipped:
         """A file or folder that every worker needs; `.local()` in the worker says where it lies there."""
@@ -436,6 +567,19 @@ class Run:
 
     def _whole_config(self) -> Config:
         return self.config._whole if isinstance(self.config, _OwnSections) else self.config
+
+
+WhichUnits = str | Iterable[str] | None
+"""A unit, some, or (None) all."""
+
+
+def _names(units: str | Iterable[str]) -> list[str]:
+    return [units] if isinstance(units, str) else list(units)
+
+
+def _unit_of(stage: Stage) -> tuple[str, ...]:
+    """`unit`, where a stage's keys hold within a unit alone."""
+    return ("unit",) if stage.scope == "unit" else ()
 
 
 def _open_shard(paths: Mapping[int, str], column: str, shard: int) -> ShardReader:

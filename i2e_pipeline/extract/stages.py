@@ -11,12 +11,11 @@ beside the scoring of images (docs/architecture.md).
 
 from __future__ import annotations
 
-import math
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,12 +25,16 @@ from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.ids import row_ids
 from i2e_pipeline.core.schemas import MENTIONS, PAIRS, TEXTS, Reason
 from i2e_pipeline.engine.catalogue import Passed, Table
-from i2e_pipeline.engine.stage import Plan, Run, Stage
-from i2e_pipeline.engine.tables import Commit, Counting, Kernel, pass_on
+from i2e_pipeline.engine.dealing import by_unit
+from i2e_pipeline.engine.stage import Made, Plan, Run, Stage
+from i2e_pipeline.engine.tables import Counting, Failed, Kernel, Written, pass_on
 from i2e_pipeline.extract import gazetteer, recognizer
 from i2e_pipeline.extract.mentions import find_mentions
 from i2e_pipeline.extract.text import read_texts
 from i2e_pipeline.inputs.shards import text_columns
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 _INPUT_ROWS_PER_TASK = 200_000
 _TEXTS_PER_TASK = 20_000
@@ -72,15 +75,9 @@ class Pairs(Stage):
         },
     }
 
-    def carry_out(self, run: Run, unit: str) -> Commit:
-        from pyspark.sql import functions as F
-
-        started = time.monotonic()
-        tables, config, shards = run.tables, run.config, run.unit(unit).files
-        rows = run.spark.createDataFrame(
-            [(f.shard, f.path, bytes.fromhex(f.digest), f.rows) for f in shards],
-            "shard int, path string, digest binary, rows long",
-        ).repartition(max(1, math.ceil(run.unit(unit).rows / _INPUT_ROWS_PER_TASK)))
+    def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made | Failed], None, None]:
+        tables, config = run.tables, run.config
+        expected: dict[str, int | None] = {unit: run.unit(unit).rows for unit in units}
         columns = config.pairs.key_column, config.pairs.url_column, config.pairs.text_column
         max_characters = config.extract.max_characters
 
@@ -90,15 +87,71 @@ class Pairs(Stage):
 
             return kernel
 
-        counting = Counting(_rows_of_files, self.passes)
-        read = tables.write(rows, make_kernel, self.name, unit, ("pairs", "texts"), counting)
-        seen = run.spark.read.schema(tables.spark_schema("texts")).parquet(files.join(read.staging, "texts"))
-        distinct = seen.groupBy("text_id").agg(
-            F.first("text").alias("text"), F.first("script").alias("script"), F.sum("pairs").alias("pairs")
-        )
-        texts = tables.write(distinct, lambda: partial(pass_on, "texts"), self.name, unit, ("texts",))
-        staged = [read.only("pairs", "rejects"), texts.only("texts")]
-        return self.conclude(run, unit, staged, started, expected=run.unit(unit).rows)
+        with tables.staging(self.name) as first, tables.staging(self.name) as second:
+            counting = Counting(_rows_of_files, self.passes)
+            rows = _files_of(run, units)
+            read: dict[str, Written] = {}
+            jobs = tables.write_units(rows, make_kernel, self.name, expected, ("pairs", "texts"), first, counting)
+            with closing(jobs):
+                for group in jobs:
+                    read |= {one[0]: one[1] for one in group if not isinstance(one, Failed)}
+                    if failed := [one for one in group if isinstance(one, Failed)]:
+                        yield failed
+            # Each distinct text says of how many pairs it is, so that these must add up to what was passed on.
+            passed: dict[str, int | None] = {unit: made.rows_out for unit, made in read.items()}
+            jobs = tables.write_units(
+                _distinct(run, read),
+                lambda: partial(pass_on, "texts"),
+                self.name,
+                passed,
+                ("texts",),
+                second,
+                Counting(_pairs_of_texts),
+            )
+            with closing(jobs):
+                for group in jobs:
+                    yield self.conclude_units(
+                        run,
+                        [one if isinstance(one, Failed) else (one[0], one[1].only("texts")) for one in group],
+                        expected,
+                        beside=lambda unit: [read[unit].only("pairs", "rejects")],
+                    )
+
+
+def _files_of(run: Run, units: Sequence[str]) -> DataFrame:
+    """The units' input files, dealt to tasks by their rows."""
+    of_units = [(unit, f) for unit in units for f in run.unit(unit).files]
+    columns = {
+        "unit": pa.array([unit for unit, _ in of_units], pa.string()),
+        "shard": pa.array([f.shard for _, f in of_units], pa.int32()),
+        "path": pa.array([f.path for _, f in of_units], pa.string()),
+        "digest": pa.array([bytes.fromhex(f.digest) for _, f in of_units], pa.binary()),
+        "rows": pa.array([f.rows for _, f in of_units], pa.int64()),
+    }
+    sizes = {unit: run.unit(unit).rows for unit in units}
+    return by_unit(run.spark, sizes, _INPUT_ROWS_PER_TASK).by_hash(
+        run.spark.createDataFrame(pa.table(columns)), ["shard"]
+    )
+
+
+def _distinct(run: Run, read: Mapping[str, Written]) -> DataFrame:
+    """Each text of a unit once, from what the tasks that read it found."""
+    from pyspark.sql import functions as F
+
+    names = ["text_id", "text", "script", "pairs", "unit"]
+    staged = {w.staging for w in read.values()}
+    paths = [f.path for w in read.values() for f in w.files["texts"] if f.rows]
+    root = files.join(staged.pop(), "texts") if staged else ""
+    texts = run.tables.read_files("texts", root, paths, names)
+    distinct = texts.groupBy("unit", "text_id").agg(
+        F.first("text").alias("text"), F.first("script").alias("script"), F.sum("pairs").alias("pairs")
+    )
+    sizes = {unit: sum(f.rows for f in w.files["texts"]) for unit, w in read.items()}
+    return by_unit(run.spark, sizes, _INPUT_ROWS_PER_TASK).by_hash(distinct, ["text_id"])
+
+
+def _pairs_of_texts(batch: pa.RecordBatch) -> int:
+    return int(pc.sum(batch.column("pairs")).as_py() or 0)
 
 
 def _rows_of_files(batch: pa.RecordBatch) -> int:
@@ -168,13 +221,13 @@ class Extract(Stage):
         name = f"{run.fingerprints[run.writer('kb/surfaces').name][:16]}-{gate}-format{gazetteer.FORMAT}"
         return run.tables.local_path("kb", "gazetteer", name)
 
-    def rows_to_do(self, run: Run, unit: str) -> int:
-        return run.rows("texts", unit)
+    def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
+        return run.rows_by_unit("texts", units)
 
-    def plan(self, run: Run, unit: str) -> Plan:
+    def plan(self, run: Run, units: Sequence[str]) -> Plan:
         config = run.config.extract
-        expected = self.rows_to_do(run, unit)
-        texts = run.read("texts", unit, ["text_id", "text"])
+        expected = run.rows_by_unit("texts", units)
+        texts = run.read("texts", units, ["text_id", "text"])
         model = None
         if config.recognizer != recognizer.BLANK:
             model = run.ship(str(recognizer.model_folder(config.recognizer)))
@@ -188,5 +241,5 @@ class Extract(Stage):
                 max_mentions=config.max_mentions,
             )
 
-        tasks = max(1, math.ceil(expected / _TEXTS_PER_TASK))
-        return Plan(texts.repartition(tasks), make_kernel, rows_expected=expected)
+        rows = run.in_unit_order(texts, expected, ["text_id"], _TEXTS_PER_TASK)
+        return Plan(rows, make_kernel, rows_expected=expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +12,6 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
-
-if TYPE_CHECKING:
-    from pyspark.sql import Column
 
 CHUNK_BYTES = 16 << 20
 """About how much of the image column is held decoded at a time."""
@@ -24,42 +21,6 @@ _TEXT_CHUNK_ROWS = 4096
 
 class ShardChanged(I2EError, RuntimeError):
     """An input shard is not what it was when the run was planned."""
-
-
-class RowBlocks:
-    """How rows of shards are dealt to tasks: a task has rows of one large shard that follow each other, or several
-    small shards as a whole."""
-
-    def __init__(self, shards: Sequence[tuple[int, int, int]]) -> None:
-        """`shards`: of each its number, its rows, and how many of its rows one task may have."""
-        self.first: dict[int, int] = {}
-        self.size: dict[int, int] = {}
-        self.count = 0
-        room = 0.0
-        for shard, rows, size in shards:
-            share = rows / size
-            if share <= room:
-                self.first[shard] = self.count - 1
-                room -= share
-            else:
-                self.first[shard] = self.count
-                blocks = max(1, -(-rows // size))
-                self.count += blocks
-                room = 1 - share if blocks == 1 else 0.0
-            self.size[shard] = size
-
-    def task(self, shard: int, row: int) -> int:
-        """The task that has a row, from 0 to `count` - 1."""
-        return self.first[shard] + row // self.size[shard]
-
-    def column(self) -> Column:
-        """`task` as a Spark expression over the columns shard and row."""
-        from pyspark.sql import functions as F
-
-        first, size = (
-            F.create_map(*(F.lit(x) for pair in numbers.items() for x in pair)) for numbers in (self.first, self.size)
-        )
-        return first[F.col("shard")] + F.floor(F.col("row") / size[F.col("shard")]).cast("int")
 
 
 def text_columns(path: str, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:

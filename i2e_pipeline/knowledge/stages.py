@@ -7,9 +7,9 @@ surfaces        Reads  kb/names · kb/entities · anchors Writes  kb/surfaces
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ import pyarrow as pa
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.engine.catalogue import Passed, Table
-from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
-from i2e_pipeline.engine.tables import WHOLE, Commit, Kernel, Written, pass_on
+from i2e_pipeline.engine.stage import Made, Plan, Run, Stage, StageError
+from i2e_pipeline.engine.tables import WHOLE, Kernel, Written, pass_on
 from wikidata.filters import FILTERS
 from wikidata.items import read_items
 from wikidata.priors import SurfaceLimits
@@ -61,11 +61,11 @@ class KnowledgeBase(Stage):
             raise StageError("knowledge_base.dump is not set: name a Wikidata JSON dump (.json, .json.bz2)")
         return super().settings(config)
 
-    def carry_out(self, run: Run, unit: str) -> Commit:
+    def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made], None, None]:
         from wikidata import knowledge_base as wikidata
         from wikidata.sources import read_popularity
 
-        started = time.monotonic()
+        (unit,) = units
         tables, kb = run.tables, run.config.knowledge_base
         assert kb.dump is not None
         with _said_of("dump"):
@@ -98,8 +98,7 @@ class KnowledgeBase(Stage):
             *settled,
         ]
         rows = sum(f.rows for f in written[0].files["kb/entities"])
-        counted = Written(raw.staging, {"rejects": raw.files["rejects"]}, raw.rows_in, rows, raw.rejected)
-        return self.conclude(run, unit, [counted, *written], started)
+        yield [self.conclude(run, unit, [replace(raw.only("rejects"), rows_out=rows), *written])]
 
     def _write(self, run: Run, table: str, rows: DataFrame) -> Written:
         tables = () if table == "rejects" else (table,)
@@ -142,7 +141,7 @@ class Surfaces(Stage):
         for key in ("dump", "popularity", "languages", "skip")
     }
 
-    def plan(self, run: Run, unit: str) -> Plan:
+    def plan(self, run: Run, units: Sequence[str]) -> Plan:
         from wikidata import knowledge_base as wikidata
         from wikidata.sources import read_anchors
 

@@ -7,19 +7,22 @@ Rejects  below_bar
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.schemas import LABELS, Reason
 from i2e_pipeline.engine.catalogue import Passed, Table
-from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
+from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError, WhichUnits
 from i2e_pipeline.engine.tables import Kernel
 from i2e_pipeline.label.calibration import DEFAULT, FEATURES, Calibration
 from i2e_pipeline.label.labels import choose_labels
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+_PAIRS_PER_TASK = 100_000
 
 
 class Label(Stage):
@@ -67,10 +70,10 @@ class Label(Stage):
         givers = [s.name for s in run.feature_givers() if weighed & set(s.features)]
         return tuple(dict.fromkeys((*super().depends_on(run), *givers)))
 
-    def rows_to_do(self, run: Run, unit: str) -> int:
-        return run.rows("scores", unit, by=("pair_id",))
+    def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
+        return run.rows_by_unit("scores", units, by=("pair_id",))
 
-    def plan(self, run: Run, unit: str) -> Plan:
+    def plan(self, run: Run, units: Sequence[str]) -> Plan:
         from pyspark.sql import functions as F
 
         weighed = [f for f in calibration_of(run.config).features if f not in FEATURES]
@@ -85,8 +88,8 @@ class Label(Stage):
             *weighed,
         )
         pairs = (
-            scored_candidates(run, unit)
-            .groupBy("pair_id", "image_id", "shard", "row", "width", "height")
+            scored_candidates(run, units)
+            .groupBy("unit", "pair_id", "image_id", "shard", "row", "width", "height")
             .agg(F.sort_array(F.collect_list(option)).alias("options"))
         )
         calibration, settings = calibration_of(run.config), run.config.label
@@ -99,7 +102,8 @@ class Label(Stage):
                 max_labels=settings.max_labels_per_image,
             )
 
-        return Plan(pairs, make_kernel, rows_expected=self.rows_to_do(run, unit))
+        expected = run.rows_by_unit("scores", units, by=("pair_id",))
+        return Plan(run.in_unit_order(pairs, expected, ["pair_id"], _PAIRS_PER_TASK), make_kernel, expected)
 
 
 def calibration_of(config: Config) -> Calibration:
@@ -107,13 +111,14 @@ def calibration_of(config: Config) -> Calibration:
     return DEFAULT if config.label.calibration is None else Calibration.load(config.label.calibration)
 
 
-def scored_candidates(run: Run, unit: str | None = None) -> DataFrame:
-    """A row per scored pair, mention and entity of a unit (None: of all): what text and image say, and the features
+def scored_candidates(run: Run, units: WhichUnits = None) -> DataFrame:
+    """A row per scored pair, mention and entity of units (None: of all): what text and image say, and the features
     that stages from outside give."""
     scores = run.read(
         "scores",
-        unit,
+        units,
         [
+            "unit",
             "pair_id",
             "entity_id",
             "image_id",
@@ -126,7 +131,9 @@ def scored_candidates(run: Run, unit: str | None = None) -> DataFrame:
             "height",
         ],
     )
-    texts = run.read("pairs", unit, ["pair_id", "text_id"])
-    candidates = run.read("candidates", unit, ["text_id", "start", "end", "entity_id", "probability"])
-    joined = scores.join(texts, "pair_id", how="inner").join(candidates, ["text_id", "entity_id"], how="inner")
-    return run.with_features(joined, unit)
+    texts = run.read("pairs", units, ["unit", "pair_id", "text_id"])
+    candidates = run.read("candidates", units, ["unit", "text_id", "start", "end", "entity_id", "probability"])
+    joined = scores.join(texts, ["unit", "pair_id"], how="inner").join(
+        candidates, ["unit", "text_id", "entity_id"], how="inner"
+    )
+    return run.with_features(joined, units)

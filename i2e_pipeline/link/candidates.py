@@ -84,10 +84,10 @@ def explode_keys(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def with_candidates(mentions: DataFrame, texts: DataFrame, surfaces: DataFrame) -> DataFrame:
-    """One row per text of `mentions`, in the form of LINK_ROWS.
+    """One row per unit and text of `mentions`, in the form of LINK_ROWS with the column `unit`.
 
-    mentions   rows of the table mentions; texts without a mention get no row
-    texts      text_id, text: at least the texts of `mentions`
+    mentions   rows of the table mentions with their `unit`; texts without a mention get no row
+    texts      unit, text_id, text: at least the texts of `mentions`
     surfaces   rows of kb/surfaces
     A form's candidates are those of the first of its keys that the knowledge base holds; of a plural that is a name
     itself ("Bananas" the film) also those of its singular, marked `inflected`.
@@ -99,6 +99,7 @@ def with_candidates(mentions: DataFrame, texts: DataFrame, surfaces: DataFrame) 
     by_text = (
         mentions.join(found, on="normal_form", how="left")
         .select(
+            "unit",
             "text_id",
             F.struct(
                 "start",
@@ -110,12 +111,11 @@ def with_candidates(mentions: DataFrame, texts: DataFrame, surfaces: DataFrame) 
                 F.coalesce("candidates", none).alias("candidates"),
             ).alias("mention"),
         )
-        .groupBy("text_id")
+        .groupBy("unit", "text_id")
         .agg(F.sort_array(F.collect_list("mention")).alias("mentions"))
     )
-    return by_text.join(texts.select("text_id", "text"), on="text_id", how="inner").select(
-        "text_id", "text", "mentions"
-    )
+    of_unit = ["unit", "text_id"]
+    return by_text.join(texts.select(*of_unit, "text"), on=of_unit, how="inner").select(*of_unit, "text", "mentions")
 
 
 def resolve(forms: DataFrame, surfaces: DataFrame) -> DataFrame:

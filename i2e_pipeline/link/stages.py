@@ -8,6 +8,7 @@ Rejects  no_candidate · below_floor
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import pyarrow as pa
@@ -20,6 +21,8 @@ from i2e_pipeline.engine.tables import Kernel
 from i2e_pipeline.link import context
 from i2e_pipeline.link.candidates import with_candidates
 from i2e_pipeline.link.disambiguate import Weights, disambiguate
+
+_MENTIONS_PER_TASK = 50_000
 
 
 class Link(Stage):
@@ -53,12 +56,12 @@ class Link(Stage):
             )
             context.build(entities, context_folder(run))
 
-    def rows_to_do(self, run: Run, unit: str) -> int:
-        return run.rows("mentions", unit)
+    def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
+        return run.rows_by_unit("mentions", units)
 
-    def plan(self, run: Run, unit: str) -> Plan:
-        mentions = run.read("mentions", unit)
-        texts = run.read("texts", unit, ["text_id", "text"])
+    def plan(self, run: Run, units: Sequence[str]) -> Plan:
+        mentions = run.read("mentions", units)
+        texts = run.read("texts", units, ["text_id", "text"])
         surfaces = run.read("kb/surfaces", columns=["normal_form", "candidates"])
         known = run.ship(context_folder(run))
         settings, weights = run.config.link, Weights.load(run.config.link.weights)
@@ -66,8 +69,9 @@ class Link(Stage):
         def make_kernel() -> Kernel:
             return partial(disambiguate, context=context.Context(known.local()), settings=settings, weights=weights)
 
-        rows = with_candidates(mentions, texts, surfaces)
-        return Plan(rows, make_kernel, rows_expected=self.rows_to_do(run, unit), rows_of=_mentions)
+        expected = run.rows_by_unit("mentions", units)
+        rows = run.in_unit_order(with_candidates(mentions, texts, surfaces), expected, ["text_id"], _MENTIONS_PER_TASK)
+        return Plan(rows, make_kernel, rows_expected=expected, rows_of=_mentions)
 
 
 def context_folder(run: Run) -> str:

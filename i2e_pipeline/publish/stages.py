@@ -12,8 +12,7 @@ manifest is not whole, and no command reads it.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,9 +32,10 @@ from i2e_pipeline.core.schemas import (
     Reason,
 )
 from i2e_pipeline.engine.catalogue import Passed, Table
-from i2e_pipeline.engine.stage import Plan, Run, Stage
+from i2e_pipeline.engine.dealing import Blocks, task_size
+from i2e_pipeline.engine.stage import Made, Plan, Run, Stage
 from i2e_pipeline.engine.tables import Commit, Counting, Kernel, pass_on
-from i2e_pipeline.inputs.shards import RowBlocks, selected_rows
+from i2e_pipeline.inputs.shards import selected_rows
 from i2e_pipeline.publish import selection, statistics
 from i2e_pipeline.publish.images import BYTES_PER_TASK, image_rows
 from i2e_pipeline.publish.manifest import card, funnel, funnel_rows, manifest, thresholds
@@ -67,10 +67,10 @@ class Select(Stage):
         "label.threshold": "labels are read as the stage `label` chose them",
     }
 
-    def carry_out(self, run: Run, unit: str) -> Commit:
+    def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made], None, None]:
         from pyspark.sql import functions as F
 
-        started = time.monotonic()
+        (unit,) = units
         tables, config = run.tables, run.config
         all_labels = run.read("labels", columns=[*LABELS.names, "unit"])
         chosen = all_labels.where(F.col("reason").isNull())
@@ -86,16 +86,21 @@ class Select(Stage):
         stats = tables.write(
             per_entity, lambda: partial(pass_on, "entity_statistics"), self.name, unit, ("entity_statistics",)
         )
-        schema = tables.spark_schema("selection", ["image_id", "pair_id", "shard", "row", "labels", "unit"])
-        written = tables.spark.read.schema(schema).parquet(files.join(selected.staging, "selection"))
-        return self.conclude(
-            run,
-            unit,
-            [selected, stats.only("entity_statistics")],
-            started,
-            expected=run.rows("labels", by=("pair_id",)),
-            facts={"units": selection.unit_digests(written)},
+        written = tables.read_files(
+            "selection",
+            files.join(selected.staging, "selection"),
+            [f.path for f in selected.files["selection"] if f.rows],
+            ["image_id", "pair_id", "shard", "row", "labels", "unit"],
         )
+        yield [
+            self.conclude(
+                run,
+                unit,
+                [selected, stats.only("entity_statistics")],
+                expected=run.rows("labels", by=("pair_id",)),
+                facts={"units": selection.unit_digests(written)},
+            )
+        ]
 
 
 class Publish(Stage):
@@ -122,8 +127,9 @@ class Publish(Stage):
         settings = run.settings_of(self)
         return {"version": self.version, "settings": settings, "selection": digests.get(unit, "none")}
 
-    def rows_to_do(self, run: Run, unit: str) -> int:
-        return int(run.commits_of("selection")[0].facts["units"].get(unit, "0").partition("-")[0])
+    def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
+        digests = run.commits_of("selection")[0].facts["units"]
+        return {unit: int(digests.get(unit, "0").partition("-")[0]) for unit in units}
 
     def forget(self, run: Run, unit: str) -> None:
         """Keep its images until the dataset without them is ready. The last stage removes them then."""
@@ -131,15 +137,13 @@ class Publish(Stage):
     def prepare(self, run: Run) -> None:
         files.remove(run.tables.path("i2e", "manifest.json"))
 
-    def plan(self, run: Run, unit: str) -> Plan:
-        shards = run.unit(unit).files
+    def plan(self, run: Run, units: Sequence[str]) -> Plan:
+        shards = [f for unit in units for f in run.unit(unit).files]
         paths = {f.shard: f.path for f in shards}
-        tasks = RowBlocks([(f.shard, f.rows, max(1, BYTES_PER_TASK * f.rows // max(1, f.size))) for f in shards])
-        rows = (
-            run.read("selection", unit)
-            .select("image_id", "shard", "row", "width", "height", "labels")
-            .repartitionById(tasks.count, tasks.column())
-        )
+        full = task_size(sum(f.size for f in shards), BYTES_PER_TASK, run.spark)
+        tasks = Blocks([(f.shard, f.rows, max(1, full * f.rows // max(1, f.size))) for f in shards])
+        selected = run.read("selection", units, ["image_id", "shard", "row", "width", "height", "labels"])
+        rows = tasks.by_row(selected)
         pairs = run.config.pairs
 
         def read_rows(shard: int, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -154,7 +158,7 @@ class Publish(Stage):
                 text_column=pairs.text_column,
             )
 
-        return Plan(rows, make_kernel, rows_expected=self.rows_to_do(run, unit))
+        return Plan(rows, make_kernel, rows_expected=self.rows_to_do(run, units))
 
 
 class Finish(Stage):
@@ -198,10 +202,10 @@ class Finish(Stage):
         path = run.tables.path("i2e", "manifest.json")
         return super().missing(run, commit) or ([] if files.exists(path) else ["i2e/manifest.json"])
 
-    def carry_out(self, run: Run, unit: str) -> Commit:
+    def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made], None, None]:
         from pyspark.sql import functions as F
 
-        started = time.monotonic()
+        (unit,) = units
         tables = run.tables
         stats = run.read("entity_statistics")
         in_order = stats.orderBy(F.col("class_index").asc_nulls_last(), "entity_id")
@@ -233,21 +237,19 @@ class Finish(Stage):
             rows_in=entities.rows_in,
             rows_out=entities.rows_in,
             rejected={},
-            seconds=round(time.monotonic() - started, 3),
         )
-        tables.commit(made, staged)
+        # Committed by whoever iterates, before the manifest says that all is whole.
+        yield [Made(made, staged)]
         classes = made.rows("i2e/entities")
         facts = manifest(run, steps, classes, labels=sum(r["images"] * r["count"] for r in by_images))
         top = in_order.where("class_index is not null").orderBy(F.desc("images"), "entity_id").limit(20).collect()
         files.write_bytes(tables.path("i2e", "README.md"), card(facts, [r.asDict() for r in top]).encode())
         files.write_json(tables.path("i2e", "manifest.json"), facts)
-        return made
 
     def _remove_other_units(self, run: Run) -> None:
         """Images of units that are no longer part of the dataset."""
         images = run.writer("i2e/images").name
-        for unit in set(run.tables.commits(images)) - {u.name for u in run.units}:
-            run.tables.discard(images, unit)
+        run.tables.discard(images, sorted(set(run.tables.commits(images)) - {u.name for u in run.units}))
 
 
 def entity_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:

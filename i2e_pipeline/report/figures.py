@@ -215,7 +215,7 @@ class Cost:
     does: str
     rows: int
     seconds: float
-    """of all units, added up; units are worked on side by side"""
+    """on the clock"""
     core_hours: float | None
     """for 10^9 pairs; None where the cost does not grow with the pairs"""
 
@@ -224,9 +224,9 @@ def costs(dataset: Dataset) -> list[Cost]:
     """Seconds of each stage from the commit records, stretched to a billion pairs.
 
     A stage's cost per pair is that of its median unit: the first units of a run also pay for starting Spark's workers
-    and loading models. Units in flight share the cores, so a unit's seconds count for its share of them.
+    and loading models. A unit's seconds are its share of the stage's, in which all cores were at work.
     """
-    cores, side_by_side = cores_used(dataset.config), dataset.config.run.units_in_flight
+    cores = cores_used(dataset.config)
     pairs = {c.unit: c.rows_in for c in dataset.commits_of("pairs")}
     whole = sum(pairs.values())
     found = []
@@ -241,7 +241,7 @@ def costs(dataset: Dataset) -> list[Cost]:
                 per_pair = seconds * cores / whole
             else:
                 shares = [c.seconds / pairs[c.unit] for c in made if pairs.get(c.unit)]
-                per_pair = median(shares) * cores / min(side_by_side, len(made)) if shares else 0.0
+                per_pair = median(shares) * cores if shares else 0.0
             hours = per_pair * _BILLION / 3600
         found.append(Cost(stage.name, stage.does, sum(c.rows_in for c in made), seconds, hours))
     return found

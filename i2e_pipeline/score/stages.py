@@ -10,7 +10,7 @@ earlier segment holds.
 
 from __future__ import annotations
 
-import time
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,8 @@ from i2e_pipeline.core.config import Config, digest
 from i2e_pipeline.core.schemas import ENTITY_VECTORS, SCORES, Reason
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.shipping import Shipped
-from i2e_pipeline.engine.stage import Plan, Run, Stage
-from i2e_pipeline.engine.tables import Commit, Counting, Kernel
+from i2e_pipeline.engine.stage import Made, Plan, Run, Stage
+from i2e_pipeline.engine.tables import Counting, Kernel
 from i2e_pipeline.images import encoder
 from i2e_pipeline.images.decode import REASONS as IMAGE_REASONS
 from i2e_pipeline.score.entity_vectors import EntityVectors, encode_entities
@@ -71,13 +71,13 @@ class EncodeEntities(Stage):
         missing = sorted(_links(run) - covered)
         return sorted(c.unit for c in made) + ([f"s-{digest(missing)[:12]}"] if missing else [])
 
-    def rows_to_do(self, run: Run, unit: str) -> int:
-        return 0
+    def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
+        return dict.fromkeys(units, 0)
 
-    def carry_out(self, run: Run, unit: str) -> Commit:
+    def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made], None, None]:
         from pyspark.sql import functions as F
 
-        started = time.monotonic()
+        (unit,) = units
         tables, config = run.tables, run.config.score
         segments = run.committed(self.name)
         candidates = run.read("candidates", columns=["entity_id"])
@@ -101,7 +101,7 @@ class EncodeEntities(Stage):
         counting = Counting(passed=self.passes)
         written = tables.write(rows.orderBy("entity_id"), make_kernel, self.name, unit, tuple(self.tables), counting)
         facts = {"links": sorted(_links(run)), "background": background}
-        return self.conclude(run, unit, [written], started, facts=facts)
+        yield [self.conclude(run, unit, [written], facts=facts)]
 
 
 def _links(run: Run) -> set[str]:
@@ -139,27 +139,28 @@ class Score(Stage):
     def settings(self, config: Config) -> dict[str, Any]:
         return {**super().settings(config), "model": model_name(config)}
 
-    def rows_to_do(self, run: Run, unit: str) -> int:
-        return run.rows("pairs", unit)
+    def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
+        return run.rows_by_unit("pairs", units)
 
-    def plan(self, run: Run, unit: str) -> Plan:
+    def plan(self, run: Run, units: Sequence[str]) -> Plan:
         from pyspark.sql import functions as F
 
         config = run.config.score
-        pairs = run.read("pairs", unit, ["pair_id", "text_id", "shard", "row"])
+        pairs = run.read("pairs", units, ["pair_id", "text_id", "shard", "row"])
         named = (
-            run.read("candidates", unit, ["text_id", "entity_id"])
-            .groupBy("text_id")
+            run.read("candidates", units, ["text_id", "entity_id"])
+            .groupBy("unit", "text_id")
             .agg(F.sort_array(F.collect_set("entity_id")).alias("entity_ids"))
         )
-        rows = pairs.join(named, "text_id", how="left").select(
-            "shard", "row", "pair_id", F.coalesce("entity_ids", F.array().cast("array<bigint>")).alias("entity_ids")
+        none = F.array().cast("array<bigint>")
+        rows = pairs.join(named, ["unit", "text_id"], how="left").select(
+            "unit", "shard", "row", "pair_id", F.coalesce("entity_ids", none).alias("entity_ids")
         )
         segments = run.commits_of("entity_vectors")
         vector_files = [run.tables.path("entity_vectors", f.path) for c in segments for f in c.files["entity_vectors"]]
         key = digest([c.fingerprint + c.unit for c in segments])
         background = segments[0].facts["background"]
-        open_shard = run.open_shards(unit)
+        open_shard = run.open_shards(units)
         model = ship_model(run)
         threads = _threads_per_task(run)
 
@@ -173,8 +174,8 @@ class Score(Stage):
                 background=background,
             )
 
-        in_order = run.in_shard_order(rows, unit, config.rows_per_task)
-        return Plan(in_order, make_kernel, rows_expected=self.rows_to_do(run, unit))
+        in_order = run.in_shard_order(rows, units, config.rows_per_task)
+        return Plan(in_order, make_kernel, rows_expected=run.rows_by_unit("pairs", units))
 
 
 def model_name(config: Config) -> str:

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from i2e_pipeline.core.config import StorageConfig
-from i2e_pipeline.core.files import RecordError
 from i2e_pipeline.core.schemas import MENTIONS, REJECTS, TEXTS
 from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
-from i2e_pipeline.engine.tables import Commit, Counting, TableError, Tables, Written, conform
+from i2e_pipeline.engine.tables import Commit, Counting, TableError, Tables, Written
+from i2e_pipeline.engine.tasks import conform
 
 KEY = bytes(16)
 
@@ -61,7 +61,7 @@ def commit(tables: Tables, written: Written, unit: str = "u-1", fingerprint: str
     made = Commit(
         "extract", unit, fingerprint, {}, written.files, written.rows_in, written.rows_out, written.rejected, 0.0
     )
-    return tables.commit(made, [written])
+    return tables.commit([(made, [written])])[0]
 
 
 def ids(tables: Tables, *commits: Commit) -> list[int]:
@@ -88,7 +88,7 @@ def test_a_unit_made_again_replaces_itself_and_nothing_else(tables: Tables) -> N
     assert ids(tables, again) == [0, 2]
     assert ids(tables, other) == [0, 2, 4]
     assert ids(tables, *tables.commits("extract").values()) == [0, 0, 2, 2, 4]
-    assert tables.missing_files(again) == tables.missing_files(other) == []
+    assert tables.missing_files([again, other]) == {}
 
 
 def test_no_rows_are_a_table_without_rows(tables: Tables) -> None:
@@ -100,7 +100,7 @@ def test_no_rows_are_a_table_without_rows(tables: Tables) -> None:
 def test_a_discarded_unit_is_gone(tables: Tables) -> None:
     commit(tables, write(tables, 4), "u-1")
     other = commit(tables, write(tables, 6, "u-2"), "u-2")
-    tables.discard("extract", "u-1")
+    tables.discard("extract", ["u-1"])
     assert list(tables.commits("extract")) == ["u-2"]
     assert ids(tables, other) == [0, 2, 4]
 
@@ -118,17 +118,17 @@ def test_kill_between_write_and_commit_leaves_no_duplicate(tables: Tables, monke
     """Catches: data files are renamed into place before the unit is marked done (NeMo Curator's documented gap)."""
     from i2e_pipeline.core import files
 
-    real = files.write_json
+    real = files.write_bytes
 
-    def killed(path: str, value: Any) -> None:
+    def killed(path: str, content: bytes) -> None:
         if "_commits" in path:
             raise KeyboardInterrupt
-        real(path, value)
+        real(path, content)
 
-    monkeypatch.setattr(files, "write_json", killed)
+    monkeypatch.setattr(files, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
         commit(tables, write(tables, 10))
-    monkeypatch.setattr(files, "write_json", real)
+    monkeypatch.setattr(files, "write_bytes", real)
     assert tables.commits("extract") == {}
     made = commit(tables, write(tables, 10))
     assert ids(tables, made) == [0, 2, 4, 6, 8]
@@ -183,9 +183,9 @@ def test_missing_and_changed_files_are_found(tmp_path: Path, spark: Any) -> None
     first = tables.path("texts", made.files["texts"][0].path)
     with open(first, "ab") as file:
         file.write(b"x")
-    assert tables.missing_files(made) == [f"texts/{made.files['texts'][0].path}"]
+    assert tables.missing_files([made]) == {"u-1": [f"texts/{made.files['texts'][0].path}"]}
     os.remove(first)
-    assert tables.missing_files(made) == [f"texts/{made.files['texts'][0].path}"]
+    assert tables.missing_files([made]) == {"u-1": [f"texts/{made.files['texts'][0].path}"]}
 
 
 def test_rows_go_to_the_unit_that_they_name(tmp_path: Path, spark: Any) -> None:
@@ -197,8 +197,8 @@ def test_rows_go_to_the_unit_that_they_name(tmp_path: Path, spark: Any) -> None:
             yield "texts", pa.RecordBatch.from_pylist(rows)
 
     written = tables.write(spark.range(10).repartition(2), lambda: routed, "select", "all", ("texts",), COUNTING)
-    made = tables.commit(Commit("select", "all", "f", {}, written.files, 10, 10, {}, 0.0), [written])
-    rows = tables.read("texts", [made], ["text_id"], only_unit="u-1").collect()
+    (made,) = tables.commit([(Commit("select", "all", "f", {}, written.files, 10, 10, {}, 0.0), [written])])
+    rows = tables.read("texts", [made], ["text_id"], only_units=["u-1"]).collect()
     assert sorted(int.from_bytes(r["text_id"], "big") for r in rows) == [1, 3, 5, 7, 9]
 
 
@@ -227,18 +227,3 @@ def test_a_table_that_a_stage_does_not_declare_is_refused(tmp_path: Path) -> Non
     tables = Tables(str(tmp_path / "out"), catalogue=CATALOGUE)
     with pytest.raises(TableError, match="yields texts, which it does not declare"):
         tables.write_local(iter([("texts", pa.RecordBatch.from_pylist([text_row(1)]))]), "x", "u", ("mentions",))
-
-
-def test_what_else_lies_among_the_commits_is_no_commit(tmp_path: Path) -> None:
-    """Catches: a folder or another program's file that is taken for a unit that is done."""
-    tables = Tables(str(tmp_path))
-    made = tables.commit(Commit("extract", "u-1", "f", {}, {}, 1, 1, {}, 0.0), [])
-    folder = tmp_path / "_commits" / "extract"
-    (folder / f"u-2.json.{'0' * 32}.tmp").write_text("{")
-    (folder / "._u-1.json").write_bytes(b"\0\5\x16\7")
-    (folder / "old").mkdir()
-    (folder / "old" / "u-3.json").write_text((folder / "u-1.json").read_text())
-    assert tables.commits("extract") == {"u-1": made}
-    (folder / "u-4.json").write_text("")
-    with pytest.raises(RecordError, match=r"u-4\.json is not a whole record .*: remove it, and `i2e run` makes"):
-        tables.commits("extract")

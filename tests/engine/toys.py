@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,11 @@ class Read(Stage):
     def settings(self, config: Config) -> dict[str, Any]:
         return {**super().settings(config), "modulus": self.modulus}
 
-    def plan(self, run: Run, unit: str) -> Plan:
-        files = [(f.shard, f.path) for f in run.unit(unit).files]
-        rows = run.spark.createDataFrame(files, "shard int, path string")
+    def plan(self, run: Run, units: Sequence[str]) -> Plan:
+        files = [(unit, f.shard, f.path) for unit in units for f in run.unit(unit).files]
+        rows = run.spark.createDataFrame(files, "unit string, shard int, path string")
         kernel = partial(read_numbers, modulus=self.modulus, loses=self.loses)
-        return Plan(rows, lambda: kernel, run.unit(unit).rows, rows_of=rows_of)
+        return Plan(rows, lambda: kernel, self.rows_to_do(run, units), rows_of=rows_of)
 
 
 def rows_of(batch: pa.RecordBatch) -> int:
@@ -72,7 +72,7 @@ class Total(Stage):
     tables = {"totals": Table(TOTALS, key=("rest",), holds="sums")}
     passes = Passed("totals", ("rest",))
 
-    def plan(self, run: Run, unit: str) -> Plan:
+    def plan(self, run: Run, units: Sequence[str]) -> Plan:
         from pyspark.sql import functions as F
 
         numbers = run.read("numbers", columns=["number"])
@@ -96,12 +96,13 @@ class Small(Stage):
         limit: int = 100
         """Larger numbers are left out."""
 
-    def rows_to_do(self, run: Run, unit: str) -> int:
-        return run.rows("numbers", unit)
+    def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
+        return run.rows_by_unit("numbers", units)
 
-    def plan(self, run: Run, unit: str) -> Plan:
-        kernel = partial(judge, limit=run.settings.limit)
-        return Plan(run.read("numbers", unit), lambda: kernel, self.rows_to_do(run, unit))
+    def plan(self, run: Run, units: Sequence[str]) -> Plan:
+        kernel, expected = partial(judge, limit=run.settings.limit), run.rows_by_unit("numbers", units)
+        rows = run.in_unit_order(run.read("numbers", units), expected, ["id"], rows_per_task=7)
+        return Plan(rows, lambda: kernel, expected)
 
 
 def judge(batches: Iterator[pa.RecordBatch], limit: int) -> Iterator[tuple[str, pa.RecordBatch]]:

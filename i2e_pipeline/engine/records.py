@@ -1,0 +1,145 @@
+"""Commit records: what each stage made of each unit, kept in a journal per stage.
+
+    <output>/_commits/<stage>/journal-<number>.json    commits that were made together, and units that were dropped
+
+A journal file is written in one step and never changed, so a kill leaves all of it or nothing. Later files overrule
+earlier ones. Thousands of units are read by one listing and a few files; `fold` makes one file of all. Outputs of
+earlier versions hold a file per unit (`<unit>.json`), which counts as older than any journal.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from i2e_pipeline.core import files
+
+_REMEDY = "remove it, and `i2e run` makes again what it recorded"
+_JOURNAL = "journal-"
+_FOLDED_ABOVE = 16
+"""Journal files of a stage that may lie there when it is done."""
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    path: str
+    """relative to the table's folder: unit=<unit>/part-….parquet"""
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a stage made of a unit."""
+
+    stage: str
+    unit: str
+    fingerprint: str
+    components: dict[str, Any]
+    """What the fingerprint is made of, so that a difference can be named."""
+    files: dict[str, list[WrittenFile]]
+    rows_in: int
+    rows_out: int
+    rejected: dict[str, int]
+    seconds: float = 0.0
+    """On the clock, since the stage's units before became whole; units that became so together share it."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    task_seconds: float = 0.0
+    """Spent by tasks in the kernel and in writing, added up; 0 in records of earlier versions."""
+
+    def rows(self, table: str) -> int:
+        return sum(f.rows for f in self.files.get(table, []))
+
+
+class Records:
+    """The journals below one folder. One process writes them at a time; its threads may."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._lock = threading.RLock()
+        self._known: dict[str, dict[str, Commit]] = {}
+        self._last: dict[str, int] = {}
+        """Number of each stage's last journal file."""
+
+    def stages(self) -> list[str]:
+        """Names of all stages that have left records, those that no config names any more among them."""
+        return files.list_folders(self.folder)
+
+    def read(self, stage: str) -> dict[str, Commit]:
+        """The commits of a stage by unit, sorted, as they lie there now. Raises RecordError for a broken file."""
+        with self._lock:
+            found = files.records(files.join(self.folder, stage), _REMEDY)
+            journals = sorted(name for name in found if name.startswith(_JOURNAL))
+            commits: dict[str, Commit] = {
+                unit: _commit(record) for unit, record in found.items() if not unit.startswith(_JOURNAL)
+            }
+            for name in journals:
+                journal = found[name]
+                if journal["anew"]:
+                    commits.clear()
+                for unit in journal["gone"]:
+                    commits.pop(unit, None)
+                for record in journal["commits"]:
+                    commits[record["unit"]] = _commit(record, journal["components"])
+            self._last[stage] = int(journals[-1].removeprefix(_JOURNAL)) if journals else 0
+            self._known[stage] = dict(sorted(commits.items()))
+            return dict(self._known[stage])
+
+    def known(self, stage: str) -> Mapping[str, Commit]:
+        """The same as this process read or wrote it last."""
+        with self._lock:
+            if stage not in self._known:
+                self.read(stage)
+            return self._known[stage]
+
+    def add(self, stage: str, commits: Sequence[Commit]) -> None:
+        """Write the records of units that were made together; from then on they count."""
+        with self._lock:
+            self.known(stage)
+            self._write(stage, commits)
+            self._known[stage] |= {c.unit: c for c in commits}
+
+    def drop(self, stage: str, units: Iterable[str]) -> None:
+        """From now on these units' commits do not count; units without one are passed over."""
+        with self._lock:
+            gone = sorted(set(units) & self.known(stage).keys())
+            if gone:
+                self._write(stage, [], gone=gone)
+                for unit in gone:
+                    del self._known[stage][unit]
+
+    def fold(self, stage: str) -> None:
+        """Make one journal file of many. A kill at any point leaves the same commits."""
+        folder = files.join(self.folder, stage)
+        with self._lock:
+            old = [i.path for i in files.list_files(folder) if i.path.endswith(".json") and not files.is_hidden(i.path)]
+            if len(old) <= _FOLDED_ABOVE:
+                return
+            commits = self.read(stage)
+            self._write(stage, list(commits.values()), anew=True)
+            for name in old:
+                files.remove(files.join(folder, name))
+
+    def _write(self, stage: str, commits: Sequence[Commit], gone: Sequence[str] = (), anew: bool = False) -> None:
+        components: dict[str, dict[str, Any]] = {}
+        records = []
+        for commit in commits:
+            # Units of a stage share them, most often all of them.
+            components[commit.fingerprint] = commit.components
+            records.append({**asdict(commit), "components": None})
+        number = self._last[stage] + 1
+        journal = {"anew": anew, "gone": list(gone), "components": components, "commits": records}
+        path = files.join(self.folder, stage, f"{_JOURNAL}{number:09}.json")
+        files.write_bytes(path, json.dumps(journal, ensure_ascii=False, separators=(",", ":")).encode())
+        self._last[stage] = number
+
+
+def _commit(record: dict[str, Any], components: Mapping[str, Any] | None = None) -> Commit:
+    """A commit as its record holds it."""
+    written = {t: [WrittenFile(**f) for f in fs] for t, fs in record["files"].items()}
+    if components is not None:
+        record = {**record, "components": components[record["fingerprint"]]}
+    return Commit(**{**record, "files": written})
