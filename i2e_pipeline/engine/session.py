@@ -118,6 +118,8 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.enableVectorizedReader": "true",
         "spark.databricks.delta.snapshotPartitions": "2",
+        # Folders are listed by tasks where there are more than 32, a task a folder: thousands of them for as many units.
+        "spark.sql.sources.parallelPartitionDiscovery.parallelism": "100",
     }
     if config.session.shuffle_partitions is not None:
         properties["spark.sql.shuffle.partitions"] = str(config.session.shuffle_partitions)
@@ -133,7 +135,8 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
             "spark.driver.extraJavaOptions": (
                 # As a URI: Java's options end at a blank, and TMPDIR may hold one.
                 f"-Dlog4j2.configurationFile={settings.as_uri()} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "
-                "-Dio.netty.tryReflectionSetAccessible=true"
+                # With the first compiler alone Java leaves 48 MB for code, which long runs fill.
+                "-XX:ReservedCodeCacheSize=240m -Dio.netty.tryReflectionSetAccessible=true"
             ),
             "spark.sql.warehouse.dir": str(_log().with_name("warehouse")),
             "spark.ui.showConsoleProgress": "false",
@@ -142,6 +145,8 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
             "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
             # Shuffles stay on one machine: compressing them costs time and saves no network.
             "spark.shuffle.compress": "false",
+            # A disk of this machine is listed at once.
+            "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000000",
         }
     return properties
 
