@@ -171,6 +171,7 @@ class Linker:
         """LINK_ROWS of cleaned texts; text_id is a text's place."""
         ids = [i.to_bytes(16, "big") for i in range(len(texts))]
         plain = pa.table({"text_id": pa.array(ids, pa.binary(16)), "text": pa.array(texts, pa.string())})
+        unit = pa.field("unit", pa.string())
         found = [
             batch
             for kind, batch in find_mentions(plain.to_batches(max_chunksize=BATCH), recognizer, self.gazetteer)
@@ -178,10 +179,14 @@ class Linker:
         ]
         # Spark has no fixed-size binary.
         mentions, given = (
-            self.spark.createDataFrame(t.set_column(0, "text_id", t["text_id"].cast(pa.binary())))
+            self.spark.createDataFrame(
+                t.set_column(0, "text_id", t["text_id"].cast(pa.binary())).append_column(
+                    unit, pa.array(["u-1"] * t.num_rows, pa.string())
+                )
+            )
             for t in (pa.Table.from_batches(found, MENTIONS), plain)
         )
-        rows = with_candidates(mentions, given, self.surfaces).toArrow()
+        rows = with_candidates(mentions, given, self.surfaces).drop("unit").toArrow()
         return rows.cast(LINK_ROWS).to_batches(max_chunksize=BATCH)
 
     def link(

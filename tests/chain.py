@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from i2e_pipeline.core.config import Config, merge
+from i2e_pipeline.engine.tables import Commit, Tables
 from i2e_pipeline.sample import embedded
 from i2e_pipeline.stages import from_tree, pipeline
 
@@ -46,6 +47,7 @@ def content(output: Path | str) -> tuple[dict[bytes, Any], dict[int, Any]]:
     return images, {e["entity_id"]: e for e in entities}
 
 
-def commits(output: Path, *stages: str) -> dict[str, bytes]:
-    folder = output / "_commits"
-    return {f"{s}/{p.name}": p.read_bytes() for s in stages for p in sorted((folder / s).iterdir())}
+def commits(output: Path, *stages: str) -> dict[str, Commit]:
+    """What each stage made of each unit, by `stage/unit`."""
+    tables = Tables(str(output))
+    return {f"{s}/{unit}": commit for s in stages for unit, commit in tables.commits(s).items()}

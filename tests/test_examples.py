@@ -33,7 +33,7 @@ from i2e_pipeline.core.config import dump
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.label.calibration import Calibration
-from tests.chain import settings
+from tests.chain import commits, settings
 from tests.small_models import picture, stored, write_shard
 
 ROOT = Path(__file__).parent.parent
@@ -124,6 +124,7 @@ def test_stages_from_outside_in_the_whole_chain(
         "screen": {"model": str(EXAMPLES / "screen_model.json"), "threshold": 0.6},
         "one_site": {"max_images": 1},
         "session": {"master": "local[2]", "driver_memory": "1g", "shuffle_partitions": 2},
+        "run": {"wave_units": 1, "waves_in_flight": 1},
     }
     config = tmp_path / "mine.yaml"
     config.write_text(yaml.safe_dump(tree))
@@ -147,7 +148,7 @@ def test_stages_from_outside_in_the_whole_chain(
         time.sleep(0.05)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    scored = {p.name: p.read_bytes() for p in (tmp_path / "out" / "_commits" / "score").iterdir()}
+    scored = commits(tmp_path / "out", "score")
     # The same stages by their files now: what they are called in the config is in no fingerprint.
     by_file = [f"{EXAMPLES}/screen.py:Screen", f"{EXAMPLES}/one_site.py:OneSite"]
     config.write_text(yaml.safe_dump({**tree, "stages": by_file}))
@@ -156,7 +157,7 @@ def test_stages_from_outside_in_the_whole_chain(
         return stages.pipeline(stages.load(str(config), overrides), lambda: spark)
 
     done = run(pipeline())
-    assert {p.name: p.read_bytes() for p in (tmp_path / "out" / "_commits" / "score").iterdir()} == scored
+    assert commits(tmp_path / "out", "score") == scored
 
     # Terminal, manifest, card, report, status: each knows the stages, their rows and their reasons.
     manifest = json.loads((tmp_path / "out" / "i2e" / "manifest.json").read_text())

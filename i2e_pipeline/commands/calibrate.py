@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from functools import reduce
 from typing import Any
 
 import pyarrow as pa
@@ -88,11 +87,11 @@ def _scored_with_truth(run: Run) -> pa.Table:
             f"the pairs have no columns {run.config.pairs.truth_column!r} and {run.config.pairs.mentioned_column!r} "
             "(pairs.truth_column, pairs.mentioned_column): calibration needs pairs of known truth"
         )
-    scored = reduce(lambda a, b: a.union(b), (scored_candidates(run, u.name) for u in run.units))
+    scored = scored_candidates(run)
     truth = quality.truth(run, []).select(
         "pair_id", "truth", F.array_contains("mentioned", F.col("truth")).alias("named"), "shard"
     )
-    everything = truth.join(scored.drop("shard", "row", "width", "height", "text_id"), "pair_id", how="left")
+    everything = truth.join(scored.drop("unit", "shard", "row", "width", "height", "text_id"), "pair_id", how="left")
     total = sum(u.rows for u in run.units)
     if total > _MOST_PAIRS:
         share = F.pmod(F.xxhash64("pair_id"), F.lit(1 << 20)) < F.lit(int((1 << 20) * _MOST_PAIRS / total))

@@ -409,12 +409,16 @@ def _failure(stage: Stage, failed: Sequence[Failed], made: int) -> StageError:
 
 
 def _cause(error: Exception) -> str:
-    """What lies behind an error of Spark's, in a line: of a Python worker's trace its end, of Java's its last cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    causes = [line for line in lines if line.startswith("Caused by: ")]
-    python = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Rejected|Changed)\b.*: ", line)]
-    said = causes[-1].removeprefix("Caused by: ") if causes else (python or lines or [""])[-1]
-    return f"{type(error).__name__}: {said}"
+    """What lies behind an error of Spark's, in a line: of a Python worker's trace its end, of Java's causes the last
+    that says something."""
+    text = str(error)
+    if "Python worker exited unexpectedly" in text:
+        return "a Python worker died, of a crash in a library or because memory ran out (the executor's log says which)"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    python = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Changed)\b.*: ", line)]
+    said = [cause for cause in causes if ": " in cause] or causes or python or lines or [""]
+    return f"{type(error).__name__}: {said[-1]}"
 
 
 def _reason(why: str) -> str:

@@ -118,7 +118,7 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.enableVectorizedReader": "true",
         "spark.databricks.delta.snapshotPartitions": "2",
-        # Folders are listed by tasks where there are more than 32, a task a folder: thousands of them for as many units.
+        # More than 32 folders are listed by tasks, without this one a folder: thousands for as many units.
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "100",
     }
     if config.session.shuffle_partitions is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_linking_texts_leaves_a_stage_over_all_units_alone(
         passes = Passed("commons", key)
         reasons = {"rare": "Its form stands once."}
 
-        def plan(self, run: Run, unit: str) -> Plan:
+        def plan(self, run: Run, units: Sequence[str]) -> Plan:
             rows = run.read("mentions", columns=[*self.key, "normal_form", "unit"])
 
             def kernel(batches: Any) -> Any:

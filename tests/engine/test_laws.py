@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,8 @@ import pytest
 from i2e_pipeline.core import files
 from i2e_pipeline.engine.arrange import arrange
 from i2e_pipeline.engine.catalogue import Passed, Table
-from i2e_pipeline.engine.pipeline import Pipeline, exclusive
+from i2e_pipeline.engine.pipeline import Pipeline, UnitsFailed, exclusive
+from i2e_pipeline.engine.records import Commit, Records
 from i2e_pipeline.engine.stage import Plan, RowsLost, Run, Stage, StageError
 from i2e_pipeline.engine.units import InputError, Units
 from tests.engine.toys import NUMBERS, Read, Small, Total, config, content, toys, worked, write_shard
@@ -230,6 +234,189 @@ def test_a_kill_at_any_change_of_the_files_loses_and_doubles_nothing(
             for fingerprint in json.loads(text)["components"]:
                 text = text.replace(fingerprint, f"x{fingerprint}")
             record.write_text(text)
+
+
+# Waves
+
+
+class Faulty(Read):
+    """Reads, and comes to grief over one number."""
+
+    number = -1
+    how = "raises"
+
+    def plan(self, run: Run, units: Sequence[str]) -> Plan:
+        plan = super().plan(run, units)
+        kernel = partial(faulty, make=plan.make_kernel, number=self.number, how=self.how)
+        return replace(plan, make_kernel=lambda: kernel)
+
+
+def faulty(
+    batches: Iterator[pa.RecordBatch], make: Callable[[], Any], number: int, how: str
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    for table, batch in make()(batches):
+        if "number" in batch.schema.names and number in batch.column("number").to_pylist():
+            if how == "kills its worker":
+                os._exit(1)
+            raise ValueError(f"cannot work on {number}")
+        yield table, batch
+
+
+def many(folder: Path, count: int = 8) -> Path:
+    for n in range(count):
+        write_shard(folder / "in" / f"{n:03}.parquet", *range(10 * n, 10 * n + 10))
+    return folder
+
+
+@pytest.mark.parametrize("how", ["raises", "kills its worker"])
+def test_a_unit_that_fails_is_named_and_the_others_are_made(
+    tmp_path: Path, spark: Any, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches: one broken file of ten thousand that stops a run, or that takes others with it."""
+    faulty = Faulty()
+    faulty.number, faulty.how = 52, how
+    pipeline = toys(config(many(tmp_path)), spark, read=faulty)
+    bad = Units(pipeline.config.output).plan(pipeline.config.pairs)[5].name
+    with pytest.raises(UnitsFailed, match=rf"stage read: 1 unit failed, 7 made\. {bad}: .*--forget UNIT") as raised:
+        pipeline.run()
+    assert "Traceback" not in str(raised.value)
+    if how == "raises":
+        assert f"{bad}: ValueError: cannot work on 52." in str(raised.value)
+    assert set(pipeline.tables.commits("read")) == {u.name for u in Units(pipeline.config.output).known()} - {bad}
+    if how == "kills its worker":
+        assert f"{bad}: a Python worker died" in str(raised.value)
+
+    # Mended, only that unit is made; what comes of it is what one run makes.
+    mended = toys(pipeline.config, spark)
+    assert worked(mended.run()[1]) == {"read": 1, "total": 1}
+    once = toys(config(tmp_path, output=f"{tmp_path}/once"), spark)
+    once.run()
+    assert content(mended) == content(once)
+    assert not [p for p in (tmp_path / "out" / "_staging").rglob("*") if p.is_file()]
+
+
+def test_where_every_unit_fails_the_run_ends_soon(tmp_path: Path, spark: Any) -> None:
+    class Hopeless(Read):
+        def plan(self, run: Run, units: Sequence[str]) -> Plan:
+            plan = super().plan(run, units)
+
+            def make_kernel() -> Any:
+                with open(tried, "a") as file:
+                    file.write("x")
+                raise OSError("no model there")
+
+            return replace(plan, make_kernel=make_kernel)
+
+    tried = str(tmp_path / "tried")
+    pipeline = toys(config(many(tmp_path, 64), run={"waves_in_flight": 1, "wave_units": 64}), spark, read=Hopeless())
+    with pytest.raises(Exception, match="no model there"):
+        pipeline.run()
+    assert len(Path(tried).read_text()) < 20
+
+
+def test_a_unit_counts_before_its_wave_ends(tmp_path: Path, spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: hours of a wave lost by a kill. A unit of it waits here until others of its wave are committed."""
+    flag = tmp_path / "others-are-committed"
+
+    class Waits(Read):
+        def plan(self, run: Run, units: Sequence[str]) -> Plan:
+            plan = super().plan(run, units)
+            kernel = partial(waits, make=plan.make_kernel, flag=str(flag))
+            return replace(plan, make_kernel=lambda: kernel)
+
+    real = Records.add
+
+    def add(self: Records, stage: str, commits: Sequence[Commit]) -> None:
+        real(self, stage, commits)
+        flag.touch()
+
+    monkeypatch.setattr(Records, "add", add)
+    pipeline = toys(config(many(tmp_path), run={"waves_in_flight": 1}), spark, read=Waits())
+    assert worked(pipeline.run()[1]) == {"read": 8, "total": 1}
+    assert len(list((tmp_path / "out" / "_commits" / "read").iterdir())) > 1
+
+
+def waits(
+    batches: Iterator[pa.RecordBatch], make: Callable[[], Any], flag: str
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    for table, batch in make()(batches):
+        if "number" in batch.schema.names and 70 in batch.column("number").to_pylist():
+            deadline = time.monotonic() + 60
+            while not os.path.exists(flag):
+                assert time.monotonic() < deadline, "no unit was committed while the wave went on"
+                time.sleep(0.01)
+        yield table, batch
+
+
+@BOTH
+def test_a_kill_within_a_wave_loses_no_unit_that_counted(tmp_path: Path, spark: Any, storage: str) -> None:
+    class Dies(Records):
+        def add(self, stage: str, commits: Sequence[Commit]) -> None:
+            if stage == "read" and self.known(stage):
+                raise Killed
+            super().add(stage, commits)
+
+    settings = config(many(tmp_path), storage=storage, run={"waves_in_flight": 1, "wave_units": 3})
+    killed = toys(settings, spark)
+    killed.tables.records = Dies(killed.tables.records.folder)
+    with pytest.raises(Killed):
+        killed.run()
+    before = killed.tables.commits("read")
+    assert 0 < len(before) < 8
+    os.remove(tmp_path / "out" / "_lock") if (tmp_path / "out" / "_lock").exists() else None
+    after = toys(settings, spark)
+    assert worked(after.run()[1]) == {"read": 8 - len(before), "total": 1}
+    assert {u: c for u, c in after.tables.commits("read").items() if u in before} == before
+    once = toys(config(tmp_path, storage=storage, output=f"{tmp_path}/once"), spark)
+    once.run()
+    assert content(after) == content(once)
+
+
+def test_rows_are_the_same_however_units_are_dealt_to_waves(tmp_path: Path, spark: Any) -> None:
+    def made(name: str, **run: Any) -> dict[str, list[Any]]:
+        settings = config(many(tmp_path), output=f"{tmp_path}/{name}", run=run, stages=["small"], small={"limit": 60})
+        pipeline = toys(settings, spark, Small())
+        pipeline.run()
+        return content(pipeline)
+
+    together = made("together")
+    assert made("one by one", wave_units=1, waves_in_flight=1) == together
+    assert made("by rows", wave_rows=25, waves_in_flight=3) == together
+
+
+def test_nothing_is_left_behind_by_waves(tmp_path: Path, spark: Any) -> None:
+    """Catches: a JVM, or a driver, that fills: plans compiled for each unit until the code cache is full (after 400
+    units), threads, accumulators, listeners."""
+    from pyspark.accumulators import _accumulatorRegistry
+
+    beans = spark.sparkContext._jvm.java.lang.management.ManagementFactory
+
+    def state() -> dict[str, int]:
+        spark.sparkContext._jvm.java.lang.System.gc()
+        pools = {p.getName(): p.getUsage().getUsed() for p in beans.getMemoryPoolMXBeans()}
+        return {
+            "metaspace": pools["Metaspace"] >> 20,
+            "classes": beans.getClassLoadingMXBean().getLoadedClassCount(),
+            "threads of Java": beans.getThreadMXBean().getThreadCount(),
+            "threads": threading.active_count(),
+            "accumulators": len(_accumulatorRegistry),
+        }
+
+    def run(name: str, units: int) -> dict[str, int]:
+        settings = config(
+            many(tmp_path, units), output=f"{tmp_path}/{name}", run={"wave_units": 4}, stages=["small"],
+            small={"limit": 2000},
+        )  # fmt: skip
+        toys(settings, spark, Small()).run()
+        return state()
+
+    before = run("few", 40)
+    after = run("many", 240)  # 120 waves and the few before
+    assert after["accumulators"] == before["accumulators"]
+    assert after["threads"] <= before["threads"]
+    assert after["threads of Java"] <= before["threads of Java"] + 8
+    assert after["classes"] <= before["classes"] + 150
+    assert after["metaspace"] <= before["metaspace"] + 4
 
 
 # Stages from outside

@@ -43,6 +43,8 @@ def test_keys_are_one_row_per_form_and_key() -> None:
 
 @pytest.fixture(scope="module")
 def linked(spark: Any) -> dict[bytes, dict[str, Any]]:
+    from pyspark.sql import functions as F
+
     surfaces = spark.createDataFrame(
         [known("banana", 503), known("bananas", 1), known("turkey", 43, 43794), known("the beatles", 1299)], SURFACES
     )
@@ -60,8 +62,10 @@ def linked(spark: Any) -> dict[bytes, dict[str, Any]]:
         [(b"a" * 16, "turkey and bananas"), (b"b" * 16, "bananas"), (b"c" * 16, "beatles"), (b"d" * 16, "no mention")],
         "text_id binary, text string",
     )
+    mentions, texts = (frame.withColumn("unit", F.lit("u-1")) for frame in (mentions, texts))
     frame = with_candidates(mentions, texts, surfaces)
-    assert frame.columns == LINK_ROWS.names
+    assert frame.columns == ["unit", *LINK_ROWS.names]
+    frame = frame.drop("unit")
     return {bytes(row["text_id"]): row.asDict(recursive=True) for row in frame.collect()}
 
 
