@@ -151,3 +151,18 @@ def test_the_result_does_not_depend_on_partitions_order_or_format(
     images = spark.read.format("delta").load(str(tmp_path / "out" / "i2e" / "images"))
     assert images.count() == len(content(whole)[0])
     assert not any(run(config, spark).values())
+
+
+def test_a_pilot_grows_into_the_whole_and_nothing_is_done_twice(
+    world: Path, whole: Path, tmp_path: Path, spark: Any
+) -> None:
+    """A share of the rows first, then all: the rows that one run over everything makes."""
+    output = tmp_path / "out"
+    assert run(settings(world, output, "pairs.sample=0.3"), spark)["score"] == 3
+    pilot = commits(output, *PER_UNIT)
+    rows = sum(c.rows_in for name, c in pilot.items() if name.startswith("pairs/"))
+    assert 0 < rows < 0.6 * ds.dataset(world / "pairs", format="parquet").count_rows()
+    assert run(settings(world, output), spark)["score"] == 3
+    grown = commits(output, *PER_UNIT)
+    assert {name: grown[name] for name in pilot} == pilot
+    assert content(output) == content(whole)

@@ -109,6 +109,8 @@ class RunConfig(Section):
 
 
 class PairsConfig(Section):
+    added_later: ClassVar[tuple[str, ...]] = ("sample",)
+
     path: Paths = ()
     """Parquet files, folders or globs of image + alt-text pairs. In a glob `*` stays within a folder and `**` crosses
     folders; names that begin with `.` or `_` are passed over. Files that were not there before become new units."""
@@ -120,6 +122,9 @@ class PairsConfig(Section):
     """Column of the alt-text."""
     image_column: str = "jpg"
     """Column of the stored image: bytes, or Hugging Face's struct<bytes, path>."""
+    sample: float = Field(1.0, gt=0, le=1)
+    """Share of the rows that is taken, by a hash of the row: 0.001 for a pilot. Raise it later, and the further rows
+    become new units beside those that are done."""
     files_per_unit: int | None = Field(None, ge=1)
     """Input files in a unit of work. None: one where there are up to 1,000 files, else as many as hold about a million
     rows."""

@@ -32,3 +32,15 @@ def row_ids(file_id: bytes, rows: np.ndarray) -> pa.Array:
     halves[:, 0] = low ^ mixed(rows)
     halves[:, 1] = high ^ mixed(rows ^ np.uint64(GOLDEN))
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(ID_BYTES), len(rows), [None, pa.py_buffer(halves.tobytes())])
+
+
+def rows_in_share(file_id: bytes, rows: np.ndarray, share: tuple[float, float]) -> np.ndarray:
+    """Which of these rows of a file are in a share of all rows, as a mask.
+
+    share   from and to, between 0 and 1: shares that follow each other part the rows among them. Each row's draw is
+            the first half of its id, so a larger share holds the rows of a smaller one.
+    """
+    low = np.frombuffer(file_id, dtype="<u8")[0]
+    draws = ((low ^ mixed(rows.astype(np.uint64))) >> np.uint64(11)) * 2.0**-53
+    mask: np.ndarray = (draws >= share[0]) & (draws < share[1])
+    return mask

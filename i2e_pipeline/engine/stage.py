@@ -549,8 +549,11 @@ class Run:
         rows   with the columns shard and row, each shard's rows numbered as in its file
         """
         shards = [f for unit in _names(units) for f in self.unit(unit).files]
-        size = dealing.task_size(sum(f.rows for f in shards), rows_per_task, self.spark)
-        return dealing.Blocks([(f.shard, f.rows, size) for f in shards]).by_row(rows)
+        size = dealing.task_size(sum(f.taken for f in shards), rows_per_task, self.spark)
+        # Of a file of which few rows were taken, so many lie further apart.
+        return dealing.Blocks([(f.shard, f.rows, max(1, size * f.rows // max(1, f.taken))) for f in shards]).by_row(
+            rows
+        )
 
     def in_unit_order(
         self, rows: DataFrame, sizes: Mapping[str, int], by: Sequence[str], rows_per_task: int = _ROWS_PER_TASK

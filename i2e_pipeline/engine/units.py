@@ -1,8 +1,8 @@
 """Units of work: which input files are carried together, remembered from run to run.
 
-A unit is a batch of input shards. It is named by its files' content, so the same files make the same unit in every
-output, and files that were not there before become new units beside the old ones. `<output>/units/<unit>.json` holds
-its files.
+A unit is a batch of input shards, or a share of their rows (`pairs.sample`). It is named by its files' content, so the
+same files make the same unit in every output, and files, or shares of them, that were not there before become new units
+beside the old ones. `<output>/units/<unit>.json` holds its files.
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.ids import rows_in_share
 
 _ONE_FILE_UNITS = 1000
 _ROWS_PER_UNIT = 1_000_000
 _REMEDY = "put a copy of it in its place, or use another output: it numbers the input files of a unit"
+
+
+ALL_ROWS = (0.0, 1.0)
 
 
 class InputError(I2EError, RuntimeError):
@@ -38,16 +43,24 @@ class InputFile:
     digest: str
     """32 hex characters that name the content"""
     rows: int
+    in_unit: int | None = None
+    """Rows that the unit takes of it; None: all."""
+
+    @property
+    def taken(self) -> int:
+        return self.rows if self.in_unit is None else self.in_unit
 
 
 @dataclass(frozen=True)
 class Unit:
     name: str
     files: tuple[InputFile, ...]
+    share: tuple[float, float] = ALL_ROWS
+    """Which of its files' rows are its own (core/ids.py, rows_in_share)."""
 
     @property
     def rows(self) -> int:
-        return sum(f.rows for f in self.files)
+        return sum(f.taken for f in self.files)
 
 
 class Units:
@@ -63,14 +76,18 @@ class Units:
 
     def _read(self, folder: str) -> list[Unit]:
         records = files.records(folder, _REMEDY)
-        units = [Unit(r["name"], tuple(InputFile(**f) for f in r["files"])) for r in records.values()]
+        units = [
+            Unit(r["name"], tuple(InputFile(**f) for f in r["files"]), tuple(r.get("share", ALL_ROWS)))
+            for r in records.values()
+        ]
         return sorted(units, key=lambda u: u.files[0].shard)
 
     def plan(self, pairs: PairsConfig, remember: bool = True) -> list[Unit]:
         """Known units and new ones for files that were not there before, forgotten ones left out.
 
         remember   False: look only, register nothing
-        Raises InputError where a file that was read has changed since, or holds what another file holds.
+        Raises InputError where a file that was read has changed since, or holds what another file holds, or where more
+        of it was read than `pairs.sample` says.
         """
         units = self.known()
         if not pairs.path:
@@ -107,12 +124,15 @@ class Units:
             by_digest[file.digest] = file
             fresh.append(file)
         next_shard = 1 + max((f.shard for unit in units for f in unit.files), default=-1)
-        fresh = [replace(f, shard=next_shard + n) for n, f in enumerate(fresh)]
-        for group in _groups(fresh, pairs.files_per_unit):
-            unit = Unit(_name(group), tuple(group))
-            if remember:
-                self._save(unit)
-            units.append(unit)
+        for done, to_read_on in sorted(_by_share_done(units, fresh, present, pairs.sample).items()):
+            share = (done, pairs.sample)
+            numbered = [replace(f, shard=next_shard + n, in_unit=_taken(f, share)) for n, f in enumerate(to_read_on)]
+            next_shard += len(numbered)
+            for group in _groups(numbered, pairs.files_per_unit):
+                unit = Unit(_name(group, share), tuple(group), share)
+                if remember:
+                    self._save(unit)
+                units.append(unit)
         return sorted(units, key=lambda u: u.files[0].shard)
 
     def forget(self, name: str) -> None:
@@ -128,10 +148,11 @@ class Units:
 
     def _with_file(self, unit: Unit, old: InputFile, new: InputFile, remember: bool) -> Unit:
         """The unit with a file whose content is the same under another path or time of change."""
-        if old not in unit.files:
+        if all(f.digest != old.digest for f in unit.files):
             return unit
         moved = tuple(
-            replace(f, path=new.path, size=new.size, modified=new.modified) if f == old else f for f in unit.files
+            replace(f, path=new.path, size=new.size, modified=new.modified) if f.digest == old.digest else f
+            for f in unit.files
         )
         unit = replace(unit, files=moved)
         if remember:
@@ -141,7 +162,7 @@ class Units:
     def _save(self, unit: Unit, folder: str | None = None) -> None:
         files.write_json(
             files.join(folder or self.folder, f"{unit.name}.json"),
-            {"name": unit.name, "files": [asdict(f) for f in unit.files]},
+            {"name": unit.name, "files": [asdict(f) for f in unit.files], "share": list(unit.share)},
         )
 
 
@@ -160,13 +181,41 @@ def _read(info: files.FileInfo, pairs: PairsConfig) -> InputFile:
     return InputFile(-1, info.path, info.size, info.modified, files.fingerprint(info.path), rows)
 
 
-def _groups(fresh: Sequence[InputFile], per_unit: int | None) -> list[list[InputFile]]:
-    if per_unit is None and len(fresh) <= _ONE_FILE_UNITS:
+def _by_share_done(
+    units: Sequence[Unit], fresh: Sequence[InputFile], present: set[str], sample: float
+) -> dict[float, list[InputFile]]:
+    """Files of which rows are still to be read, by the share of them that was."""
+    found: dict[float, list[InputFile]] = {0.0: list(fresh)}
+    done: dict[str, tuple[float, InputFile]] = {}
+    for unit in units:
+        for file in unit.files:
+            if file.digest not in done or done[file.digest][0] < unit.share[1]:
+                done[file.digest] = (unit.share[1], file)
+    for share, file in done.values():
+        if share > sample and file.path in present:
+            raise InputError(
+                f"pairs.sample={sample:g}, and {share:g} of the rows of {file.path} were read before: a sample can "
+                "grow and not shrink; use another output"
+            )
+        if share < sample and file.path in present:
+            found.setdefault(share, []).append(file)
+    return found
+
+
+def _taken(file: InputFile, share: tuple[float, float]) -> int | None:
+    """Rows of a file that are in a share; None: all."""
+    if share == ALL_ROWS:
+        return None
+    return int(rows_in_share(bytes.fromhex(file.digest), np.arange(file.rows), share).sum())
+
+
+def _groups(files_: Sequence[InputFile], per_unit: int | None) -> list[list[InputFile]]:
+    if per_unit is None and len(files_) <= _ONE_FILE_UNITS:
         per_unit = 1
     groups: list[list[InputFile]] = []
-    for file in fresh:
+    for file in files_:
         full = not groups or (
-            len(groups[-1]) >= per_unit if per_unit else sum(f.rows for f in groups[-1]) >= _ROWS_PER_UNIT
+            len(groups[-1]) >= per_unit if per_unit else sum(f.taken for f in groups[-1]) >= _ROWS_PER_UNIT
         )
         if full:
             groups.append([])
@@ -174,5 +223,8 @@ def _groups(fresh: Sequence[InputFile], per_unit: int | None) -> list[list[Input
     return groups
 
 
-def _name(group: Sequence[InputFile]) -> str:
-    return "u-" + hashlib.blake2b("".join(f.digest for f in group).encode(), digest_size=6).hexdigest()
+def _name(group: Sequence[InputFile], share: tuple[float, float]) -> str:
+    named = "".join(f.digest for f in group)
+    if share != ALL_ROWS:
+        named += f"{share[0]:.12g}-{share[1]:.12g}"
+    return "u-" + hashlib.blake2b(named.encode(), digest_size=6).hexdigest()

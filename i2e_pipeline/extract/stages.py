@@ -22,12 +22,13 @@ import pyarrow.compute as pc
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
-from i2e_pipeline.core.ids import row_ids
+from i2e_pipeline.core.ids import row_ids, rows_in_share
 from i2e_pipeline.core.schemas import MENTIONS, PAIRS, TEXTS, Reason
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.dealing import by_unit
 from i2e_pipeline.engine.stage import Made, Plan, Run, Stage
 from i2e_pipeline.engine.tables import Counting, Failed, Kernel, Written, pass_on
+from i2e_pipeline.engine.units import ALL_ROWS
 from i2e_pipeline.extract import gazetteer, recognizer
 from i2e_pipeline.extract.mentions import find_mentions
 from i2e_pipeline.extract.text import read_texts
@@ -65,6 +66,7 @@ class Pairs(Stage):
     leaves_out = {
         "pairs.path": "units are named by the content of their files",
         "pairs.files_per_unit": "units are named by the content of their files",
+        "pairs.sample": "units are named by the share of their files' rows",
         "pairs.image_column": "stages that see images read it",
         "pairs.truth_column": "it is for precision and recall alone",
         "pairs.mentioned_column": "it is for precision and recall alone",
@@ -126,7 +128,9 @@ def _files_of(run: Run, units: Sequence[str]) -> DataFrame:
         "shard": pa.array([f.shard for _, f in of_units], pa.int32()),
         "path": pa.array([f.path for _, f in of_units], pa.string()),
         "digest": pa.array([bytes.fromhex(f.digest) for _, f in of_units], pa.binary()),
-        "rows": pa.array([f.rows for _, f in of_units], pa.int64()),
+        "rows": pa.array([f.taken for _, f in of_units], pa.int64()),
+        "share_from": pa.array([run.unit(unit).share[0] for unit, _ in of_units], pa.float64()),
+        "share_to": pa.array([run.unit(unit).share[1] for unit, _ in of_units], pa.float64()),
     }
     sizes = {unit: run.unit(unit).rows for unit in units}
     return by_unit(run.spark, sizes, _INPUT_ROWS_PER_TASK).by_hash(
@@ -161,9 +165,9 @@ def _rows_of_files(batch: pa.RecordBatch) -> int:
 def read_shards(
     batches: Iterator[pa.RecordBatch], key_column: str | None, url_column: str, text_column: str
 ) -> Iterator[pa.RecordBatch]:
-    """Every row of the files, without its image.
+    """Every row of the files that is in their share, without its image.
 
-    batches   shard: int32, path: string, digest: binary
+    batches   shard: int32, path: string, digest: binary, share_from, share_to: float64
     yields    shard: int32, row: int64, pair_id: binary(16), key, url, caption: string or null
     """
     import numpy as np
@@ -171,8 +175,12 @@ def read_shards(
     for batch in batches:
         for file in batch.to_pylist():
             names = [c for c in (key_column, url_column, text_column) if c]
+            share = (file["share_from"], file["share_to"])
             for start, columns in text_columns(file["path"], names):
                 rows = np.arange(start, start + columns.num_rows)
+                if share != ALL_ROWS:
+                    taken = rows_in_share(file["digest"], rows, share)
+                    rows, columns = rows[taken], columns.filter(pa.array(taken))
                 key = columns.column(key_column) if key_column else pa.nulls(len(rows))
                 yield pa.RecordBatch.from_pydict(
                     {

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.config import Config, digest
+from i2e_pipeline.core.config import Config, PairsConfig, digest
 from i2e_pipeline.core.schemas import (
     BUCKETS,
     ENTITY_STATISTICS,
@@ -118,7 +118,8 @@ class Publish(Stage):
     sections = ("pairs", "storage")
     leaves_out = {
         f"pairs.{key}": "the selection of a unit holds what it changes"
-        for key in ("path", "files_per_unit", "key_column", "truth_column", "mentioned_column", "slice_columns")
+        for key in PairsConfig.model_fields
+        if key not in ("url_column", "text_column", "image_column")
     }
 
     def components(self, run: Run, unit: str) -> dict[str, Any]:

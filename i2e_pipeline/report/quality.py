@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.ids import row_ids
+from i2e_pipeline.core.ids import row_ids, rows_in_share
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.inputs.shards import text_columns
 
@@ -72,7 +72,7 @@ def truth_rows(
 ) -> Iterator[pa.RecordBatch]:
     """What the input says of each pair whose truth is known.
 
-    batches   shard: int32, path: string, digest: binary
+    batches   shard: int32, path: string, digest: binary, share_from, share_to: float64
     yields    pair_id: binary, shard: int32, truth: int64, mentioned: list<int64>, slices: list<string>: "all" and
               "column: value" for each slice column
     """
@@ -86,8 +86,10 @@ def truth_rows(
             slices_here = [c for c in slice_columns if c in here]
             names = [truth_column, mentioned_column, *slices_here]
             for start, rows in text_columns(file["path"], names):
-                known = pc.is_valid(rows.column(truth_column))
-                ids = row_ids(file["digest"], np.arange(start, start + rows.num_rows)).cast(pa.binary())
+                numbers = np.arange(start, start + rows.num_rows)
+                taken = rows_in_share(file["digest"], numbers, (file["share_from"], file["share_to"]))
+                known = pc.and_(pc.is_valid(rows.column(truth_column)), pa.array(taken))
+                ids = row_ids(file["digest"], numbers).cast(pa.binary())
                 rows = rows.filter(known)
                 slices = (
                     [
@@ -126,8 +128,8 @@ def truth(run: Run, slice_columns: Sequence[str]) -> DataFrame:
     """`truth_rows` of all input files."""
     pairs = run.config.pairs
     shards = run.spark.createDataFrame(
-        [(f.shard, f.path, bytes.fromhex(f.digest)) for unit in run.units for f in unit.files],
-        "shard int, path string, digest binary",
+        [(f.shard, f.path, bytes.fromhex(f.digest), *unit.share) for unit in run.units for f in unit.files],
+        "shard int, path string, digest binary, share_from double, share_to double",
     )
     names = (pairs.truth_column, pairs.mentioned_column, list(slice_columns))
     return shards.mapInArrow(

@@ -8,7 +8,7 @@ import pytest
 
 from i2e_pipeline.core.rejects import part, reject
 from i2e_pipeline.core.schemas import ID, REJECTS, Reason
-from i2e_pipeline.engine.tables import conform
+from i2e_pipeline.engine.tasks import conform
 
 ROWS = pa.RecordBatch.from_pydict(
     {

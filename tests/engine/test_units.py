@@ -3,13 +3,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.core.files import RecordError
-from i2e_pipeline.engine.units import InputError, Units
+from i2e_pipeline.core.ids import rows_in_share
+from i2e_pipeline.engine.units import InputError, Unit, Units
 
 
 def shard(path: Path, text: str, rows: int = 3) -> Path:
@@ -124,3 +126,64 @@ def test_a_unit_can_be_forgotten(tmp_path: Path) -> None:
     assert units.known() == made[1:]
     with pytest.raises(InputError, match="no unit u-none"):
         units.forget("u-none")
+
+
+# A sample that grows
+
+
+def taken(units: list[Unit]) -> dict[str, set[int]]:
+    """Rows of each file, by its path, that units take; none twice."""
+    found: dict[str, set[int]] = {}
+    for unit in units:
+        for file in unit.files:
+            mask = rows_in_share(bytes.fromhex(file.digest), np.arange(file.rows), unit.share)
+            rows = set(np.flatnonzero(mask).tolist())
+            assert len(rows) == file.taken
+            assert not rows & found.setdefault(file.path, set())
+            found[file.path] |= rows
+    return found
+
+
+def test_a_sample_grows_by_new_units_that_take_the_further_rows(tmp_path: Path) -> None:
+    """Catches: a pilot whose work is done again when it grows, or whose rows come twice."""
+    units = Units(str(tmp_path / "out"))
+    for name in ("a", "b"):
+        shard(tmp_path / "in" / f"{name}.parquet", name, rows=1000)
+    pilot = units.plan(pairs(tmp_path / "in", sample=0.1))
+    rows = taken(pilot)
+    assert all(60 < len(r) < 140 for r in rows.values())
+    assert units.plan(pairs(tmp_path / "in", sample=0.1)) == pilot
+
+    shard(tmp_path / "in" / "c.parquet", "c", rows=1000)  # beside it, a file that the pilot has not seen
+    grown = units.plan(pairs(tmp_path / "in", sample=0.5))
+    assert [u for u in grown if u in pilot] == pilot
+    assert len(grown) == 5
+    assert len({f.shard for u in grown for f in u.files}) == 5
+    assert all(400 < len(r) < 600 for r in taken(grown).values())
+    assert all(rows[path] < taken(grown)[path] for path in rows)
+
+    whole = units.plan(pairs(tmp_path / "in"))
+    assert [u for u in whole if u in grown] == grown
+    assert all(r == set(range(1000)) for r in taken(whole).values())
+    with pytest.raises(InputError, match=r"pairs\.sample=0\.5, and 1 of the rows of .* were read before: a sample can"):
+        units.plan(pairs(tmp_path / "in", sample=0.5))
+
+
+def test_a_sample_takes_the_same_rows_wherever_the_file_lies(tmp_path: Path) -> None:
+    here = Units(str(tmp_path / "o1")).plan(pairs(shard(tmp_path / "x" / "a.parquet", "same", 500), sample=0.2))
+    there = Units(str(tmp_path / "o2")).plan(pairs(shard(tmp_path / "y" / "b.parquet", "same", 500), sample=0.2))
+    assert [u.name for u in here] == [u.name for u in there]
+    all_rows = Units(str(tmp_path / "o3")).plan(pairs(tmp_path / "x" / "a.parquet"))
+    assert all_rows[0].name != here[0].name
+
+
+def test_a_moved_file_of_a_sample_is_known_in_all_its_units(tmp_path: Path) -> None:
+    units = Units(str(tmp_path / "out"))
+    path = shard(tmp_path / "in" / "a.parquet", "a", rows=200)
+    units.plan(pairs(path, sample=0.2))
+    before = units.plan(pairs(path, sample=0.6))
+    moved = tmp_path / "in" / "z.parquet"
+    os.rename(path, moved)
+    after = units.plan(pairs(moved, sample=0.6))
+    assert [u.name for u in after] == [u.name for u in before]
+    assert {f.path for u in after for f in u.files} == {str(moved)}
