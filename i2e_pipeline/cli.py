@@ -70,6 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train = _command(commands, "train", _train, "pre-train image encoders on the dataset; goes on where it was")
     train.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
 
+    cleaning = _command(commands, "clean", _clean, "remove what this config's dataset does not need; runs nothing")
+    cleaning.add_argument("--dry-run", action="store_true", help="say what would be removed")
+    cleaning.add_argument(
+        "--removed-stages", action="store_true", help="also what stages wrote that the config no longer names"
+    )
+
     _command(commands, "report", _report, "an HTML page of what was kept and why the rest was not")
     about = "the tables of a paper: retrieval, kNN, probe, zero-shot of image encoders; without arguments, the sample's"
     evaluation.add_arguments(_command(commands, "evaluate", _evaluate, about))
@@ -307,6 +313,18 @@ def run_training() -> None:
         return _print_training(config, on_spark(config, options.restart))
 
     sys.exit(_guarded(work))
+
+
+def _clean(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands.clean import clean
+    from i2e_pipeline.stages import pipeline
+
+    freed = clean(pipeline(_config(options)), options.dry_run, options.removed_stages)
+    for one in freed:
+        print(f"{one.kind:<10} {one.path}: {one.files:,} files, {one.bytes / 1e6:,.1f} MB")
+    verb = "would be removed" if options.dry_run else "removed"
+    print(f"{sum(f.files for f in freed):,} files, {sum(f.bytes for f in freed) / 1e6:,.1f} MB {verb}")
+    return 0
 
 
 def _report(options: argparse.Namespace) -> int:

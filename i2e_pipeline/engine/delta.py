@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from i2e_pipeline.core import files
 from i2e_pipeline.engine.records import WrittenFile
 
 if TYPE_CHECKING:
@@ -71,6 +72,23 @@ class DeltaLog:
                 [*removes, *adds], mode="append", schema=written or table.schema(), partition_by=keys
             )
             self._changed(new, folders)
+
+    def vacuum(self, dry_run: bool = False) -> tuple[int, int]:
+        """Remove files that the log no longer names, whenever they were replaced. Returns how many, and their bytes."""
+        with self._lock:
+            table = self._refreshed()
+            if table is None:
+                return 0, 0
+            sizes = {info.path: info.size for info in files.list_files(self.path)}
+            listed = table.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False, full=True)
+            gone = [path for path in listed if path in sizes]  # what was removed before is listed again
+            if not dry_run:
+                if gone:
+                    table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True)
+                    table.update_incremental()
+                    self._version = table.version()
+                table.create_checkpoint()
+            return len(gone), sum(sizes[path] for path in gone)
 
     def _refreshed(self) -> DeltaTable | None:
         """The table as it is now; its files are listed anew where somebody else has written it."""

@@ -111,12 +111,12 @@ class Records:
                 for unit in gone:
                     del self._known[stage][unit]
 
-    def fold(self, stage: str) -> None:
-        """Make one journal file of many. A kill at any point leaves the same commits."""
+    def fold(self, stage: str, files_left: int = _FOLDED_ABOVE) -> None:
+        """Make one journal file of more than so many. A kill at any point leaves the same commits."""
         folder = files.join(self.folder, stage)
         with self._lock:
             old = [i.path for i in files.list_files(folder) if i.path.endswith(".json") and not files.is_hidden(i.path)]
-            if len(old) <= _FOLDED_ABOVE:
+            if len(old) <= files_left:
                 return
             commits = self.read(stage)
             self._write(stage, list(commits.values()), anew=True)

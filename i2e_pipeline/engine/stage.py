@@ -164,6 +164,11 @@ class Stage:
     def prepare(self, run: Run) -> None:
         """Done once before the first unit of a run."""
 
+    def lays_out(self, run: Run) -> Mapping[str, str]:
+        """Folders below the output in which it lays out files for workers, each with the name of what this config uses
+        there. What else lies in them is of other configs, and `i2e clean` removes it."""
+        return {}
+
     def facts(self, run: Run, unit: str) -> dict[str, Any]:
         """Further facts for the commit record."""
         return {}

@@ -447,6 +447,29 @@ class Tables:
                 if info.path not in named:
                     files.remove(files.join(folder, info.path))
 
+    def orphans(self) -> list[tuple[str, int]]:
+        """Parquet files in tables' unit folders that no commit record names, with their bytes: what a kill left
+        between the move of a unit's files and its record."""
+        named: dict[str, set[str]] = {}
+        for stage in self.committed_stages():
+            for commit in self.commits(stage).values():
+                for table, made in commit.files.items():
+                    named.setdefault(table, set()).update(f.path for f in made)
+        found = []
+        for table, paths in sorted(named.items()):
+            for info in files.list_files(self.path(table)):
+                below = info.path.partition("/")[0]
+                if below.startswith(("unit=", "stage=")) and info.path not in paths:
+                    found.append((files.join(table, info.path), info.size))
+        return found
+
+    def vacuum(self, dry_run: bool = False) -> list[tuple[str, tuple[int, int]]]:
+        """Of each Delta table the files, and their bytes, that its log no longer names; they are removed, and the log
+        gets a checkpoint."""
+        tables = {t for s in self.committed_stages() for c in self.commits(s).values() for t in c.files}
+        freed = ((table, self._log(table).vacuum(dry_run)) for table in sorted(tables))
+        return [(table, size) for table, size in freed if size[0]]
+
     def discard_staging(self) -> None:
         """Drop what a killed run left half-written."""
         files.remove(self.path("_staging"))

@@ -224,10 +224,15 @@ class Extract(Stage):
             surfaces = run.tables.batches("kb/surfaces", run.commits_of("kb/surfaces"), columns)
             gazetteer.build(surfaces, self._gazetteer(run), run.config.extract.min_link_probability)
 
-    def _gazetteer(self, run: Run) -> str:
+    def lays_out(self, run: Run) -> Mapping[str, str]:
+        return {"kb/gazetteer": self._name(run)}
+
+    def _name(self, run: Run) -> str:
         gate = f"{run.config.extract.min_link_probability:g}"
-        name = f"{run.fingerprints[run.writer('kb/surfaces').name][:16]}-{gate}-format{gazetteer.FORMAT}"
-        return run.tables.local_path("kb", "gazetteer", name)
+        return f"{run.fingerprints[run.writer('kb/surfaces').name][:16]}-{gate}-format{gazetteer.FORMAT}"
+
+    def _gazetteer(self, run: Run) -> str:
+        return run.tables.local_path("kb", "gazetteer", self._name(run))
 
     def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
         return run.rows_by_unit("texts", units)

@@ -56,6 +56,9 @@ class Link(Stage):
             )
             context.build(entities, context_folder(run))
 
+    def lays_out(self, run: Run) -> Mapping[str, str]:
+        return {"kb/context": _context_name(run)}
+
     def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
         return run.rows_by_unit("mentions", units)
 
@@ -75,8 +78,11 @@ class Link(Stage):
 
 
 def context_folder(run: Run) -> str:
-    name = f"{run.fingerprints[run.writer('kb/entities').name][:16]}-format{context.FORMAT}"
-    return run.tables.local_path("kb", "context", name)
+    return run.tables.local_path("kb", "context", _context_name(run))
+
+
+def _context_name(run: Run) -> str:
+    return f"{run.fingerprints[run.writer('kb/entities').name][:16]}-format{context.FORMAT}"
 
 
 def _mentions(batch: pa.RecordBatch) -> int:

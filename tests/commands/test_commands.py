@@ -35,13 +35,6 @@ from tests.chain import content, run, settings
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def copied(world: Path, whole: Path, tmp_path: Path) -> Path:
-    """The built output, to be changed."""
-    shutil.copytree(whole, tmp_path / "out")
-    return tmp_path / "out"
-
-
 def test_export_twice_is_export_once(world: Path, copied: Path, tmp_path: Path) -> None:
     """Catches: files of an earlier export read beside the new ones."""
     config = settings(world, copied)

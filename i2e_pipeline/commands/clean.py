@@ -1,0 +1,96 @@
+"""`i2e clean`: give back what no dataset of this config needs.
+
+    staging      what killed runs and commands left unfinished
+    laid out     gazetteers and contexts of other knowledge bases and settings
+    segments     vectors of other models and templates
+    orphans      files beside a table's that no commit record names, which other programs could take for rows
+    removed      of stages that the config no longer names, with --removed-stages: their tables, rejects and records
+    Delta logs   files that were replaced (VACUUM), and a checkpoint
+
+It runs nothing and needs no Spark. Whatever it removes can be made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from i2e_pipeline.core import files
+from i2e_pipeline.engine.pipeline import Pipeline, inspect
+from i2e_pipeline.engine.tables import Commit
+
+_UNFINISHED = ("_staging", "_texts", "_shipped")
+
+
+@dataclass(frozen=True)
+class Freed:
+    """Something that was removed, or would be."""
+
+    kind: str
+    path: str
+    """relative to the output"""
+    files: int
+    bytes: int
+
+
+def clean(pipeline: Pipeline, dry_run: bool = False, removed_stages: bool = False) -> list[Freed]:
+    """Remove it and say what it was. Raises StageError while a run writes the output."""
+    with pipeline.exclusive():
+        freed = []
+        for found in _found(pipeline, dry_run, removed_stages):
+            freed.append(found)
+            if not dry_run and found.kind not in _DONE_ELSEWHERE:
+                files.remove(pipeline.tables.path(found.path))
+        if not dry_run:
+            for stage in pipeline.tables.committed_stages():
+                pipeline.tables.records.fold(stage, files_left=1)
+    return freed
+
+
+_DONE_ELSEWHERE = ("segments", "removed", "Delta log")
+
+
+def _found(pipeline: Pipeline, dry_run: bool, removed_stages: bool) -> Iterator[Freed]:
+    tables = pipeline.tables
+    for folder in _UNFINISHED:
+        yield from _of_folder(pipeline, "staging", folder)
+    run = pipeline.open([])
+    for stage in pipeline.stages:
+        inspect(run, stage)
+        handed = run.handed_to(stage)
+        for folder, used in stage.lays_out(handed).items():
+            root = files.is_local(tables.root)
+            for name in files.list_folders(tables.path(folder)) if root else []:
+                if name != used and not files.is_hidden(name):
+                    yield from _of_folder(pipeline, "laid out", files.join(folder, name))
+        if stage.scope == "segments":
+            now = handed.fingerprints[stage.name]
+            old = [c for c in tables.commits(stage.name).values() if c.fingerprint != now]
+            yield from _of_commits(stage.name, "segments", old)
+            if not dry_run:
+                tables.discard(stage.name, [c.unit for c in old])
+    for name in set(tables.committed_stages()) - set(pipeline.names):
+        if removed_stages:
+            old = list(tables.commits(name).values())
+            yield from _of_commits(name, "removed", old)
+            if not dry_run:
+                tables.discard(name, [c.unit for c in old])
+                files.remove(tables.path("_commits", name))
+    if tables.storage.format == "delta":
+        for table, (count, size) in tables.vacuum(dry_run):
+            yield Freed("Delta log", table, count, size)
+    else:
+        for path, bytes_ in tables.orphans():
+            yield Freed("orphans", path, 1, bytes_)
+
+
+def _of_folder(pipeline: Pipeline, kind: str, folder: str) -> Iterator[Freed]:
+    found = files.list_files(pipeline.tables.path(folder))
+    if found:
+        yield Freed(kind, folder, len(found), sum(f.size for f in found))
+
+
+def _of_commits(stage: str, kind: str, commits: list[Commit]) -> Iterator[Freed]:
+    made = [f for c in commits for of_table in c.files.values() for f in of_table]
+    if commits:
+        yield Freed(kind, f"{stage}, {len(commits)} commits", len(made), sum(f.bytes for f in made))
