@@ -173,9 +173,7 @@ def forward(options: argparse.Namespace) -> list[dict[str, Any]]:
             whole = rate(lambda e=encoder, p=pixels: len(e.images(p)), options.seconds, options.device)
             with torch.inference_mode():
                 there = encoder._normalised(pixels)
-                alone = rate(
-                    lambda e=encoder, x=there: len(e._model.encode_image(x)), options.seconds, options.device
-                )
+                alone = rate(lambda e=encoder, x=there: len(e._model.encode_image(x)), options.seconds, options.device)
             peak = torch.cuda.max_memory_allocated() / 2**30 if options.device.startswith("cuda") else None
             found.append(
                 {

@@ -107,7 +107,9 @@ def events(path: str) -> Iterator[dict[str, Any]]:
         filesystem, inner = files.open_filesystem(part)
         codec = "zstd" if part.removesuffix(".inprogress").endswith((".zstd", ".zst")) else None
         if part.removesuffix(".inprogress").endswith((".lz4", ".snappy", ".lzf")):
-            raise EventLogError(f"{part}: only plain and zstd logs are read here: set spark.eventLog.compression.codec=zstd")
+            raise EventLogError(
+                f"{part}: only plain and zstd logs are read here: set spark.eventLog.compression.codec=zstd"
+            )
         with filesystem.open_input_stream(inner, compression=codec) as stream:
             for line in io.TextIOWrapper(_Whole(stream), encoding="utf-8"):
                 try:
@@ -232,7 +234,9 @@ class _Reader:
         if event["Task End Reason"]["Reason"] != "Success":
             stage.failed_tasks += 1
             return
-        self.of_tasks[attempt].append((read.get("Records Read", 0) + fetched.get("Total Records Read", 0), ended - began))
+        self.of_tasks[attempt].append(
+            (read.get("Records Read", 0) + fetched.get("Total Records Read", 0), ended - began)
+        )
         updates = {a["ID"]: a for a in info.get("Accumulables", ()) if "Python" in (a.get("Name") or "")}
         stage.python_tasks += bool(updates)
         stage.python_started += any(a["Name"] == _STARTED and int(a["Update"]) > 0 for a in updates.values())
