@@ -1,4 +1,4 @@
-"""What Spark did in a run, by stage: bytes shuffled, spilled and read, kernels run twice, skew, time of the driver alone.
+"""What Spark did in a run, by stage: bytes shuffled and spilled, kernels run twice, skew, time of the driver alone.
 
     python benchmarks/audit.py LOG [--json FILE]                      of a log that is there
     python benchmarks/audit.py                                        of a run of the sample, which it makes

@@ -1,6 +1,6 @@
-"""What a row costs: CPU seconds and shuffled bytes of each stage, bytes of each table; the figures that `i2e plan` uses.
+"""What a row costs: CPU seconds and shuffled bytes by stage, bytes by table; the figures that `i2e plan` uses.
 
-    python benchmarks/costs.py [--rows 8000 48000] [--card benchmarks/results/h200.json] [--write]
+    python benchmarks/costs.py [--rows 6000 24000] [--card benchmarks/results/h200.json] [--write]
 
 The sample's pairs are laid out twice, repeated with other texts and other bytes until there are as many as asked for,
 in the same number of files, so that what a run costs in any case stands in both and falls out of the difference. Each
@@ -102,7 +102,7 @@ def one(folder: Path) -> None:
         pipeline.tables.spark.range(1).count()
         for stage in pipeline.stages:
             cpu, wall = cpu_seconds(os.getpid()), time.monotonic()
-            pipeline.run([stage.name])
+            pipeline.run(pipeline.upto(stage.name))
             commits = pipeline.tables.commits(stage.name).values()
             written = {t: [0, 0] for c in commits for t in c.files}
             for commit in commits:
@@ -180,7 +180,7 @@ def of_card(path: Path) -> tuple[str, dict[str, Any], dict[str, float], dict[str
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs=2, type=int, default=[8000, 48000])
+    parser.add_argument("--rows", nargs=2, type=int, default=[6000, 24000])
     parser.add_argument("--card", type=Path, default=Path(__file__).parent / "results" / "h200.json")
     parser.add_argument("--write", action="store_true", help="put the figures into costs.json")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
@@ -203,12 +203,12 @@ def main(arguments: list[str]) -> None:
     tree["cards"][name] = card
     tree["feeding"]["core_seconds"] = {size: float(f"{cost:.3g}") for size, cost in feeding.items()}
     tree["sources"]["card"] = source
-    processor = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-         if line.startswith("model name")), "a CPU")  # fmt: skip
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "a CPU")
+    small, large = sorted(options.rows)
     tree["sources"]["here"] = {
         "kind": "measured",
-        "what": f"{os.cpu_count()} cores ({processor}), the sample's pairs, {options.rows[0]:,} and {options.rows[1]:,}",
+        "what": f"{os.cpu_count()} cores ({processor}), the sample's pairs, {small:,} and {large:,} of them",
         "date": datetime.now(UTC).date().isoformat(),
         "command": "python benchmarks/costs.py --write",
     }

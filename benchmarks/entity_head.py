@@ -120,7 +120,7 @@ def run(way: str, classes: int, options: argparse.Namespace, answer: Connection)
     if world.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, for every way
     # A small step first, so that the code is in memory before the peak is measured. Its sample has room for all of the
-    # batch's classes: `dense` looks for them among the sampled ones, and a card stops for good at one that is not there.
+    # batch's classes: `dense` looks for them among the sampled ones, and a card does not survive an index out of range.
     few = 4 * options.batch
     WAYS[way](few, options.width, 0.5, world)(*batch(few, options, world.device), 0)
     before = reset_peak(world.device)

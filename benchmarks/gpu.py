@@ -10,7 +10,7 @@ decode      images/s of one core: opened and decoded, prepared for the model, al
 kernel      images/s of the whole scoring kernel by stored size, by processes on the card and decoding threads of each;
             `encoding` is the share of its time in which a process is in the model
 memory      a batch that no card holds: what `Encoder` comes down to, and whether its vectors are the same
-precision   the shipped scorer on the sample's images (--pairs): cosines in bfloat16 and float32, on the card and the CPU
+precision   the shipped scorer on the sample's images (--pairs): cosines in bfloat16 and float32, on card and CPU
 
 Weights are random but for `precision`: throughput does not depend on them. The JPEGs are made here, of noise with a
 photograph's spectrum, to the stored size. FILE is written anew after each part.

@@ -1,7 +1,7 @@
 """`i2e plan`: what a run will cost before it is paid for, from costs per row.
 
-Reads    costs.json beside this file, which benchmarks/costs.py writes: costs per row of each stage, bytes per row of each
-         table, images per second of cards, each with its source · with `--from OUT`, a run's own commit records
+Reads    costs.json beside this file, which benchmarks/costs.py writes: costs per row of each stage, bytes per row of
+         each table, images per second of cards, each with its source · with `--from OUT`, a run's own commit records
 Writes   nothing: an Estimate, which summary.print_plan shows
 
 A run's records give what only its corpus knows (how many rows a pair makes in each stage, how long a row is) and its
@@ -147,7 +147,7 @@ def records(output: str, stages: Sequence[str]) -> Records:
 
 
 def fitted(costs: Costs, runs: Sequence[Records], cores: int) -> Costs:
-    """The costs with what these runs say in the place of what the package knows. `cores`: of the machine they ran on."""
+    """The costs with what these runs say in the place of what the package knows. `cores`: of their machine."""
     sizes = sorted({run.pairs for run in runs})
     source = f"the runs named by --from: {', '.join(f'{size:,}' for size in sizes)} pairs on {cores} cores"
     stages = {}

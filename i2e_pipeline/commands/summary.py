@@ -138,10 +138,9 @@ def print_plan(found: Estimate) -> None:
     for heading in ("stage", "rows", "core-hours", "GPU-hours", "hours", "shuffle TB", "known from"):
         table.add_column(heading, justify="left" if heading in ("stage", "known from") else "right")
     for stage in found.stages:
-        table.add_row(
-            stage.stage, _short(stage.rows), _amount(stage.core_hours), _amount(stage.gpu_hours) if stage.gpu_hours else "",
-            _amount(stage.hours), _amount(stage.shuffle_tb), stage.source,
-        )  # fmt: skip
+        gpu = _amount(stage.gpu_hours) if stage.gpu_hours else ""
+        amounts = (_amount(stage.core_hours), gpu, _amount(stage.hours), _amount(stage.shuffle_tb))
+        table.add_row(stage.stage, _short(stage.rows), *amounts, stage.source)
     table.add_section()
     sums = (sum(getattr(s, what) for s in found.stages) for what in ("core_hours", "gpu_hours", "hours", "shuffle_tb"))
     table.add_row("all", "", *map(_amount, sums), "")
@@ -155,9 +154,8 @@ def print_plan(found: Estimate) -> None:
     console.print(
         f"{'storage':<15} {_amount(sum(found.storage_tb.values()))} TB ({stored}); input {_amount(found.input_tb)}"
     )
-    console.print(
-        f"{'driver':<15} {found.driver_gb:,.1f} GB, {_amount(found.driver_hours)} hours of its own, {found.units:,} units"
-    )
+    own = f"{_amount(found.driver_hours)} hours of its own"
+    console.print(f"{'driver':<15} {found.driver_gb:,.1f} GB, {own}, {found.units:,} units")
     asked = ", ".join(f"{name} {_short(count)}" for name, count in found.requests.items())
     console.print(f"{'requests':<15} {asked}")
     if found.money:

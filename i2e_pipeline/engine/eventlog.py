@@ -1,4 +1,4 @@
-"""What Spark's own log says that a run did: bytes shuffled, spilled and read, kernels that ran twice, skew, idle workers.
+"""What Spark's own log says that a run did: bytes shuffled, spilled and read, kernels that ran twice, skew, idle time.
 
 Reads    an event log: spark.eventLog.enabled, spark.eventLog.dir; a file, or the folder of a rolling one, plain or zstd
 Writes   an Audit: figures per stage of ours, whose jobs bear its name (progress.job_group), and of the run
@@ -96,9 +96,12 @@ class Audit:
         return sum(getattr(stage, name) for stage in self.stages.values())
 
 
-def audit(path: str) -> Audit:
-    """The figures of an event log. Raises EventLogError."""
-    return summarize(events(path))
+def audit(path: str, min_records: int = MIN_RECORDS) -> Audit:
+    """The figures of an event log. Raises EventLogError.
+
+    min_records   Spark stages whose largest task has fewer count as small, and are passed over for the skew
+    """
+    return summarize(events(path), min_records)
 
 
 def events(path: str) -> Iterator[dict[str, Any]]:
@@ -160,9 +163,9 @@ def _parts(path: str) -> list[str]:
     return _parts(files.join(path, inside[0]))
 
 
-def summarize(log: Iterable[dict[str, Any]]) -> Audit:
+def summarize(log: Iterable[dict[str, Any]], min_records: int = MIN_RECORDS) -> Audit:
     """The figures of events."""
-    reader = _Reader()
+    reader = _Reader(min_records)
     for event in log:
         reader.take(event)
     return reader.result()
@@ -179,7 +182,8 @@ def _columns(plan: str) -> set[str]:
 class _Reader:
     """Gathers events; `result` reckons."""
 
-    def __init__(self) -> None:
+    def __init__(self, min_records: int) -> None:
+        self.min_records = min_records
         self.stages: defaultdict[str, StageAudit] = defaultdict(StageAudit)
         self.group_of_job: dict[int, str] = {}
         self.group_of: dict[int, str] = {}
@@ -284,7 +288,7 @@ class _Reader:
             stage = self._of(number)
             if len(tasks) >= MIN_TASKS:
                 records, seconds = [t[0] for t in tasks], [t[1] for t in tasks]
-                if max(records) >= MIN_RECORDS:
+                if max(records) >= self.min_records:
                     stage.skew_records = max(stage.skew_records, max(records) / max(median(records), 1))
                     stage.skew_seconds = max(stage.skew_seconds, max(seconds) / max(median(seconds), 0.1))
         self._count_kernels()

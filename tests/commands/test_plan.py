@@ -52,7 +52,8 @@ def test_the_costs_that_ship_know_every_stage_and_say_where_each_figure_is_from(
     for cost in (*costs.stages.values(), *costs.tables.values()):
         assert {cost.source, cost.rows_source} <= costs.sources.keys()
     for source in costs.sources.values():
-        assert source["kind"] in ("measured", "published", "assumed", "counted") and source["what"]
+        assert source["kind"] in ("measured", "published", "assumed", "counted")
+        assert source["what"]
     assert all("command" in s and "date" in s for s in costs.sources.values() if s["kind"] == "measured")
 
 
@@ -86,7 +87,8 @@ def test_few_cores_starve_the_gpus() -> None:
     costs = plan.load()
     fed = plan.estimate(costs, plan.request(options(WALK), costs))
     starved = plan.estimate(costs, plan.request(options(WALK.replace("4096", "512")), costs))
-    assert fed.images_per_second_per_gpu is not None and starved.images_per_second_per_gpu is not None
+    assert fed.images_per_second_per_gpu is not None
+    assert starved.images_per_second_per_gpu is not None
     assert starved.images_per_second_per_gpu < fed.images_per_second_per_gpu / 4
     large = plan.estimate(costs, plan.request(options(WALK.replace("image-kb 30", "image-kb 100")), costs))
     assert large.cores_that_feed_a_gpu > fed.cores_that_feed_a_gpu  # type: ignore[operator]
