@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +209,7 @@ def main(arguments: list[str]) -> None:
     tree["sources"]["here"] = {
         "kind": "measured",
         "what": f"{os.cpu_count()} cores ({processor}), the sample's pairs, {small:,} and {large:,} of them",
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "command": "python benchmarks/costs.py --write",
     }
     print(json.dumps(tree, indent=1))

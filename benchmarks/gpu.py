@@ -30,7 +30,8 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
     import PIL
 
     return {
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "command": " ".join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
         "card": torch.cuda.get_device_name() if options.device.startswith("cuda") else None,
         "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.processor(),
@@ -154,6 +155,30 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
         "pillow": PIL.__version__,
         "dtype": options.dtype,
     }
+
+
+def _images(encoder: Encoder, pixels: np.ndarray) -> int:
+    return len(encoder.images(pixels))
+
+
+def _alone(encoder: Encoder, there: torch.Tensor) -> int:
+    return len(encoder._model.encode_image(there))
+
+
+def _opened(stored: list[bytes], limits: ImageLimits, side: int) -> int:
+    return sum(isinstance(open_rgb(data, limits, side), tuple) for data in stored)
+
+
+def _prepared(images: list[Image.Image], encoder: Encoder) -> int:
+    return len([encoder.prepare(image) for image in images])
+
+
+def _decoded(stored: list[bytes], limits: ImageLimits, encoder: Encoder) -> int:
+    return sum(isinstance(decode(data, limits, encoder.prepare, encoder.side), Decoded) for data in stored)
+
+
+def _open(paths: list[str], shard: int) -> ShardReader:
+    return ShardReader(paths[shard], "jpg")
 
 
 def forward(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -170,10 +195,10 @@ def forward(options: argparse.Namespace) -> list[dict[str, Any]]:
             if options.device.startswith("cuda"):
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
-            whole = rate(lambda e=encoder, p=pixels: len(e.images(p)), options.seconds, options.device)
+            whole = rate(partial(_images, encoder, pixels), options.seconds, options.device)
             with torch.inference_mode():
                 there = encoder._normalised(pixels)
-                alone = rate(lambda e=encoder, x=there: len(e._model.encode_image(x)), options.seconds, options.device)
+                alone = rate(partial(_alone, encoder, there), options.seconds, options.device)
             peak = torch.cuda.max_memory_allocated() / 2**30 if options.device.startswith("cuda") else None
             found.append(
                 {
@@ -196,11 +221,9 @@ def decoding(options: argparse.Namespace) -> list[dict[str, Any]]:
         images = [o[0] for o in opened if isinstance(o, tuple)]
         assert len(images) == len(stored)
         parts: dict[str, Callable[[], int]] = {
-            "decode": lambda s=stored: sum(isinstance(open_rgb(d, limits, encoder.side), tuple) for d in s),
-            "prepare": lambda i=images: len([encoder.prepare(image) for image in i]),
-            "both_and_thumbnail": lambda s=stored: sum(
-                isinstance(decode(d, limits, encoder.prepare, encoder.side), Decoded) for d in s
-            ),
+            "decode": partial(_opened, stored, limits, encoder.side),
+            "prepare": partial(_prepared, images, encoder),
+            "both_and_thumbnail": partial(_decoded, stored, limits, encoder),
         }
         row: dict[str, Any] = {
             "kilobytes": round(sum(map(len, stored)) / len(stored) / 1000, 1), "sides": PICTURES[kilobytes],
@@ -272,7 +295,7 @@ def worker(name: str, options: argparse.Namespace, ready: Any, asked: Any, answe
         inside, began = 0.0, time.perf_counter()
         scored = 0
         if active:
-            out = score([table], lambda s, p=paths: ShardReader(p[s], "jpg"), encoder, vectors, config, range(256))
+            out = score([table], partial(_open, paths), encoder, vectors, config, range(256))
             scored = sum(len(set(b["pair_id"].to_pylist())) for kind, b in out if kind == "scores")
         answers.put((scored, time.perf_counter() - began, inside))
 

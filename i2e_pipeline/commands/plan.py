@@ -364,7 +364,7 @@ def _rows(cost: StageCost | TableCost, wanted: Request) -> float:
 
 def _used(costs: Costs, wanted: Request) -> dict[str, Mapping[str, str]]:
     """The sources of the figures that were used."""
-    costed = [*costs.stages.values(), *costs.tables.values()]
+    costed: list[StageCost | TableCost] = [*costs.stages.values(), *costs.tables.values()]
     names = {c.source for c in costed} | {c.rows_source for c in costed} | {"code"}
     if wanted.gpus:
         names.add(costs.cards[wanted.card]["source"])

@@ -67,7 +67,7 @@ class StageAudit:
     kernels_repeated: int = 0
     """Those that were given the same rows by the same plan as another of the same job group."""
     skew_records: float = 1.0
-    """Records of the largest task over the median, in the Spark stage where that is worst."""
+    """Rows that a shuffle brought to the largest task over the median, in the Spark stage where that is worst."""
     skew_seconds: float = 1.0
     """The same of the tasks' time."""
     columns: set[str] = field(default_factory=set)
@@ -114,7 +114,7 @@ def events(path: str) -> Iterator[dict[str, Any]]:
                 f"{part}: only plain and zstd logs are read here: set spark.eventLog.compression.codec=zstd"
             )
         with filesystem.open_input_stream(inner, compression=codec) as stream:
-            for line in io.TextIOWrapper(_Whole(stream), encoding="utf-8"):
+            for line in io.TextIOWrapper(io.BufferedReader(_Whole(stream)), encoding="utf-8"):
                 try:
                     event = json.loads(line)
                 except ValueError:
@@ -286,26 +286,28 @@ class _Reader:
             stage.widest_row = max(stage.widest_row, size / rows if rows else 0.0)
         for (number, _), tasks in self.of_tasks.items():
             stage = self._of(number)
+            # Tasks that were given nothing had no key to work on: units, for one, are fewer than partitions.
+            tasks = [each for each in tasks if each[0]]
             if len(tasks) >= MIN_TASKS:
-                records, seconds = [t[0] for t in tasks], [t[1] for t in tasks]
+                records, seconds = [rows for rows, _ in tasks], [took for _, took in tasks]
                 if max(records) >= self.min_records:
-                    stage.skew_records = max(stage.skew_records, max(records) / max(median(records), 1))
+                    stage.skew_records = max(stage.skew_records, max(records) / median(records))
                     stage.skew_seconds = max(stage.skew_seconds, max(seconds) / max(median(seconds), 0.1))
         self._count_kernels()
         spans = list(self.jobs.values())
         first, last = min((s[0] for s in spans), default=0.0), max((s[1] for s in spans), default=0.0)
-        tasks = [span for each in self.busy.values() for span in each]
+        working = [span for each in self.busy.values() for span in each]
         own: dict[str, float] = {}
         for name in self.stages:
             within = [self.jobs[j] for j, group in self.group_of_job.items() if self._name(group) == name]
             if within:
                 begin, end = min(w[0] for w in within), max(w[1] for w in within)
-                own[name] = round(end - begin - covered(tasks, begin, end), 3)
+                own[name] = round(end - begin - covered(working, begin, end), 3)
         order = sorted(self.stages, key=lambda name: name == OTHER)
         return Audit(
             {name: self.stages[name] for name in order},
             round(last - first, 3),
-            round(last - first - covered(tasks, first, last), 3),
+            round(last - first - covered(working, first, last), 3),
             own,
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from i2e_pipeline.commands import plan, summary
-from i2e_pipeline.commands.plan import PlanError
+from i2e_pipeline.commands.plan import PlanError, StageCost, TableCost
 from i2e_pipeline.core.files import write_json
 from i2e_pipeline.engine.tables import Commit, WrittenFile
 from i2e_pipeline.stages import built_in
@@ -49,7 +49,8 @@ def test_the_costs_that_ship_know_every_stage_and_say_where_each_figure_is_from(
     """Catches: a new stage that costs nothing in a plan, a figure without a source."""
     costs = plan.load()
     assert set(costs.stages) == {stage.name for stage in built_in()}
-    for cost in (*costs.stages.values(), *costs.tables.values()):
+    costed: list[StageCost | TableCost] = [*costs.stages.values(), *costs.tables.values()]
+    for cost in costed:
         assert {cost.source, cost.rows_source} <= costs.sources.keys()
     for source in costs.sources.values():
         assert source["kind"] in ("measured", "published", "assumed", "counted")
