@@ -238,9 +238,7 @@ class _Reader:
         if event["Task End Reason"]["Reason"] != "Success":
             stage.failed_tasks += 1
             return
-        self.of_tasks[attempt].append(
-            (read.get("Records Read", 0) + fetched.get("Total Records Read", 0), ended - began)
-        )
+        self.of_tasks[attempt].append((fetched.get("Total Records Read", 0), ended - began))
         updates = {a["ID"]: a for a in info.get("Accumulables", ()) if "Python" in (a.get("Name") or "")}
         stage.python_tasks += bool(updates)
         stage.python_started += any(a["Name"] == _STARTED and int(a["Update"]) > 0 for a in updates.values())
