@@ -194,7 +194,7 @@ def main(arguments: list[str]) -> None:
     for name, cost in tree["stages"].items():
         if cost["source"] == "here" and name in found["stages"]:
             cost["core_seconds"] = float(f"{found['stages'][name]['core_seconds']:.3g}")
-        if name in found["stages"]:
+        if found["stages"].get(name, {}).get("shuffle_bytes"):
             cost["shuffle_bytes"] = float(f"{found['stages'][name]['shuffle_bytes']:.3g}")
     for name, cost in tree["tables"].items():
         if cost["source"] == "here" and name in found["tables"]:
