@@ -112,9 +112,6 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
         "spark.sql.execution.arrow.maxRecordsPerBatch": "2048",
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.adaptive.skewJoin.enabled": "true",
-        # Labels are joined twice by entity, and Spark splits a partition that an entity of very many images fills only
-        # where no shuffle more comes of it: without this, one task has them all.
-        "spark.sql.adaptive.forceOptimizeSkewedJoin": "true",
         # A worker that outlives its stage keeps its model. Without this limit, a stage with more or fewer tasks would
         # leave two models on one GPU.
         "spark.python.factory.idleWorkerMaxPoolSize": str(os.cpu_count() or 1) if local else "1",
