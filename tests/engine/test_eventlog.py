@@ -117,7 +117,7 @@ def test_skew_is_the_largest_task_over_the_median() -> None:
     """Of rows from a shuffle, among the tasks that had any: how a table's files are cut says nothing of its keys."""
 
     def skew(*rows: int, fetched: bool = True) -> float:
-        tasks = [task(0, 0, 100, **{"fetched" if fetched else "read": n}) for n in rows]
+        tasks = [task(0, 0, 100, fetched=n) if fetched else task(0, 0, 100, read=n) for n in rows]
         return summarize([job(0, "link/u-1", 0), *tasks]).stages["link"].skew_records
 
     assert skew(1000, 1000, 1000, 5000) == 5.0
