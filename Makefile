@@ -70,10 +70,11 @@ $(MARKED): test-%: $(STAMP)
 test-all: test $(MARKED)  ## and those on a cluster, in a browser, against an object store, with faults, in fresh environments
 
 bench: $(STAMP)  ## print the figures of README and docs
-	for script in $(filter-out benchmarks/recipes.py benchmarks/training.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/recipes.py benchmarks/training.py benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 	$(BIN)/python benchmarks/scoring.py --through-spark
 
 bench-gpu: $(STAMP)  ## the figures that want a GPU
+	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/entity_head.py --gpu
 	$(BIN)/python benchmarks/training.py
 

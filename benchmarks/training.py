@@ -1,7 +1,7 @@
 """What a training step costs on this machine: images/s, use of the card's arithmetic, the head's share, memory.
 
     python benchmarks/training.py [--model ViT-B-16 ViT-L-14] [--recipes …] [--batch 1024] [--classes 2000000]
-                                  [--precision bfloat16] [--peak-tflops 989] [--micro-batches 1] [--steps 10]
+                                  [--precision bfloat16] [--peak-tflops 989] [--micro-batches 8] [--steps 10]
 
 Batches are random and lie on the device already: what is measured is the step (towers forward and backward, losses,
 entity head, AdamW), without the loader (loader.py). Recipes are measured one after the other in the same process.
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=["ViT-B-16", "ViT-L-14"])
     parser.add_argument("--recipes", nargs="+", default=["supervised", "contrastive", "multi_task"], choices=RECIPES)
     parser.add_argument("--batch", type=int, default=1024, help="images of a step")
-    parser.add_argument("--micro-batches", type=int, default=1)
+    parser.add_argument("--micro-batches", type=int, default=8, help="1,024 images of ViT-L-14 at once want 270 GB")
     parser.add_argument("--classes", type=int, default=2_000_000)
     parser.add_argument("--sample", type=float, default=0.1, help="share of the classes that a step compares with")
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--recompute", action="store_true", help="activations (train.encoder.checkpoint_activations)")
     parser.add_argument("--device", help="default: cuda where there is one")
     options = parser.parse_args()
+    options.micro_batches = min(options.micro_batches, options.batch)
     if not options.device and not torch.cuda.is_available():
         print("no CUDA card here: --device cpu measures a CPU; take a small --model and --batch")
         return

@@ -38,6 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     _command(commands, "status", _status, "how every stage stands; runs nothing")
 
+    about = "what a run will cost: core-hours, GPU-hours, wall time, storage, shuffle, requests, money; runs nothing"
+    from i2e_pipeline.commands import plan as planning
+
+    planned = commands.add_parser("plan", help=about, description=about)
+    planning.add_arguments(planned)
+    planned.set_defaults(call=_plan)
+
     link = _command(commands, "link", _link, "mentions and candidates of texts: {id, text} lines in, links out")
     link.add_argument("--input", required=True, metavar="TEXTS.jsonl")
     link.add_argument("--output", required=True, metavar="LINKS.jsonl")
@@ -200,6 +207,14 @@ def _status(options: argparse.Namespace) -> int:
     config = _config(options)
     units, states = pipeline(config).status()
     summary.print_status(config.output, units, states)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import summary
+    from i2e_pipeline.commands.plan import plan
+
+    summary.print_plan(plan(options))
     return 0
 
 

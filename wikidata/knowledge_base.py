@@ -104,16 +104,15 @@ def surfaces(
     if anchors is not None:
         linked = anchors.select("normal_form", "surface", "entity_id", F.lit("anchor").alias("kind"), "count")
         rows = rows.unionByName(linked)
-        links = anchors.groupBy("entity_id").agg(F.sum("count").alias("links"))
-        known = known.join(links, on="entity_id", how="left").withColumn("links", F.coalesce("links", F.lit(0)))
-    else:
-        known = known.withColumn("links", F.lit(0).cast("bigint"))
     # The geometric mean as a mean of integers: equal whatever the order of the sum. One row, so the join broadcasts it.
     positive = entities.where("popularity > 0")
     logs = F.round(F.ln("popularity") * 1e6).cast("bigint")
     reference = positive.agg(F.exp(F.sum(logs) / F.count(logs) / 1e6).alias("reference"))
     known = known.crossJoin(F.broadcast(reference)).withColumn("popularity", F.col("popularity") / F.col("reference"))
-    joined = rows.join(known, on="entity_id", how="inner").select(*NAME_ROWS.names)
+    # Links of an entity are its rows' counts together. Asking the anchors a second time would work out their normal
+    # forms a second time, which no plan saves: what a kernel puts out cannot be pruned.
+    links = F.lit(0).cast("bigint") if anchors is None else F.sum("count").over(Window.partitionBy("entity_id"))
+    joined = rows.join(known, on="entity_id", how="inner").withColumn("links", links).select(*NAME_ROWS.names)
     grouped = joined.repartition("normal_form").sortWithinPartitions("normal_form", "entity_id")
 
     def kernel(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:

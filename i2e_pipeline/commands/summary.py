@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from i2e_pipeline.commands.plan import Estimate
 from i2e_pipeline.core import files
 from i2e_pipeline.engine.pipeline import StageState
 from i2e_pipeline.engine.tables import Tables
@@ -126,3 +127,52 @@ def print_training(found: dict[str, Any]) -> None:
     for reason, count in found["skipped"].items():
         console.print(f"could not be decoded: {count:,} times {reason}")
     console.print(f"{'export':<15} {found['export']}\n{'training':<15} {found['folder']}")
+
+
+def print_plan(found: Estimate) -> None:
+    """What a run will cost: a row a stage, then what it stores, asks of the driver and the store, and its price."""
+    wanted, console = found.request, _console()
+    machines = f"{wanted.cores:,} cores" + (f", {wanted.gpus:,} {wanted.card}" if wanted.gpus else "")
+    title = f"{wanted.pairs:,} pairs of {wanted.image_kb:g} KB on {machines}"
+    table = Table(title=title + (f", {wanted.model}" if wanted.gpus else ""), title_justify="left")
+    for heading in ("stage", "rows", "core-hours", "GPU-hours", "hours", "shuffle TB", "known from"):
+        table.add_column(heading, justify="left" if heading in ("stage", "known from") else "right")
+    for stage in found.stages:
+        gpu = _amount(stage.gpu_hours) if stage.gpu_hours else ""
+        amounts = (_amount(stage.core_hours), gpu, _amount(stage.hours), _amount(stage.shuffle_tb))
+        table.add_row(stage.stage, _short(stage.rows), *amounts, stage.source)
+    table.add_section()
+    sums = (sum(getattr(s, what) for s in found.stages) for what in ("core_hours", "gpu_hours", "hours", "shuffle_tb"))
+    table.add_row("all", "", *map(_amount, sums), "")
+    console.print(table)
+    if found.images_per_second_per_gpu and found.cores_that_feed_a_gpu:
+        console.print(
+            f"{'a GPU scores':<15} {found.images_per_second_per_gpu:,.0f} images/s; "
+            f"{found.cores_that_feed_a_gpu:.0f} cores would keep it busy, it has {wanted.cores / wanted.gpus:.0f}"
+        )
+    stored = ", ".join(f"{name} {_amount(size)}" for name, size in _largest(found.storage_tb))
+    console.print(
+        f"{'storage':<15} {_amount(sum(found.storage_tb.values()))} TB ({stored}); input {_amount(found.input_tb)}"
+    )
+    own = f"{_amount(found.driver_hours)} hours of its own"
+    console.print(f"{'driver':<15} {found.driver_gb:,.1f} GB, {own}, {found.units:,} units")
+    asked = ", ".join(f"{name} {_short(count)}" for name, count in found.requests.items())
+    console.print(f"{'requests':<15} {asked}")
+    if found.money:
+        parts = ", ".join(f"{name} {value:,.0f}" for name, value in found.money.items())
+        console.print(f"{'money':<15} {sum(found.money.values()):,.0f} ({parts}; storage for a month)")
+    for name, source in found.sources.items():
+        said = ", ".join(source[key] for key in ("what", "date", "command") if key in source)
+        console.print(f"  {name}: {source['kind']}: {said}", style="dim")
+
+
+def _largest(sizes: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(sizes.items(), key=lambda item: -item[1])[:6]
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _short(count: float) -> str:
+    return f"{count:,.0f}" if count < 1e6 else f"{count:.2g}".replace("e+0", "e").replace("e+", "e")

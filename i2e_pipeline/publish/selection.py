@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 def image_labels(chosen: DataFrame, max_labels: int, settings: SelectConfig) -> DataFrame:
     """Labels of each distinct image, merged over the pairs that hold it: image_id, entity_id, score, images of the
-    entity, and `dropped`, the reason where the label is not published."""
+    entity, and `dropped`, the reason where the label is not published.
+
+    What is known of entities goes to the labels, here and in `pairs_to_publish`, and not the labels to their entities:
+    one task would then have all images of "Christmas" (Spark splits no partition that is joined with an aggregate).
+    Entities are few: 3 x 10^6 of two numbers at the paper's scale.
+    """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
@@ -38,7 +43,7 @@ def image_labels(chosen: DataFrame, max_labels: int, settings: SelectConfig) -> 
     if settings.max_images_per_entity is not None:
         share = F.lit(settings.max_images_per_entity) / F.col("entity_images")
         dropped = dropped.when(_hash_share("image_id", "entity_id") >= share, F.lit(str(Reason.OVER_CAP)))
-    return bounded.join(images, "entity_id", how="inner").select(
+    return bounded.join(F.broadcast(images), "entity_id", how="inner").select(
         "image_id", "entity_id", "score", "clip_score", "entity_images", dropped.alias("dropped")
     )
 
@@ -75,7 +80,7 @@ def pairs_to_publish(chosen: DataFrame, labels: DataFrame, classes: DataFrame) -
     standing = pairs.groupBy("image_id").agg(F.min("pair_id").alias("standing_pair"))
     label = F.struct("entity_id", "class_index", F.col("score").cast("float").alias("score"))
     per_image = (
-        labels.join(classes, "entity_id", how="left")
+        labels.join(F.broadcast(classes), "entity_id", how="left")
         .groupBy("image_id")
         .agg(
             F.sort_array(F.collect_list(F.when(F.col("dropped").isNull(), label))).alias("labels"),
