@@ -83,7 +83,7 @@ def test_gazetteers_and_vectors_of_other_settings_go(world: Path, copied: Path, 
     """Catches: every knowledge base that ever was, kept beside the one that counts."""
     from i2e_pipeline.stages import pipeline
 
-    changed = settings(world, copied, "extract.min_link_probability=0.2", "score.text_template={name}")
+    changed = settings(world, copied, "extract.min_link_probability=0.2", "score.text_template=a picture of {name}")
     before = len(list((copied / "kb" / "gazetteer").iterdir()))
     run(changed, spark, redo=("score",))
     assert len(list((copied / "kb" / "gazetteer").iterdir())) == before + 1
