@@ -58,6 +58,8 @@ class Plan:
     """Rows that the stages before passed on for this unit; None: it is not known."""
     rows_of: Callable[[Any], int] | None = None
     """Rows that a batch stands for; None: its length."""
+    profile: Any = None
+    """Spark's ResourceProfile of the job (engine/cluster.py); None: the application's."""
 
 
 class Stage:
@@ -196,7 +198,9 @@ class Stage:
         if not isinstance(plan, Plan):
             raise StageError(f"stage {self.name}: plan returned {type(plan).__name__}, and not a Plan")
         counting = Counting(plan.rows_of, self.passes)
-        written = run.tables.write(plan.rows, plan.make_kernel, self.name, unit, tuple(self.tables), counting)
+        written = run.tables.write(
+            plan.rows, plan.make_kernel, self.name, unit, tuple(self.tables), counting, plan.profile
+        )
         return self.conclude(run, unit, [written], started, plan.rows_expected)
 
     def conclude(
@@ -432,7 +436,7 @@ class Run:
 
     def ship(self, path: str) -> Shipped:
         """A file or folder that every worker needs; `.local()` in the worker says where it lies there."""
-        return ship(self.spark, path)
+        return ship(self.spark, path, self.tables.root, self.config.session.shared_folders)
 
     def _whole_config(self) -> Config:
         return self.config._whole if isinstance(self.config, _OwnSections) else self.config

@@ -35,6 +35,7 @@ from i2e_pipeline.core.machine import scratch
 from i2e_pipeline.engine.catalogue import Catalogue, Passed
 
 if TYPE_CHECKING:
+    from pyspark.resource import ResourceProfile
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
@@ -266,6 +267,7 @@ class Tables:
         unit: str,
         tables: Sequence[str],
         counting: Counting | None = None,
+        profile: ResourceProfile | None = None,
     ) -> Written:
         """Run a kernel over a DataFrame; its tasks write `tables` and `rejects` to staging. One Spark job.
 
@@ -277,7 +279,7 @@ class Tables:
         for table in schemas:
             files.make_folder(files.join(staging, table))
         task = _Task(make_kernel, self._task_plan(staging, stage, unit, schemas, counting))
-        reports = [json.loads(row.report) for row in frame.mapInArrow(task, "report string").collect()]
+        reports = [json.loads(row.report) for row in frame.mapInArrow(task, "report string", profile=profile).collect()]
         written = Written(
             staging=staging,
             files={
