@@ -72,7 +72,7 @@ def environment(dist: Path, torch: bool, index: str | None, torch_from: list[str
             packed = Path(folder) / "packed.tar.gz"
             with tarfile.open(packed, "w:gz", compresslevel=1) as archive:
                 for entry in sorted(built.iterdir()):
-                    archive.add(entry, entry.name)
+                    archive.add(entry, entry.name, filter=_useful)
             packed.replace(kept)
     target = dist / "environment.tar.gz"
     target.unlink(missing_ok=True)
@@ -104,6 +104,11 @@ def _install(folder: Path, left_out: tuple[str, ...], index: str | None, torch_f
         (site,) = folder.glob("lib/python*/site-packages")
         (site / "torch-from.pth").write_text("".join(f"{place}\n" for place in torch_from))
     return folder
+
+
+def _useful(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Packages' own tests and C headers are a twelfth of the environment, and every executor unpacks it."""
+    return None if Path(entry.name).name in ("tests", "include") else entry
 
 
 def main() -> None:

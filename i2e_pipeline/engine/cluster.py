@@ -203,8 +203,8 @@ def faults(workers: Sequence[Seen]) -> tuple[list[str], list[str]]:
         at = f"workers on {seen.host}"
         if ".".join(seen.python.split(".")[:2]) != here:
             wrong.append(
-                f"{at} run Python {seen.python} ({seen.executable}), the driver {here}: functions do not travel between "
-                "these. Set PYSPARK_PYTHON to the same version"
+                f"{at} run Python {seen.python} ({seen.executable}), the driver {here}: none can take "
+                "the other's functions. Set PYSPARK_PYTHON to the same version"
             )
             continue
         lacking = [name for name in NEEDED if name not in seen.packages and _version(name)]
