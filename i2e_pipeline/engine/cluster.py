@@ -123,16 +123,18 @@ class Seen:
     """By path, what is wrong with it; empty where it is as it must be."""
 
 
-def check(
-    spark: SparkSession, config: Config, writes: Sequence[tuple[str, str]] = (), reads: Sequence[tuple[str, str]] = ()
-) -> None:
+Places = Sequence[tuple[str, str]]
+"""Settings and their paths."""
+
+
+def check(spark: SparkSession, config: Config, writes: Places | None = None, reads: Places | None = None) -> None:
     """Raise ClusterError where the workers cannot do what a run asks of them; once for each session and output. With a
     local master there is nothing to ask.
 
-    writes, reads   settings and paths, beside output and inputs, that workers write to or read
+    writes, reads   what workers write to and read; None: what stages do, which is the output, and the inputs
     """
     context = spark.sparkContext
-    key = (context.applicationId, config.output, *writes, *reads)
+    key = (context.applicationId, config.output, *(writes or ()), *(reads or ()))
     if is_local(context.master) or key in _checked:
         return
     workers = survey(spark, config, writes, reads)
@@ -149,15 +151,15 @@ _checked: set[tuple[Any, ...]] = set()
 
 
 def survey(
-    spark: SparkSession, config: Config, writes: Sequence[tuple[str, str]] = (), reads: Sequence[tuple[str, str]] = ()
+    spark: SparkSession, config: Config, writes: Places | None = None, reads: Places | None = None
 ) -> list[Seen]:
     """Ask the workers that are there now; one answer for each machine. Raises ClusterError where none can answer."""
     context = spark.sparkContext
     token = uuid.uuid4().hex[:12]
-    places = [*dict.fromkeys((("output", config.output), *writes))]
-    folders = {files.join(path, f"_cluster-{token}"): f"{key}: {path}" for key, path in places}
-    inputs = [(key, path) for key, path in paths(config) if key.startswith(_READ_BY_WORKERS)]
-    wanted = {_fixed(path): f"{key}: {path}" for key, path in (*inputs, *reads)}
+    writes = [("output", config.output)] if writes is None else writes
+    reads = [place for place in paths(config) if place[0].startswith(_READ_BY_WORKERS)] if reads is None else reads
+    folders = {files.join(path, f"_cluster-{token}"): f"{key}: {path}" for key, path in writes}
+    wanted = {_fixed(path): f"{key}: {path}" for key, path in reads}
     for folder in folders:
         files.write_bytes(files.join(folder, "driver"), token.encode())
     # Twice as many as there are cores, each of a tenth of a second, so that every executor gets some.

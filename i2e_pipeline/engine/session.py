@@ -64,7 +64,9 @@ def build(config: Config, name: str = "i2e") -> SparkSession:
         _refuse_connect(config, active)
         return active
     spark = _started(config, name)
-    _has_jars(spark, config)
+    if lacking := lacking_jars(spark, config):
+        spark.stop()
+        raise SessionError(lacking)
     return spark
 
 
@@ -222,8 +224,8 @@ _STORES = {
 """Of a store's scheme: what brings Hadoop's client, and the property that it wants beside it."""
 
 
-def _has_jars(spark: SparkSession, config: Config) -> None:
-    """Raise SessionError, with the lines that bring them, where jars are missing that the output needs.
+def lacking_jars(spark: SparkSession, config: Config) -> str | None:
+    """Which jars the output needs and this session does not have, and what brings them; None where it has all.
 
     Without this the run fails in the middle, with the name of a Java class.
     """
@@ -252,10 +254,9 @@ def _has_jars(spark: SparkSession, config: Config) -> None:
             packages.append(package.format(hadoop=jvm.org.apache.hadoop.util.VersionInfo.getVersion()))
         lines += [f"spark.hadoop.{line}"] if line else []
     if not what:
-        return
+        return None
     options = ([f"--packages {','.join(packages)}"] if packages else []) + [f"--conf {line}" for line in lines]
-    spark.stop()
-    raise SessionError("; ".join(what) + ". A session that runs takes no jars: spark-submit " + " ".join(options))
+    return "; ".join(what) + ". A session that runs takes no jars: spark-submit " + " ".join(options)
 
 
 def _delta_package() -> str:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ class Cluster:
     folder: Path
     master: str = ""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
         """One of Spark's daemons, as `env -i` starts it, in a folder that is its home, too."""
@@ -60,7 +62,13 @@ class Cluster:
 
         own = self.folder / name
         own.mkdir(exist_ok=True)
-        clean = {"JDK_JAVA_OPTIONS": QUICK, "PATH": "/usr/bin:/bin", "HOME": str(own), "JAVA_HOME": home(), "SPARK_LOCAL_IP": "127.0.0.1"}
+        clean = {
+            "JDK_JAVA_OPTIONS": QUICK,
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(own),
+            "JAVA_HOME": home(),
+            "SPARK_LOCAL_IP": "127.0.0.1",
+        }
         spark_class = Path(pyspark.__file__).parent / "bin" / "spark-class"
         with (own / "log").open("ab") as log:
             process = subprocess.Popen(
@@ -109,7 +117,12 @@ class Cluster:
         theirs = {k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK", "SPARK", "PYTHON", "I2E"))}
         theirs |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MASTER": self.master}
         # Two drivers and two workers share the cores of this machine.
-        theirs |= {"JDK_JAVA_OPTIONS": QUICK, "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DRIVER_MEMORY": "1g", "SPARK_EXECUTOR_MEMORY": "1g"}
+        theirs |= {
+            "JDK_JAVA_OPTIONS": QUICK,
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_DRIVER_MEMORY": "1g",
+            "SPARK_EXECUTOR_MEMORY": "1g",
+        }
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=cwd, env=theirs | variables, text=True, timeout=timeout,
@@ -117,16 +130,15 @@ class Cluster:
         )  # fmt: skip
         return done.returncode, done.stdout
 
-    def submit(self, job: str, *arguments: str, options: str = "", **variables: str) -> tuple[int, str]:
-        """One job with the page's options for workers that have nothing; further ones of spark-submit before it."""
-        line = f'{block("options")}\nspark-submit $OPTIONS {options} jobs/{job}.py "$@"'
-        quoted = " ".join(f"'{a}'" for a in arguments)
-        return self.run(f"set -- {quoted}\n{line}", **variables)
+    def submit(self, options: str, then: str, config: Path, **variables: str) -> tuple[int, str]:
+        """The page's lines of `options`, and then what is called with them."""
+        return self.run(f"{options}\n{then}", CONFIG=str(config), **variables)
 
 
 @pytest.fixture(scope="session")
 def packed() -> Path:
     """What the page's `make dist` leaves. Workers find torch in a folder that holds it alone, as an image's would."""
+    # At a place that stays, since the packed environment is kept by what it is made of.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "i2e-pipeline" / "torch-of-the-machine"
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir(parents=True)
@@ -149,8 +161,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, packed: Path) -> Iterator[
     try:
         started.start_master()
         for name in ("a", "b"):
-            started.start_worker(name)
+            started.workers[name] = started.start_worker(name)
         yield started
     finally:
         for process in reversed(started.processes):
             started.stop(process)
+
+
+@pytest.fixture(scope="session")
+def unpacked(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packed environment as an image or a machine's disk holds it."""
+    folder = tmp_path_factory.mktemp("environment")
+    with tarfile.open(packed / "environment.tar.gz") as archive:
+        archive.extractall(folder, filter="fully_trusted")
+    return folder
