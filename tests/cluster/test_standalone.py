@@ -179,7 +179,8 @@ def test_what_is_missing_is_said_before_the_first_stage(
     unpacked: Path,
 ) -> None:
     """Catches: a minute of work, then a Java trace, or "264,482 rows in, 0 out"."""
-    config = configured(place, "refused", *overrides)
+    output = f"refused-{len(list(place.glob('refused-*')))}"
+    config = configured(place, output, *overrides)
     lines = block("unpacked")
     if "PYSPARK_PYTHON" in variables:
         lines += f"\nexport PYSPARK_PYTHON={variables['PYSPARK_PYTHON']}"
@@ -195,4 +196,4 @@ def test_what_is_missing_is_said_before_the_first_stage(
     assert code == 2, said
     assert all(word in "\n".join(last) for word in words), said[-3000:]
     assert "Traceback" not in said
-    assert not (place / "refused" / "kb").exists()
+    assert not (place / output / "kb").exists()
