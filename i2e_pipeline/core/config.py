@@ -81,10 +81,11 @@ class StorageConfig(Section):
 
 
 class GpuExecutor(Section):
-    """What an executor has that runs models (Spark's stage-level scheduling)."""
+    """Executors of their own for the stages that run a model (Spark's stage-level scheduling)."""
 
-    gpus: int = Field(1, ge=1)
-    """GPUs of an executor. A task has one, and the executor's cores divided by their number."""
+    gpus: int = Field(0, ge=0)
+    """GPUs of such an executor. A task has one, and the executor's cores divided by their number. 0: all stages run on
+    the executors that spark-submit asks for. The cluster must allocate dynamically."""
     cores: int = Field(8, ge=1)
     """Cores of an executor, which decode for its GPUs."""
     memory: str = "8g"
@@ -111,9 +112,8 @@ class SessionConfig(Section):
     """Folders that every machine of a cluster sees under the same path (NFS, Lustre, a mounted volume). Models and
     other files below one are read there. Everything else is packed into the output, once, and laid out on each
     machine."""
-    gpu_executor: GpuExecutor | None = None
-    """Executors of their own for the stages that run a model, where the cluster allocates dynamically. None: all stages
-    run on the executors that spark-submit asks for."""
+    gpu_executor: GpuExecutor = GpuExecutor()
+    """Executors of their own for the stages that run a model."""
 
 
 class RunConfig(Section):

@@ -376,14 +376,14 @@ def profile(spark: SparkSession, config: Config) -> ResourceProfile | None:
     Raises ClusterError where the config asks for executors of their own and the cluster does not allocate dynamically.
     """
     wanted, application = config.session.gpu_executor, spark.sparkContext.applicationId
-    if wanted is None or is_local(spark.sparkContext.master):
+    if not wanted.gpus or is_local(spark.sparkContext.master):
         return None
     if (application, wanted) in _profiles:
         return _profiles[application, wanted]
     if spark.conf.get("spark.dynamicAllocation.enabled", "false") != "true":
         raise ClusterError(
             "session.gpu_executor: executors of another kind can be had only where the cluster allocates dynamically: "
-            "--conf spark.dynamicAllocation.enabled=true, with shuffle tracking or a shuffle service; or set it to null"
+            "--conf spark.dynamicAllocation.enabled=true, with shuffle tracking or a shuffle service; or gpus: 0"
         )
     from pyspark.resource import ExecutorResourceRequests, ResourceProfileBuilder, TaskResourceRequests
 
