@@ -30,7 +30,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("i2e_pipeline", "wikidata")
-EXTRAS = "spark,train"
+EXTRAS = ("spark", "train")
 CLUSTERS = ("pyspark",)
 """What the cluster brings."""
 TORCH = ("torch", "torchvision", "triton")
@@ -95,11 +95,10 @@ def _install(folder: Path, left_out: tuple[str, ...], index: str | None, torch_f
     install = [uv, "pip", "install", "--quiet", "--python", python, "--constraint", str(CONSTRAINTS)]
     if index and "torch" not in left_out:
         subprocess.run([*install, "--index-url", index, "torch", "torchvision"], check=True)
-    subprocess.run(
-        [*install, "--compile-bytecode", "--override", str(overrides), f"{ROOT}[{EXTRAS}]"], check=True, timeout=3600
-    )
-    # The project itself comes by --py-files, so that a change of it packs nothing anew.
-    subprocess.run([uv, "pip", "uninstall", "--quiet", "--python", python, "i2e-pipeline"], check=True)
+    # The project's requirements and not the project, which comes by --py-files: a change of it packs nothing anew.
+    extras = [word for extra in EXTRAS for word in ("--extra", extra)]
+    needs = ["--override", str(overrides), "--requirement", str(ROOT / "setup.cfg"), *extras]
+    subprocess.run([*install, "--compile-bytecode", *needs], check=True, timeout=3600)
     if torch_from:
         (site,) = folder.glob("lib/python*/site-packages")
         (site / "torch-from.pth").write_text("".join(f"{place}\n" for place in torch_from))

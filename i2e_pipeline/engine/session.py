@@ -48,7 +48,7 @@ def master_of(config: Config) -> str:
     """The master that a session for this config has, or will have."""
     if config.session.master:
         return config.session.master
-    return _submitted_master() if _submitted() else "local[*]"
+    return _submitted_with("spark.master", "local[*]") if _submitted() else "local[*]"
 
 
 def build(config: Config, name: str = "i2e") -> SparkSession:
@@ -124,12 +124,12 @@ def _started(config: Config, name: str) -> SparkSession:
     return spark
 
 
-def _submitted_master() -> str:
-    """The master that spark-submit was given."""
+def _submitted_with(key: str, default: str) -> str:
+    """A property that spark-submit was given."""
     from pyspark import SparkConf, SparkContext
 
     SparkContext._ensure_initialized()
-    return SparkConf().get("spark.master", "local[*]") or "local[*]"
+    return SparkConf().get(key, default) or default
 
 
 def _log() -> Path:
@@ -158,7 +158,9 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
         "spark.sql.adaptive.skewJoin.enabled": "true",
         # A worker that outlives its stage keeps its model. Without this limit, a stage with more or fewer tasks would
         # leave two models on one GPU.
-        "spark.python.factory.idleWorkerMaxPoolSize": str(os.cpu_count() or 1) if local else "1",
+        "spark.python.factory.idleWorkerMaxPoolSize": str(os.cpu_count() or 1)
+        if local
+        else str(_tasks_at_once(config)),
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.enableVectorizedReader": "true",
         "spark.databricks.delta.snapshotPartitions": "2",
@@ -194,6 +196,14 @@ _DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }
+
+
+def _tasks_at_once(config: Config) -> int:
+    """Tasks that an executor of the cluster runs side by side, as far as spark-submit was told; at least one."""
+    cores, cpus = 1, 1
+    if _submitted():
+        cores, cpus = (int(_submitted_with(key, "1")) for key in ("spark.executor.cores", "spark.task.cpus"))
+    return max(1, cores // cpus, config.session.gpu_executor.gpus)
 
 
 def _with_delta(builder: SparkSession.Builder, config: Config, submitted: bool) -> SparkSession.Builder:
