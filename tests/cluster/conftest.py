@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,8 +103,8 @@ class Cluster:
             assert time.monotonic() < until, f"{name} does not come up: {log[-2000:]}"
             time.sleep(0.1)
 
-    def stop(self, process: subprocess.Popen[bytes]) -> None:
-        """With all that it started: executors have a group of their own only where a shell made one."""
+    def stop(self, process: subprocess.Popen[Any]) -> None:
+        """With all that it started, which is of its group."""
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
             try:
@@ -112,7 +113,7 @@ class Cluster:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(20)
 
-    def run(self, script: str, cwd: Path = ROOT, timeout: float = 400, **variables: str) -> tuple[int, str]:
+    def run(self, script: str, cwd: Path = ROOT, timeout: float = 480, **variables: str) -> tuple[int, str]:
         """A script with the environment that a user has who activated the project's; exit code and all it said."""
         theirs = {k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK", "SPARK", "PYTHON", "I2E"))}
         theirs |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MASTER": self.master}
@@ -123,12 +124,16 @@ class Cluster:
             "SPARK_DRIVER_MEMORY": "1g",
             "SPARK_EXECUTOR_MEMORY": "1g",
         }
-        done = subprocess.run(
+        running = subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", script],
-            cwd=cwd, env=theirs | variables, text=True, timeout=timeout,
+            cwd=cwd, env=theirs | variables, text=True, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        return done.returncode, done.stdout
+        try:
+            said, _ = running.communicate(timeout=timeout)
+        finally:
+            self.stop(running)
+        return running.returncode, said
 
     def submit(self, options: str, then: str, config: Path, **variables: str) -> tuple[int, str]:
         """The page's lines of `options`, and then what is called with them."""

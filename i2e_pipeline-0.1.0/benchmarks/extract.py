@@ -1,0 +1,355 @@
+"""What finding mentions costs and finds: each figure as a ratio to a named baseline.
+
+    python benchmarks/extract.py [--data FOLDER] [--texts 4000] [--repeats 3]
+
+clean       raw alt-texts per CPU-second
+              each       extract.text.clean of each text: the baseline
+              column     extract.text.clean_column
+recognizer  cleaned texts per CPU-second
+              one        nlp(text), one at a time: the baseline
+              pipe       nlp.pipe in the order of the texts
+              batched    extract.recognizer.Recognizer.find: nlp.pipe by rising length, true-cased
+gazetteer   cleaned texts per CPU-second, bytes per name on disk and while it is built (in a process of its own)
+              daachorse, ahocorasick_rs    an automaton of the same names over lower-cased texts, all matches, no word
+                                           borders looked at, no plurals: the baselines, where they are installed
+              gazetteer  extract.gazetteer.Gazetteer.find
+mentions    extract.mentions.find_mentions whole, against its recognizer alone
+case        recall and precision of spans in texts of one case, which the recognizer gets as they are (the baseline)
+            or as titles: what true-casing gains
+spans       recall of gold spans by the recognizer alone (the baseline), the gazetteer alone, both; and by both without
+            spans that lie within another ("outer")
+
+Figures are medians of interleaved rounds. On a shared machine compare their ratios, not the figures.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from knowledge_base import (
+    Gold,
+    Source,
+    against,
+    arguments_of,
+    conclude,
+    first_key,
+    made_knowledge_base,
+    measure,
+    optional,
+    source,
+    table,
+)  # fmt: skip
+
+from i2e_pipeline.extract.gazetteer import Gazetteer, build
+from i2e_pipeline.extract.mentions import find_mentions
+from i2e_pipeline.extract.recognizer import BLANK, Recognizer, load
+from i2e_pipeline.extract.text import clean, clean_column, clean_with_offsets
+
+COLUMNS = ["normal_form", "candidates", "forms", "link_probability", "gazetteer"]
+AUTOMATA = ("daachorse", "ahocorasick_rs")
+BATCH = 2048
+
+
+def mentions_of(
+    texts: list[str], recognizer: Recognizer, gazetteer: Gazetteer | None
+) -> list[list[tuple[int, int, str, str]]]:
+    """(start, end, normal form, source) of the mentions of each cleaned text."""
+    found: list[list[tuple[int, int, str, str]]] = [[] for _ in texts]
+    for kind, batch in find_mentions(_batches(texts), recognizer, gazetteer):
+        if kind == "mentions":
+            for m in batch.to_pylist():
+                place = int.from_bytes(m["text_id"], "big")
+                found[place].append((m["start"], m["end"], m["normal_form"], m["source"]))
+    return found
+
+
+def _batches(texts: list[str]) -> Iterator[pa.RecordBatch]:
+    """texts (text_id, text); an id is the text's place."""
+    for start in range(0, len(texts), BATCH):
+        part = texts[start : start + BATCH]
+        ids = [i.to_bytes(16, "big") for i in range(start, start + len(part))]
+        yield pa.record_batch([pa.array(ids, pa.binary(16)), pa.array(part, pa.string())], names=["text_id", "text"])
+
+
+def measure_clean(texts: list[str], repeats: int) -> dict[str, Any]:
+    column = pa.array(texts, pa.string())
+    assert clean_column(column).to_pylist() == [clean(text) for text in texts]
+    rates = measure(
+        {"each": lambda: sum(1 for t in texts if clean(t) is not None), "column": lambda: len(clean_column(column))},
+        repeats,
+    )
+    return {"texts_per_cpu_second": rates, "times_each": against(rates, "each")}
+
+
+def measure_recognizer(texts: list[str], recognizer: Recognizer, repeats: int) -> dict[str, Any]:
+    nlp = recognizer.pipeline
+    assert nlp is not None
+
+    def one() -> int:
+        with nlp.memory_zone():
+            for text in texts:
+                nlp(text)
+        return len(texts)
+
+    def batched() -> int:
+        recognizer.find(texts)
+        return len(texts)
+
+    def piped() -> int:
+        with nlp.memory_zone():
+            for _ in nlp.pipe(texts, batch_size=recognizer.batch_size):
+                pass
+        return len(texts)
+
+    rates = measure({"one": one, "pipe": piped, "batched": batched}, repeats)
+    return {"texts_per_cpu_second": rates, "times_one": against(rates, "one")}
+
+
+def measure_gazetteer(texts: list[str], surfaces: pa.Table, folder: Path, repeats: int) -> dict[str, Any]:
+    """Rates; bytes per name on disk, and more at the peak of building."""
+    gazetteer = Gazetteer(folder)
+    kept = surfaces.filter(pc.and_(surfaces["gazetteer"], pc.greater(pc.utf8_length(surfaces["normal_form"]), 2)))
+    names: list[str] = kept["normal_form"].to_pylist()
+    lower = [text.lower() for text in texts]
+
+    def find() -> int:
+        gazetteer.find(texts)
+        return len(texts)
+
+    ways: dict[str, Callable[[], int]] = {}
+    stored = {"gazetteer": sum(f.stat().st_size for f in folder.glob("*.npy")) / gazetteer.names}
+    if (daachorse := optional("daachorse")) is not None:
+        array = daachorse.CharwiseDoubleArrayAhoCorasick(names, daachorse.MATCH_KIND_STANDARD)
+        stored["daachorse"] = len(array.serialize()) / len(names)
+        ways["daachorse"] = lambda: sum(1 for text in lower if array.find_overlapping(text) is not None)
+    if (aho := optional("ahocorasick_rs")) is not None:
+        automaton = aho.AhoCorasick(names)
+        ways["ahocorasick_rs"] = lambda: sum(
+            1 for text in lower if automaton.find_matches_as_indexes(text, overlapping=True) is not None
+        )
+    rates = measure({**ways, "gazetteer": find}, repeats)
+    with tempfile.TemporaryDirectory() as work:
+        pq.write_table(surfaces, f"{work}/surfaces.parquet")
+        building = {way: _peak_of_building(way, f"{work}/surfaces.parquet") for way in [*ways, "gazetteer"]}
+    return {
+        "names": {"gazetteer": gazetteer.names, "automata": len(names)},
+        "texts_per_cpu_second": rates,
+        "gazetteer_is_faster_by": {way: round(rates["gazetteer"] / rates[way], 2) for way in ways},
+        "bytes_per_name_stored": {way: round(size, 1) for way, size in stored.items()},
+        # Below a few MB only the allocator's own steps are visible.
+        "bytes_per_name_building": {
+            way: round(peak / (gazetteer.names if way == "gazetteer" else len(names))) if peak > 8e6 else None
+            for way, peak in building.items()
+        },
+    }
+
+
+def _peak_of_building(way: str, surfaces: str) -> int:
+    """Peak growth, in bytes, of the resident memory of a fresh process while it builds; its input is in memory
+    before."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_build, (way, surfaces))
+
+
+def _build(way: str, path: str) -> int:
+    read = pq.read_table(path, columns=COLUMNS)
+    batches = read.to_batches(max_chunksize=50_000)
+    names = read.filter(read["gazetteer"])["normal_form"].to_pylist() if way != "gazetteer" else []
+    with tempfile.TemporaryDirectory() as folder:
+        build([batches[0].slice(0, 1)], f"{folder}/one")  # makes tables that every build shares
+        before = _memory("VmRSS", reset=True)
+        if way == "gazetteer":
+            build(batches, f"{folder}/all")
+        elif way == "daachorse":
+            import daachorse
+
+            daachorse.CharwiseDoubleArrayAhoCorasick([n for n in names if len(n) > 2], daachorse.MATCH_KIND_STANDARD)
+        else:
+            import ahocorasick_rs
+
+            ahocorasick_rs.AhoCorasick([n for n in names if len(n) > 2])
+        return _memory("VmHWM") - before
+
+
+def _memory(line: str, reset: bool = False) -> int:
+    """Bytes of this process by a line of /proc/self/status, 0 where there is none; `reset` starts VmHWM, the peak,
+    anew. getrusage's peak is of no use: a child begins with its parent's."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    return next(1024 * int(row.split()[1]) for row in status.splitlines() if row.startswith(line))
+
+
+def measure_mentions(texts: list[str], recognizer: Recognizer, gazetteer: Gazetteer, repeats: int) -> dict[str, Any]:
+    def alone() -> int:
+        recognizer.find(texts)
+        return len(texts)
+
+    def whole() -> int:
+        for _ in find_mentions(_batches(texts), recognizer, gazetteer):
+            pass
+        return len(texts)
+
+    rates = measure({"recognizer": alone, "mentions": whole}, repeats)
+    return {"texts_per_cpu_second": rates, "times_recognizer": against(rates, "recognizer")}
+
+
+def measure_case(rows: list[tuple[str, set[tuple[int, int]]]], recognizer: Recognizer) -> dict[str, Any]:
+    """Recall and precision of exact spans. Texts that change their length with their case are left out."""
+    nlp = recognizer.pipeline
+    assert nlp is not None
+    result: dict[str, Any] = {"texts": len(rows)}
+    for case, change in (("as written", str), ("lower", str.lower), ("upper", str.upper)):
+        kept = [(change(text), spans) for text, spans in rows if len(change(text)) == len(text)]
+        texts = [text for text, _ in kept]
+        gold = {(i, *span) for i, (_, spans) in enumerate(kept) for span in spans}
+        with nlp.memory_zone():
+            documents = nlp.pipe(texts, batch_size=256)
+            plain = {(i, e.start_char, e.end_char) for i, d in enumerate(documents) for e in d.ents}
+        places = recognizer.find(texts)
+        titled = set(zip(*(a.tolist() for a in places[:3]), strict=True))
+        result[case] = {
+            way: {
+                "recall": round(len(found & gold) / max(len(gold), 1), 4),
+                "precision": round(len(found & gold) / max(len(found), 1), 4),
+            }
+            for way, found in (("as it is", plain), ("as title", titled))
+        }
+        before, after = (result[case][way]["recall"] for way in ("as it is", "as title"))
+        result[case]["recall_times_as_it_is"] = round(after / max(before, 1e-9), 3)
+    return result
+
+
+def spans_of_gold(data: Source) -> list[tuple[str, set[tuple[int, int]]]]:
+    """Texts with spans of names: the folder's NER set, or the texts of the gold links."""
+    path = data.folder / "ner" / "dev.jsonl" if data.folder is not None else None
+    if path is not None and path.is_file():
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [(r["text"], {(s["start"], s["end"]) for s in r["spans"]}) for r in rows]
+    return [(g.text, {(m[0], m[1]) for m in g.mentions}) for texts in data.gold.values() for g in texts]
+
+
+def measure_spans(
+    texts: list[Gold], recognizer: Recognizer, gazetteer: Gazetteer, held: dict[str, int]
+) -> dict[str, Any]:
+    """Recall of exact gold spans, spans per text, and candidates per text, by what finds the spans."""
+    cleaned = [clean_with_offsets(gold.text) for gold in texts]
+    plain = [text for text, _ in cleaned]
+    found = {
+        "recognizer": mentions_of(plain, recognizer, None),
+        "gazetteer": mentions_of(plain, load(BLANK), gazetteer),
+        "both": mentions_of(plain, recognizer, gazetteer),
+    }
+    found["outer"] = [_outer(mentions) for mentions in found["both"]]
+    gold_spans = sum(len(gold.mentions) for gold in texts)
+    result: dict[str, Any] = {"texts": len(texts), "gold_spans": gold_spans}
+    for way, lists in found.items():
+        hits = 0
+        for gold, (_, places), mentions in zip(texts, cleaned, lists, strict=True):
+            here = {(int(places[m[0], 0]), int(places[m[1] - 1, 1])) for m in mentions}
+            hits += len(here & {(m[0], m[1]) for m in gold.mentions})
+        keys = [first_key(m[2], held) for mentions in lists for m in mentions]
+        result[way] = {
+            "span_recall": round(hits / max(gold_spans, 1), 4),
+            "spans_per_text": round(sum(map(len, lists)) / len(texts), 2),
+            "candidates_per_text": round(sum(held[key] for key in keys if key is not None) / len(texts), 2),
+        }
+    baseline = max(result["recognizer"]["span_recall"], 1e-9)
+    for way in found:
+        result[way]["recall_times_recognizer"] = round(result[way]["span_recall"] / baseline, 3)
+    return result
+
+
+def _outer(mentions: list[tuple[int, int, str, str]]) -> list[tuple[int, int, str, str]]:
+    """The spans that do not lie within another."""
+    return [m for m in mentions if not any(o[0] <= m[0] and m[1] <= o[1] and o[:2] != m[:2] for o in mentions)]
+
+
+def show(figures: dict[str, Any]) -> None:
+    print(f"input: {figures['input']}, {figures['texts']:,} texts")
+    for part, ratio, baseline in (
+        ("clean", "times_each", "clean of each text"),
+        ("recognizer", "times_one", "nlp(text), one at a time"),
+        ("mentions", "times_recognizer", "its recognizer alone"),
+    ):
+        f = figures[part]
+        rows = [(way, rate, f[ratio][way]) for way, rate in f["texts_per_cpu_second"].items()]
+        table(f"{part} (baseline: {baseline})", [("way", "texts/CPU-s", "ratio"), *rows])
+    g = figures["gazetteer"]
+    table(
+        f"gazetteer of {g['names']['gazetteer']:,} names (baselines: automata of {g['names']['automata']:,} names)",
+        [
+            ("way", "texts/CPU-s", "gazetteer's ratio", "bytes/name stored", "building"),
+            *(
+                (
+                    way, rate, g["gazetteer_is_faster_by"].get(way, 1.0), g["bytes_per_name_stored"].get(way, "-"),
+                    g["bytes_per_name_building"][way] or "-",
+                )
+                for way, rate in g["texts_per_cpu_second"].items()
+            ),
+        ],
+    )  # fmt: skip
+    c = figures["case"]
+    table(
+        f"case, {c['texts']:,} texts (baseline: given to the recognizer as they are)",
+        [
+            ("texts", "recall", "as title", "ratio", "precision", "as title"),
+            *(
+                (
+                    case, f["as it is"]["recall"], f["as title"]["recall"], f["recall_times_as_it_is"],
+                    f["as it is"]["precision"], f["as title"]["precision"],
+                )
+                for case, f in c.items() if case != "texts"
+            ),
+        ],
+    )  # fmt: skip
+    for name, s in figures["spans"].items():
+        columns = ("span_recall", "recall_times_recognizer", "spans_per_text", "candidates_per_text")
+        rows = [(way, *(s[way][c] for c in columns)) for way in ("recognizer", "gazetteer", "both", "outer")]
+        title = f"spans, {s['gold_spans']:,} in {s['texts']:,} texts of {name} (baseline: the recognizer alone)"
+        table(title, [("found by", "recall", "ratio", "spans/text", "candidates/text"), *rows])
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    parser = arguments_of(__doc__ or "")
+    parser.add_argument("--texts", type=int, default=4000, help="alt-texts for what is timed")
+    options = parser.parse_args(arguments)
+    data = source(options.data, options.gold_texts)
+    raw = data.texts(options.texts)
+    texts = [text for text in clean_column(pa.array(raw, pa.string())).to_pylist() if text]
+    run, tables = made_knowledge_base(data, options.work)
+    surfaces = tables.load("kb/surfaces", run.committed("surfaces"), COLUMNS)
+    sizes = pc.list_value_length(surfaces["candidates"]).to_pylist()
+    held = dict(zip(surfaces["normal_form"].to_pylist(), sizes, strict=True))
+    recognizer = load(data.recognizer)
+    with tempfile.TemporaryDirectory() as folder:
+        build(surfaces.to_batches(max_chunksize=50_000), f"{folder}/gazetteer")
+        gazetteer = Gazetteer(f"{folder}/gazetteer")
+        figures: dict[str, Any] = {
+            "input": data.name,
+            "texts": len(texts),
+            "clean": measure_clean(raw, options.repeats),
+            "recognizer": measure_recognizer(texts[:1000], recognizer, options.repeats),
+            "gazetteer": measure_gazetteer(texts, surfaces, Path(folder) / "gazetteer", options.repeats),
+            "mentions": measure_mentions(texts[:1000], recognizer, gazetteer, options.repeats),
+            "case": measure_case(spans_of_gold(data), recognizer),
+            "spans": {name: measure_spans(gold, recognizer, gazetteer, held) for name, gold in data.gold.items()},
+        }
+    show(figures)
+    return conclude(figures, options.json)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

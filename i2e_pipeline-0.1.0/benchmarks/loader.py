@@ -1,0 +1,272 @@
+"""What loading costs: decoded images per second of the trainer's Loader, against webdataset and a bare decode loop.
+
+    python benchmarks/loader.py [--parquet 'PAIRS/*.parquet'] [--images 2048] [--side 224] [--workers 2]
+
+The same stored images, decoded, cropped, scaled and mirrored by the same function, in one run:
+
+    bare         a loop over the bytes in memory, in as many threads; nothing is read, ordered or put together
+    webdataset   tar shards of the same bytes through webdataset and a DataLoader of as many processes (started before
+                 the clock is), batches put together in the processes
+    loader       row groups of a published dataset through train.dataset.Loader, hash shuffle included
+    text         the same with texts drawn and tokenised (open_clip's tokenizer)
+    one          the bare loop in one thread: shows what threads gain
+
+Figures are medians of --repeats interleaved rounds of all images. Images per CPU second count the processor time of
+all threads and processes. On a shared machine these can be compared, while images per second depend on what others left
+over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from i2e_pipeline.core.config import DataConfig, ImageLimits, TrainConfig
+from i2e_pipeline.core.files import find, write_json
+from i2e_pipeline.core.ids import content_id
+from i2e_pipeline.core.schemas import I2E_ENTITIES, IMAGES
+from i2e_pipeline.dataset.published import open_published
+from i2e_pipeline.images.decode import Rejected, open_rgb
+from i2e_pipeline.sample import compose
+from i2e_pipeline.train.augment import augmented, decoded_side, draws
+from i2e_pipeline.train.dataset import Loader, Samples
+
+CLASSES = 16
+SHARDS = 4
+BATCH = 64
+
+
+class Work:
+    """The same images in each form, in a folder."""
+
+    def __init__(self, stored: list[bytes], folder: Path, side: int, workers: int) -> None:
+        self.stored, self.side, self.workers = stored, side, workers
+        data = DataConfig(batch_size=BATCH, workers=workers, hold_out_entities=0, hold_out_images=0)
+        self.config = TrainConfig(data=data)
+        drawn_NF = draws(np.arange(len(stored), dtype=np.uint64), data)
+        assert drawn_NF is not None
+        self.drawn_NF = drawn_NF
+        self.dataset = write_dataset(stored, folder / "i2e")
+        self.tars = write_tars(stored, folder)
+
+    def pixels(self, number: int, data: bytes) -> np.ndarray:
+        """What each way does with an image."""
+        config = self.config.data
+        opened = open_rgb(data, ImageLimits(), decoded_side(self.side, config))
+        assert not isinstance(opened, Rejected)
+        return augmented(opened[0], self.side, self.drawn_NF[number], config.crop_area)
+
+
+def readable(data: bytes | None) -> bool:
+    return not isinstance(open_rgb(data, ImageLimits()), Rejected)
+
+
+def read_stored(patterns: list[str], column: str, images: int) -> list[bytes]:
+    """The first images of the files that can be decoded. Where there are fewer, they are repeated."""
+    found: list[bytes] = []
+    for file in find(tuple(patterns), ".parquet"):
+        for batch in pq.ParquetFile(file.path).iter_batches(256, columns=[column]):
+            values = batch.column(0)
+            values = values.field("bytes") if pa.types.is_struct(values.type) else values
+            found += [data for data in values.to_pylist() if readable(data)]
+            if len(found) >= images:
+                return found[:images]
+    return (found * -(-images // len(found)))[:images]
+
+
+def write_dataset(stored: list[bytes], folder: Path) -> str:
+    """A published dataset of these images, with meaningless labels."""
+    units = {}
+    for shard in range(SHARDS):
+        part = range(shard, len(stored), SHARDS)
+        unit = f"u-{shard:012x}"
+        labels = [[{"entity_id": i % CLASSES, "class_index": i % CLASSES, "score": 1.0}] for i in part]
+        rows = pa.table(
+            {
+                "image_id": pa.array([content_id(b"%d" % i) for i in part], pa.binary(16)),
+                "image": pa.array([{"bytes": stored[i], "path": None} for i in part], IMAGES.field("image").type),
+                "url": pa.array([""] * len(part)),
+                "alt_text": pa.array([f"photo number {i} of a thing on a table" for i in part]),
+                "width": pa.array([0] * len(part), pa.int32()),
+                "height": pa.array([0] * len(part), pa.int32()),
+                "labels": pa.array(labels, IMAGES.field("labels").type),
+            }
+        ).cast(IMAGES)
+        (folder / "images" / f"unit={unit}").mkdir(parents=True)
+        # Row groups of about 64 MB, as storage.row_group_mb has it.
+        group = max(1, round((64 << 20) / max(1, rows.nbytes) * len(part)))
+        pq.write_table(
+            rows, folder / "images" / f"unit={unit}" / "part-00000-0.parquet", row_group_size=group, compression="zstd"
+        )
+        units[unit] = len(part)
+    entities = [
+        {"class_index": c, "entity_id": c, "name": f"thing {c}", "description": "a thing", "aliases": [], "images": 1,
+         "pairs_proposed": 1, "pairs_labelled": 1, "mean_clip_score": 0.3, "mean_probability": 0.9}
+        for c in range(CLASSES)
+    ]  # fmt: skip
+    (folder / "entities" / "unit=all").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(entities, I2E_ENTITIES), folder / "entities" / "unit=all" / "part.parquet")
+    write_json(str(folder / "manifest.json"), {"units": units})
+    return str(folder)
+
+
+def write_tars(stored: list[bytes], folder: Path) -> list[str]:
+    paths = []
+    for shard in range(SHARDS):
+        paths.append(str(folder / f"{shard:05d}.tar"))
+        with tarfile.open(paths[-1], "w") as tar:
+            for i in range(shard, len(stored), SHARDS):
+                info = tarfile.TarInfo(f"{i:09d}.jpg")
+                info.size = len(stored[i])
+                tar.addfile(info, io.BytesIO(stored[i]))
+    return paths
+
+
+def bare(work: Work, threads: int) -> int:
+    """Decodes all images from memory."""
+
+    def part(first: int) -> int:
+        return sum(len(work.pixels(i, work.stored[i])) > 0 for i in range(first, min(first + 8, len(work.stored))))
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(part, range(0, len(work.stored), 8)))
+
+
+def through_loader(work: Work, samples: Samples, tokenizer: Any = None) -> Callable[[], int]:
+    """One epoch after the other."""
+    state = {"start": 0}
+    steps = len(samples) // BATCH
+
+    def run() -> int:
+        start = state["start"]
+        state["start"] = stop = start + steps * BATCH
+        loader = Loader(samples, work.config, side=work.side, start=start, stop=stop, tokenizer=tokenizer)
+        images = sum(len(batch) for batch in loader)
+        assert not loader.skipped
+        return images
+
+    return run
+
+
+def through_webdataset(work: Work) -> Callable[[], int]:
+    """The same epochs; the processes stay between them."""
+    import webdataset as wds
+
+    def pixels(sample: dict[str, Any]) -> torch.Tensor:
+        return torch.from_numpy(work.pixels(int(sample["__key__"]), sample["jpg"]).copy())
+
+    # One shuffle buffer of 1,000 images, as its documentation has it.
+    data = wds.WebDataset(work.tars, shardshuffle=len(work.tars), empty_check=False).shuffle(1000).map(pixels)
+    data = data.batched(BATCH, collation_fn=torch.stack, partial=True)
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=None, num_workers=work.workers, persistent_workers=work.workers > 0
+    )
+
+    def run() -> int:
+        return sum(len(batch) for batch in loader)
+
+    run()  # starts the processes
+    return run
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and of the children it has now."""
+    spent = time.process_time()
+    for child in active_children():
+        stat = Path(f"/proc/{child.pid}/stat")
+        if stat.exists():  # Linux
+            user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+            spent += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def measure(ways: dict[str, Callable[[], int]], repeats: int) -> dict[str, dict[str, float]]:
+    """Images per second, and per CPU second, of each way: medians of interleaved rounds."""
+    rates: dict[str, dict[str, list[float]]] = {unit: {name: [] for name in ways} for unit in ("wall", "cpu")}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            wall, cpu = time.perf_counter(), cpu_seconds()
+            images = way()
+            rates["wall"][name].append(images / (time.perf_counter() - wall))
+            rates["cpu"][name].append(images / (cpu_seconds() - cpu))
+    return {
+        unit: {name: round(statistics.median(values), 1) for name, values in of_unit.items()}
+        for unit, of_unit in rates.items()
+    }
+
+
+def ratios(rates: dict[str, float]) -> dict[str, float]:
+    return {name: round(rates["loader"] / rate, 2) for name, rate in rates.items() if name != "loader"}
+
+
+def sources(options: argparse.Namespace) -> tuple[list[str], str]:
+    """Files and their image column: those named, the sample's dataset where it was built, or the sample's input."""
+    if options.parquet:
+        return options.parquet, options.image_column
+    if Path("out/sample/i2e/manifest.json").exists():
+        return ["out/sample/i2e/images/*/*.parquet"], "image"
+    compose.compose(Path("out/sample/input"))
+    return ["out/sample/input/pairs/*.parquet"], "jpg"
+
+
+def ways_of(work: Work) -> Iterator[tuple[str, Callable[[], int]]]:
+    import open_clip
+
+    samples = Samples.open(open_published(work.dataset), work.config)
+    yield "webdataset", through_webdataset(work)  # first: its processes are forked before there are threads
+    yield "bare", lambda: bare(work, work.workers)
+    yield "loader", through_loader(work, samples)
+    yield "text", through_loader(work, samples, open_clip.get_tokenizer("ViT-B-32"))
+    yield "one", lambda: bare(work, 1)
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parquet", nargs="+", help="Parquet files, folders or globs (default: the sample's images)")
+    parser.add_argument("--image-column", default="jpg")
+    parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--workers", type=int, default=2, help="decode threads, and processes of webdataset")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    stored = read_stored(*sources(options), options.images)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Work(stored, Path(folder), options.side, options.workers)
+        rates = measure(dict(ways_of(work)), options.repeats)
+    figures = {
+        "images": len(stored),
+        "kilobytes_per_image": round(sum(map(len, stored)) / len(stored) / 1000, 1),
+        "side": options.side,
+        "workers": options.workers,
+        "images_per_second": rates["wall"],
+        "images_per_cpu_second": rates["cpu"],
+        "loader_times": ratios(rates["wall"]),
+        "loader_times_per_cpu_second": ratios(rates["cpu"]),
+    }
+    print(json.dumps(figures, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return figures
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

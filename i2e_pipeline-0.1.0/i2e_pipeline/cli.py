@@ -1,0 +1,332 @@
+"""`i2e …` and the jobs: thin. Reads the command line, calls the pipeline, prints what it returns."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from i2e_pipeline.commands import evaluate as evaluation
+from i2e_pipeline.core import config as configuration
+from i2e_pipeline.core import extras, logs
+from i2e_pipeline.core.config import Config, ConfigError, digest
+from i2e_pipeline.core.errors import I2EError
+
+log = logging.getLogger("i2e_pipeline.cli")
+"""Not `__name__`, which is `__main__` where the module is run."""
+
+if TYPE_CHECKING:
+    from i2e_pipeline.engine.pipeline import Pipeline
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="i2e", description=__doc__ and "Images labelled with Wikidata entities.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "the whole chain; what is done is not done again")
+    run.add_argument("--redo", action="append", default=[], metavar="STAGE", help="make this stage again")
+    run.add_argument("--forget", action="append", default=[], metavar="UNIT", help="drop a unit from the dataset")
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+
+    _command(commands, "status", _status, "how every stage stands; runs nothing")
+
+    link = _command(commands, "link", _link, "mentions and candidates of texts: {id, text} lines in, links out")
+    link.add_argument("--input", required=True, metavar="TEXTS.jsonl")
+    link.add_argument("--output", required=True, metavar="LINKS.jsonl")
+
+    calibrate = _command(
+        commands, "calibrate", _calibrate, "fit label probability and threshold on pairs of known truth"
+    )
+    calibrate.add_argument("--shards", default=None, metavar="0,1,2", help="fit on these; report on the others")
+    calibrate.add_argument("--precision", type=float, default=0.95, help="wanted precision of labels (default .95)")
+    calibrate.add_argument("--write", required=True, metavar="FILE.json", help="where label.calibration finds it")
+
+    fit_link = _command(commands, "fit-link", _fit_link, "fit the weights of linking on texts with gold links")
+    fit_link.add_argument("--gold", required=True, metavar="GOLD.jsonl", help="{text, mentions: [{start, end, qid}]}")
+    fit_link.add_argument("--test", metavar="GOLD.jsonl", help="measure on these instead")
+    fit_link.add_argument("--write", required=True, metavar="FILE.json", help="where link.weights finds it")
+
+    about = "what the knowledge base knows of an entity (Q308) or of all that a name can mean (Mercury)"
+    entity = _command(commands, "entity", _entity, about)
+    entity.add_argument("asked", metavar="Q308|NAME")
+    entity.add_argument(
+        "--live", metavar="CONTACT", help="ask Wikidata instead; CONTACT: your address, as it wants one"
+    )
+
+    show = _command(commands, "config", _show_config, "print the settings that a command would see")
+    show.add_argument("--explain", nargs="?", const="", metavar="SECTION", help="what each setting means instead")
+
+    export = _command(commands, "export", _export, "copy the published dataset as plain Parquet")
+    export.add_argument("--to", required=True, metavar="FOLDER")
+
+    train = _command(commands, "train", _train, "pre-train image encoders on the dataset; goes on where it was")
+    train.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
+
+    _command(commands, "report", _report, "an HTML page of what was kept and why the rest was not")
+    about = "the tables of a paper: retrieval, kNN, probe, zero-shot of image encoders; without arguments, the sample's"
+    evaluation.add_arguments(_command(commands, "evaluate", _evaluate, about))
+    doctor = _command(commands, "doctor", _doctor, "check Java, Spark, Delta, torch, models, disk; say the remedies")
+    doctor.add_argument("--cluster", action="store_true", help="ask the workers of the cluster instead")
+
+    options = parser.parse_args(arguments)
+    sys.exit(_guarded(lambda: options.call(options)))
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    call: Callable[[argparse.Namespace], int],
+    about: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=about, description=about)
+    _config_arguments(parser)
+    parser.set_defaults(call=call)
+    return parser
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="YAML; without it, the embedded sample")
+    parser.add_argument(
+        "--set", action="append", nargs="+", default=[], metavar="section.key=value", help="overrides of the config"
+    )
+
+
+def run_stage(job: str) -> None:
+    """The main of jobs/<job>.py: the stages of that job, on the config's tables.
+
+    Without --config it works on the embedded sample, and what earlier jobs would have made is made first.
+    """
+    parser = argparse.ArgumentParser(prog=f"{job}.py")
+    _config_arguments(parser)
+    options = parser.parse_args()
+
+    def work() -> int:
+        from i2e_pipeline.stages import pipeline
+
+        if job == "report" and options.config is not None:
+            return _report(options)
+        whole = pipeline(_config(options))
+        mine = [s.name for s in whole.stages if s.job == ("build_dataset" if job == "report" else job)]
+        return _carry_out(whole, whole.upto(mine[-1]) if options.config is None else mine)
+
+    sys.exit(_guarded(work))
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """The exit code of a command. What is said to users becomes a line; a fault of the code keeps its traceback."""
+    try:
+        with logs.to_terminal():
+            return work()
+    except ModuleNotFoundError as error:
+        remedy = extras.remedy(error)
+        if remedy is None or os.environ.get("I2E_DEBUG"):
+            raise
+        print(f"i2e: {remedy}", file=sys.stderr)
+        return 2
+    except I2EError as error:
+        if os.environ.get("I2E_DEBUG"):
+            raise
+        print(f"i2e: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        if os.environ.get("I2E_DEBUG") or not type(error).__module__.startswith(("pyspark", "py4j")):
+            raise
+        from i2e_pipeline.engine.cluster import cause
+
+        print(f"i2e: {cause(str(error))}\n(I2E_DEBUG=1 shows where; Spark's log has the rest)", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("i2e: interrupted; the next run goes on where this one was", file=sys.stderr)
+        return 130
+
+
+def _config(options: argparse.Namespace, compose: bool = True) -> Config:
+    """The config of a command; of the embedded sample, which `compose` makes first, where no file is named."""
+    from i2e_pipeline import stages
+
+    overrides = [o for group in options.set for o in group]
+    if options.config is None:
+        from i2e_pipeline.sample import embedded
+
+        tree = embedded.composed(overrides) if compose else embedded.tree(overrides)
+        return stages.from_tree(tree, "the embedded sample", overrides)
+    return stages.load(options.config, overrides)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from i2e_pipeline.stages import pipeline
+
+    whole = pipeline(_config(options))
+    whole.known([*options.redo, *([options.until] if options.until else [])])
+    for unit in options.forget:
+        whole.forget(unit)
+    return _carry_out(whole, whole.upto(options.until) if options.until else None, options.redo)
+
+
+def _carry_out(pipeline: Pipeline, wanted: Sequence[str] | None, redo: Sequence[str] = ()) -> int:
+    from i2e_pipeline.commands import summary
+    from i2e_pipeline.commands.run import run
+
+    log.info(configuration.dump(pipeline.config).rstrip())
+    log.info(f"config fingerprint {digest(pipeline.config.model_dump(mode='json'))}\n")
+    done = run(pipeline, wanted, redo)
+    summary.print_funnel(done.states)
+    summary.print_quality(done.quality)
+    summary.print_places(done.run.tables, done.states)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import summary
+    from i2e_pipeline.stages import pipeline
+
+    config = _config(options)
+    units, states = pipeline(config).status()
+    summary.print_status(config.output, units, states)
+    return 0
+
+
+def _link(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands.link import link_texts
+    from i2e_pipeline.stages import pipeline
+
+    texts = link_texts(pipeline(_config(options)), options.input, options.output)
+    log.info(f"{texts:,} texts linked into {options.output}")
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands.calibrate import calibrate
+    from i2e_pipeline.stages import pipeline
+
+    shards = None if options.shards is None else _numbers(options.shards)
+    figures = calibrate(pipeline(_config(options)), shards, options.precision, options.write)
+    print(json.dumps(figures, indent=1))
+    return 0
+
+
+def _fit_link(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands.fit_link import fit_link
+    from i2e_pipeline.stages import pipeline
+
+    figures = fit_link(pipeline(_config(options)), options.gold, options.test, options.write)
+    print(json.dumps(figures, indent=1))
+    return 0
+
+
+def _entity(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import entity
+    from i2e_pipeline.stages import pipeline
+
+    if options.live:
+        print(entity.live(options.asked, options.live))
+    else:
+        print(entity.describe(pipeline(_config(options, compose=False)), options.asked))
+    return 0
+
+
+def _show_config(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands.reference import explain
+
+    config = _config(options, compose=False)
+    if options.explain is None:
+        print(configuration.dump(config), end="")
+    else:
+        print(explain(type(config), options.explain or None), end="")
+    return 0
+
+
+def _numbers(text: str) -> set[int]:
+    try:
+        return {int(s) for s in text.split(",")}
+    except ValueError:
+        raise ConfigError(f"--shards {text}: write numbers of shards, in the order they were read: 0,1,2") from None
+
+
+def _export(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands.export import export
+    from i2e_pipeline.stages import pipeline
+
+    images = export(pipeline(_config(options)).tables, options.to)
+    log.info(f"{images:,} images copied to {Path(options.to) / 'i2e'}")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands.train import pretrain
+
+    config = _train_config(options)
+    return _print_training(config, pretrain(config, options.restart))
+
+
+def _train_config(options: argparse.Namespace) -> Config:
+    """The config of a training, shown by the first rank; the embedded sample is composed by `i2e run`, not here."""
+    overrides = [o for group in options.set for o in group]
+    if options.config is None:
+        from i2e_pipeline.sample import embedded
+
+        config = configuration.from_tree(embedded.tree(overrides), "the embedded sample", overrides)
+    else:
+        config = configuration.load(options.config, overrides)
+    if os.environ.get("RANK", "0") == "0":
+        shown = config.train.model_dump(mode="json")
+        log.info(yaml.safe_dump({"output": config.output, "train": shown}, sort_keys=False).rstrip() + "\n")
+    return config
+
+
+def _print_training(config: Config, found: dict[str, Any] | None) -> int:
+    from i2e_pipeline.commands import summary
+
+    if found is not None:
+        summary.print_training(found)
+    return 0
+
+
+def run_training() -> None:
+    """The main of jobs/train.py: the ranks of a training, through Spark."""
+    parser = argparse.ArgumentParser(prog="train.py")
+    _config_arguments(parser)
+    parser.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
+    options = parser.parse_args()
+
+    def work() -> int:
+        from i2e_pipeline.commands.train import on_spark
+
+        config = _train_config(options)
+        return _print_training(config, on_spark(config, options.restart))
+
+    sys.exit(_guarded(work))
+
+
+def _report(options: argparse.Namespace) -> int:
+    from i2e_pipeline.report.page import write_page
+    from i2e_pipeline.stages import pipeline
+
+    log.info(f"report: {write_page(pipeline(_config(options)))}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from i2e_pipeline.sample import embedded
+
+    overrides = [o for group in options.set for o in group]
+    if evaluation.wants_sample(options):
+        return evaluation.run(options, lambda: embedded.evaluation(overrides))
+    return evaluation.run(options, lambda: configuration.load(options.config, overrides))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import doctor
+
+    return doctor.examine_cluster(_config(options)) if options.cluster else doctor.examine(_config(options))
+
+
+if __name__ == "__main__":
+    main()

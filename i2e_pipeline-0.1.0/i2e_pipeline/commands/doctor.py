@@ -1,0 +1,210 @@
+"""`i2e doctor`: is everything here that a run needs? Each failing check says its remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.errors import I2EError
+
+_LEAST_DISK = 5 << 30
+
+
+class Failed(RuntimeError):
+    """A check that failed; the message says what is wrong and the remedy."""
+
+
+def examine(config: Config) -> int:
+    """Run all checks, print a line for each; returns 0 where all hold, else 1."""
+    failed = 0
+    for name, check in checks(config):
+        try:
+            print(f"ok      {name:<14} {check()}")
+        except Exception as error:
+            failed += 1
+            said = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+            print(f"FAILED  {name:<14} {said}")
+        sys.stdout.flush()
+    return 1 if failed else 0
+
+
+def examine_cluster(config: Config) -> int:
+    """Ask the workers by one tiny job; print what each machine said; returns 0 where a run can begin, else 1."""
+    from i2e_pipeline.engine import cluster
+    from i2e_pipeline.engine.session import build, is_local
+
+    try:
+        cluster.refuse_relative(config)
+        context = (spark := build(config)).sparkContext
+        workers = cluster.survey(spark, config)
+    except I2EError as error:
+        print(f"FAILED  {error}")
+        return 1
+    print(f"ok      {'master':<14} {context.master}, {context.defaultParallelism} cores, Spark {spark.version}")
+    if is_local(context.master):
+        print(f"ok      {'workers':<14} processes of this machine; --cluster asks those of spark-submit's --master")
+    for seen in workers:
+        gpus = f"GPUs {', '.join(seen.gpus)}" if seen.gpus else "no GPU given to tasks"
+        print(f"ok      {seen.host:<14} {seen.memory / 1e9:,.0f} GB, {gpus}, clock within {seen.skew:.1f} s")
+        print(f"ok      {'':<14} Python {seen.python} at {seen.executable}")
+        print(f"ok      {'':<14} {', '.join(f'{name} {version}' for name, version in seen.packages.items())}")
+    wrong, notes = cluster.faults(workers)
+    for note in notes:
+        print(f"note    {note}")
+    for fault in wrong:
+        print(f"FAILED  {fault}")
+    return 1 if wrong else 0
+
+
+def checks(config: Config) -> list[tuple[str, Callable[[], str]]]:
+    """Name and check; a check returns what it found or raises, with the remedy."""
+    return [
+        ("java", _java),
+        ("python", _python),
+        ("spark", lambda: _spark(config)),
+        ("delta", lambda: _delta(config)),
+        ("torch", lambda: _torch(config)),
+        ("recognizer", lambda: _recognizer(config)),
+        ("score model", lambda: _model(config)),
+        ("calibration", lambda: _calibration(config)),
+        ("pairs", lambda: _pairs(config)),
+        ("knowledge base", lambda: _dump(config)),
+        ("disk", lambda: _disk(config)),
+        *((f"data {name}", partial(_data_set, name, path)) for name, path in sorted(config.evaluate.data.items())),
+    ]
+
+
+def _java() -> str:
+    from i2e_pipeline.engine import java
+
+    try:
+        found = java.find()
+    except java.NoJava as error:
+        raise Failed(str(error)) from None
+    return f"version {java.version(found)} at {found}"
+
+
+def _python() -> str:
+    worker = os.environ.get("PYSPARK_PYTHON", sys.executable)
+    if not shutil.which(worker):
+        raise Failed(f"PYSPARK_PYTHON={worker} is no program: unset it, or name the python that has these packages")
+    return f"{sys.version.split()[0]}, workers use {worker}"
+
+
+def _spark(config: Config) -> str:
+    from i2e_pipeline.engine.session import build
+
+    spark = build(config)
+    rows = spark.range(1000).mapInArrow(lambda batches: batches, "id long").count()
+    if rows != 1000:
+        raise Failed(f"1,000 rows went through a worker and {rows} came back")
+    return f"{spark.version}, {spark.sparkContext.master}, {spark.sparkContext.defaultParallelism} cores"
+
+
+def _delta(config: Config) -> str:
+    if config.storage.format != "delta":
+        return "not asked for (storage.format=parquet)"
+    from i2e_pipeline.engine.session import build
+
+    with tempfile.TemporaryDirectory() as folder:
+        build(config).range(3).write.format("delta").save(f"{folder}/table")
+    return f"a table was written; jars from {config.session.jars or 'Maven'}"
+
+
+def _torch(config: Config) -> str:
+    import torch
+
+    if config.score.device.startswith("cuda") and not torch.cuda.is_available():
+        raise Failed("score.device asks for cuda and torch sees none: score.device=auto, or install a CUDA driver")
+    cards = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return f"{torch.__version__}, {cards or 'cpu'}"
+
+
+def _recognizer(config: Config) -> str:
+    from i2e_pipeline.extract import recognizer
+
+    try:
+        found = recognizer.load(config.extract.recognizer)
+    except (I2EError, OSError) as error:
+        raise Failed(str(error)) from None
+    found.find(["Mercury over London"])
+    return config.extract.recognizer
+
+
+def _model(config: Config) -> str:
+    from i2e_pipeline.images import encoder
+
+    try:
+        model = encoder.load(config.score)
+    except I2EError as error:
+        raise Failed(str(error)) from None
+    return f"{config.score.model}, vectors of {model.width} numbers, on {model.device}"
+
+
+def _calibration(config: Config) -> str:
+    from i2e_pipeline.label.calibration import Calibration
+
+    if config.label.calibration is None:
+        return "the default: `i2e calibrate` fits one to your model"
+    try:
+        return f"{config.label.calibration}, threshold {Calibration.load(config.label.calibration).threshold}"
+    except I2EError as error:
+        raise Failed(str(error)) from None
+
+
+def _pairs(config: Config) -> str:
+    if not config.pairs.path:
+        raise Failed("pairs.path is not set: name Parquet files of pairs")
+    try:
+        found = files.find(config.pairs.path, ".parquet")
+    except I2EError as error:
+        raise Failed(f"pairs.path: {error}: mend the path, or put the files there") from None
+    return f"{len(found)} files, {sum(f.size for f in found) / 1e6:,.1f} MB"
+
+
+def _dump(config: Config) -> str:
+    kb = config.knowledge_base
+    if kb.dump is None:
+        raise Failed(
+            "knowledge_base.dump is not set: https://dumps.wikimedia.org/wikidatawiki/entities/latest-all.json.bz2"
+        )
+    sizes = []
+    for setting in ("dump", "popularity", "anchors"):
+        path = getattr(kb, setting)
+        if path is not None:
+            try:
+                found = files.find((path,), "")
+            except I2EError as error:
+                raise Failed(f"knowledge_base.{setting}: {error}: mend the path, or put the file there") from None
+            sizes.append(f"{setting} {sum(f.size for f in found) / 1e6:,.1f} MB")
+    return ", ".join(sizes)
+
+
+def _data_set(name: str, path: str) -> str:
+    from i2e_pipeline.evaluate import datasets
+
+    try:
+        return datasets.check(name, path)
+    except datasets.DatasetError as error:
+        raise Failed(str(error)) from None
+
+
+def _disk(config: Config) -> str:
+    if not files.is_local(config.output):
+        return f"{config.output} is remote: not checked"
+    folder = Path(config.output).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < _LEAST_DISK:
+        raise Failed(f"{free / 1e9:.1f} GB free at {folder}: free some, or set output= to a larger disk")
+    if not os.access(folder, os.W_OK):
+        raise Failed(f"{folder} cannot be written: set output= to a folder of yours")
+    return f"{free / 1e9:,.0f} GB free at {folder}"

@@ -1,0 +1,141 @@
+"""What `i2e evaluate` does: measures encoders, or stored vectors, or compares what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config, EvaluateConfig
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.evaluate import compare, results
+
+
+class ArgumentError(I2EError, ValueError):
+    """Arguments that do not go together; the message names them and the way out."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="[LABEL=]MODEL",
+        help="an encoder: local-dir:FOLDER, hf-hub:ORG/NAME, NAME@WEIGHTS, hf:FOLDER, vectors:FOLDER; MODEL@random "
+        "for the same one untrained. Several are measured side by side",
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="a data set: gpr1200, roxford5k, rparis6k, imagenet, cifar100 … by name, or a folder of your own under "
+        "any other",
+    )
+    parser.add_argument("--suite", metavar="A,B", help="only these data sets and protocols")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--vectors", metavar="V.npz", help="measure stored vectors, without any model")
+    parser.add_argument("--protocol", choices=("gpr", "revisited"), help="of --vectors")
+    parser.add_argument("--ground-truth", metavar="GND.pkl", help="of --protocol revisited")
+    parser.add_argument("--compare", nargs="+", metavar="A.json", help="two files of results, or one of several models")
+
+
+def wants_sample(options: argparse.Namespace) -> bool:
+    """Whether the command line names nothing to measure, so that the embedded sample is measured."""
+    return not (options.config or options.model or options.data or options.suite or options.vectors or options.compare)
+
+
+def run(options: argparse.Namespace, config: Callable[[], Config]) -> int:
+    """Carry out the command: tables to stdout, progress to the log. Raises I2EErrors that say what to do.
+
+    config   reads or makes the config; not called where none is needed
+    """
+    _go_together(options)
+    if options.compare:
+        return _compare(options.compare, options.json)
+    if options.vectors:
+        return _vectors(options.vectors, options.protocol, options.ground_truth, options.json, config().evaluate)
+    from i2e_pipeline.evaluate import suite
+
+    asked = _asked(config(), options)
+    measured = suite.evaluate(asked)
+    print(results.terminal(measured), end="")
+    differences = [d for d in compare.between(measured) if d.queries]
+    if differences:
+        print(f"\nagainst {measured.models[0].label}")
+        print(compare.table(differences), end="")
+    folder = suite.folder_of(asked)
+    print("\n" + "\n".join(files.join(folder, n) for n in ("results.json", "table.md", "table.csv", "index.html")))
+    if options.json:
+        results.write(options.json, measured)
+        print(options.json)
+    return 0
+
+
+def _go_together(options: argparse.Namespace) -> None:
+    ways = [way for way in ("vectors", "compare") if getattr(options, way)]
+    ways += ["model"] if options.model or options.data or options.suite else []
+    if len(ways) > 1:
+        raise ArgumentError(f"--{' and --'.join(ways)}: one of them at a time")
+    if options.vectors and not options.protocol:
+        raise ArgumentError(f"--vectors {options.vectors}: say --protocol gpr, or revisited with --ground-truth")
+    if (options.protocol or options.ground_truth) and not options.vectors:
+        raise ArgumentError("--protocol and --ground-truth belong to --vectors; with --model, --suite names protocols")
+    if options.compare and len(options.compare) > 2:
+        raise ArgumentError(f"--compare takes one file or two, not {len(options.compare)}")
+
+
+def _asked(config: Config, options: argparse.Namespace) -> Config:
+    """The config with what the command line names in place of its own."""
+    changed: dict[str, Any] = config.evaluate.model_dump()
+    if options.model:
+        changed["models"] = tuple(options.model)
+    if options.data:
+        changed["data"] = dict(_named(pair) for pair in options.data)
+        if len(changed["data"]) < len(options.data):
+            raise ArgumentError(f"--data: one name twice among {', '.join(options.data)}")
+    if options.suite:
+        changed["suite"] = tuple(part.strip() for part in options.suite.split(",") if part.strip())
+    return config.model_copy(update={"evaluate": EvaluateConfig.model_validate(changed)})
+
+
+def _named(pair: str) -> tuple[str, str]:
+    name, equals, path = pair.partition("=")
+    if not equals or not name or not path:
+        raise ArgumentError(f"--data {pair}: write it as NAME=PATH")
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ArgumentError(f"--data {pair}: {name!r} is to name files: letters, digits, and . _ - only")
+    return name, path
+
+
+def _vectors(path: str, protocol: str, truth: str | None, json: str | None, settings: EvaluateConfig) -> int:
+    from i2e_pipeline.evaluate.from_vectors import measure_vectors
+
+    tree = measure_vectors(path, protocol, truth, settings.block_mb)
+    tree["software"] = results.software()
+    if json:
+        files.write_json(json, tree)
+    print(results.terminal(results.of_vectors(Path(json or path).stem, tree)), end="")
+    for note in tree["notes"]:
+        print(note)
+    return 0
+
+
+def _compare(paths: Sequence[str], json: str | None) -> int:
+    read = [results.read(path) for path in paths]
+    if len(read) == 1 and len(read[0].models) < 2:
+        raise ArgumentError(f"--compare {paths[0]}: it holds one model; name a second file")
+    found = compare.between(read[0]) if len(read) == 1 else compare.compare(read[0], read[1])
+    print(compare.table(found), end="")
+    print(
+        f"\ndifferences in percentage points; 95 % intervals of {compare.DRAWS:,} paired bootstrap draws of whole "
+        "classes (of queries where a protocol has no classes)"
+    )
+    if json:
+        rows = [{**asdict(d), "difference": d.difference, "verdict": d.verdict} for d in found]
+        files.write_json(json, {"format_version": results.FORMAT_VERSION, "files": list(paths), "compared": rows})
+    return 0

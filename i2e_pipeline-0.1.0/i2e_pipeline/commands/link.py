@@ -1,0 +1,147 @@
+"""`i2e link`: mentions and candidates of texts in a file, by the stages and tables of a run.
+
+The file becomes one unit of pairs without images. The stages pairs, extract and link run on it. What they wrote is read
+back and then removed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from i2e_pipeline.core import files
+from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.engine.stage import Run
+from i2e_pipeline.engine.units import InputError, InputFile, Unit
+from i2e_pipeline.extract.text import clean_with_offsets
+
+log = logging.getLogger(__name__)
+
+
+def link_texts(pipeline: Pipeline, texts: str, links: str) -> int:
+    """Read {id, text} lines, write {id, mentions} lines in the same order; returns their number.
+
+    Offsets are into the text as it stands in the file. Raises InputError, naming file and line, for a line that is not
+    as said. Holds the texts and links of the file in memory.
+    """
+    lines = list(read_lines(texts))
+    with as_unit(pipeline, [(row["id"], row["text"]) for row in lines], "candidates") as (run, unit):
+        _write(links, lines, _found(run, unit), pipeline.config.extract.max_characters)
+    return len(lines)
+
+
+@contextmanager
+def as_unit(pipeline: Pipeline, texts: Sequence[tuple[Any, Any]], table: str) -> Iterator[tuple[Run, str]]:
+    """The tables up to `table` of texts, each with its id, as of one unit that is no part of the dataset.
+
+    Stages from outside that leave texts, mentions or candidates out take part; what looks at images or
+    at all units at once does not.
+    """
+    # Only these columns exist in the made shard, whatever those of the config's pairs are called.
+    columns = {"key_column": "key", "url_column": "url", "text_column": "text", "image_column": "image"}
+    config = pipeline.config
+    config = config.model_copy(update={"pairs": config.pairs.model_copy(update=columns)})
+    upto = pipeline.stages[: pipeline.names.index(pipeline.writer(table)) + 1]
+    wanted = [s for s in (*upto, *(s for s in pipeline.stages if s.narrows == table)) if not s.sees_images]
+    # What works on all units at once knows no text that is in none of them.
+    of_units = [s for s in wanted if s.scope == "whole" and pipeline.depends_on_units(s)]
+    for stage in of_units:
+        log.warning("%s works on all units of the dataset at once, and takes no part here", stage.name)
+    with pipeline.exclusive():
+        linking = pipeline.with_config(config)
+        run, _ = linking.run([s.name for s in wanted if s.scope == "whole" and s not in of_units])
+        shard = pipeline.tables.path("_texts", f"{os.getpid()}-{time.time_ns()}.parquet")
+        try:
+            unit = _unit(shard, texts)
+            with linking.beside(run, [s for s in wanted if s.scope == "unit"], unit) as beside:
+                yield beside, unit.name
+        finally:
+            files.remove(shard)
+
+
+def read_lines(path: str) -> Iterator[dict[str, Any]]:
+    if not files.exists(path):
+        raise InputError(f"--input {path}: no such file")
+    for number, line in enumerate(files.read_bytes(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            yield {"id": row["id"], "text": row["text"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f'{path}, line {number}: not {{"id": …, "text": …}} ({error!r})') from None
+
+
+def _unit(shard: str, texts: Sequence[tuple[Any, Any]]) -> Unit:
+    table = pa.table(
+        {
+            "key": pa.array([str(name) for name, _ in texts], pa.string()),
+            "url": pa.nulls(len(texts), pa.string()),
+            "text": pa.array([_valid(text) for _, text in texts], pa.string()),
+            "image": pa.nulls(len(texts), pa.binary()),
+        }
+    )
+    files.make_folder(shard.rpartition("/")[0])
+    filesystem, inner = files.open_filesystem(shard)
+    pq.write_table(table, inner, filesystem=filesystem)
+    digest = files.fingerprint(shard)
+    return Unit(f"t-{digest[:12]}", (InputFile(0, shard, 0, 0, digest, len(texts)),))
+
+
+def _valid(text: Any) -> str | None:
+    return None if text is None else str(text).encode("utf-8", "replace").decode()
+
+
+def _found(run: Run, unit: str) -> dict[int, list[dict[str, Any]]]:
+    """Mentions with candidates, in offsets of the cleaned text, by row."""
+
+    def rows(table: str) -> list[dict[str, Any]]:
+        return list(run.read(table, unit).toArrow().to_pylist())
+
+    candidates = defaultdict(list)
+    for c in sorted(rows("candidates"), key=lambda c: c["rank"]):
+        candidates[c["text_id"], c["start"], c["end"]].append(
+            {"entity_id": c["entity_id"], "probability": round(c["probability"], 6)}
+        )
+    mentions = defaultdict(list)
+    for m in sorted(rows("mentions"), key=lambda m: (m["start"], m["end"])):
+        mentions[m["text_id"]].append(
+            {
+                "start": m["start"],
+                "end": m["end"],
+                "label": m["label"],
+                "candidates": candidates[m["text_id"], m["start"], m["end"]],
+            }
+        )
+    return {p["row"]: mentions[p["text_id"]] for p in rows("pairs")}
+
+
+def _write(path: str, lines: list[dict[str, Any]], found: dict[int, list[dict[str, Any]]], max_characters: int) -> None:
+    out = []
+    for row, line in enumerate(lines):
+        text, spans = line["text"] or "", None
+        mentions = []
+        for m in found.get(row, []):
+            if spans is None:
+                spans = clean_with_offsets(_valid(text) or "", max_characters)[1]
+            start, end = int(spans[m["start"], 0]), int(spans[m["end"] - 1, 1])
+            mentions.append(
+                {
+                    "start": start,
+                    "end": end,
+                    "surface": text[start:end],
+                    "label": m["label"],
+                    "candidates": m["candidates"],
+                }
+            )
+        out.append(json.dumps({"id": line["id"], "mentions": mentions}, ensure_ascii=False))
+    files.write_bytes(path, ("\n".join(out) + "\n").encode())

@@ -1,0 +1,49 @@
+"""`i2e run`: the stages, then precision and recall against a known truth, then the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from i2e_pipeline.core import files
+from i2e_pipeline.engine.pipeline import Pipeline, StageState
+from i2e_pipeline.engine.stage import Run
+from i2e_pipeline.engine.tables import WHOLE
+from i2e_pipeline.report import quality
+from i2e_pipeline.report.page import write_page
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    run: Run
+    states: Sequence[StageState]
+    """How the stages stand that were asked for, in their order."""
+    quality: Sequence[dict[str, Any]]
+    """Precision and recall by stage and slice, where the input says what its images show; else empty."""
+
+    @property
+    def dataset(self) -> str:
+        """Folder of the published dataset."""
+        return self.run.tables.path("i2e")
+
+    @property
+    def report(self) -> str:
+        """The page on it."""
+        return self.run.tables.path("report.html")
+
+
+def run(pipeline: Pipeline, wanted: Sequence[str] | None = None, redo: Sequence[str] = ()) -> Outcome:
+    """Run the named stages (None: all), and measure and report what was published."""
+    with pipeline.exclusive():
+        made, states = pipeline.run(wanted, redo)
+        finished = made.commits.get(pipeline.writer("i2e/entities"), {}).get(WHOLE)
+        # A run that was killed after the last stage left the figures and the page of the dataset before.
+        stamp = pipeline.tables.path("_reported.json")
+        if finished and (not files.exists(stamp) or files.read_json(stamp) != finished.fingerprint):
+            quality.measure(made)
+            write_page(pipeline)
+            files.write_json(stamp, finished.fingerprint)
+        return Outcome(made, states, quality.read(pipeline.tables))

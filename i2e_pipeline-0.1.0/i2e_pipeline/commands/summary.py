@@ -1,0 +1,128 @@
+"""What a run prints when it is done: the funnel, precision and recall against a known truth, where the outputs lie."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from i2e_pipeline.core import files
+from i2e_pipeline.engine.pipeline import StageState
+from i2e_pipeline.engine.tables import Tables
+from i2e_pipeline.engine.units import Unit
+
+
+def _console() -> Console:
+    console = Console(file=sys.stdout)
+    # A log file or a pipe has no width: let a line be as long as what it says.
+    return console if console.is_terminal else Console(file=sys.stdout, width=160)
+
+
+def print_funnel(states: Sequence[StageState]) -> None:
+    """A row a stage: rows in and out, rejected by reason, seconds and rows/s of the run that made them."""
+    table = Table(title="What was kept, and why the rest was not", title_justify="left")
+    for heading, justify in (
+        ("stage", "left"),
+        ("rows are", "left"),
+        ("in", "right"),
+        ("out", "right"),
+        ("rejected", "left"),
+        ("seconds", "right"),
+        ("rows/s", "right"),
+    ):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for state in states:
+        commits = list(state.done.values())
+        rows_in, rejected = sum(c.rows_in for c in commits), _sum([c.rejected for c in commits])
+        # Units are worked on side by side: their own seconds add up to more than the stage took.
+        took = f"{state.seconds:.1f}" if state.worked else "done before"
+        speed = f"{rows_in / state.seconds:,.0f}" if state.worked and rows_in and state.seconds else ""
+        table.add_row(
+            state.stage.name,
+            state.stage.rows_are,
+            f"{rows_in:,}",
+            f"{sum(c.rows_out for c in commits):,}",
+            "\n".join(f"{reason} {rows:,}" for reason, rows in rejected.items()),
+            took,
+            speed,
+        )
+    _console().print(table)
+
+
+def _sum(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for count in counts:
+        for reason, rows in count.items():
+            total[reason] = total.get(reason, 0) + rows
+    return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+
+def print_quality(figures: Sequence[dict[str, Any]]) -> None:
+    """Precision and recall per stage and slice of the pairs; nothing where no truth is known."""
+    if not figures:
+        return
+    stages = list(dict.fromkeys(f["stage"] for f in figures))
+    table = Table(title="Against the known truth (P precision, R recall)", title_justify="left")
+    table.add_column("pairs")
+    table.add_column("with truth", justify="right")
+    for stage in stages:
+        table.add_column(f"{stage} P", justify="right")
+        table.add_column("R", justify="right")
+    by_slice = {(f["stage"], f["slice"]): f for f in figures}
+    column = None
+    for name in dict.fromkeys(f["slice"] for f in figures):
+        if column not in (None, name.partition(":")[0]):
+            table.add_section()
+        column = name.partition(":")[0]
+        cells = [_share(by_slice[stage, name][k]) for stage in stages for k in ("precision", "recall")]
+        table.add_row(name, f"{by_slice[stages[0], name]['pairs']:,}", *cells)
+    console = _console()
+    console.print(table)
+    for stage in stages:
+        console.print(f"  {stage}: {by_slice[stage, 'all']['counted']}", style="dim")
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def print_places(tables: Tables, states: Sequence[StageState]) -> None:
+    """Where the outputs lie."""
+    console = _console()
+    if not any(s.worked for s in states):
+        console.print("nothing was to do: everything was done before under this config")
+    for what, path in (
+        ("dataset", tables.path("i2e")),
+        ("report", tables.path("report.html")),
+        ("rejects", tables.path("rejects")),
+        ("knowledge base", tables.path("kb")),
+    ):
+        if files.exists(path):
+            console.print(f"{what:<15} {path}")
+
+
+def print_status(output: str, units: Sequence[Unit], states: Sequence[StageState]) -> None:
+    table = Table(title=f"{output}: {len(units)} units, {sum(u.rows for u in units):,} pairs", title_justify="left")
+    for heading in ("stage", "done", "to do", "why"):
+        table.add_column(heading)
+    for state in states:
+        reasons = sorted(set(state.to_do.values()))
+        table.add_row(state.stage.name, str(len(state.done)), str(len(state.to_do)), "\n".join(reasons))
+    _console().print(table)
+
+
+def print_training(found: dict[str, Any]) -> None:
+    """What a training came to (outcome.json): held-out figures before and after, and where things lie."""
+    table = Table(title=f"{found['recipe']}, {found['steps']:,} steps", title_justify="left")
+    for heading in ("held out", "before", "after"):
+        table.add_column(heading, justify="left" if heading == "held out" else "right")
+    for name, value in found["after"].items():
+        table.add_row(name, _share(found["before"].get(name)), _share(value))
+    console = _console()
+    console.print(table)
+    for reason, count in found["skipped"].items():
+        console.print(f"could not be decoded: {count:,} times {reason}")
+    console.print(f"{'export':<15} {found['export']}\n{'training':<15} {found['folder']}")

@@ -1,0 +1,91 @@
+"""Named numpy arrays in a folder, with a JSON header; written whole or not at all, read as memory maps.
+
+    <folder>/NAME.npy      an array that was in memory, or whose shape was known
+    <folder>/NAME.bin      numbers alone, little-endian: an array that was streamed, its length not known before
+    <folder>/<HEADER>.json `format`, and whatever else the owner says of the arrays
+
+Processes of a machine that open the same folder share its pages. A folder that exists is whole: it gets its name last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.files import fresh_folder
+
+
+class ArraysError(I2EError, ValueError):
+    """A folder that holds no arrays of the wanted kind and format; the message names it and the remedy."""
+
+
+class Writer:
+    """What fills a new folder of arrays."""
+
+    def __init__(self, folder: Path, streams: ExitStack) -> None:
+        self._folder, self._streams = folder, streams
+        self.header: dict[str, Any] = {}
+        """To be set before the block ends; `format` must be in it."""
+
+    def save(self, name: str, values: npt.ArrayLike) -> None:
+        np.save(self._folder / f"{name}.npy", values)
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.memmap[Any, Any]:
+        """An array on disk to be filled in any order."""
+        return np.lib.format.open_memmap(self._folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+
+    def stream(self, name: str) -> BinaryIO:
+        """Where the numbers of an array are appended; it is closed with the block."""
+        return self._streams.enter_context((self._folder / f"{name}.bin").open("wb"))
+
+
+@contextmanager
+def new(folder: str | os.PathLike[str], header: str, alone: bool = False) -> Iterator[Writer]:
+    """A writer of the arrays of `folder`, which takes the place of an older one when the block has ended.
+
+    header   name of the header's file, without `.json`
+    alone    as for files.fresh_folder
+    """
+    with fresh_folder(Path(folder), alone) as fresh:
+        with ExitStack() as streams:
+            writer = Writer(fresh, streams)
+            yield writer
+        assert "format" in writer.header, f"{folder}: the writer said no format"
+        (fresh / f"{header}.json").write_text(json.dumps(writer.header, indent=1), encoding="utf-8")
+
+
+class Arrays:
+    """A written folder. Opening it costs milliseconds, whatever its size."""
+
+    def __init__(self, folder: str | os.PathLike[str], header: str, format: int) -> None:
+        """Raises ArraysError where the folder has no such header, or one of another format."""
+        self._folder = Path(folder)
+        path = self._folder / f"{header}.json"
+        try:
+            self.header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            found = self.header["format"]
+        except FileNotFoundError:
+            raise ArraysError(f"{folder} holds no {header}: {path.name} is not there; build it again") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArraysError(f"{path} is no header of a {header} ({error!r}): build it again") from None
+        if found != format:
+            raise ArraysError(f"{folder} holds a {header} of format {found}, not {format}: build it again")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The array of NAME.npy, mapped."""
+        return np.asanyarray(np.load(self._folder / f"{name}.npy", mmap_mode="r"))
+
+    def numbers(self, name: str, dtype: npt.DTypeLike, width: int | None = None) -> np.ndarray:
+        """The numbers of NAME.bin, mapped; with `width`, as a table of rows of so many numbers."""
+        path = self._folder / f"{name}.bin"
+        # An empty file cannot be mapped.
+        flat = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype=dtype)
+        return flat if width is None else flat.reshape(-1, width)

@@ -1,0 +1,688 @@
+"""One frozen, validated tree of settings; a section per stage.
+
+Read from a YAML file and `--set section.key=value` overrides, in that order. Unknown keys and bad values are refused
+with the key's path, the value and what is allowed. Paths are relative to the directory the command is run in.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from i2e_pipeline.core import files, model_name
+from i2e_pipeline.core.errors import I2EError, NoSuchFile
+
+log = logging.getLogger(__name__)
+
+
+class ConfigError(I2EError, ValueError):
+    """A setting that is not allowed; the message names its path, the value and what is allowed."""
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+
+
+class Content:
+    """Marks a setting that is a path: what lies there counts for a fingerprint, not where it lies."""
+
+
+ContentPath = Annotated[str | None, Content()]
+
+
+class Section(BaseModel):
+    """Settings that belong together. A stage's own (`Stage.Settings`) derive from it, too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    added_later: ClassVar[tuple[str, ...]] = ()
+    """Settings that older outputs do not know. While they have their default they stay out of fingerprints, so that an
+    older output has nothing to do."""
+
+    def fingerprint(self, leave_out: Collection[str] = ()) -> dict[str, Any]:
+        """All settings but those left out, in JSON form. A path marked `Content` stands as a digest of what lies there.
+
+        Raises NoSuchFile, naming the setting, where nothing lies at such a path.
+        """
+        values = self.model_dump(mode="json", exclude=set(leave_out))
+        for name, field in type(self).model_fields.items():
+            if name not in values:
+                continue
+            if name in self.added_later and getattr(self, name) == field.get_default(call_default_factory=True):
+                del values[name]
+            elif values[name] is not None and any(isinstance(m, Content) for m in field.metadata):
+                try:
+                    values[name] = digest([files.fingerprint(f.path) for f in files.find((values[name],), "")])
+                except FileNotFoundError as error:
+                    raise NoSuchFile(f"{name}: {error}") from None
+        return values
+
+
+class StorageConfig(Section):
+    format: Literal["parquet", "delta"] = "parquet"
+    """How tables are stored. Take delta on object stores, where a folder cannot be renamed in one step."""
+    compression: Literal["zstd", "snappy", "none"] = "zstd"
+    """Compression of all Parquet files. snappy writes faster, and its files are a third larger. Images are compressed
+    already and gain nothing from either."""
+    row_group_mb: int = Field(64, ge=1, le=1024)
+    """Target size in MB of a row group of published images, before compression. Training reads a row group at a
+    time."""
+
+
+class GpuExecutor(Section):
+    """Executors of their own for the stages that run a model (Spark's stage-level scheduling)."""
+
+    gpus: int = Field(0, ge=0)
+    """GPUs of such an executor. A task has one, and the executor's cores divided by their number. 0: all stages run on
+    the executors that spark-submit asks for. The cluster must allocate dynamically."""
+    cores: int = Field(8, ge=1)
+    """Cores of an executor, which decode for its GPUs."""
+    memory: str = "8g"
+    """Memory of the JVM."""
+    overhead: str = "16g"
+    """Memory beside the JVM, where Python works: 2 GB a core and what the model takes."""
+    discovery: str = ""
+    """Script on the workers that says which GPUs an executor has. Empty: that of
+    `spark.executor.resource.gpu.discoveryScript`."""
+
+
+class SessionConfig(Section):
+    master: str | None = None
+    """Spark's master. None: what spark-submit says, else local[*]."""
+    driver_memory: str = "2g"
+    """Memory of the driver in a local session, where it does the work. Under spark-submit its own setting holds."""
+    shuffle_partitions: int | None = Field(None, ge=1)
+    """Partitions of a shuffle. None: twice the cores in local mode, Spark's own default on a cluster."""
+    jars: str | None = None
+    """A folder of jars (Delta's, an object store's). None: Delta's jars come from Maven."""
+    conf: dict[str, str] = Field(default_factory=dict)
+    """Any further Spark property, passed on as it is."""
+    shared_folders: Paths = ()
+    """Folders that every machine of a cluster sees under the same path (NFS, Lustre, a mounted volume). Models and
+    other files below one are read there. Everything else is packed into the output, once, and laid out on each
+    machine."""
+    gpu_executor: GpuExecutor = GpuExecutor()
+    """Executors of their own for the stages that run a model."""
+
+
+class RunConfig(Section):
+    units_in_flight: int = Field(2, ge=1)
+    """Units of work that a stage works on at the same time, each as a Spark job of its own. A killed run loses at most
+    these. On a cluster, set so many that their tasks fill it."""
+
+
+class PairsConfig(Section):
+    path: Paths = ()
+    """Parquet files, folders or globs of image + alt-text pairs. In a glob `*` stays within a folder and `**` crosses
+    folders; names that begin with `.` or `_` are passed over. Files that were not there before become new units."""
+    key_column: str | None = "key"
+    """Column of the source's own name for a pair, kept for reference. None: there is none."""
+    url_column: str = "url"
+    """Column of the address that the image came from. It is kept with the image; opt-out lists go by it."""
+    text_column: str = "caption"
+    """Column of the alt-text."""
+    image_column: str = "jpg"
+    """Column of the stored image: bytes, or Hugging Face's struct<bytes, path>."""
+    files_per_unit: int | None = Field(None, ge=1)
+    """Input files in a unit of work. None: one where there are up to 1,000 files, else as many as hold about a million
+    rows."""
+    truth_column: str = "truth_qid"
+    """Column of the entity that the image shows: "Q42", "none", or null where it is unknown. Where the files have this
+    column and `mentioned_column`, the run reports precision and recall against them."""
+    mentioned_column: str = "mentioned_qids"
+    """Column of the entities that the text names, a list of ids."""
+    slice_columns: tuple[str, ...] = ("hand", "colliding")
+    """Columns for whose values precision and recall are reported apart, where the files have them (the sample's `hand`
+    is the art style of a picture)."""
+
+
+Skip = Literal["scholarly_article", "category", "disambiguation", "list", "template", "wikimedia_page", "name"]
+
+
+class KnowledgeBaseConfig(Section):
+    dump: ContentPath = None
+    """Wikidata JSON dump, one entity a line: .json, .json.bz2 (split over cores) or .json.gz (one core)."""
+    popularity: ContentPath = None
+    """CSV of `qid,number`: how popular an item is. For an item that is not in it, this is unknown, not 0."""
+    anchors: ContentPath = None
+    """TSV of `surface, qid, count`: how often texts used this name for this entity."""
+    languages: tuple[str, ...] = ("en", "mul", "en-gb", "en-ca", "en-us")
+    """Languages in which an entity's name is looked for, best first. Where it has none in them: the English Wikipedia's
+    title, then any label in Latin script."""
+    max_candidates: int = Field(20, ge=1, le=100)
+    """Entities kept per surface form, those of the highest prior."""
+    skip: tuple[Skip, ...] = (
+        "scholarly_article",
+        "category",
+        "disambiguation",
+        "list",
+        "template",
+        "wikimedia_page",
+        "name",
+    )
+    """Kinds of items that are left out (wikidata/filters.py). Each goes to rejects under its own reason."""
+
+
+class ExtractConfig(Section):
+    recognizer: str = "blank"
+    """A spaCy pipeline with `ner`, by name or folder. "blank": none, so that the gazetteer alone finds names."""
+    gazetteer: bool = True
+    """Also look for names of the knowledge base itself, those that pass the gate of extract/gazetteer.py."""
+    max_characters: int = Field(1000, ge=16)
+    """Longer texts are cut, at the end of a word, before mentions are looked for."""
+    batch_size: int = Field(256, ge=1)
+    """Texts that spaCy is given in one call."""
+    min_link_probability: float = Field(0.05, ge=0, le=1)
+    """A name stays out of the gazetteer if it is less likely than this to be a mention where it occurs in a text."""
+    max_mentions: int = Field(32, ge=1)
+    """Mentions kept per text, the longest first. A list of a hundred names is spam, not a description."""
+
+
+class LinkConfig(Section):
+    added_later: ClassVar[tuple[str, ...]] = ("weights",)
+
+    max_candidates: int = Field(8, ge=1, le=100)
+    """Candidates kept per mention, the most probable ones."""
+    min_probability: float = Field(0.0005, ge=0, le=1)
+    """Candidates less probable than this are dropped. A mention that has none left is rejected as below_floor."""
+    context_weight: float = Field(1.0, ge=0)
+    """How much the text around a mention counts, compared with the prior of its name. 0: the prior alone counts."""
+    nil_weight: float = Field(0.05, ge=0)
+    """Weight of "none of these" among the candidates of a mention; a candidate of prior 1 has the weight 1."""
+    weights: ContentPath = None
+    """JSON file that `i2e fit-link` wrote: how much each kind of evidence counts. None: the weights of
+    link/disambiguate.py, which were fitted on captions of news and of persons."""
+
+
+class ImageLimits(Section):
+    """Which images are worth decoding."""
+
+    max_pixels: int = Field(50_000_000, ge=1)
+    """Images of more pixels are rejected before they are decoded (decompression bombs)."""
+    min_side: int = Field(16, ge=1)
+    """Images with a side of fewer pixels are rejected."""
+    max_aspect: float = Field(10.0, ge=1)
+    """Images are rejected if one side is more than this many times as long as the other."""
+    max_bytes: int = Field(64_000_000, ge=1)
+    """Larger stored images are rejected without being read."""
+
+
+class ModelConfig(Section):
+    """An image–text model and how it is run."""
+
+    section: ClassVar[str] = "score"
+    """The section that messages name for these settings."""
+    model: str = ""
+    """An open_clip model: NAME@WEIGHTS, local-dir:FOLDER or hf-hub:ORG/NAME (core/model_name.py has the grammar)."""
+    pretrained: str | None = None
+    """WEIGHTS, where `model` holds NAME alone: open_clip's tag, or a file."""
+    device: str = "auto"
+    """Where the model runs. auto: cuda where the executor has a GPU, else cpu. The executor chooses, not the driver."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the model. bfloat16 is at least twice as fast, and scores move by some 0.005."""
+    batch_size: int = Field(64, ge=1)
+    """Images per forward pass on a GPU; halved by itself when the GPU's memory runs out. A CPU takes 8 at a time."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling(cls, values: Any) -> Any:
+        return model_name.two_fields(values, untrained=False)
+
+
+class ScoreConfig(ModelConfig, ImageLimits):
+    text_template: str = "{name}, {description}"
+    """The text by which the model is told an entity. An entity without a description is told by its name alone."""
+    rows_per_task: int = Field(16_384, ge=1)
+    """Rows that a task scores at most: a part of a large input file, or several small files."""
+    background_entities: int = Field(256, ge=2)
+    """Number of entities that stand for "anything". The image's cosine to a candidate is also given in standard
+    deviations above its mean cosine to these."""
+    decode_threads: int = Field(1, ge=1)
+    """Threads that decode images while the model works. A GPU needs several; set `spark.task.cpus` to the same."""
+    keep_vectors: bool = False
+    """Store the image vectors (float16) beside the scores, for distillation and near-duplicate search."""
+
+
+class LabelConfig(Section):
+    calibration: str | None = None
+    """JSON file that `i2e calibrate` wrote. It says how probable a label is, given CLIP score and text probability, and
+    holds the threshold. None: the default of label/calibration.py; docs/quality.md says what that was fitted on."""
+    threshold: float | None = Field(None, ge=0, le=1)
+    """Labels that are less likely to be right than this are rejected. None: the threshold of the calibration. A higher
+    one gives fewer labels, of which more are right."""
+    max_labels_per_image: int = Field(4, ge=1)
+    """Labels of an image at most. A further label is kept only if it is nearly as probable as the first."""
+
+
+class SelectConfig(Section):
+    min_images_per_entity: int = Field(5, ge=1)
+    """Entities with fewer images are dropped, and so are images that have no other label."""
+    max_images_per_entity: int | None = Field(None, ge=1)
+    """About so many images of an entity are kept, drawn by hash of (image, entity): the same ones in every run. None:
+    all are kept."""
+
+
+class EncoderConfig(Section):
+    """The image and text towers that are trained."""
+
+    model: str = "ViT-B-16"
+    """NAME of an open_clip architecture (ViT-B-16, ViT-L-14, ViT-H-14 …), or local-dir:FOLDER with an
+    `open_clip_config.json` (which may name a timm trunk, as `timm_model_name`). Both begin with random weights.
+    NAME@WEIGHTS and local-dir:FOLDER@folder begin with trained ones (core/model_name.py)."""
+    pretrained: str | None = None
+    """WEIGHTS, where `model` does not name them: open_clip's tag, a file of weights, or `folder` for those that lie in
+    the local-dir. None: random."""
+    image_size: int | None = Field(None, ge=16)
+    """Side of the input image in pixels. None: the model's own."""
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass. Takes a third more time and a fraction of the memory."""
+    compile: bool = False
+    """torch.compile the towers. Worth it on a GPU, for runs of more than a few minutes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling(cls, values: Any) -> Any:
+        return model_name.two_fields(values, untrained=True)
+
+
+class DataConfig(Section):
+    """Which images are trained on, in which order, and how they are varied."""
+
+    batch_size: int = Field(256, ge=1)
+    """Images per optimiser step, over all ranks and accumulation steps."""
+    workers: int | None = Field(None, ge=0)
+    """Decoding workers per rank. None: the rank's share of the cores; 0: decode in the training process."""
+    prefetch: int = Field(4, ge=1)
+    """Micro-batches that are kept ready per rank."""
+    lanes: int = Field(64, ge=1)
+    """Streams into which an epoch is divided. Each batch has rows of all lanes, and a rank reads its own ones. With
+    more ranks than lanes, some ranks read the same files. Which images share a batch depends on this number, and not on
+    the number of ranks."""
+    window: int = Field(1024, ge=1)
+    """About how many rows of a lane are shuffled together; a window always ends with a row group. A larger window mixes
+    better and takes more memory. A rank holds lanes / ranks x window stored images; where row groups have more rows
+    than a window, it holds one row group per lane (64 MB as published). With the defaults and one rank that is 4 GB,
+    and up to twice as much while one epoch ends and the next begins. Where row groups have more than 2 x window rows,
+    fewer lanes are read. Small datasets are read once for all epochs: up to 16,384 images are shuffled as a whole, and
+    up to lanes x window images lane by lane."""
+    shuffle: bool = True
+    """False: images come in the order in which they are stored, for measurements."""
+    augment: Literal["crop_flip", "crop", "none"] = "crop_flip"
+    """crop_flip: random resized crop and mirroring. crop: without mirroring, which spoils text and all that has a left
+    and a right. none: neither."""
+    crop_area: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.4, 1.0)
+    """Smallest and largest share of the image's area that a random crop takes."""
+    label: Literal["best", "sampled"] = "sampled"
+    """Which label is the class of an image that has several. best: the most probable. sampled: one drawn by hash, in
+    proportion to the probabilities."""
+    min_label_score: float = Field(0.0, ge=0, le=1)
+    """Labels that are less likely to be right than this are not trained on."""
+    hold_out_entities: float = Field(0.1, ge=0, lt=1)
+    """Share of the entities, drawn by hash, that are kept out of training with all their images. The evaluation during
+    training retrieves these."""
+    hold_out_images: float = Field(0.05, ge=0, lt=1)
+    """Share of the other entities' images, drawn by hash, that is kept out of training."""
+
+
+class TextConfig(Section):
+    """Which text an image is contrasted with. The three numbers are weights of a draw; they need not add up to 1."""
+
+    alt_text: float = Field(0.5, ge=0)
+    """Weight of the pair's own text."""
+    name: float = Field(0.25, ge=0)
+    """Weight of the name of the entity that the image is labelled with."""
+    name_and_description: float = Field(0.25, ge=0)
+    """Weight of its name and description, as `template` puts them together."""
+    template: str = "{name}, {description}"
+    """How name and description become one text. Without a description it is the name alone."""
+
+
+class HeadConfig(Section):
+    """Classification over all entities, by cosine."""
+
+    margin: float = Field(0.15, ge=0, lt=2)
+    """Subtracted from the cosine of the right class (CosFace, arXiv 1801.09414)."""
+    temperature: float = Field(1 / 32, gt=0)
+    """Cosines are divided by this."""
+    sample: float = Field(0.1, gt=0, le=1)
+    """Share of the classes that a step compares with. Those of the batch are always among them. 1: all classes, which
+    is the exact softmax."""
+    sample_min: int = Field(4096, ge=1)
+    """A step never compares with fewer classes than this."""
+    correct_sampling: bool = False
+    """Add −log of the probability of being sampled to the logit of each negative (arXiv 2507.09331), so that the loss
+    estimates the full softmax. Positives are always compared with and stay as they are."""
+    drop_closer_than: float | None = Field(None, gt=0, le=1)
+    """Negatives whose class vector has a higher cosine than this to that of the right class are left out: they may be
+    label noise. None: none is left out."""
+    multi_label: Literal["one", "all"] = "one"
+    """one: the target is the class sampled for the image. all: its labels share the target equally."""
+    learning_rate: float = Field(0.1, gt=0)
+    """Peak learning rate of the row-wise Adagrad. It follows the schedule of optimizer.learning_rate."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the class vectors."""
+
+
+class LossConfig(Section):
+    """How the parts of a recipe are weighed."""
+
+    classification: float = Field(0.5, ge=0, le=1)
+    """λ of multi-task: λ · classification + (1 − λ) · contrastive."""
+    contrastive: Literal["infonce", "siglip"] = "infonce"
+    """infonce: softmax over the batch (CLIP, arXiv 2103.00020); siglip: a sigmoid for each pair (arXiv 2303.15343)."""
+    equal_entities_are_negatives: bool = False
+    """True: images of the same entity push each other's texts away, as in open_clip."""
+    distillation: float = Field(0.0, ge=0)
+    """Weight of the distance to stored image vectors (`score.keep_vectors`). 0: no distillation."""
+    teacher: str | None = None
+    """Folder of the vectors to distil. None: the table `scores` of <output>."""
+    initial_scale: float = Field(14.3, gt=0, le=100)
+    """First value of the learnable logit scale: 1 / 0.07; SigLIP's paper takes 10. Pretrained towers keep their own."""
+    initial_bias: float = -10.0
+    """First value of SigLIP's learnable bias, which makes up for the many negatives. Pretrained towers keep their
+    own."""
+
+
+class OptimizerConfig(Section):
+    learning_rate: float = Field(8e-4, gt=0)
+    """Peak learning rate. For ViT-L/14 the paper takes 6e-4, as far as is known."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Weight decay of matrices. Norms, biases, scales and position embeddings have none."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's decays of the running means of the gradient and of its square."""
+    warmup: float = Field(0.05, ge=0)
+    """Steps in which the learning rate rises; a number below 1 is a share of all steps. Then it falls to zero along a
+    cosine."""
+    clip_norm: float | None = Field(1.0, gt=0)
+    """Largest norm of the towers' gradient, taken over all ranks. None: no clipping."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of a running mean of the weights, which evaluation and export then use. None: no mean."""
+
+
+RECIPES = ("multi_task", "supervised", "contrastive", "clip_alt_text", "clip_entity_text")
+Recipe = Literal["multi_task", "supervised", "contrastive", "clip_alt_text", "clip_entity_text"]
+
+
+class TrainConfig(Section):
+    dataset: str | None = None
+    """Folder of a published I2E dataset. None: <output>/i2e."""
+    folder: str | None = None
+    """Where checkpoints, logs and the export go. None: <output>/train/<recipe>."""
+    recipe: Recipe = "multi_task"
+    """What is learned. `supervised` tells entities apart, `contrastive` brings an image and a text drawn for it
+    together, `multi_task` does both (MOFI). Controls are plain CLIP on alt-texts (`clip_alt_text`) and on the entities'
+    names and descriptions (`clip_entity_text`)."""
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps. None: as `epochs` says."""
+    epochs: float = Field(16.0, gt=0)
+    """Passes over the training images, where `steps` is not set."""
+    accumulate: int = Field(1, ge=1)
+    """Micro-batches per step and rank. A batch that is too large for the device is cut into so many parts, whose
+    gradients are averaged."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast, with weights in float32. What stays float32 may then be computed in TF32 on a GPU."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: every rank holds the whole towers. fsdp: they are sharded over the ranks (FSDP2), for towers that one device
+    cannot hold."""
+    ranks: int | None = Field(None, ge=1)
+    """Processes that jobs/train.py starts through Spark. None: with a local master one per GPU, or one; on a cluster it
+    must be set. torchrun has its own option for it."""
+    device: str = "auto"
+    """Where ranks compute. auto: cuda where each rank finds a GPU, else cpu."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of torch per rank. None: the rank's share of the cores."""
+    seed: int = 0
+    """Seed of the initial weights, of the order of the data and of every draw."""
+    evaluate_every: int | None = Field(None, ge=1)
+    """Steps between evaluations on what is held out. There is always one before the first step and one after the last.
+    None: only these two."""
+    evaluate_images: int = Field(4096, ge=2)
+    """Images that an evaluation during training encodes at most of each kind: of held-out entities, held-out images of
+    other entities, and training images. They are drawn by hash."""
+    checkpoint_every: int = Field(1000, ge=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(3, ge=1)
+    """How many of the newest checkpoints are kept. The best by held-out retrieval is kept, too."""
+    log_every: int = Field(10, ge=1)
+    """Steps between lines of the journal."""
+    encoder: EncoderConfig = EncoderConfig()
+    """The towers."""
+    data: DataConfig = DataConfig()
+    """The images and their order."""
+    text: TextConfig = TextConfig()
+    """The texts that images are contrasted with."""
+    head: HeadConfig = HeadConfig()
+    """Classification over entities."""
+    loss: LossConfig = LossConfig()
+    """How the parts of a recipe are weighed."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """AdamW for the towers."""
+
+
+class EvaluateConfig(Section):
+    models: Paths = ()
+    """Encoders to measure, each `[LABEL=]MODEL` (core/model_name.py): what score.model takes, MODEL@random for the
+    same architecture untrained, hf:FOLDER for a Hugging Face model, or vectors:FOLDER of stored vectors, a file
+    DATASET.npz for each data set."""
+    data: dict[str, str] = Field(default_factory=dict)
+    """Path of each data set by its name: gpr1200, roxford5k, cifar100 … (evaluate/datasets.py lists them), or a name of
+    your own."""
+    suite: Paths = ()
+    """Protocols and data sets to measure, by name. Empty: all that the data sets allow."""
+    folder: str | None = None
+    """Where vectors, results, pictures and the page go. None: <output>/evaluation."""
+    preprocessing: Literal["model", "mofi-gpr1200"] = "model"
+    """How images are prepared. model: as the model says. mofi-gpr1200: as for MOFI's released figures, which is
+    ToTensor, Resize(224, antialias=False), CenterCrop, CLIP's mean and deviation."""
+    device: str = "auto"
+    """Where encoders run. auto: cuda where there is a GPU, else cpu."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the encoders. What is computed from their vectors is float64."""
+    batch_size: int = Field(64, ge=1)
+    """Images per forward pass on a GPU; halved by itself when the GPU's memory runs out."""
+    block_mb: int = Field(256, ge=1)
+    """Memory in MB that a block of similarities may take, beside the vectors."""
+    knn_k: tuple[int, ...] = (10, 20, 100, 200)
+    """Numbers of neighbours to measure with. A figure is reported for each."""
+    knn_temperature: float = Field(0.07, gt=0)
+    """Temperature of the neighbours' weights, exp(cosine / temperature) (DINO, arXiv 2104.14294)."""
+    projection: Literal["tsne", "umap", "none"] = "tsne"
+    """How vectors are laid out on the plane for the page's picture."""
+    seed: int = 0
+    """Seed of projections and of the weights of untrained encoders (MODEL@random). No other figure depends on it."""
+
+
+class Config(Section):
+    output: str = "out/run"
+    """Folder of all tables of the run."""
+    stages: Paths = ()
+    """Stages of your own beside the built-in ones (docs/extending.md): `package.module:Class`, `path/file.py:Class`, or
+    the name of an entry point of the group `i2e_pipeline.stages`. A stage's settings stand in a section of its name."""
+    storage: StorageConfig = StorageConfig()
+    """How tables are written."""
+    session: SessionConfig = SessionConfig()
+    """How Spark is started."""
+    run: RunConfig = RunConfig()
+    """How a run is carried out."""
+    pairs: PairsConfig = PairsConfig()
+    """The input: image + alt-text pairs."""
+    knowledge_base: KnowledgeBaseConfig = KnowledgeBaseConfig()
+    """What the knowledge base is made of."""
+    extract: ExtractConfig = ExtractConfig()
+    """How names are found in texts."""
+    link: LinkConfig = LinkConfig()
+    """Which entities a name can mean."""
+    score: ScoreConfig = ScoreConfig()
+    """How images are scored against entities."""
+    label: LabelConfig = LabelConfig()
+    """Which scored entities become labels."""
+    select: SelectConfig = SelectConfig()
+    """Which labels are published."""
+    train: TrainConfig = TrainConfig()
+    """Pre-training of image encoders."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """What is measured of which encoders."""
+
+    @model_validator(mode="after")
+    def _floors_leave_room(self) -> Config:
+        if self.link.max_candidates > self.knowledge_base.max_candidates:
+            raise ValueError(
+                f"link.max_candidates ({self.link.max_candidates}) is more than knowledge_base.max_candidates "
+                f"({self.knowledge_base.max_candidates})"
+            )
+        return self
+
+
+_SPELLED_BEFORE = {
+    "build.calibration": "label.calibration",
+    "build.bar": "label.threshold",
+    "build.max_labels_per_image": "label.max_labels_per_image",
+    "build.min_images_per_entity": "select.min_images_per_entity",
+    "build.max_images_per_entity": "select.max_images_per_entity",
+}
+"""Settings that were renamed, from their old name to today's. The old one is still read, with a note."""
+
+SectionsOf = Callable[[Sequence[str]], Mapping[str, type[Section]]]
+"""A function from the names in `stages` to the config sections that those stages bring."""
+
+
+def load(file: str | None = None, overrides: Sequence[str] = (), sections_of: SectionsOf | None = None) -> Config:
+    """The config of a YAML file with `section.key=value` overrides on top; raises ConfigError.
+
+    sections_of   None: stages from outside and their sections are passed over, as by commands that run no stage
+    """
+    tree: dict[str, Any] = {}
+    if file is not None:
+        path = Path(file)
+        if not path.is_file():
+            raise ConfigError(f"--config {file}: no such file")
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file} is not YAML: {error}") from None
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{file} must hold sections of settings, not {type(tree).__name__}")
+    return from_tree(merge(tree, overrides), file or "the defaults", overrides, sections_of)
+
+
+def merge(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A tree of settings with `section.key=value` overrides on top. Values are YAML; old spellings become today's."""
+    tree = _respelled(tree)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {override}: write it as section.key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        *sections, leaf = _today(key.strip()).split(".")
+        node = tree
+        for section in sections:
+            if node.get(section) is None:
+                node[section] = {}
+            node = node[section]
+            if not isinstance(node, dict):
+                raise ConfigError(f"--set {override}: {section} is a value, not a section")
+        node[leaf] = value
+    return tree
+
+
+def _today(key: str) -> str:
+    if key in _SPELLED_BEFORE:
+        log.warning("%s is now %s: the old spelling is still read", key, _SPELLED_BEFORE[key])
+    return _SPELLED_BEFORE.get(key, key)
+
+
+def _respelled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the tree with every setting under the name that it has today. Raises ConfigError for one set twice."""
+    tree = copy.deepcopy(dict(settings))
+    for old, new in _SPELLED_BEFORE.items():
+        (section, key), (new_section, new_key) = old.split("."), new.split(".")
+        if not isinstance(tree.get(section), dict) or key not in tree[section]:
+            continue
+        into = tree.setdefault(new_section, {})
+        if into is None:
+            into = tree[new_section] = {}
+        if isinstance(into, dict) and new_key in into:
+            raise ConfigError(f"{old} is the old spelling of {new}, and both are set: leave {old} out")
+        if isinstance(into, dict):
+            into[_today(old).split(".")[1]] = tree[section].pop(key)
+    for section in {old.split(".")[0] for old in _SPELLED_BEFORE}:
+        if tree.get(section, 0) in ({}, None):
+            del tree[section]
+    return tree
+
+
+def from_tree(
+    settings: Mapping[str, Any], file: str, overrides: Sequence[str] = (), sections_of: SectionsOf | None = None
+) -> Config:
+    """The validated config; raises ConfigError with a line for each setting that is not allowed."""
+    tree = _respelled(settings)
+    source = {_SPELLED_BEFORE.get(k, k): "--set" for k in (o.partition("=")[0].strip() for o in overrides)}
+    model = Config
+    named = _one_or_many(tree.get("stages"))
+    if named and (not isinstance(named, list | tuple) or not all(isinstance(n, str) for n in named)):
+        raise ConfigError(f"stages: {named!r} is not allowed (a list of names, each package.module:Class)")
+    if named and sections_of is None:
+        tree = {key: value for key, value in tree.items() if key in Config.model_fields and key != "stages"}
+    elif named and sections_of is not None:
+        model = _with_sections(sections_of(named))
+        for section in model.model_fields.keys() - Config.model_fields.keys():
+            if tree.get(section) is None:
+                tree[section] = {}
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e, source, file, model) for e in error.errors())) from None
+
+
+def _with_sections(sections: Mapping[str, type[Section]]) -> type[Config]:
+    """Config with a section for each stage from outside that has settings."""
+    if taken := sections.keys() & Config.model_fields.keys():
+        raise ConfigError(f"stages: {', '.join(sorted(taken))} is a section of this package: name the stage otherwise")
+    fields: dict[str, Any] = {name: (kind, ...) for name, kind in sections.items()}
+    return create_model("Config", __base__=Config, **fields)
+
+
+def _explain(error: Any, source: dict[str, str], file: str, config: type[Config]) -> str:
+    path = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and "[" in part))
+    origin = source.get(path, file)
+    if error["type"] == "extra_forbidden":
+        known = f"known here: {', '.join(_known(config, error['loc'][:-1]))}"
+        of_a_stage = "" if "." in path else " (settings of a stage of your own: name the stage in `stages`)"
+        return f"{path}: no such setting, from {origin}; {known}{of_a_stage}"
+    allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    where = path or "config"
+    if error["type"] == "value_error":
+        return f"{where}: {allowed}, from {origin}"
+    return f"{where}: {error['input']!r} is not allowed ({allowed}), from {origin}"
+
+
+def _known(config: type[Config], loc: tuple[Any, ...]) -> list[str]:
+    model: Any = config
+    for part in loc:
+        model = model.model_fields[part].annotation
+    return sorted(model.model_fields)
+
+
+def dump(config: Config) -> str:
+    """The whole tree as YAML, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def digest(value: Any) -> str:
+    """32 hex characters that name a JSON value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

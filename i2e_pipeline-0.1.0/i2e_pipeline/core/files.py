@@ -1,0 +1,473 @@
+"""Files wherever they lie: a local path, or a URI that pyarrow.fs knows (s3://, gs://, hdfs://, abfs://).
+
+What is written here is whole or not there: it is written under a hidden name beside its place (`.NAME.HEX.tmp`) and
+put in place when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+from pyarrow import fs as pafs
+
+from i2e_pipeline.core.errors import AlreadyThere, I2EError, NoSuchFile
+
+_WHOLE = 64 << 20
+_WINDOW = 64 << 10
+_WINDOWS = 4
+_SMALL_READS = 32
+_SWEPT_AFTER = 60.0
+"""Seconds: a record takes milliseconds to write, so what is unfinished for so long was left by a writer that died."""
+_RENAMING = ("hdfs://", "viewfs://")
+"""Remote file systems that rename in one step, as object stores do not."""
+_UNFINISHED = re.compile(r"\.?(?P<name>.+)\.[0-9a-f]{32}\.tmp")
+"""Names of what is being written; those of older versions began without the dot."""
+
+
+class StoreError(I2EError, ValueError):
+    """A path or URI that no file system is known for."""
+
+
+class RecordError(I2EError, ValueError):
+    """A record that is not whole JSON; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    path: str
+    size: int
+    """bytes"""
+    modified: int
+    """nanoseconds since 1970; 0 where the store does not say"""
+
+
+def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a path or URI, and the path within it. Raises StoreError where none is known for it."""
+    if "://" in path:
+        try:
+            filesystem, inner = pafs.FileSystem.from_uri(path)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise StoreError(
+                f"{path}: {error}. Known are paths of this machine, s3://, gs://, abfs:// and hdfs://"
+            ) from None
+        return filesystem, inner
+    return pafs.LocalFileSystem(), os.path.abspath(path)
+
+
+def is_local(path: str) -> bool:
+    return "://" not in path or path.startswith("file://")
+
+
+def join(base: str, *parts: str) -> str:
+    return posixpath.join(base, *parts)
+
+
+def exists(path: str) -> bool:
+    filesystem, inner = open_filesystem(path)
+    return bool(filesystem.get_file_info(inner).type != pafs.FileType.NotFound)
+
+
+def list_folders(folder: str) -> list[str]:
+    """Names of the folders directly in a folder, sorted; none where it is missing."""
+    filesystem, inner = open_filesystem(folder)
+    found = _listing(filesystem, inner, recursive=False)
+    return sorted(posixpath.basename(i.path) for i in found if i.type == pafs.FileType.Directory)
+
+
+def list_files(folder: str) -> list[FileInfo]:
+    """All files below a folder, hidden ones too, sorted by path, relative to it; none where the folder is missing."""
+    filesystem, inner = open_filesystem(folder)
+    found = _listing(filesystem, inner, recursive=True)
+    return sorted(
+        (
+            FileInfo(posixpath.relpath(i.path, inner), i.size, i.mtime_ns or 0)
+            for i in found
+            if i.type == pafs.FileType.File
+        ),
+        key=lambda i: i.path,
+    )
+
+
+def is_hidden(path: str) -> bool:
+    """Does a part of this relative path begin with `.` or `_`? Spark, Delta, macOS and this module keep such files
+    beside the data."""
+    return any(part.startswith((".", "_")) for part in path.split("/"))
+
+
+# Finding
+
+
+_WILD = re.compile(r"[*?[]")
+_QUERY = re.compile(r"\?\w+=.*$")
+
+
+def find(patterns: Sequence[str], suffix: str) -> list[FileInfo]:
+    """Files that paths, folders or globs name, sorted by path, each once.
+
+    A path is taken as it is. Of a folder, and of a folder that a glob matches, all files below it whose names end with
+    `suffix` are taken. In a glob `*`, `?` and `[…]` stand for characters of one name and never for a `/`; `**` alone
+    between two `/` stands for any number of folders, none included. No wildcard and no folder gives names that begin
+    with `.` or `_`; a pattern that spells that first character does. All this holds on disks and on object stores.
+
+    Raises NoSuchFile for a pattern that names nothing, StoreError for a URI of an unknown kind.
+    """
+    found: dict[str, FileInfo] = {}
+    for pattern in patterns:
+        matched = _find_one(pattern, suffix)
+        if not matched:
+            raise NoSuchFile(f"{pattern}: no file matches (looked for *{suffix})")
+        for info in matched:
+            found[info.path] = info
+    return [found[path] for path in sorted(found)]
+
+
+def _find_one(pattern: str, suffix: str) -> list[FileInfo]:
+    pattern, query = pattern.removeprefix("file://"), ""
+    scheme, authority, rest = "", "", pattern
+    if not is_local(pattern):
+        # A store's options stand behind a `?`, which is no wildcard then.
+        query = match.group() if (match := _QUERY.search(pattern)) else ""
+        scheme, _, rest = pattern.removesuffix(query).partition("://")
+        authority, slash, rest = rest.partition("/")
+        scheme, rest = f"{scheme}://", slash + rest
+    names = rest.split("/")
+    fixed = next((n for n, name in enumerate(names) if _WILD.search(name)), len(names))
+    base = "/".join(names[:fixed])
+    said = scheme + authority + (base or ("/" if rest.startswith("/") and not scheme else ""))
+    filesystem, inner = open_filesystem(said + query if said else ".")
+    wanted = [name for name in names[fixed:] if name]
+
+    def named(info: pafs.FileInfo) -> FileInfo:
+        """As the user spells it: what stands before the wildcards stays as it is written."""
+        below = info.path[len(inner.rstrip("/")) :].lstrip("/")
+        path = f"{said.rstrip('/')}/{below}" if said and below else said or below
+        return FileInfo(path + query, info.size, info.mtime_ns or 0)
+
+    found = []
+    for info in _matched(filesystem, inner, wanted):
+        if info.type == pafs.FileType.File:
+            found.append(named(info))
+        elif info.type == pafs.FileType.Directory:
+            start = len(info.path.rstrip("/")) + 1
+            found += [
+                named(i)
+                for i in _listing(filesystem, info.path, recursive=True)
+                if i.type == pafs.FileType.File and i.path.endswith(suffix) and not is_hidden(i.path[start:])
+            ]
+    return found
+
+
+def _matched(filesystem: pafs.FileSystem, base: str, names: Sequence[str]) -> list[pafs.FileInfo]:
+    """Files and folders below `base` that these names, some of them wildcards, lead to."""
+    found: list[pafs.FileInfo] = [filesystem.get_file_info(base)]
+    for n, name in enumerate(names):
+        folders = [i.path.rstrip("/") for i in found if i.type == pafs.FileType.Directory]
+        if name == "**":
+            below = re.compile("".join(map(_expression, names[n:])))
+            return [
+                info
+                for folder in folders
+                for info in _listing(filesystem, folder or "/", recursive=True)
+                if below.fullmatch(info.path[len(folder) :])
+            ]
+        if _WILD.search(name):
+            here = re.compile(_expression(name))
+            listed = [i for folder in folders for i in _listing(filesystem, folder or "/", recursive=False)]
+            found = [i for i in listed if here.fullmatch(f"/{i.base_name}")]
+        else:
+            found = filesystem.get_file_info([f"{folder}/{name}" for folder in folders]) if folders else []
+    return found
+
+
+def _expression(name: str) -> str:
+    """The regular expression of `/` and one name of a glob."""
+    if name == "**":
+        return r"(?:/(?![._])[^/]+)*"
+    parts = ["/(?![._])" if _WILD.match(name) else "/"]
+    for token in re.findall(r"\[!?\]?[^\]]*\]|.", name, re.DOTALL):
+        if token == "*":
+            parts.append("[^/]*")
+        elif token == "?":
+            parts.append("[^/]")
+        elif len(token) > 1:
+            inner = re.sub(r"([\\\[\]^&~|])", r"\\\1", token[1:-1].removeprefix("!"))
+            parts.append(f"(?!/)[{'^' if token[1] == '!' else ''}{inner}]")
+        else:
+            parts.append(re.escape(token))
+    return "".join(parts)
+
+
+def _listing(filesystem: pafs.FileSystem, folder: str, recursive: bool) -> list[pafs.FileInfo]:
+    selector = pafs.FileSelector(folder, recursive=recursive, allow_not_found=True)
+    return list(filesystem.get_file_info(selector))
+
+
+# Reading
+
+
+def read_bytes(path: str) -> bytes:
+    filesystem, inner = open_filesystem(path)
+    with filesystem.open_input_stream(inner) as stream:
+        return bytes(stream.read())
+
+
+def read_json(path: str) -> Any:
+    return json.loads(read_bytes(path))
+
+
+def record(path: str, remedy: str) -> Any:
+    """The JSON of one record. Raises RecordError, with the remedy, where it is not whole."""
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise RecordError(f"{path} is not a whole record ({error}): {remedy}") from None
+
+
+def records(folder: str, remedy: str) -> dict[str, Any]:
+    """The records of a folder: the JSON of each NAME.json directly in it, by NAME, sorted; {} where it is missing.
+
+    Everything else that lies there is passed over: folders, other programs' files (`.DS_Store`), names that begin with
+    `.` or `_`. What a writer of ours that died has left unfinished there is removed. Raises RecordError, with the
+    remedy, for a record that is not whole.
+    """
+    filesystem, inner = open_filesystem(folder)
+    names = []
+    for info in _listing(filesystem, inner, recursive=False):
+        if info.type != pafs.FileType.File:
+            continue
+        unfinished = _UNFINISHED.fullmatch(info.base_name)
+        if unfinished and unfinished["name"].endswith(".json"):
+            # Of a writer that is alive, it is seconds old at most.
+            if info.mtime is not None and time.time() - info.mtime.timestamp() > _SWEPT_AFTER:
+                with suppress(OSError):  # another reader was faster, or this one may not write here
+                    filesystem.delete_file(info.path)
+        elif info.base_name.endswith(".json") and not is_hidden(info.base_name):
+            names.append(info.base_name)
+    names.sort()
+    with ThreadPoolExecutor(_SMALL_READS) as pool:
+        read = list(pool.map(lambda name: _record_or_none(join(folder, name), remedy), names))
+    return {name.removesuffix(".json"): value for name, value in zip(names, read, strict=True) if value is not None}
+
+
+def _record_or_none(path: str, remedy: str) -> Any:
+    """The record, or None where it was removed since it was listed."""
+    try:
+        return record(path, remedy)
+    except FileNotFoundError:
+        return None
+
+
+# Writing
+
+
+def _fresh_name(path: Path) -> Path:
+    """Where something is written that will be `path`."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+@contextmanager
+def fresh_file(path: str | Path) -> Iterator[Path]:
+    """A local path to write to. At the end of the block the file takes the place of `path`, in one step.
+
+    A reader sees the old file or the new one, never a part. After an error the old one stays, and nothing else.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = _fresh_name(target)
+    try:
+        yield fresh
+        with fresh.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def fresh_folder(folder: str | Path, alone: bool = False) -> Iterator[Path]:
+    """An empty local folder to fill. At the end of the block it takes the place of `folder`.
+
+    After an error the old one stays, and nothing else. A folder that can be seen under its name is whole.
+    alone   nobody else writes this folder now (the caller holds a lock): what killed writers left is removed first
+    """
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if alone:
+        for entry in target.parent.iterdir():
+            left = _UNFINISHED.fullmatch(entry.name)
+            if left and left["name"] == target.name:
+                shutil.rmtree(entry, ignore_errors=True)
+    fresh = _fresh_name(target)
+    fresh.mkdir()
+    try:
+        yield fresh
+        put_in_place(fresh, target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def put_in_place(fresh: Path, folder: Path) -> None:
+    """Rename the whole local folder `fresh` to `folder`. An older `folder` is removed.
+
+    A folder that is not empty cannot be replaced in one step: the old one is renamed first, so a reader that comes
+    between these two renames finds no folder.
+    """
+    _sync_folder(fresh)
+    old = _fresh_name(folder)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(fresh, folder)
+    _sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a mounted object store has no folders to sync
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def fresh_stream(path: str) -> Iterator[IO[bytes]]:
+    """A stream to a file that takes its name, whole, when the block has ended; its folder is made. After an error there
+    is none."""
+    filesystem, inner = open_filesystem(path)
+    if is_local(path):
+        with fresh_file(inner) as fresh, fresh.open("wb") as stream:
+            yield stream
+        return
+    folder, _, name = inner.rpartition("/")
+    filesystem.create_dir(folder, recursive=True)
+    # A store shows a file when its writer has closed it; a file system shows it from the first byte on.
+    renames = path.startswith(_RENAMING)
+    written = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp" if renames else inner
+    try:
+        with filesystem.open_output_stream(written) as out:
+            yield out
+        if renames:
+            filesystem.move(written, inner)
+    except BaseException:
+        with suppress(OSError):
+            filesystem.delete_file(written)
+        raise
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a small file so that a reader sees the old content or the new, never a part; its folder is made."""
+    filesystem, inner = open_filesystem(path)
+    if is_local(path):
+        with fresh_file(inner) as fresh:
+            fresh.write_bytes(content)
+        return
+    filesystem.create_dir(posixpath.dirname(inner), recursive=True)
+    with filesystem.open_output_stream(inner) as stream:
+        stream.write(content)
+
+
+def write_json(path: str, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def create_json(path: str, value: Any) -> None:
+    """Write a file that must not be there yet, on a local disk in one step. Raises AlreadyThere where it is."""
+    there = AlreadyThere(f"{path} is there already: another process has just written it")
+    if not is_local(path):
+        if exists(path):
+            raise there
+        write_json(path, value)
+        return
+    _, inner = open_filesystem(path)
+    os.makedirs(posixpath.dirname(inner), exist_ok=True)
+    try:
+        with open(inner, "x", encoding="utf-8") as file:
+            json.dump(value, file)
+    except FileExistsError:
+        raise there from None
+
+
+def make_folder(path: str) -> None:
+    filesystem, inner = open_filesystem(path)
+    filesystem.create_dir(inner, recursive=True)
+
+
+def remove(path: str) -> None:
+    """Remove a file or folder; nothing where it is missing."""
+    filesystem, inner = open_filesystem(path)
+    kind = filesystem.get_file_info(inner).type
+    if kind == pafs.FileType.Directory:
+        filesystem.delete_dir(inner)
+    elif kind == pafs.FileType.File:
+        filesystem.delete_file(inner)
+
+
+def move(source: str, target: str) -> None:
+    """Move a folder into place: one rename where the store has renames, file by file where it does not."""
+    filesystem, inner = open_filesystem(source)
+    _, into = open_filesystem(target)
+    filesystem.create_dir(posixpath.dirname(into), recursive=True)
+    if is_local(source) or source.startswith(_RENAMING):
+        filesystem.move(inner, into)
+        return
+    for info in list_files(source):
+        filesystem.copy_file(join(inner, info.path), join(into, info.path))
+    filesystem.delete_dir(inner)
+
+
+def move_file(source: str, target: str) -> None:
+    """Move one file; its folder is made."""
+    filesystem, inner = open_filesystem(source)
+    _, into = open_filesystem(target)
+    filesystem.create_dir(posixpath.dirname(into), recursive=True)
+    filesystem.move(inner, into)
+
+
+def copy(source: str, target: str) -> None:
+    """Copy one file, of any size; its folder is made."""
+    here, inner = open_filesystem(source)
+    there, into = open_filesystem(target)
+    there.create_dir(posixpath.dirname(into), recursive=True)
+    pafs.copy_files(inner, into, source_filesystem=here, destination_filesystem=there)
+
+
+def fingerprint(path: str) -> str:
+    """32 hex characters that name a file's content; of a folder, its files' names and contents.
+
+    Files up to 64 MB are hashed whole. Of a larger file its size is hashed, both ends and three windows between them,
+    so that a terabyte costs five requests. A Parquet file's end is its footer, which holds the size and statistics of
+    every column chunk. Raises NoSuchFile.
+    """
+    filesystem, inner = open_filesystem(path)
+    info = filesystem.get_file_info(inner)
+    if info.type == pafs.FileType.NotFound:
+        raise NoSuchFile(f"{path}: no such file or folder")
+    digest = hashlib.blake2b(digest_size=16)
+    if info.type == pafs.FileType.Directory:
+        for entry in list_files(path):
+            digest.update(f"{entry.path}\0{fingerprint(join(path, entry.path))}\0".encode())
+        return digest.hexdigest()
+    digest.update(str(info.size).encode())
+    with filesystem.open_input_file(inner) as stream:
+        if info.size <= _WHOLE:
+            digest.update(stream.read())
+        else:
+            step = (info.size - _WINDOW) // _WINDOWS
+            for window in range(_WINDOWS + 1):
+                digest.update(stream.read_at(_WINDOW, window * step if window < _WINDOWS else info.size - _WINDOW))
+    return digest.hexdigest()

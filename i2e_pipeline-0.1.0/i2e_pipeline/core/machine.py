@@ -1,0 +1,55 @@
+"""This machine: where files lie that every process of a user on it may share."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.files import fresh_folder
+
+
+class ScratchError(I2EError, OSError):
+    """The user's temporary folder cannot be used; the message says the remedy."""
+
+
+def scratch(*parts: str) -> Path:
+    """A folder for what this machine keeps between processes: <temporary folder>/i2e-<uid>/<parts>, made if missing.
+
+    The temporary folder is the system's, or TMPDIR's. It is the uid that tells users apart, since a container's user
+    often has no name. Only the user can enter the folder. Raises ScratchError where another user made one of that name:
+    anyone may write to the temporary folder, and what lies here is run (Java's wrapper) and read as data.
+    """
+    own = Path(tempfile.gettempdir()) / f"i2e-{os.getuid()}"
+    try:
+        own.mkdir(mode=0o700, exist_ok=True)
+        found = own.lstat()
+    except OSError as error:
+        raise ScratchError(f"{own} cannot be made ({error}): set TMPDIR to a folder of yours") from None
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+        raise ScratchError(f"{own} is no folder of this user: remove it, or set TMPDIR to another place")
+    folder = own.joinpath(*parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def laid_out(room: str, name: str, fill: Callable[[Path], None], whole: Callable[[Path], bool] = Path.is_dir) -> Path:
+    """The folder `name` of a room of the scratch: filled by the first process that asks, found by all others.
+
+    fill    puts the content into an empty folder
+    whole   is what lies there as it must be? If not, it is laid out again
+    A folder that can be seen under its name was filled to the end.
+    """
+    folder = scratch(room)
+    place = folder / name
+    if not (place.is_dir() and whole(place)):
+        with FileLock(f"{folder}/.{name}.lock"):
+            if not (place.is_dir() and whole(place)):
+                with fresh_folder(place, alone=True) as fresh:
+                    fill(fresh)
+    return place

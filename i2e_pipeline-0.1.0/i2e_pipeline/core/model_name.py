@@ -1,0 +1,113 @@
+"""How a model is named, in `score.model`, `train.encoder.model` and `evaluate.models`: one grammar for all three.
+
+    NAME@WEIGHTS           open_clip's architecture NAME (ViT-B-32, MobileCLIP2-S0 …); WEIGHTS is a tag that open_clip
+                           knows for it (laion2b_s34b_b79k), or a file of weights
+    local-dir:FOLDER       a folder with open_clip_config.json and weights
+    hf-hub:ORG/NAME        an open_clip model of the Hugging Face hub
+    MODEL@random           any of these three with random weights
+    hf:FOLDER              a Hugging Face model (transformers)        `i2e evaluate` alone
+    vectors:FOLDER         stored vectors instead of a model          `i2e evaluate` alone
+    LABEL=MODEL            any of these under another name in tables  `i2e evaluate` alone
+
+A training begins with random weights where none are named; `local-dir:FOLDER@folder` begins with those of the folder.
+In place of NAME@WEIGHTS the sections `score` and `train.encoder` also take `model: NAME` and `pretrained: WEIGHTS`, and
+this is how a config holds it: both spellings are one setting, with one fingerprint.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from i2e_pipeline.core.errors import I2EError
+
+Kind = Literal["name", "local-dir", "hf-hub", "hf", "vectors"]
+RANDOM, FOLDER = "random", "folder"
+"""Words that stand for weights: those drawn at random, those that lie in a local-dir."""
+_PREFIXES: tuple[Kind, ...] = ("local-dir", "hf-hub", "hf", "vectors")
+
+
+class ModelNameError(I2EError, ValueError):
+    """A name that is not of this grammar, or not of the part of it that a command takes."""
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A name, taken apart."""
+
+    kind: Kind
+    model: str
+    """What loads it: as open_clip takes it, with `local-dir:` or `hf-hub:`; of hf: and vectors: the folder alone."""
+    weights: str | None = None
+    """Behind the @: a tag, a file, "random" or "folder"; None: nothing was said."""
+
+    @property
+    def folder(self) -> str | None:
+        """The folder of a local-dir; None of all others."""
+        return self.model.removeprefix("local-dir:") if self.kind == "local-dir" else None
+
+
+def parse(text: str) -> ModelName:
+    """Takes MODEL apart. Raises ModelNameError where it names nothing."""
+    kind = next((k for k in _PREFIXES if text.startswith(f"{k}:")), None)
+    if kind is None:
+        # At the first @: a file of weights may have one in its path, a name of open_clip's has none.
+        name, at, weights = text.partition("@")
+        if not name or (at and not weights):
+            raise ModelNameError(f"{text!r} names no model: write NAME@WEIGHTS, local-dir:FOLDER or hf-hub:ORG/NAME")
+        return ModelName("name", name, weights or None)
+    if not text.removeprefix(f"{kind}:"):
+        raise ModelNameError(f"{text!r} names no model: a folder or name is wanted behind {kind}:")
+    if kind in ("hf", "vectors"):
+        return ModelName(kind, text.removeprefix(f"{kind}:"))
+    for word in (RANDOM, FOLDER) if kind == "local-dir" else (RANDOM,):  # any other @ is part of the folder's name
+        if text.endswith(f"@{word}"):
+            return ModelName(kind, text.removesuffix(f"@{word}"), word)
+    return ModelName(kind, text)
+
+
+def split_label(spec: str) -> tuple[str, str]:
+    """(label, MODEL) of `[LABEL=]MODEL`; without a label the model's name, of a folder its last part.
+
+    Raises ModelNameError where there is no model.
+    """
+    label, equals, model = spec.partition("=")
+    if not equals or re.search(r"[:/@]", label):
+        label, model = "", spec
+    if not model:
+        raise ModelNameError(f"{spec!r} names no model")
+    if label:
+        return label, model
+    bare = model.removesuffix(f"@{RANDOM}")
+    prefix, _, rest = bare.rpartition(":")
+    name = rest if prefix == "hf-hub" else rest.rstrip("/").rsplit("/", 1)[-1]
+    return f"{name or bare} (untrained)" if bare != model else name or bare, model
+
+
+def two_fields(values: Any, untrained: bool) -> Any:
+    """A section's values with `model: NAME@WEIGHTS` written as its two fields, model and pretrained.
+
+    untrained   whether random weights are of use to the section: a training begins with them, a score needs trained
+                ones
+    What is no mapping with a text in `model` is returned as it is, for pydantic to refuse. Raises ModelNameError.
+    """
+    model = values.get("model") if isinstance(values, dict) else None
+    if not isinstance(model, str) or not model:
+        return values
+    named = parse(model)
+    if named.kind in ("hf", "vectors"):
+        raise ModelNameError(f"model: {model} is for `i2e evaluate` alone: an open_clip model is wanted here")
+    if named.weights is None:
+        return values
+    other = values.get("pretrained")
+    if other is not None and other != named.weights:
+        raise ModelNameError(f"model: {model} names its weights, and pretrained: {other} names others: leave one out")
+    weights: str | None = named.weights
+    if weights == RANDOM:
+        if not untrained:
+            raise ModelNameError(f"model: {model} has random weights, with which no score means anything: name trained")
+        weights = None
+    elif named.kind == "local-dir" and not untrained:
+        weights = None  # where trained weights are wanted, those of the folder are what local-dir means
+    return {**values, "model": named.model, "pretrained": weights}

@@ -1,0 +1,192 @@
+"""Every table's schema: the contract between stages.
+
+`entity_id` is Wikidata's number (Q42 -> 42). Ids are 128-bit hashes in binary(16). `unit` names the unit of work that
+wrote a row and is a column of the folder name, not of the files.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import pyarrow as pa
+
+ID = pa.binary(16)
+
+
+def _schema(*fields: pa.Field) -> pa.Schema:
+    return pa.schema(list(fields))
+
+
+def _key(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+class Reason(str, Enum):
+    """Why a row went no further. One name, here, in `rejects`, in the summary, in the report and in the docs.
+
+    Those of dump lines are in wikidata/reasons.py.
+    """
+
+    __str__ = str.__str__
+
+    # pairs: rows of the input files
+    NULL_TEXT = "null_text"
+    EMPTY_TEXT = "empty_text"
+    NO_LETTERS = "no_letters"
+    # extract: distinct texts
+    NO_MENTION = "no_mention"
+    # link: mentions
+    NO_CANDIDATE = "no_candidate"
+    BELOW_FLOOR = "below_floor"
+    # score: pairs
+    NO_LINKED_MENTION = "no_linked_mention"
+    NULL_IMAGE = "null_image"
+    EMPTY_IMAGE = "empty_image"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED_IMAGE = "truncated_image"
+    BROKEN_IMAGE = "broken_image"
+    TOO_MANY_BYTES = "too_many_bytes"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_SMALL = "too_small"
+    TOO_LONG = "too_long"
+    NAN_SCORE = "nan_score"
+    # label: pairs
+    BELOW_BAR = "below_bar"
+    # select: pairs
+    DUPLICATE_IMAGE = "duplicate_image"
+    RARE_ENTITY = "rare_entity"
+    OVER_CAP = "over_cap"
+
+
+PAIRS = _schema(
+    _key("pair_id", ID),
+    pa.field("key", pa.string()),
+    _key("shard", pa.int32()),
+    _key("row", pa.int64()),
+    pa.field("url", pa.string()),
+    _key("text_id", ID),
+)
+TEXTS = _schema(
+    _key("text_id", ID),
+    _key("text", pa.string()),
+    _key("script", pa.string()),
+    _key("pairs", pa.int64()),
+)
+MENTIONS = _schema(
+    _key("text_id", ID),
+    _key("start", pa.int32()),
+    _key("end", pa.int32()),
+    _key("surface", pa.string()),
+    _key("normal_form", pa.string()),
+    pa.field("label", pa.string()),
+    _key("source", pa.string()),
+)
+CANDIDATES = _schema(
+    _key("text_id", ID),
+    _key("start", pa.int32()),
+    _key("end", pa.int32()),
+    _key("entity_id", pa.int64()),
+    _key("prior", pa.float32()),
+    _key("probability", pa.float32()),
+    _key("rank", pa.int32()),
+)
+ENTITY_VECTORS = _schema(
+    _key("entity_id", pa.int64()),
+    _key("vector", pa.list_(pa.float32())),
+    _key("described", pa.bool_()),
+)
+SCORES = _schema(
+    _key("pair_id", ID),
+    _key("entity_id", pa.int64()),
+    _key("image_id", ID),
+    _key("shard", pa.int32()),
+    _key("row", pa.int64()),
+    _key("clip_score", pa.float32()),
+    pa.field("background_z", pa.float32()),
+    _key("described", pa.bool_()),
+    _key("width", pa.int32()),
+    _key("height", pa.int32()),
+    _key("perceptual_hash", pa.int64()),
+    pa.field("vector", pa.binary()),
+)
+LABELS = _schema(
+    _key("image_id", ID),
+    _key("pair_id", ID),
+    _key("shard", pa.int32()),
+    _key("row", pa.int64()),
+    _key("width", pa.int32()),
+    _key("height", pa.int32()),
+    _key("entity_id", pa.int64()),
+    _key("clip_score", pa.float32()),
+    _key("text_probability", pa.float32()),
+    _key("probability", pa.float32()),
+    pa.field("reason", pa.string()),
+)
+IMAGE_LABELS = pa.list_(pa.struct([("entity_id", pa.int64()), ("class_index", pa.int32()), ("score", pa.float32())]))
+SELECTION = _schema(
+    _key("image_id", ID),
+    _key("pair_id", ID),
+    _key("shard", pa.int32()),
+    _key("row", pa.int64()),
+    _key("width", pa.int32()),
+    _key("height", pa.int32()),
+    _key("labels", IMAGE_LABELS),
+)
+IMAGES = _schema(
+    _key("image_id", ID),
+    pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
+    pa.field("url", pa.string()),
+    _key("alt_text", pa.string()),
+    _key("width", pa.int32()),
+    _key("height", pa.int32()),
+    _key("labels", IMAGE_LABELS),
+)
+I2E_ENTITIES = _schema(
+    _key("class_index", pa.int32()),
+    _key("entity_id", pa.int64()),
+    _key("name", pa.string()),
+    pa.field("description", pa.string()),
+    pa.field("aliases", pa.list_(pa.string())),
+    _key("images", pa.int64()),
+    _key("pairs_proposed", pa.int64()),
+    _key("pairs_labelled", pa.int64()),
+    _key("mean_clip_score", pa.float32()),
+    _key("mean_probability", pa.float32()),
+)
+ENTITY_STATISTICS = _schema(
+    _key("entity_id", pa.int64()),
+    pa.field("class_index", pa.int32()),
+    _key("name", pa.string()),
+    pa.field("description", pa.string()),
+    pa.field("aliases", pa.list_(pa.string())),
+    _key("images", pa.int64()),
+    _key("pairs_proposed", pa.int64()),
+    _key("pairs_labelled", pa.int64()),
+    pa.field("mean_clip_score", pa.float32()),
+    pa.field("mean_clip_score_labelled", pa.float32()),
+    pa.field("mean_probability", pa.float32()),
+)
+BUCKETS = _schema(
+    _key("images_from", pa.int64()),
+    _key("images_to", pa.int64()),
+    _key("entities", pa.int64()),
+    _key("images", pa.int64()),
+)
+FUNNEL = _schema(
+    _key("position", pa.int32()),
+    _key("stage", pa.string()),
+    _key("rows_are", pa.string()),
+    _key("rows_in", pa.int64()),
+    _key("rows_out", pa.int64()),
+    pa.field("reason", pa.string()),
+    _key("rejected", pa.int64()),
+)
+REJECTS = _schema(
+    _key("reason", pa.string()),
+    pa.field("id", ID),
+    pa.field("shard", pa.int32()),
+    pa.field("row", pa.int64()),
+    pa.field("start", pa.int32()),
+    pa.field("end", pa.int32()),
+    pa.field("detail", pa.string()),
+)

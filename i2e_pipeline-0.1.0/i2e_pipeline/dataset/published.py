@@ -1,0 +1,192 @@
+"""The published dataset as its readers see it: which files belong to it, and what stands in them. No Spark.
+
+Reads    <dataset>/manifest.json · <dataset>/images/unit=*/ · <dataset>/entities/unit=*/
+         Parquet, Delta (read through its log) or an export; on a disk or behind a URI that pyarrow.fs knows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import digest
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.schemas import I2E_ENTITIES, IMAGES
+
+_READS = 32
+"""Footers that are asked for at the same time: a store answers each in some 50 ms."""
+_NEEDED = ("image_id", "image", "alt_text", "labels")
+
+
+class DatasetError(I2EError, ValueError):
+    """A dataset that cannot be read or used; the message names folder, file or value, and the way out."""
+
+
+class NotPublished(DatasetError):
+    """There is no whole dataset to read."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    path: str
+    """relative to the folder of the dataset: images/unit=…/part-….parquet"""
+    rows: int
+    row_group_rows: tuple[int, ...]
+    row_group_bytes: tuple[int, ...]
+    """uncompressed"""
+
+
+@dataclass(frozen=True)
+class Published:
+    folder: str
+    manifest: dict[str, Any]
+    entities: pa.Table
+    """I2E_ENTITIES, a row per class index, in that order."""
+    files: tuple[ImageFile, ...]
+    """In the order of their paths; a unit's in the order of the tasks that wrote them, whichever attempt it was."""
+    fingerprint: str
+    """32 hex characters: equal where every row stands in the same place with the same content."""
+
+    @property
+    def rows(self) -> int:
+        return sum(f.rows for f in self.files)
+
+    def open(self, file: ImageFile) -> pq.ParquetFile:
+        """The file, for one thread at a time. Raises DatasetError where it is gone."""
+        return _open(files.join(self.folder, file.path))
+
+
+def manifest_of(folder: str) -> dict[str, Any]:
+    """The manifest of the dataset in `folder`: what says that the dataset is whole, for it is written last, and which
+    units belong to it ("units": rows of images by unit).
+
+    Raises NotPublished where there is none, DatasetError where it is of something else.
+    """
+    place = files.join(folder, "manifest.json")
+    if not files.exists(place):
+        raise NotPublished(
+            f"{folder} has no manifest.json: nothing was published there, or publishing was cut off. "
+            "`i2e run` (jobs/build_dataset.py) ends a run that was begun; of a finished one name the folder `i2e`"
+        )
+    manifest: Any = files.record(place, "copy the dataset again, or `i2e run`")
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("units"), dict):
+        raise DatasetError(f"{place} names no units: it is not the manifest of an I2E dataset")
+    return manifest
+
+
+def open_published(folder: str) -> Published:
+    """The dataset in `folder`, a run's <output>/i2e or an export of it. Reads the manifest, the footer of every file
+    and the entities.
+
+    Raises NotPublished where there is no whole dataset, DatasetError where files are missing or its tables are not what
+    the schema says.
+    """
+    manifest = manifest_of(folder)
+    units = manifest["units"]
+    paths = [
+        files.join("images", p)
+        for p in part_files(files.join(folder, "images"))
+        if p.split("/")[0].removeprefix("unit=") in units
+    ]
+    with ThreadPoolExecutor(_READS) as pool:
+        image_files = tuple(pool.map(lambda path: _footer(folder, path), paths))
+    _check_rows(folder, units, image_files)
+    facts = [[f.path.split("/")[1], f.rows, f.row_group_rows, f.row_group_bytes] for f in image_files]
+    named = {"format": manifest.get("format_version"), "dataset": manifest.get("dataset"), "files": facts}
+    return Published(folder, manifest, _entities(folder), image_files, digest(named))
+
+
+def part_files(table: str) -> list[str]:
+    """Files of a table that count, sorted, relative to its folder: those of Delta's log where it has one, else all
+    Parquet files that are not hidden."""
+    if not files.exists(files.join(table, "_delta_log")):
+        paths = [i.path for i in files.list_files(table)]
+        return [path for path in paths if path.endswith(".parquet") and not files.is_hidden(path)]
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    try:
+        actions = DeltaTable(table).get_add_actions(flatten=True)
+    except (DeltaError, OSError) as error:
+        raise DatasetError(f"{table} is a Delta table whose log cannot be read: {error}") from None
+    return sorted(unquote(path) for path in pa.table(actions).column("path").to_pylist())
+
+
+def _open(path: str) -> pq.ParquetFile:
+    filesystem, inner = files.open_filesystem(path)
+    try:
+        # pre_buffer=False: with it a row group's bytes stay in memory for as long as the file is open.
+        return pq.ParquetFile(filesystem.open_input_file(inner), pre_buffer=False)
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{path} belongs to the dataset and is not there: copy or export the dataset again"
+        ) from None
+    except pa.ArrowInvalid as error:
+        raise DatasetError(f"{path} is not a Parquet file: {error}") from None
+
+
+def _footer(folder: str, path: str) -> ImageFile:
+    with _open(files.join(folder, path)) as file:
+        schema, metadata = file.schema_arrow, file.metadata
+        for name in _NEEDED:
+            expected = IMAGES.field(name).type
+            found = schema.field(name).type if name in schema.names else None
+            if found is None or not _readable(found, expected):
+                raise DatasetError(
+                    f"{folder}/{path}: column {name} is {found or 'missing'}, and not {expected}: another program or "
+                    "version wrote it; build the dataset with this one"
+                )
+        groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
+        return ImageFile(
+            path, metadata.num_rows, tuple(g.num_rows for g in groups), tuple(g.total_byte_size for g in groups)
+        )
+
+
+def _readable(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Equal, or as a program wrote it that compacted the table: Delta knows no binary of fixed size."""
+    if pa.types.is_struct(expected):
+        names = [f.name for f in found] if pa.types.is_struct(found) else []
+        return all(f.name in names and _readable(found.field(f.name).type, f.type) for f in expected)
+    if pa.types.is_list(expected):
+        return pa.types.is_list(found) and _readable(found.value_type, expected.value_type)
+    if pa.types.is_fixed_size_binary(expected):
+        return found in (expected, pa.binary())
+    return bool(found == expected)
+
+
+def _check_rows(folder: str, units: dict[str, int], image_files: Sequence[ImageFile]) -> None:
+    found = dict.fromkeys(units, 0)
+    for file in image_files:
+        found[file.path.split("/")[1].removeprefix("unit=")] += file.rows
+    wrong = [f"{u}: {found[u]:,} of {rows:,}" for u, rows in sorted(units.items()) if found[u] != rows]
+    if wrong:
+        raise DatasetError(
+            f"{folder} is not whole: rows by unit, found and announced by manifest.json: {'; '.join(wrong[:5])}. "
+            "Copy it again, or `i2e run`"
+        )
+    if not sum(found.values()):
+        raise DatasetError(f"{folder} holds no image: nothing passed the filters of the run that made it")
+
+
+def _entities(folder: str) -> pa.Table:
+    table = files.join(folder, "entities")
+    parts = []
+    for path in part_files(table):
+        with _open(files.join(table, path)) as file:
+            missing = [n for n in I2E_ENTITIES.names if n not in file.schema_arrow.names]
+            if missing:
+                raise DatasetError(f"{table}/{path} has no column {', '.join(missing)}: it is no table of entities")
+            parts.append(file.read(columns=I2E_ENTITIES.names).cast(I2E_ENTITIES))
+    entities = pa.concat_tables([I2E_ENTITIES.empty_table(), *parts]).sort_by("class_index")
+    classes = entities.column("class_index").to_numpy()
+    if not np.array_equal(classes, np.arange(len(classes))):
+        raise DatasetError(f"{table}: class indices are not 0 … {len(classes) - 1}, each once; build the dataset again")
+    return entities

@@ -1,0 +1,339 @@
+"""A pipeline of stages over one output: what is done, what is to do, do it. Knows no stage by name.
+
+A stage's unit is done when its commit record bears the fingerprint of this run and the files that it names are there.
+Everything else is made again, unit by unit, and what depends on it after it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.engine import cluster
+from i2e_pipeline.engine.progress import StageProgress, job_group
+from i2e_pipeline.engine.stage import Run, Stage, StageError, behind, catalogue
+from i2e_pipeline.engine.tables import WHOLE, Commit, Tables
+from i2e_pipeline.engine.units import Unit, Units
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+log = logging.getLogger(__name__)
+
+_LISTINGS = 32
+
+
+@dataclass
+class StageState:
+    """How a stage stands: which units are done, which are to do and why."""
+
+    stage: Stage
+    done: dict[str, Commit] = field(default_factory=dict)
+    to_do: dict[str, str] = field(default_factory=dict)
+    """Unit to the reason that it is to do."""
+    seconds: float = 0.0
+    """Of this run; 0 where nothing was to do."""
+
+    @property
+    def worked(self) -> bool:
+        return bool(self.to_do)
+
+
+def inspect(run: Run, stage: Stage, redo: bool = False) -> StageState:
+    """Which units of a stage are done. Reads commit records and lists files; no Spark."""
+    state = StageState(stage)
+    run = run.handed_to(stage)
+    run.fingerprints[stage.name] = stage.fingerprint(run, WHOLE)
+    found = run.tables.commits(stage.name)
+    units = stage.all_units(run)
+    with ThreadPoolExecutor(_LISTINGS) as pool:
+        gone = dict(zip(found, pool.map(lambda commit: stage.missing(run, commit), found.values()), strict=True))
+    for unit in units:
+        commit = found.get(unit)
+        if commit is None:
+            state.to_do[unit] = "new"
+        elif redo:
+            state.to_do[unit] = "asked for"
+        elif commit.fingerprint != stage.fingerprint(run, unit):
+            state.to_do[unit] = "changed: " + "; ".join(stage.changed(run, commit))
+        elif missing := gone[unit]:
+            state.to_do[unit] = f"{missing[0]} is missing or was changed"
+        else:
+            state.done[unit] = commit
+    run.commits[stage.name] = dict(state.done)
+    return state
+
+
+class Pipeline:
+    """Stages over the tables of one output."""
+
+    def __init__(
+        self, config: Config, stages: Sequence[Stage], start_spark: Callable[[], SparkSession] | None = None
+    ) -> None:
+        """`start_spark` is called when Spark is first needed. None: as the config says."""
+        self.config = config
+        self.stages = list(stages)
+        self.tables = Tables(config.output, config.storage, start_spark or self._start_spark, catalogue(stages))
+        self._held = False
+
+    def _start_spark(self) -> SparkSession:
+        from i2e_pipeline.engine.session import build
+
+        return build(self.config)
+
+    @property
+    def names(self) -> list[str]:
+        return [s.name for s in self.stages]
+
+    def writer(self, table: str) -> str:
+        """Name of the stage that writes a table."""
+        return self.tables.catalogue.writers[table]
+
+    def before(self, name: str) -> list[str]:
+        """Names of the stages before one."""
+        return self.names[: self.names.index(name)]
+
+    def upto(self, name: str) -> list[str]:
+        """Names of the stages before one, and its own."""
+        return self.names[: self.names.index(name) + 1]
+
+    def depends_on_units(self, stage: Stage) -> bool:
+        """Does a stage depend, by itself or through others, on what is made unit by unit?"""
+        return any(s.scope == "unit" for s in self.stages if s.name in behind(stage, self.stages))
+
+    def with_config(self, config: Config) -> Pipeline:
+        """The same stages under another config of the same output."""
+        other = Pipeline(config, self.stages, lambda: self.tables.spark)
+        other._held = self._held
+        return other
+
+    def known(self, names: Sequence[str]) -> None:
+        """Raise StageError for a name that is no stage's."""
+        for name in names:
+            if name not in self.names:
+                raise StageError(f"no stage {name!r}; stages are {', '.join(self.names)}")
+
+    def run(self, wanted: Sequence[str] | None = None, redo: Sequence[str] = ()) -> tuple[Run, list[StageState]]:
+        """Run the named stages (None: all); stages before them must be complete. Returns how every stage stands."""
+        self.known([*(wanted or ()), *redo])
+        with self.exclusive():
+            return self._run(wanted, redo)
+
+    def _run(self, wanted: Sequence[str] | None, redo: Sequence[str]) -> tuple[Run, list[StageState]]:
+        cluster.refuse_relative(self.config)
+        last = max(n for n, s in enumerate(self.stages) if wanted is None or s.name in wanted)
+        asked = self.stages[: last + 1]
+        needs_units = any(
+            s.scope == "unit" or self.depends_on_units(s) for s in asked if wanted is None or s.name in wanted
+        )
+        run = self.open(Units(self.tables.root).plan(self.config.pairs) if needs_units else [])
+        # Whatever is wrong with a setting is said before any work, not hours later when its stage comes.
+        for stage in asked:
+            run.settings_of(stage)
+            stage.check(run.handed_to(stage))
+        _refuse_other_format(self.config, self.tables)
+        if left := [name for name in self.tables.committed_stages() if name not in self.names]:
+            log.info("%s: no stage of this config; what it wrote stays, and nobody reads it", ", ".join(left))
+        _refuse_guarded(run, asked, redo)
+        self.tables.discard_staging()
+        states = []
+        for stage in asked:
+            state = inspect(run, stage, redo=stage.name in redo)
+            states.append(state)
+            if not state.to_do:
+                log.info("%-15s nothing to do: %s done before", stage.name, _units(len(state.done)))
+            elif wanted is not None and stage.name not in wanted:
+                raise StageError(_missing(stage, run, asked, wanted))
+            else:
+                _run_stage(run, state)
+        return run, states
+
+    def open(self, units: Sequence[Unit]) -> Run:
+        """What stages are handed, over these units; nothing is looked at yet."""
+        return Run(self.config, self.tables, units, self.stages)
+
+    @contextmanager
+    def beside(self, run: Run, stages: Sequence[Stage], unit: Unit) -> Iterator[Run]:
+        """Make these stages' tables of one unit that is no part of the dataset. They are removed at the end of the
+        block.
+
+        run   knows what the stages before these made
+        """
+        known = [s for s in self.stages if s in stages or s.name in run.commits]
+        beside = replace(run, units=[unit], stages=known, commits=dict(run.commits))
+        try:
+            for stage in stages:
+                inspect(beside, stage)
+                handed = beside.handed_to(stage)
+                stage.prepare(handed)
+                beside.commits[stage.name] = {unit.name: stage.carry_out(handed, unit.name)}
+            yield beside
+        finally:
+            for stage in stages:
+                self.tables.discard(stage.name, unit.name)
+
+    def status(self) -> tuple[list[Unit], list[StageState]]:
+        """How every stage stands under this config; runs nothing."""
+        units = Units(self.tables.root).plan(self.config.pairs, remember=False)
+        run = self.open(units)
+        return units, [inspect(run, stage) for stage in self.stages]
+
+    def forget(self, unit: str) -> None:
+        """Drop a unit from the dataset, and what every stage made of it. Raises InputError where it is not known."""
+        with self.exclusive():
+            Units(self.tables.root).forget(unit)
+            run = self.open([])
+            for stage in self.stages:
+                stage.forget(run, unit)
+            # Stages that the config no longer names left something of the unit, too.
+            for name in self.tables.committed_stages():
+                if name not in self.names:
+                    self.tables.discard(name, unit)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """One run at a time in an output folder. A lock whose process is gone does not hold."""
+        if self._held:
+            yield
+            return
+        with exclusive(self.config.output):
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
+
+
+def _refuse_guarded(run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> None:
+    """Raise StageError, before any work, where a guarded setting changed: what was made with it cost too much to be
+    made again unasked."""
+    units = {u.name for u in run.units}
+    for stage in asked:
+        if not stage.guarded or stage.name in redo:
+            continue
+        now = run.settings_of(stage)
+        for unit, commit in run.tables.commits(stage.name).items():
+            for setting in stage.guarded:
+                before = commit.components["settings"].get(setting)
+                if unit in units and before != now[setting]:
+                    raise StageError(
+                        f"{run.tables.path(next(iter(stage.tables)))} was written with another {setting} "
+                        f"({before}, now {now[setting]}): use another output, or `i2e run --redo {stage.name}`"
+                    )
+
+
+def _refuse_other_format(config: Config, tables: Tables) -> None:
+    """Raise StageError where the output holds tables of the other format: one cannot be read as the other."""
+    path, wanted = tables.path("_storage.json"), config.storage.format
+    if not files.exists(path):
+        files.write_json(path, {"format": wanted})
+    elif (found := files.read_json(path)["format"]) != wanted:
+        raise StageError(
+            f"{tables.root} holds {found} tables, and storage.format is {wanted}: use another output, or "
+            f"storage.format={found}"
+        )
+
+
+def _missing(stage: Stage, run: Run, asked: Sequence[Stage], wanted: Sequence[str]) -> str:
+    asker = next(s for s in asked if s.name in wanted)
+    for table in stage.tables:
+        path = run.tables.path(table)
+        if not files.exists(path):
+            return f"{asker.name} needs the table `{table}`, and {path} does not exist: run jobs/{stage.job}.py first."
+    return f"{asker.name} needs {stage.name}, which is not complete under this config: run jobs/{stage.job}.py first."
+
+
+def _run_stage(run: Run, state: StageState) -> None:
+    stage, context = state.stage, run.spark.sparkContext
+    cluster.check(run.spark, run.config)
+    run = run.handed_to(stage)
+    started = time.monotonic()
+    for reason in sorted(set(state.to_do.values()) - {"new"}):
+        log.info("%-15s %s again, %s", stage.name, _units(sum(r == reason for r in state.to_do.values())), reason)
+    stage.prepare(run)
+    rows = {unit: stage.rows_to_do(run, unit) for unit in state.to_do}
+    with StageProgress(stage.name, stage.does, sum(rows.values()), context) as progress:
+
+        def work(unit: str) -> Commit:
+            context.setJobGroup(job_group(stage.name, unit), f"{stage.does}: {unit}")
+            progress.begin(unit, rows[unit])
+            commit = stage.carry_out(run, unit)
+            progress.end(unit)
+            return commit
+
+        for commit in _in_threads(work, list(state.to_do), run.config.run.units_in_flight):
+            state.done[commit.unit] = commit
+            run.commits[stage.name][commit.unit] = commit
+    state.seconds = time.monotonic() - started
+    made = [state.done[u] for u in state.to_do]
+    rows_in = sum(c.rows_in for c in made)
+    log.info(
+        "%-15s %s: %s %s in, %s out, %s, %.1f s%s",
+        stage.name,
+        stage.does,
+        f"{rows_in:,}",
+        stage.rows_are,
+        f"{sum(c.rows_out for c in made):,}",
+        _units(len(made)),
+        state.seconds,
+        f", {rows_in / state.seconds:,.0f} rows/s" if rows_in else "",
+    )
+
+
+def _in_threads(work: Callable[[str], Commit], units: Sequence[str], width: int) -> Iterator[Commit]:
+    """Commits as they are made. After a failure no further unit is begun, and the failure is raised."""
+    with ThreadPoolExecutor(min(width, max(1, len(units)))) as pool:
+        waiting = [pool.submit(work, unit) for unit in units]
+        try:
+            for future in as_completed(waiting):
+                yield future.result()
+        except BaseException:
+            for future in waiting:
+                future.cancel()
+            raise
+
+
+def _units(count: int) -> str:
+    return f"{count} unit" + ("s" if count != 1 else "")
+
+
+@contextmanager
+def exclusive(output: str) -> Iterator[None]:
+    """One run at a time in an output folder. A lock whose process is gone does not hold."""
+    path = files.join(output, "_lock")
+    me = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    if files.exists(path):
+        holder = json.loads(files.read_bytes(path) or b"{}")
+        if holder.get("host") != me["host"] or _alive(holder.get("process", 0)):
+            raise StageError(
+                f"{output} is being written by process {holder.get('process')} on {holder.get('host')} since "
+                f"{holder.get('since')}: wait for it, or remove {path} if that process is gone"
+            )
+        files.remove(path)
+    files.create_json(path, me)
+    try:
+        yield
+    finally:
+        files.remove(path)
+
+
+def _alive(process: int) -> bool:
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,539 @@
+"""What a stage is: what it declares, and what all stages share.
+
+A stage declares all that others must know of it: name, place, tables with their schemas, reject reasons with their
+sentences, settings. Resume, counting, the check that no row was lost, timing and the commit are here; manifest, card,
+report, status, terminal and docs read the declarations. So one more stage is one more class, here or in somebody
+else's package (docs/extending.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+from i2e_pipeline.core.config import Config, Section, digest
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.rejects import reason_name
+from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
+from i2e_pipeline.engine.shipping import Shipped, ship
+from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Kernel, Tables, Written
+from i2e_pipeline.engine.units import Unit
+from i2e_pipeline.inputs.shards import RowBlocks, ShardReader
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+_DIGEST = 32
+_ROWS_PER_TASK = 16_384
+
+OF_NO_STAGE: Mapping[str, str] = {
+    "output": "where tables lie says nothing of what is in them",
+    "stages": "each stage stands in the fingerprints of those that depend on it",
+    "session": "how Spark is started changes no row",
+    "run": "how many units are carried at once changes no row",
+}
+"""Settings that every stage may read and that are in no fingerprint, and why."""
+
+
+class StageError(I2EError, RuntimeError):
+    """A stage cannot run or must not; the message says why and the way out."""
+
+
+class RowsLost(StageError):
+    """The rows that a stage passed on and rejected are not as many as it was given. Nothing was committed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One Spark job: the rows, the kernel that works on them, the tables that it yields and how rows are counted."""
+
+    rows: DataFrame
+    make_kernel: Callable[[], Kernel]
+    """Called in the worker, once per task."""
+    rows_expected: int | None = None
+    """Rows that the stages before passed on for this unit; None: it is not known."""
+    rows_of: Callable[[Any], int] | None = None
+    """Rows that a batch stands for; None: its length."""
+    profile: Any = None
+    """Spark's ResourceProfile of the job (engine/cluster.py); None: the application's."""
+
+
+class Stage:
+    """One step of the pipeline. Subclasses say what it is; the engine runs it."""
+
+    name: str
+    does: str
+    """What it does, in a few words, for the progress line and the report."""
+    rows_are: str
+    """What one row is that it counts: pairs, texts, mentions …"""
+    after: tuple[str, ...] = ()
+    """Stages, or tables, that it depends on: it stands behind them, and is done again when they are."""
+    job: str = ""
+    """The jobs/ script that runs it. Empty: that of the stage it stands behind."""
+    scope: Literal["unit", "segments", "whole"] = "unit"
+    """unit: by unit of work; whole: over all units at once; segments: what no earlier run has made yet."""
+    version: int = 1
+    """To be raised when the code makes something else of the same input. What older code wrote is then made again."""
+
+    reads: tuple[str, ...] = ()
+    """Tables that it reads; the engine hands out no others."""
+    tables: Mapping[str, Table] = {}
+    """Tables that it writes."""
+    scratch: Mapping[str, Table] = {}
+    """Tables between its own jobs, which are gone when it is done."""
+    passes: Passed | None = None
+    """In which table, by which key, the rows are that it passes on."""
+    reasons: Mapping[Any, str] = {}
+    """Why it rejects rows: each reason with a sentence for a reader who has not seen the code."""
+    narrows: str | None = None
+    """A table that was written before it. The stages behind it see only those rows of the table that it passed on,
+    which are those whose `passes.key` is in `passes.table`."""
+    features: tuple[str, ...] = ()
+    """Number columns of `passes.table` that the calibration of labels may weigh, by name."""
+    in_funnel: bool = True
+    """Whether it is a step from input rows to published images, which manifest, card and report count."""
+    per_pair: bool = True
+    """Whether its cost grows with the number of pairs."""
+
+    Settings: ClassVar[type[Section] | None] = None
+    """Settings of a stage from outside; they stand in the config's section of the stage's name."""
+    sections: tuple[str, ...] = ()
+    """Sections of the config that it reads beside `Settings`; the engine hands out no others. All their settings are in
+    its fingerprint except those in `leaves_out`, so that a new setting cannot be forgotten."""
+    leaves_out: Mapping[str, str] = {}
+    """Settings of those sections (`section.key`) that are not in its fingerprint, and why."""
+    stored_as: Mapping[str, str] = {}
+    """Settings (`section.key`) that were renamed, to the older name that commit records hold."""
+    sees_images: bool = False
+    """Whether it opens its rows' images (`Run.open_shards`). If so, the column that they are read from is in its
+    fingerprint."""
+    guarded: tuple[str, ...] = ()
+    """Settings, by their stored names, whose change is refused: what was made with them cost hours, and is not made
+    again unasked."""
+
+    @classmethod
+    def all_sections(cls) -> tuple[str, ...]:
+        return (*cls.sections, *((cls.name,) if cls.Settings is not None else ()))
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        """What of the config changes this stage's output, in JSON form.
+
+        Paths marked `Content` stand for what lies there. Override it to put the content of a model in the place of its
+        name. Raises StageError for a setting that it cannot work with.
+        """
+        found: dict[str, Any] = {}
+        for section in self.all_sections():
+            part = getattr(config, section)
+            leave_out = [key.partition(".")[2] for key in self.leaves_out if key.startswith(f"{section}.")]
+            try:
+                values = part.fingerprint(leave_out)
+            except FileNotFoundError as error:
+                raise StageError(f"{section}.{error}") from None
+            found |= {self.stored_as.get(f"{section}.{key}", key): value for key, value in values.items()}
+        if self.sees_images:
+            found["image_column"] = config.pairs.image_column
+        return found
+
+    def plan(self, run: Run, unit: str) -> Plan:
+        """The job that makes one unit. Stages of several jobs override `carry_out` instead."""
+        raise NotImplementedError(f"stage {self.name} defines neither `plan` nor `carry_out`")
+
+    def check(self, run: Run) -> None:
+        """Called before any stage works: raise StageError for settings or models that cannot work together."""
+
+    def prepare(self, run: Run) -> None:
+        """Done once before the first unit of a run."""
+
+    def facts(self, run: Run, unit: str) -> dict[str, Any]:
+        """Further facts for the commit record."""
+        return {}
+
+    # What all stages share
+
+    def depends_on(self, run: Run) -> tuple[str, ...]:
+        """Stages whose fingerprints are part of this one's: `after`, and those that narrow what it reads."""
+        narrowing = [s.name for table in self.reads for s in run.narrowing(table, self)]
+        return tuple(dict.fromkeys((*self.after, *narrowing)))
+
+    def components(self, run: Run, unit: str) -> dict[str, Any]:
+        """What a unit's fingerprint is made of."""
+        names = self.depends_on(run)
+        before: dict[str, Any] = {s: run.fingerprints[s] for s in names}
+        if self.scope == "whole":
+            before["units"] = {s: sorted(run.commits.get(s, {})) for s in names}
+        return {"version": self.version, "settings": run.settings_of(self), "after": before}
+
+    def fingerprint(self, run: Run, unit: str) -> str:
+        return digest(self.components(run, unit))
+
+    def missing(self, run: Run, commit: Commit) -> list[str]:
+        """Files that the commit made and that are gone."""
+        return run.tables.missing_files(commit)
+
+    def changed(self, run: Run, commit: Commit) -> list[str]:
+        """What differs between the fingerprint of a commit and today's, in words."""
+        names = {f"settings.{stored}": key for key, stored in self.stored_as.items()}
+        return difference(commit.components, self.components(run, commit.unit), names=names)
+
+    def all_units(self, run: Run) -> list[str]:
+        return [WHOLE] if self.scope == "whole" else [u.name for u in run.units]
+
+    def rows_to_do(self, run: Run, unit: str) -> int:
+        """Rows of a unit, for the progress line; 0 where it cannot be known before."""
+        return run.unit(unit).rows if self.scope == "unit" else 0
+
+    def forget(self, run: Run, unit: str) -> None:
+        """Drop what was made of a unit that is no longer part of the dataset."""
+        if self.scope == "unit":
+            run.tables.discard(self.name, unit)
+
+    def carry_out(self, run: Run, unit: str) -> Commit:
+        """Work on one unit and commit it."""
+        started = time.monotonic()
+        plan = self.plan(run, unit)
+        if not isinstance(plan, Plan):
+            raise StageError(f"stage {self.name}: plan returned {type(plan).__name__}, and not a Plan")
+        counting = Counting(plan.rows_of, self.passes)
+        written = run.tables.write(
+            plan.rows, plan.make_kernel, self.name, unit, tuple(self.tables), counting, plan.profile
+        )
+        return self.conclude(run, unit, [written], started, plan.rows_expected)
+
+    def conclude(
+        self,
+        run: Run,
+        unit: str,
+        staged: Sequence[Written],
+        started: float,
+        expected: int | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Commit:
+        """Check that no row was lost, and commit. The first job of `staged` is the one that is counted."""
+        counted = staged[0]
+        files: dict[str, list[Any]] = {}
+        rejected: dict[str, int] = {}
+        for written in staged:
+            for table, made in written.files.items():
+                files.setdefault(table, []).extend(made)
+            for reason, rows in written.rejected.items():
+                rejected[reason] = rejected.get(reason, 0) + rows
+        before = [s.name for table in self.reads for s in run.narrowing(table, self)]
+        check_rows(self.name, unit, counted.rows_in, counted.rows_out, rejected, expected, before)
+        commit = Commit(
+            stage=self.name,
+            unit=unit,
+            fingerprint=self.fingerprint(run, unit),
+            components=self.components(run, unit),
+            files=files,
+            rows_in=counted.rows_in,
+            rows_out=counted.rows_out,
+            rejected=dict(sorted(rejected.items())),
+            seconds=round(time.monotonic() - started, 3),
+            facts={**self.facts(run, unit), **(facts or {})},
+        )
+        return run.tables.commit(commit, staged)
+
+
+@dataclass
+class Run:
+    """What stages are handed: config, tables, units, and which commits count."""
+
+    config: Config
+    tables: Tables
+    units: Sequence[Unit]
+    stages: Sequence[Stage] = ()
+    """All stages of the pipeline, in their order."""
+    reader: Stage | None = None
+    """The stage that this is handed to. None: somebody behind all of them."""
+    commits: dict[str, dict[str, Commit]] = field(default_factory=dict)
+    """By stage and unit: committed under this run's fingerprints, files present."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    _settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _counted: dict[tuple[str | None, ...], int] = field(default_factory=dict)
+    """What `rows` has counted by a Spark job: asked for the progress line, and again for the plan."""
+
+    @property
+    def spark(self) -> SparkSession:
+        return self.tables.spark
+
+    @property
+    def settings(self) -> Any:
+        """The reading stage's own settings, validated."""
+        assert self.reader is not None
+        if self.reader.Settings is None:
+            raise StageError(f"stage {self.reader.name} reads its own settings and declares none: give it `Settings`")
+        return getattr(self.config, self.reader.name)
+
+    def handed_to(self, stage: Stage) -> Run:
+        """The same run as this stage may see it: its own sections of the config, tables as the stages before it left
+        them."""
+        return replace(self, reader=stage, config=cast(Config, _OwnSections(self._whole_config(), stage)))
+
+    def settings_of(self, stage: Stage) -> dict[str, Any]:
+        """A stage's settings as its fingerprint holds them; models and files are looked at once a run."""
+        if stage.name not in self._settings:
+            self._settings[stage.name] = stage.settings(self.handed_to(stage).config)
+        return self._settings[stage.name]
+
+    def unit(self, name: str) -> Unit:
+        return next(u for u in self.units if u.name == name)
+
+    def stage(self, name: str) -> Stage:
+        return next(s for s in self.stages if s.name == name)
+
+    def writer(self, table: str) -> Stage:
+        """The stage that writes a table."""
+        return self.stage(self.tables.catalogue.writers[table])
+
+    # Which commits count
+
+    def committed(self, stage: str, unit: str | None = None) -> list[Commit]:
+        """Commits of a stage that count, of one unit or of all."""
+        made = self.commits.get(stage, {})
+        return [made[unit]] if unit is not None else [made[u] for u in sorted(made)]
+
+    def commits_of(self, table: str, unit: str | None = None) -> list[Commit]:
+        """Commits that count of the stage that writes a table; a unit's own where it is written by unit."""
+        writer = self.writer(table)
+        return self.committed(writer.name, unit if writer.scope == "unit" else None)
+
+    # Tables as the stages before the reader left them
+
+    def narrowing(self, table: str, reader: Stage | None) -> list[Stage]:
+        """Stages before a reader that leave rows of a table out for it."""
+        return [s for s in self._before(reader) if s.narrows == table]
+
+    def _before(self, reader: Stage | None) -> list[Stage]:
+        names = [s.name for s in self.stages]
+        end = names.index(reader.name) if reader is not None and reader.name in names else len(names)
+        return list(self.stages[:end])
+
+    def read(self, table: str, unit: str | None = None, columns: Sequence[str] | None = None) -> DataFrame:
+        """Rows of a table, of one unit or of all, without those that a stage between has left out.
+
+        unit      of a table whose rows belong to no unit (the knowledge base's), all rows are read
+        columns   None: all of the schema; `unit` is one more that may be named
+        """
+        self._declared(table)
+        known = list(self.tables.catalogue.schema(table).names)
+        names = list(columns) if columns is not None else known
+        if unknown := [name for name in names if name not in (*known, "unit")]:
+            raise StageError(f"{table} has no column {', '.join(unknown)}; it has {', '.join(known)}")
+        narrowing = self.narrowing(table, self.reader)
+        writer = self.writer(table)
+        # Rows that the writer itself did not pass on are there for the statistics, and stay.
+        mark = writer.passes.where_null if writer.passes is not None and writer.passes.table == table else None
+        needed = [c for stage in narrowing for c in cast(Passed, stage.passes).key if c not in names]
+        needed += [mark] if narrowing and mark is not None and mark not in names else []
+        frame = self.tables.read(
+            table,
+            self.commits_of(table, unit),
+            [*names, *dict.fromkeys(needed)],
+            only_unit=unit if writer.scope == "whole" and self._lies_by_unit(writer, table) else None,
+        )
+        for stage in narrowing:
+            key = list(cast(Passed, stage.passes).key)
+            if mark is None:
+                frame = frame.join(self._passed_on(stage, unit), key, how="left_semi")
+            else:
+                standing, others = frame.where(frame[mark].isNull()), frame.where(frame[mark].isNotNull())
+                frame = standing.join(self._passed_on(stage, unit), key, how="left_semi").unionByName(others)
+        return frame.select(*names)
+
+    def _passed_on(self, stage: Stage, unit: str | None, columns: Sequence[str] = ()) -> DataFrame:
+        """Keys, and further columns, of the rows that a stage passed on."""
+        passed = cast(Passed, stage.passes)
+        extra = [passed.where_null] if passed.where_null else []
+        commits = self.committed(stage.name, unit if stage.scope == "unit" else None)
+        frame = self.tables.read(passed.table, commits, [*passed.key, *columns, *extra])
+        if passed.where_null:
+            frame = frame.where(frame[passed.where_null].isNull())
+        return frame.select(*passed.key, *columns)
+
+    def rows(self, table: str, unit: str | None = None, by: Sequence[str] = ()) -> int:
+        """How many rows of a table the reader gets, counted by these columns (none: by the table's key).
+
+        Read from the commit records. Only where a stage narrowed the table by other columns, a Spark job counts.
+        """
+        self._declared(table)
+        key = tuple(by) or self.tables.catalogue.tables[table].key
+        narrowing = self.narrowing(table, self.reader)
+        last = narrowing[-1] if narrowing else None
+        if last is not None and set(cast(Passed, last.passes).key) == set(key):
+            known = self._rows_passed_on(last, unit)
+            if known is not None:
+                return known
+        writer = self.writer(table)
+        if last is None and set(key) == set(self.tables.catalogue.tables[table].key):
+            return sum(c.rows(table) for c in self.commits_of(table, unit))
+        if last is None and writer.passes is not None and (writer.passes.table, writer.passes.key) == (table, key):
+            return sum(c.rows_out for c in self.commits_of(table, unit))
+        asked = (self.reader.name if self.reader is not None else None, table, unit, *key)
+        if asked not in self._counted:
+            self._counted[asked] = self.read(table, unit, list(key)).distinct().count()
+        return self._counted[asked]
+
+    def _rows_passed_on(self, stage: Stage, unit: str | None) -> int | None:
+        """From the commit records; None where they do not tell: a stage over everything counts no units by themselves,
+        and its files do so only where each key is a row and each row lies in its unit's folder."""
+        if stage.scope == "unit" or unit is None:
+            return sum(c.rows_out for c in self.committed(stage.name, unit if stage.scope == "unit" else None))
+        passed = cast(Passed, stage.passes)
+        if passed.where_null or set(stage.tables[passed.table].key) != set(passed.key):
+            return None
+        if not self._lies_by_unit(stage, passed.table):
+            return None
+        written = (f for c in self.committed(stage.name) for f in c.files.get(passed.table, []))
+        return sum(f.rows for f in written if f.path.startswith(f"unit={unit}/"))
+
+    def _lies_by_unit(self, writer: Stage, table: str) -> bool:
+        """Whether each row that a stage over everything wrote is in its unit's folder, and none in that of all."""
+        written = (f for c in self.committed(writer.name) for f in c.files.get(table, []))
+        return not any(f.rows for f in written if f.path.startswith(f"unit={WHOLE}/"))
+
+    def with_features(self, frame: DataFrame, unit: str | None = None) -> DataFrame:
+        """The rows with the feature columns that stages before the reader give; null where a stage has no row."""
+        for stage in self.feature_givers():
+            passed = cast(Passed, stage.passes)
+            frame = frame.join(self._passed_on(stage, unit, stage.features), list(passed.key), how="left")
+        return frame
+
+    def feature_givers(self) -> list[Stage]:
+        """Stages before the reader that give features."""
+        return [stage for stage in self._before(self.reader) if stage.features]
+
+    def feature_names(self) -> list[str]:
+        """The columns that they give."""
+        return [name for stage in self.feature_givers() for name in stage.features]
+
+    def _declared(self, table: str) -> None:
+        if self.reader is not None and table not in self.reader.reads:
+            raise StageError(
+                f"stage {self.reader.name} reads {table} and does not declare it: put it into `reads`, which now holds "
+                f"{', '.join(self.reader.reads) or 'nothing'}"
+            )
+
+    # Input shards and files for the workers
+
+    def open_shards(self, unit: str) -> Callable[[int], ShardReader]:
+        """Opens a shard of the unit by its number, in a worker, for its images."""
+        if self.reader is not None and not self.reader.sees_images:
+            raise StageError(f"stage {self.reader.name} opens images and does not declare it: set `sees_images = True`")
+        paths = {f.shard: f.path for f in self.unit(unit).files}
+        return partial(_open_shard, paths, self._whole_config().pairs.image_column)
+
+    def in_shard_order(self, rows: DataFrame, unit: str, rows_per_task: int = _ROWS_PER_TASK) -> DataFrame:
+        """Rows dealt to tasks as they lie in the unit's shards: a task reads its part of a file, once and forward.
+
+        rows   with the columns shard and row, each shard's rows numbered as in its file
+        """
+        blocks = RowBlocks([(f.shard, f.rows, rows_per_task) for f in self.unit(unit).files])
+        return rows.repartitionById(blocks.count, blocks.column()).sortWithinPartitions("shard", "row")
+
+    def ship(self, path: str) -> Shipped:
+        """A file or folder that every worker needs; `.local()` in the worker says where it lies there."""
+        return ship(self.spark, path, self.tables.root, self.config.session.shared_folders)
+
+    def _whole_config(self) -> Config:
+        return self.config._whole if isinstance(self.config, _OwnSections) else self.config
+
+
+def _open_shard(paths: Mapping[int, str], column: str, shard: int) -> ShardReader:
+    return ShardReader(paths[shard], column)
+
+
+class _OwnSections:
+    """The config as one stage sees it. So all that a stage reads is in its fingerprint, or left out of it by name."""
+
+    def __init__(self, config: Config, stage: Stage) -> None:
+        self._whole, self._stage = config, stage
+
+    def __getattr__(self, section: str) -> Any:
+        if section.startswith("_"):
+            raise AttributeError(section)
+        allowed = {*OF_NO_STAGE, *self._stage.all_sections(), *(["pairs"] if self._stage.sees_images else [])}
+        if section in allowed:
+            return getattr(self._whole, section)
+        raise StageError(
+            f"stage {self._stage.name} reads the settings {section} and does not declare them: put {section!r} into "
+            "`sections`, so that a change of them is seen"
+        )
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"stage {self._stage.name}: a kernel holds the whole config, which does not travel to workers: take the "
+            "section or the value out of it before (`settings = run.settings`)"
+        )
+
+
+def catalogue(stages: Sequence[Stage]) -> Catalogue:
+    """What these stages declare."""
+    return Catalogue(
+        tables={name: table for stage in stages for name, table in {**stage.tables, **stage.scratch}.items()},
+        writers={name: stage.name for stage in stages for name in stage.tables},
+        reasons={stage.name: {reason_name(reason): why for reason, why in stage.reasons.items()} for stage in stages},
+    )
+
+
+def behind(stage: Stage, stages: Sequence[Stage]) -> set[str]:
+    """Names of the stages that it depends on, and of those that these depend on."""
+    by_name = {s.name: s for s in stages}
+    found: set[str] = set()
+    left = list(stage.after)
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += by_name[name].after
+    return found
+
+
+def check_rows(
+    stage: str,
+    unit: str,
+    rows_in: int,
+    rows_out: int,
+    rejected: Mapping[str, int],
+    expected: int | None,
+    narrowing: Sequence[str] = (),
+) -> None:
+    """Raise RowsLost unless in = out + rejected, and in = what the stage before passed on.
+
+    narrowing   stages that left rows out before: one that passes a key on twice, and loses another, is found only here
+    """
+    if expected is not None and rows_in != expected:
+        culprits = (
+            f": do {', '.join(narrowing)} pass each key on once? After the mend, `i2e run --redo` makes them again"
+            if narrowing
+            else ""
+        )
+        raise RowsLost(f"{stage}, unit {unit}: {expected} rows were passed to it and {rows_in} arrived{culprits}")
+    if rows_in != rows_out + sum(rejected.values()):
+        raise RowsLost(f"{stage}, unit {unit}: {rows_in} rows in, {rows_out} out, rejected {dict(rejected)}")
+
+
+def difference(
+    old: Mapping[str, Any], new: Mapping[str, Any], path: str = "", names: Mapping[str, str] | None = None
+) -> list[str]:
+    """What differs between the components of two fingerprints, in words: `settings.max_mentions: 32, now 16`.
+
+    names   what is stored under an older name (`settings.bar`), and its name today
+    """
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b, where = old.get(key), new.get(key), (names or {}).get(f"{path}{key}", f"{path}{key}")
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += difference(a, b, f"{where}.", names)
+        elif a != b:
+            digests = isinstance(a, str) and isinstance(b, str) and len(a) == len(b) == _DIGEST
+            if path == "after." and key not in old:
+                found.append(f"{key} is new")
+            elif path == "after." and key not in new:
+                found.append(f"{key} is no longer there")
+            else:
+                found.append(where if digests or isinstance(a, list) else f"{where}: {a}, now {b}")
+    return found

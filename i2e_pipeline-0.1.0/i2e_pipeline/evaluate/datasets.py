@@ -1,0 +1,103 @@
+"""Data sets by name and path; nothing is ever fetched.
+
+gpr1200 roxford5k rparis6k imagenet caltech101 cifar100 svhn dtd pets flowers102 eurosat resisc45 camelyon
+                 the published data sets (known.py), in the layout that their archives unpack to
+any other name   what lies at its path tells the layout: a published I2E dataset, Parquet files with images and
+                 labels, images in GPR1200's naming, a folder per class
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from i2e_pipeline.core import files
+from i2e_pipeline.evaluate import own_layouts
+from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES
+from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet
+from i2e_pipeline.evaluate.known import KNOWN, VTAB, wanted
+from i2e_pipeline.evaluate.layouts import LAYOUTS
+from i2e_pipeline.inputs.shards import ShardError
+
+__all__ = ["KNOWN", "VTAB", "DatasetError", "ImageSet", "check", "open_dataset"]
+
+
+def open_dataset(name: str, path: str) -> ImageSet:
+    """The data set at a path, checked for what its layout wants. Raises DatasetError.
+
+    name   of a known data set, which must be that one whole; any other name is free
+    path   a folder; for Parquet files also a file, a glob or a URI
+    """
+    known = name.casefold()
+    if known in KNOWN:
+        root = Path(path)
+        if not root.is_dir():
+            raise DatasetError(f"{name}: {path} is no folder. {wanted(known)}")
+        return _read(name, lambda: LAYOUTS[known](known, root))
+    return _read(name, lambda: _by_looks(name, path))
+
+
+def _read(name: str, read: Callable[[], ImageSet]) -> ImageSet:
+    try:
+        return read()
+    except DatasetError:
+        raise
+    except (OSError, ValueError, KeyError, ShardError) as error:
+        # FileNotFoundError, GroundTruthError, a list file with other columns …
+        raise DatasetError(f"{name}: {error}") from error
+
+
+def _by_looks(name: str, path: str) -> ImageSet:
+    if all(files.exists(files.join(path, part)) for part in ("images", "entities")):
+        return own_layouts.i2e(name, path)
+    if path.endswith(".parquet") or any(c in path for c in "*?[") or _holds_parquet(path):
+        return own_layouts.parquet(name, path)
+    root = Path(path)
+    if not root.is_dir():
+        raise DatasetError(f"{name}: {path} does not exist, or is no folder")
+    place = root / "images" if (root / "images").is_dir() else root
+    inside = sorted(entry.name for entry in place.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
+    if inside and all(own_layouts.GPR_NAME.match(entry) for entry in inside):
+        return own_layouts.gpr(name, root)
+    if any(entry.is_dir() for entry in root.iterdir()) and not inside:
+        return own_layouts.folder(name, root)
+    raise DatasetError(
+        f"{name}: {path} has no layout that is known here. Looked for images/ and entities/ (a "
+        "published I2E dataset); *.parquet (images and labels by row); CATEGORY_ANYTHING.jpg, CATEGORY a number, "
+        "here or in images/ (GPR1200's naming); a folder of images per class, perhaps below train/ and val/ or test/. "
+        f"Known by name: {', '.join(KNOWN)}"
+    )
+
+
+def _holds_parquet(path: str) -> bool:
+    root = Path(path)
+    return root.is_dir() and any(root.glob("*.parquet"))
+
+
+def check(name: str, path: str) -> str:
+    """What `i2e doctor` says of a data set; raises DatasetError with the remedy. Compares MD5 sums where there are any.
+
+    Names and counts are looked at, images are not decoded.
+    """
+    data = open_dataset(name, path)
+    known = KNOWN.get(name.casefold())
+    compared = 0
+    for file, md5 in (known.files if known else {}).items():
+        place = next(iter(sorted(Path(path).rglob(file))), None)
+        if place is None or _md5(place) != md5:
+            raise DatasetError(f"{name}: {place or file} has not the MD5 sum {md5}: download it again. {wanted(name)}")
+        compared += 1
+    said = f"{len(data):,} images"
+    said += f" of {len(data.class_names):,} classes" if data.class_names else ""
+    said += "".join(f", {split} {len(rows):,}" for split, rows in data.splits.items())
+    said += "".join(f", {count:,} left out: {why}" for why, count in data.left_out.items())
+    return said + (f", MD5 of {compared} files" if compared else "")
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()

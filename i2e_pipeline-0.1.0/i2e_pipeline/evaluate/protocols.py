@@ -1,0 +1,297 @@
+"""Protocols: what is measured, on which kind of data, and what each figure means in a line.
+
+Reads    an encoder's vectors of a data set, its labels and splits
+Writes   figures, and what each query gave
+
+Legend: N images, Q queries, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from i2e_pipeline.core.config import EvaluateConfig
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.evaluate.embed import Embedded, ImageEncoder
+from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet
+from i2e_pipeline.evaluate.results import CHANCE, LEVELS, revisited_figures, revisited_queries
+
+PER_CLASS = "mean per class"
+"""Accuracy in the mean over classes: what CLIP's authors give for Caltech-101, Pets and Flowers102."""
+
+
+class TooSmall(I2EError, ValueError):
+    """The data set has too little for a protocol that fits its kind: the suite says so and goes on."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a protocol found; the fields are those of results.Result."""
+
+    figures: Mapping[str, float | None]
+    per_query: Mapping[str, Sequence[float | bool | None]] = field(default_factory=dict)
+    clusters: np.ndarray | None = None
+    """Class of each query; None: queries are independent draws."""
+    parts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    chosen: Mapping[str, float] = field(default_factory=dict)
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By what `parts` break down: the part of each query."""
+    notes: Sequence[str] = ()
+    curve: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One encoder's vectors of one data set."""
+
+    encoder: ImageEncoder
+    data: ImageSet
+    embedded: Embedded
+    settings: EvaluateConfig
+
+    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(vectors_ND, labels_N) of those of the rows that have a class and could be decoded."""
+        rows = self.kept(rows)
+        return self.embedded.vectors_ND[np.searchsorted(self.embedded.rows_N, rows)], self.data.labels_N[rows]
+
+    def kept(self, rows: np.ndarray) -> np.ndarray:
+        return rows[np.isin(rows, self.embedded.rows_N) & (self.data.labels_N[rows] >= 0)]
+
+    @property
+    def retrieved(self) -> np.ndarray:
+        """Rows that retrieval asks and searches: a benchmark's test images; of a set of the user's, all of them."""
+        if self.data.fixed and "test" in self.data.splits:
+            return self.kept(self.data.splits["test"])
+        return self.kept(np.arange(len(self.data)))
+
+
+def _gpr(task: Task) -> Measured:
+    from i2e_pipeline.evaluate.gpr1200 import gpr
+
+    rows = task.retrieved
+    vectors_ND, labels_N = task.of(rows)
+    domains_N = None if task.data.domains_N is None else task.data.domains_N[rows]
+    found = gpr(vectors_ND, labels_N, domains_N, block_mb=task.settings.block_mb)
+    parts, groups = {}, {}
+    if domains_N is not None:
+        parts, groups = {"domain": found["per_domain"]}, {"domain": [str(name) for name in domains_N]}
+    counts = {"queries": len(rows), "classes": len(np.unique(labels_N))}
+    figures = {"mAP": found["mAP"], CHANCE: found["mAP_of_random_vectors"]}
+    return Measured(figures, {"mAP": found["ap"]}, labels_N, parts, counts, groups=groups)
+
+
+def _knn_retrieval(task: Task) -> Measured:
+    from i2e_pipeline.evaluate.knn import knn_retrieval
+
+    rows = task.retrieved
+    vectors_ND, labels_N = task.of(rows)
+    found = knn_retrieval(vectors_ND, labels_N, block_mb=task.settings.block_mb)
+    return Measured(_figures(found), _per_query(found), labels_N, counts={"queries": len(rows)})
+
+
+def _revisited(task: Task) -> Measured:
+    from i2e_pipeline.evaluate.revisited import read_ground_truth, revisited
+
+    data, embedded = task.data, task.embedded
+    if data.truth is None or len(embedded.rows_N) != len(data):
+        raise DatasetError(f"{data.name}: the protocol needs the ground truth and every image, and some are missing")
+    queries, gallery = data.splits["query"], data.splits["gallery"]
+    found = revisited(
+        embedded.vectors_ND[queries],
+        embedded.vectors_ND[gallery],
+        read_ground_truth(str(data.truth)),
+        block_mb=task.settings.block_mb,
+    )
+    figures = {f"{level} {name}": v for level in LEVELS for name, v in revisited_figures(found[level]).items()}
+    per_query = {name: v for level in LEVELS for name, v in revisited_queries(level, found[level]).items()}
+    return Measured(figures, per_query, counts={"queries": len(queries), "gallery": len(gallery)})
+
+
+def _knn(task: Task) -> Measured:
+    from i2e_pipeline.evaluate.knn import knn_classify
+
+    (train_ND, train_N), (test_ND, test_N) = task.of(task.data.rows("train")), task.of(task.data.rows("test"))
+    found = knn_classify(
+        train_ND,
+        train_N,
+        test_ND,
+        test_N,
+        ks=task.settings.knn_k,
+        temperature=task.settings.knn_temperature,
+        block_mb=task.settings.block_mb,
+    )
+    counts = {"train": len(train_N), "queries": len(test_N)}
+    beyond = [str(k) for k in task.settings.knn_k if k > len(train_N)]
+    notes = [f"k={', '.join(beyond)} left out: there are {len(train_N):,} training images"] if beyond else []
+    notes += _unknown(int((~np.isin(test_N, train_N)).sum()), len(test_N))
+    return Measured(_figures(found), _per_query(found), test_N, counts=counts, notes=notes)
+
+
+def _linear_probe(task: Task) -> Measured:
+    from i2e_pipeline.evaluate.linear_probe import linear_probe
+
+    fit, choose, test = task.data.probe_rows()
+    (fit_ND, fit_N), (choose_ND, choose_N), (test_ND, test_N) = task.of(fit), task.of(choose), task.of(test)
+    if not len(choose_N):
+        raise TooSmall("classes of so few training images leave none to choose the regulariser on")
+    found = linear_probe(
+        fit_ND,
+        fit_N,
+        choose_ND,
+        choose_N,
+        test_ND,
+        test_N,
+        device=task.settings.device,
+        block_mb=task.settings.block_mb,
+    )
+    counts = {"train": len(fit_N), "validation": len(choose_N), "queries": len(test_N)}
+    notes = _unknown(found["unknown"], len(test_N))
+    if found["at_edge"]:
+        notes.append(f"the best C, {found['regulariser']:.3g}, is the end of what was tried: another may be better")
+    return Measured(
+        {"acc@1": found["accuracy"], PER_CLASS: found["mean per class"]},
+        {"acc@1": found["correct"], PER_CLASS: by_class(found["correct"], test_N)},
+        test_N,
+        counts=counts,
+        chosen={"regulariser": found["regulariser"]},
+        notes=notes,
+        curve=found["curve"],
+    )
+
+
+def _unknown(images: int, of: int) -> list[str]:
+    """A note where some test images cannot be right."""
+    if not images:
+        return []
+    return [f"{images:,} of {of:,} test images are of classes without a training image: they count as wrong"]
+
+
+def _zero_shot(task: Task) -> Measured:
+    from i2e_pipeline.evaluate.zero_shot import templates_for, zero_shot
+
+    data = task.data
+    test_ND, test_N = task.of(data.splits["test"] if "test" in data.splits else np.arange(len(data)))
+    assert task.encoder.texts is not None
+    found = zero_shot(
+        task.encoder.texts,
+        test_ND,
+        test_N,
+        data.class_names,
+        templates_for(data.known),
+        block_mb=task.settings.block_mb,
+    )
+    counts = {"queries": len(test_N), "classes": len(data.class_names)}
+    per_query = {**_per_query(found), PER_CLASS: by_class(found["correct"]["acc@1"], test_N)}
+    return Measured(_figures(found), per_query, test_N, counts=counts)
+
+
+def _image_to_entity(task: Task) -> Measured:
+    from i2e_pipeline.evaluate.image_to_entity import image_to_entity
+
+    data = task.data
+    rows = task.retrieved
+    vectors_ND, labels_N = task.of(rows)
+    assert task.encoder.texts is not None
+    assert data.descriptions is not None
+    found = image_to_entity(
+        task.encoder.texts,
+        vectors_ND,
+        labels_N,
+        data.class_names,
+        data.descriptions,
+        data.class_images_C,
+        block_mb=task.settings.block_mb,
+    )
+    parts, groups = {}, {}
+    if "buckets" in found:
+        parts = {"images per entity": {b["name"]: b["acc@1"] for b in found["buckets"]}}
+        groups = {"images per entity": found["bucket"]}
+    counts = {"queries": len(rows), "classes": len(data.class_names)}
+    per_query = {**_per_query(found), "acc@1 by entity": by_class(found["correct"]["acc@1"], labels_N)}
+    return Measured(_figures(found), per_query, labels_N, parts, counts, groups=groups)
+
+
+def by_class(correct_N: Sequence[bool], labels_N: np.ndarray) -> list[float | None]:
+    """The share of right images of each class, at the class's first image: their mean is the mean over classes.
+
+    One value a class, so that a bootstrap that draws classes draws these.
+    """
+    _, first_C, class_N = np.unique(labels_N, return_index=True, return_inverse=True)
+    share_C = np.bincount(class_N, weights=np.asarray(correct_N, np.float64)) / np.bincount(class_N)
+    values: list[float | None] = [None] * len(labels_N)
+    for row, share in zip(first_C.tolist(), share_C.tolist(), strict=True):
+        values[row] = share
+    return values
+
+
+def _per_query(found: Mapping[str, Any]) -> Mapping[str, Sequence[float | bool | None]]:
+    """Whether each query was right, by figure, where the protocol tells."""
+    correct = found.get("correct")
+    return correct if isinstance(correct, dict) else {}
+
+
+def _figures(found: Mapping[str, Any]) -> dict[str, float | None]:
+    """The numbers among what a protocol returned, None for those that the data are too small for."""
+    return {k: v for k, v in found.items() if (v is None or isinstance(v, float)) and k != "per_domain"}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    about: str
+    """One line for the page."""
+    measure: Callable[[Task], Measured]
+    applies: Callable[[ImageSet], bool]
+    needs_text: bool = False
+
+
+def _has_split(data: ImageSet) -> bool:
+    return data.kind == "classes" and "train" in data.splits and "test" in data.splits
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "gpr": Protocol(
+        "Every image queries all images by cosine, itself included. Average precision over all images of its class, "
+        "as GPR1200's authors define it; the mean over all queries, by domain too.",
+        _gpr,
+        lambda data: data.kind in ("gpr", "classes"),
+    ),
+    "knn_retrieval": Protocol(
+        "Share of images with one of their class among the nearest 1 or 5 others; the image itself is left out.",
+        _knn_retrieval,
+        lambda data: data.kind in ("gpr", "classes"),
+    ),
+    "revisited": Protocol(
+        "Cropped queries against a gallery with distractors (Radenović et al., CVPR 2018). Junk is taken out of each "
+        "ranking, average precision is the area by trapezoids, mP@k the precision among the first k.",
+        _revisited,
+        lambda data: data.kind == "revisited",
+    ),
+    "knn": Protocol(
+        "Class by vote of the k nearest training images, each with weight exp(cosine / temperature).",
+        _knn,
+        _has_split,
+    ),
+    "linear_probe": Protocol(
+        "Logistic regression on the frozen vectors, its regulariser chosen on validation images.",
+        _linear_probe,
+        _has_split,
+    ),
+    "zero_shot": Protocol(
+        "Class whose name, in the mean of its prompts, is nearest to the image.",
+        _zero_shot,
+        lambda data: data.kind == "classes" and bool(data.class_names),
+        needs_text=True,
+    ),
+    "image_to_entity": Protocol(
+        "The entity's name and description among those of all entities, nearest to the image first; also by the number "
+        "of images that the entity has.",
+        _image_to_entity,
+        lambda data: data.kind == "classes" and data.descriptions is not None,
+        needs_text=True,
+    ),
+}

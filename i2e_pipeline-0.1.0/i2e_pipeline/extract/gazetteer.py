@@ -1,0 +1,432 @@
+"""Names of the knowledge base, found in running text.
+
+Reads    kb/surfaces, once, to build the file
+Writes   kb/gazetteer: a folder of flat arrays, memory-mapped by every worker of a machine together
+
+A name matches where a run of whole words has its normal form, or the normal form of its plural or singular. The file
+does not hold the names but their 64-bit hashes, and hashes of their beginnings. With these a dozen array operations
+match a batch of texts: one cumulative sum gives the hash of any run of words (a polynomial hash modulo 2^64), runs grow
+word by word only while they are the beginning of some name, and a bitmap spares most of the searches.
+
+Per name this costs 25 bytes on disk, once per machine, and 270 while 0.4 M names are built. A double-array automaton of
+the same names costs 159 bytes in every worker and 1,500 while it is built, and it finds no plurals; both match about as
+fast (0.93 to 1.07; benchmarks/extract.py). A run of words that is no name has the hash of one with the probability
+names / 2^64, some 5e-13. The link stage then looks it up by its text and finds nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from i2e_pipeline.core.arrays import Arrays, new
+from i2e_pipeline.core.draws import GOLDEN, mixed
+from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
+from wikidata.surface import inflections, normal_form
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+
+FORMAT = 1
+_HEADER = "gazetteer"
+MAX_TOKENS = 16
+"""Longest name in tokens: words, and each punctuation mark by itself."""
+MIN_CHARACTERS = 3
+"""Shorter names are left to the recognizer."""
+SPELLED_KINDS = ("surname",)
+"""A name that is only of these kinds matches only as it is spelled, with its capital, in a text where capitals mean
+something: one that also has a longer word in small letters."""
+
+_BASE = np.uint64(GOLDEN)
+_INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
+_CHUNK = 1024
+"""Texts matched together: large enough for array operations, small enough to stay in the cache."""
+_CASELESS, _INFLECTED, _EXACT = 1, 2, 4
+# Their order: of equal keys a name that matches in any case wins, then an inflection of one.
+
+
+@lru_cache(maxsize=2)
+def _powers(size: int) -> tuple[U64, U64]:
+    up, down = np.full(size, _BASE), np.full(size, _INVERSE)
+    up[0] = down[0] = 1
+    return np.multiply.accumulate(up), np.multiply.accumulate(down)
+
+
+class _Hashes:
+    """Hashes of all substrings of an array of code points."""
+
+    def __init__(self, points: npt.NDArray[np.uint32]) -> None:
+        size = 1 << max(12, len(points).bit_length())
+        up, self.down = _powers(size)
+        self.sums = np.zeros(len(points) + 1, dtype=np.uint64)
+        salted = points.astype(np.uint64) + np.uint64(0x632BE59BD9B4E019)
+        np.cumsum(mixed(salted) * up[: len(points)], out=self.sums[1:])
+
+    def __call__(self, starts: I64, ends: I64) -> U64:
+        return mixed((self.sums[ends] - self.sums[starts]) * self.down[starts])
+
+
+def _points(strings: list[str], separator: str = "") -> npt.NDArray[np.uint32]:
+    return np.frombuffer(separator.join(strings).encode("utf-32-le", "replace"), dtype=np.uint32)
+
+
+def hashes(strings: list[str]) -> U64:
+    """The hash of each string."""
+    lengths = np.fromiter(map(len, strings), dtype=np.int64, count=len(strings))
+    ends = np.cumsum(lengths)
+    return _Hashes(_points(strings))(ends - lengths, ends)
+
+
+# --- text as the matcher sees it ----------------------------------------------------------------------------------
+
+_BLANK, _WORD, _MARK, _IDEOGRAPH = 0, 1, 2, 3
+
+
+def _fold(char: str) -> str:
+    """What `normal_form` makes of a character inside a name: nothing, one character or several."""
+    return normal_form(f"x{char}x")[1:-1]
+
+
+def _class(char: str) -> int:
+    if char == " ":
+        return _BLANK
+    if (
+        "\u3040" <= char <= "\u309f"
+        or "\u3400" <= char <= "\u9fff"
+        or "\uf900" <= char <= "\ufaff"
+        or char >= "\U00020000"
+    ):
+        return _IDEOGRAPH
+    return _WORD if unicodedata.category(char)[0] in "LMN" else _MARK
+
+
+@lru_cache(maxsize=1)
+def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8], npt.NDArray[np.uint8], dict[int, str]]:
+    """Of each character of Unicode's first plane: the first character that it folds to, to how many it folds, and its
+    class. And what those fold to that fold to several, by code point."""
+    folded, count = np.arange(1 << 16, dtype=np.uint32), np.ones(1 << 16, dtype=np.uint8)
+    kinds, several = np.full(1 << 16, _MARK, dtype=np.uint8), {}
+    for point in range(1 << 16):
+        if 0xD800 <= point < 0xE000:
+            continue
+        char = chr(point)
+        kinds[point] = _class(char)
+        # Ideographs and Hangul syllables, half of the plane, fold to themselves.
+        if 0x3400 <= point < 0x9FFF or 0xAC00 <= point < 0xD7A4:
+            continue
+        form = _fold(char)
+        folded[point] = ord(form[0]) if form else 0
+        count[point] = len(form)
+        if len(form) > 1:
+            several[point] = form
+    return folded, count, kinds, several
+
+
+@lru_cache(maxsize=4096)
+def _astral(point: int) -> str:
+    return _fold(chr(point))
+
+
+class _Folded:
+    """A batch of texts, folded: characters, where each came from, and their tokens."""
+
+    def __init__(self, texts: list[str]) -> None:
+        table, count, kinds, several = _tables()
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        self.original = _points(texts, "\n")
+        self.text_starts = np.cumsum(lengths + 1) - (lengths + 1)
+        points, origin = self.original, None
+        low = points < (1 << 16)
+        safe = points if low.all() else np.where(low, points, 0)
+        folded, sizes = table[safe], count[safe]
+        for point in np.unique(points[~low]).tolist() if safe is not points else ():
+            here = points == point
+            folded[here], sizes[here] = 0xFFFD, 1
+            form = _astral(point)
+            sizes[here] = len(form)
+            if len(form) == 1:
+                folded[here] = ord(form)
+        breaks = self.text_starts[1:] - 1
+        folded[breaks], sizes[breaks] = 0, 1
+        if (sizes != 1).any():
+            origin = np.repeat(np.arange(len(points)), sizes)
+            first = np.cumsum(sizes, dtype=np.int64) - sizes
+            folded = folded[origin]
+            for place in np.flatnonzero(sizes > 1).tolist():
+                point = int(points[place])
+                form = several[point] if point in several else _astral(point)
+                folded[first[place] : first[place] + len(form)] = [ord(c) for c in form]
+        blank = (folded == 32) | (folded == 0)
+        surplus = np.zeros(len(folded), dtype=bool)
+        surplus[1:] = (folded[1:] == 32) & blank[:-1]
+        if surplus.any():
+            origin = np.flatnonzero(~surplus) if origin is None else origin[~surplus]
+            folded = folded[~surplus]
+        self.points = folded
+        self.origin: I64 = np.arange(len(folded)) if origin is None else origin
+        kind = np.where(folded < (1 << 16), kinds[np.where(folded < (1 << 16), folded, 0)], _MARK)
+        kind[folded == 0] = _BLANK
+        kind[folded >= 0x20000] = _IDEOGRAPH
+        before, after = np.concatenate([[_BLANK], kind[:-1]]), np.concatenate([kind[1:], [_BLANK]])
+        single = kind >= _MARK
+        self.starts: I64 = np.flatnonzero((kind != _BLANK) & (single | (before != kind)))
+        self.ends: I64 = np.flatnonzero((kind != _BLANK) & (single | (after != kind))) + 1
+        self.may_start = (kind[self.starts] != _MARK) | (folded[self.starts] == ord("("))
+        self.rows: I64 = np.searchsorted(self.text_starts, self.origin[self.starts], side="right") - 1
+
+
+# --- building -----------------------------------------------------------------------------------------------------
+
+
+def build(
+    batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str], min_link_probability: float = 0.05
+) -> dict[str, int]:
+    """Write the gazetteer of these surfaces to `folder`; returns what is in it.
+
+    batches   normal_form, candidates, link_probability, forms, gazetteer: rows of kb/surfaces, in any order; what is
+              written does not depend on it
+    Memory peaks at some 270 bytes per admitted name: its key, those of its inflections, its beginnings, a sorted copy.
+    """
+    keys: list[U64] = []
+    flags: list[npt.NDArray[np.uint8]] = []
+    beginnings: list[U64] = []
+    exact_forms: list[U64] = []
+    names = 0
+    for batch in batches:
+        for part in _slices(batch, 1 << 16):
+            bases, kinds, spellings = _admit(part, min_link_probability)
+            names += len(bases)
+            inflected = [
+                (variant, kind | _INFLECTED)
+                for base, kind in zip(bases, kinds, strict=True)
+                if kind == _CASELESS
+                for variant in inflections(base)
+                if len(variant) >= MIN_CHARACTERS and not _never(variant)
+            ]
+            variants = bases + [variant for variant, _ in inflected]
+            variant_flags = np.array(kinds + [kind for _, kind in inflected], dtype=np.uint8)
+            keep, variant_keys, starts = _beginnings(variants)
+            keys.append(variant_keys)
+            flags.append(variant_flags[keep])
+            beginnings.append(starts)
+            exact_forms.append(np.unique(hashes(spellings)))
+    return _write(Path(folder), keys, flags, beginnings, exact_forms, names)
+
+
+def _slices(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
+
+
+def _never(form: str) -> bool:
+    return form in FUNCTION_WORDS or form in COMMON_WORDS
+
+
+def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str], list[int], list[str]]:
+    """Which names enter, how each may match, and the exact spellings of those that must match exactly."""
+    probable = pc.greater_equal(batch.column("link_probability"), min_link_probability)
+    admitted = pc.and_(batch.column("gazetteer"), pc.fill_null(probable, False))
+    spelled = pc.and_(pc.invert(pc.fill_null(admitted, False)), _only_spelled(batch.column("candidates")))
+    bases: list[str] = []
+    kinds: list[int] = []
+    spellings: list[str] = []
+    rows = batch.select(["normal_form", "forms"])
+    for form in pc.filter(rows.column("normal_form"), admitted).to_pylist():
+        if len(form) >= MIN_CHARACTERS and not form.isdigit() and not _never(form):
+            bases.append(form)
+            kinds.append(_CASELESS)
+    rows = rows.filter(spelled)
+    for form, forms in zip(rows.column("normal_form").to_pylist(), rows.column("forms").to_pylist(), strict=True):
+        capitals = [f for f in forms if f[:1].isupper()]
+        if len(form) > MIN_CHARACTERS and capitals and not _never(form):
+            bases.append(form)
+            kinds.append(_EXACT)
+            spellings += capitals
+    return bases, kinds, spellings
+
+
+def _only_spelled(candidates: pa.Array) -> pa.Array:
+    """Whether all candidates of a name are of SPELLED_KINDS, so that only its spelling tells it from a word."""
+    spelled = pc.is_in(candidates.flatten().field("kind"), pa.array(SPELLED_KINDS, pa.string()))
+    sizes = pc.list_value_length(candidates).to_numpy(zero_copy_only=False)
+    others = np.repeat(np.arange(len(sizes)), sizes)[~spelled.to_numpy(zero_copy_only=False)]
+    return pa.array((np.bincount(others, minlength=len(sizes)) == 0) & (sizes > 0))
+
+
+def _beginnings(forms: list[str]) -> tuple[npt.NDArray[np.bool_], U64, U64]:
+    """(forms of at most MAX_TOKENS tokens, their hashes, hashes of their proper beginnings at a token's end)."""
+    if not forms:
+        return np.zeros(0, dtype=bool), np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.uint64)
+    folded = _Folded(forms)
+    of = _Hashes(folded.points)
+    first = np.searchsorted(folded.rows, np.arange(len(forms)), side="left")
+    last = np.searchsorted(folded.rows, np.arange(len(forms)), side="right") - 1
+    size = last - first + 1
+    keep = (size >= 1) & (size <= MAX_TOKENS)
+    whole = of(folded.starts[first[keep]], folded.ends[last[keep]])
+    proper = keep[folded.rows] & (np.arange(len(folded.rows)) < last[folded.rows])
+    starts = of(folded.starts[first[folded.rows[proper]]], folded.ends[proper])
+    return keep, whole, np.unique(starts)
+
+
+def _bitmap(values: U64) -> npt.NDArray[np.uint8]:
+    bits = 1 << max(10, int(max(1, len(values)) * 16 - 1).bit_length())
+    bitmap = np.zeros(bits >> 3, dtype=np.uint8)
+    places = values >> np.uint64(64 - (bits.bit_length() - 1))
+    np.bitwise_or.at(
+        bitmap, places >> np.uint64(3), np.left_shift(1, (places & np.uint64(7)).astype(np.uint8), dtype=np.uint8)
+    )
+    return bitmap
+
+
+def _write(
+    folder: Path,
+    keys: list[U64],
+    flags: list[npt.NDArray[np.uint8]],
+    beginnings: list[U64],
+    exact: list[U64],
+    names: int,
+) -> dict[str, int]:
+    all_keys = np.concatenate(keys) if keys else np.zeros(0, dtype=np.uint64)
+    all_flags = np.concatenate(flags) if flags else np.zeros(0, dtype=np.uint8)
+    # A name in its own form comes before an inflection of another ("glasses" before "glass" + es).
+    order = np.lexsort((all_flags, all_keys))
+    all_keys, all_flags = all_keys[order], all_flags[order]
+    first = np.ones(len(all_keys), dtype=bool)
+    first[1:] = all_keys[1:] != all_keys[:-1]
+    all_keys, all_flags = all_keys[first], all_flags[first]
+    starts = np.unique(np.concatenate(beginnings)) if beginnings else np.zeros(0, dtype=np.uint64)
+    forms = np.unique(np.concatenate(exact)) if exact else np.zeros(0, dtype=np.uint64)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "keys": all_keys,
+        "flags": all_flags,
+        "exact_forms": forms,
+        "key_bits": _bitmap(all_keys),
+        "beginning_bits": _bitmap(starts),
+    }
+    digest = hashlib.blake2b(digest_size=16)
+    about = {"format": FORMAT, "names": names, "keys": len(all_keys), "exact_only": int((all_flags & _EXACT > 0).sum())}
+    with new(folder, _HEADER) as store:
+        for name, values in arrays.items():
+            store.save(name, values)
+            digest.update(np.ascontiguousarray(values).data)
+        store.header = {**about, "fingerprint": digest.hexdigest()}
+    return about
+
+
+# --- matching -----------------------------------------------------------------------------------------------------
+
+
+class Gazetteer:
+    """A built gazetteer, memory-mapped. Opening costs milliseconds, whatever its size.
+
+    Raises ArraysError for a folder that holds none, or one of another format.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        stored = Arrays(folder, _HEADER, FORMAT)
+        self.fingerprint: str = stored.header["fingerprint"]
+        self.names: int = stored.header["names"]
+        self._keys, self._flags, self._exact, self._key_bits, self._beginning_bits = (
+            stored[name] for name in ("keys", "flags", "exact_forms", "key_bits", "beginning_bits")
+        )
+
+    def known(self, forms: list[str]) -> npt.NDArray[np.bool_]:
+        """Which normal forms are names of the gazetteer, as they stand (not as a plural or singular of one)."""
+        found, places = _search(self._keys, hashes(forms))
+        found[found] = (self._flags[places[found]] & _INFLECTED) == 0
+        return found
+
+    def find(self, texts: list[str]) -> tuple[I64, I64, I64]:
+        """The names in each text: rows, starts and ends in characters, ordered by row, start, end.
+
+        A match is a run of whole words; of matches one within the other only the longest stays, of others all do.
+        """
+        parts = [self._find(texts[i : i + _CHUNK], i) for i in range(0, len(texts), _CHUNK)] or [_none()]
+        rows, starts, ends = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return rows, starts, ends
+
+    def _find(self, texts: list[str], first_row: int) -> tuple[I64, I64, I64]:
+        folded = _Folded(texts)
+        first, last, places = self._runs(folded)
+        starts = folded.origin[folded.starts[first]]
+        ends = folded.origin[folded.ends[last] - 1] + 1
+        rows = folded.rows[first]
+        exact = (self._flags[places] & _EXACT) > 0
+        if exact.any():
+            allowed = ~exact
+            spelled, _ = _search(self._exact, _Hashes(folded.original)(starts[exact], ends[exact]))
+            allowed[exact] = spelled & _cased(folded, len(texts))[rows[exact]]
+            rows, starts, ends = rows[allowed], starts[allowed], ends[allowed]
+        order = np.lexsort((-ends, starts))
+        rows, starts, ends = rows[order], starts[order], ends[order]
+        if len(rows):
+            # Positions grow from text to text, so one running maximum serves them all.
+            outer = np.ones(len(rows), dtype=bool)
+            outer[1:] = ends[1:] > np.maximum.accumulate(ends)[:-1]
+            rows, starts, ends = rows[outer], starts[outer], ends[outer]
+        offset = folded.text_starts[rows]
+        return rows + first_row, starts - offset, ends - offset
+
+    def _runs(self, folded: _Folded) -> tuple[I64, I64, I64]:
+        """Runs of tokens that are names: first token, last token, place among the keys."""
+        of = _Hashes(folded.points)
+        firsts: list[I64] = [np.zeros(0, dtype=np.int64)]
+        lasts: list[I64] = [np.zeros(0, dtype=np.int64)]
+        keys: list[U64] = [np.zeros(0, dtype=np.uint64)]
+        alive = np.flatnonzero(folded.may_start)
+        for width in range(MAX_TOKENS):
+            last = alive + width
+            inside = last < len(folded.starts)
+            alive, last = alive[inside], last[inside]
+            same = folded.rows[alive] == folded.rows[last]
+            alive, last = alive[same], last[same]
+            if not len(alive):
+                break
+            values = of(folded.starts[alive], folded.ends[last])
+            hit = _probe(self._key_bits, values)
+            firsts.append(alive[hit])
+            lasts.append(last[hit])
+            keys.append(values[hit])
+            alive = alive[_probe(self._beginning_bits, values)]
+        found, places = _search(self._keys, np.concatenate(keys))
+        return np.concatenate(firsts)[found], np.concatenate(lasts)[found], places[found]
+
+
+def _none() -> tuple[I64, I64, I64]:
+    return (np.zeros(0, dtype=np.int64),) * 3
+
+
+def _cased(folded: _Folded, texts: int) -> npt.NDArray[np.bool_]:
+    """Whether a text has a word of four letters or more that starts with a small ASCII letter. In other texts capitals
+    mean nothing."""
+    first = folded.original[folded.origin[folded.starts]]
+    plain = (first >= 97) & (first <= 122) & (folded.ends - folded.starts >= 4)
+    has = np.zeros(texts, dtype=bool)
+    has[folded.rows[plain]] = True
+    return has
+
+
+def _probe(bitmap: npt.NDArray[np.uint8], values: U64) -> npt.NDArray[np.bool_]:
+    shift = np.uint64(64 - (len(bitmap).bit_length() - 1 + 3))
+    places = values >> shift
+    return (bitmap[places >> np.uint64(3)] >> (places & np.uint64(7)).astype(np.uint8)) & 1 > 0
+
+
+def _search(keys: U64, values: U64) -> tuple[npt.NDArray[np.bool_], I64]:
+    """Which values are among the sorted keys, and where."""
+    if not len(keys):
+        return np.zeros(len(values), dtype=bool), np.zeros(len(values), dtype=np.int64)
+    places = np.searchsorted(keys, values)
+    places = np.minimum(places, len(keys) - 1)
+    return keys[places] == values, places

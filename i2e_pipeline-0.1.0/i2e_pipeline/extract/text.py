@@ -1,0 +1,327 @@
+"""Clean alt-text, name it by its content, and say which script it is in.
+
+Reads    rows of the input files (shard, row, pair_id, key, url, caption)
+Writes   pairs (pair_id, key, shard, row, url, text_id) · texts (text_id, text, script, pairs)
+Rejects  null_text · empty_text · no_letters
+
+The web's alt-text is escaped twice, decoded with the wrong table, wrapped in CSV quotes, or a file name. What a reader
+would see is kept, as NFC with single blanks; everything later (ids, mentions, links) is about that cleaned text. Most
+texts need none of this: one regular expression over the whole column finds the rows that do, so that only those cost
+Python (benchmarks/extract.py).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import regex
+from ftfy.badness import is_bad
+
+from i2e_pipeline.core.ids import content_id
+from i2e_pipeline.core.rejects import reject
+from i2e_pipeline.core.schemas import ID, PAIRS, TEXTS, Reason
+
+MAX_CHARACTERS = 1000
+"""Default bound of a cleaned text, in characters."""
+
+Spans = npt.NDArray[np.int32]
+"""Shape (characters, 2): where each character of a cleaned text starts and ends in the text that it was cleaned
+from."""
+
+_EXTENSION = r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|avif|heic)"
+_ENTITY = re.compile(
+    r"&(?:#\d{1,7};?|#[xX][0-9a-fA-F]{1,6};?|[A-Za-z][A-Za-z0-9]{1,31};|(?:amp|nbsp|quot|lt|gt)(?![A-Za-z=]))"
+)
+_CONTINUATION = "[\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+_MOJIBAKE = re.compile(f"[\xc2-\xdf]{_CONTINUATION}|[\xe0-\xef]{_CONTINUATION}{{2}}|[\xf0-\xf4]{_CONTINUATION}{{3}}")
+_COMMENT = re.compile(
+    r"<!--.{0,5000}?-->|<(script|style)\b[^<>]{0,500}>.{0,5000}?</\1\s{0,9}>", re.IGNORECASE | re.DOTALL
+)
+_INLINE_TAG = re.compile(
+    r"</?(?:a|abbr|b|big|em|font|i|mark|s|small|span|strong|sub|sup|u)(?:\s[^<>]{0,2000})?/?>", re.IGNORECASE
+)
+_TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9:-]{0,30}(?:\s[^<>]{0,2000})?/?>")
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
+    "|(?<![\u0590-\u1fff])[\u200c\u200d]"  # joiners mean something in Arabic and Indic scripts only
+)
+_FILE_NAME = re.compile(rf"[^\s\"<>|]{{1,300}}(?={_EXTENSION}\b)", re.IGNORECASE)
+_FILE_EXTENSION = re.compile(rf"(?<=[\w)\]]){_EXTENSION}\b", re.IGNORECASE)
+_HYPHEN_IN_NAME = re.compile(r"(?<=\w)[-+](?=\w)")
+_ESCAPED_BLANK = re.compile(r"%20|_+")
+_DOUBLED_QUOTE = re.compile('"{2,}')
+_OUTER_QUOTE = re.compile(r'\A"|"\Z')
+_BLANKS = re.compile(r"\s{2,}|[^\S ]")
+_OUTER_BLANK = re.compile(r"\A | \Z")
+_CLUSTER = regex.compile(r"\X")
+
+# What RE2 must not find in a text that is clean as it stands. Latin-1 letters that could be half of a wrongly decoded
+# character stay on the slow side only where another such character follows.
+_NEEDS_WORK = (
+    r"[^\x20-\x7e\xa1-\xac\xae-\x{2ff}\x{370}-\x{373}\x{376}\x{377}\x{37a}-\x{37d}\x{400}-\x{482}\x{48a}-\x{52f}"
+    r"\x{2010}-\x{2027}\x{2030}-\x{205e}\x{3001}-\x{3029}\x{3041}-\x{3096}\x{309d}-\x{30ff}\x{4e00}-\x{9fff}\x{ac00}-\x{d7a3}]"
+    r"|[\xc2-\xf4][\xa1-\xac\xae-\xbfŒœŠšŽžŸƒˆ˜‚„…†‡‰‹›‘’“”•–—™€]"
+    r"|  |\A[ \"]|[ \"]\z|&[#A-Za-z]|<[A-Za-z/!]|_|%20|\"\"|(?i:\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|avif|heic))"
+)
+_LETTER = r"\pL"
+_NO_TEXT = pa.array(["", "nan", "none", "null", "n/a", "<na>", "undefined"])
+
+
+def clean(text: str, max_characters: int = MAX_CHARACTERS) -> str:
+    """The text as a reader sees it: entities, wrong encodings, tags, control characters, file-name dress and surplus
+    blanks undone; NFC; at most `max_characters`, cut at a word's end. Never raises, whatever the string holds."""
+    return _clean(text, max_characters, None)[0]
+
+
+def clean_with_offsets(text: str, max_characters: int = MAX_CHARACTERS) -> tuple[str, Spans]:
+    """The same string as `clean`, and for each of its characters where it stood in `text`.
+
+    Returns (cleaned, spans of shape (len(cleaned), 2)): cleaned[i] was made from text[spans[i, 0]:spans[i, 1]].
+    A mention cleaned[start:end] is original[spans[start, 0]:spans[end - 1, 1]].
+    """
+    before = np.arange(len(text) + 1, dtype=np.int32)
+    cleaned, spans = _clean(text, max_characters, np.stack([before[:-1], before[1:]], axis=1))
+    assert spans is not None
+    return cleaned, spans
+
+
+def _clean(text: str, max_characters: int, spans: Spans | None) -> tuple[str, Spans | None]:
+    # Whatever follows is linear in what is kept here: megabytes of text cost no more than some kilobytes.
+    text, spans = _cut(text, spans, 16 * max_characters)
+    for _ in range(4):
+        if "&" not in text:
+            break
+        before = text
+        text, spans = _substitute(_ENTITY, _unescape, text, spans)
+        if text == before:
+            break
+    for _ in range(3):
+        if text.isascii() or not is_bad(text):
+            break
+        before = text
+        text, spans = _substitute(_MOJIBAKE, _decode_again, text, spans)
+        if text == before:
+            break
+    if "<" in text:
+        text, spans = _substitute(_COMMENT, " ", text, spans)
+        text, spans = _substitute(_INLINE_TAG, "", text, spans)
+        text, spans = _substitute(_TAG, " ", text, spans)
+    text, spans = _substitute(_INVISIBLE, "", text, spans)
+    if not unicodedata.is_normalized("NFC", text):
+        # Grapheme clusters never interact under NFC, so each can be composed, and mapped, by itself.
+        text, spans = _substitute(_CLUSTER, _compose, text, spans)
+    text, spans = _substitute(_DOUBLED_QUOTE, '"', text, spans)
+    if "." in text:
+        text, spans = _substitute(_FILE_NAME, _open_file_name, text, spans)
+        text, spans = _substitute(_FILE_EXTENSION, " ", text, spans)
+    text, spans = _substitute(_ESCAPED_BLANK, " ", text, spans)
+    text, spans = _substitute(_BLANKS, " ", text, spans)
+    text, spans = _substitute(_OUTER_BLANK, "", text, spans)
+    if len(text) > 1 and text[0] == text[-1] == '"' and text.count('"') == 2:
+        text, spans = _substitute(_OUTER_QUOTE, "", text, spans)
+        text, spans = _substitute(_OUTER_BLANK, "", text, spans)
+    if len(text) > max_characters:
+        end = text.rfind(" ", 0, max_characters + 1)
+        text, spans = _cut(text, spans, end if end > 0 else max_characters)
+    return text, spans
+
+
+def _cut(text: str, spans: Spans | None, end: int) -> tuple[str, Spans | None]:
+    return text[:end], None if spans is None else spans[:end]
+
+
+def _substitute(
+    pattern: re.Pattern[str] | regex.Pattern[str],
+    replacement: str | Callable[[re.Match[str]], str],
+    text: str,
+    spans: Spans | None,
+) -> tuple[str, Spans | None]:
+    """`pattern.sub`, carrying spans along: a replacement of the same length maps character by character, any other
+    maps as a whole."""
+    if spans is None:
+        return pattern.sub(replacement, text), None
+    words: list[str] = []
+    places: list[Spans] = []
+    last = 0
+    for match in pattern.finditer(text):
+        start, end = match.span()
+        put = replacement if isinstance(replacement, str) else replacement(match)
+        words += text[last:start], put
+        places.append(spans[last:start])
+        if len(put) == end - start:
+            places.append(spans[start:end])
+        elif put:
+            places.append(np.repeat(np.array([[spans[start, 0], spans[end - 1, 1]]], dtype=np.int32), len(put), axis=0))
+        last = end
+    if not words:
+        return text, spans
+    words.append(text[last:])
+    places.append(spans[last:])
+    return "".join(words), np.concatenate(places)
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return html.unescape(match[0])
+
+
+def _decode_again(match: re.Match[str]) -> str:
+    """A sequence of UTF-8 that was decoded as Windows-1252 or Latin-1, decoded as UTF-8; any other as it is."""
+    octets = bytearray()
+    for character in match[0]:
+        try:
+            octets += character.encode("latin-1")
+        except UnicodeEncodeError:
+            octets += character.encode("cp1252")
+    try:
+        return octets.decode("utf-8")
+    except UnicodeDecodeError:
+        return match[0]
+
+
+def _compose(match: re.Match[str]) -> str:
+    return unicodedata.normalize("NFC", match[0])
+
+
+def _open_file_name(match: re.Match[str]) -> str:
+    return _HYPHEN_IN_NAME.sub(" ", match[0])
+
+
+# Scripts by Unicode block: first code point of each range that differs from the one before; "" is no letter of any.
+# fmt: off
+_BLOCKS: tuple[tuple[int, str], ...] = (
+    (0x0000, ""), (0x0041, "Latin"), (0x005B, ""), (0x0061, "Latin"), (0x007B, ""), (0x00AA, "Latin"), (0x00AB, ""),
+    (0x00BA, "Latin"), (0x00BB, ""), (0x00C0, "Latin"), (0x00D7, ""), (0x00D8, "Latin"), (0x00F7, ""),
+    (0x00F8, "Latin"), (0x02B0, ""), (0x0370, "Greek"), (0x0400, "Cyrillic"), (0x0530, "Armenian"),
+    (0x0590, "Hebrew"), (0x0600, "Arabic"), (0x0700, "Other"), (0x0750, "Arabic"), (0x0780, "Other"),
+    (0x08A0, "Arabic"), (0x0900, "Devanagari"), (0x0980, "Bengali"), (0x0A00, "Gurmukhi"), (0x0A80, "Gujarati"),
+    (0x0B00, "Other"), (0x0B80, "Tamil"), (0x0C00, "Telugu"), (0x0C80, "Kannada"), (0x0D00, "Malayalam"),
+    (0x0D80, "Sinhala"), (0x0E00, "Thai"), (0x0E80, "Lao"), (0x0F00, "Tibetan"), (0x1000, "Myanmar"),
+    (0x10A0, "Georgian"), (0x1100, "Hangul"), (0x1200, "Ethiopic"), (0x13A0, "Other"), (0x1780, "Khmer"),
+    (0x1800, "Mongolian"), (0x18B0, "Other"), (0x1C80, "Cyrillic"), (0x1C90, "Georgian"), (0x1CC0, "Other"),
+    (0x1D00, "Latin"), (0x1D2B, "Cyrillic"), (0x1D2C, "Latin"), (0x1DC0, ""), (0x1E00, "Latin"), (0x1F00, "Greek"),
+    (0x2000, ""), (0x2C00, "Other"), (0x2C60, "Latin"), (0x2C80, "Other"), (0x2D00, "Georgian"), (0x2D30, "Other"),
+    (0x2DE0, "Cyrillic"), (0x2E00, ""), (0x2E80, "Han"), (0x2FE0, ""), (0x3005, "Han"), (0x3006, ""),
+    (0x3041, "Kana"), (0x3100, "Other"), (0x3130, "Hangul"), (0x3190, ""), (0x31A0, "Other"), (0x31F0, "Kana"),
+    (0x3200, ""), (0x3400, "Han"), (0xA000, "Other"), (0xA640, "Cyrillic"), (0xA6A0, "Other"), (0xA720, "Latin"),
+    (0xA800, "Other"), (0xAC00, "Hangul"), (0xD7FC, ""), (0xF900, "Han"), (0xFB00, "Latin"), (0xFB07, "Other"),
+    (0xFB1D, "Hebrew"), (0xFB50, "Arabic"), (0xFE00, ""), (0xFE70, "Arabic"), (0xFEFF, ""), (0xFF21, "Latin"),
+    (0xFF3B, ""), (0xFF41, "Latin"), (0xFF5B, ""), (0xFF66, "Kana"), (0xFFA0, "Hangul"), (0xFFE0, ""),
+    (0x10000, "Other"), (0x1F000, ""), (0x20000, "Han"), (0x323B0, ""),
+)
+# fmt: on
+_BLOCK_STARTS = np.array([start for start, _ in _BLOCKS], dtype=np.uint32)
+_SCRIPTS = ("Common", *sorted({name for _, name in _BLOCKS if name}))
+_BLOCK_SCRIPTS = np.array([_SCRIPTS.index(name) if name else 0 for _, name in _BLOCKS], dtype=np.int64)
+
+
+def script(text: str) -> str:
+    """The script of most letters of a text ("Latin", "Cyrillic", "Han", ...); "Common" if it has none."""
+    return str(scripts(pa.array([text]))[0])
+
+
+def scripts(texts: pa.Array) -> pa.Array:
+    """`script` of each of a string array; ties go to the first script in alphabetical order."""
+    strings = texts.to_pylist()
+    lengths = np.fromiter(map(len, strings), dtype=np.int64, count=len(strings))
+    points = np.frombuffer("".join(strings).encode("utf-32-le", "replace"), dtype=np.uint32)
+    found = _BLOCK_SCRIPTS[np.searchsorted(_BLOCK_STARTS, points, side="right") - 1]
+    rows = np.repeat(np.arange(len(strings)), lengths)
+    counts = np.bincount(rows * len(_SCRIPTS) + found, minlength=len(strings) * len(_SCRIPTS))
+    counts = counts.reshape(len(strings), len(_SCRIPTS))
+    best = np.where(counts[:, 1:].any(axis=1), counts[:, 1:].argmax(axis=1) + 1, 0)
+    return pa.DictionaryArray.from_arrays(pa.array(best, pa.int32()), pa.array(_SCRIPTS)).cast(pa.string())
+
+
+def text_id(texts: pa.Array) -> pa.Array:
+    """The first 128 bits of BLAKE2b of each text's UTF-8, as binary(16). Nulls stay null."""
+    return pa.array(
+        [None if text is None else content_id(text) for text in texts.cast(pa.binary()).to_pylist()],
+        ID,
+    )
+
+
+def clean_column(captions: pa.Array, max_characters: int = MAX_CHARACTERS) -> pa.Array:
+    """`clean` of each of a string (or binary) array. Nulls stay null; bytes that are no UTF-8 become U+FFFD."""
+    captions = _valid(captions)
+    # A megabyte of text is cut before it is searched; 16 is what `_clean` keeps.
+    captions = pc.utf8_slice_codeunits(captions, 0, 16 * max_characters)
+    work = pc.or_(pc.match_substring_regex(captions, _NEEDS_WORK), pc.greater(pc.utf8_length(captions), max_characters))
+    work = pc.fill_null(work, False)
+    dirty = pc.filter(captions, work)
+    if not len(dirty):
+        return captions
+    return pc.replace_with_mask(
+        captions, work, pa.array([_clean(text, max_characters, None)[0] for text in dirty.to_pylist()], pa.string())
+    )
+
+
+def _valid(captions: pa.Array) -> pa.Array:
+    if isinstance(captions, pa.ChunkedArray):
+        captions = captions.combine_chunks()
+    if pa.types.is_dictionary(captions.type):
+        captions = captions.dictionary_decode()
+    try:
+        captions = captions.cast(pa.string())
+        captions.validate(full=True)
+        return captions
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        octets = captions.cast(pa.binary(), safe=False).to_pylist()
+        return pa.array([None if o is None else o.decode("utf-8", "replace") for o in octets], pa.string())
+
+
+def read_texts(
+    batches: Iterable[pa.RecordBatch], max_characters: int = MAX_CHARACTERS
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Clean each row's caption and name the text by its content.
+
+    batches   shard: int32, row: int64, pair_id: binary(16), key: string?, url: string?, caption: string?
+    yields    ("pairs", PAIRS) a row per usable input row;
+              ("texts", TEXTS) a row per distinct text of the batch, `pairs` counting its rows in this batch;
+              ("rejects", reason, id = pair_id, shard, row, detail) with detail the caption's first 80 characters.
+    """
+    for batch in batches:
+        captions = _valid(batch.column("caption"))
+        texts = clean_column(captions, max_characters)
+        reasons = pc.case_when(
+            pc.make_struct(
+                pc.is_null(texts),
+                pc.fill_null(pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), _NO_TEXT), False),
+                pc.fill_null(pc.invert(pc.match_substring_regex(texts, _LETTER)), False),
+            ),
+            pa.scalar(Reason.NULL_TEXT.value),
+            pa.scalar(Reason.EMPTY_TEXT.value),
+            pa.scalar(Reason.NO_LETTERS.value),
+            pa.scalar(None, pa.string()),
+        )
+        refused = pc.is_valid(reasons)
+        kept = pc.invert(refused)
+        texts = pc.filter(texts, kept).dictionary_encode()
+        distinct, places = texts.dictionary, texts.indices
+        ids = text_id(distinct)
+        yield (
+            "pairs",
+            pa.RecordBatch.from_arrays(
+                [
+                    ids.take(places)
+                    if field.name == "text_id"
+                    else pc.filter(batch.column(field.name), kept).cast(field.type)
+                    for field in PAIRS
+                ],
+                schema=PAIRS,
+            ),
+        )
+        counts = np.bincount(places.to_numpy(zero_copy_only=False), minlength=len(distinct)).astype(np.int64)
+        yield (
+            "texts",
+            pa.RecordBatch.from_arrays([ids, distinct, scripts(distinct), pa.array(counts, pa.int64())], schema=TEXTS),
+        )
+        if pc.any(refused).as_py():
+            why, said = pc.filter(reasons, refused), pc.utf8_slice_codeunits(pc.filter(captions, refused), 0, 80)
+            yield "rejects", reject(batch, refused, why, said, key="pair_id")

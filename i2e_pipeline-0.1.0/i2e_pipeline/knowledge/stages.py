@@ -1,0 +1,162 @@
+"""Knowledge base: which entities are there, what are they called, and how likely does a name mean each?
+
+knowledge_base  Reads  the Wikidata dump · popularity   Writes  kb/entities · kb/names   Rejects  reasons of
+                                                                                          wikidata/reasons.py
+surfaces        Reads  kb/names · kb/entities · anchors Writes  kb/surfaces
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.engine.catalogue import Passed, Table
+from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
+from i2e_pipeline.engine.tables import WHOLE, Commit, Kernel, Written, pass_on
+from wikidata.filters import FILTERS
+from wikidata.items import read_items
+from wikidata.priors import SurfaceLimits
+from wikidata.reasons import SENTENCES
+from wikidata.schemas import ENTITIES, NAMES, RAW_ENTITIES, RAW_NAMES, SURFACES
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+@contextmanager
+def _said_of(setting: str) -> Iterator[None]:
+    """Names the setting when a file is missing: `wikidata` knows no settings and raises Python's FileNotFoundError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StageError(f"knowledge_base.{setting}: {error}") from None
+
+
+class KnowledgeBase(Stage):
+    name, job, does, rows_are = "knowledge_base", "build_knowledge_base", "read the Wikidata dump", "dump lines"
+    scope = "whole"
+    tables = {
+        "kb/entities": Table(ENTITIES, key=("entity_id",), holds="the items of the dump that can be labels"),
+        "kb/names": Table(NAMES, holds="what each entity is called, and where that was found"),
+    }
+    scratch = {"kb/raw_entities": Table(RAW_ENTITIES), "kb/raw_names": Table(RAW_NAMES)}
+    passes = Passed("kb/entities", ("entity_id",))
+    reasons = SENTENCES
+    in_funnel = per_pair = False
+    sections = ("knowledge_base",)
+    leaves_out = {
+        "knowledge_base.anchors": "the stage `surfaces` reads them",
+        "knowledge_base.max_candidates": "the stage `surfaces` applies it",
+    }
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        if config.knowledge_base.dump is None:
+            raise StageError("knowledge_base.dump is not set: name a Wikidata JSON dump (.json, .json.bz2)")
+        return super().settings(config)
+
+    def carry_out(self, run: Run, unit: str) -> Commit:
+        from wikidata import knowledge_base as wikidata
+        from wikidata.sources import read_popularity
+
+        started = time.monotonic()
+        tables, kb = run.tables, run.config.knowledge_base
+        assert kb.dump is not None
+        with _said_of("dump"):
+            lines = wikidata.read_dump(run.spark, kb.dump)
+        languages, filters = tuple(kb.languages), {k: r for k, r in FILTERS.items() if r.value in kb.skip}
+        raw = tables.write(
+            lines,
+            lambda: partial(_raw_tables, languages=languages, filters=filters),
+            self.name,
+            unit,
+            ("kb/raw_entities", "kb/raw_names"),
+        )
+        read = {
+            t: run.spark.read.schema(tables.spark_schema(t)).parquet(files.join(raw.staging, t))
+            for t in ("kb/raw_entities", "kb/raw_names")
+        }
+        entities, names = read["kb/raw_entities"], read["kb/raw_names"]
+        settled = []
+        if _has_duplicates(entities):
+            entities, names, duplicates = wikidata.without_duplicates(entities, names)
+            settled = [self._write(run, "rejects", duplicates)]
+        if kb.popularity is not None:
+            with _said_of("popularity"):
+                entities = wikidata.with_popularity(entities, read_popularity(run.spark, kb.popularity))
+        # In the order of entity_id, part after part: link lays the context out in one pass.
+        in_order = entities.select(*ENTITIES.names).orderBy("entity_id")
+        written = [
+            self._write(run, "kb/entities", in_order),
+            self._write(run, "kb/names", names.select(*NAMES.names)),
+            *settled,
+        ]
+        rows = sum(f.rows for f in written[0].files["kb/entities"])
+        counted = Written(raw.staging, {"rejects": raw.files["rejects"]}, raw.rows_in, rows, raw.rejected)
+        return self.conclude(run, unit, [counted, *written], started)
+
+    def _write(self, run: Run, table: str, rows: DataFrame) -> Written:
+        tables = () if table == "rejects" else (table,)
+        made = run.tables.write(rows, lambda: partial(pass_on, table), self.name, WHOLE, tables)
+        return made.only(table)
+
+
+def _has_duplicates(entities: DataFrame) -> bool:
+    """Whether any id stands twice. A dump that was written whole has no such id, and nothing must be settled."""
+    from pyspark.sql import functions as F
+
+    counts = entities.agg(F.count("entity_id").alias("rows"), F.countDistinct("entity_id").alias("ids")).first()
+    return counts is not None and counts["rows"] != counts["ids"]
+
+
+def _raw_tables(batches: Iterator[pa.RecordBatch], **options: Any) -> Iterator[tuple[str, pa.RecordBatch]]:
+    names = {"entities": "kb/raw_entities", "names": "kb/raw_names", "rejects": "rejects"}
+    for table, batch in read_items(batches, **options):
+        yield names[table], batch
+
+
+class Surfaces(Stage):
+    name, job, rows_are = "surfaces", "build_knowledge_base", "surface forms"
+    does = "give every name its entities, with priors"
+    scope = "whole"
+    after = ("knowledge_base",)
+    reads = ("kb/names", "kb/entities")
+    tables = {
+        "kb/surfaces": Table(
+            SURFACES,
+            key=("normal_form",),
+            holds="each name with the entities that it may mean, their priors, and whether the gazetteer takes it",
+        )
+    }
+    passes = Passed("kb/surfaces", ("normal_form",))
+    in_funnel = per_pair = False
+    sections = ("knowledge_base",)
+    leaves_out = {
+        f"knowledge_base.{key}": "the stage `knowledge_base` applies it"
+        for key in ("dump", "popularity", "languages", "skip")
+    }
+
+    def plan(self, run: Run, unit: str) -> Plan:
+        from wikidata import knowledge_base as wikidata
+        from wikidata.sources import read_anchors
+
+        kb = run.config.knowledge_base
+        with _said_of("anchors"):
+            anchors = None if kb.anchors is None else read_anchors(run.spark, kb.anchors)
+        surfaces = wikidata.surfaces(
+            run.read("kb/names"),
+            run.read("kb/entities"),
+            anchors=anchors,
+            limits=SurfaceLimits(max_candidates=kb.max_candidates),
+        )
+
+        def make_kernel() -> Kernel:
+            return partial(pass_on, "kb/surfaces")
+
+        return Plan(surfaces, make_kernel)

@@ -1,0 +1,132 @@
+"""Label: which candidates does each image get as labels, by what text and image say together?
+
+Reads    scores · candidates · pairs · the feature columns of stages from outside
+Writes   labels
+Rejects  below_bar
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.schemas import LABELS, Reason
+from i2e_pipeline.engine.catalogue import Passed, Table
+from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
+from i2e_pipeline.engine.tables import Kernel
+from i2e_pipeline.label.calibration import DEFAULT, FEATURES, Calibration
+from i2e_pipeline.label.labels import choose_labels
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+class Label(Stage):
+    name, job, rows_are = "label", "build_dataset", "pairs"
+    does = "choose labels by text and image together"
+    after = ("score",)
+    reads = ("scores", "candidates", "pairs")
+    tables = {
+        "labels": Table(
+            LABELS,
+            key=("pair_id", "entity_id"),
+            holds="every scored candidate with its probability; `reason`: why it is no label, null: chosen",
+            narrowable=True,
+        )
+    }
+    passes = Passed("labels", ("pair_id",), where_null="reason")
+    reasons = {
+        Reason.BELOW_BAR: "No candidate is likely enough to be right, with what text and image say taken together.",
+    }
+    sections = ("label",)
+    leaves_out = {"label.calibration": "its features, weights and bias are in the fingerprint, not where it lies"}
+    stored_as = {"label.threshold": "bar"}
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        calibration = calibration_of(config)
+        return {
+            **super().settings(config),
+            "bar": calibration.threshold if config.label.threshold is None else config.label.threshold,
+            "features": list(calibration.features),
+            "weights": list(calibration.weights),
+            "bias": calibration.bias,
+        }
+
+    def check(self, run: Run) -> None:
+        known = [*FEATURES, *run.feature_names()]
+        if unknown := [f for f in calibration_of(run.config).features if f not in known]:
+            raise StageError(
+                f"label.calibration={run.config.label.calibration} weighs {', '.join(unknown)}, which no stage gives; "
+                f"known are {', '.join(known)}. Name the stage in `stages`, or fit anew with `i2e calibrate`"
+            )
+
+    def depends_on(self, run: Run) -> tuple[str, ...]:
+        """Also on the stages that give features which the calibration weighs."""
+        weighed = set(calibration_of(run.config).features)
+        givers = [s.name for s in run.feature_givers() if weighed & set(s.features)]
+        return tuple(dict.fromkeys((*super().depends_on(run), *givers)))
+
+    def rows_to_do(self, run: Run, unit: str) -> int:
+        return run.rows("scores", unit, by=("pair_id",))
+
+    def plan(self, run: Run, unit: str) -> Plan:
+        from pyspark.sql import functions as F
+
+        weighed = [f for f in calibration_of(run.config).features if f not in FEATURES]
+        option = F.struct(
+            "start",
+            "end",
+            "entity_id",
+            "clip_score",
+            "background_z",
+            "described",
+            F.col("probability").alias("text_probability"),
+            *weighed,
+        )
+        pairs = (
+            scored_candidates(run, unit)
+            .groupBy("pair_id", "image_id", "shard", "row", "width", "height")
+            .agg(F.sort_array(F.collect_list(option)).alias("options"))
+        )
+        calibration, settings = calibration_of(run.config), run.config.label
+
+        def make_kernel() -> Kernel:
+            return partial(
+                choose_labels,
+                calibration=calibration,
+                threshold=settings.threshold,
+                max_labels=settings.max_labels_per_image,
+            )
+
+        return Plan(pairs, make_kernel, rows_expected=self.rows_to_do(run, unit))
+
+
+def calibration_of(config: Config) -> Calibration:
+    """The one that the config names, or the default."""
+    return DEFAULT if config.label.calibration is None else Calibration.load(config.label.calibration)
+
+
+def scored_candidates(run: Run, unit: str | None = None) -> DataFrame:
+    """A row per scored pair, mention and entity of a unit (None: of all): what text and image say, and the features
+    that stages from outside give."""
+    scores = run.read(
+        "scores",
+        unit,
+        [
+            "pair_id",
+            "entity_id",
+            "image_id",
+            "shard",
+            "row",
+            "clip_score",
+            "background_z",
+            "described",
+            "width",
+            "height",
+        ],
+    )
+    texts = run.read("pairs", unit, ["pair_id", "text_id"])
+    candidates = run.read("candidates", unit, ["text_id", "start", "end", "entity_id", "probability"])
+    joined = scores.join(texts, "pair_id", how="inner").join(candidates, ["text_id", "entity_id"], how="inner")
+    return run.with_features(joined, unit)

@@ -1,0 +1,133 @@
+"""What is known of each entity, as far as it helps to tell namesakes apart in a text.
+
+Reads    kb/entities (entity_id, name, description, is_human, visual), once, by rising entity_id
+Writes   kb/context: a folder of flat arrays, memory-mapped by every worker of a machine together
+
+An entity's context is the set of words of its description, hashed to 32 bits, and two flags. A text speaks for an
+entity as far as they share words, each weighted by how few descriptions have it. This takes some 40 bytes per entity;
+building it holds one batch and a table of word counts in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import zlib
+from collections.abc import Iterable
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from i2e_pipeline.core.arrays import Arrays, new
+from wikidata.common_words import FUNCTION_WORDS
+from wikidata.surface import singulars
+
+FORMAT = 1
+_HEADER = "context"
+HUMAN, VISUAL = 1, 2
+_BUCKETS = 1 << 20
+"""Buckets of the table of word counts. Words that share a bucket count as equally frequent, which does no harm."""
+_WORD = re.compile(r"[^\W_]{2,}")
+
+I64 = npt.NDArray[np.int64]
+U32 = npt.NDArray[np.uint32]
+F32 = npt.NDArray[np.float32]
+
+
+@lru_cache(maxsize=1 << 17)
+def _token(word: str) -> int:
+    """A word's hash, the same for singular and plural; -1 for a function word."""
+    if word in FUNCTION_WORDS:
+        return -1
+    base = singulars(word)
+    return zlib.crc32((base[0] if base else word).encode("utf-8", "replace"))
+
+
+def tokens(text: str) -> set[int]:
+    """The hashes of a text's words, 32 bits each, without function words."""
+    found = {_token(word) for word in _WORD.findall(text.lower())}
+    found.discard(-1)
+    return found
+
+
+def build(batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str]) -> dict[str, int]:
+    """Write the context of these entities to `folder`; returns what is in it.
+
+    batches   entity_id: int64, rising; description: string?, is_human: bool, visual: bool (rows of kb/entities, sorted)
+    Raises ValueError where the ids do not rise.
+    """
+    counts = np.zeros(_BUCKETS, dtype=np.int64)
+    entities = total = 0
+    last = -1
+    digests = [hashlib.blake2b(digest_size=16) for _ in range(4)]
+    with new(folder, _HEADER) as store:
+        streams = [store.stream(name) for name in ("ids", "ends", "words", "flags")]
+        for batch in batches:
+            if not batch.num_rows:
+                continue
+            here = batch.column("entity_id").to_numpy(zero_copy_only=False).astype(np.int64)
+            if here[0] <= last or (np.diff(here) <= 0).any():
+                raise ValueError("kb/context is built from entities sorted by entity_id, each once; sort them first")
+            last = int(here[-1])
+            bags = [sorted(tokens(d)) if d else [] for d in batch.column("description").to_pylist()]
+            flat = np.fromiter((t for bag in bags for t in bag), dtype=np.uint32)
+            sizes = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
+            flag = sum(
+                np.asarray(batch.column(name).fill_null(False).to_numpy(zero_copy_only=False), dtype=np.uint8)
+                * np.uint8(bit)
+                for name, bit in (("is_human", HUMAN), ("visual", VISUAL))
+            )
+            parts = (here, total + np.cumsum(sizes), flat, np.asarray(flag, dtype=np.uint8))
+            for stream, digest, part in zip(streams, digests, parts, strict=True):
+                stream.write(np.ascontiguousarray(part).data)
+                digest.update(np.ascontiguousarray(part).data)
+            counts += np.bincount(flat % _BUCKETS, minlength=_BUCKETS)
+            entities += len(here)
+            total += len(flat)
+        store.save("rarity", np.log((entities + 1) / (counts + 1)).astype(np.float32))
+        about = {"format": FORMAT, "entities": entities, "words": total}
+        content = hashlib.blake2b(b"".join(digest.digest() for digest in digests), digest_size=16)
+        store.header = {**about, "fingerprint": content.hexdigest()}
+    return about
+
+
+class Context:
+    """A built context, memory-mapped. Raises ArraysError for a folder that holds none, or one of another format."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        stored = Arrays(folder, _HEADER, FORMAT)
+        self.fingerprint: str = stored.header["fingerprint"]
+        self._ids: I64 = stored.numbers("ids", np.int64)
+        self._ends: I64 = stored.numbers("ends", np.int64)
+        self._words: U32 = stored.numbers("words", np.uint32)
+        self._flags = stored.numbers("flags", np.uint8)
+        self._rarity: F32 = stored["rarity"]
+
+    def rows(self, entity_ids: I64) -> I64:
+        """Where each entity stands; -1 where it is unknown."""
+        if not len(self._ids):
+            return np.full(len(entity_ids), -1, dtype=np.int64)
+        places = np.minimum(np.searchsorted(self._ids, entity_ids), len(self._ids) - 1)
+        return np.where(self._ids[places] == entity_ids, places, -1)
+
+    def flags(self, rows: I64) -> npt.NDArray[np.uint8]:
+        """HUMAN | VISUAL of each row; 0 where unknown."""
+        if not len(self._flags):
+            return np.zeros(len(rows), dtype=np.uint8)
+        return np.where(rows < 0, np.uint8(0), self._flags[np.maximum(rows, 0)])
+
+    def words(self, rows: I64) -> tuple[I64, U32]:
+        """The words of each row, flat, and for each word the place in `rows` that it belongs to."""
+        known = np.flatnonzero(rows >= 0)
+        ends = self._ends[rows[known]]
+        starts = np.where(rows[known] > 0, self._ends[np.maximum(rows[known] - 1, 0)], 0)
+        sizes = ends - starts
+        within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return np.repeat(known, sizes), self._words[np.repeat(starts, sizes) + within]
+
+    def rarity(self, words: U32) -> F32:
+        """How rare each word is: ln of (entities + 1) / (entities whose description has it + 1)."""
+        return self._rarity[words % _BUCKETS]

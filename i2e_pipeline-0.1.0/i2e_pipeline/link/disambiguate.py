@@ -1,0 +1,259 @@
+"""Link: how likely does each mention mean each of its candidates?
+
+Reads    one row per text with its mentions and their candidates (LINK_ROWS of candidates.py) · kb/context
+Writes   candidates (text_id, start, end, entity_id, prior, probability, rank)
+Rejects  no_candidate · below_floor (id = text_id, start, end, detail = surface)
+
+A candidate's probability is a softmax over the mention's candidates and "none of these":
+
+    score(e) = a ln prior + b shared words + c named elsewhere in the text + d what the recognizer saw + e spelling
+    score(none) = ln nil_weight
+
+The weights were fitted by maximum likelihood on gold links that the priors had not counted (fit.py);
+benchmarks/linking.py prints what they gain. Mentions that overlap are linked each by itself: they are alternatives, and
+the image decides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import LinkConfig
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.rejects import reject
+from i2e_pipeline.core.schemas import CANDIDATES, ID, Reason
+from i2e_pipeline.link.context import HUMAN, Context, tokens
+
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+
+PERSON_LABELS = ("PERSON", "PER")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each kind of evidence counts, in natural logarithms of odds."""
+
+    prior: float = 0.95
+    """Of ln prior."""
+    inflected: float = -2.6
+    """Found under the singular of a plural that is a name itself."""
+    inflected_lower: float = 1.5
+    """The same where the plural is written without a capital."""
+    words: float = 0.4
+    """Per unit of shared rare words, see `_shared_words`. Scaled by `link.context_weight`."""
+    support: float = 1.2
+    """Named elsewhere in the text by another name. Scaled by `link.context_weight`."""
+    person: float = 0.1
+    """A human where the recognizer saw a person."""
+    not_person: float = -0.2
+    """A human where the recognizer saw something else."""
+    lower_human: float = -2.0
+    """A human written without a capital."""
+
+    @classmethod
+    def load(cls, path: str | None) -> Weights:
+        """The weights of a file that `i2e fit-link` wrote; None: those above. Raises WeightsError, naming the file."""
+        if path is None:
+            return cls()
+        try:
+            return cls(**{name: float(value) for name, value in json.loads(files.read_bytes(path))["weights"].items()})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise WeightsError(
+                f"link.weights={path} holds no weights ({error!r}): write them with `i2e fit-link`"
+            ) from None
+
+
+class WeightsError(I2EError, ValueError):
+    """A file of weights that cannot be used."""
+
+
+FEATURES = tuple(field.name for field in fields(Weights))
+
+
+@dataclass(frozen=True)
+class Flat:
+    """The candidates of a batch, flat: one entry per candidate, mentions and texts by number."""
+
+    mention: I64
+    entity: I64
+    prior: npt.NDArray[np.float32]
+    features: F64  # (candidates, len(FEATURES))
+
+
+def disambiguate(
+    batches: Iterable[pa.RecordBatch], context: Context | None, settings: LinkConfig, weights: Weights = Weights()
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The probability of each candidate of each mention.
+
+    batches   LINK_ROWS: text_id: binary(16), text: string, mentions: list<struct<…, candidates>>
+    yields    ("candidates", CANDIDATES) by text, start, end, rank (1: the most probable). The probabilities of a
+              mention sum to less than 1; the rest is that of "none of these".
+              ("rejects", reason, id = text_id, start, end, detail = surface) for mentions without a candidate.
+    A text's links depend on that text, the knowledge base and the settings alone.
+    """
+    for batch in batches:
+        lists = batch.column("mentions")
+        mentions = lists.flatten()
+        texts = _parents(lists)
+        flat = features(batch.column("text"), mentions, texts, context)
+        probability = probabilities(flat, len(mentions), settings, weights)
+        starts, ends = (
+            mentions.field(name).to_numpy(zero_copy_only=False).astype(np.int64) for name in ("start", "end")
+        )
+        order = np.lexsort((flat.entity, -flat.prior, -probability, flat.mention))
+        first = np.searchsorted(flat.mention[order], np.arange(len(mentions)))
+        rank = np.arange(len(order)) - first[flat.mention[order]] + 1
+        good = (probability[order] >= settings.min_probability) & (rank <= settings.max_candidates)
+        kept, rank = order[good], rank[good]
+        of = flat.mention[kept]
+        ids = batch.column("text_id").cast(ID)  # Spark has no fixed-size binary
+        yield (
+            "candidates",
+            pa.RecordBatch.from_arrays(
+                [
+                    ids.take(pa.array(texts[of])),
+                    pa.array(starts[of], pa.int32()),
+                    pa.array(ends[of], pa.int32()),
+                    pa.array(flat.entity[kept], pa.int64()),
+                    pa.array(flat.prior[kept], pa.float32()),
+                    pa.array(probability[kept], pa.float32()),
+                    pa.array(rank, pa.int32()),
+                ],
+                schema=CANDIDATES,
+            ),
+        )
+        linked, any_candidate = np.zeros(len(mentions), dtype=bool), np.zeros(len(mentions), dtype=bool)
+        linked[of] = True
+        any_candidate[flat.mention] = True
+        refused = np.flatnonzero(~linked)
+        if len(refused):
+            reasons = np.where(any_candidate[refused], Reason.BELOW_FLOOR.value, Reason.NO_CANDIDATE.value)
+            spans = pa.RecordBatch.from_arrays(
+                [ids.take(pa.array(texts)), mentions.field("start"), mentions.field("end")],
+                names=["text_id", "start", "end"],
+            )
+            surfaces = mentions.field("surface").take(pa.array(refused))
+            yield "rejects", reject(spans, ~linked, reasons.tolist(), surfaces, key="text_id")
+
+
+def probabilities(flat: Flat, mentions: int, settings: LinkConfig, weights: Weights) -> F64:
+    """Softmax over each mention's candidates and "none of these"; one number per candidate."""
+    w = np.array([getattr(weights, name) for name in FEATURES])
+    w[[FEATURES.index("words"), FEATURES.index("support")]] *= settings.context_weight
+    # Not a matrix product: BLAS may round a row by its place in the batch.
+    scores = (flat.features * w).sum(axis=1)
+    nil = np.log(settings.nil_weight) if settings.nil_weight > 0 else -np.inf
+    top = np.full(mentions, nil)
+    np.maximum.at(top, flat.mention, scores)
+    top = np.where(np.isfinite(top), top, 0.0)
+    shares = np.exp(scores - top[flat.mention])
+    mass = np.exp(nil - top)
+    np.add.at(mass, flat.mention, shares)
+    return shares / mass[flat.mention]
+
+
+def features(texts: pa.Array, mentions: pa.StructArray, text_of: I64, context: Context | None) -> Flat:
+    """What speaks for each candidate: a row of `FEATURES` per candidate of each mention.
+
+    An entity that a mention has twice, under its form and under its singular, is one candidate: the likelier one.
+    """
+    lists = mentions.field("candidates")
+    candidates = lists.flatten()
+    mention = _parents(lists)
+    entity = candidates.field("entity_id").to_numpy(zero_copy_only=False).astype(np.int64)
+    prior = np.asarray(candidates.field("prior").to_numpy(zero_copy_only=False), dtype=np.float32)
+    inflected = np.asarray(candidates.field("inflected").to_numpy(zero_copy_only=False), dtype=bool)
+    order = np.lexsort((inflected, entity, mention))
+    once = np.ones(len(order), dtype=bool)
+    once[1:] = (mention[order][1:] != mention[order][:-1]) | (entity[order][1:] != entity[order][:-1])
+    keep = np.sort(order[once])
+    mention, entity, prior, inflected = mention[keep], entity[keep], prior[keep], inflected[keep]
+
+    surfaces = mentions.field("surface")
+    lower = pc.equal(surfaces, pc.utf8_lower(surfaces)).to_numpy(zero_copy_only=False).astype(bool)[mention]
+    label = mentions.field("label")
+    seen = pc.is_valid(label).to_numpy(zero_copy_only=False).astype(bool)[mention]
+    person = (
+        pc.fill_null(pc.is_in(label, pa.array(PERSON_LABELS)), False)
+        .to_numpy(zero_copy_only=False)
+        .astype(bool)[mention]
+    )
+    rows = context.rows(entity) if context is not None else np.full(len(entity), -1)
+    human = (context.flags(rows) & HUMAN) > 0 if context is not None else np.zeros(len(entity), dtype=bool)
+    columns = {
+        "prior": np.log(np.maximum(prior, 1e-6)),
+        "inflected": inflected,
+        "inflected_lower": inflected & lower,
+        "words": _shared_words(texts, surfaces, text_of, mention, rows, context),
+        "support": _support(text_of[mention], entity, prior, _codes(mentions.field("normal_form"))[mention]),
+        "person": human & person,
+        "not_person": human & seen & ~person,
+        "lower_human": human & lower,
+    }
+    matrix = np.stack([np.asarray(columns[name], dtype=np.float64) for name in FEATURES], axis=1)
+    return Flat(mention, entity, prior, matrix)
+
+
+def _shared_words(
+    texts: pa.Array, surfaces: pa.Array, text_of: I64, mention: I64, rows: I64, context: Context | None
+) -> F64:
+    """What text and description have in common: the rarities of the words that stand in both, summed, and divided by
+    the root of the description's length. The mention's own words do not count, since every namesake has them."""
+    result = np.zeros(len(mention))
+    if context is None or not len(mention):
+        return result
+    place, words = context.words(rows)
+    in_text = _pairs(list(map(tokens, texts.to_pylist())))
+    own = _pairs(list(map(tokens, surfaces.to_pylist())))
+    shared = _holds(in_text, text_of[mention[place]], words) & ~_holds(own, mention[place], words)
+    np.add.at(result, place[shared], context.rarity(words[shared]))
+    length = np.bincount(place, minlength=len(mention))
+    return result / np.sqrt(np.maximum(length, 1))
+
+
+def _pairs(sets: list[set[int]]) -> npt.NDArray[np.uint64]:
+    """(number of the set, element) of all elements, each pair packed into 64 bits, sorted."""
+    sizes = np.fromiter(map(len, sets), dtype=np.int64, count=len(sets))
+    flat = np.fromiter((t for s in sets for t in s), dtype=np.uint64, count=int(sizes.sum()))
+    pairs = (np.repeat(np.arange(len(sets), dtype=np.uint64), sizes) << np.uint64(32)) | flat
+    pairs.sort()
+    return pairs
+
+
+def _holds(pairs: npt.NDArray[np.uint64], number: I64, element: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+    if not len(pairs):
+        return np.zeros(len(number), dtype=bool)
+    wanted = (number.astype(np.uint64) << np.uint64(32)) | element.astype(np.uint64)
+    places = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    return pairs[places] == wanted
+
+
+def _support(text: I64, entity: I64, prior: npt.NDArray[np.float32], form: I64) -> F64:
+    """How much the other names in the text speak for the entity: the sum of its priors under these, at most 1."""
+    if not len(text):
+        return np.zeros(0)
+    _, entity = np.unique(entity, return_inverse=True)
+    _, here = np.unique(text * (int(entity.max()) + 1) + entity, return_inverse=True)
+    _, first, same = np.unique(here * (int(form.max()) + 1) + form, return_index=True, return_inverse=True)
+    total = np.zeros(int(here.max()) + 1)
+    np.add.at(total, here[first], prior[first].astype(np.float64))
+    return np.clip(total[here] - prior[first][same], 0.0, 1.0)
+
+
+def _codes(strings: pa.Array) -> I64:
+    return strings.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _parents(lists: pa.ListArray) -> I64:
+    """For each element of the flattened lists the number of its list; null lists count as empty."""
+    sizes = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.repeat(np.arange(len(lists)), sizes)

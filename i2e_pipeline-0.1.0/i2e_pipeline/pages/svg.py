@@ -1,0 +1,80 @@
+"""SVG: the shapes that all charts of the pages are drawn with.
+
+Lengths are percent across and pixels down, so that a chart fills whatever column it stands in and its text keeps its
+size, on a telephone too. Colours are the page's CSS variables, with the day's colours as their fallback: the page
+changes them at night, and a chart that was saved alone still has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from i2e_pipeline.pages.palette import DAY
+
+BLUE, ORANGE, GREEN, GREY, INK, PAPER = "blue", "orange", "green", "grey", "ink", "paper"
+"""Names of colours of the palette."""
+
+
+def drawing(height: float, body: Sequence[str], label: str) -> str:
+    """The whole chart; `label` is what a reader who cannot see it is told."""
+    return (
+        f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" width="100%" '
+        f'height="{height:.0f}" font-family="system-ui, sans-serif" font-size="13" overflow="visible">'
+        + "".join(body)
+        + "</svg>"
+    )
+
+
+def empty(what: str) -> str:
+    """What stands in the place of a chart that has no data."""
+    return drawing(28, [text(0, 18, f"{what}: nothing to show", muted=True)], f"{what}: nothing to show")
+
+
+def paint(colour: str) -> str:
+    return f"var(--{colour},{DAY[colour]})"
+
+
+def rect(
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    colour: str,
+    title: str = "",
+    opacity: float = 1.0,
+    floor: bool = False,
+) -> str:
+    """x and width in percent, y and height in pixels; floor: a bar of very little is
+    drawn wide enough to be seen."""
+    if width <= 0 or height <= 0:
+        return ""
+    width = max(width, 0.4) if floor else width
+    inner = f"<title>{escape(title)}</title>" if title else ""
+    return (
+        f'<rect x="{x:.3f}%" y="{y:.1f}" width="{width:.3f}%" height="{height:.1f}" rx="2" '
+        f'style="fill:{paint(colour)};opacity:{opacity:g}">{inner}</rect>'
+    )
+
+
+def dot(x: float, y: float, radius: float, colour: str, title: str = "", hollow: bool = False) -> str:
+    fill = f"fill:{paint(PAPER)};stroke:{paint(colour)};stroke-width:2" if hollow else f"fill:{paint(colour)}"
+    inner = f"<title>{escape(title)}</title>" if title else ""
+    return f'<circle cx="{x:.3f}%" cy="{y:.1f}" r="{radius}" style="{fill}">{inner}</circle>'
+
+
+def hline(y: float) -> str:
+    return (
+        f'<line x1="0%" x2="100%" y1="{y:.1f}" y2="{y:.1f}" '
+        'style="stroke:currentColor;opacity:.18" shape-rendering="crispEdges"/>'
+    )
+
+
+def text(
+    x: float, y: float, words: str, anchor: str = "start", muted: bool = False, strong: bool = False, colour: str = ""
+) -> str:
+    style = f"fill:{paint(colour)}" if colour else "fill:currentColor"
+    return (
+        f'<text x="{x:.3f}%" y="{y:.1f}" text-anchor="{anchor}" style="{style}'
+        f'{";opacity:.62" if muted else ""}{";font-weight:600" if strong else ""}">{escape(words)}</text>'
+    )

@@ -1,0 +1,261 @@
+"""Publish: which images are published, with which class indices, and the dataset itself.
+
+select   Reads    labels · kb/entities                         Writes  selection · entity_statistics
+                                                               Rejects duplicate_image · rare_entity · over_cap
+publish  Reads    selection · the input shards                 Writes  i2e/images
+finish   Reads    entity_statistics · every stage's commits    Writes  i2e/entities · i2e/statistics/* · manifest, card
+
+`select` decides over all units, by shuffles of ids alone. `publish` writes again only the units whose selection
+changed. The manifest is removed before the first of them is put in place and is written last. A dataset without a
+manifest is not whole, and no command reads it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config, digest
+from i2e_pipeline.core.schemas import (
+    BUCKETS,
+    ENTITY_STATISTICS,
+    FUNNEL,
+    I2E_ENTITIES,
+    IMAGES,
+    LABELS,
+    SELECTION,
+    Reason,
+)
+from i2e_pipeline.engine.catalogue import Passed, Table
+from i2e_pipeline.engine.stage import Plan, Run, Stage
+from i2e_pipeline.engine.tables import Commit, Counting, Kernel, pass_on
+from i2e_pipeline.inputs.shards import RowBlocks, selected_rows
+from i2e_pipeline.publish import selection, statistics
+from i2e_pipeline.publish.images import BYTES_PER_TASK, image_rows
+from i2e_pipeline.publish.manifest import card, funnel, funnel_rows, manifest, thresholds
+
+
+class Select(Stage):
+    name, job, rows_are = "select", "build_dataset", "pairs"
+    does = "merge duplicates, drop rare entities, cap frequent ones, number classes"
+    scope = "whole"
+    after = ("label",)
+    reads = ("labels", "kb/entities")
+    tables = {
+        "selection": Table(SELECTION, key=("image_id",), holds="the images to publish, with their class indices"),
+        "entity_statistics": Table(
+            ENTITY_STATISTICS, key=("entity_id",), holds="counts and means of every entity that any text proposed"
+        ),
+    }
+    passes = Passed("selection", ("pair_id",))
+    reasons = {
+        Reason.DUPLICATE_IMAGE: (
+            "The same image came with another pair, which stands for both; their labels were merged."
+        ),
+        Reason.RARE_ENTITY: "Its only entities have too few images to be a class.",
+        Reason.OVER_CAP: "Its entities have more images than the cap, and the draw by hash left this one out.",
+    }
+    sections = ("select", "label")
+    leaves_out = {
+        "label.calibration": "labels are read as the stage `label` chose them",
+        "label.threshold": "labels are read as the stage `label` chose them",
+    }
+
+    def carry_out(self, run: Run, unit: str) -> Commit:
+        from pyspark.sql import functions as F
+
+        started = time.monotonic()
+        tables, config = run.tables, run.config
+        all_labels = run.read("labels", columns=[*LABELS.names, "unit"])
+        chosen = all_labels.where(F.col("reason").isNull())
+        labels = selection.image_labels(chosen, config.label.max_labels_per_image, config.select)
+        classes = selection.class_indices(labels.where(F.col("dropped").isNull()))
+        pairs = selection.pairs_to_publish(chosen, labels, classes)
+        counting = Counting(passed=self.passes)
+        # The rows of a unit together: a file or two per unit, however many partitions the joins left.
+        by_unit = pairs.repartition("unit").sortWithinPartitions("unit", "image_id", "pair_id")
+        selected = tables.write(by_unit, lambda: selection.select_images, self.name, unit, ("selection",), counting)
+        entities = run.read("kb/entities")
+        per_entity = statistics.per_entity(all_labels, labels, classes, entities)
+        stats = tables.write(
+            per_entity, lambda: partial(pass_on, "entity_statistics"), self.name, unit, ("entity_statistics",)
+        )
+        schema = tables.spark_schema("selection", ["image_id", "pair_id", "shard", "row", "labels", "unit"])
+        written = tables.spark.read.schema(schema).parquet(files.join(selected.staging, "selection"))
+        return self.conclude(
+            run,
+            unit,
+            [selected, stats.only("entity_statistics")],
+            started,
+            expected=run.rows("labels", by=("pair_id",)),
+            facts={"units": selection.unit_digests(written)},
+        )
+
+
+class Publish(Stage):
+    name, job, does, rows_are = "publish", "build_dataset", "write the kept images", "images"
+    reads = ("selection",)
+    tables = {
+        "i2e/images": Table(
+            IMAGES,
+            key=("image_id",),
+            holds="`image` (stored bytes, unchanged), the pair's text, `labels`; a file in the order of image_id",
+        )
+    }
+    passes = Passed("i2e/images", ("image_id",))
+    in_funnel = False
+    sections = ("pairs", "storage")
+    leaves_out = {
+        f"pairs.{key}": "the selection of a unit holds what it changes"
+        for key in ("path", "files_per_unit", "key_column", "truth_column", "mentioned_column", "slice_columns")
+    }
+
+    def components(self, run: Run, unit: str) -> dict[str, Any]:
+        selected = run.commits_of("selection")
+        digests = selected[0].facts["units"] if selected else {}
+        settings = run.settings_of(self)
+        return {"version": self.version, "settings": settings, "selection": digests.get(unit, "none")}
+
+    def rows_to_do(self, run: Run, unit: str) -> int:
+        return int(run.commits_of("selection")[0].facts["units"].get(unit, "0").partition("-")[0])
+
+    def forget(self, run: Run, unit: str) -> None:
+        """Keep its images until the dataset without them is ready. The last stage removes them then."""
+
+    def prepare(self, run: Run) -> None:
+        files.remove(run.tables.path("i2e", "manifest.json"))
+
+    def plan(self, run: Run, unit: str) -> Plan:
+        shards = run.unit(unit).files
+        paths = {f.shard: f.path for f in shards}
+        tasks = RowBlocks([(f.shard, f.rows, max(1, BYTES_PER_TASK * f.rows // max(1, f.size))) for f in shards])
+        rows = (
+            run.read("selection", unit)
+            .select("image_id", "shard", "row", "width", "height", "labels")
+            .repartitionById(tasks.count, tasks.column())
+        )
+        pairs = run.config.pairs
+
+        def read_rows(shard: int, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+            return selected_rows(paths[shard], rows, columns)
+
+        def make_kernel() -> Kernel:
+            return partial(
+                image_rows,
+                read_rows=read_rows,
+                image_column=pairs.image_column,
+                url_column=pairs.url_column,
+                text_column=pairs.text_column,
+            )
+
+        return Plan(rows, make_kernel, rows_expected=self.rows_to_do(run, unit))
+
+
+class Finish(Stage):
+    name, job, does, rows_are = "finish", "build_dataset", "write entities, statistics and manifest", "entities"
+    scope = "whole"
+    after = ("select",)
+    reads = ("entity_statistics",)
+    tables = {
+        "i2e/entities": Table(I2E_ENTITIES, key=("class_index",), holds="the classes, and what is known of each"),
+        "i2e/statistics/entities": Table(
+            ENTITY_STATISTICS,
+            key=("entity_id",),
+            holds="every entity that any text proposed; class_index is null where it got no image",
+        ),
+        "i2e/statistics/buckets": Table(BUCKETS, key=("images_from",), holds="how many entities have so many images"),
+        "i2e/statistics/funnel": Table(
+            FUNNEL,
+            key=("position", "reason"),
+            holds="rows in and out of each stage, and why the others stay behind",
+        ),
+    }
+    in_funnel = per_pair = False
+    sections = ("link", "label", "select", "storage")
+    leaves_out = {
+        "label.calibration": "the manifest holds what it says, not where it lies",
+        **{f"storage.{key}": "the images say it" for key in ("format", "compression", "row_group_mb")},
+    }
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        return thresholds(config)
+
+    def components(self, run: Run, unit: str) -> dict[str, Any]:
+        published = {c.unit: c.fingerprint for c in run.commits_of("i2e/images")}
+        return {**super().components(run, unit), "published": digest(published)}
+
+    def prepare(self, run: Run) -> None:
+        """Remove the manifest. A kill from here on leaves none, and the next run writes it."""
+        files.remove(run.tables.path("i2e", "manifest.json"))
+
+    def missing(self, run: Run, commit: Commit) -> list[str]:
+        path = run.tables.path("i2e", "manifest.json")
+        return super().missing(run, commit) or ([] if files.exists(path) else ["i2e/manifest.json"])
+
+    def carry_out(self, run: Run, unit: str) -> Commit:
+        from pyspark.sql import functions as F
+
+        started = time.monotonic()
+        tables = run.tables
+        stats = run.read("entity_statistics")
+        in_order = stats.orderBy(F.col("class_index").asc_nulls_last(), "entity_id")
+        entities = tables.write(
+            in_order, lambda: entity_rows, self.name, unit, ("i2e/entities", "i2e/statistics/entities")
+        )
+        by_images = stats.where(F.col("class_index").isNotNull()).groupBy("images").count().collect()
+        steps = funnel(run)
+        small = tables.write_local(
+            iter(
+                [
+                    ("i2e/statistics/buckets", statistics.buckets({r["images"]: r["count"] for r in by_images})),
+                    ("i2e/statistics/funnel", funnel_rows(steps)),
+                ]
+            ),
+            self.name,
+            unit,
+            ("i2e/statistics/buckets", "i2e/statistics/funnel"),
+        )
+        self._remove_other_units(run)
+        written = tuple(self.tables)
+        staged = [entities.only(*written[:2]), small.only(*written[2:])]
+        made = Commit(
+            stage=self.name,
+            unit=unit,
+            fingerprint=self.fingerprint(run, unit),
+            components=self.components(run, unit),
+            files={t: f for w in staged for t, f in w.files.items()},
+            rows_in=entities.rows_in,
+            rows_out=entities.rows_in,
+            rejected={},
+            seconds=round(time.monotonic() - started, 3),
+        )
+        tables.commit(made, staged)
+        classes = made.rows("i2e/entities")
+        facts = manifest(run, steps, classes, labels=sum(r["images"] * r["count"] for r in by_images))
+        top = in_order.where("class_index is not null").orderBy(F.desc("images"), "entity_id").limit(20).collect()
+        files.write_bytes(tables.path("i2e", "README.md"), card(facts, [r.asDict() for r in top]).encode())
+        files.write_json(tables.path("i2e", "manifest.json"), facts)
+        return made
+
+    def _remove_other_units(self, run: Run) -> None:
+        """Images of units that are no longer part of the dataset."""
+        images = run.writer("i2e/images").name
+        for unit in set(run.tables.commits(images)) - {u.name for u in run.units}:
+            run.tables.discard(images, unit)
+
+
+def entity_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Rows of i2e/entities, for entities that have a class, and of i2e/statistics/entities, for all that any text
+    proposed."""
+    for batch in batches:
+        yield "i2e/statistics/entities", batch
+        classes = batch.filter(pc.is_valid(batch.column("class_index")))
+        classes = classes.drop_columns(["mean_clip_score"])
+        names = ["mean_clip_score" if n == "mean_clip_score_labelled" else n for n in classes.schema.names]
+        yield "i2e/entities", classes.rename_columns(names)

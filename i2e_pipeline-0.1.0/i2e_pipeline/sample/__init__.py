@@ -1,0 +1,1 @@
+"""The embedded sample world: entities, drawings, scenes, captions and two small models, all made by these scripts."""

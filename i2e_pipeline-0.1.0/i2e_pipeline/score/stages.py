@@ -1,0 +1,213 @@
+"""Score: how well does the image of a pair fit each entity that its text may mean?
+
+entity_vectors  Reads   candidates · kb/entities   Writes  entity_vectors
+score           Reads   pairs · candidates · entity_vectors · the input shards' images
+                Writes  scores   Rejects  no_linked_mention and the reasons of images/decode.py
+
+An entity's text is encoded once per model, however many units name it: each run adds a segment of the entities that no
+earlier segment holds.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+from i2e_pipeline.core.config import Config, digest
+from i2e_pipeline.core.schemas import ENTITY_VECTORS, SCORES, Reason
+from i2e_pipeline.engine import cluster
+from i2e_pipeline.engine.catalogue import Passed, Table
+from i2e_pipeline.engine.shipping import Shipped
+from i2e_pipeline.engine.stage import Plan, Run, Stage
+from i2e_pipeline.engine.tables import Commit, Counting, Kernel
+from i2e_pipeline.images import encoder
+from i2e_pipeline.images.decode import REASONS as IMAGE_REASONS
+from i2e_pipeline.score.entity_vectors import EntityVectors, encode_entities
+from i2e_pipeline.score.scoring import score
+
+_ENTITIES_PER_TASK = 8192
+_LOCAL = "local-dir:"
+_OF_THE_MODEL = {
+    "score.pretrained": "the model's name and content say it",
+    "score.dtype": "the model's name and content say it",
+    "score.device": "vectors are the same on every device, up to rounding",
+    "score.batch_size": "a vector does not depend on the others of its batch",
+    "score.rows_per_task": "a score does not depend on the others of its task",
+    "score.decode_threads": "a score does not depend on who decoded the image",
+}
+
+
+class EncodeEntities(Stage):
+    name, job, does, rows_are = "entity_vectors", "score_images", "encode the entities' texts", "entities"
+    scope = "segments"
+    after = ("knowledge_base",)
+    reads = ("candidates", "kb/entities", "entity_vectors")
+    tables = {
+        "entity_vectors": Table(
+            ENTITY_VECTORS,
+            key=("entity_id",),
+            holds="the vector of each entity's text; whether that had a description",
+        )
+    }
+    passes = Passed("entity_vectors", ("entity_id",))
+    in_funnel = per_pair = False
+    sections = ("score",)
+    leaves_out = {
+        **_OF_THE_MODEL,
+        **{
+            f"score.{key}": "it is about images"
+            for key in ("max_pixels", "min_side", "max_aspect", "max_bytes", "keep_vectors")
+        },
+    }
+    stored_as = {"score.text_template": "template", "score.background_entities": "background"}
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        return {**super().settings(config), "model": model_name(config)}
+
+    def all_units(self, run: Run) -> list[str]:
+        """The segments that are there, and a new one if the links of some unit are in none of them."""
+        made = [c for c in run.tables.commits(self.name).values() if c.fingerprint == run.fingerprints[self.name]]
+        covered = {link for c in made for link in c.facts["links"]}
+        missing = sorted(_links(run) - covered)
+        return sorted(c.unit for c in made) + ([f"s-{digest(missing)[:12]}"] if missing else [])
+
+    def rows_to_do(self, run: Run, unit: str) -> int:
+        return 0
+
+    def carry_out(self, run: Run, unit: str) -> Commit:
+        from pyspark.sql import functions as F
+
+        started = time.monotonic()
+        tables, config = run.tables, run.config.score
+        segments = run.committed(self.name)
+        candidates = run.read("candidates", columns=["entity_id"])
+        entities = run.read("kb/entities", columns=["entity_id", "name", "description"])
+        by_hash = entities.where(F.col("description").isNotNull()).orderBy(F.xxhash64("entity_id"), "entity_id")
+        background = sorted(r["entity_id"] for r in by_hash.limit(config.background_entities).collect())
+        wanted = candidates.union(run.spark.createDataFrame([(e,) for e in background], "entity_id long")).distinct()
+        if segments:
+            known = run.read("entity_vectors", columns=["entity_id"])
+            wanted = wanted.join(known, "entity_id", how="left_anti")
+        rows = entities.join(wanted, "entity_id", how="inner").select("entity_id", "name", "description")
+        model = ship_model(run)
+
+        def make_kernel() -> Kernel:
+            return partial(
+                encode_entities,
+                encoder=encoder.load_once(
+                    model_config(config, model), threads=1, device=cluster.task_device(config.device)
+                ),
+                template=config.text_template,
+            )
+
+        counting = Counting(passed=self.passes)
+        profile = cluster.profile(run.spark, run.config)
+        written = tables.write(
+            rows.orderBy("entity_id"), make_kernel, self.name, unit, tuple(self.tables), counting, profile
+        )
+        facts = {"links": sorted(_links(run)), "background": background}
+        return self.conclude(run, unit, [written], started, facts=facts)
+
+
+def _links(run: Run) -> set[str]:
+    """The unit's links that the run counts, each by unit and fingerprint."""
+    return {f"{c.unit}:{c.fingerprint}" for c in run.commits_of("candidates")}
+
+
+class Score(Stage):
+    name, job, does, rows_are = "score", "score_images", "look at each image beside its candidates", "pairs"
+    after = ("link",)
+    reads = ("pairs", "candidates", "entity_vectors")
+    tables = {
+        "scores": Table(
+            SCORES,
+            key=("pair_id", "entity_id"),
+            holds="how well the image fits each entity; its size, perceptual hash and, with `score.keep_vectors`, its "
+            "vector (float16, little-endian)",
+            narrowable=True,
+        )
+    }
+    passes = Passed("scores", ("pair_id",))
+    reasons = {
+        Reason.NO_LINKED_MENTION: (
+            "No name in the pair's text leads to an entity: nothing to score the image against."
+        ),
+        **IMAGE_REASONS,
+        Reason.NAN_SCORE: "The model gave no number for this image.",
+    }
+    sections = ("score",)
+    leaves_out = _OF_THE_MODEL
+    stored_as = {"score.text_template": "template"}
+    sees_images = True
+    guarded = ("model",)
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        return {**super().settings(config), "model": model_name(config)}
+
+    def rows_to_do(self, run: Run, unit: str) -> int:
+        return run.rows("pairs", unit)
+
+    def plan(self, run: Run, unit: str) -> Plan:
+        from pyspark.sql import functions as F
+
+        config = run.config.score
+        pairs = run.read("pairs", unit, ["pair_id", "text_id", "shard", "row"])
+        named = (
+            run.read("candidates", unit, ["text_id", "entity_id"])
+            .groupBy("text_id")
+            .agg(F.sort_array(F.collect_set("entity_id")).alias("entity_ids"))
+        )
+        rows = pairs.join(named, "text_id", how="left").select(
+            "shard", "row", "pair_id", F.coalesce("entity_ids", F.array().cast("array<bigint>")).alias("entity_ids")
+        )
+        segments = run.commits_of("entity_vectors")
+        vector_files = [run.tables.path("entity_vectors", f.path) for c in segments for f in c.files["entity_vectors"]]
+        key = digest([c.fingerprint + c.unit for c in segments])
+        background = segments[0].facts["background"]
+        open_shard = run.open_shards(unit)
+        model = ship_model(run)
+        threads = _threads_per_task(run)
+
+        def make_kernel() -> Kernel:
+            return partial(
+                score,
+                open_shard=open_shard,
+                encoder=encoder.load_once(
+                    model_config(config, model),
+                    threads=cluster.task_cores(threads),
+                    device=cluster.task_device(config.device),
+                ),
+                vectors=EntityVectors.from_files(vector_files, key=key),
+                config=config,
+                background=background,
+            )
+
+        in_order = run.in_shard_order(rows, unit, config.rows_per_task)
+        return Plan(
+            in_order,
+            make_kernel,
+            rows_expected=self.rows_to_do(run, unit),
+            profile=cluster.profile(run.spark, run.config),
+        )
+
+
+def model_name(config: Config) -> str:
+    """The model and the content of its files."""
+    return f"{config.score.model.rstrip('/').rpartition('/')[2]}@{encoder.fingerprint(config.score)[:12]}"
+
+
+def ship_model(run: Run) -> Shipped | None:
+    """A local model's folder, readable by every worker."""
+    model = run.config.score.model
+    return run.ship(model.removeprefix(_LOCAL)) if model.startswith(_LOCAL) else None
+
+
+def model_config(config: Any, model: Shipped | None) -> Any:
+    """The config as a worker must read it: with the model's folder where this machine has it."""
+    return config.model_copy(update={"model": _LOCAL + model.local()}) if model else config
+
+
+def _threads_per_task(run: Run) -> int:
+    """Cores of a task, as the application has them."""
+    return int(run.spark.conf.get("spark.task.cpus", "1") or 1)

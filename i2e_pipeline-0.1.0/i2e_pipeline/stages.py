@@ -1,0 +1,63 @@
+"""The one list of stages, and what is built from it: a config with the sections of stages from outside, a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from i2e_pipeline.core import config as configuration
+from i2e_pipeline.core.config import Config, Section
+from i2e_pipeline.engine.arrange import arrange, from_outside
+from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.engine.stage import Stage
+from i2e_pipeline.extract.stages import Extract, Pairs
+from i2e_pipeline.knowledge.stages import KnowledgeBase, Surfaces
+from i2e_pipeline.label.stages import Label
+from i2e_pipeline.link.stages import Link
+from i2e_pipeline.publish.stages import Finish, Publish, Select
+from i2e_pipeline.score.stages import EncodeEntities, Score
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def built_in() -> list[Stage]:
+    """The stages of this package, in their order."""
+    return [
+        KnowledgeBase(),
+        Surfaces(),
+        Pairs(),
+        Extract(),
+        Link(),
+        EncodeEntities(),
+        Score(),
+        Label(),
+        Select(),
+        Publish(),
+        Finish(),
+    ]
+
+
+def stages(config: Config | None = None) -> list[Stage]:
+    """All stages, those that the config names among them. Raises StageError for one that does not fit."""
+    return arrange(built_in(), from_outside(config.stages if config is not None else ()))
+
+
+def sections_of(names: Sequence[str]) -> Mapping[str, type[Section]]:
+    """The config sections that stages from outside bring."""
+    return {stage.name: stage.Settings for stage in from_outside(names) if stage.Settings is not None}
+
+
+def load(file: str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The config of a YAML file with `section.key=value` overrides on top; raises ConfigError or StageError."""
+    return configuration.load(file, overrides, sections_of)
+
+
+def from_tree(tree: Mapping[str, Any], file: str, overrides: Sequence[str] = ()) -> Config:
+    """The same of settings that are read already; `file` says in messages where they come from."""
+    return configuration.from_tree(tree, file, overrides, sections_of)
+
+
+def pipeline(config: Config, start_spark: Callable[[], SparkSession] | None = None) -> Pipeline:
+    """All stages over the config's output."""
+    return Pipeline(config, stages(config), start_spark)

@@ -1,0 +1,69 @@
+"""Augmentation: the random crop and mirror of an image, drawn by hash, and the plain view that evaluation takes.
+
+Reads    RGB images, as images.open_rgb gives them
+Writes   pixels_HWC: uint8, H = W = the side of the model's input
+
+Legend: N images, F the four numbers of a crop and the mirror.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from i2e_pipeline.core.config import DataConfig
+from i2e_pipeline.core.draws import hashed, uniform
+from i2e_pipeline.images.decode import DRAFT_MARGIN
+
+MAX_ASPECT = 4 / 3
+"""Of a random crop, either way (Szegedy et al., arXiv 1409.4842)."""
+_PURPOSES = ("area", "aspect", "across", "down", "mirror")
+
+
+def draws(keys_N: np.ndarray, config: DataConfig) -> np.ndarray | None:
+    """What is drawn for images of these keys: draws_NF, float64 in [0, 1); None where nothing is augmented.
+
+    F: area, aspect, place across and down, mirror (≥ 0.5: mirrored).
+    """
+    if config.augment == "none":
+        return None
+    drawn_NF = np.stack([uniform(hashed(keys_N, purpose)) for purpose in _PURPOSES], axis=1)
+    if config.augment == "crop":
+        drawn_NF[:, 4] = 0
+    return drawn_NF
+
+
+def augmented(image: Image.Image, side: int, drawn_F: np.ndarray, area: tuple[float, float]) -> np.ndarray:
+    """A random crop of `area` (shares of the image, from … to), scaled to side x side and perhaps mirrored."""
+    width, height = image.size
+    of_area, of_aspect, across, down, mirror = drawn_F.tolist()
+    pixels = (area[0] + of_area * (area[1] - area[0])) * width * height
+    aspect = math.exp((2 * of_aspect - 1) * math.log(MAX_ASPECT))
+    # What would stick out is cut off, where torchvision draws ten times and then gives up.
+    crop_width = min(float(width), math.sqrt(pixels * aspect))
+    crop_height = min(float(height), math.sqrt(pixels / aspect))
+    left, top = across * (width - crop_width), down * (height - crop_height)
+    return _scaled(image, side, (left, top, left + crop_width, top + crop_height), mirror >= 0.5)
+
+
+def centred(image: Image.Image, side: int) -> np.ndarray:
+    """The largest square in the middle of the image, scaled to side x side."""
+    width, height = image.size
+    square = min(width, height)
+    left, top = (width - square) / 2, (height - square) / 2
+    return _scaled(image, side, (left, top, left + square, top + square), False)
+
+
+def decoded_side(side: int, config: DataConfig) -> int:
+    """`side` for images.open_rgb: large JPEGs are decoded at a half, quarter or eighth only while the smallest crop
+    still has as many pixels as the model takes."""
+    smallest = 1.0 if config.augment == "none" else math.sqrt(config.crop_area[0] / MAX_ASPECT)
+    return max(1, math.ceil(side / smallest / DRAFT_MARGIN))
+
+
+def _scaled(image: Image.Image, side: int, box: tuple[float, float, float, float], mirror: bool) -> np.ndarray:
+    scaled = image.resize((side, side), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+    # Here and not as a view with a negative stride, which costs ten times as much to copy.
+    return np.asarray(scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else scaled)

@@ -1,0 +1,452 @@
+"""Checkpoints: everything that a training needs to go on, or to be read by another program.
+
+Writes  <train folder>/checkpoints/step-00001234/
+            towers.safetensors                 the encoder's state dict by name, float32
+            ema.safetensors                    its running mean, where one is kept
+            optimizer.safetensors              AdamW's moments as <parameter>/exp_avg, <parameter>/exp_avg_sq
+            head-00000-of-00004.safetensors    rows of the entity head, one file per rank that wrote
+            state.json                         step, position, config, dataset, the sizes of all these files
+        <train folder>/checkpoints/best.json   which step was best on what is held out
+
+No pickle: safetensors cannot run code, and other languages read it. All ranks write into one hidden folder; state.json
+comes last, then one rename makes the checkpoint. So a folder under its own name is whole, and a kill at any moment
+leaves the checkpoints before it as they were.
+
+Rows of the head carry entity ids, for class indices are only an order: a dataset that was built again may number its
+entities otherwise, and have new ones. Any number of ranks reads any number of parts.
+
+Legend: C classes, D width.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.version import __version__
+from i2e_pipeline.train.parallel import World
+
+FORMAT_VERSION = 1
+_STATE = "state.json"
+_BEST = "best.json"
+_ROWS_AT_ONCE = 65_536
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointError(I2EError, ValueError):
+    """A checkpoint cannot be written, or cannot be read, or does not fit."""
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """Rows of the entity head."""
+
+    class_C: Tensor
+    """int64, class indices"""
+    entity_C: Tensor
+    """int64, the entity of each"""
+    weights_CD: Tensor
+    accumulators_C: Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """What state.json says of a training."""
+
+    step: int
+    """Optimiser steps done."""
+    position: int
+    """Samples consumed by all ranks together."""
+    width: int
+    """Of the vectors that towers and head share."""
+    recipe: str
+    config: dict[str, Any]
+    """The config tree that the training runs with."""
+    dataset: str
+    """Fingerprint of the dataset."""
+    best: float | None = None
+    """Best figure so far on what is held out."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Whatever is counted over the whole training: images skipped, …"""
+
+
+def save(
+    folder: str | Path,
+    state: State,
+    world: World,
+    *,
+    towers: Mapping[str, Tensor] | None,
+    ema: Mapping[str, Tensor] | None = None,
+    optimizer: Mapping[str, Tensor] | None = None,
+    head: HeadRows | None = None,
+) -> Path:
+    """Writes the checkpoint of `state.step` below <folder>/checkpoints and returns its folder; all ranks call it.
+
+    towers, ema, optimizer  whole tensors by name, on rank 0; None elsewhere
+    head                    the rows that this rank holds; None where the recipe has no head
+
+    A checkpoint of this step that is there already stays as it is: to begin anew in a used folder, call `drop_beyond`
+    first. What an earlier save left unfinished is removed, so a folder is for one training at a time. Raises
+    CheckpointError, on every rank, when one of them could not write.
+    """
+    root = _local(folder) / "checkpoints"
+    target = root / name(state.step)
+    started = ((target / _STATE).is_file(), uuid.uuid4().hex[:12]) if world.first else None
+    there, token = world.gather_objects(started)[0]
+    if there:
+        return target
+    fresh = root / f".{name(state.step)}.tmp-{token}"
+    if world.first:
+        sweep(folder)
+    world.barrier()  # nobody writes before the sweep is over
+    wrote: dict[str, int] = {}
+    problem = None
+    try:
+        fresh.mkdir(parents=True, exist_ok=True)
+        if head is not None:
+            _write(fresh / _part(world.rank, world.size), vars(head), wrote)
+        if world.first:
+            assert towers is not None, "rank 0 brings the full state dict of the towers"
+            _write(fresh / "towers.safetensors", _floats(towers), wrote)
+            if ema is not None:
+                _write(fresh / "ema.safetensors", _floats(ema), wrote)
+            if optimizer is not None:
+                _write(fresh / "optimizer.safetensors", optimizer, wrote)
+    except OSError as error:
+        problem = f"rank {world.rank}: {error}"
+    except SafetensorError as error:
+        problem = f"rank {world.rank}: writing to {fresh}: {error}"
+    told = world.gather_objects((wrote, problem, 0 if head is None else len(head.class_C)))
+    problems = [p for _, p, _ in told if p]
+    if not problems and world.first:
+        sizes = {file: size for part, _, _ in told for file, size in part.items()}
+        problems = _finish(fresh, target, state, sizes, classes=sum(rows for *_, rows in told))
+    problems = world.gather_objects(problems)[0]
+    if problems:
+        if world.first:
+            shutil.rmtree(fresh, ignore_errors=True)
+        raise CheckpointError(f"{target} could not be saved: {'; '.join(problems)}")
+    return target
+
+
+def _finish(fresh: Path, target: Path, state: State, sizes: dict[str, int], classes: int) -> list[str]:
+    """Rank 0's last act: see that all parts lie here, then state.json, then the name."""
+    unseen = [f for f, size in sizes.items() if not (fresh / f).is_file() or (fresh / f).stat().st_size != size]
+    if unseen:
+        return [
+            f"rank 0 does not see {', '.join(unseen)} as another rank wrote it: train.folder must lie on a file system "
+            "that all ranks share"
+        ]
+    versions = {"i2e_pipeline": __version__, "torch": torch.__version__}
+    tree = {"format_version": FORMAT_VERSION, **asdict(state), "classes": classes, "versions": versions, "files": sizes}
+    if target.exists():
+        return [f"{target.name} is there without its {_STATE}: remove it"]
+    try:
+        files.write_json(str(fresh / _STATE), tree)
+        files.put_in_place(fresh, target)
+    except OSError as error:
+        return [f"rank 0: {error}"]
+    return []
+
+
+def name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def steps(folder: str | Path) -> list[int]:
+    """Steps that have a whole checkpoint, rising."""
+    return sorted(step for step, whole in _named(_local(folder) / "checkpoints") if whole)
+
+
+def latest(folder: str | Path) -> Path | None:
+    """The newest whole checkpoint of a train folder, or None; warns of what it passes over."""
+    root = _local(folder) / "checkpoints"
+    for entry in _unfinished(root):
+        log.warning(f"{entry}: this save was cut off, so it is not read; the next save removes it")
+    for step, whole in sorted(_named(root), reverse=True):
+        if whole:
+            return root / name(step)
+        log.warning(f"{root / name(step)}: passed over, it has no {_STATE} and is not whole; it can be removed")
+    return None
+
+
+def sweep(folder: str | Path) -> None:
+    """Removes what killed saves left behind. Not while another process saves here."""
+    for entry in _unfinished(_local(folder) / "checkpoints"):
+        log.warning(f"{entry}: left over from a save that was cut off; removed")
+        shutil.rmtree(entry)
+
+
+def drop_beyond(folder: str | Path, step: int) -> list[int]:
+    """Removes the checkpoints beyond a step, and the mark of the best one if it is among them; returns their steps. For
+    a training that goes on from that step (−1: that begins anew). Rank 0 alone calls it."""
+    marked = best(folder)
+    if marked is not None and marked[0] > step:
+        files.remove(str(_local(folder) / "checkpoints" / _BEST))
+    gone = [s for s in steps(folder) if s > step]
+    _remove(folder, gone)
+    return gone
+
+
+def mark_best(folder: str | Path, step: int, figure: float) -> None:
+    """Names the checkpoint that `prune` never removes."""
+    files.write_json(str(_local(folder) / "checkpoints" / _BEST), {"step": step, "figure": figure})
+
+
+def best(folder: str | Path) -> tuple[int, float] | None:
+    """Step and figure of the best checkpoint; None where none was marked."""
+    path = _local(folder) / "checkpoints" / _BEST
+    if not path.exists():
+        return None
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        return int(tree["step"]), float(tree["figure"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error!r}): remove it; the next best one writes it") from None
+
+
+def prune(folder: str | Path, keep: int) -> list[int]:
+    """Removes all checkpoints but the `keep` newest and the best; returns their steps. Rank 0 alone calls it."""
+    marked = best(folder)
+    gone = [step for step in steps(folder)[:-keep] if marked is None or step != marked[0]]
+    _remove(folder, gone)
+    return gone
+
+
+def _remove(folder: str | Path, gone: list[int]) -> None:
+    root = _local(folder) / "checkpoints"
+    for step in gone:
+        # First the name, so that a kill in the middle does not leave half a checkpoint that looks whole.
+        doomed = root / f".{name(step)}.tmp-{uuid.uuid4().hex[:12]}"
+        os.rename(root / name(step), doomed)
+        shutil.rmtree(doomed)
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """How the entities of a dataset differ from those that a checkpoint was trained on."""
+
+    kept: int
+    renumbered: int
+    """Of the kept ones."""
+    new: int
+    """Their rows start as they would in a fresh head."""
+    gone: int
+    """Their rows are not loaded."""
+
+    def __bool__(self) -> bool:
+        return bool(self.renumbered or self.new or self.gone)
+
+    def __str__(self) -> str:
+        return (
+            f"entity head: {self.kept:,} classes from the checkpoint ({self.renumbered:,} under another index), "
+            f"{self.new:,} new ones start fresh, {self.gone:,} are not in this dataset and were left out"
+        )
+
+
+class Checkpoint:
+    """A checkpoint that was found whole. Tensors are read when they are asked for."""
+
+    def __init__(self, folder: Path, state: State, classes: int, sizes: dict[str, int]) -> None:
+        self.folder, self.state, self.classes = folder, state, classes
+        self._open = {file: _Tensors(folder / file) for file in sizes if file.endswith(".safetensors")}
+
+    @property
+    def towers(self) -> Mapping[str, Tensor]:
+        return self._open["towers.safetensors"]
+
+    @property
+    def ema(self) -> Mapping[str, Tensor] | None:
+        return self._open.get("ema.safetensors")
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """What evaluation and export use: the mean where one was kept, else the towers as they are."""
+        return {**self.towers, **(self.ema or {})}
+
+    @property
+    def optimizer(self) -> Mapping[str, Tensor] | None:
+        return self._open.get("optimizer.safetensors")
+
+    def class_change(self, entity_C: Tensor) -> ClassChange:
+        """What becomes of the head's rows on a dataset whose entities, by class index, are these."""
+        kept = renumbered = 0
+        find = _finder(entity_C)
+        for part in self._parts():
+            found = find(part["entity_C"])
+            kept += int((found >= 0).sum())
+            renumbered += int(((found >= 0) & (found != part["class_C"])).sum())
+        return ClassChange(kept, renumbered, len(entity_C) - kept, self.classes - kept)
+
+    def head_rows(
+        self, entity_C: Tensor, width: int, wanted: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[HeadRows]:
+        """Rows of the head under the class indices of a dataset, some ten thousand at a time.
+
+        entity_C  entity id of each class index of the dataset
+        width     of the towers; a checkpoint of another width is refused
+        wanted    class indices → which of them this rank holds (bool); None: all
+        """
+        self.check_width(width)
+        find = _finder(entity_C)
+        for part in self._parts():
+            class_C, old_entity_C = find(part["entity_C"]), part["entity_C"]
+            for start in range(0, len(class_C), _ROWS_AT_ONCE):
+                rows = slice(start, start + _ROWS_AT_ONCE)
+                take = class_C[rows] >= 0
+                if wanted is not None:
+                    take = take & wanted(class_C[rows])
+                if take.any():
+                    yield HeadRows(
+                        class_C[rows][take],
+                        old_entity_C[rows][take],
+                        part.rows("weights_CD", rows)[take],
+                        part.rows("accumulators_C", rows)[take],
+                    )
+
+    def check_width(self, width: int) -> None:
+        if width != self.state.width:
+            raise CheckpointError(
+                f"{self.folder} has vectors of {self.state.width} numbers and the towers make {width}: use the encoder "
+                "that it was trained with (train.encoder), or another train.folder"
+            )
+
+    def _parts(self) -> list[_Tensors]:
+        return [tensors for file, tensors in sorted(self._open.items()) if file.startswith("head-")]
+
+
+def load(path: str | Path) -> Checkpoint:
+    """The checkpoint in a folder; CheckpointError where it is not whole, of a newer format, or damaged.
+
+    Files are compared with their sizes in state.json and their headers are read; tensors come later.
+    """
+    folder = _local(path)
+    if not (folder / _STATE).is_file():
+        raise CheckpointError(f"{folder} is no whole checkpoint: it has no {_STATE}")
+    try:
+        tree = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        version = tree["format_version"]
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{folder} has format {version}, and this version of i2e_pipeline reads {FORMAT_VERSION}: "
+                f"it was written by i2e_pipeline {tree.get('versions', {}).get('i2e_pipeline', '?')}"
+            )
+        sizes, classes = tree["files"], tree["classes"]
+        state = State(**{f.name: tree[f.name] for f in fields(State)})
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise _damaged(folder / _STATE, repr(error)) from None
+    for file, size in sizes.items():
+        found = (folder / file).stat().st_size if (folder / file).is_file() else None
+        if found != size:
+            is_now = "is missing" if found is None else f"has {found:,} bytes"
+            raise _damaged(folder / file, f"{is_now}, {size:,} were written")
+    return Checkpoint(folder, state, classes, sizes)
+
+
+class _Tensors(Mapping[str, Tensor]):
+    """Tensors of a safetensors file, read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = safe_open(str(path), framework="pt")
+        except SafetensorError as error:
+            raise _damaged(path, str(error)) from None
+        self._names = list(self._file.keys())
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self._names:
+            raise KeyError(key)
+        return self._file.get_tensor(key)
+
+    def rows(self, key: str, which: slice) -> Tensor:
+        return self._file.get_slice(key)[which.start : which.stop]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _finder(entity_C: Tensor) -> Callable[[Tensor], Tensor]:
+    """entity ids → their class indices in a dataset, −1 where it has no such entity."""
+    known_C, class_C = torch.sort(entity_C)
+
+    def find(wanted_N: Tensor) -> Tensor:
+        if not len(known_C):
+            return torch.full_like(wanted_N, -1)
+        place_N = torch.searchsorted(known_C, wanted_N).clamp_(max=len(known_C) - 1)
+        return torch.where(known_C[place_N] == wanted_N, class_C[place_N], -1)
+
+    return find
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], wrote: dict[str, int]) -> None:
+    apart: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        # safetensors refuses two names of one storage (tied weights), and would write all of a slice's storage.
+        if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        apart[key] = tensor
+    save_file(apart, str(path), metadata={"format": "pt"})
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    wrote[path.name] = path.stat().st_size
+
+
+def _floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n: t.detach().float() if t.is_floating_point() else t for n, t in tensors.items()}
+
+
+def _part(rank: int, ranks: int) -> str:
+    return f"head-{rank:05d}-of-{ranks:05d}.safetensors"
+
+
+def _named(root: Path) -> list[tuple[int, bool]]:
+    """(step, is it whole) of all folders that are named as checkpoints are."""
+    found = []
+    for entry in root.glob("step-*") if root.is_dir() else ():
+        number = entry.name.removeprefix("step-")
+        if number.isdecimal() and entry.is_dir():
+            found.append((int(number), (entry / _STATE).is_file()))
+    return found
+
+
+def _unfinished(root: Path) -> list[Path]:
+    return sorted(root.glob(".step-*.tmp-*")) if root.is_dir() else []
+
+
+def _local(folder: str | Path) -> Path:
+    if not files.is_local(str(folder)):
+        raise CheckpointError(
+            f"{folder}: checkpoints are written to a local path; mount the store (s3fs, gcsfuse, NFS) and give the "
+            "mounted path as train.folder"
+        )
+    return Path(str(folder).removeprefix("file://"))
+
+
+def _damaged(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is damaged ({what}): remove the folder {path.parent}, and the training goes on from the checkpoint "
+        "before it"
+    )

@@ -1,0 +1,328 @@
+"""Encoders: an open_clip model as the two towers that are trained.
+
+Reads    an open_clip architecture by NAME, or of local-dir:FOLDER; weights where the config names some
+Writes   Encoded: unit vectors in float32, the scale and the bias of their cosines
+
+The paper's towers (MOFI, arXiv 2306.07952) are open_clip's ViT-B-16, ViT-L-14 and ViT-H-14: text towers of width ×
+layers 512 × 12, 768 × 12 and 1024 × 24.
+
+Legend: B images of this rank, C H W channels and sides, L tokens, D width of the vectors, T width of the teacher's.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from i2e_pipeline.core.config import EncoderConfig, LossConfig
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.logs import muted
+from i2e_pipeline.core.model_name import parse
+from i2e_pipeline.images.encoder import cut_to
+from i2e_pipeline.train.batch import Encoded
+
+MAX_LOG_SCALE = math.log(100)
+"""As in CLIP (arXiv 2103.00020 §2.5): a larger scale makes training unstable."""
+_UNDECAYED = ("positional_embedding", "class_embedding", "cls_emb", "pos_embed", "cls_token", "logit_scale")
+
+
+class EncoderError(I2EError, ValueError):
+    """Towers that cannot be built; the message names the setting, its value and the way out."""
+
+
+class Towers(nn.Module):
+    """An image and a text tower with the scale between them; what DDP or FSDP2 wraps.
+
+    The scale and the bias are vectors of one component, since FSDP2 shards no scalars; `export.py` writes them as
+    open_clip expects them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        architecture: dict[str, Any],
+        tokenizer: Callable[[list[str]], Tensor],
+        preprocessing: dict[str, Any],
+        *,
+        teacher_width: int | None = None,
+        uses_text: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.architecture = architecture
+        """open_clip's `model_cfg`: what an export needs to build the same model."""
+        self.tokenizer = tokenizer
+        self.preprocessing = preprocessing
+        """open_clip's `preprocess_cfg`."""
+        self.width = int(architecture["embed_dim"])
+        self.image_size = _side(preprocessing["size"])
+        """Side of the input in pixels."""
+        self.uses_text = uses_text
+        self.trims_text = _sees_only_what_came_before(model)
+        self._convolutional = hasattr(model.visual, "layer1") or hasattr(model.visual, "trunk")
+        self.to_teacher = None if teacher_width is None else nn.Linear(self.width, teacher_width, bias=False)
+        self._gain_C11: Tensor
+        self._shift_C11: Tensor
+        std_C = torch.tensor(preprocessing["std"])
+        mean_C = torch.tensor(preprocessing["mean"])
+        self.register_buffer("_gain_C11", (1 / (255 * std_C)).view(-1, 1, 1), persistent=False)
+        self.register_buffer("_shift_C11", (mean_C / std_C).view(-1, 1, 1), persistent=False)
+        if not uses_text:
+            for parameter in self._of_texts():
+                parameter.requires_grad_(False)
+        if self._convolutional:
+            self.model.visual.to(memory_format=torch.channels_last)
+
+    def forward(self, pixels_BCHW: Tensor, tokens_BL: Tensor | None = None) -> Encoded:
+        """Pixels are uint8, RGB. Tokens may have been cut by `trim`. Under autocast the vectors are float32 still."""
+        image_BD = self.images(pixels_BCHW)
+        bias = self.model.logit_bias
+        return Encoded(
+            image_BD=image_BD,
+            text_BD=None if tokens_BL is None else self.texts(tokens_BL),
+            scale=self.model.logit_scale.float().exp().sum(),  # of one: FSDP2 warns of views, which squeeze makes
+            bias=None if bias is None else bias.float().sum(),
+            distilled_BT=None if self.to_teacher is None else normalize(self.to_teacher(image_BD).float(), dim=-1),
+        )
+
+    def images(self, pixels_BCHW: Tensor) -> Tensor:
+        """Unit vectors (B, D)."""
+        x_BCHW = pixels_BCHW.float() * self._gain_C11 - self._shift_C11
+        if self._convolutional:
+            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        return normalize(self.model.encode_image(x_BCHW).float(), dim=-1)
+
+    def texts(self, tokens_BL: Tensor) -> Tensor:
+        """Unit vectors (B, D)."""
+        length = tokens_BL.shape[1]
+        model = cut_to(self.model, length) if self.trims_text else self.model
+        return normalize(model.encode_text(tokens_BL).float(), dim=-1)  # type: ignore[operator]
+
+    def trim(self, tokens_BL: Tensor) -> Tensor:
+        """Tokens up to the last that any text of the batch is read at; for tokens that are still on the CPU.
+
+        A causal tower's vector is taken at its end token and has seen nothing after it, so the vectors stay the same.
+        Elsewhere than on a CPU lengths are multiples of 8: few shapes to compile, and what tensor cores like.
+        """
+        if not self.trims_text:
+            return tokens_BL
+        text = getattr(self.model, "text", self.model)
+        if _pooling(text) == "eos":
+            eos = int(getattr(text, "text_eos_id", getattr(text, "eos_id", -1)))
+            end_B = torch.eq(tokens_BL, eos).int().argmax(dim=-1)
+        else:
+            end_B = tokens_BL.argmax(dim=-1)
+        step = 1 if self.device.type == "cpu" else 8
+        length = -(-(int(end_B.max()) + 1) // step) * step
+        return tokens_BL[:, :length]
+
+    def clamp(self) -> None:
+        """Keeps the scale within [1, 100]; to be called after each step."""
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, MAX_LOG_SCALE)
+
+    def blocks(self) -> list[nn.Module]:
+        """Transformer or residual blocks in both towers: what is sharded, or compiled, one by one."""
+        return _blocks(self.model)
+
+    def decayed(self, name: str, parameter: Tensor) -> bool:
+        """Whether weight decay is for this parameter: matrices and kernels, not norms, biases, scales, positions."""
+        return parameter.ndim > 1 and not name.endswith(_UNDECAYED)
+
+    @property
+    def device(self) -> torch.device:
+        return self._gain_C11.device
+
+    def _of_texts(self) -> list[nn.Parameter]:
+        """Parameters that only texts use, the scale and the bias among them."""
+        return [p for name, p in self.model.named_parameters() if not name.startswith("visual.")]
+
+
+def build(
+    config: EncoderConfig,
+    loss: LossConfig,
+    seed: int,
+    *,
+    teacher_width: int | None = None,
+    uses_text: bool = True,
+) -> Towers:
+    """The towers that `config` names, on the CPU. Raises EncoderError.
+
+    seed            of random weights; the same ones on every rank and in every run, and no other draw is disturbed
+    teacher_width   width of the stored vectors that are distilled; None: nothing is
+    uses_text       False: the text tower and the scale stay as they are, without gradient
+    """
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: that one also seeds the cards, which fork_rng would have to wake to restore.
+        torch.default_generator.manual_seed(seed)
+        model, architecture = _model(config)
+        if config.pretrained is None:
+            model.logit_scale = nn.Parameter(torch.full((1,), math.log(loss.initial_scale)))
+        else:
+            model.logit_scale = nn.Parameter(model.logit_scale.detach().reshape(1))
+        if loss.contrastive == "siglip":
+            begin = torch.full((1,), loss.initial_bias)
+            kept = config.pretrained is not None and model.logit_bias is not None
+            model.logit_bias = nn.Parameter(model.logit_bias.detach().reshape(1) if kept else begin)
+        else:
+            model.logit_bias = None
+        architecture.pop("init_logit_bias", None)
+        architecture.pop("nonscalar_logit_scale", None)
+        towers = _towers(model, architecture, config, teacher_width, uses_text)
+    if config.checkpoint_activations:
+        _checkpoint_activations(towers, config)
+    if config.compile:
+        for block in towers.blocks() or [model.visual]:
+            block.compile()
+    return towers
+
+
+def _towers(
+    model: nn.Module, architecture: dict[str, Any], config: EncoderConfig, teacher_width: int | None, uses_text: bool
+) -> Towers:
+    import open_clip
+
+    preprocessing = open_clip.get_model_preprocess_cfg(model)
+    tokenizer = open_clip.get_tokenizer(config.model)
+    return Towers(model, architecture, tokenizer, preprocessing, teacher_width=teacher_width, uses_text=uses_text)
+
+
+def _model(config: EncoderConfig) -> tuple[Any, dict[str, Any]]:
+    """The open_clip model and its `model_cfg`, image size included."""
+    import open_clip
+
+    architecture = _architecture(config.model)
+    if "multimodal_cfg" in architecture:
+        raise EncoderError(f"train.encoder.model={config.model}: CoCa also generates text, which is not trained here")
+    vision = architecture["vision_cfg"]
+    if config.image_size is not None:
+        vision["image_size"] = config.image_size
+    side, patch = _side(vision.get("image_size", 224)), vision.get("patch_size") or 32
+    if side < patch and not vision.get("timm_model_name"):
+        raise EncoderError(f"train.encoder.image_size={side}: {config.model} wants {patch} pixels or more, one patch")
+    in_folder = parse(config.model).folder is not None
+    _check_pretrained(config, architecture)
+    with_folder = in_folder and config.pretrained == "folder"
+    try:
+        # open_clip warns of random weights, which are what a pre-training begins with.
+        with muted(logging.WARNING):
+            model = open_clip.create_model(
+                config.model,
+                pretrained=None if in_folder else config.pretrained,
+                force_image_size=config.image_size,
+                load_weights=not in_folder or with_folder,
+                require_pretrained=with_folder or (not in_folder and config.pretrained is not None),
+                pretrained_text=False,
+            )
+            if in_folder and config.pretrained not in (None, "folder"):
+                open_clip.load_checkpoint(model, config.pretrained)
+    except Exception as error:  # open_clip raises RuntimeError, FileNotFoundError, KeyError, TypeError … for bad models
+        raise EncoderError(
+            f"train.encoder.model={config.model} (pretrained={config.pretrained}, image_size={config.image_size}) "
+            f"cannot be built: {error}"
+        ) from error
+    return model, architecture
+
+
+def _architecture(name: str) -> dict[str, Any]:
+    import open_clip
+
+    folder = parse(name).folder
+    if folder is not None:
+        path = Path(folder) / "open_clip_config.json"
+        if not path.is_file():
+            raise EncoderError(f"train.encoder.model={name}: {path} does not exist")
+        try:
+            architecture = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise EncoderError(f"train.encoder.model={name}: {path} holds no model_cfg: {error!r}") from error
+    elif ":" in name:
+        raise EncoderError(
+            f"train.encoder.model={name}: copy the model to a folder and name it local-dir:FOLDER, or "
+            "local-dir:FOLDER@folder to begin with its weights"
+        )
+    else:
+        architecture = open_clip.get_model_config(name.replace("/", "-"))
+        if architecture is None:
+            raise EncoderError(
+                f"train.encoder.model={name}: open_clip knows no such architecture; "
+                "`python -c 'import open_clip; print(open_clip.list_models())'` lists them"
+            )
+    return copy.deepcopy(architecture)
+
+
+def _check_pretrained(config: EncoderConfig, architecture: dict[str, Any]) -> None:
+    """Refuses weights that are not there, and those of OpenAI in a model with another activation."""
+    import open_clip
+
+    wanted, name = config.pretrained, config.model
+    if wanted is None or Path(wanted).is_file():
+        return
+    if parse(name).folder is not None:
+        if wanted != "folder":
+            raise EncoderError(
+                f"train.encoder.pretrained={wanted}: no such file; `folder` takes the weights of {name}, "
+                "null starts from random ones"
+            )
+        return
+    tag = open_clip.get_pretrained_cfg(name.replace("/", "-"), wanted)
+    if not tag:
+        raise EncoderError(
+            f"train.encoder.pretrained={wanted}: neither a file nor one of {name}'s: "
+            f"{', '.join(open_clip.list_pretrained_tags_by_model(name.replace('/', '-'))) or 'none'}"
+        )
+    if bool(tag.get("quick_gelu")) != bool(architecture.get("quick_gelu")):
+        # open_clip only warns, and the vectors are then those of no model.
+        other = name.removesuffix("-quickgelu") if architecture.get("quick_gelu") else f"{name}-quickgelu"
+        raise EncoderError(
+            f"train.encoder.pretrained={wanted}: these weights were trained with another activation than {name} has: "
+            f"set train.encoder.model={other}"
+        )
+
+
+def _checkpoint_activations(towers: Towers, config: EncoderConfig) -> None:
+    if hasattr(towers.model.visual, "layer1"):
+        raise EncoderError(
+            f"train.encoder.checkpoint_activations: open_clip's ResNets have none ({config.model}): leave it off, "
+            "or raise train.accumulate"
+        )
+    towers.model.set_grad_checkpointing(True)
+
+
+def _sees_only_what_came_before(model: nn.Module) -> bool:
+    """Whether a text's vector stays the same when the tokens after its end are cut off: causal, read at the end."""
+    text = getattr(model, "text", model)
+    causal = isinstance(getattr(text, "attn_mask", None), Tensor)
+    return causal and getattr(text, "cls_emb", None) is None and _pooling(text) in ("argmax", "eos")
+
+
+def _pooling(text: nn.Module) -> str | None:
+    return getattr(text, "text_pool_type", getattr(text, "pool_type", None))
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    """The topmost lists of like parts that have parts themselves: resblocks, ResNet's layers, timm's stages."""
+    found: list[nn.Module] = []
+    for child in module.children():
+        parts = list(child.children()) if isinstance(child, (nn.ModuleList, nn.Sequential)) else []
+        if parts and len({type(p) for p in parts}) == 1 and all(next(p.children(), None) is not None for p in parts):
+            found += parts
+        else:
+            found += _blocks(child)
+    return found
+
+
+def _side(size: Any) -> int:
+    sides = {int(s) for s in size} if isinstance(size, (tuple, list)) else {int(size)}
+    if len(sides) > 1:
+        raise EncoderError(f"train.encoder.model: an input of {tuple(size)} pixels; only square ones are trained here")
+    return sides.pop()

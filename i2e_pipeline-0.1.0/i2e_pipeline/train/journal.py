@@ -1,0 +1,274 @@
+"""The journal of a training: what it prints, and what it leaves to be read later.
+
+Writes  <train folder>/journal.jsonl           one JSON object a line: kind "start", "step" or "evaluation"
+        <train folder>/tensorboard/            the same for TensorBoard, where it is installed
+        <train folder>/loss.png                (curves.py)
+        <train folder>/bad-step-00000012.json  the batch of a step whose loss is not a number
+
+After a kill and a resume the file reads like one run: rows beyond the step that is resumed are dropped, for those
+steps are done again. Only rank 0 prints and writes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.train import curves
+from i2e_pipeline.train.parallel import World
+
+log = logging.getLogger(__name__)
+
+Number = float | Tensor
+FILE = "journal.jsonl"
+
+
+class BadLoss(I2EError, ValueError):
+    """A loss that is not a finite number."""
+
+
+class Journal:
+    """Takes every step; once in `log_every` steps it logs and writes what happened since the last time."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        steps: int,
+        batch_size: int,
+        world: World,
+        *,
+        images: int,
+        start: int = 0,
+        log_every: int = 10,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """batch_size   images of a step over all ranks
+        images       of an epoch
+        start        steps that a resumed training has done
+        facts        more about this process for the start row: recipe, config …
+        """
+        self.folder, self.steps, self.batch_size, self.images = Path(folder), steps, batch_size, images
+        self.log_every = log_every
+        self._writes = world.first
+        self._sums: dict[str, Number] = {}
+        self._step = self._since = start
+        self._wait = self._waited = 0.0
+        self._began = time.monotonic()
+        if self._writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._seen = rewind(self.folder, start)
+            self._file = (self.folder / FILE).open("a", encoding="utf-8")
+            self._board = _tensorboard(self.folder / "tensorboard", start)
+            self._write({"kind": "start", "step": start, "time": _now(), "ranks": world.size, **(facts or {})})
+
+    def step(
+        self, step: int, losses: Mapping[str, Number], learning_rate: float, norm: Number | None, wait_seconds: float
+    ) -> None:
+        """One optimiser step is done.
+
+        step          counted from 1
+        losses        scalars: "loss" and its parts; tensors are read only when a line is due, so that steps overlap
+        norm          of the gradient before clipping
+        wait_seconds  total that this rank has waited for data since the training began (Loader.wait_seconds)
+        """
+        if not self._writes:
+            return
+        self._step, self._wait = step, wait_seconds
+        for name, value in {**losses, **({} if norm is None else {"norm": norm})}.items():
+            value = value.detach() if isinstance(value, Tensor) else value
+            self._sums[name] = value if name not in self._sums else self._sums[name] + value
+        if step % self.log_every == 0 or step == self.steps:
+            self._report(learning_rate)
+
+    def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
+        """Figures of what is held out, by name, after `step` steps."""
+        if not self._writes:
+            return
+        row = {"kind": "evaluation", "step": step, "figures": dict(figures)}
+        if any(seen == _plain(row) for seen in self._seen):
+            return  # done again after a resume, with the same outcome
+        log.info(f"step {step:,}/{self.steps:,}  " + "  ".join(f"{n} {_short(v)}" for n, v in figures.items()))
+        self._write(row)
+        self._to_board({f"evaluation/{n}": v for n, v in figures.items()}, step)
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """The time of the block does not count as time of training: evaluations, checkpoints."""
+        began = time.monotonic()
+        yield
+        self._began += time.monotonic() - began
+
+    def picture(self) -> Path | None:
+        """Draws the journal into loss.png; None on other ranks and before the first line."""
+        if not self._writes:
+            return None
+        title = f"{self.folder.name}: {self._step:,} of {self.steps:,} steps"
+        return curves.draw(rows(self.folder), self.folder, title)
+
+    def close(self) -> None:
+        if self._writes:
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
+
+    def _report(self, learning_rate: float) -> None:
+        now = time.monotonic()
+        done, seconds = self._step - self._since, max(now - self._began, 1e-9)
+        means = {name: float(total) / done for name, total in self._sums.items()}
+        norm = means.pop("norm", None)
+        wait = min(1.0, max(0.0, self._wait - self._waited) / seconds)
+        row = {
+            "kind": "step",
+            "step": self._step,
+            "epoch": round(self._step * self.batch_size / self.images, 4),
+            "images_per_second": round(done * self.batch_size / seconds, 2),
+            "wait": round(wait, 5),
+            "losses": means,
+            "learning_rate": learning_rate,
+            "norm": norm,
+            "time": _now(),
+        }
+        self._write(row)
+        log.info(line(row, self.steps, (self.steps - self._step) * seconds / done))
+        scalars = {f"loss/{n}": v for n, v in means.items()}
+        scalars |= {"learning_rate": learning_rate, "speed/images_per_second": done * self.batch_size / seconds}
+        scalars |= {"speed/wait": wait} | ({} if norm is None else {"norm": norm})
+        self._to_board(scalars, self._step)
+        self._sums, self._since, self._waited, self._began = {}, self._step, self._wait, now
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def _to_board(self, scalars: Mapping[str, float], step: int) -> None:
+        if self._board is not None:
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
+
+
+def rows(folder: str | Path) -> list[dict[str, Any]]:
+    """Rows of a journal; a line that a kill cut off is left out, with a warning."""
+    path = Path(folder) / FILE
+    if not path.exists():
+        return []
+    found = []
+    for number, text in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            row = json.loads(text)
+            row["kind"], row["step"]
+        except (ValueError, TypeError, KeyError):
+            log.warning(f"{path}, line {number}: cut off or not of this journal, left out")
+            continue
+        found.append(row)
+    return found
+
+
+def rewind(folder: Path, step: int) -> list[dict[str, Any]]:
+    """Removes the journal's rows beyond a step, and broken ones; returns the rows that stay. A training that begins
+    anew (step 0) keeps none: its first evaluation is done again too."""
+    stay = [row for row in rows(folder) if row["step"] <= step] if step else []
+    if (folder / FILE).exists():
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in stay)
+        files.write_bytes(str(folder / FILE), text.encode())
+    return stay
+
+
+def line(row: Mapping[str, Any], steps: int, seconds_left: float) -> str:
+    """A step row as it is printed."""
+    parts = {name: value for name, value in row["losses"].items() if name != "loss"}
+    detail = ", ".join(f"{name} {_short(value)}" for name, value in parts.items())
+    words = [
+        f"step {row['step']:,}/{steps:,}",
+        f"epoch {row['epoch']:.1f}",
+        f"{row['images_per_second']:,.0f} images/s",
+        f"wait {row['wait']:.1%}".replace("%", " %"),
+        f"loss {_short(row['losses'].get('loss', math.nan))}" + (f" ({detail})" if len(parts) > 1 else ""),
+        f"lr {row['learning_rate']:.1e}".replace("e-0", "e-").replace("e+00", ""),
+        *([] if row["norm"] is None else [f"norm {_short(row['norm'])}"]),
+        *([f"eta {_clock(seconds_left)}"] if row["step"] < steps else []),
+    ]
+    return "  ".join(words)
+
+
+def check_finite(
+    losses: Mapping[str, Number],
+    step: int,
+    image_ids: Sequence[bytes],
+    world: World,
+    folder: str | Path,
+    *,
+    config_digest: str,
+    save: Callable[[], Path | str] | None = None,
+) -> None:
+    """Stops the training at a loss that is NaN or infinite on any rank: all ranks raise BadLoss. They all call it.
+
+    step       the one being done, counted from 1: its gradient has not been applied
+    image_ids  this rank's images of the step
+    save       writes the state before the step and says where; called by all ranks
+    """
+    bad = [name for name, value in losses.items() if not math.isfinite(float(value))]
+    flag = torch.tensor(float(bool(bad)), device=world.device)
+    if not world.max(flag):
+        return
+    values = {name: float(value) for name, value in losses.items()}
+    told = world.gather_objects((values, bad, [image_id.hex() for image_id in image_ids]))
+    path = Path(folder) / f"bad-step-{step:08d}.json"
+    if world.first:
+        ranks = [
+            {"rank": rank, "losses": _plain(values), "image_ids": ids} for rank, (values, _, ids) in enumerate(told)
+        ]
+        files.write_json(str(path), {"step": step, "config_digest": config_digest, "ranks": ranks})
+    saved = "the state was not saved" if save is None else f"the state before this step is in {save()}"
+    rank, (values, bad, ids) = next((r, t) for r, t in enumerate(told) if t[1])
+    raise BadLoss(
+        f"step {step:,}: {', '.join(f'{name} is {values[name]}' for name in bad)}"
+        + (f" on rank {rank}" if world.size > 1 else "")
+        + f", so the training stopped before it was applied. First images: {', '.join(ids[:4])}; all of them, and the "
+        f"losses, are in {path}; {saved}. The same settings stop here again: try a lower "
+        "train.optimizer.learning_rate, train.optimizer.clip_norm or train.precision=float32"
+    )
+
+
+def _tensorboard(folder: Path, start: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("tensorboard"):
+            raise
+        log.info("TensorBoard is not installed, so there are no event files (pip install tensorboard)")
+        return None
+    return SummaryWriter(str(folder), purge_step=start + 1 if start else 0)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can hold it: "nan" and "inf" as text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _short(value: float) -> str:
+    """Three figures: 12.3, 3.21, 0.0045."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"

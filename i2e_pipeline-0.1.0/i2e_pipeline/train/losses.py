@@ -1,0 +1,128 @@
+"""Losses between images and texts, and between images and a teacher's vectors.
+
+Each returns this rank's part such that the mean over ranks is the loss of the global batch. DDP averages gradients
+over ranks, and `World.gather` hands each row the gradient of the *sum* of all ranks' losses, so what reaches a
+parameter is (1/W) Σ_r ∂(Σ_s L_s)/∂x_r · ∂x_r/∂θ = ∂(mean_s L_s)/∂θ: the gradient of the global mean, whatever W is.
+
+All is computed in float32, also under autocast: a bfloat16 logit of 100 · cosine is off by up to a quarter.
+
+Legend: B images of this rank, N = W · B of all ranks, D width, K labels of the image with most labels, T teacher's
+width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, logsigmoid
+
+from i2e_pipeline.train.parallel import World
+
+_ALONE = World()
+
+
+def info_nce(
+    image_BD: Tensor, text_BD: Tensor, scale: Tensor, classes_BK: Tensor | None = None, world: World = _ALONE
+) -> Tensor:
+    """Symmetric InfoNCE: the mean of cross-entropies image → texts and text → images (CLIP, arXiv 2103.00020, Fig. 3;
+    van den Oord et al., arXiv 1807.03748, Eq. 4).
+
+        ½ mean_i [ −log e(x_i·y_i) / Σ_{j ∈ J(i)} e(x_i·y_j) − log e(x_i·y_i) / Σ_{j ∈ J(i)} e(x_j·y_i) ]
+
+    e(z) = exp(s z)     with the learnt scale s
+    image_BD, text_BD   x and y, unit vectors; row i of both belongs together
+    classes_BK          labels, −1 beyond the last: J(i) is i and the rows that share no label with it. None: all rows
+
+    Rows of equal entities are left out of the denominator rather than made further targets (UniCL, arXiv 2204.03610;
+    SupCon, arXiv 2004.11362): the text drawn for another image of the entity may be its alt-text, which often names
+    something else that is in that image only. It is not wrong for this image, and not right either.
+    """
+    with torch.autocast(image_BD.device.type, enabled=False):
+        image_BD, text_BD, scale = image_BD.float(), text_BD.float(), scale.float()
+        image_ND, text_ND = _gather_both(image_BD, text_BD, world)
+        to_text_BN = scale * image_BD @ text_ND.T
+        to_image_BN = to_text_BN.T if world.size == 1 else scale * text_BD @ image_ND.T
+        own_B = _own(len(image_BD), world)
+        if classes_BK is not None:
+            alike_BN = alike(classes_BK, world)
+            alike_BN.scatter_(1, own_B[:, None], False)
+            to_text_BN = to_text_BN.masked_fill(alike_BN, -torch.inf)
+            to_image_BN = to_image_BN.masked_fill(alike_BN, -torch.inf)
+        return (cross_entropy(to_text_BN, own_B) + cross_entropy(to_image_BN, own_B)) / 2
+
+
+def siglip(
+    image_BD: Tensor,
+    text_BD: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    classes_BK: Tensor | None = None,
+    world: World = _ALONE,
+) -> Tensor:
+    """Sigmoid loss over all pairs (SigLIP, arXiv 2303.15343, §3.2), with pairs of equal entities left out as in
+    `info_nce`:
+
+        −(1/N) Σ_i Σ_j log σ(z_ij (s x_i·y_j + b)),   z_ij = 1 where i = j, else −1
+
+    The sum over j is not divided: the loss grows with the batch, as the paper's does.
+    """
+    with torch.autocast(image_BD.device.type, enabled=False):
+        image_BD, text_BD, scale, bias = image_BD.float(), text_BD.float(), scale.float(), bias.float()
+        logits_BN = scale * image_BD @ world.gather(text_BD).T + bias
+        own_B1 = _own(len(image_BD), world)[:, None]
+        sign_BN = torch.full_like(logits_BN, -1).scatter_(1, own_B1, 1.0)
+        terms_BN = logsigmoid(sign_BN * logits_BN)
+        if classes_BK is not None:
+            terms_BN = terms_BN.masked_fill(alike(classes_BK, world).scatter_(1, own_B1, False), 0)
+        return -terms_BN.sum() / len(image_BD)
+
+
+def distillation(distilled_BT: Tensor, teacher_BT: Tensor, world: World = _ALONE) -> Tensor:
+    """Mean of 1 − cosine to the stored image vectors, over the images of all ranks that have one.
+
+    distilled_BT   unit vectors of the image tower in the teacher's space
+    teacher_BT     unit vectors; rows of zeros, which stand for "none", are left out
+
+    Half the squared distance of unit vectors, as in feature distillation for CLIP (CLIP-KD, arXiv 2307.12732).
+    MobileCLIP (arXiv 2311.17049) stores a teacher's vectors with the data as here, and compares similarities instead,
+    for which teacher's texts would be needed too.
+    """
+    with torch.autocast(distilled_BT.device.type, enabled=False):
+        there_B = teacher_BT.abs().sum(dim=1) > 0
+        total = ((1 - (distilled_BT.float() * teacher_BT.float()).sum(dim=1)) * there_B).sum()
+        count = world.sum(there_B.sum())
+        # Ranks may have unequally many: divided by the global mean per rank, so that the mean over ranks is right.
+        return total * world.size / count.clamp(min=1)
+
+
+def alike(classes_BK: Tensor, world: World = _ALONE) -> Tensor:
+    """Which rows of all ranks share a label with each of this rank's rows: bool (B, N)."""
+    labels_NK = _gather_labels(classes_BK, world)
+    unlabelled_BK = classes_BK.masked_fill(classes_BK < 0, -2)  # −1 of one row is not the same as −1 of another
+    alike_BN = torch.zeros((len(classes_BK), len(labels_NK)), dtype=torch.bool, device=classes_BK.device)
+    for mine_B in unlabelled_BK.unbind(1):
+        for theirs_N in labels_NK.unbind(1):
+            alike_BN |= mine_B[:, None] == theirs_N[None, :]
+    return alike_BN
+
+
+def _gather_both(image_BD: Tensor, text_BD: Tensor, world: World) -> tuple[Tensor, Tensor]:
+    """Rows of all ranks, in one exchange."""
+    if world.size == 1:
+        return image_BD, text_BD
+    image_ND, text_ND = world.gather(torch.cat([image_BD, text_BD], dim=1)).split(image_BD.shape[1], dim=1)
+    return image_ND, text_ND
+
+
+def _gather_labels(classes_BK: Tensor, world: World) -> Tensor:
+    """Labels of all ranks' rows, (N, K) with the largest K of any rank."""
+    if world.size == 1:
+        return classes_BK
+    widest = int(world.max(torch.tensor(classes_BK.shape[1], device=classes_BK.device)))
+    padding = (0, widest - classes_BK.shape[1])
+    return world.gather_fixed(torch.nn.functional.pad(classes_BK, padding, value=-1))
+
+
+def _own(rows: int, world: World) -> Tensor:
+    """Where this rank's rows stand among those of all ranks."""
+    return torch.arange(rows, device=world.device) + world.rank * rows

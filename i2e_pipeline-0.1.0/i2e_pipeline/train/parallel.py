@@ -1,0 +1,138 @@
+"""Ranks: who takes part in a training, and the few exchanges that the losses and the entity head need.
+
+With one rank every exchange is the identity, so the same code runs under `torchrun`, under Spark and alone.
+
+Legend: B images of a rank, W ranks, D width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from i2e_pipeline.core.errors import I2EError
+
+_CPU = torch.device("cpu")
+
+
+class WorldError(I2EError, ValueError):
+    """Ranks that this machine cannot hold."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size` of them."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = _CPU
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, x_BD: Tensor) -> Tensor:
+        """Rows of all ranks in the order of ranks, shape (W · B, D); every rank brings the same number of rows.
+
+        Differentiable: a row's gradient is the sum over all ranks that used it.
+        """
+        return x_BD if self.size == 1 else _Gather.apply(x_BD, self)
+
+    def gather_fixed(self, x_B: Tensor) -> Tensor:
+        """As `gather`, for what carries no gradient: class indices, ids."""
+        if self.size == 1:
+            return x_B
+        parts = [torch.empty_like(x_B) for _ in range(self.size)]
+        dist.all_gather(parts, x_B.contiguous())
+        return torch.cat(parts)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """One small Python value of each rank, in the order of ranks."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, work: Callable[[], Any]) -> Any:
+        """Rank 0 alone calls `work`; every rank gets what it returned. An error of rank 0 is raised on every rank, or
+        the others would wait for a rank that is gone."""
+        value, error = None, None
+        if self.first:
+            try:
+                value = work()
+            except Exception as raised:
+                error = raised
+        value, error = self.gather_objects((value, error))[0]
+        if error is not None:
+            raise error
+        return value
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Sum over ranks, without gradient; a new tensor."""
+        return self._reduced(x, dist.ReduceOp.SUM)
+
+    def max(self, x: Tensor) -> Tensor:
+        """Maximum over ranks, without gradient; a new tensor."""
+        return self._reduced(x, dist.ReduceOp.MAX)
+
+    def _reduced(self, x: Tensor, how: Any) -> Tensor:
+        x = x.detach().clone()
+        if self.size > 1:
+            dist.all_reduce(x, how)
+        return x
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+class _Gather(torch.autograd.Function):
+    """all_gather whose backward adds what every rank found for a row, and hands each rank its own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BD: Tensor, world: World) -> Tensor:
+        ctx.world, ctx.rows = world, len(x_BD)
+        return world.gather_fixed(x_BD)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        world: World = ctx.world
+        summed = world.sum(grads[0])
+        return summed[world.rank * ctx.rows : (world.rank + 1) * ctx.rows], None
+
+
+def join(device: str = "auto", timeout_minutes: float = 30.0) -> World:
+    """The world that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK, as torchrun and TorchDistributor set
+    them); alone where it describes none. NCCL where each rank has a card, else gloo."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cards = torch.cuda.device_count()
+    if device == "cuda" and cards < here:
+        raise WorldError(
+            f"train.device=cuda: this machine runs {here} rank{'s' * (here > 1)} and torch sees {cards} "
+            f"card{'s' * (cards != 1)}: start fewer ranks, or set train.device=cpu"
+        )
+    wanted = ("cuda" if cards >= here else "cpu") if device == "auto" else device
+    place = torch.device(f"cuda:{local}" if wanted == "cuda" else wanted)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if size > 1 and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    return World(rank, size, place)
+
+
+def leave() -> None:
+    """Ends what `join` began."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

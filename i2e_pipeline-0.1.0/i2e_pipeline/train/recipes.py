@@ -1,0 +1,157 @@
+"""Recipes: what is trained, from one batch to its losses.
+
+Reads    Encoded (what the towers made of the batch), Batch, the entity head
+Writes   {"loss": what is differentiated, and its parts by name: classification, contrastive, distillation}
+
+supervised           cosine softmax over all entities
+contrastive          images against texts
+multi_task           λ · classification + (1 − λ) · contrastive, one image tower for both: MOFI (arXiv 2306.07952)
+clip_alt_text        control: CLIP on the same images and their alt-texts; the labels are not looked at
+clip_entity_text     control: CLIP on the same images and the names and descriptions of their entities
+
+With `train.loss.distillation` above 0 each of them also distils stored image vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from i2e_pipeline.core.config import TextConfig, TrainConfig
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.train import losses
+from i2e_pipeline.train.batch import Batch, Encoded
+from i2e_pipeline.train.parallel import World
+
+
+class RecipeError(I2EError, ValueError):
+    """Settings that make no sense together; the message names them and the way out."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one batch is trained on. `losses` returns this rank's part: the mean over ranks is the global loss."""
+
+    config: TrainConfig
+    uses_text = False
+    uses_classes = False
+    """Whether there is an entity head."""
+
+    @property
+    def name(self) -> str:
+        return self.config.recipe
+
+    @property
+    def uses_teacher(self) -> bool:
+        return self.config.loss.distillation > 0
+
+    def check(self) -> None:
+        """Raises RecipeError."""
+
+    def text_probabilities(self) -> tuple[float, float, float]:
+        """How often an image's text is its alt-text, its entity's name, name and description; their sum is 1, or 0
+        where no texts are used."""
+        return _normalised(self.wanted_texts(self.config.text), self.name) if self.uses_text else (0.0, 0.0, 0.0)
+
+    def wanted_texts(self, text: TextConfig) -> tuple[float, float, float]:
+        return text.alt_text, text.name, text.name_and_description
+
+    def losses(self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int) -> dict[str, Tensor]:
+        """The loss and its parts. `head` is an EntityHead, or None where the recipe uses no classes."""
+        parts = self.parts(encoded, batch, head, world, step)
+        if self.uses_teacher:
+            assert encoded.distilled_BT is not None
+            assert batch.teacher_BT is not None
+            distillation = losses.distillation(encoded.distilled_BT, batch.teacher_BT, world)
+            parts["loss"] = parts["loss"] + self.config.loss.distillation * distillation
+            parts["distillation"] = distillation
+        return {name: part if name == "loss" else part.detach() for name, part in parts.items()}
+
+    def parts(self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+class Supervised(Recipe):
+    uses_classes = True
+
+    def parts(self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int) -> dict[str, Tensor]:
+        classification = head.loss(encoded.image_BD, batch.class_B, batch.classes_BK, step)
+        return {"loss": classification, "classification": classification}
+
+
+class Contrastive(Recipe):
+    uses_text = True
+
+    def knows_entities(self) -> bool:
+        return not self.config.loss.equal_entities_are_negatives
+
+    def parts(self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int) -> dict[str, Tensor]:
+        assert encoded.text_BD is not None
+        classes_BK = batch.classes_BK if self.knows_entities() else None
+        pair = (encoded.image_BD, encoded.text_BD, encoded.scale)
+        if self.config.loss.contrastive == "siglip":
+            assert encoded.bias is not None
+            contrastive = losses.siglip(*pair, encoded.bias, classes_BK, world)
+        else:
+            contrastive = losses.info_nce(*pair, classes_BK, world)
+        return {"loss": contrastive, "contrastive": contrastive}
+
+
+class MultiTask(Contrastive):
+    uses_classes = True
+
+    def check(self) -> None:
+        share = self.config.loss.classification
+        if share in (0, 1):
+            other = "supervised" if share else "contrastive"
+            raise RecipeError(
+                f"train.loss.classification={share:g} leaves multi_task one loss: set train.recipe={other} instead"
+            )
+
+    def parts(self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int) -> dict[str, Tensor]:
+        contrastive = super().parts(encoded, batch, head, world, step)["contrastive"]
+        classification = head.loss(encoded.image_BD, batch.class_B, batch.classes_BK, step)
+        share = self.config.loss.classification
+        loss = share * classification + (1 - share) * contrastive
+        return {"loss": loss, "classification": classification, "contrastive": contrastive}
+
+
+class ClipAltText(Contrastive):
+    def wanted_texts(self, text: TextConfig) -> tuple[float, float, float]:
+        return 1.0, 0.0, 0.0
+
+    def knows_entities(self) -> bool:
+        return False  # whatever the config says: CLIP has no labels, and a control that used them would be none
+
+
+class ClipEntityText(Contrastive):
+    def wanted_texts(self, text: TextConfig) -> tuple[float, float, float]:
+        return 0.0, text.name, text.name_and_description
+
+
+_KINDS: dict[str, type[Recipe]] = {
+    "multi_task": MultiTask,
+    "supervised": Supervised,
+    "contrastive": Contrastive,
+    "clip_alt_text": ClipAltText,
+    "clip_entity_text": ClipEntityText,
+}
+
+
+def recipe(config: TrainConfig) -> Recipe:
+    """The recipe that `train.recipe` names. Raises RecipeError where its settings make no sense together."""
+    chosen = _KINDS[config.recipe](config)
+    chosen.check()
+    chosen.text_probabilities()
+    return chosen
+
+
+def _normalised(weights: tuple[float, float, float], name: str) -> tuple[float, float, float]:
+    total = sum(weights)
+    if total <= 0:
+        keys = "name and name_and_description are" if name == "clip_entity_text" else "all of train.text's shares are"
+        raise RecipeError(f"train.recipe={name} contrasts images with texts, and {keys} 0: give train.text one above 0")
+    alt_text, entity_name, described = (weight / total for weight in weights)
+    return alt_text, entity_name, described

@@ -1,0 +1,162 @@
+"""Strategy: how the towers lie on the ranks, whole on each (DDP) or in shards (FSDP2), and how to read and write them.
+
+Everything else sees a plain module. A tensor of the state is gathered and placed one at a time, so that no rank ever
+holds the state twice; names are those of the bare towers in both cases, which is why a checkpoint of one loads in the
+other and on any number of ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from i2e_pipeline.core.config import OptimizerConfig, TrainConfig
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.train.encoders import Towers
+from i2e_pipeline.train.parallel import World
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class StrategyError(I2EError, ValueError):
+    """A way to wrap the towers for several ranks that is not possible here."""
+
+
+def wrap(towers: Towers, config: TrainConfig, world: World) -> nn.Module:
+    """The towers on this rank's device, as a module whose gradients are averaged over ranks."""
+    towers.to(world.device)
+    if world.size > 1 and world.device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm
+
+        # Else statistics would be those of a rank's images, and depend on the number of ranks; torch has this for CUDA.
+        # timm's way, because torch's forgets the activation that timm's batch norms carry.
+        convert_sync_batchnorm(towers)
+    if config.strategy == "fsdp":
+        if world.size == 1:
+            raise StrategyError("train.strategy=fsdp needs two ranks or more: start it with torchrun, or take ddp")
+        return _sharded(towers, config, world)
+    if world.size == 1:
+        return towers
+    return DistributedDataParallel(
+        towers,
+        device_ids=[world.device] if world.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+    )
+
+
+def _sharded(towers: Towers, config: TrainConfig, world: World) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    # The sums stay float32: a gradient averaged in bfloat16 over many ranks loses its small parts.
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if config.precision == "bfloat16" else None, reduce_dtype=torch.float32
+    )
+    for block in towers.blocks():
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    # What is in no block stays float32, and autocast narrows its products: a scale of 100 moves by 0.5 in bfloat16.
+    fully_shard(towers, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32))
+    return towers
+
+
+@contextlib.contextmanager
+def micro_batch(module: nn.Module, last: bool) -> Iterator[None]:
+    """Ranks exchange gradients in the last micro-batch of a step only."""
+    if isinstance(module, DistributedDataParallel) and not last:
+        with module.no_sync():
+            yield
+        return
+    exchange = getattr(module, "set_requires_gradient_sync", None)
+    if exchange is not None:
+        exchange(last)
+    yield
+
+
+def optimizer_of(towers: Towers, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over what is trained, with weight decay where `Towers.decayed` says."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in towers.named_parameters():
+        if parameter.requires_grad:
+            (decayed if towers.decayed(name, parameter) else plain).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        betas=config.betas,
+        fused=True,
+    )
+
+
+def gathered(named: Iterable[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor] | None:
+    """Tensors as whole pieces on the CPU, by name; None where this rank does not keep them. Every rank must ask for the
+    same ones in the same order, and holds one of them at a time where it keeps none."""
+    state: dict[str, Tensor] = {}
+    for name, x in named:
+        full_tensor = getattr(x, "full_tensor", None)
+        full = x if full_tensor is None else full_tensor()
+        if keep:
+            state[name] = full.detach().to("cpu", copy=True)
+    return state if keep else None
+
+
+def place(target: Tensor, source: Tensor) -> None:
+    """Copies a whole tensor into `target`, or this rank's shard of it."""
+    with torch.no_grad():
+        if hasattr(target, "device_mesh"):
+            from torch.distributed.tensor import distribute_tensor
+
+            parts: Any = target
+            moved = source.to(device=target.device, dtype=target.dtype)
+            target.copy_(distribute_tensor(moved, parts.device_mesh, parts.placements))
+        else:
+            target.copy_(source)
+
+
+def towers_state(towers: Towers, keep: bool) -> dict[str, Tensor] | None:
+    """Weights and buffers by name, whole; None where this rank does not keep them."""
+    return gathered(towers.state_dict().items(), keep)
+
+
+def load_towers(towers: Towers, state: Mapping[str, Tensor], where: str) -> None:
+    """Raises StrategyError where names or shapes are not those of the towers; `where`: what messages call `state`."""
+    targets = towers.state_dict()
+    missing = [name for name in targets if name not in state]
+    if missing:
+        raise StrategyError(f"{where} has no {missing[0]}: it is of another train.encoder, or was trained otherwise")
+    for name, x in targets.items():
+        if state[name].shape != x.shape:
+            hint = "train.loss.teacher is of another width" if "teacher" in name else "it is of another encoder"
+            raise StrategyError(f"{where}: {name} is {tuple(state[name].shape)}, the towers' {tuple(x.shape)}: {hint}")
+        place(x, state[name])
+
+
+def optimizer_state(towers: Towers, optimizer: torch.optim.Optimizer, keep: bool) -> dict[str, Tensor] | None:
+    """AdamW's moments as `<parameter>/<moment>`, whole; None where this rank does not keep them."""
+    return gathered(
+        (
+            (f"{name}/{moment}", optimizer.state[p][moment])
+            for name, p in towers.named_parameters()
+            if p in optimizer.state
+            for moment in MOMENTS
+        ),
+        keep,
+    )
+
+
+def load_optimizer(towers: Towers, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor], steps: int) -> None:
+    """Puts the moments back, after `steps` steps. A parameter that the state does not know starts without any."""
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, p in towers.named_parameters():
+        if id(p) not in trained or f"{name}/{MOMENTS[0]}" not in state:
+            continue
+        entry: dict[str, Tensor] = {"step": torch.tensor(float(steps), device=p.device)}
+        for moment in MOMENTS:
+            entry[moment] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            place(entry[moment], state[f"{name}/{moment}"])
+        optimizer.state[p] = entry

@@ -1,0 +1,481 @@
+"""Trainer: from the batches of a dataset to checkpoints and figures, on one rank or many.
+
+Reads   a published I2E dataset · the last checkpoint of the folder, if there is one
+Writes  <folder>/checkpoints · journal.jsonl · loss.png · tensorboard/ · export/ · outcome.json (last)
+
+A step: its global batch is cut over micro-batches and ranks (order.py), each part goes through the towers and the
+recipe's losses, gradients are averaged over both and clipped, and the step is taken: AdamW on the towers, row-wise
+Adagrad on the entity head. A training that was cut off goes on from its last checkpoint, on any number of ranks, with
+the samples that are left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config, TrainConfig, digest
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.dataset.published import Published, open_published
+from i2e_pipeline.train import checkpoint, journal, strategy
+from i2e_pipeline.train.batch import Batch
+from i2e_pipeline.train.dataset import Loader, share_of_cores
+from i2e_pipeline.train.ema import Ema
+from i2e_pipeline.train.encoders import Towers, build
+from i2e_pipeline.train.entity_head import EntityHead
+from i2e_pipeline.train.held_out import Figures, HeldOutImages
+from i2e_pipeline.train.parallel import World
+from i2e_pipeline.train.recipes import Recipe, recipe
+from i2e_pipeline.train.samples import Samples
+from i2e_pipeline.train.schedule import factor
+from i2e_pipeline.train.teacher import Teacher, open_teacher
+
+OUTCOME = "outcome.json"
+FIGURES = ("mAP", "knn", "zero_shot")
+"""The first of these that is measured says which checkpoint is best."""
+_MAY_CHANGE = (
+    "dataset", "folder", "device", "threads", "ranks", "accumulate", "strategy", "precision", "checkpoint_every",
+    "keep_checkpoints", "log_every", "evaluate_every", "evaluate_images", "data.workers", "data.prefetch",
+    "encoder.compile", "encoder.checkpoint_activations",
+)  # fmt: skip
+"""Settings that may differ when a training goes on from a checkpoint. They change the result by rounding errors only.
+The exception is `accumulate`: a contrastive loss compares the images of one micro-batch with each other."""
+_CHANGE_IS_LOGGED = ("steps", "epochs", "head.learning_rate")
+"""These settings, and all of `optimizer`, may differ too (a lower learning rate after a bad loss, for example). The log
+then names each change."""
+
+log = logging.getLogger(__name__)
+
+
+class TrainError(I2EError, ValueError):
+    """A training that cannot begin or go on; the message says the way out."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to; outcome.json holds it."""
+
+    folder: str
+    recipe: str
+    steps: int
+    images: int
+    """Trained on, of the dataset."""
+    before: dict[str, float]
+    """Held-out figures of the initial weights."""
+    after: dict[str, float]
+    export: str
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Images of the dataset that are neither trained on nor held out, by reason (samples.py)."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """How often an image could not be decoded, by reason; one that comes in every epoch counts in every epoch."""
+
+
+def train(config: Config, world: World, figures: Figures, restart: bool = False) -> Outcome:
+    """Trains as `config.train` says, or goes on where an earlier training of the folder was; every rank calls it.
+
+    figures   what is measured on held-out images: (vectors, classes …) → name → number (held_out.py)
+    restart   forget the folder's checkpoints
+    Raises TrainError, and the errors of dataset, encoders, head, recipes and checkpoints, all of them ValueErrors.
+    """
+    with _torch_settings(config.train), contextlib.closing(_Training(config, world, figures, restart)) as training:
+        return training.run()
+
+
+def folder_of(config: Config) -> str:
+    """Where a training of this config lies."""
+    return config.train.folder or files.join(config.output, "train", config.train.recipe)
+
+
+def dataset_of(config: Config) -> str:
+    """What a training of this config reads."""
+    return config.train.dataset or files.join(config.output, "i2e")
+
+
+class _Training:
+    """All parts of a training of one rank, and its loop."""
+
+    def __init__(self, whole: Config, world: World, figures: Figures, restart: bool) -> None:
+        self.config, self.world = whole.train, world
+        config = self.config
+        self.folder = Path(folder_of(whole))
+        self.recipe: Recipe = recipe(config)
+        self.published: Published = open_published(dataset_of(whole))
+        self.samples = Samples.open(self.published, config)
+        teacher = _teacher(whole, self.recipe, self.samples)
+        self.towers: Towers = build(
+            config.encoder,
+            config.loss,
+            config.seed,
+            teacher_width=teacher.width if teacher else None,
+            uses_text=self.recipe.uses_text,
+        )
+        self.module: nn.Module = strategy.wrap(self.towers, config, world)
+        self.optimizer = strategy.optimizer_of(self.towers, config.optimizer)
+        self.head = (
+            EntityHead(self.samples.classes, self.towers.width, config.head, world, config.seed)
+            if self.recipe.uses_classes
+            else None
+        )
+        self.ema = Ema(self.towers, config.optimizer.ema) if config.optimizer.ema else None
+        self.steps = config.steps or math.ceil(config.epochs * len(self.samples.training) / config.data.batch_size)
+        factor(0, self.steps, config.optimizer.warmup)  # a warm-up that is too long is refused before anything is done
+        self.step = 0
+        self.best: float | None = None
+        self.skipped: dict[str, int] = {}
+        self.fingerprint = digest(config.model_dump(mode="json"))
+        self.held_out = HeldOutImages(self.samples, self.towers, self.module, config, world, figures)
+        self._resume(restart)
+        self.loader = Loader(
+            self.samples,
+            config,
+            side=self.towers.image_size,
+            world_size=world.size,
+            rank=world.rank,
+            start=self.step * config.data.batch_size,
+            stop=self.steps * config.data.batch_size,
+            tokenizer=self.towers.tokenizer if self.recipe.uses_text else None,
+            text_probabilities=self.recipe.text_probabilities() if self.recipe.uses_text else None,
+            teacher=teacher,
+            pin=world.device.type == "cuda",
+        )
+        self.journal = journal.Journal(
+            self.folder,
+            self.steps,
+            config.data.batch_size,
+            world,
+            images=len(self.samples.training),
+            start=self.step,
+            log_every=config.log_every,
+            facts={"recipe": config.recipe, "config": self.fingerprint},
+        )
+
+    def close(self) -> None:
+        if hasattr(self, "batches"):
+            self.batches.close()
+        if hasattr(self, "journal"):
+            self.journal.close()
+
+    def _log(self, line: str) -> None:
+        """Progress; rank 0 speaks for all ranks."""
+        if self.world.first:
+            log.info(line)
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        self._log(
+            f"{self.config.recipe}: {len(self.samples.training):,} images of {self.samples.classes:,} entities, "
+            f"{self.held_out} held out, {self.steps:,} steps of {self.config.data.batch_size:,} images on "
+            f"{self.world.size} rank{'s' * (self.world.size > 1)} ({self.world.device.type})"
+        )
+        for reason, images in self.samples.left_out.items():
+            if images:
+                self._log(f"left out: {images:,} images, {reason.replace('_', ' ')}")
+        if self.step == 0 and FIGURES[0] not in self._evaluate():
+            self._log("no mAP: fewer than two entities are held out (train.data.hold_out_entities)")
+        self.batches: Any = iter(self.loader)
+        while self.step < self.steps:
+            self._step(self.batches)
+            done = self.step == self.steps
+            better = False
+            if done or (self.config.evaluate_every and self.step % self.config.evaluate_every == 0):
+                better = self._is_better(self._evaluate())
+            if done or better or self.step % self.config.checkpoint_every == 0:
+                with self.journal.outside():
+                    self._save()
+                    self.world.broadcast(functools.partial(self._tidy, better))
+        return self._finish()
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        config, parts = self.config, self.config.accumulate
+        rate = factor(self.step, self.steps, config.optimizer.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * config.optimizer.learning_rate
+        self.module.train()
+        losses: dict[str, Tensor] = {}
+        image_ids: list[bytes] = []
+        for part in range(parts):
+            batch = self._on_device(next(batches))
+            image_ids += batch.image_ids
+            with strategy.micro_batch(self.module, last=part == parts - 1):
+                with self._precision():
+                    encoded = self.module(batch.pixels_BCHW, batch.tokens_BL)
+                    found = self.recipe.losses(encoded, batch, self.head, self.world, self.step)
+                (found["loss"] / parts).backward()
+            for name, loss in found.items():
+                losses[name] = losses.get(name, 0.0) + loss.detach() / parts
+        losses["gradient norm"] = self._clip()
+        # One exchange and one wait for the device: the mean over ranks, which is no number where one rank's is none.
+        means = self.world.sum(torch.stack([x.float() for x in losses.values()])).div(self.world.size).tolist()
+        if not all(map(math.isfinite, means)):
+            journal.check_finite(
+                losses,
+                self.step + 1,
+                image_ids,
+                self.world,
+                self.folder,
+                config_digest=self.fingerprint,
+                save=self._save,
+            )
+        mean = dict(zip(losses, means, strict=True))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.head is not None:
+            self.head.step(rate * config.head.learning_rate)
+        self.towers.clamp()
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.towers, self.step)
+        norm = mean.pop("gradient norm")
+        self.journal.step(self.step, mean, rate * config.optimizer.learning_rate, norm, self.loader.wait_seconds)
+
+    def _on_device(self, batch: Batch) -> Batch:
+        device = self.world.device
+        tokens_BL = None if batch.tokens_BL is None else self.towers.trim(batch.tokens_BL)
+        if device.type == "cpu":
+            return replace(batch, tokens_BL=tokens_BL)
+        teacher_BT = batch.teacher_BT
+        return Batch(
+            pixels_BCHW=batch.pixels_BCHW.to(device, non_blocking=True),
+            class_B=batch.class_B.to(device, non_blocking=True),
+            classes_BK=batch.classes_BK.to(device, non_blocking=True),
+            tokens_BL=None if tokens_BL is None else tokens_BL.to(device, non_blocking=True),
+            teacher_BT=None if teacher_BT is None else teacher_BT.to(device, non_blocking=True),
+            image_ids=batch.image_ids,
+        )
+
+    def _clip(self) -> Tensor:
+        """Norm of the towers' gradient over all ranks, before it is cut to `clip_norm`."""
+        limit = self.config.optimizer.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.towers.parameters(), math.inf if limit is None else limit)
+        full = getattr(norm, "full_tensor", None)
+        return norm if full is None else full()
+
+    def _precision(self) -> Any:
+        if self.config.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.world.device.type, torch.bfloat16)
+
+    # -- figures, checkpoints, the end --------------------------------------------------------------------------
+
+    def _evaluate(self) -> dict[str, float]:
+        """Held-out figures of the weights that an export would have; the same on every rank."""
+        with self.journal.outside(), self._weights_to_use(), self._precision():
+            measured = self.held_out.measure()
+        self.journal.evaluation(self.step, measured)
+        return measured
+
+    def _weights_to_use(self) -> Any:
+        return self.ema.swapped(self.towers) if self.ema is not None else contextlib.nullcontext()
+
+    def _save(self) -> Path:
+        first = self.world.first
+        state = checkpoint.State(
+            step=self.step,
+            position=self.step * self.config.data.batch_size,
+            width=self.towers.width,
+            recipe=self.config.recipe,
+            config=self.config.model_dump(mode="json"),
+            dataset=self.published.fingerprint,
+            best=self.best,
+            counts=self._skipped(),
+        )
+        mean = None if self.ema is None else strategy.gathered(self.ema.mean.items(), first)
+        head = None
+        if self.head is not None:
+            class_R, weights_RD, accumulators_R = self.head.shard()
+            entity_R = torch.tensor(self.samples.entity_ids_C)[class_R.cpu()]
+            head = checkpoint.HeadRows(class_R, entity_R, weights_RD, accumulators_R)
+        saved = checkpoint.save(
+            self.folder,
+            state,
+            self.world,
+            towers=strategy.towers_state(self.towers, first),
+            ema=mean,
+            optimizer=strategy.optimizer_state(self.towers, self.optimizer, first),
+            head=head,
+        )
+        if first:
+            self.journal.picture()
+        return saved
+
+    def _is_better(self, measured: dict[str, float]) -> bool:
+        """Whether the figure that says which checkpoint is best is better than any before."""
+        figure = next((measured[name] for name in FIGURES if name in measured), None)
+        if figure is None or (self.best is not None and figure <= self.best):
+            return False
+        self.best = figure
+        return True
+
+    def _tidy(self, better: bool) -> None:
+        """Marks the checkpoint of this step where it is the best, then removes old ones."""
+        if better and self.best is not None:
+            checkpoint.mark_best(self.folder, self.step, self.best)
+        checkpoint.prune(self.folder, self.config.keep_checkpoints)
+
+    def _resume(self, restart: bool) -> None:
+        """Goes on from the folder's last checkpoint, or begins."""
+        found = self.world.broadcast(lambda: self._last(restart))
+        if found is None:
+            return
+        saved = checkpoint.load(found)
+        changed = _changed(_settings(saved), self.config.model_dump(mode="json"))
+        taken = {k: v for k, v in changed.items() if _is_taken(k, v)}
+        refused = [f"train.{k} ({v})" for k, v in changed.items() if k not in taken]
+        if refused:
+            raise TrainError(
+                f"{found} was trained with other settings: {', '.join(refused)}. "
+                "Set them back, take another train.folder, or start anew with --restart"
+            )
+        if saved.state.step > self.steps:
+            raise TrainError(
+                f"{found} has done {saved.state.step:,} steps, more than the {self.steps:,} asked for: raise "
+                "train.steps or train.epochs, take another train.folder, or start anew with --restart"
+            )
+        saved.check_width(self.towers.width)
+        strategy.load_towers(self.towers, saved.towers, str(found))
+        strategy.load_optimizer(self.towers, self.optimizer, saved.optimizer or {}, saved.state.step)
+        if self.ema is not None:
+            self.ema.load(saved.weights)  # the trained weights, where no mean was kept so far
+        if self.head is not None:
+            self._load_head(saved)
+        if saved.state.dataset != self.published.fingerprint:
+            self._log(
+                f"{found} was trained on another state of the dataset: which samples are left of its epoch cannot be "
+                "said, so the training goes on at the same position of this one"
+            )
+        self.step = saved.state.step
+        self.skipped = dict(saved.state.counts)
+        self.best = saved.state.best
+        self.world.broadcast(lambda: self._remember_best(saved.state))
+        with_these = f", with train.{', train.'.join(f'{k} ({v})' for k, v in taken.items())}" if taken else ""
+        self._log(f"goes on from {found}, {self.step:,} of {self.steps:,} steps done{with_these}")
+
+    def _last(self, restart: bool) -> Path | None:
+        if restart:
+            checkpoint.drop_beyond(self.folder, -1)
+            (self.folder / OUTCOME).unlink(missing_ok=True)
+        return checkpoint.latest(self.folder)
+
+    def _remember_best(self, state: checkpoint.State) -> None:
+        """A kill between a save and its mark leaves a best checkpoint that is not marked."""
+        marked = checkpoint.best(self.folder)
+        if state.best is not None and (marked is None or state.best > marked[1]):
+            checkpoint.mark_best(self.folder, state.step, state.best)
+
+    def _load_head(self, saved: checkpoint.Checkpoint) -> None:
+        assert self.head is not None
+        entity_C = torch.tensor(self.samples.entity_ids_C)
+        change = saved.class_change(entity_C)
+        if change:
+            self._log(str(change))
+        rank, size = self.world.rank, self.world.size
+        for rows in saved.head_rows(entity_C, self.towers.width, lambda class_C: class_C % size == rank):
+            self.head.load(rows.class_C, rows.weights_CD, rows.accumulators_C)
+
+    def _skipped(self) -> dict[str, int]:
+        """Undecodable images so far, by reason: of all ranks, and of the parts of the training before a resume."""
+        total = dict(self.skipped) if self.world.first else {}
+        mine = self.loader.skipped if hasattr(self, "loader") else {}
+        for counts in self.world.gather_objects(dict(mine)):
+            for reason, count in counts.items():
+                total[reason] = total.get(reason, 0) + count
+        return total
+
+    def _finish(self) -> Outcome:
+        """Exports the weights and writes the outcome; what an earlier call wrote stays as it is."""
+        from i2e_pipeline.train.export import export
+
+        skipped = self._skipped()
+        weights = strategy.towers_state(self.towers, self.world.first)
+        mean = None if self.ema is None else strategy.gathered(self.ema.mean.items(), self.world.first)
+        result = None
+        if self.world.first:
+            assert weights is not None
+            weights |= mean or {}
+            measured = [r["figures"] for r in journal.rows(self.folder) if r["kind"] == "evaluation"]
+            result = Outcome(
+                folder=str(self.folder),
+                recipe=self.config.recipe,
+                steps=self.steps,
+                images=len(self.samples.training),
+                before=measured[0] if measured else {},
+                after=measured[-1] if measured else {},
+                export=str(self.folder / "export"),
+                left_out=self.samples.left_out,
+                skipped=skipped,
+            )
+            export(self.towers, weights, self.folder / "export", config=self.config, figures=result.after)
+            files.write_json(str(self.folder / OUTCOME), asdict(result))
+        found: Outcome = self.world.gather_objects(result)[0]
+        return found
+
+
+def outcome(folder: str) -> dict[str, Any]:
+    """What the training in a folder came to. Raises TrainError where it has not ended."""
+    path = files.join(folder, OUTCOME)
+    if not files.exists(path):
+        raise TrainError(f"{path} is not there: the training has not ended; the same command goes on with it")
+    found: dict[str, Any] = files.read_json(path)
+    return found
+
+
+def _settings(saved: checkpoint.Checkpoint) -> dict[str, Any]:
+    """The settings of a checkpoint, with today's defaults for those that it does not know."""
+    try:
+        return TrainConfig.model_validate(saved.state.config).model_dump(mode="json")
+    except ValidationError as error:
+        raise TrainError(
+            f"{saved.folder}: its settings are of another version of i2e_pipeline ({error.errors()[0]['msg']}): train "
+            "on with that version, or start anew with --restart"
+        ) from None
+
+
+def _is_taken(name: str, change: str) -> bool:
+    """Whether the training goes on with the changed setting and logs it; else it refuses."""
+    moved = name == "encoder.model" and change.count("local-dir:") == 2  # the weights' names and shapes are compared
+    return moved or name in _CHANGE_IS_LOGGED or name.startswith("optimizer.")
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any], path: str = "") -> dict[str, str]:
+    """`then → now` of each setting that differs and is not of _MAY_CHANGE, by its path below `train`."""
+    found: dict[str, str] = {}
+    for key in sorted(before.keys() | now.keys()):
+        then, here, name = before.get(key), now.get(key), f"{path}{key}"
+        if isinstance(then, dict) and isinstance(here, dict):
+            found |= _changed(then, here, f"{name}.")
+        elif then != here and name not in _MAY_CHANGE:
+            found[name] = f"{then} → {here}"
+    return found
+
+
+def _teacher(config: Config, chosen: Recipe, samples: Samples) -> Teacher | None:
+    if not chosen.uses_teacher:
+        return None
+    return open_teacher(config.train.loss.teacher or files.join(config.output, "scores"), samples)
+
+
+@contextlib.contextmanager
+def _torch_settings(config: TrainConfig) -> Iterator[None]:
+    """Threads (the rank's share of the machine's cores, unless the config says otherwise) and the precision of float32
+    products for the length of a training; afterwards both are as the caller had them."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(config.threads or share_of_cores(1))
+    # The head's products stay float32 under autocast; on a card TF32 makes them several times as fast.
+    torch.set_float32_matmul_precision("high" if config.precision == "bfloat16" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)

@@ -1,0 +1,14 @@
+"""Read a Wikidata dump into entities, surface forms and their priors.
+
+spark-submit jobs/build_knowledge_base.py [--config FILE] [--set section.key=value …]
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # behind what --py-files brings
+
+from i2e_pipeline.cli import run_stage
+
+if __name__ == "__main__":
+    run_stage("build_knowledge_base")

@@ -1,0 +1,51 @@
+"""The small world that the whole chain is tested on: its settings, a run, and what a run made."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+
+from i2e_pipeline.core.config import Config, merge
+from i2e_pipeline.sample import embedded
+from i2e_pipeline.stages import from_tree, pipeline
+
+
+def settings(world: Path, output: Path, *overrides: str, shards: str = "*") -> Config:
+    tree = embedded.tree(
+        [
+            f"pairs.path={world}/pairs/{shards}.parquet",
+            f"knowledge_base.dump={world}/dump.json.bz2",
+            f"knowledge_base.popularity={world}/popularity.csv",
+            f"knowledge_base.anchors={world}/anchors.tsv",
+            f"output={output}",
+            "select.min_images_per_entity=1",
+            "label.threshold=0.2",
+        ]
+    )
+    return from_tree(merge(tree, overrides), "test")
+
+
+def run(config: Config, spark: Any, *wanted: str, redo: tuple[str, ...] = ()) -> dict[str, int]:
+    """Units that each stage worked on."""
+    _, states = pipeline(config, lambda: spark).run(wanted or None, redo)
+    return {s.stage.name: len(s.to_do) for s in states}
+
+
+def content(output: Path | str) -> tuple[dict[bytes, Any], dict[int, Any]]:
+    """Every image by id: its bytes and labels; every entity."""
+    images = {}
+    for row in ds.dataset(f"{output}/i2e/images", format="parquet").to_table().to_pylist():
+        assert row["image_id"] not in images
+        labels = sorted((lab["entity_id"], lab["class_index"], round(lab["score"], 4)) for lab in row["labels"])
+        sha256 = hashlib.sha256(row["image"]["bytes"]).hexdigest()
+        images[row["image_id"]] = (sha256, row["alt_text"], row["url"], labels)
+    entities = ds.dataset(f"{output}/i2e/entities", format="parquet").to_table().to_pylist()
+    return images, {e["entity_id"]: e for e in entities}
+
+
+def commits(output: Path, *stages: str) -> dict[str, bytes]:
+    folder = output / "_commits"
+    return {f"{s}/{p.name}": p.read_bytes() for s in stages for p in sorted((folder / s).iterdir())}

@@ -1,0 +1,58 @@
+"""What is told of settings, tables and reasons is what is declared."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from i2e_pipeline import cli, stages
+from i2e_pipeline.commands import reference
+from i2e_pipeline.core.config import Config, ConfigError
+from i2e_pipeline.core.schemas import Reason
+from wikidata.reasons import Reason as LineReason
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_every_setting_is_explained() -> None:
+    """Catches: a setting whose unit and consequence nobody wrote down."""
+    found = list(reference.settings(Config))
+    assert len(found) > 120
+    assert [f.path for f in found if isinstance(f, reference.Setting) and not f.about] == []
+    assert [path for path, about in (f for f in found if isinstance(f, tuple)) if not about] == []
+
+
+def test_every_stage_says_what_it_does_and_why_it_rejects() -> None:
+    built_in = stages.built_in()
+    assert all(s.does and s.rows_are and s.job for s in built_in)
+    assert all(t.holds and (t.key or name == "kb/names") for s in built_in for name, t in s.tables.items())
+    sentences = [why for s in built_in for why in s.reasons.values()]
+    assert all(len(why) > 10 and why.endswith((".", "”.")) for why in sentences)
+    assert len(sentences) == len(set(sentences)) == len(Reason) + len(LineReason)
+
+
+def test_the_pages_are_as_the_code_says() -> None:
+    """`python docs/generate.py` writes them."""
+    pages = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
+    assert {p.name for p in pages} == {"configuration.md", "data-formats.md"}
+    for path, text in pages.items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: python docs/generate.py"
+
+
+def test_settings_are_printed_and_explained(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("output: somewhere\nbuild: {bar: 0.7}\n")
+
+    def said(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["config", "--config", str(tmp_path / "c.yaml"), *arguments])
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    assert "  threshold: 0.7\n" in said()
+    assert "label.threshold = null   (number | null, ≥ 0, ≤ 1)" in said("--explain", "label")
+    assert "score.model" not in said("--explain", "label")
+    assert "score.model" in said("--explain")
+    with pytest.raises(ConfigError, match="no section 'labels'; sections are storage, session"):
+        reference.explain(Config, "labels")

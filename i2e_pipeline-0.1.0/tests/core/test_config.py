@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from i2e_pipeline.core import config
+from i2e_pipeline.core.config import ConfigError
+
+
+def test_file_then_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("score: {batch_size: 8, model: 'local-dir:m'}\npairs: {path: a/*.parquet}\n")
+    made = config.load(str(file), ["score.batch_size=16", "pairs.path=[a, b]"])
+    assert (made.score.batch_size, made.score.model, made.pairs.path) == (16, "local-dir:m", ("a", "b"))
+
+
+def test_one_path_is_a_list_of_one() -> None:
+    assert config.load(None, ["pairs.path=x"]).pairs.path == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("score.batch_size=-3", "score.batch_size: -3 is not allowed (greater than or equal to 1), from --set"),
+        ("score.batchsize=3", "score.batchsize: no such setting, from --set; known here: background_entities, batch"),
+        ("scores.model=x", "scores: no such setting"),
+        ("storage.format=csv", "storage.format: 'csv' is not allowed ('parquet' or 'delta'), from --set"),
+        ("score.batch_size=many", "score.batch_size: 'many' is not allowed"),
+        ("score.batch_size", "write it as section.key=value"),
+        ("output.x=1", "output"),
+        ("link.max_candidates=50", "knowledge_base.max_candidates (20)"),
+    ],
+)
+def test_a_bad_setting_is_refused_with_path_value_and_what_is_allowed(override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        config.load(None, [override])
+    assert said in str(error.value)
+
+
+def test_a_bad_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        config.load(str(tmp_path / "none.yaml"))
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(ConfigError, match="must hold sections"):
+        config.load(str(tmp_path / "list.yaml"))
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="not YAML"):
+        config.load(str(tmp_path / "bad.yaml"))
+
+
+def test_config_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        config.load().score.batch_size = 3  # type: ignore[misc]
+
+
+def test_dump_loads_again(tmp_path: Path) -> None:
+    made = config.load(None, ["select.max_images_per_entity=7"])
+    (tmp_path / "c.yaml").write_text(config.dump(made))
+    assert config.load(str(tmp_path / "c.yaml")) == made
+
+
+def test_digest_does_not_depend_on_the_order_of_keys() -> None:
+    assert config.digest({"a": 1, "b": [2]}) == config.digest({"b": [2], "a": 1})
+    assert config.digest({"a": 1}) != config.digest({"a": 2})

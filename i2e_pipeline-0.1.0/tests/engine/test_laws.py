@@ -1,0 +1,413 @@
+"""What the engine promises, on stages of a few lines: resume, kill at any point, growth, change, no row lost."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from i2e_pipeline.core import files
+from i2e_pipeline.engine.arrange import arrange
+from i2e_pipeline.engine.catalogue import Passed, Table
+from i2e_pipeline.engine.pipeline import Pipeline, exclusive
+from i2e_pipeline.engine.stage import Plan, RowsLost, Run, Stage, StageError
+from i2e_pipeline.engine.units import InputError, Units
+from tests.engine.toys import NUMBERS, Read, Small, Total, config, content, toys, worked, write_shard
+
+BOTH = pytest.mark.parametrize("storage", ["parquet", pytest.param("delta", marks=pytest.mark.delta)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two shards of numbers."""
+    write_shard(tmp_path / "in" / "a.parquet", *range(20))
+    write_shard(tmp_path / "in" / "b.parquet", *range(100, 130))
+    return tmp_path
+
+
+@BOTH
+def test_rows_are_conserved_and_done_work_is_not_done_again(folder: Path, spark: Any, storage: str) -> None:
+    pipeline = toys(config(folder, storage=storage), spark)
+    run, states = pipeline.run()
+    assert worked(states) == {"read": 2, "total": 1}
+    assert sorted((c.rows_in, c.rows_out, c.rejected["odd"]) for c in run.committed("read")) == [
+        (20, 10, 10),
+        (30, 15, 15),
+    ]
+    rows = content(pipeline)
+    assert [dict(r)["total"] for r in rows["totals"]] == [sum(range(0, 130, 4)) - sum(range(20, 100, 4))] + [
+        sum(n for n in (*range(20), *range(100, 130)) if n % 4 == 2)
+    ]
+    assert {(dict(r)["stage"], dict(r)["reason"], dict(r)["detail"]) for r in rows["rejects"]} == {
+        ("read", "odd", "a detail")
+    }
+    again = Pipeline(pipeline.config, pipeline.stages, lambda: pytest.fail("Spark was started"))
+    assert worked(again.run()[1]) == {"read": 0, "total": 0}
+
+
+@BOTH
+def test_growth_makes_the_new_unit_and_what_depends_on_all(folder: Path, spark: Any, storage: str) -> None:
+    settings = config(folder, storage=storage)
+    toys(settings, spark).run()
+    before = {p.name: p.read_bytes() for p in (folder / "out" / "_commits" / "read").iterdir()}
+    write_shard(folder / "in" / "c.parquet", 200, 201, 202)
+    grown = toys(settings, spark)
+    assert worked(grown.run()[1]) == {"read": 1, "total": 1}
+    after = {p.name: p.read_bytes() for p in (folder / "out" / "_commits" / "read").iterdir()}
+    assert {name: after[name] for name in before} == before
+    once = toys(config(folder, storage=storage, output=f"{folder}/once"), spark)
+    once.run()
+    assert content(grown) == content(once)
+
+
+@BOTH
+def test_a_forgotten_unit_is_gone_and_stays_away(folder: Path, spark: Any, storage: str) -> None:
+    pipeline = toys(config(folder, storage=storage), spark)
+    pipeline.run()
+    unit = Units(pipeline.config.output).known()[0]
+    pipeline.forget(unit.name)
+    assert worked(pipeline.run()[1]) == {"read": 0, "total": 1}
+    assert unit.name not in {dict(r)["unit"] for r in content(pipeline)["numbers"]}
+    with pytest.raises(InputError, match=f"no unit {unit.name}"):
+        pipeline.forget(unit.name)
+
+
+def test_a_changed_setting_or_version_makes_the_stage_again_and_says_which(
+    folder: Path, spark: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config(folder)
+    toys(settings, spark).run()
+    changed = Read()
+    changed.modulus = 4
+    with caplog.at_level("INFO", logger="i2e_pipeline"):
+        assert worked(toys(settings, spark, read=changed).run()[1]) == {"read": 2, "total": 1}
+    assert "read            2 units again, changed: settings.modulus: 2, now 4" in caplog.text
+    newer = Read()
+    newer.modulus, newer.version = 4, 2
+    _, states = toys(settings, spark, read=newer).status()
+    assert {*states[0].to_do.values()} == {"changed: version: 1, now 2"}
+    _, states = toys(config(folder, run={"units_in_flight": 1}, session={"driver_memory": "1g"}), spark).status()
+    assert worked(states) == {"read": 2, "total": 1}  # as modulus 4 made them
+    _, states = toys(config(folder, run={"units_in_flight": 1}), spark, read=changed).status()
+    assert worked(states) == {"read": 0, "total": 0}  # how a run is carried out is in no fingerprint
+
+
+def test_a_lost_row_stops_the_stage_and_commits_nothing(folder: Path, spark: Any) -> None:
+    """Catches: rows that vanish silently (data-juicer, clip-retrieval)."""
+    careless = Read()
+    careless.loses = True
+    pipeline = toys(config(folder), spark, read=careless)
+    with pytest.raises(RowsLost, match=r"\d+ rows in, \d+ out"):
+        pipeline.run()
+    assert pipeline.tables.commits("read") == {}
+
+
+def test_a_reason_that_is_not_declared_stops_the_stage(folder: Path, spark: Any) -> None:
+    """Catches: a reason that manifest, report and docs would not know."""
+    silent = Read()
+    silent.reasons = {}
+    with pytest.raises(Exception, match=r"stage read rejects rows as 'odd', which it does not declare"):
+        toys(config(folder), spark, read=silent).run()
+
+
+def test_two_writers_do_not_meet(folder: Path, spark: Any) -> None:
+    pipeline = toys(config(folder), spark)
+    with exclusive(pipeline.config.output):
+        lock = files.read_json(pipeline.tables.path("_lock"))
+        files.write_json(pipeline.tables.path("_lock"), {**lock, "host": "elsewhere"})
+        with pytest.raises(StageError, match="is being written by process"):
+            pipeline.run()
+    assert not (folder / "out" / "numbers").exists()
+
+
+def test_a_table_of_no_unit_is_read_whole_for_each(folder: Path, spark: Any) -> None:
+    """Catches: no row at all, without a word, for a stage by unit that reads what was made of all units at once."""
+    run, _ = toys(config(folder), spark).run()
+    unit = run.units[0].name
+    assert run.read("totals", unit).count() == run.read("totals").count() == 2
+    assert run.read("numbers", unit).count() < run.read("numbers").count()
+
+
+def test_another_storage_format_is_refused_before_anything_is_touched(folder: Path, spark: Any) -> None:
+    pipeline = toys(config(folder), spark)
+    pipeline.run()
+    whole = content(pipeline)
+    with pytest.raises(StageError, match=r"holds parquet tables, and storage\.format is delta"):
+        toys(config(folder, storage="delta"), spark).run()
+    assert content(pipeline) == whole
+
+
+def test_a_result_does_not_depend_on_units_partitions_or_order(folder: Path, spark: Any) -> None:
+    """Catches: samples or sums that follow the partitioning (MetaCLIP, cc2dataset: unseeded)."""
+    apart = toys(config(folder, output=f"{folder}/apart"), spark)
+    apart.run()
+    together = config(folder, pairs={"path": [f"{folder}/in/b.parquet", f"{folder}/in/a.parquet"], "files_per_unit": 2})
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    spark.conf.set("spark.sql.shuffle.partitions", "7")
+    try:
+        one = toys(together, spark)
+        one.run()
+    finally:
+        spark.conf.set("spark.sql.shuffle.partitions", before)
+
+    def rows(pipeline: Pipeline) -> dict[str, list[Any]]:
+        found = content(pipeline)
+        return {t: sorted([kv for kv in r if kv[0] != "unit"] for r in found[t]) for t in ("numbers", "totals")}
+
+    assert rows(one) == rows(apart)
+
+
+def test_files_that_are_gone_or_cut_are_made_again(folder: Path, spark: Any) -> None:
+    pipeline = toys(config(folder), spark)
+    run, _ = pipeline.run()
+    whole = content(pipeline)
+    (commit, _) = run.committed("read")
+    path = Path(pipeline.tables.path("numbers", commit.files["numbers"][0].path))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert worked(pipeline.run()[1]) == {"read": 1, "total": 0}
+    assert content(pipeline) == whole
+
+
+class Killed(BaseException):
+    """What a signal would do: no handler of errors runs."""
+
+
+def changes(kill_at: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Let the n-th change of the file system be the last thing that happens; returns how many were made."""
+    count = itertools.count()
+    made = [0]
+
+    def killing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def change(*arguments: Any, **named: Any) -> Any:
+            made[0] = next(count)
+            if made[0] >= kill_at:
+                raise Killed
+            return real(*arguments, **named)
+
+        return change
+
+    for name in ("write_json", "write_bytes", "create_json", "make_folder", "remove", "move", "move_file"):
+        monkeypatch.setattr(files, name, killing(getattr(files, name)))
+    return lambda: made[0]
+
+
+@BOTH
+def test_a_kill_at_any_change_of_the_files_loses_and_doubles_nothing(
+    tmp_path: Path, spark: Any, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: data files in place before the unit is marked done (NeMo Curator), rows lost by a kill (Daft #7373)."""
+    write_shard(tmp_path / "in" / "a.parquet", *range(8))
+    settings = config(tmp_path, storage=storage)
+    whole = toys(config(tmp_path, storage=storage, output=f"{tmp_path}/whole"), spark)
+    whole.run()
+    wanted = content(whole)
+    for kill_at in itertools.count(0 if storage == "parquet" else 3, 1 if storage == "parquet" else 5):
+        with monkeypatch.context() as patched:
+            changes(kill_at, patched)
+            try:
+                toys(settings, spark).run()
+                survived = True
+            except Killed:
+                survived = False
+        os.remove(tmp_path / "out" / "_lock") if (tmp_path / "out" / "_lock").exists() else None
+        after = toys(settings, spark)
+        after.run()
+        assert content(after) == wanted, f"killed at change {kill_at}"
+        assert not [p for p in (tmp_path / "out" / "_staging").rglob("*") if p.is_file()]
+        if survived:
+            break
+        assert kill_at < 200
+        # The next kill meets a stage that is to do again over what is there.
+        for record in (tmp_path / "out" / "_commits").rglob("*.json"):
+            record.write_text(record.read_text().replace('"fingerprint": "', '"fingerprint": "x'))
+
+
+# Stages from outside
+
+
+def test_a_stage_from_outside_narrows_a_table_for_those_behind_it(folder: Path, spark: Any) -> None:
+    settings = config(folder, stages=["small"], small={"limit": 110})
+    pipeline = toys(settings, spark, Small())
+    run, states = pipeline.run()
+    assert pipeline.names == ["read", "small", "total"]
+    assert worked(states) == {"read": 2, "small": 2, "total": 1}
+    left = [n for n in (*range(0, 20, 2), *range(100, 130, 2)) if n <= 110]
+    assert sum(dict(r)["total"] for r in content(pipeline)["totals"]) == sum(left)
+    assert sum(c.rejected.get("large", 0) for c in run.committed("small")) == 9
+    assert run.rows("numbers") == len(left)
+    frame = run.with_features(run.read("numbers"))
+    assert {r["number"]: r["weight"] for r in frame.collect()} == {n: n / 2 for n in left}
+    assert run.feature_names() == ["weight"]
+    assert worked(pipeline.run()[1]) == {"read": 0, "small": 0, "total": 0}
+
+    # Its setting makes it and what sees it again; without it, what did not see it stays.
+    looser = config(folder, stages=["small"], small={"limit": 1000})
+    assert worked(toys(looser, spark, Small()).run()[1]) == {"read": 0, "small": 2, "total": 1}
+    without = toys(config(folder), spark)
+    assert worked(without.run()[1]) == {"read": 0, "total": 1}
+    assert sum(dict(r)["total"] for r in content(without)["totals"]) == sum((*range(0, 20, 2), *range(100, 130, 2)))
+
+
+def test_a_table_narrowed_by_other_columns_is_counted_by_a_job(folder: Path, spark: Any) -> None:
+    class ByRest(Small):
+        """Two numbers stand for their rests: whole groups stay or go."""
+
+        passes = Small.passes
+
+        def rows_to_do(self, run: Run, unit: str) -> int:
+            return run.rows("numbers", unit, by=("number",))
+
+    pipeline = toys(config(folder, stages=["small"], small={"limit": 10}), spark, ByRest())
+    run, _ = pipeline.run()
+    assert run.rows("numbers", by=("number",)) == 6
+
+
+class Odd(Small):
+    """A declaration with one thing changed stands for a stranger's mistake."""
+
+
+ANY = Table(NUMBERS, key=("id",))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "to tal"}, "name = 'to tal': letters, digits and _ alone"),
+        ({"name": "_hidden"}, "name = '_hidden': letters, digits and _ alone, _ not first"),
+        ({"name": "total"}, "there is a stage or table 'total' already"),
+        ({"name": "totals"}, "there is a stage or table 'totals' already"),
+        ({"does": ""}, "set `does`"),
+        ({"after": ("elsewhere",)}, "name at least one stage or table of read, total"),
+        ({"after": ()}, "name at least one stage or table of read, total"),
+        ({"after": ("total",)}, "total ends the dataset"),
+        ({"after": "read"}, r"after = 'read': write a tuple, \('read',\)"),
+        ({"reads": "numbers"}, r"reads = 'numbers': write a tuple"),
+        ({"reads": ("totals",)}, "reads 'totals', and no stage before it writes that"),
+        ({"narrows": "totals"}, "narrows 'totals', and no stage before it writes that"),
+        ({"scope": "units"}, "scope = 'units': one of unit, whole"),
+        ({"sections": ("scroe",)}, "sections: the config has no scroe; it has storage, session"),
+        ({"reasons": ("large",)}, "reasons: write each reason with its sentence"),
+        ({"tables": {"smalls": NUMBERS}}, "tables: write {name: Table"),
+        ({"tables": {"../evil": ANY}}, "there can be no table '../evil'"),
+        ({"tables": {"i2e": ANY}}, "there can be no table 'i2e'"),
+        ({"tables": {"_staging": ANY}}, "there can be no table '_staging'"),
+        ({"tables": {"smalls": Table(NUMBERS, key=("nothing",))}}, r"key = \('nothing',\): name columns of id, number"),
+        ({"passes": None}, "set `passes`"),
+        ({"passes": Passed("smalls", ("nothing",))}, "its tables have no nothing in 'smalls'"),
+        ({"passes": Passed("elsewhere", ("id",))}, "its tables have no id, weight in 'elsewhere'"),
+        ({"features": ("colour",)}, "its tables have no colour in 'smalls'"),
+        ({"features": ("number",)}, "there is a column 'number' already"),
+        ({"features": ("id",)}, r"features: id is fixed_size_binary\[16\], and not a number"),
+        ({"Settings": dict}, "Settings: let it derive from i2e_pipeline.Section"),
+        ({"plan": Stage.plan}, "define `plan`"),
+    ],
+)
+def test_a_declaration_that_does_not_fit_is_refused_before_any_work(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(StageError, match=said):
+        arrange([Read(), Total()], [type("Changed", (Odd,), change)()])
+
+
+def test_narrowing_behind_a_reader_is_refused() -> None:
+    """Catches: stages that would count different rows of one table."""
+
+    class Reader(Small):
+        name, narrows, features = "reader", None, ()
+        tables = {"other": Small.tables["smalls"]}
+        passes = Passed("other", ("id",))
+
+    late = type("Late", (Small,), {"after": ("reader",)})()
+    with pytest.raises(StageError, match=r"narrows 'numbers' behind reader, which reads it"):
+        arrange([Read(), Total()], [Reader(), late])
+
+
+def test_a_stage_gets_the_settings_and_tables_that_it_declares_and_no_others(folder: Path, spark: Any) -> None:
+    """Catches: a setting that changes the output and is in no fingerprint."""
+    run = toys(config(folder), spark).open([]).handed_to(Total())
+    assert run.config.output
+    with pytest.raises(StageError, match=r"total reads the settings score and does not declare them"):
+        _ = run.config.score
+    with pytest.raises(StageError, match=r"total reads totals and does not declare it"):
+        run.read("totals")
+    with pytest.raises(StageError, match=r"total opens images and does not declare it"):
+        run.open_shards("u")
+    with pytest.raises(StageError, match=r"total reads its own settings and declares none: give it `Settings`"):
+        _ = run.settings
+    with pytest.raises(StageError, match=r"numbers has no column nmuber; it has id, number"):
+        run.read("numbers", columns=["nmuber"])
+
+
+def test_a_plan_that_is_none_is_said(folder: Path, spark: Any) -> None:
+    careless = type("Careless", (Small,), {"plan": lambda self, run, unit: run.read("numbers", unit)})()
+    with pytest.raises(StageError, match="stage small: plan returned DataFrame, and not a Plan"):
+        toys(config(folder, stages=["small"]), spark, careless).run()
+
+
+def test_a_key_that_is_passed_on_twice_is_found_where_it_is_missed(folder: Path, spark: Any) -> None:
+    """Catches: one row lost and another doubled, so that the counts agree; the message names who may have done it."""
+
+    class Reader(Small):
+        """Behind the stage that narrows, it counts what arrives."""
+
+        name, narrows, features, after = "reader", None, (), ("doubles",)
+        tables = {"read_on": Small.tables["smalls"]}
+        passes = Passed("read_on", ("id",))
+        Settings = None
+
+        def plan(self, run: Run, unit: str) -> Plan:
+            return Plan(run.read("numbers", unit), lambda: partial(copied, "read_on"), self.rows_to_do(run, unit))
+
+    class Doubles(Reader):
+        name, narrows, after = "doubles", "numbers", ("read",)
+        tables = {"doubled": Small.tables["smalls"]}
+        passes = Passed("doubled", ("id",))
+
+        def plan(self, run: Run, unit: str) -> Plan:
+            return Plan(run.read("numbers", unit), lambda: partial(copied, "doubled", once=False), None)
+
+    with pytest.raises(RowsLost, match=r"reader, unit .* and .* arrived: do doubles pass each key on once"):
+        toys(config(folder), spark, Doubles(), Reader()).run()
+
+
+def copied(table: str, batches: Iterator[pa.RecordBatch], once: bool = True) -> Iterator[tuple[str, pa.RecordBatch]]:
+    for batch in batches:
+        rows = batch.append_column("weight", pa.nulls(batch.num_rows, pa.float32()))
+        if not once and rows.num_rows > 1:
+            rows = rows.take(pa.array([0, *range(2, rows.num_rows), 0]))
+        yield table, rows
+
+
+@BOTH
+def test_a_forgotten_unit_is_gone_from_a_stage_that_is_no_longer_named(
+    folder: Path, spark: Any, storage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches: rows of somebody who opted out, in a table that nobody looks at any more."""
+    toys(config(folder, storage=storage, stages=["small"], small={"limit": 110}), spark, Small()).run()
+    without = toys(config(folder, storage=storage), spark)
+    with caplog.at_level("INFO", logger="i2e_pipeline"):
+        without.run()
+    assert "small: no stage of this config" in caplog.text
+    unit = Units(without.config.output).known()[0].name
+    without.forget(unit)
+    assert [p.stem for p in (folder / "out" / "_commits" / "small").iterdir()] != []
+    assert unit not in {p.stem for p in (folder / "out" / "_commits" / "small").iterdir()}
+    again = toys(config(folder, storage=storage, stages=["small"], small={"limit": 110}), spark, Small())
+    again.run()
+    left = content(again)
+    assert unit not in {dict(r)["unit"] for table in ("numbers", "smalls", "rejects") for r in left[table]}
+
+
+def test_a_stage_over_all_units_waits_for_them_even_when_it_alone_is_asked_for(folder: Path, spark: Any) -> None:
+    """Catches: a whole stage committed over no unit, because none of the stages asked for works by unit."""
+    pipeline = toys(config(folder), spark)
+    with pytest.raises(StageError, match="total needs the table `numbers`"):
+        pipeline.run(["total"])
+    pipeline.run()
+    whole = content(pipeline)
+    assert worked(pipeline.run(["total"])[1]) == {"read": 0, "total": 0}
+    assert content(pipeline) == whole

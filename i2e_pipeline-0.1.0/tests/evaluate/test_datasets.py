@@ -1,0 +1,428 @@
+"""Layouts: what lies on the disk becomes images, classes and splits; what is missing is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from i2e_pipeline.evaluate import known as known_sets
+from i2e_pipeline.evaluate.class_prompts import class_names, prompts
+from i2e_pipeline.evaluate.datasets import KNOWN, check, open_dataset
+from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet, split_by_content
+from tests.small_models import picture, stored
+from tests.train.small_dataset import image_row, write_dataset
+
+
+def tiny(number: int) -> bytes:
+    """A PNG of two pixels, another for each number below 2^24."""
+    pixels = np.array([[list(number.to_bytes(3, "big")), [0, 0, 0]]], dtype=np.uint8)
+    return stored(Image.fromarray(pixels))
+
+
+def write(root: Path, names: list[str]) -> Path:
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiny(number))
+    return root
+
+
+def shrunk(monkeypatch: pytest.MonkeyPatch, name: str, images: int, **splits: int) -> None:
+    """Let a known data set be as small as the test's."""
+    changed = replace(KNOWN[name], images=images, splits=splits)
+    monkeypatch.setitem(known_sets._ALL, name, changed)
+
+
+# -- published sets -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gpr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("gpr1200")
+    (root / "images").mkdir()
+    content = tiny(0)
+    for category in range(1200):
+        for number in range(10):
+            (root / "images" / f"{category}_{number * 97}.jpg").write_bytes(content)
+    return root
+
+
+@pytest.mark.slow
+def test_gpr1200_takes_classes_and_domains_from_its_file_names(gpr_folder: Path) -> None:
+    data = open_dataset("gpr1200", str(gpr_folder))
+    assert (len(data), data.kind, data.fixed) == (12_000, "gpr", True)
+    assert np.array_equal(data.labels_N, np.repeat(np.arange(1200), 10))
+    assert data.domains_N is not None
+    assert data.domains_N[[0, 1999, 2000, 11_999]].tolist() == ["landmarks", "landmarks", "nature", "faces"]
+
+
+@pytest.mark.slow
+def test_gpr1200_with_an_image_missing_says_so_and_where_it_is_to_be_had(gpr_folder: Path) -> None:
+    lost = gpr_folder / "images" / "7_97.jpg"
+    lost.rename(gpr_folder / "lost.jpg")
+    try:
+        with pytest.raises(DatasetError, match=r"gpr1200: 11,999 images instead of 12,000.*Visual-Computing/GPR1200"):
+            open_dataset("gpr1200", str(gpr_folder))
+        shutil.copy(gpr_folder / "images" / "8_97.jpg", gpr_folder / "images" / "8_5.jpg")
+        with pytest.raises(DatasetError, match="category 7 has not ten images"):
+            open_dataset("gpr1200", str(gpr_folder))
+    finally:
+        (gpr_folder / "images" / "8_5.jpg").unlink(missing_ok=True)
+        (gpr_folder / "lost.jpg").rename(lost)
+
+
+def test_roxford_puts_queries_first_with_their_boxes(real_data: Path, tmp_path: Path) -> None:
+    truth = real_data / "eval" / "revisitop" / "gnd_roxford5k.pkl"
+    shutil.copy(truth, tmp_path)
+    published = json.loads(truth.with_suffix(".json").read_text())
+    with pytest.raises(DatasetError, match=r"has no jpg/all_souls_000013.jpg.* and 5060 more.*robots.ox.ac.uk"):
+        open_dataset("roxford5k", str(tmp_path))
+    (tmp_path / "jpg").mkdir()
+    for name in (*published["qimlist"], *published["imlist"]):
+        (tmp_path / "jpg" / f"{name}.jpg").write_bytes(b"")
+    data = open_dataset("roxford5k", str(tmp_path))
+    assert (len(data), len(data.splits["query"]), len(data.splits["gallery"])) == (5063, 70, 4993)
+    assert data.images.name(0) == f"jpg/{published['qimlist'][0]}.jpg"
+    assert data.images.name(70) == f"jpg/{published['imlist'][0]}.jpg"
+    assert {row: list(box) for row, box in data.boxes.items()} == {
+        row: query["bbx"] for row, query in enumerate(published["gnd"])
+    }
+
+
+def test_a_ground_truth_of_another_data_set_is_refused(real_data: Path, tmp_path: Path) -> None:
+    shutil.copy(real_data / "eval" / "revisitop" / "gnd_roxford5k.pkl", tmp_path / "gnd_rparis6k.pkl")
+    with pytest.raises(DatasetError, match="4,993 in gallery instead of 6,322"):
+        open_dataset("rparis6k", str(tmp_path))
+
+
+def test_imagenet_orders_classes_by_synset_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrunk(monkeypatch, "imagenet", 1000, test=1000)
+    root = write(tmp_path, [f"val/{wnid}/image.JPEG" for wnid in reversed(class_names("imagenet"))])
+    data = open_dataset("imagenet", str(root))
+    assert data.class_names[:2] == ("tench", "goldfish")
+    assert data.images.name(1).startswith("n01443537/")
+    assert np.array_equal(data.labels_N, np.arange(1000))
+    shutil.rmtree(root / "val" / "n01443537")
+    with pytest.raises(DatasetError, match=r"has no folder n01443537.*image-net.org"):
+        open_dataset("imagenet", str(root))
+
+
+def test_imagenet_takes_its_training_images_where_they_are_and_says_so_where_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrunk(monkeypatch, "imagenet", 1000, test=1000)
+    monkeypatch.setitem(known_sets._ALL, "imagenet", replace(KNOWN["imagenet"], optional={"train": 2000}))
+    wnids = list(class_names("imagenet"))
+    root = write(tmp_path, [f"val/{wnid}/image.JPEG" for wnid in wnids])
+    alone = open_dataset("imagenet", str(root))
+    assert set(alone.splits) == {"test"}
+    assert (
+        alone.lacks["knn"]
+        == alone.lacks["linear_probe"]
+        == (f"no training images: they are wanted in {root}/train/WNID")
+    )
+    write(tmp_path, [f"train/{wnid}/{n}.JPEG" for wnid in wnids for n in range(2)])
+    data = open_dataset("imagenet", str(root))
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 2000, "test": 1000}
+    assert not data.lacks
+    assert {data.images.name(int(row)).split("/")[0] for row in data.splits["test"]} == {"val"}
+    assert [data.labels_N[data.splits[split]].tolist() for split in ("train", "test")] == [
+        np.repeat(np.arange(1000), 2).tolist(), list(range(1000)),
+    ]  # fmt: skip
+    (root / "train" / wnids[3] / "1.JPEG").unlink()
+    with pytest.raises(DatasetError, match="1,999 in train instead of 2,000"):
+        open_dataset("imagenet", str(root))
+
+
+def test_cifar100_is_read_from_its_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrunk(monkeypatch, "cifar100", 200, train=100, test=100)
+    root = tmp_path / "cifar-100-python"
+    root.mkdir()
+    rows = np.random.default_rng(0).integers(0, 256, (100, 3072), dtype=np.uint8)
+    for split in ("train", "test"):
+        content = {"data": rows, "fine_labels": list(range(100)), "coarse_labels": [0] * 100}
+        (root / split).write_bytes(pickle.dumps(content, protocol=2))
+    (root / "meta").write_bytes(pickle.dumps({"fine_label_names": list(class_names("cifar100"))}, protocol=2))
+    data = open_dataset("cifar100", str(tmp_path))
+    assert data.splits["test"].tolist() == list(range(100, 200))
+    red = np.asarray(data.image(3))[:, :, 0]
+    assert np.array_equal(red.ravel(), rows[3, :1024])
+    assert data.class_names[data.labels_N[1]] == "aquarium fish"
+
+
+class _Harm:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("harm-was-done"),)  # type: ignore[return-value]
+
+
+def test_a_cifar_pickle_that_wants_to_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "test", "meta"):
+        (tmp_path / name).write_bytes(pickle.dumps(_Harm()))
+    with pytest.raises(DatasetError, match="train"):
+        open_dataset("cifar100", str(tmp_path))
+    assert not (tmp_path / "harm-was-done").exists()
+
+
+def test_svhn_calls_zero_ten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scipy_io = pytest.importorskip("scipy.io")
+    shrunk(monkeypatch, "svhn", 20, train=10, test=10)
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 10), dtype=np.uint8)
+    for split in ("train", "test"):
+        labels = np.arange(1, 11, dtype=np.uint8)[:, None]
+        scipy_io.savemat(tmp_path / f"{split}_32x32.mat", {"X": pixels, "y": labels})
+    data = open_dataset("svhn", str(tmp_path))
+    assert data.labels_N[:10].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    assert np.array_equal(np.asarray(data.image(12)), pixels[..., 2])
+    with pytest.raises(DatasetError, match="has not the MD5 sum e26dedcc434d2e4c54c9b2d4a06d8373"):
+        check("svhn", str(tmp_path))
+
+
+def test_dtd_pets_and_flowers_follow_their_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scipy_io = pytest.importorskip("scipy.io")
+    shrunk(monkeypatch, "dtd", 141, train=47, val=47, test=47)
+    root = write(tmp_path / "dtd", [f"dtd/images/{c}/{c}_{s}.jpg" for c in class_names("dtd") for s in ("a", "b", "c")])
+    (root / "dtd" / "labels").mkdir()
+    for split, suffix in (("train", "b"), ("val", "a"), ("test", "c")):
+        (root / "dtd" / "labels" / f"{split}1.txt").write_text(
+            "".join(f"{c}/{c}_{suffix}.jpg\n" for c in class_names("dtd"))
+        )
+    data = open_dataset("dtd", str(root))
+    assert data.images.name(int(data.splits["val"][0])) == "images/banded/banded_a.jpg"
+    assert np.array_equal(data.labels_N[data.splits["test"]], np.arange(47))
+
+    shrunk(monkeypatch, "pets", 74, train=37, test=37)
+    breeds = ["Abyssinian" if c == "abyssinian" else c for c in class_names("pets")]
+    root = write(tmp_path / "pets", [f"images/{b}_{n}.jpg" for b in breeds for n in (1, 2)])
+    (root / "annotations").mkdir()
+    (root / "annotations" / "trainval.txt").write_text("# a comment\n" + "".join(f"{b}_1 1 1 1\n" for b in breeds))
+    (root / "annotations" / "test.txt").write_text("".join(f"{b}_2 1 1 1\n" for b in breeds))
+    data = open_dataset("pets", str(root))
+    assert np.array_equal(data.labels_N[data.splits["train"]], np.arange(37))
+    (root / "images" / "beagle_2.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"has no images/beagle_2.jpg\. Oxford-IIIT Pet is to be had at"):
+        open_dataset("pets", str(root))
+
+    shrunk(monkeypatch, "flowers102", 204, train=51, val=51, test=102)
+    root = write(tmp_path / "flowers", [f"jpg/image_{n:05d}.jpg" for n in range(1, 205)])
+    numbers = np.arange(1, 205)
+    scipy_io.savemat(root / "imagelabels.mat", {"labels": (numbers - 1) % 102 + 1})
+    scipy_io.savemat(root / "setid.mat", {"trnid": numbers[:51], "valid": numbers[51:102], "tstid": numbers[102:]})
+    data = open_dataset("flowers102", str(root))
+    assert data.class_names[data.labels_N[103]] == "hard-leaved pocket orchid"
+    assert data.splits["val"].tolist() == list(range(51, 102))
+
+
+def test_sets_without_splits_of_their_own_are_split_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrunk(monkeypatch, "eurosat", 100, train=60, val=20, test=20)
+    root = write(tmp_path / "a", [f"2750/{c}/{c}_{n}.jpg" for c in class_names("eurosat") for n in range(10)])
+    data = open_dataset("eurosat", str(root))
+    assert [np.bincount(data.labels_N[data.splits[s]]).tolist() for s in ("train", "val", "test")] == [
+        [6] * 10, [2] * 10, [2] * 10,
+    ]  # fmt: skip
+    shrunk(monkeypatch, "resisc45", 450, train=270, val=90, test=90)
+    names = [f"NWPU-RESISC45/{c}/{c}_{n:03d}.jpg" for c in class_names("resisc45") for n in range(10)]
+    root = write(tmp_path / "b", names)
+    assert "hash" in open_dataset("resisc45", str(root)).split_by
+
+
+def test_caltech101_trains_on_thirty_of_each_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrunk(monkeypatch, "caltech101", 102 * 31, train=102 * 30, test=102)
+    names = [f"101_ObjectCategories/{c}/image_{n:04d}.jpg" for c in class_names("caltech101") for n in range(31)]
+    root = write(tmp_path / "caltech101", names)
+    (root / "101_ObjectCategories" / "BACKGROUND_Google" / "tmp").write_bytes(b"the archive has this file")
+    for place in (root, tmp_path, root / "101_ObjectCategories"):
+        data = open_dataset("caltech101", str(place))
+        assert np.bincount(data.labels_N[data.splits["train"]]).tolist() == [30] * 102
+
+
+def test_camelyon_is_read_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h5py = pytest.importorskip("h5py")
+    shrunk(monkeypatch, "camelyon", 12, train=4, val=4, test=4)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), dtype=np.uint8)
+    (tmp_path / "pcam").mkdir()
+    for split in ("train", "valid", "test"):
+        with h5py.File(tmp_path / "pcam" / f"camelyonpatch_level_2_split_{split}_x.h5", "w") as file:
+            file["x"] = pixels
+        with h5py.File(tmp_path / "pcam" / f"camelyonpatch_level_2_split_{split}_y.h5", "w") as file:
+            file["y"] = np.array([0, 1, 1, 0], dtype=np.uint8).reshape(4, 1, 1, 1)
+    data = open_dataset("camelyon", str(tmp_path))
+    assert np.array_equal(np.asarray(data.image(6)), pixels[2])
+    assert data.labels_N.tolist() == [0, 1, 1, 0] * 3
+    assert data.splits["val"].tolist() == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_each_known_set_says_what_is_wanted_where_the_folder_is_missing(name: str) -> None:
+    with pytest.raises(DatasetError, match=r"is no folder\. .*is to be had at http.*Wanted in the folder"):
+        open_dataset(name, "no/such/folder")
+
+
+@pytest.mark.parametrize("name", sorted(n for n in KNOWN if KNOWN[n].classes and n != "gpr1200"))
+def test_class_names_and_templates_are_whole(name: str) -> None:
+    told = prompts(name)
+    assert len(told["classes"]) == KNOWN[name].classes
+    assert all(told["classes"].values())
+    assert told["templates"]
+    assert all(template.count("{c}") == 1 for template in told["templates"])
+    assert "MIT" in told["source"]
+
+
+# -- the user's own -----------------------------------------------------------------------------------------------
+
+
+def test_folders_of_classes_keep_their_splits(tmp_path: Path) -> None:
+    names = ["train/red_fox/1.png", "train/cat/2.PNG", "val/cat/3.jpg", "val/cat/notes.txt", "x/y/1.png"]
+    root = write(tmp_path, names)
+    data = open_dataset("mine", str(root))
+    assert data.class_names == ("cat", "red fox")
+    assert [data.images.name(int(row)) for row in data.splits["test"]] == ["val/cat/3.jpg"]
+    assert not data.fixed
+
+
+def test_halves_do_not_depend_on_names_or_order(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", [f"cat/{n}.png" for n in range(9)])
+    (tmp_path / "b" / "cat").mkdir(parents=True)
+    for n in range(9):
+        shutil.copy(a / "cat" / f"{n}.png", tmp_path / "b" / "cat" / f"{chr(ord('z') - n)}.png")
+
+    def chosen(data: ImageSet) -> set[bytes]:
+        return {(data.images.root / data.images.name(int(r))).read_bytes() for r in data.splits["train"]}  # type: ignore
+
+    first, second = open_dataset("mine", str(a)), open_dataset("mine", str(tmp_path / "b"))
+    assert chosen(first) == chosen(second)
+    assert len(chosen(first)) in (4, 5)
+    assert first.fingerprint != second.fingerprint
+
+
+@pytest.mark.parametrize("place", [60, 9_000, -1])
+def test_an_image_that_changed_anywhere_is_another_image_and_its_date_and_folder_are_not_it(
+    place: int, tmp_path: Path
+) -> None:
+    """Catches: digests of a part of each file, so that stored vectors of the old image are taken for the new."""
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+    (tmp_path / "a" / "cat").mkdir(parents=True)
+    file = tmp_path / "a" / "cat" / "1.bmp"
+    Image.fromarray(pixels).save(file)
+    first = open_dataset("mine", str(tmp_path / "a"))
+    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
+    os.utime(tmp_path / "b" / "cat" / "1.bmp", (1, 1))
+    second = open_dataset("mine", str(tmp_path / "b"))
+    assert (second.fingerprint, second.images.digests().tolist()) == (
+        first.fingerprint, first.images.digests().tolist(),
+    )  # fmt: skip
+    content = bytearray(file.read_bytes())
+    content[place] ^= 255
+    file.write_bytes(content)
+    assert open_dataset("mine", str(tmp_path / "a")).fingerprint != first.fingerprint
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20)), min_size=1, max_size=60))
+def test_splits_part_the_rows_and_keep_equal_images_together(rows: list[tuple[int, int]]) -> None:
+    labels, digests = np.array([r[0] for r in rows]), np.array([r[1] for r in rows], dtype=np.uint64)
+    parts = split_by_content(digests, labels, {"train": 0.6, "val": 0.2, "test": 0.2})
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(rows)))
+    side = {row: name for name, some in parts.items() for row in some.tolist()}
+    for i, one in enumerate(rows):
+        assert all(side[i] == side[j] for j, other in enumerate(rows) if other == one)
+
+
+def test_images_in_gpr_naming_with_their_domains(tmp_path: Path) -> None:
+    root = write(tmp_path, [f"images/{c}_{n}.png" for c in (2, 10) for n in range(4)])
+    assert open_dataset("mini", str(root)).domains_N is None
+    about = {"names": {"2": "Mars"}, "domains": {"2": "space", "10": "food"}}
+    (root / "domains.json").write_text(json.dumps(about))
+    data = open_dataset("mini", str(root))
+    assert data.class_names == ("Mars", "category 10")
+    assert data.domains_N is not None
+    assert data.domains_N.tolist() == ["space"] * 4 + ["food"] * 4
+    del about["domains"]["10"]
+    (root / "domains.json").write_text(json.dumps(about))
+    with pytest.raises(DatasetError, match="names no domain of category 10"):
+        open_dataset("mini", str(root))
+
+
+def write_pairs(path: Path, labels: list[str | None], as_struct: bool = False) -> str:
+    images = [stored(picture(i)) for i in range(len(labels))]
+    if as_struct:
+        column = pa.array([{"bytes": image, "path": None} for image in images])
+        table = pa.table({"image": column, "label": labels})
+    else:
+        table = pa.table({"jpg": images, "truth_qid": pa.array(labels, pa.string())})
+    pq.write_table(table, path, row_group_size=2)
+    return str(path)
+
+
+def test_parquet_rows_without_label_are_counted(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "0.parquet", ["Q10", None, "Q9"])
+    write_pairs(tmp_path / "1.parquet", ["Q9", "Q9"])
+    (tmp_path / "entities.jsonl").write_text('{"qid": "Q9", "label": "fox", "description": "an animal"}\n')
+    data = open_dataset("mine", str(tmp_path))
+    assert data.class_names == ("fox", "Q10")
+    assert data.descriptions == ("an animal", None)
+    assert data.labels_N.tolist() == [1, 0, 0, 0]
+    assert data.left_out == {"no label": 1}
+    assert np.array_equal(np.asarray(data.image(1)), np.asarray(picture(2)))
+    assert data.images.name(3) == f"{tmp_path}/1.parquet row 1"
+    assert check("mine", str(tmp_path)).endswith("1 left out: no label")
+
+
+def test_parquet_of_hugging_face_keeps_labels_that_are_numbers(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "0.parquet", ["10", "9"], as_struct=True)
+    assert open_dataset("mine", path).class_names == ("9", "10")
+    pq.write_table(pa.table({"jpg": [b""], "answer": ["a"]}), path)
+    with pytest.raises(DatasetError, match=r"no column of labels: looked for truth_qid.*; it has jpg, answer"):
+        open_dataset("mine", path)
+
+
+def test_a_published_dataset_gives_its_best_labels(tmp_path: Path) -> None:
+    rows = [image_row(i) for i in range(8)]
+    rows[3] = image_row(3, labels=[(0, 0.6), (2, 0.8)])
+    write_dataset(tmp_path / "i2e", rows)
+    data = open_dataset("mine", str(tmp_path / "i2e"))
+    assert (len(data), data.class_names[2], data.descriptions) == (8, "entity 2", tuple(
+        f"thing of kind {c}" for c in range(4)
+    ))  # fmt: skip
+    by_picture = {np.asarray(data.image(row)).tobytes(): int(data.labels_N[row]) for row in range(8)}
+    assert by_picture[np.asarray(picture(3)).tobytes()] == 2
+    (tmp_path / "i2e" / "manifest.json").unlink()
+    with pytest.raises(DatasetError, match=r"has no manifest\.json: nothing was published there"):
+        open_dataset("mine", str(tmp_path / "i2e"))
+
+
+def test_an_unknown_layout_says_what_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").write_text("nothing")
+    with pytest.raises(DatasetError, match=r"Looked for images/.*parquet.*CATEGORY.*a folder of images per class"):
+        open_dataset("mine", str(tmp_path))
+    with pytest.raises(DatasetError, match="does not exist"):
+        open_dataset("mine", str(tmp_path / "none"))
+
+
+def test_benchmarks_are_read_as_stored_and_own_images_upright(tmp_path: Path) -> None:
+    """Catches: a query's box, in stored pixels, cut out of an image that EXIF has turned."""
+    (tmp_path / "a").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(1, (64, 48)).save(tmp_path / "a" / "1.jpg", exif=exif)
+    data = open_dataset("mine", str(tmp_path))
+    assert data.image(0).size == (48, 64)
+    assert replace(data, known="dtd").image(0).size == (64, 48)
+    assert replace(data, known="dtd", boxes={0: (10.4, 0.0, 20.6, 30.5)}).image(0).size == (11, 30)
+
+
+def test_the_only_image_of_a_class_is_for_training() -> None:
+    """Catches: neighbours and probes asked about classes that nothing can be learnt of."""
+    parts = split_by_content(np.arange(3, dtype=np.uint64), np.arange(3), {"train": 0.5, "test": 0.5})
+    assert parts["train"].tolist() == [0, 1, 2]

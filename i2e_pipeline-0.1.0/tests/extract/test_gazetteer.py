@@ -1,0 +1,211 @@
+"""The gazetteer against a brute-force reading of what it promises."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from i2e_pipeline.extract.gazetteer import MAX_TOKENS, Gazetteer, build, hashes
+from tests.examples import examples
+from wikidata.schemas import SURFACES
+from wikidata.surface import inflections, normal_form
+
+
+def surfaces(*names: str, **values: Any) -> pa.RecordBatch:
+    """Rows of kb/surfaces, one per normal form, admitted unless said otherwise."""
+    forms: dict[str, list[str]] = {}
+    for name in names:
+        forms.setdefault(normal_form(name), []).append(name)
+    rows = [
+        {
+            "normal_form": form,
+            "candidates": [{"entity_id": 1, "prior": 1.0, "kind": values.get("kind", "label")}],
+            "link_probability": values.get("link_probability", 0.5),
+            "forms": sorted(spelled),
+            "gazetteer": values.get("gazetteer", True),
+        }
+        for form, spelled in forms.items()
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=SURFACES)
+
+
+def gazetteer(folder: Path, *batches: pa.RecordBatch) -> Gazetteer:
+    build(batches, folder / "g")
+    return Gazetteer(folder / "g")
+
+
+def found(names: Gazetteer, text: str) -> list[str]:
+    rows, starts, ends = names.find([text])
+    assert not rows.any()
+    return [text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a Granny Smith, peeled", ["Granny Smith"]),
+        ("GRANNY SMITH APPLES", ["GRANNY SMITH APPLES"]),
+        ("two bananas", ["bananas"]),
+        ("bananarama", []),
+        ("yin-yang and yin yang", ["yin-yang", "yin yang"]),
+        ("New York Times Square", ["New York Times", "Times Square"]),
+        ("the New York Times", ["New York Times"]),
+        ("Straße", ["Straße"]),
+        ("STRASSE", ["STRASSE"]),
+        ("𝐁𝐞𝐫𝐥𝐢𝐧 by night", ["𝐁𝐞𝐫𝐥𝐢𝐧"]),
+        ("北京市大学", ["北京市"]),
+        ("L’Oréal", ["L’Oréal"]),
+        ("(500) Days of Summer", ["(500) Days of Summer"]),
+        ("...", []),
+        ("", []),
+    ],
+)
+def test_names_match_at_whole_words(tmp_path: Path, text: str, expected: list[str]) -> None:
+    names = surfaces(
+        "Granny Smith", "Granny Smith apple", "banana", "yin yang", "New York", "New York Times", "Times Square",
+        "Straße", "Berlin", "北京市", "L'Oréal", "(500) Days of Summer",
+    )  # fmt: skip
+    assert found(gazetteer(tmp_path, names), text) == expected
+
+
+def test_names_below_the_gate_are_not_admitted(tmp_path: Path) -> None:
+    improbable = surfaces("walrus", link_probability=0.01)
+    refused = surfaces("penguin", gazetteer=False)
+    assert found(gazetteer(tmp_path, improbable, refused, surfaces("seal")), "walrus, penguin, seal") == ["seal"]
+
+
+def test_a_surname_alone_needs_its_capital_in_a_text_with_small_words(tmp_path: Path) -> None:
+    """Catches: every "baker" is Josephine Baker, and every Title Case Shop Text names ten people."""
+    names = gazetteer(tmp_path, surfaces("Vergara", "Baker", kind="surname", gazetteer=False))
+    assert found(names, "his wife Mercedes Vergara") == ["Vergara"]
+    assert found(names, "a baker in his shop with vergara") == []
+    assert found(names, "BAKER SHOP") == []
+    assert found(names, "Baker Shop In A Box") == []
+
+
+def test_a_plural_of_a_common_name_is_not_hidden_by_an_equal_surname(tmp_path: Path) -> None:
+    names = gazetteer(tmp_path, surfaces("banana"), surfaces("Bananas", kind="surname", gazetteer=False))
+    assert found(names, "bananas") == ["bananas"]
+
+
+def test_known_tells_names_from_their_inflections(tmp_path: Path) -> None:
+    names = gazetteer(tmp_path, surfaces("banana", "glasses"))
+    assert names.known(["banana", "bananas", "glasses", "glass", ""]).tolist() == [True, False, True, False, False]
+
+
+def test_the_file_does_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:
+    names = surfaces("banana", "bananas", "Berlin", "New York", "New York Times")
+    backwards = names.take(pa.array(range(names.num_rows - 1, -1, -1)))
+    build([names], tmp_path / "a")
+    build([backwards.slice(0, 2), backwards.slice(2)], tmp_path / "b")
+    assert Gazetteer(tmp_path / "a").fingerprint == Gazetteer(tmp_path / "b").fingerprint
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_building_again_replaces_what_was_there(tmp_path: Path) -> None:
+    build([surfaces("banana")], tmp_path / "g")
+    build([surfaces("cherry")], tmp_path / "g")
+    assert found(Gazetteer(tmp_path / "g"), "banana cherry") == ["cherry"]
+
+
+def test_an_empty_gazetteer_finds_nothing(tmp_path: Path) -> None:
+    assert found(gazetteer(tmp_path), "anything at all") == []
+
+
+def test_another_format_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    build([surfaces("banana")], tmp_path / "g")
+    sidecar = tmp_path / "g" / "gazetteer.json"
+    sidecar.write_text(sidecar.read_text().replace('"format": 1', '"format": 0'))
+    with pytest.raises(ValueError, match="build it again"):
+        Gazetteer(tmp_path / "g")
+
+
+def test_hashes_of_equal_strings_are_equal_wherever_they_stand() -> None:
+    assert hashes(["a", "bb", "a"])[0] == hashes(["xxx", "", "a"])[2]
+    assert len(np.unique(hashes([f"{a} {b}" for a in range(100) for b in range(100)]))) == 10_000
+
+
+def test_results_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    names = gazetteer(tmp_path, surfaces("banana", "New York"))
+    texts = ["New", "York", "New York", "", "bananas in New\tYork", "é", "🍌 banana"] * 400
+    together = list(zip(*(a.tolist() for a in names.find(texts)), strict=True))
+    alone = [
+        (i, s, e) for i, t in enumerate(texts) for _, s, e in zip(*(a.tolist() for a in names.find([t])), strict=True)
+    ]
+    assert together == alone
+
+
+NAMES = ["banana", "red banana", "t shirt", "new york", "york", "l'or", "o'neil", "straße", "c#", "a b c d"]
+PIECES = [
+    *NAMES,
+    "bananas",
+    "T-Shirt",
+    "red",
+    "New",
+    " ",
+    " ",
+    "-",
+    "'",
+    ",",
+    "(",
+    "ß",
+    "İ",
+    "ﬁ",
+    "é",
+    "北",
+    "C#",
+    "a",
+    "b",
+]
+
+
+def brute(names: Iterable[str], text: str) -> list[tuple[int, int]]:
+    """All runs of whole words that are a name or the inflection of one, without those inside a longer one."""
+    keys = {*names, *(v for name in names for v in inflections(name) if len(v) > 2)}
+    word = re.compile(r"\w", re.UNICODE)
+
+    def edge(i: int) -> bool:
+        return (
+            i in (0, len(text)) or not (word.match(text[i - 1]) and word.match(text[i])) or "北" in text[i - 1 : i + 1]
+        )
+
+    runs = [
+        (i, j)
+        for i in range(len(text))
+        for j in range(i + 1, len(text) + 1)
+        if edge(i) and edge(j) and not text[i].isspace() and text[i] not in "-_" and fold(text[i:j]) in keys
+    ]
+    runs = [(i, j) for i, j in runs if fold(text[i]) and fold(text[j - 1])]
+    return [r for r in runs if not any(o != r and o[0] <= r[0] and r[1] <= o[1] for o in runs)]
+
+
+def fold(text: str) -> str:
+    """What `normal_form` does inside a name: the guards keep its stripping of edges away."""
+    return normal_form(f"x{text}x")[1:-1]
+
+
+@settings(max_examples=examples(400))
+@given(text=st.lists(st.sampled_from(PIECES), max_size=7).map("".join))
+def test_equals_brute_force(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    folder = tmp_path_factory.getbasetemp() / "brute"
+    if not folder.exists():
+        build([surfaces(*NAMES)], folder)
+    _, starts, ends = Gazetteer(folder).find([text])
+    assert list(zip(starts.tolist(), ends.tolist(), strict=True)) == brute(
+        [n for n in map(normal_form, NAMES) if len(n) > 2], text
+    )
+
+
+def test_longer_names_than_the_limit_are_left_out(tmp_path: Path) -> None:
+    long = " ".join(f"w{i}" for i in range(MAX_TOKENS + 1))
+    fits = " ".join(f"v{i}" for i in range(MAX_TOKENS))
+    names = gazetteer(tmp_path, surfaces(long, fits))
+    assert found(names, f"{long} {fits}") == [fits]

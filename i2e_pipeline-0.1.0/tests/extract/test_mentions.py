@@ -1,0 +1,137 @@
+"""The union of recognizer and gazetteer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from i2e_pipeline.core.schemas import MENTIONS, Reason
+from i2e_pipeline.extract.gazetteer import Gazetteer
+from i2e_pipeline.extract.mentions import find_mentions
+from i2e_pipeline.extract.recognizer import Recognizer, load
+from tests.extract.test_gazetteer import gazetteer, surfaces
+
+
+class Seeing(Recognizer):
+    """Recognises the given strings wherever they stand first."""
+
+    def __init__(self, **labels: str) -> None:
+        super().__init__(None, "seeing")
+        self.labels = {name.replace("_", " "): label for name, label in labels.items()}
+
+    def find(self, texts: list[str]) -> Any:
+        found = sorted(
+            (row, text.index(name), text.index(name) + len(name), label)
+            for row, text in enumerate(texts)
+            for name, label in self.labels.items()
+            if name in text
+        )
+        places = np.array([f[:3] for f in found], dtype=np.int64).reshape(-1, 3)
+        return places[:, 0], places[:, 1], places[:, 2], [f[3] for f in found]
+
+
+NOBODY = load("blank")
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> Gazetteer:
+    return gazetteer(
+        tmp_path, surfaces("banana", "Turkey", "New York", "Senate", "The Hague", "U.S.", "President of Malawi")
+    )
+
+
+def mentions(
+    texts: Sequence[str], recognizer: Recognizer, names: Gazetteer | None, max_mentions: int = 32
+) -> tuple[list[dict[str, Any]], list[bytes]]:
+    batch = pa.RecordBatch.from_arrays(
+        [pa.array([bytes([i]) * 16 for i in range(len(texts))], pa.binary()), pa.array(texts, pa.string())],
+        names=["text_id", "text"],
+    )
+    found: list[dict[str, Any]] = []
+    silent: list[bytes] = []
+    for table, out in find_mentions([batch], recognizer, names, max_mentions):
+        if table == "mentions":
+            assert out.schema == MENTIONS
+            found += out.to_pylist()
+        else:
+            assert set(out.column("reason").to_pylist()) == {Reason.NO_MENTION}
+            silent += out.column("id").to_pylist()
+    return found, silent
+
+
+def short(found: list[dict[str, Any]]) -> list[tuple[str, str, str | None, str]]:
+    return [(m["surface"], m["normal_form"], m["label"], m["source"]) for m in found]
+
+
+def test_what_both_find_is_one_mention(names: Gazetteer) -> None:
+    found, _ = mentions(["Turkey and Ataturk"], Seeing(Turkey="LOC", Ataturk="PERSON"), names)
+    assert short(found) == [("Turkey", "turkey", "LOC", "both"), ("Ataturk", "ataturk", "PERSON", "ner")]
+
+
+def test_overlaps_stay_as_alternatives(names: Gazetteer) -> None:
+    found, _ = mentions(["President of Malawi"], Seeing(Malawi="LOC"), names)
+    assert [m["surface"] for m in found] == ["President of Malawi", "Malawi"]
+
+
+def test_a_plural_has_the_normal_form_that_the_knowledge_base_holds(names: Gazetteer) -> None:
+    found, _ = mentions(["Bananas in YORK"], NOBODY, names)
+    assert short(found) == [("Bananas", "banana", None, "gazetteer")]
+
+
+@pytest.mark.parametrize(
+    ("text", "surface", "form"),
+    [
+        ("seen by the Senate today", "Senate", "senate"),
+        ("The Senate today", "Senate", "senate"),
+        ("peace in The Hague", "The Hague", "the hague"),
+        ("Senate's doors", "Senate", "senate"),
+        ("“Senate”,", "Senate", "senate"),
+        ("in the U.S. today", "U.S.", "u.s"),
+    ],
+)
+def test_articles_possessives_and_marks_are_left_outside(names: Gazetteer, text: str, surface: str, form: str) -> None:
+    seen = Seeing(the_Senate="ORG", The_Senate="ORG", The_Hague="LOC")
+    for recognizer in (seen, Seeing(**{text.replace(" ", "_"): "MISC"}) if text[0] == "“" else NOBODY):
+        found, _ = mentions([text], recognizer, names)
+        assert (surface, form) in [(m["surface"], m["normal_form"]) for m in found]
+        assert all(m["surface"] == text[m["start"] : m["end"]] for m in found)
+
+
+def test_common_words_that_only_looked_like_names_are_dropped(names: Gazetteer) -> None:
+    found, silent = mentions(["stock photo", "PRICE"], Seeing(photo="ORG", PRICE="ORG"), names)
+    assert found == []
+    assert len(silent) == 2
+
+
+def test_every_text_has_mentions_or_is_rejected(names: Gazetteer) -> None:
+    texts = ["banana", "", "nothing", "é\u0301", "12", "New York"]
+    found, silent = mentions(texts, NOBODY, names)
+    assert {m["text_id"] for m in found}.isdisjoint(silent)
+    assert len({m["text_id"] for m in found}) + len(silent) == len(texts)
+
+
+def test_of_too_many_mentions_the_longest_stay_in_their_order(names: Gazetteer) -> None:
+    found, _ = mentions(["Turkey banana New York Turkey Turkey"], NOBODY, names, max_mentions=3)
+    assert [m["surface"] for m in found] == ["Turkey", "banana", "New York"]
+
+
+def test_mentions_do_not_depend_on_the_batch(names: Gazetteer) -> None:
+    texts = ["Turkey and banana", "New York", "", "the Senate's bananas"]
+    seen = Seeing(Senate="ORG", Turkey="LOC")
+    together, _ = mentions(texts, seen, names)
+    alone = [m | {"text_id": bytes([i]) * 16} for i, t in enumerate(texts) for m in mentions([t], seen, names)[0]]
+    assert together == alone
+
+
+def test_without_a_gazetteer_the_recognizer_stands_alone() -> None:
+    found, _ = mentions(["the Senate in Rome"], Seeing(the_Senate="ORG", Rome="LOC"), None)
+    assert short(found) == [("Senate", "senate", "ORG", "ner"), ("Rome", "rome", "LOC", "ner")]
+
+
+def test_an_empty_batch_gives_no_mentions(names: Gazetteer) -> None:
+    assert mentions([], NOBODY, names) == ([], [])

@@ -1,0 +1,103 @@
+"""The join of distinct mentions with the knowledge base."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from i2e_pipeline.link.candidates import KEYS, LINK_ROWS, explode_keys, keys_of, with_candidates
+from tests.link.link_texts import resolve
+
+SURFACES = "normal_form string, candidates array<struct<entity_id: bigint, prior: float, kind: string>>"
+MENTIONS = "text_id binary, start int, end int, surface string, normal_form string, label string, source string"
+
+
+def known(form: str, *entities: int) -> dict[str, Any]:
+    share = 1 / len(entities)
+    return {"normal_form": form, "candidates": [{"entity_id": e, "prior": share, "kind": "label"} for e in entities]}
+
+
+def mention(text: bytes, start: int, form: str, **values: Any) -> dict[str, Any]:
+    row = {"text_id": text, "start": start, "end": start + len(form), "surface": form, "normal_form": form}
+    return row | {"label": None, "source": "gazetteer"} | values
+
+
+def test_keys_start_with_the_form_and_try_its_article_last() -> None:
+    assert keys_of("bananas")[0] == ("bananas", False)
+    assert ("banana", True) in keys_of("bananas")
+    assert ("the beatles", False) in keys_of("beatles")
+    assert ("hague", False) in keys_of("the hague")
+
+
+def test_keys_are_one_row_per_form_and_key() -> None:
+    forms = pa.RecordBatch.from_pydict({"normal_form": ["bananas", "é"]})
+    (keys,) = explode_keys([forms])
+    assert keys.schema == KEYS
+    rows = keys.to_pylist()
+    assert len({(r["normal_form"], r["key"]) for r in rows}) == len(rows)
+    assert [r["step"] for r in rows if r["normal_form"] == "bananas"] == list(range(len(keys_of("bananas"))))
+    assert next(iter(explode_keys([forms.slice(0, 0)]))).num_rows == 0
+
+
+@pytest.fixture(scope="module")
+def linked(spark: Any) -> dict[bytes, dict[str, Any]]:
+    surfaces = spark.createDataFrame(
+        [known("banana", 503), known("bananas", 1), known("turkey", 43, 43794), known("the beatles", 1299)], SURFACES
+    )
+    mentions = spark.createDataFrame(
+        [
+            mention(b"a" * 16, 10, "bananas"),
+            mention(b"a" * 16, 0, "turkey", label="LOC", source="both"),
+            mention(b"b" * 16, 0, "bananas"),
+            mention(b"b" * 16, 20, "nothing known"),
+            mention(b"c" * 16, 0, "beatles"),
+        ],
+        MENTIONS,
+    )
+    texts = spark.createDataFrame(
+        [(b"a" * 16, "turkey and bananas"), (b"b" * 16, "bananas"), (b"c" * 16, "beatles"), (b"d" * 16, "no mention")],
+        "text_id binary, text string",
+    )
+    frame = with_candidates(mentions, texts, surfaces)
+    assert frame.columns == LINK_ROWS.names
+    return {bytes(row["text_id"]): row.asDict(recursive=True) for row in frame.collect()}
+
+
+def test_texts_without_mentions_have_no_row(linked: dict[bytes, dict[str, Any]]) -> None:
+    assert set(linked) == {b"a" * 16, b"b" * 16, b"c" * 16}
+    assert linked[b"a" * 16]["text"] == "turkey and bananas"
+
+
+def test_mentions_stand_in_order_with_all_they_had(linked: dict[bytes, dict[str, Any]]) -> None:
+    first, second = linked[b"a" * 16]["mentions"]
+    assert (first["start"], first["surface"], first["label"], first["source"]) == (0, "turkey", "LOC", "both")
+    assert second["start"] == 10
+
+
+def test_a_plural_that_is_a_name_also_means_its_singular(linked: dict[bytes, dict[str, Any]]) -> None:
+    """Catches: "bananas" in a shop's alt-text means the film only, because its exact form is known."""
+    found = linked[b"b" * 16]["mentions"][0]["candidates"]
+    assert [(c["entity_id"], c["inflected"]) for c in found] == [(1, False), (503, True)]
+
+
+def test_a_mention_without_candidates_stays_with_an_empty_list(linked: dict[bytes, dict[str, Any]]) -> None:
+    assert linked[b"b" * 16]["mentions"][1]["candidates"] == []
+
+
+def test_a_form_unknown_as_it_stands_takes_the_first_key_that_is_known(linked: dict[bytes, dict[str, Any]]) -> None:
+    assert [c["entity_id"] for c in linked[b"c" * 16]["mentions"][0]["candidates"]] == [1299]
+
+
+def test_rows_fit_the_kernel(linked: dict[bytes, dict[str, Any]]) -> None:
+    assert pa.RecordBatch.from_pylist(list(linked.values()), schema=LINK_ROWS).num_rows == 3
+
+
+def test_the_harness_resolves_as_spark_does(linked: dict[bytes, dict[str, Any]]) -> None:
+    base = {
+        row["normal_form"]: row["candidates"]
+        for row in (known("banana", 503), known("bananas", 1), known("the beatles", 1299))
+    }
+    for form, text, place in (("bananas", b"b" * 16, 0), ("beatles", b"c" * 16, 0)):
+        assert resolve(form, lambda f: base.get(f, [])) == linked[text]["mentions"][place]["candidates"]

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from i2e_pipeline.core.schemas import IMAGES, SELECTION
+from i2e_pipeline.engine.tables import conform
+from i2e_pipeline.publish.images import image_rows
+from i2e_pipeline.publish.statistics import buckets
+
+
+def test_images_come_in_hash_order_with_their_own_bytes() -> None:
+    chosen = [(0, 3, b"\x09"), (0, 1, b"\x01"), (2, 0, b"\x05")]
+    selected = pa.RecordBatch.from_pylist(
+        [
+            {
+                "image_id": i * 16,
+                "pair_id": bytes(16),
+                "shard": shard,
+                "row": row,
+                "width": 1,
+                "height": 2,
+                "labels": [{"entity_id": 42, "class_index": 0, "score": 0.9}],
+            }
+            for shard, row, i in chosen
+        ],
+        schema=SELECTION,
+    )
+    asked = []
+
+    def read_rows(shard: int, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        asked.append((shard, list(rows)))
+        for row in rows:
+            yield pa.RecordBatch.from_pydict(
+                {
+                    "jpg": pa.array([f"{shard}/{row}".encode()], pa.large_binary()),
+                    "url": [f"u{row}"],
+                    "caption": pa.array([None if row == 3 else f"text {row}"], pa.string()),
+                }
+            )
+
+    rows = []
+    for table, batch in image_rows(iter([selected.slice(0, 2), selected.slice(2)]), read_rows, "jpg", "url", "caption"):
+        assert table == "i2e/images"
+        rows += batch.to_pylist()
+    assert asked == [(0, [1, 3]), (2, [0])]
+    assert [r["image"]["bytes"] for r in rows] == [b"0/1", b"2/0", b"0/3"]
+    assert [r["alt_text"] for r in rows] == ["text 1", "text 0", None]
+    named = pa.RecordBatch.from_pylist([r for r in rows if r["alt_text"]])
+    assert conform(named, IMAGES, "i2e/images").schema == IMAGES
+
+
+def test_nothing_selected_is_nothing_read() -> None:
+    empty = pa.RecordBatch.from_pylist([], schema=SELECTION)
+    assert list(image_rows(iter([empty]), lambda *_: iter(()), "jpg", "url", "caption")) == []
+
+
+def test_buckets_hold_every_entity_and_image_once() -> None:
+    counts = {1: 10, 2: 4, 4: 1, 5: 2, 700: 1}
+    rows = buckets(counts).to_pylist()
+    assert sum(r["entities"] for r in rows) == sum(counts.values())
+    assert sum(r["images"] for r in rows) == sum(n * c for n, c in counts.items())
+    assert (rows[0]["images_from"], rows[0]["images_to"], rows[0]["entities"]) == (1, 1, 10)
+    assert rows[-1]["entities"] == 1
+    assert len(buckets({}).to_pylist()) == 1

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from i2e_pipeline.core.config import SelectConfig
+from i2e_pipeline.core.schemas import LABELS
+from i2e_pipeline.publish import selection
+
+COLUMNS = [*LABELS.names, "unit"]
+
+
+def label(pair: int, image: int, entity: int, **overrides: Any) -> dict[str, Any]:
+    return {
+        "image_id": image.to_bytes(16, "big"),
+        "pair_id": pair.to_bytes(16, "big"),
+        "shard": 0,
+        "row": pair,
+        "width": 5,
+        "height": 6,
+        "entity_id": entity,
+        "clip_score": 0.3,
+        "text_probability": 0.5,
+        "probability": 0.9,
+        "reason": None,
+        "unit": "u-1",
+        **overrides,
+    }
+
+
+def select(spark: Any, rows: list[dict[str, Any]], **build: Any) -> tuple[dict[int, Any], list[dict[str, Any]]]:
+    """Published images by number (pair, labels) and rejects."""
+    from pyspark.sql.pandas.types import from_arrow_schema
+    from pyspark.sql.types import StringType
+
+    max_labels = int(build.pop("max_labels_per_image", 4))
+    settings = SelectConfig.model_validate({"min_images_per_entity": 1, **build})
+    schema = from_arrow_schema(LABELS).add("unit", StringType())
+    chosen = spark.createDataFrame([tuple(r[c] for c in COLUMNS) for r in rows], schema)
+    labels = selection.image_labels(chosen, max_labels, settings)
+    classes = selection.class_indices(labels.where("dropped is null"))
+    table = selection.pairs_to_publish(chosen, labels, classes).toArrow()
+    images, rejects = {}, []
+    for name, batch in selection.select_images(iter(table.to_batches())):
+        for row in batch.to_pylist():
+            if name == "rejects":
+                rejects.append(row)
+            else:
+                images[int.from_bytes(row["image_id"], "big")] = row
+    return images, rejects
+
+
+def test_an_image_of_several_pairs_is_published_once_with_the_labels_of_all(spark: Any) -> None:
+    images, rejects = select(
+        spark,
+        [
+            label(1, 7, 42, probability=0.8),
+            label(2, 7, 42, probability=0.9, unit="u-2"),
+            label(2, 7, 43, unit="u-2"),
+        ],
+    )
+    assert list(images) == [7]
+    assert images[7]["row"] == 1
+    assert images[7]["unit"] == "u-1"
+    assert [(x["entity_id"], x["class_index"], round(x["score"], 3)) for x in images[7]["labels"]] == [
+        (42, 0, 0.9),
+        (43, 1, 0.9),
+    ]
+    (reject,) = rejects
+    assert reject["reason"] == "duplicate_image"
+    assert reject["detail"] == f"published from pair {(1).to_bytes(16, 'big').hex()}"
+
+
+def test_rare_entities_go_and_with_them_images_without_another_label(spark: Any) -> None:
+    rows = [
+        label(1, 1, 42),
+        label(2, 2, 42),
+        label(3, 3, 43),
+        label(4, 2, 43, pair_id=(2).to_bytes(16, "big")),
+        label(5, 5, 44),
+    ]
+    images, rejects = select(spark, rows, min_images_per_entity=2)
+    assert {n: [x["entity_id"] for x in r["labels"]] for n, r in images.items()} == {1: [42], 2: [42, 43], 3: [43]}
+    assert [(r["reason"], r["row"]) for r in rejects] == [("rare_entity", 5)]
+
+
+def test_a_cap_keeps_the_same_images_whatever_their_order(spark: Any) -> None:
+    """Catches: caps by random state or arrival (MetaCLIP and cc2dataset draw unseeded)."""
+    rows = [label(n, n, 42) for n in range(400)]
+    images, rejects = select(spark, rows, max_images_per_entity=100)
+    assert 60 < len(images) < 140
+    assert len(images) + len(rejects) == 400
+    assert {r["reason"] for r in rejects} == {"over_cap"}
+    assert select(spark, rows[::-1], max_images_per_entity=100)[0].keys() == images.keys()
+
+
+def test_classes_are_numbered_in_the_order_of_entities(spark: Any) -> None:
+    images, _ = select(spark, [label(n, n, entity) for n, entity in enumerate([900, 5, 77])])
+    assert {x["entity_id"]: x["class_index"] for r in images.values() for x in r["labels"]} == {5: 0, 77: 1, 900: 2}
+
+
+def test_a_units_digest_follows_its_rows_not_their_order(spark: Any) -> None:
+    def digests(rows: list[tuple[int, str, float]]) -> dict[str, str]:
+        frame = spark.createDataFrame(
+            [(bytes([n]) * 16, bytes([n]) * 16, 0, n, unit, [(42, 0, score)]) for n, unit, score in rows],
+            "image_id binary, pair_id binary, shard int, row long, unit string, "
+            "labels array<struct<entity_id: long, class_index: int, score: float>>",
+        )
+        return selection.unit_digests(frame)
+
+    rows = [(1, "u-1", 0.5), (2, "u-1", 0.6), (3, "u-2", 0.7)]
+    assert digests(rows) == digests(rows[::-1])
+    changed = digests([(1, "u-1", 0.5), (2, "u-1", 0.61), (3, "u-2", 0.7)])
+    assert changed["u-1"] != digests(rows)["u-1"]
+    assert changed["u-2"] == digests(rows)["u-2"]
+
+
+@pytest.mark.parametrize("labels", [[], None])
+def test_an_image_that_lost_all_labels_is_a_reject(labels: Any) -> None:
+    kind = pa.list_(pa.struct([("entity_id", pa.int64()), ("class_index", pa.int32()), ("score", pa.float32())]))
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "image_id": pa.array([bytes(16)], pa.binary(16)),
+            "pair_id": pa.array([bytes(16)], pa.binary(16)),
+            "unit": ["u"],
+            "shard": pa.array([0], pa.int32()),
+            "row": pa.array([0], pa.int64()),
+            "width": pa.array([1], pa.int32()),
+            "height": pa.array([1], pa.int32()),
+            "stands": [True],
+            "standing_pair": pa.array([bytes(16)], pa.binary(16)),
+            "labels": pa.array([labels], kind),
+            "dropped": ["rare_entity"],
+        }
+    )
+    made = list(selection.select_images(iter([batch])))
+    assert [(t, b.num_rows) for t, b in made if b.num_rows] == [("rejects", 1)]

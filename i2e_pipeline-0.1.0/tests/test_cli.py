@@ -1,0 +1,77 @@
+"""What a command says when it fails: a line for what a user can mend, a traceback for a fault of the code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from i2e_pipeline import cli
+from i2e_pipeline.commands.train import TrainingFailed
+from i2e_pipeline.core.errors import I2EError, NoSuchFile
+
+
+def command(tmp_path: Path, *arguments: str, patch: str = "") -> subprocess.CompletedProcess[str]:
+    """`i2e` in a process of its own, a module patched before."""
+    script = f"from i2e_pipeline import cli\n{patch}\ncli.main({list(arguments)!r})"
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+
+
+def test_a_fault_of_the_code_keeps_its_traceback(tmp_path: Path) -> None:
+    """Catches: `zip(strict=True)` raises ValueError, and a command that expects it tells users of their mistake."""
+    (tmp_path / "c.yaml").write_text("output: out\n")
+    patch = (
+        "from i2e_pipeline.commands import doctor\ndoctor.checks = lambda config: list(zip([1], [1, 2], strict=True))"
+    )
+    done = command(tmp_path, "doctor", "--config", "c.yaml", patch=patch)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "zip() argument 2 is longer than argument 1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["status", "--config", "c.yaml", "--set", "score.batch_size=-3"], "score.batch_size: -3 is not allowed"),
+        (["status", "--config", "none.yaml"], "--config none.yaml: no such file"),
+        (["status", "--config", "c.yaml", "--set", "pairs.path=none/*.parquet"], "pairs.path: none/*.parquet: no file"),
+        (["link", "--config", "c.yaml", "--input", "none.jsonl", "--output", "l"], "--input none.jsonl: no such file"),
+        (["report", "--config", "c.yaml"], "out/i2e has no manifest.json"),
+        (["export", "--config", "c.yaml", "--to", "there"], "out/i2e has no manifest.json"),
+        (["train", "--config", "c.yaml"], "out/i2e has no manifest.json"),
+        (["evaluate", "--vectors", "none.npz", "--protocol", "gpr"], "none.npz: no such file"),
+        (["evaluate", "--compare", "none.json"], "none.json: no such file"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    tmp_path: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a path that a user named wrongly and that ends in a traceback."""
+    (tmp_path / "c.yaml").write_text("output: out\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    said = capsys.readouterr().err.strip().split("\n")
+    assert ended.value.code == 2
+    assert said[-1].startswith(f"i2e: {says}")
+    assert not [line for line in said if line.startswith("Traceback")]
+
+
+@pytest.mark.parametrize(("error", "code"), [(NoSuchFile("x"), 2), (TrainingFailed("x"), 1), (I2EError("x"), 2)])
+def test_an_error_says_its_exit_code(error: I2EError, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise error
+
+    assert cli._guarded(fail) == code
+    assert capsys.readouterr().err == "i2e: x\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), FileNotFoundError("x"), RuntimeError("x"), KeyError("x")])
+def test_builtin_errors_are_not_caught(error: Exception) -> None:
+    def fail() -> int:
+        raise error
+
+    with pytest.raises(type(error)):
+        cli._guarded(fail)

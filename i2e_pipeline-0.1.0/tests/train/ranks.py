@@ -1,0 +1,103 @@
+"""Trainings in processes of their own, as torchrun starts them; what each step saw is written down."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Rank:
+    process: ForkServerProcess
+    said: Path
+
+
+def start(settings: Path, ranks: int = 1, seen: Path | None = None) -> list[Rank]:
+    """One process per rank of the training that a YAML file describes; `seen`: a folder for the ids of each step."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(ranks):
+        environment = {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        }  # fmt: skip
+        said = settings.with_suffix(f".{port}-{rank}.txt")
+        process = multiprocessing.get_context("forkserver").Process(
+            target=train, args=(settings, environment, said, seen)
+        )
+        process.start()
+        started.append(Rank(process, said))
+    return started
+
+
+def finish(ranks: list[Rank], timeout: float = 300) -> str:
+    """Waits for all ranks; what they said. Asserts that they ended well."""
+    until = time.monotonic() + timeout
+    for rank in ranks:
+        rank.process.join(max(1, until - time.monotonic()))
+    said = "".join(rank.said.read_text() for rank in ranks)
+    codes = [rank.process.exitcode for rank in ranks]
+    for rank in ranks:
+        rank.process.kill()
+    assert codes == [0] * len(ranks), said
+    return said
+
+
+def kill(ranks: list[Rank], seen: Path, steps: int) -> None:
+    """kill -9 of all ranks as soon as so many steps were seen."""
+    until = time.monotonic() + 300
+    while len(ids_by_step(seen)) < steps:
+        assert time.monotonic() < until
+        assert all(rank.process.is_alive() for rank in ranks), "".join(rank.said.read_text() for rank in ranks)
+        time.sleep(0.01)
+    for rank in ranks:
+        assert rank.process.pid is not None
+        os.kill(rank.process.pid, signal.SIGKILL)
+    for rank in ranks:
+        rank.process.join()
+
+
+def ids_by_step(seen: Path) -> dict[int, list[str]]:
+    """The ids of each step over all ranks and micro-batches, sorted."""
+    found: dict[int, list[str]] = defaultdict(list)
+    for file in seen.glob("*.jsonl"):
+        for line in file.read_text().splitlines():
+            if line.endswith("]"):
+                step, *ids = json.loads(line)
+                found[step] += ids
+    return {step: sorted(ids) for step, ids in sorted(found.items())}
+
+
+def train(settings: Path, environment: dict[str, str], said: Path, seen: Path | None) -> None:
+    """One rank's main: `i2e train`, with the batches that reach the losses written down on the way."""
+    os.environ.update(environment)
+    from i2e_pipeline import cli
+    from i2e_pipeline.train.recipes import Recipe
+
+    if seen is not None:
+        place = seen / f"{os.getpid()}.jsonl"
+        losses = Recipe.losses
+
+        def noted(self, encoded, batch, head, world, step):  # type: ignore[no-untyped-def]
+            with open(place, "a", encoding="utf-8") as file:
+                file.write(json.dumps([step, *(i.hex() for i in batch.image_ids)]) + "\n")
+            return losses(self, encoded, batch, head, world, step)
+
+        Recipe.losses = noted  # type: ignore[method-assign]
+    with (
+        open(said, "w", encoding="utf-8", buffering=1) as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        cli.main(["train", "--config", str(settings)])

@@ -1,0 +1,295 @@
+"""The whole training: what it learns from, how it stops, and that it goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from i2e_pipeline.commands.train import pretrain
+from i2e_pipeline.core import config as configuration
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.train import checkpoint
+from i2e_pipeline.train.journal import BadLoss, rows
+from i2e_pipeline.train.parallel import World
+from i2e_pipeline.train.trainer import TrainError, train
+from tests.train import ranks
+from tests.train.small_dataset import image_row, write_dataset
+
+IMAGES, CLASSES = 96, 12
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    rows = [image_row(i, labels=[(i % CLASSES, 0.9)]) for i in range(IMAGES)]
+    return write_dataset(tmp_path_factory.mktemp("i2e") / "i2e", rows, classes=CLASSES)
+
+
+@pytest.fixture(scope="module")
+def settings(dataset: str, models: Callable[[str], str]) -> Callable[..., Config]:
+    """The config of a small training, with overrides."""
+
+    def make(folder: Path, *overrides: str) -> Config:
+        return configuration.from_tree(configuration.merge(tree(dataset, models("vit"), folder), overrides), "a test")
+
+    return make
+
+
+def tree(dataset: str, model: str, folder: Path) -> dict[str, Any]:
+    return {
+        "output": str(folder),
+        "train": {
+            "dataset": dataset, "folder": str(folder), "steps": 6, "device": "cpu", "threads": 1, "log_every": 1,
+            "encoder": {"model": model},
+            "data": {"batch_size": 16, "workers": 0, "hold_out_entities": 0.3, "hold_out_images": 0.05},
+            "head": {"sample": 0.5, "sample_min": 2},
+        },
+    }  # fmt: skip
+
+
+def run(config: Config, **how: Any) -> dict[str, Any]:
+    found = pretrain(config, **how)
+    assert found is not None
+    return found
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    last = checkpoint.latest(folder)
+    assert last is not None
+    return load_file(last / "towers.safetensors")
+
+
+def head(folder: Path) -> torch.Tensor:
+    """Class vectors by class index."""
+    last = checkpoint.latest(folder)
+    assert last is not None
+    parts = [load_file(f) for f in sorted(last.glob("head-*"))]
+    order = torch.cat([p["class_C"] for p in parts]).argsort()
+    return torch.cat([p["weights_CD"] for p in parts])[order]
+
+
+def far(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name].float() - b[name].float()).abs().max()) for name in a)
+
+
+@pytest.mark.parametrize("recipe", ["multi_task", "supervised", "contrastive", "clip_alt_text", "clip_entity_text"])
+def test_every_recipe_lowers_its_loss_and_leaves_an_export(
+    settings: Callable[..., Config], tmp_path: Path, recipe: str
+) -> None:
+    import open_clip
+
+    found = run(settings(tmp_path, f"train.recipe={recipe}", "train.steps=40", "train.head.sample=1"))
+    losses = [r["losses"]["loss"] for r in rows(tmp_path) if r["kind"] == "step"]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert found["before"].keys() == found["after"].keys() >= {"mAP", "knn"}
+    assert (tmp_path / "loss.png").stat().st_size > 5000
+    model = open_clip.create_model(f"local-dir:{found['export']}/open_clip")
+    trained = weights(tmp_path)
+    assert torch.equal(model.visual.conv1.weight, trained["model.visual.conv1.weight"])
+
+
+def test_a_training_cut_off_goes_on_as_if_nothing_had_happened(settings: Callable[..., Config], tmp_path: Path) -> None:
+    """Catches: moments, running mean, head, schedule or place in the data that start anew."""
+    ema = ("train.optimizer.ema=0.9", "train.checkpoint_every=3")
+    run(settings(tmp_path / "whole", *ema))
+    run(settings(tmp_path / "cut", *ema))
+    checkpoint.drop_beyond(tmp_path / "cut", 3)
+    (tmp_path / "cut" / "outcome.json").unlink()
+    run(settings(tmp_path / "cut", *ema))
+    assert far(weights(tmp_path / "whole"), weights(tmp_path / "cut")) == 0
+    assert torch.equal(head(tmp_path / "whole"), head(tmp_path / "cut"))
+    whole, cut = (
+        [(r["step"], r["losses"]) for r in rows(tmp_path / n) if r["kind"] == "step"] for n in ("whole", "cut")
+    )
+    assert whole == cut
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_after_kill_9_the_samples_that_are_left_come_on_any_number_of_ranks(
+    settings: Callable[..., Config], tmp_path: Path, before: int, after: int
+) -> None:
+    def ids(name: str) -> Path:
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        return tmp_path / name
+
+    def file(folder: str) -> Path:
+        place = tmp_path / f"{folder}.yaml"
+        config = settings(tmp_path / folder, "train.steps=12", "train.checkpoint_every=2", "train.data.batch_size=16")
+        place.write_text(configuration.dump(config))
+        return place
+
+    ranks.finish(ranks.start(file("whole"), 1, ids("ids whole")))
+    killed = ranks.start(file("cut"), before, ids("ids before"))
+    ranks.kill(killed, ids("ids before"), steps=5)
+    saved = checkpoint.steps(tmp_path / "cut")
+    ranks.finish(ranks.start(file("cut"), after, ids("ids after")))
+
+    whole, left = (ranks.ids_by_step(tmp_path / name) for name in ("ids whole", "ids after"))
+    first = saved[-1] if saved else 0
+    assert sorted(left) == list(range(first, 12))
+    assert left == {step: found for step, found in whole.items() if step >= first}
+    position = checkpoint.load(checkpoint.latest(tmp_path / "cut")).state.position  # type: ignore[arg-type]
+    assert position == 12 * 16
+    assert far(weights(tmp_path / "whole"), weights(tmp_path / "cut")) < 1e-3
+
+
+@pytest.mark.slow
+def test_ranks_parts_and_shards_of_the_towers_give_the_same_weights(
+    settings: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Catches: gradients summed instead of averaged, over ranks or over micro-batches; a head that counts ranks twice.
+
+    All classes where micro-batches differ: a sampled head compares with the classes of one, contrastive losses too.
+    """
+    run(settings(tmp_path / "one"))
+    supervised = ("train.recipe=supervised", "train.head.sample=1")
+    run(settings(tmp_path / "one supervised", *supervised))
+    run(settings(tmp_path / "parts", *supervised, "train.accumulate=4"))
+    assert far(weights(tmp_path / "one supervised"), weights(tmp_path / "parts")) < 1e-4
+    assert torch.allclose(head(tmp_path / "one supervised"), head(tmp_path / "parts"), atol=1e-3)
+
+    started = {}
+    for name, extra in {"ddp": (), "fsdp": ("train.strategy=fsdp",)}.items():
+        place = tmp_path / f"{name}.yaml"
+        place.write_text(configuration.dump(settings(tmp_path / name, *extra)))
+        started[name] = ranks.start(place, 2)
+    for name, processes in started.items():
+        ranks.finish(processes)
+        assert far(weights(tmp_path / "one"), weights(tmp_path / name)) < 1e-3, name
+        assert torch.allclose(head(tmp_path / "one"), head(tmp_path / name), atol=1e-2), name
+        one, several = (rows(tmp_path / n) for n in ("one", name))
+        assert [r["losses"]["loss"] for r in several if r["kind"] == "step"] == [
+            pytest.approx(r["losses"]["loss"], rel=1e-2) for r in one if r["kind"] == "step"
+        ]
+        assert [r["figures"] for r in several if r["kind"] == "evaluation"] == [
+            {k: pytest.approx(v, abs=0.02) for k, v in r["figures"].items()} for r in one if r["kind"] == "evaluation"
+        ]
+
+
+def test_a_loss_that_is_no_number_stops_with_step_images_and_state(
+    settings: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = settings(tmp_path, "train.optimizer.learning_rate=1e30", "train.optimizer.clip_norm=null")
+    with pytest.raises(BadLoss, match=r"step \d+: .*(nan|inf).* images: [0-9a-f]{32}.*step-0000") as raised:
+        run(config)
+    (noted,) = tmp_path.glob("bad-step-*.json")
+    told = json.loads(noted.read_text())
+    assert len(told["ranks"][0]["image_ids"]) == 16
+    saved = checkpoint.latest(tmp_path)
+    assert saved is not None
+    assert str(saved) in str(raised.value)
+    assert checkpoint.load(saved).state.step == told["step"] - 1
+
+
+def test_corrupt_images_are_counted_and_passed_over(models: Callable[[str], str], tmp_path: Path) -> None:
+    broken = {"bytes": b"no image"}
+    some = [image_row(i, labels=[(i % CLASSES, 0.9)], **(broken if i % 8 == 3 else {})) for i in range(64)]
+    dataset = write_dataset(tmp_path / "i2e", some, classes=CLASSES)
+    found = run(configuration.from_tree(tree(dataset, models("vit"), tmp_path / "run"), "a test"))
+    assert found["steps"] == 6
+    assert set(found["skipped"]) == {"not_an_image"}
+    assert found["skipped"]["not_an_image"] >= 3
+
+
+def test_a_dataset_that_grew_is_gone_on_with_and_says_so(
+    models: Callable[[str], str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A class index larger than any of the checkpoint: the head gets rows for the new entities."""
+    for classes in (CLASSES, CLASSES + 2):
+        some = [image_row(i, labels=[(i % classes, 0.9)]) for i in range(80)]
+        dataset = write_dataset(tmp_path / f"{classes}" / "i2e", some, classes=classes)
+        settings = configuration.merge(tree(dataset, models("vit"), tmp_path / "run"), ["train.checkpoint_every=4"])
+        pretrain(configuration.from_tree(settings, "a test"))
+        if classes == CLASSES:
+            checkpoint.drop_beyond(tmp_path / "run", 4)
+            before = head(tmp_path / "run")
+    assert any("goes on from" in line and "4 of 6" in line for line in caplog.messages)
+    assert any(f"{CLASSES} classes from the checkpoint" in line and "2 new ones" in line for line in caplog.messages)
+    assert head(tmp_path / "run").shape[0] == CLASSES + 2 == len(before) + 2
+
+
+def test_settings_that_change_the_course_are_refused_and_those_that_do_not_are_taken(
+    settings: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(settings(tmp_path))
+    with pytest.raises(TrainError, match=r"train.head.margin \(0.15 → 0.3\).*--restart"):
+        run(settings(tmp_path, "train.head.margin=0.3"))
+    run(settings(tmp_path, "train.log_every=2", "train.data.workers=1"))
+    pretrain(settings(tmp_path, "train.steps=8", "train.optimizer.learning_rate=1e-4"))
+    told = "6 of 8 steps done, with train.optimizer.learning_rate (0.0008 → 0.0001), train.steps (6 → 8)"
+    assert any(told in line for line in caplog.messages)
+    found = run(settings(tmp_path, "train.head.margin=0.3"), restart=True)
+    assert found["steps"] == 6
+
+
+def test_a_training_leaves_torchs_settings_as_they_were(settings: Callable[..., Config], tmp_path: Path) -> None:
+    """Catches: a program that trains once and computes with one thread, or in TF32, ever after."""
+    torch.set_num_threads(2)
+    run(settings(tmp_path, "train.threads=1", "train.precision=bfloat16", "train.steps=1"))
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "highest")
+
+
+def test_bfloat16_trains_and_keeps_float32_weights(settings: Callable[..., Config], tmp_path: Path) -> None:
+    run(settings(tmp_path, "train.precision=bfloat16"))
+    assert {x.dtype for x in weights(tmp_path).values() if x.is_floating_point()} == {torch.float32}
+
+
+def test_the_best_checkpoint_stays(settings: Callable[..., Config], tmp_path: Path) -> None:
+    """Catches: a best step that was evaluated between two checkpoints and never saved."""
+    often = ("train.evaluate_every=1", "train.checkpoint_every=100", "train.keep_checkpoints=1", "train.steps=8")
+    run(settings(tmp_path, *often))
+    figures = {r["step"]: r["figures"]["mAP"] for r in rows(tmp_path) if r["kind"] == "evaluation" and r["step"]}
+    marked = checkpoint.best(tmp_path)
+    assert marked is not None
+    assert marked[1] == max(figures.values()) == figures[marked[0]]
+    assert checkpoint.steps(tmp_path) == sorted({marked[0], 8})
+
+
+def test_a_mean_of_the_weights_that_begins_late_begins_with_the_trained_ones(
+    settings: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Catches: a mean that still holds the random weights of the start, which evaluation and export would then use."""
+    run(settings(tmp_path, "train.steps=30"))
+    trained = weights(tmp_path)
+    run(settings(tmp_path, "train.steps=31", "train.optimizer.ema=0.999"))
+    last = checkpoint.latest(tmp_path)
+    assert last is not None
+    mean = load_file(last / "ema.safetensors")
+    name = "model.visual.conv1.weight"
+    assert (mean[name] - trained[name]).norm() < 0.01 * trained[name].norm()
+
+
+def test_more_steps_done_than_asked_for_is_refused(settings: Callable[..., Config], tmp_path: Path) -> None:
+    run(settings(tmp_path))
+    with pytest.raises(TrainError, match="has done 6 steps, more than the 3 asked for"):
+        run(settings(tmp_path, "train.steps=3"))
+
+
+def test_few_evaluated_images_are_of_new_and_of_known_entities(models: Callable[[str], str], tmp_path: Path) -> None:
+    """Catches: entities taken for new because none of their training images is among the few that are evaluated, and
+    single images of many entities, among which there is nothing to retrieve."""
+    classes = 60
+    some = [image_row(i, labels=[(i % classes, 0.9)]) for i in range(6 * classes)]
+    settings = tree(write_dataset(tmp_path / "i2e", some, classes=classes), models("vit"), tmp_path / "run")
+    settings["train"] |= {"evaluate_images": 24, "steps": 1}
+    settings["train"]["data"] |= {"hold_out_images": 0.2}
+    asked: list[tuple[Any, ...]] = []
+
+    def figures(*arrays: Any) -> dict[str, float]:
+        asked.append(arrays)
+        return {}
+
+    train(configuration.from_tree(settings, "a test"), World(), figures)
+    _, class_N, new_N, text_CD, _, trained_M = asked[0]
+    assert new_N.sum() == (~new_N).sum() == len(trained_M) == 24
+    assert len(set(class_N[new_N].tolist())) <= 5
+    assert not set(class_N[new_N].tolist()) & set(trained_M.tolist())
+    assert set(class_N[~new_N].tolist()) & set(trained_M.tolist())
+    assert len(text_CD) == len(set(class_N.tolist())) == class_N.max() + 1

@@ -1,0 +1,107 @@
+"""Which row groups are read and held. A row group is some 64 MB of photos, so each read too many is seconds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from i2e_pipeline.core.config import TrainConfig
+from i2e_pipeline.dataset.published import open_published
+from i2e_pipeline.train import order as order_module
+from i2e_pipeline.train.order import Order
+from i2e_pipeline.train.samples import Samples
+from i2e_pipeline.train.windows import Groups, Windows
+from tests.examples import examples
+from tests.train.small_dataset import image_row, write_dataset
+
+COLUMNS = ["image.bytes", "alt_text"]
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
+    """1,040 images, some held out, in row groups of 13 and fewer."""
+    rows = [image_row(i, bytes=b"stored %d" % i) for i in range(1040)]
+    folder = write_dataset(tmp_path_factory.mktemp("dataset") / "i2e", rows, group=13)
+    return Samples.open(open_published(folder), TrainConfig(data={"hold_out_entities": 0.0, "hold_out_images": 0.1}))
+
+
+def read(samples: Samples, order: Order, batch: int, ranks: int = 1, epochs: int = 3) -> list[int]:
+    """Row groups that each rank reads; checks what is read, and that no more is held than said."""
+    reads = []
+    largest = int(samples.sizes_G.max())
+    for rank in range(ranks):
+        groups = Groups(samples, COLUMNS)
+        windows = Windows(order, groups)
+        lanes = -(-order.lanes // ranks) + (ranks > 1)
+        for start in range(0, epochs * order.samples - batch + 1, batch):
+            places = order.share(start, batch, rank, ranks)
+            for sample, group in zip(places.sample.tolist(), windows.read(places), strict=True):
+                image_id = samples.image_id(int(samples.training[sample]))
+                number = str(group.value(1, sample)).removeprefix("alt text ")
+                assert group.value(0, sample) == f"stored {number}".encode()
+                assert image_row(int(number), bytes=b"")["image_id"] == image_id
+            held = sum(len(group) for group in windows.held.values())
+            # An epoch's last windows and the next one's first are open in one batch.
+            assert held <= 2 * lanes * (order.window + 2 * largest)
+        reads.append(groups.reads)
+    return reads
+
+
+def test_a_row_group_is_read_once_in_an_epoch(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: windows that cut row groups, and lanes that come to the one that they share at different times."""
+    monkeypatch.setattr(order_module, "WHOLE", 1)
+    groups = len(samples.sizes_G)
+    for window in (7, 10, 16, 40):
+        order = Order(samples.sizes_G, batch_size=32, lanes=8, window=window)
+        assert order.lanes == 8
+        assert read(samples, order, 32)[0] <= 3 * groups
+
+
+def test_ranks_read_a_row_group_twice_only_between_their_lanes(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_module, "WHOLE", 1)
+    order = Order(samples.sizes_G, batch_size=32, lanes=8, window=10)
+    assert sum(read(samples, order, 32, ranks=4)) <= 1.1 * 3 * len(samples.sizes_G)
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_a_dataset_that_fits_is_read_once_for_all_epochs(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch, lanes: int
+) -> None:
+    """Catches: everything read again at each epoch's start, beside the copy that is there."""
+    if lanes > 1:
+        monkeypatch.setattr(order_module, "WHOLE", len(samples) // lanes)
+    order = Order(samples.sizes_G, batch_size=36, lanes=lanes, window=1024 // lanes)
+    assert (order.lanes > 1) == (lanes > 1)
+    assert read(samples, order, 36, epochs=4) == [len(samples.sizes_G)]
+
+
+@settings(max_examples=examples(200))
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=60).filter(sum),
+    st.integers(1, 9),
+    st.integers(1, 60),
+    st.integers(0, 3),
+)
+def test_a_window_ends_where_a_row_group_ends_and_is_of_the_asked_size(
+    sizes: list[int], lanes: int, window: int, epoch: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order_module, "WHOLE", 1)
+        order = Order(np.array(sizes), batch_size=5040, lanes=lanes, window=window)
+    ends = np.cumsum(sizes)
+    places = order.at(np.arange(epoch * order.samples, (epoch + 1) * order.samples))
+    windows_of: dict[int, set[int]] = {}
+    for lane in range(order.lanes):
+        numbers = np.unique(places.window[places.lane == lane]).tolist()
+        assert numbers == list(range(len(numbers)))
+        for number in numbers:
+            groups = np.unique(np.searchsorted(ends, order.window_samples(epoch, lane, number), side="right"))
+            assert sum(sizes[g] for g in groups) <= order.window + 2 * max(sizes)
+            for group in groups.tolist():
+                windows_of.setdefault(group, set()).add(number + 1000 * lane)
+    for group, at in windows_of.items():
+        assert len(at) == len({w // 1000 for w in at}), f"row group {group} in several windows of a lane"

@@ -1,0 +1,157 @@
+"""The knowledge base on Spark: a dump in, entities, names and surfaces out."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from tests.wikidata.lines import aliases, batch, line
+from wikidata import knowledge_base, sources
+from wikidata.items import read_items
+from wikidata.schemas import ANCHORS, ENTITIES, NAMES, POPULARITY, RAW_ENTITIES, RAW_NAMES, SURFACES
+
+
+def frame(spark: SparkSession, rows: list[Any], schema: Any) -> DataFrame:
+    return spark.createDataFrame(rows, from_arrow_schema(schema))
+
+
+def raw(spark: SparkSession, *lines: bytes) -> tuple[DataFrame, DataFrame]:
+    tables: dict[str, list[Any]] = {"entities": [], "names": [], "rejects": []}
+    for table, rows in read_items([batch(*lines)]):
+        tables[table] += rows.to_pylist()
+    return frame(spark, tables["entities"], RAW_ENTITIES), frame(spark, tables["names"], RAW_NAMES)
+
+
+@pytest.mark.parametrize("packing", ["json", "json.bz2", "json.gz"])
+def test_every_line_of_a_dump_is_read_as_it_is(spark: SparkSession, tmp_path: Path, packing: str) -> None:
+    lines = [b"[", line(1, "a"), b"", b'{"id":"Q7","x":"\xff"},\r', line(2, "b"), b"]"]
+    text = b"\n".join(lines) + b"\n"
+    pack = {"json": bytes, "json.bz2": bz2.compress, "json.gz": gzip.compress}[packing]
+    path = tmp_path / f"dump.{packing}"
+    path.write_bytes(pack(text))
+
+    def reasons(batches: Any) -> Any:
+        import pyarrow as pa
+
+        for table, rows in read_items(batches):
+            what = rows["reason"] if table == "rejects" else pa.array([table] * rows.num_rows)
+            yield pa.record_batch([what.cast(pa.string())], ["what"])
+
+    found = knowledge_base.read_dump(spark, str(path), partitions=2).mapInArrow(reasons, "what string")
+    kinds = sorted(r.what for r in found.collect() if r.what != "names")
+    assert kinds == ["blank", "bracket", "bracket", "entities", "entities", "not_utf8"]
+
+
+def test_a_missing_dump_is_named(spark: SparkSession) -> None:
+    with pytest.raises(FileNotFoundError, match=r"/no/such/dump\.json"):
+        knowledge_base.read_dump(spark, "/no/such/dump.json")
+
+
+def test_of_two_lines_with_one_id_the_newer_wins_and_the_other_is_rejected(spark: SparkSession) -> None:
+    old, new = line(1, "old", lastrevid=5), line(1, "new", lastrevid=6)
+    same = line(3, "twice")
+    entities, names = raw(spark, old, new, old, line(2, "other"), same, same)
+    kept, kept_names, rejects = knowledge_base.without_duplicates(entities, names)
+    assert sorted((r.entity_id, r.name) for r in kept.collect()) == [(1, "new"), (2, "other"), (3, "twice")]
+    assert {r.normal_form for r in kept_names.collect()} == {"new", "other", "twice"}
+    assert sorted((r.reason, r.detail) for r in rejects.collect()) == [
+        ("duplicate_id", "Q1"),
+        ("duplicate_id", "Q1"),
+        ("duplicate_id", "Q3"),
+    ]
+    assert kept.columns == ENTITIES.names
+    assert kept_names.columns == NAMES.names
+
+
+@pytest.fixture(scope="module")
+def small(spark: SparkSession) -> dict[str, DataFrame]:
+    entities, names = raw(
+        spark,
+        line(308, "Mercury", aliases=aliases("first planet")),
+        line(925, "mercury", aliases=aliases("Hg", "quicksilver")),
+        line(503, "banana"),
+        line(1, "Obama Castle", claims={}),
+    )
+    kept, kept_names, _ = knowledge_base.without_duplicates(entities, names)
+    anchors = [
+        {"normal_form": "mercury", "surface": "Mercury", "entity_id": 308, "count": 9},
+        {"normal_form": "innermost planet", "surface": "innermost planet", "entity_id": 308, "count": 2},
+        {"normal_form": "mercury", "surface": "Mercury", "entity_id": 404, "count": 99},
+    ]
+    popularity = [{"entity_id": 308, "popularity": 8.0}, {"entity_id": 503, "popularity": 2.0}]
+    return {
+        "entities": kept.cache(),
+        "names": kept_names.cache(),
+        "anchors": frame(spark, anchors, ANCHORS),
+        "popularity": frame(spark, popularity, POPULARITY),
+    }
+
+
+def test_surfaces_join_names_anchors_and_popularity(small: dict[str, DataFrame]) -> None:
+    result = knowledge_base.surfaces(**small)
+    assert result.schema == from_arrow_schema(SURFACES)
+    found = {r.normal_form: r for r in result.collect()}
+    assert [(c.entity_id, c.kind) for c in found["mercury"].candidates] == [(308, "label"), (925, "label")]
+    assert found["mercury"].forms == ["Mercury", "mercury"]
+    assert [(c.entity_id, c.kind) for c in found["innermost planet"].candidates] == [(308, "anchor")]
+    assert found["banana"].gazetteer
+    assert not found["hg"].gazetteer
+
+
+def test_surfaces_do_not_depend_on_partitions(spark: SparkSession, small: dict[str, DataFrame]) -> None:
+    def content() -> list[Any]:
+        return sorted(knowledge_base.surfaces(**small).collect())
+
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    expected = content()
+    try:
+        for partitions in (1, 7):
+            spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
+            small["names"] = small["names"].repartition(partitions)
+            assert content() == expected
+    finally:
+        spark.conf.set("spark.sql.shuffle.partitions", str(before))
+
+
+def test_popularity_is_unknown_where_the_file_has_none(small: dict[str, DataFrame]) -> None:
+    joined = knowledge_base.with_popularity(small["entities"], small["popularity"])
+    assert joined.columns == ENTITIES.names
+    assert {r.entity_id: r.popularity for r in joined.collect()} == {308: 8.0, 503: 2.0, 925: None, 1: None}
+
+
+def test_popularity_file(spark: SparkSession, tmp_path: Path) -> None:
+    path = tmp_path / "popularity.csv"
+    path.write_text("Entity,QRank\nQ2,42\nQ3,0.5\nQ2,7\n")
+    assert {tuple(r) for r in sources.read_popularity(spark, str(path)).collect()} == {(2, 42.0), (3, 0.5)}
+
+
+def test_anchors_file(spark: SparkSession, tmp_path: Path) -> None:
+    path = tmp_path / "anchors.tsv"
+    path.write_text('surface\tqid\tcount\n"Fireside Chat"\tQ4\t1\nIran\tQ794\t2\nIran\tQ794\t3\n$\tQ5\t9\n', "utf-8")
+    rows = {tuple(r) for r in sources.read_anchors(spark, str(path)).collect()}
+    assert rows == {("fireside chat", '"Fireside Chat"', 4, 1), ("iran", "Iran", 794, 5)}
+
+
+@pytest.mark.parametrize("row", ["Q2,many", "two,2", "Q2", "Q2,-1", "Q2,NaN"])
+def test_a_bad_row_stops_with_file_and_row(spark: SparkSession, tmp_path: Path, row: str) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(f"qid,number\nQ1,1\n{row}\n")
+    with pytest.raises(Exception, match=rf"(?s)bad\.csv: a row is not .*{row.split(',')[0]}"):
+        sources.read_popularity(spark, str(path)).collect()
+
+
+def test_importance_file(spark: SparkSession, tmp_path: Path) -> None:
+    path = tmp_path / "importance.tsv"
+    path.write_text(
+        "language\ttype\ttitle\timportance\twikidata_id\n"
+        "en\ta\tMercury_(planet)\t0.6\tQ308\nen\tr\tPlanet_Mercury\t0.6\tQ308\nde\ta\tMerkur\t0.7\tQ308\nen\ta\tX\t0.1\t\n"
+    )
+    popularity, names = sources.read_importance(spark, str(path))
+    assert [tuple(r) for r in popularity.collect()] == [(308, 0.7)]
+    assert {(r.normal_form, r.kind) for r in names.collect()} == {("mercury", "title"), ("planet mercury", "redirect")}

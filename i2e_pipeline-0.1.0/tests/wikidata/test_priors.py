@@ -1,0 +1,187 @@
+"""p(entity | surface), link probability, the kernel over sorted rows."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wikidata.priors import (
+    KINDS,
+    NAME_ROWS,
+    PriorWeights,
+    SurfaceLimits,
+    base_link_probability,
+    link_probability,
+    smoothed,
+    surfaces,
+    weights,
+)
+from wikidata.schemas import SURFACES
+
+Row = dict[str, Any]
+
+
+def row(form: str, entity_id: int, **facts: Any) -> Row:
+    base = {"surface": form, "kind": "label", "count": 0, "popularity": None, "sitelinks": 0, "links": 0}
+    return {"normal_form": form, "entity_id": entity_id, **base, **facts}
+
+
+def run(rows: list[Row], batch_size: int = 1000, **settings: Any) -> list[Row]:
+    ordered = sorted(rows, key=lambda r: (r["normal_form"], r["entity_id"]))
+    table = pa.Table.from_pylist(ordered, NAME_ROWS)
+    out: list[Row] = []
+    for batch in surfaces(table.to_batches(max_chunksize=batch_size), **settings):
+        assert batch.schema == SURFACES
+        out += batch.to_pylist()
+    return out
+
+
+def ids(surface: Row) -> list[int]:
+    return [c["entity_id"] for c in surface["candidates"]]
+
+
+def test_anchors_outweigh_everything_else() -> None:
+    (surface,) = run([row("mercury", 308, popularity=50.0), row("mercury", 925, kind="alias", count=20, links=20)])
+    assert ids(surface) == [925, 308]
+    assert surface["candidates"][0]["prior"] > 0.9
+
+
+def test_without_anchors_popularity_sitelinks_and_kind_decide() -> None:
+    assert ids(run([row("a b", 1, popularity=0.1), row("a b", 2, popularity=9.0)])[0]) == [2, 1]
+    assert ids(run([row("a b", 1), row("a b", 2, sitelinks=100)])[0]) == [2, 1]
+    assert ids(run([row("a b", 1, kind="code"), row("a b", 2, kind="alias")])[0]) == [2, 1]
+
+
+def test_unknown_popularity_is_not_zero() -> None:
+    """Catches: an entity that the popularity file does not cover sinks below one that it knows to be obscure."""
+    assert ids(run([row("a b", 1, popularity=0.0), row("a b", 2, popularity=None)])[0]) == [2, 1]
+
+
+def test_priors_are_the_documented_formula() -> None:
+    (surface,) = run([row("x y", 1, count=3, links=3), row("x y", 2, popularity=3.0)])
+    w = weights(np.ones(2), np.array([np.nan, 3.0]), np.zeros(2), np.array([3.0, 0.0]))
+    expected = smoothed([3, 0], [float(x) for x in w])
+    assert [c["prior"] for c in surface["candidates"]] == pytest.approx(expected, rel=1e-6)
+    assert sum(expected) == pytest.approx(1.0)
+    assert smoothed([], []) == []
+
+
+def test_ties_go_to_the_smaller_id() -> None:
+    assert ids(run([row("x y", n) for n in (5, 3, 9)])[0]) == [3, 5, 9]
+
+
+def test_the_best_kind_of_an_entity_counts_once() -> None:
+    (surface,) = run([row("x y", 1, kind="alias"), row("x y", 1, kind="label"), row("x y", 1, kind="alias")])
+    assert surface["candidates"] == [{"entity_id": 1, "prior": 1.0, "kind": "label"}]
+
+
+def test_forms_are_distinct_sorted_and_bounded() -> None:
+    rows = [row("x", 1, surface=s) for s in ("X", "x", "X", "x!")]
+    (surface,) = run(rows, limits=SurfaceLimits(max_forms=2))
+    assert surface["forms"] == ["X", "x"]
+
+
+def test_at_most_twenty_candidates() -> None:
+    (surface,) = run([row("john smith", n, sitelinks=n) for n in range(1, 60)])
+    assert ids(surface) == list(range(59, 39, -1))
+
+
+ROWS = st.lists(
+    st.builds(
+        row,
+        st.sampled_from(["a b", "b c", "c d", "x"]),
+        st.integers(1, 12),
+        kind=st.sampled_from([*KINDS, "unheard of"]),
+        count=st.integers(0, 5),
+        popularity=st.none() | st.floats(0, 100),
+        sitelinks=st.integers(0, 300),
+        surface=st.sampled_from(["A", "a", "b"]),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(ROWS, st.integers(1, 7), st.randoms())
+def test_the_result_does_not_depend_on_batches_or_order(rows: list[Row], size: int, shuffler: random.Random) -> None:
+    whole = run(rows)
+    shuffled = list(rows)
+    shuffler.shuffle(shuffled)
+    assert run(shuffled, batch_size=size) == whole
+    for surface in whole:
+        priors = [c["prior"] for c in surface["candidates"]]
+        assert priors == sorted(priors, reverse=True)
+        assert sum(priors) == pytest.approx(1.0, abs=1e-5)
+
+
+@given(ROWS, st.integers(1, 5))
+def test_folding_a_surface_too_large_to_hold_changes_nothing(rows: list[Row], size: int) -> None:
+    """Catches: a name of a million bearers is cut before the best are known."""
+    # The facts of an entity are equal in all its rows, as the join makes them.
+    facts = {r["entity_id"]: (r["popularity"], r["sitelinks"]) for r in rows}
+    for r in rows:
+        r["popularity"], r["sitelinks"] = facts[r["entity_id"]]
+    small = SurfaceLimits(max_candidates=3, max_group_rows=4)
+    assert run(rows, size, limits=small) == run(rows, limits=SurfaceLimits(max_candidates=3))
+
+
+def gazetteer(form: str, **facts: Any) -> bool:
+    (surface,) = run([row(form, 1, **facts)])
+    assert 0.0 <= surface["link_probability"] <= 1.0
+    return bool(surface["gazetteer"])
+
+
+@pytest.mark.parametrize(
+    "form", ["banana", "chair", "lotus", "soccer ball", "turkey", "stop sign", "rose", "golden delicious", "t shirt"]
+)
+def test_names_of_things_pass_the_gate(form: str) -> None:
+    assert gazetteer(form)
+
+
+@pytest.mark.parametrize(
+    "form", ["in", "and", "by", "us", "no", "the", "it", "photo", "1st", "42", "x", "to be", "frees", "may", "january"]
+)
+def test_words_do_not(form: str) -> None:
+    assert not gazetteer(form)
+
+
+def test_words_do_not_pass_however_often_someone_linked_them() -> None:
+    assert not gazetteer("us", count=500, links=500)
+    assert not gazetteer("it", count=500)
+
+
+def test_what_only_anchors_call_so_in_lower_case_does_not() -> None:
+    assert not gazetteer("museum", kind="anchor", count=9)
+    assert gazetteer("obama", kind="anchor", count=9, surface="Obama")
+
+
+def test_codes_and_surnames_need_anchors() -> None:
+    assert not gazetteer("nor", kind="code")
+    assert not gazetteer("sarli", kind="surname", surface="Sarli")
+    assert gazetteer("sarli", kind="surname", surface="Sarli", count=9, links=9)
+
+
+def test_link_probability_rises_with_anchors_and_stays_in_range() -> None:
+    base = base_link_probability("turku", "label", ["Turku"])
+    values = [link_probability(base, n) for n in (0, 1, 10, 1000)]
+    assert values == sorted(values)
+    assert values[0] == base
+    assert values[-1] < 1.0
+    assert base_link_probability("nba", "label", ["NBA"]) < base_link_probability("nba", "label", ["nba"])
+
+
+@pytest.mark.parametrize("setting", [{"popularity": -1}, {"smoothing": 0}])
+def test_weights_that_make_no_sense_are_refused_by_name(setting: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        PriorWeights(**setting)  # type: ignore[arg-type]
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert list(surfaces([])) == []
+    assert list(surfaces([pa.RecordBatch.from_pylist([], NAME_ROWS)])) == []

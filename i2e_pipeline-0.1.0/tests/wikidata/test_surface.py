@@ -1,0 +1,191 @@
+"""Normal forms, lookup keys, names."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from wikidata.surface import (
+    Inadmissible,
+    choose_name,
+    inadmissible,
+    inflections,
+    is_latin,
+    lookup_keys,
+    normal_form,
+    normal_forms,
+    short_forms,
+    surname,
+    unaccented,
+    without_qualifier,
+)
+
+
+@pytest.mark.parametrize(
+    ("surface", "form"),
+    [
+        ("Banana", "banana"),
+        ("  Golden\tDelicious\n", "golden delicious"),
+        ("T-shirt", "t shirt"),
+        ("granny_smith", "granny smith"),
+        ("Iran's", "iran"),
+        ("Iran’s", "iran"),
+        ("students'", "students"),
+        ("L’Oréal®", "l'oréal"),
+        ("Nokia™", "nokia"),
+        ("ＦＵＬＬ　ｗｉｄｔｈ", "full width"),
+        ("Straße", "strasse"),
+        ("“Turku”,", "turku"),
+        ("(banana)", "banana"),
+        ("banana)", "banana"),
+        ("Mercury (planet)", "mercury (planet)"),
+        ("(500) Days of Summer", "(500) days of summer"),
+        ("C++", "c++"),
+        ("#sunset", "sunset"),
+        ("AT&T", "at&t"),
+        ("U.S.", "u.s"),
+        ("a\x00b", "a b"),
+        ("Norvège\u200f", "norvège"),
+        ("...", ""),
+        ("", ""),
+    ],
+)
+def test_normal_form(surface: str, form: str) -> None:
+    assert normal_form(surface) == form
+
+
+@given(st.text(max_size=30))
+@example("ẞ'S")
+@example("\u0345\u00b4(")
+@example("'s's")
+def test_normal_form_is_idempotent(text: str) -> None:
+    """Catches: case folding and NFKC undo each other, so that text and names get different keys."""
+    form = normal_form(text)
+    assert normal_form(form) == form
+    assert form == form.strip()
+
+
+@given(st.text(alphabet="abcXYZ 's-.()é", max_size=20))
+def test_case_never_matters(text: str) -> None:
+    assert normal_form(text) == normal_form(text.lower()) == normal_form(text.upper())
+
+
+def test_normal_forms_of_a_column() -> None:
+    column = pa.chunked_array([["A", None, "b's"], ["A"]])
+    assert normal_forms(column).to_pylist() == ["a", None, "b", "a"]
+    assert normal_forms([]).to_pylist() == []
+
+
+@pytest.mark.parametrize(
+    ("surface", "key"),
+    [
+        ("bananas", "banana"),
+        ("granny smith apples", "granny smith apple"),
+        ("strawberries", "strawberry"),
+        ("leaves", "leaf"),
+        ("knives", "knife"),
+        ("tomatoes", "tomato"),
+        ("foxes", "fox"),
+        ("cups of tea", "cup of tea"),
+        ("snowmen", "snowman"),
+        ("banana", "bananas"),
+        ("T shirts", "t shirt"),
+        ("t-shirt", "t shirt"),
+        ("t-shirt", "tshirt"),
+        ("sea horse", "seahorse"),
+        ("Reykjavík", "reykjavik"),
+        ("U.S.A.", "usa"),
+        ("Johnson & Johnson", "johnson and johnson"),
+        ("the Beatles", "beatles"),
+        ("Western Digital Corp.", "western digital"),
+        ("President Barack H. Obama", "barack obama"),
+        ("Moody's bank", "moody bank"),
+    ],
+)
+def test_another_spelling_finds_the_name(surface: str, key: str) -> None:
+    assert key in lookup_keys(surface)
+
+
+@given(st.text(max_size=30))
+def test_lookup_keys_are_distinct_bounded_normal_forms_and_the_exact_one_is_first(text: str) -> None:
+    keys = lookup_keys(text)
+    assert keys[:1] == ([normal_form(text)] if normal_form(text) else [])
+    assert len(keys) == len(set(keys)) <= 16
+    assert keys == lookup_keys(text)
+
+
+@pytest.mark.parametrize("form", ["glass", "bus", "iris", "paris"])
+def test_words_that_only_look_plural_are_not_cut(form: str) -> None:
+    assert form[:-1] not in inflections(form)
+
+
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        ("", Inadmissible.EMPTY),
+        ("x", Inadmissible.SINGLE_CHARACTER),
+        ("1984", Inadmissible.NO_LETTER),
+        ("24 7", Inadmissible.NO_LETTER),
+        ("🇳🇴", Inadmissible.NO_LETTER),
+        ("https://example.org", Inadmissible.ADDRESS),
+        ("word " * 40, Inadmissible.TOO_LONG),
+        ("banana", None),
+        ("日本", None),
+        ("200 m", None),
+    ],
+)
+def test_what_is_admissible_as_a_name(form: str, reason: Inadmissible | None) -> None:
+    assert inadmissible(form) is reason
+
+
+@pytest.mark.parametrize(
+    ("labels", "title", "name"),
+    [
+        ({"en": "a", "mul": "b"}, "c", ("a", "en")),
+        ({"mul": "b", "en-gb": "d"}, "c", ("b", "mul")),
+        ({"en-gb": "d", "fr": "e"}, "c", ("d", "en-gb")),
+        ({"fr": "e"}, "Mercury (planet)", ("Mercury", "title")),
+        ({"ru": "Меркурий", "fr": "e", "de": "f"}, None, ("f", "de")),
+        ({"ru": "Меркурий"}, None, None),
+        ({"en": " "}, " ", None),
+        ({}, None, None),
+    ],
+)
+def test_the_name_chain(labels: dict[str, str], title: str | None, name: tuple[str, str] | None) -> None:
+    assert choose_name(labels, title) == name
+
+
+def test_qualifiers_accents_and_scripts() -> None:
+    assert without_qualifier("Mercury (planet)") == "Mercury"
+    assert without_qualifier("(500) Days of Summer") == "(500) Days of Summer"
+    assert unaccented("crème brûlée") == "creme brulee"
+    assert unaccented("łódź") == "lodz"
+    assert unaccented("が") == "が"
+    assert is_latin("Łódź")
+    assert not is_latin("Łódź 日")
+    assert not is_latin("12")
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("Ballesteros, Cagayan", "ballesteros"),
+        ("Garlic (allium sativum)", "garlic"),
+        ("Celanese Corporation", "celanese"),
+        ("Hiram Bingham III", "hiram bingham"),
+        ("Merck & Co.", "merck"),
+        ("Johnson & Johnson", "johnson and johnson"),
+    ],
+)
+def test_short_forms(name: str, short: str) -> None:
+    assert short in short_forms(name)
+
+
+def test_surnames() -> None:
+    assert surname("Isabel Sarli") == "sarli"
+    assert surname("Hiram Bingham III") == "bingham"
+    assert surname("Simon Haskel, Baron Haskel") == "haskel"
+    assert surname("Goes van Naters") == "naters"
+    assert surname("red delicious") == surname("Banana") == surname("Route 66") == surname("Gulf of Mexico oil") == ""

@@ -1,0 +1,15 @@
+"""Wikidata as a knowledge base for linking: dump lines in, entities, names and surface forms with priors out.
+
+    reasons.py         why a dump line is not an entity
+    schemas.py         the tables that leave this package
+    items.py           dump lines -> entities, names, rejects (kernel)
+    filters.py         which items are no entities for us, which cannot be seen in a picture
+    surface.py         normal form of a name, its lookup keys, which names are admissible
+    common_words.py    English words that are no entity when they stand in running text
+    priors.py          p(entity | surface), how likely a surface is a mention (kernel)
+    sources.py         popularity and anchor counts from files
+    knowledge_base.py  the same on Spark
+    api.py             single items from the live service
+
+Nothing in here knows of images, of models, or of the package that uses it.
+"""

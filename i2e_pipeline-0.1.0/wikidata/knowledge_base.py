@@ -1,0 +1,122 @@
+"""The knowledge base on Spark: read a dump, settle duplicates, join popularity, group names to surfaces.
+
+Reads    a Wikidata JSON dump · what `items.read_items` made of it · popularity and anchors (sources.py)
+Writes   entities (ENTITIES) · names (NAMES) · surfaces (SURFACES) · rejects (REJECTS)
+Rejects  duplicate_id
+
+No function builds a session, collects rows or depends on partitions: ids decide, and sums are of integers.
+
+    lines               = read_dump(spark, path)
+    raw (three tables)  = lines, mapInArrow with items.read_items           lines = raw entities + rejects
+    settled             = without_duplicates(raw entities, raw names)       raw entities = entities + rejects
+    entities            = with_popularity(entities, popularity)
+    surfaces            = surfaces(names, entities, anchors=anchors)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from wikidata import priors
+from wikidata.priors import LIMITS, NAME_ROWS, WEIGHTS, PriorWeights, SurfaceLimits
+from wikidata.reasons import Reason
+from wikidata.schemas import ENTITIES, NAMES, REJECTS, SURFACES
+from wikidata.sources import require
+
+SMALL_DUMP = 512 * 2**20
+"""Bytes on disk up to which the lines are dealt to all cores by a shuffle; Spark cuts no file below 4 MB."""
+
+
+def read_dump(spark: SparkSession, path: str, partitions: int | None = None) -> DataFrame:
+    """The lines of a dump (.json, .json.bz2, .json.gz; a file, folder or glob) as `value: string`, blank ones too.
+
+    Bytes are not validated: the kernel takes the column as binary. bz2 and plain files are read by many tasks. gz
+    cannot be split: one task reads it, which is an hour for a small dump and days for Wikidata's; use bz2. Small
+    inputs, and any for which `partitions` is given, are then dealt to that many partitions (default: the session's
+    parallelism).
+    Raises FileNotFoundError naming the path.
+    """
+    size = require(spark, path)
+    lines = spark.read.text(path, lineSep="\n")
+    if partitions is None and size <= SMALL_DUMP:
+        partitions = spark.sparkContext.defaultParallelism
+    return lines if partitions is None else lines.repartition(partitions)
+
+
+def without_duplicates(entities: DataFrame, names: DataFrame) -> tuple[DataFrame, DataFrame, DataFrame]:
+    """Each id once: of several lines the one of the highest revision, then of the greatest line hash.
+
+    entities  RAW_ENTITIES     names  RAW_NAMES
+    Returns   ENTITIES, NAMES of the lines that won, and REJECTS with reason duplicate_id, one for each line that lost:
+              rows of `entities` in = entities out + rejects.
+    Ids that stand once, all but a handful, take part in one narrow count and an anti-join with that handful.
+    """
+    twice = entities.groupBy("entity_id").agg(F.count(F.lit(1)).alias("n")).where("n > 1").select("entity_id")
+    contested = entities.join(twice, on="entity_id", how="left_semi")
+    order = Window.partitionBy("entity_id").orderBy(F.desc("revision"), F.desc("line_id"))
+    ranked = contested.withColumn("rank", F.row_number().over(order))
+    winners, losers = ranked.where("rank = 1"), ranked.where("rank > 1")
+    once = entities.join(twice, on="entity_id", how="left_anti")
+
+    kept = once.select(*ENTITIES.names).unionByName(winners.select(*ENTITIES.names))
+    # A line that stands twice to the letter wins and loses: its names stay, once.
+    lost = losers.select("line_id").distinct().join(winners.select("line_id"), on="line_id", how="left_anti")
+    kept_names = names.join(lost, on="line_id", how="left_anti").select(*NAMES.names)
+    detail = F.concat(F.lit("Q"), F.col("entity_id").cast("string"))
+    rejects = losers.select(
+        F.lit(Reason.DUPLICATE_ID.value).alias("reason"), F.col("line_id").alias("id"), detail.alias("detail")
+    )
+    return kept, kept_names, rejects.select(*REJECTS.names)
+
+
+def with_popularity(entities: DataFrame, popularity: DataFrame) -> DataFrame:
+    """ENTITIES with `popularity` from POPULARITY; null, unknown, where that has no row."""
+    best = popularity.groupBy("entity_id").agg(F.max("popularity").alias("popularity"))
+    return entities.drop("popularity").join(best, on="entity_id", how="left").select(*ENTITIES.names)
+
+
+def surfaces(
+    names: DataFrame,
+    entities: DataFrame,
+    popularity: DataFrame | None = None,
+    anchors: DataFrame | None = None,
+    settings: PriorWeights = WEIGHTS,
+    limits: SurfaceLimits = LIMITS,
+) -> DataFrame:
+    """SURFACES: every normal form with its candidates.
+
+    names       NAMES, from the dump or elsewhere; duplicates do no harm
+    entities    ENTITIES, at least entity_id, sitelinks, popularity; names of other entities are left out
+    popularity  POPULARITY, instead of the column of `entities`
+    anchors     ANCHORS; a surface that no name of the entity spells becomes a name of kind "anchor"
+    One join brings to each name what is known of its entity, one shuffle brings the names of a normal form together and
+    sorts them, one pass of `priors.surfaces` over the sorted rows does the rest.
+    """
+    if popularity is not None:
+        entities = with_popularity(entities, popularity)
+    rows = names.select("normal_form", "surface", "entity_id", "kind", F.lit(0).cast("bigint").alias("count"))
+    known = entities.select("entity_id", "sitelinks", "popularity")
+    if anchors is not None:
+        linked = anchors.select("normal_form", "surface", "entity_id", F.lit("anchor").alias("kind"), "count")
+        rows = rows.unionByName(linked)
+        links = anchors.groupBy("entity_id").agg(F.sum("count").alias("links"))
+        known = known.join(links, on="entity_id", how="left").withColumn("links", F.coalesce("links", F.lit(0)))
+    else:
+        known = known.withColumn("links", F.lit(0).cast("bigint"))
+    # The geometric mean as a mean of integers: equal whatever the order of the sum. One row, so the join broadcasts it.
+    positive = entities.where("popularity > 0")
+    logs = F.round(F.ln("popularity") * 1e6).cast("bigint")
+    reference = positive.agg(F.exp(F.sum(logs) / F.count(logs) / 1e6).alias("reference"))
+    known = known.crossJoin(F.broadcast(reference)).withColumn("popularity", F.col("popularity") / F.col("reference"))
+    joined = rows.join(known, on="entity_id", how="inner").select(*NAME_ROWS.names)
+    grouped = joined.repartition("normal_form").sortWithinPartitions("normal_form", "entity_id")
+
+    def kernel(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+        return priors.surfaces(batches, settings, limits)
+
+    return grouped.mapInArrow(kernel, from_arrow_schema(SURFACES))

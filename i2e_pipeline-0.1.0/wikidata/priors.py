@@ -1,0 +1,367 @@
+"""How likely a surface means an entity, and how likely it means anything at all.
+
+Reads    names and anchors with what is known of their entities (NAME_ROWS), sorted by normal form and entity
+Writes   surfaces (SURFACES)
+
+**Prior.**  p(e | s) = (n(e, s) + mu * w(e, s) / W(s)) / (N(s) + mu), where n counts the anchors with text s that lead
+to e, N is their sum over the candidates of s, and W the sum of w: the commonness of Milne & Witten (Learning to Link
+with Wikipedia, CIKM 2008) with Dirichlet smoothing (Zhai & Lafferty, TOIS 2004) towards what is known without anchors,
+
+    w(e, s) = kind * (1 + pop / ref)^a * (1 + sitelinks)^b * (1 + links)^c
+
+kind is the weight of the best kind of name by which s names e; pop a popularity on any scale and ref the geometric mean
+of the popularities that are known (so a scale cancels out), an unknown popularity counting as `unknown` * ref and not
+as 0; links is the number of anchors that lead to e under any text. How the exponents were chosen:
+`PriorWeights`.
+
+**Link probability.**  Where link counts and text counts are both known it is their ratio (Mihalcea & Csomai, CIKM
+2007). Anchor files have no text counts, so this first version takes what words, case and kinds say
+(`base_link_probability`) as the mean of a Beta prior of weight `anchor_weight` and each anchor as a success. It decides
+the gazetteer: at least 0.05 (Yamada et al., ICADL 2016 prune there), and never for a function word, a common word, a
+number, or two characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
+from wikidata.schemas import CANDIDATE, SURFACES
+from wikidata.surface import singulars
+
+NAME_ROWS = pa.schema(
+    [
+        pa.field("normal_form", pa.string(), nullable=False),
+        pa.field("surface", pa.string(), nullable=False),
+        pa.field("entity_id", pa.int64(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("count", pa.int64(), nullable=False),  # anchors with this text to this entity; 0 for names
+        pa.field("popularity", pa.float64()),  # divided by the geometric mean of the known ones; null: unknown
+        pa.field("sitelinks", pa.int32(), nullable=False),
+        pa.field("links", pa.int64(), nullable=False),  # anchors to this entity under any text
+    ]
+)
+
+KINDS: Mapping[str, float] = {
+    "label": 1.0,
+    "title": 1.0,
+    "alias": 0.7,
+    "redirect": 0.7,
+    "demonym": 0.5,
+    "unaccented": 0.4,
+    "short": 0.1,
+    "surname": 0.5,
+    "anchor": 0.05,
+    "code": 0.1,
+}
+"""Kinds of names and what each is worth as evidence that a surface means its entity. Others count as "anchor"."""
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PriorWeights:
+    """The weights of the prior.
+
+    The defaults were chosen on wikidiverse-train, wikidata-mel-train and oke-2015-train: anchors were counted on one
+    half of these, spans of the other half were asked for. They are not the best values there. The best ones are 0 for
+    popularity and sitelinks, but only because that sample knows these of few entities; Wikidata knows all sitelinks.
+    """
+
+    popularity: float = 0.25
+    """Exponent a. Larger: the more popular candidate takes more of a surface without anchors."""
+    sitelinks: float = 0.25
+    """Exponent b."""
+    links: float = 1.0
+    """Exponent c."""
+    unknown: float = 1.0
+    """What an unknown popularity counts as, in units of the reference."""
+    smoothing: float = 1.0
+    """mu: how many anchors the knowledge without anchors is worth."""
+    kinds: Mapping[str, float] = field(default_factory=lambda: dict(KINDS))
+
+    def __post_init__(self) -> None:
+        for name in ("popularity", "sitelinks", "links", "unknown"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"priors.{name}: {getattr(self, name)} is not allowed (a number >= 0)")
+        if self.smoothing <= 0:
+            raise ValueError(f"priors.smoothing: {self.smoothing} is not allowed (a number > 0)")
+
+
+@dataclass(frozen=True)
+class SurfaceLimits:
+    """What is kept of a surface."""
+
+    max_candidates: int = 20
+    """Candidates kept; the priors of the others are lost, so a surface of many has a sum below 1."""
+    max_forms: int = 16
+    """Raw forms kept, the first in code point order."""
+    min_link_probability: float = 0.05
+    """The gate of the gazetteer. Lower: more mentions, most of them none."""
+    anchor_weight: float = 5.0
+    """How many anchors the guess from words, case and kinds is worth."""
+    max_group_rows: int = 200_000
+    """Rows of one surface held in memory; of a surface with more, candidates that cannot win are folded into a sum."""
+
+
+WEIGHTS = PriorWeights()
+LIMITS = SurfaceLimits()
+
+# Fixed point, so that sums do not depend on the order of the rows.
+_SCALE = 1000.0
+_MAX_WEIGHT = 1e12
+
+
+def weights(
+    kinds: Floats, popularity: Floats, sitelinks: Floats, links: Floats, settings: PriorWeights = WEIGHTS
+) -> Ints:
+    """w(e, s) of the module's formula in thousandths, per row; popularity is relative to its reference, NaN where
+    unknown."""
+    known = np.where(np.isnan(popularity), settings.unknown, np.maximum(popularity, 0.0))
+    w = (
+        kinds
+        * (1.0 + known) ** settings.popularity
+        * (1.0 + np.maximum(sitelinks, 0.0)) ** settings.sitelinks
+        * (1.0 + np.maximum(links, 0.0)) ** settings.links
+    )
+    return np.clip(np.rint(w * _SCALE), 1.0, _MAX_WEIGHT).astype(np.int64)
+
+
+def smoothed(counts: Sequence[int], w: Sequence[float], smoothing: float = PriorWeights.smoothing) -> list[float]:
+    """p(e | s) of each candidate of one surface from its anchors and its weight; sums to 1. [] for no candidate."""
+    total, mass = sum(counts), sum(w)
+    if not counts:
+        return []
+    return [(n + smoothing * x / mass) / (total + smoothing) for n, x in zip(counts, w, strict=True)]
+
+
+def is_common(form: str) -> bool:
+    """Does the normal form consist of function words and common words, in any number, only?
+
+    Text that asks the gazetteer must ask this too: "free" is no "Frees".
+    """
+    return all(_is_common_word(w) for w in form.split())
+
+
+def _is_common_word(word: str) -> bool:
+    word = word.removesuffix("'s")
+    if word in FUNCTION_WORDS or word in COMMON_WORDS:
+        return True
+    return any(w in FUNCTION_WORDS or w in COMMON_WORDS for w in singulars(word))
+
+
+FIXED = 0.04
+"""A surface with a guess below this is no mention, whatever its anchors say: anchors do not tell how often a text had
+it and nobody linked it."""
+
+
+def base_link_probability(form: str, best_kind: str, forms: Sequence[str]) -> float:
+    """How likely an occurrence is a mention, as far as words, case and kind of name tell, in [0, 1].
+
+    0 for numbers, single characters and function words, small for common words and two characters; more for more words;
+    less for what is only an alias; least for a code, for a surname alone, and for a name that only anchors have, in
+    lower case ("the museum"); less for up to four capital letters, which other words share once case is folded.
+    """
+    if len(form) < 2 or not any(map(str.isalpha, form)):
+        return 0.0
+    words = form.split()
+    content = [w for w in words if w not in FUNCTION_WORDS]
+    if not content:
+        return 0.0
+    if is_common(form):
+        return 0.15 if len(content) > 1 and best_kind in ("label", "title", "alias") else 0.01
+    if len(form) <= 2 or (form[0].isdigit() and len(words) == 1 and len(form) <= 5):
+        return 0.02
+    if best_kind == "anchor" and len(words) == 1 and all(f.islower() for f in forms):
+        return 0.03
+    p = {1: 0.3, 2: 0.6}.get(len(words), 0.7)
+    p *= {"label": 1.0, "title": 1.0, "demonym": 0.5, "surname": 0.15, "code": 0.15}.get(best_kind, 0.7)
+    if len(form) <= 4 and len(words) == 1 and all(f.isupper() for f in forms):
+        p *= 0.4
+    return p
+
+
+def link_probability(base: float, anchors: int, anchor_weight: float = SurfaceLimits.anchor_weight) -> float:
+    """The guess `base`, updated by the anchors; a guess below `FIXED` stays as it is."""
+    if base < FIXED:
+        return base
+    return (base * anchor_weight + anchors) / (anchor_weight + anchors)
+
+
+def surfaces(
+    batches: Iterable[pa.RecordBatch],
+    settings: PriorWeights = WEIGHTS,
+    limits: SurfaceLimits = LIMITS,
+) -> Iterator[pa.RecordBatch]:
+    """Surface forms with their candidates, priors, link probability and gate.
+
+    batches   NAME_ROWS sorted by (normal_form, entity_id): all rows of one normal form stand together, over batch
+              borders too
+    yields    SURFACES, in the order of the input
+    The result depends on the rows only, not on how batches cut them; memory holds one batch and one surface.
+    """
+    held: pa.Table | None = None
+    rest = _Rest()
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        rows = pa.Table.from_batches([batch.select(NAME_ROWS.names)]).cast(NAME_ROWS)
+        if held is not None and held.num_rows:
+            rows = pa.concat_tables([held, rows]).combine_chunks()
+        starts = _starts(rows.column("normal_form"))
+        last = int(starts[-1])
+        if last:
+            yield _finish(rows.slice(0, last), settings, limits, rest)
+            rest = _Rest()
+        held = rows.slice(last)
+        if held.num_rows > limits.max_group_rows:
+            held, rest = _fold(held, settings, limits, rest)
+    if held is not None and held.num_rows:
+        yield _finish(held, settings, limits, rest)
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """What was folded of a surface too large to hold: the weight of its losers, and forms."""
+
+    weight: int = 0
+    forms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """One entry per (surface, entity), surfaces numbered from 0 in the order of the rows."""
+
+    group: Ints
+    entity: Ints
+    weight: Ints
+    count: Ints
+    kind: npt.NDArray[np.int64]
+
+
+def _starts(column: pa.ChunkedArray) -> Ints:
+    """Where each run of equal values starts."""
+    array = column.combine_chunks()
+    if len(array) == 1:
+        return np.zeros(1, np.int64)
+    differs = pc.not_equal(array.slice(1), array.slice(0, len(array) - 1)).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.flatnonzero(differs) + 1]).astype(np.int64)
+
+
+def _candidates(rows: pa.Table, group: Ints, settings: PriorWeights) -> _Candidates:
+    names = [*KINDS]
+    worth = np.array([settings.kinds.get(k, KINDS[k]) for k in names])
+    kind = pc.fill_null(pc.index_in(rows.column("kind"), value_set=pa.array(names)), names.index("anchor"))
+    kind = kind.to_numpy().astype(np.int64)
+    popularity = pc.fill_null(rows.column("popularity"), np.nan).to_numpy()
+    w = weights(
+        worth[kind],
+        popularity,
+        rows.column("sitelinks").to_numpy().astype(np.float64),
+        rows.column("links").to_numpy().astype(np.float64),
+        settings,
+    )
+    entity = rows.column("entity_id").to_numpy()
+    order = np.lexsort((kind, -w, entity, group))
+    g, e = group[order], entity[order]
+    first = np.flatnonzero(np.concatenate([[True], (g[1:] != g[:-1]) | (e[1:] != e[:-1])]))
+    count = np.add.reduceat(rows.column("count").to_numpy()[order], first)
+    return _Candidates(g[first], e[first], w[order][first], count, kind[order][first])
+
+
+def _fold(held: pa.Table, settings: PriorWeights, limits: SurfaceLimits, rest: _Rest) -> tuple[pa.Table, _Rest]:
+    """Keeps of one surface what can still win: entities with anchors, the heaviest without, and the last, which may go
+    on.
+
+    Among candidates without anchors the order is that of the weights whatever their sum is, so nothing that could come
+    to stand among the first `max_candidates` is lost.
+    """
+    c = _candidates(held, np.zeros(held.num_rows, np.int64), settings)
+    free = np.flatnonzero(c.count == 0)
+    heaviest = free[np.lexsort((c.entity[free], -c.weight[free]))][: limits.max_candidates]
+    keep = c.count > 0
+    keep[heaviest] = True
+    keep[-1] = True
+    forms = sorted({*rest.forms, *pc.unique(held.column("surface")).to_pylist()})[: limits.max_forms]
+    kept = held.filter(pc.is_in(held.column("entity_id"), value_set=pa.array(c.entity[keep])))
+    return kept.combine_chunks(), _Rest(rest.weight + int(c.weight[~keep].sum()), tuple(forms))
+
+
+def _finish(rows: pa.Table, settings: PriorWeights, limits: SurfaceLimits, rest: _Rest) -> pa.RecordBatch:
+    """The surfaces of whole groups; `rest` belongs to the first."""
+    rows = rows.combine_chunks()
+    starts = _starts(rows.column("normal_form"))
+    n = len(starts)
+    group = np.repeat(np.arange(n), np.diff(np.append(starts, rows.num_rows)))
+    c = _candidates(rows, group, settings)
+    first = np.searchsorted(c.group, np.arange(n))
+    mass, total = np.add.reduceat(c.weight, first), np.add.reduceat(c.count, first)
+    mass[0] += rest.weight
+    mu = settings.smoothing
+    prior = ((c.count + mu * c.weight / mass[c.group]) / (total[c.group] + mu)).astype(np.float32)
+
+    order = np.lexsort((c.entity, -prior, c.group))
+    rank = np.arange(len(order)) - first[c.group[order]]
+    order = order[rank < limits.max_candidates]
+    kinds = pa.array([*KINDS])
+    candidates = pa.StructArray.from_arrays(
+        [pa.array(c.entity[order]), pa.array(prior[order]), kinds.take(pa.array(c.kind[order]))], fields=[*CANDIDATE]
+    )
+    forms, form_offsets = _forms(rows, group, n, limits, rest)
+    normal = rows.column("normal_form").combine_chunks().take(pa.array(starts))
+    best = np.minimum.reduceat(c.kind, first)  # KINDS stand in falling reliability
+    link = _link_probabilities(normal.to_pylist(), best, total, forms, form_offsets, limits)
+    return pa.RecordBatch.from_arrays(
+        [
+            normal,
+            pa.ListArray.from_arrays(_offsets(c.group[order], n), candidates),
+            pa.array(link.astype(np.float32)),
+            pa.ListArray.from_arrays(pa.array(form_offsets, pa.int32()), pa.array(forms, pa.string())),
+            pa.array(link >= limits.min_link_probability),
+        ],
+        schema=SURFACES,
+    )
+
+
+def _offsets(group: Ints, groups: int) -> pa.Array:
+    return pa.array(np.searchsorted(group, np.arange(groups + 1)), pa.int32())
+
+
+def _forms(
+    rows: pa.Table, group: Ints, groups: int, limits: SurfaceLimits, rest: _Rest
+) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """The distinct raw forms of each group, sorted, at most `max_forms`, as one list with offsets."""
+    table = pa.table({"g": group, "s": rows.column("surface")})
+    if rest.forms:
+        more = pa.table({"g": np.zeros(len(rest.forms), np.int64), "s": pa.array(rest.forms)})
+        table = pa.concat_tables([table, more])
+    table = table.group_by(["g", "s"], use_threads=False).aggregate([])
+    table = table.sort_by([("g", "ascending"), ("s", "ascending")])
+    g = table.column("g").to_numpy()
+    first = np.searchsorted(g, np.arange(groups))
+    keep = np.arange(len(g)) - first[g] < limits.max_forms
+    offsets = np.searchsorted(g[keep], np.arange(groups + 1))
+    return table.column("s").filter(pa.array(keep)).to_pylist(), offsets
+
+
+def _link_probabilities(
+    normal: Sequence[str],
+    kind: Ints,
+    anchors: Ints,
+    forms: Sequence[str],
+    offsets: npt.NDArray[np.int64],
+    limits: SurfaceLimits,
+) -> Floats:
+    names = [*KINDS]
+    link = np.empty(len(normal))
+    for i, form in enumerate(normal):
+        base = base_link_probability(form, names[kind[i]], forms[offsets[i] : offsets[i + 1]])
+        link[i] = link_probability(base, int(anchors[i]), limits.anchor_weight)
+    return link

@@ -1,0 +1,374 @@
+"""Names as texts have them: the normal form under which equal names meet, the keys to look a name up by, and which
+names are admissible.
+
+Knowledge base and text must agree on one spelling. `normal_form` is applied to both sides; it removes what never tells
+two entities apart (case, width, kind of quote or dash, a possessive, surrounding punctuation). What may tell them apart
+(number, accents, one word or two) stays, and `lookup_keys` tries it on the asking side only after the exact form.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from functools import lru_cache
+
+import pyarrow as pa
+
+MAX_CHARS = 120
+"""Longer names are titles or whole sentences; no alt-text repeats them to the letter."""
+MAX_WORDS = 12
+MAX_KEYS = 16
+LANGUAGES = ("en", "mul", "en-gb", "en-ca", "en-us")
+"""Label languages in falling preference. `mul` is Wikidata's "same in all languages"; English labels move there."""
+
+_SINGLE_QUOTES = "\u2018\u2019\u201a\u201b\u2032\u2035\u02bc\u02b9\uff07`\u00b4"
+_DOUBLE_QUOTES = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\u2036\uff02"
+_DASHES = "-_\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\u30fb\ufe58\ufe63\uff0d\u00b7"
+_DROPPED = (
+    "\u2122\u00ae\u00a9\u2120\u2117\u00ad\ufeff\ufe0e\ufe0f\u061c"
+    + "".join(map(chr, range(0x200B, 0x2010)))
+    + "".join(map(chr, range(0x202A, 0x202F)))
+    + "".join(map(chr, range(0x2060, 0x2070)))
+)
+# Before NFKC, which would make "tm" of the trademark sign and a blank with an accent of the acute accent.
+_FOLD: Mapping[int, str] = {
+    **{ord(c): "'" for c in _SINGLE_QUOTES},
+    **{ord(c): '"' for c in _DOUBLE_QUOTES},
+    **{ord(c): " " for c in _DASHES},
+    **{ord(c): "" for c in _DROPPED},
+    **dict.fromkeys((*range(0x20), *range(0x7F, 0xA1)), " "),
+}
+_LEADING = " .,;:!?'\"*~^|\\/<>=&%@#+$\u2026\u2022\u00a1\u00bf\u00a7\u00b6\u2020\u2021\u3001\u3002"
+_TRAILING = _LEADING.replace("#", "").replace("+", "")  # C#, C++, Google+
+_BRACKETS = {"(": ")", "[": "]", "{": "}"}
+_CLOSERS = {v: k for k, v in _BRACKETS.items()}
+_POSSESSIVE = re.compile(r"(?<=\w)'s\Z")
+_QUALIFIER = re.compile(r"(.*\S)\s+\([^()]+\)\s*\Z", re.DOTALL)
+_SPACES = re.compile(r"\s+")
+_PLAIN = re.compile(r"[a-z0-9]+(?: [a-z0-9]+)*\Z")
+
+
+def normal_form(surface: str) -> str:
+    """The spelling under which a name is stored and looked up; "" when nothing is left.
+
+    NFKC and case folding, quotes and apostrophes unified, dashes and underscores read as blanks ("T-shirt" is "t
+    shirt"), white space collapsed, control and format characters and trademark signs dropped, surrounding
+    punctuation and a final possessive 's stripped. Accents and inner punctuation stay.
+    `normal_form(normal_form(x)) == normal_form(x)`.
+    """
+    if surface.isascii():
+        form = surface.lower()
+        if _PLAIN.match(form):
+            return form
+    else:
+        form = surface
+    while True:
+        before = form
+        if not form.isascii():
+            # casefold can undo NFKC and the reverse (U+0345, U+1E9E): hence the loop to a fixed point.
+            form = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", form.translate(_FOLD)).casefold())
+        form = _SPACES.sub(" ", form.translate(_FOLD))
+        form = _POSSESSIVE.sub("", _strip(form))
+        if form == before:
+            return form
+
+
+def _strip(form: str) -> str:
+    """Without surrounding punctuation; brackets only where they have no partner, or enclose all."""
+    while True:
+        before = form
+        form = form.lstrip(_LEADING).rstrip(_TRAILING)
+        if form and form[0] in _BRACKETS:
+            partner = form.find(_BRACKETS[form[0]])
+            if partner < 0:
+                form = form[1:]
+            elif partner == len(form) - 1:
+                form = form[1:-1]
+        if form and form[-1] in _CLOSERS and _CLOSERS[form[-1]] not in form:
+            form = form[:-1]
+        if form and form[0] in _CLOSERS:
+            form = form[1:]
+        if form and form[-1] in _BRACKETS:
+            form = form[:-1]
+        if form == before:
+            return form
+
+
+def normal_forms(surfaces: pa.Array | pa.ChunkedArray | Sequence[str | None]) -> pa.Array:
+    """`normal_form` of each: string in, string out, null stays null. Equal surfaces are normalised once."""
+    array = surfaces if isinstance(surfaces, pa.Array | pa.ChunkedArray) else pa.array(surfaces, pa.string())
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    coded = array.dictionary_encode()
+    forms = pa.array([normal_form(s) for s in coded.dictionary.to_pylist()], pa.string())
+    return forms.take(coded.indices)
+
+
+class Inadmissible(str, Enum):
+    """Why a normal form is not kept as a name."""
+
+    EMPTY = "empty"
+    SINGLE_CHARACTER = "single_character"
+    NO_LETTER = "no_letter"
+    """Numbers, dates, emoji, signs."""
+    TOO_LONG = "too_long"
+    ADDRESS = "address"
+    """A web address."""
+
+
+def inadmissible(form: str) -> Inadmissible | None:
+    """Why this normal form cannot be the name of anything in running text, or None."""
+    if not form:
+        return Inadmissible.EMPTY
+    if len(form) == 1:
+        return Inadmissible.SINGLE_CHARACTER
+    if len(form) > MAX_CHARS or form.count(" ") >= MAX_WORDS:
+        return Inadmissible.TOO_LONG
+    if form.isdigit() or not any(map(str.isalpha, form)):
+        return Inadmissible.NO_LETTER
+    if "://" in form or form.startswith("www."):
+        return Inadmissible.ADDRESS
+    return None
+
+
+def without_qualifier(title: str) -> str:
+    """A page title without its qualifier in brackets: "Mercury (planet)" is "Mercury"."""
+    match = _QUALIFIER.match(title)
+    return match.group(1) if match else title
+
+
+def unaccented(form: str) -> str:
+    """Without the accents of Latin letters ("reykjavík" is "reykjavik"); other scripts stay as they are."""
+    if form.isascii():
+        return form
+    kept: list[str] = []
+    for char in unicodedata.normalize("NFD", form):
+        if unicodedata.combining(char) and kept and kept[-1].isascii():
+            continue
+        kept.append(_LIGATURES.get(char, char))
+    return unicodedata.normalize("NFC", "".join(kept))
+
+
+_LIGATURES = {"\u00f8": "o", "\u0142": "l", "\u0111": "d", "\u00e6": "ae", "\u0153": "oe", "\u0131": "i", "\u00f0": "d"}
+
+
+def is_latin(text: str) -> bool:
+    """Are all its letters Latin, and is there one?"""
+    letters = [c for c in text if c.isalpha()]
+    return bool(letters) and all(c.isascii() or _latin_letter(c) for c in letters)
+
+
+@lru_cache(maxsize=4096)
+def _latin_letter(char: str) -> bool:
+    return unicodedata.name(char, "").startswith(("LATIN", "MODIFIER LETTER"))
+
+
+def choose_name(
+    labels: Mapping[str, str], title: str | None, languages: Sequence[str] = LANGUAGES, max_labels: int = 64
+) -> tuple[str, str] | None:
+    """The name of an entity and its language, or None: the first label of `languages`, else the title of its page
+    (language "title", qualifier removed), else the first label in Latin letters by language code, of the first
+    `max_labels`.
+
+    Wikidata deletes English labels that equal the `mul` one (Douglas Adams has no `en`), so others are asked, too.
+    """
+    for language in languages:
+        label = labels.get(language, "").strip()
+        if label:
+            return label, language
+    if title and title.strip():
+        return without_qualifier(title.strip()), "title"
+    for language in sorted(labels)[:max_labels]:
+        label = labels[language].strip()
+        if is_latin(label):
+            return label, language
+    return None
+
+
+_IRREGULAR = {
+    "man": "men", "woman": "women", "child": "children", "person": "people", "foot": "feet", "tooth": "teeth",
+    "goose": "geese", "mouse": "mice", "louse": "lice", "ox": "oxen", "die": "dice", "penny": "pence",
+    "cactus": "cacti", "fungus": "fungi", "octopus": "octopi", "hippopotamus": "hippopotami", "nucleus": "nuclei",
+    "stimulus": "stimuli", "alumnus": "alumni", "bacterium": "bacteria", "medium": "media", "criterion": "criteria",
+    "phenomenon": "phenomena", "vertebra": "vertebrae", "larva": "larvae", "alga": "algae", "antenna": "antennae",
+    "nebula": "nebulae", "supernova": "supernovae", "matrix": "matrices", "vertex": "vertices", "index": "indices",
+    "leaf": "leaves", "loaf": "loaves", "thief": "thieves", "half": "halves", "calf": "calves", "elf": "elves",
+    "self": "selves", "shelf": "shelves", "wolf": "wolves", "scarf": "scarves", "hoof": "hooves", "dwarf": "dwarves",
+    "sheaf": "sheaves", "knife": "knives", "wife": "wives", "life": "lives", "quiz": "quizzes",
+}  # fmt: skip
+_SINGULAR = {plural: singular for singular, plural in _IRREGULAR.items()}
+_COMPOUND_ENDS = ("man", "woman", "child", "foot", "tooth", "goose", "mouse", "fish", "leaf", "knife", "wolf")
+_WORD = re.compile(r"[^\W\d_]+\Z")
+
+
+def singulars(word: str) -> list[str]:
+    """What an English plural may be the plural of, likeliest first; [] if it looks like none ("glass", "bus",
+    "iris")."""
+    if word in _SINGULAR:
+        return [_SINGULAR[word]]
+    for end in _COMPOUND_ENDS:
+        plural = _IRREGULAR.get(end)
+        if plural and word.endswith(plural) and len(word) > len(plural) + 1:
+            return [word[: -len(plural)] + end]
+    if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
+        return []
+    if word.endswith("ies") and len(word) > 4:
+        return [word[:-3] + "y", word[:-1]]
+    if word.endswith("ves"):
+        return [word[:-1], word[:-3] + "f", word[:-3] + "fe"]
+    if word.endswith(("ches", "shes", "xes", "sses", "zes", "oes")):
+        return [word[:-2], word[:-1]]
+    if word.endswith("ses"):
+        return [word[:-1], word[:-2]]
+    return [word[:-1]]
+
+
+def plurals(word: str) -> list[str]:
+    """The regular English plurals of a word, likeliest first, and an irregular one where there is one."""
+    if word in _IRREGULAR:
+        regular = [word + ("es" if word.endswith(("s", "x")) else "s")]
+        return [_IRREGULAR[word], *regular] if word in ("octopus", "cactus", "dwarf", "scarf", "hoof", "index") else [
+            _IRREGULAR[word]
+        ]  # fmt: skip
+    for end in _COMPOUND_ENDS:
+        plural = _IRREGULAR.get(end)
+        if plural and word.endswith(end) and len(word) > len(end) + 1 and word not in ("human", "german", "roman"):
+            return [word[: -len(end)] + plural]
+    if word.endswith("y") and len(word) > 2 and word[-2] not in "aeiou":
+        return [word[:-1] + "ies"]
+    if word.endswith(("s", "x", "z", "ch", "sh")):
+        return [word + "es"]
+    if word.endswith("o") and len(word) > 2 and word[-2] not in "aeiou":
+        return [word + "es", word + "s"]
+    return [word + "s"]
+
+
+def inflections(form: str) -> list[str]:
+    """The singular and plural variants of a normal form, likeliest first, itself left out.
+
+    English inflects the last word ("granny smith apples"), or the one before "of" ("cups of tea"). A form whose word
+    has no Latin letters, or that is shorter than three letters, has none.
+    """
+    before_of, of, after_of = form.partition(" of ")
+    front, _, word = before_of.rpartition(" ")
+    if len(word) < 3 or not _WORD.match(word):
+        return []
+    head, tail = (front + " " if front else ""), of + after_of
+    variants = singulars(word) or plurals(word)
+    return [head + v + tail for v in variants]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_HONORIFICS = _words(
+    """mr mrs ms miss dr prof professor sir dame lord lady saint st king queen prince princess emperor pope president
+    premier chancellor minister secretary senator sen congressman representative rep governor gov mayor judge justice
+    general gen colonel col captain capt major lieutenant lt sergeant sgt admiral archbishop bishop cardinal rabbi imam
+    sheikh ayatollah coach actor actress singer author astronaut director pm former"""
+)
+_TITLES = ("prime minister ", "vice president ", "foreign minister ", "the late ")
+_COMPANY = _words("inc incorporated corp corporation co company ltd limited plc llc gmbh ag sa nv")
+_GENERATION = _words("jr sr ii iii iv")
+_ADDED = re.compile(r"\A(.*\w)(?:,\s.*|\s\([^()]*\))\Z", re.DOTALL)
+_INITIAL = re.compile(r"(?:\w\.?|(?:\w\.)+\w?)\Z")
+_PARTICLES = _words("de da di du del della von van der den ter la le al el bin ibn dos das do st y e of")
+
+
+def _bare(form: str) -> str:
+    """A normal form without its first "the", a company's form, a generation, initials in the middle."""
+    if " " not in form:
+        return form
+    words = form.split(" ")
+    count = len(words)
+    if count > 1 and words[0] == "the":
+        words = words[1:]
+    while len(words) > 1 and words[-1].strip(".,") in _COMPANY | _GENERATION:
+        words = words[:-1]
+        if len(words) > 1 and words[-1] in ("and", "&"):
+            words = words[:-1]
+    if len(words) > 2:
+        words = [words[0], *(w for w in words[1:-1] if len(w) > 5 or not _INITIAL.match(w) or w.isdigit()), words[-1]]
+    return normal_form(" ".join(words)) if len(words) < count else form
+
+
+def _untitled(form: str) -> str:
+    """A normal form without the honorifics before it."""
+    for title in _TITLES:
+        form = form.removeprefix(title)
+    words = form.split(" ")
+    while len(words) > 1 and words[0].rstrip(".") in _HONORIFICS:
+        words = words[1:]
+    return " ".join(words)
+
+
+def short_forms(name: str, exact: str | None = None) -> list[str]:
+    """Shorter normal forms under which texts name the same thing, distinct, without that of the name itself.
+
+    "Ballesteros, Cagayan" is "ballesteros", "Garlic (allium sativum)" is "garlic", "Celanese Corporation" is
+    "celanese", "Hiram Bingham III" is "hiram bingham", "Johnson & Johnson" is "johnson and johnson". `exact` is the
+    normal form of the name, where it is known already.
+    """
+    exact = normal_form(name) if exact is None else exact
+    found = [_bare(exact)]
+    added = _ADDED.match(name) if "," in name or "(" in name else None
+    if added:
+        short = normal_form(added.group(1))
+        found += [short, _bare(short)]
+    if " & " in exact:
+        found.append(exact.replace(" & ", " and "))
+    return [f for f in dict.fromkeys(found) if f and f != exact]
+
+
+def surname(name: str) -> str:
+    """The normal form of the last name of what looks like a person's name ("Isabel Sarli" is "sarli"), "" for all else.
+
+    Two to five words, each with a capital or a particle such as "de", no digits, nothing after a comma.
+    """
+    name = name.partition(",")[0]
+    words = name.split()
+    while len(words) > 2 and words[-1].strip(".").casefold() in _GENERATION:
+        words.pop()
+    if not 2 <= len(words) <= 5 or any(map(str.isdigit, name)) or not words[0][:1].isupper():
+        return ""
+    if not all(w[:1].isupper() or w.casefold() in _PARTICLES for w in words) or not words[-1][:1].isupper():
+        return ""
+    last = normal_form(words[-1])
+    return last if len(last) > 2 and last.isalpha() else ""
+
+
+def lookup_keys(surface: str) -> list[str]:
+    """The normal forms to look a surface up by, the exact one first; the first that the knowledge base holds is meant.
+
+    After the exact form: singulars or plurals, without accents, "and" for "&", without the dots of an abbreviation
+    ("u.s.a" is "usa"), without apostrophes, without article, company form, generation or initials, without
+    honorifics ("president obama"), two words as one ("sea horse" is "seahorse"). Distinct, at most
+    `MAX_KEYS`, [] for a surface without normal form.
+    """
+    exact = normal_form(surface)
+    if not exact:
+        return []
+    keys = [exact, *inflections(exact)]
+    plain = unaccented(exact)
+    if plain != exact:
+        keys += [plain, *inflections(plain)]
+    if " & " in plain:
+        keys.append(plain.replace(" & ", " and "))
+    if "." in plain:
+        keys.append(normal_form(plain.replace(".", "")))
+    if "'" in plain:
+        keys.append(normal_form(plain.replace("'s ", " ")))
+        keys.append(normal_form(plain.replace("'", "")))
+    if " " in plain:
+        bare = _bare(plain)
+        keys.append(bare)
+        untitled = _untitled(bare)
+        if untitled != bare:
+            keys += [untitled, _bare(untitled)]
+        if plain.count(" ") == 1:
+            joined = plain.replace(" ", "")
+            keys += [joined, *inflections(joined)]
+    return [k for k in dict.fromkeys(keys) if k][:MAX_KEYS]
