@@ -1,1 +1,0 @@
-"""Extract: names in alt-text. Pure kernels over Arrow batches; Spark only carries them."""

@@ -1,1 +1,0 @@
-"""Link: from names in a text to the entities they may mean, with probabilities."""
