@@ -107,8 +107,8 @@ def test_every_job_on_delta_with_the_jars_of_the_page(
     try:
         dynamic = (
             f"--conf spark.dynamicAllocation.enabled=true --conf spark.dynamicAllocation.shuffleTracking.enabled=true "
-            f"--conf spark.dynamicAllocation.maxExecutors=2 --conf spark.executor.cores=1 "
-            f"--conf spark.eventLog.enabled=true --conf spark.eventLog.dir=file://{tmp_path}"
+            f"--conf spark.dynamicAllocation.maxExecutors=1 --conf spark.executor.cores=1 "
+            f"--conf spark.eventLog.enabled=true --conf spark.eventLog.compress=false --conf spark.eventLog.dir=file://{tmp_path}"
         )
         executor = "session.gpu_executor={gpus: 1, cores: 1, memory: 1g, overhead: 512m}"
         jobs = (
