@@ -34,6 +34,8 @@ EXTRAS = ("spark", "train")
 CLUSTERS = ("pyspark",)
 """What the cluster brings."""
 TORCH = ("torch", "torchvision", "triton")
+_KEPT = 3
+"""Packed environments in the cache."""
 CONSTRAINTS = ROOT / "constraints.txt"
 
 
@@ -74,6 +76,9 @@ def environment(dist: Path, torch: bool, index: str | None, torch_from: list[str
                 for entry in sorted(built.iterdir()):
                     archive.add(entry, entry.name, filter=_useful)
             packed.replace(kept)
+    os.utime(kept)
+    for old in sorted(cache.glob("*.tar.gz"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+        old.unlink()
     target = dist / "environment.tar.gz"
     target.unlink(missing_ok=True)
     try:
