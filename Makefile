@@ -89,8 +89,13 @@ notebooks: $(STAMP)  ## run the notebooks on the sample's dataset
 docs: $(STAMP)  ## the docs as one site with the API, into out/docs; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-dist: $(STAMP)  ## a wheel and the sources, for spark-submit --py-files and pip
-	$(BIN)/uv build --out-dir dist .
+# Workers' torch: PACK_TORCH=1 packs it (TORCH_INDEX as above), TORCH_FROM=FOLDER says where their machines have it.
+PACK_TORCH ?=
+TORCH_FROM ?=
+dist: $(STAMP)  ## wheel and sources for pip; for spark-submit the project (--py-files) and a packed environment (--archives)
+	$(BIN)/uv build --quiet --out-dir dist .
+	$(BIN)/python tools/pack.py dist $(if $(PACK_TORCH),--torch $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))) \
+	  $(foreach folder,$(TORCH_FROM),--torch-from $(folder))
 
 clean:  ## remove what was built here; keeps .venv, and outputs of yours in out/
 	rm -rf out/sample out/notebooks out/benchmarks out/docs build dist *.egg-info spark-warehouse .mypy_cache .ruff_cache .pytest_cache .hypothesis

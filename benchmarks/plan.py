@@ -28,7 +28,7 @@ SIZES = (1, 4, 16)
 
 def one(folder: Path) -> None:
     """One run; units one after the other, so that their seconds add up to what the stage took."""
-    pipeline = pipeline_over(folder, "run.units_in_flight=1")
+    pipeline = pipeline_over(folder, "run.waves_in_flight=1")
     with pipeline.exclusive():
         _, states = pipeline.run()
     seconds = {state.stage.name: state.seconds for state in states}

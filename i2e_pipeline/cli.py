@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -86,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _command(commands, "report", _report, "an HTML page of what was kept and why the rest was not")
     about = "the tables of a paper: retrieval, kNN, probe, zero-shot of image encoders; without arguments, the sample's"
     evaluation.add_arguments(_command(commands, "evaluate", _evaluate, about))
-    _command(commands, "doctor", _doctor, "check Java, Spark, Delta, torch, models, disk; say the remedies")
+    doctor = _command(commands, "doctor", _doctor, "check Java, Spark, Delta, torch, models, disk; say the remedies")
+    doctor.add_argument("--cluster", action="store_true", help="ask the workers of the cluster instead")
 
     options = parser.parse_args(arguments)
     sys.exit(_guarded(lambda: options.call(options)))
@@ -151,17 +151,13 @@ def _guarded(work: Callable[[], int]) -> int:
     except Exception as error:
         if os.environ.get("I2E_DEBUG") or not type(error).__module__.startswith(("pyspark", "py4j")):
             raise
-        print(f"i2e: {_cause(str(error))}\n(I2E_DEBUG=1 shows where; Spark's log has the rest)", file=sys.stderr)
+        from i2e_pipeline.engine.cluster import cause
+
+        print(f"i2e: {cause(str(error))}\n(I2E_DEBUG=1 shows where; Spark's log has the rest)", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("i2e: interrupted; the next run goes on where this one was", file=sys.stderr)
         return 130
-
-
-def _cause(said: str) -> str:
-    """The line of a failed Spark job that says why: the last exception of the worker's Python, else the first line."""
-    raised = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception|Changed|Lost|Published): .+", said, re.MULTILINE)
-    return str(raised[-1]) if raised else said.strip().split("\n")[0]
 
 
 def _config(options: argparse.Namespace, compose: bool = True) -> Config:
@@ -360,9 +356,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from i2e_pipeline.commands.doctor import examine
+    from i2e_pipeline.commands import doctor
 
-    return examine(_config(options))
+    return doctor.examine_cluster(_config(options)) if options.cluster else doctor.examine(_config(options))
 
 
 if __name__ == "__main__":

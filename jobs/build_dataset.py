@@ -6,7 +6,7 @@ spark-submit jobs/build_dataset.py [--config FILE] [--set section.key=value …]
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # behind what --py-files brings
 
 from i2e_pipeline.cli import run_stage
 

@@ -6,7 +6,7 @@ python jobs/evaluate.py [--model MODEL …] [--data NAME=PATH …] [--suite A,B]
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # behind what --py-files brings
 
 from i2e_pipeline.cli import main
 

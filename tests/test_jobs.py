@@ -33,8 +33,8 @@ IN_ORDER = (
 )
 
 LAST = ("train",)
-ELSEWHERE = {"evaluate": "tests/commands/test_evaluate.py"}
-"""Jobs that need no Spark, and the tests that run them."""
+ELSEWHERE = {"evaluate": "tests/commands/test_evaluate.py", "doctor": "tests/cluster/test_standalone.py"}
+"""Jobs that need no Spark, or a cluster, and the tests that run them."""
 
 Main = Callable[..., tuple[int, str]]
 

@@ -16,11 +16,14 @@ PLACES = {
     r"\b(gettempdir|mkdtemp)\(": {"core/machine.py"},
     # checkpoint.py takes a checkpoint's name away before it removes the folder.
     r"\bos\.(rename|replace)\(": {"core/files.py", "train/checkpoint.py"},
+    # Beside the code: core/packaged.py finds it in a zip, too. A stage of somebody else's is a file, notebooks are the
+    # checkout's.
+    r"__file__": {"engine/arrange.py", "report/notebooks.py"},
     r"\b(open_memmap|np\.memmap)\(|mmap_mode": {"core/arrays.py"},
     # The sample's drawings and its scenes have colours of their own.
     r"#[0-9a-f]{6}\b": {"pages/palette.py", "sample/planets.py", "sample/render_art.py"},
 }
-"""Generator · a machine's folder · put in place · mapped arrays · palette."""
+"""Generator · a machine's folder · put in place · files beside code · mapped arrays · palette."""
 
 
 def texts() -> dict[str, str]:

@@ -35,6 +35,34 @@ def examine(config: Config) -> int:
     return 1 if failed else 0
 
 
+def examine_cluster(config: Config) -> int:
+    """Ask the workers by one tiny job; print what each machine said; returns 0 where a run can begin, else 1."""
+    from i2e_pipeline.engine import cluster
+    from i2e_pipeline.engine.session import build, is_local
+
+    try:
+        cluster.refuse_relative(config)
+        context = (spark := build(config)).sparkContext
+        workers = cluster.survey(spark, config)
+    except I2EError as error:
+        print(f"FAILED  {error}")
+        return 1
+    print(f"ok      {'master':<14} {context.master}, {context.defaultParallelism} cores, Spark {spark.version}")
+    if is_local(context.master):
+        print(f"ok      {'workers':<14} processes of this machine; --cluster asks those of spark-submit's --master")
+    for seen in workers:
+        gpus = f"GPUs {', '.join(seen.gpus)}" if seen.gpus else "no GPU given to tasks"
+        print(f"ok      {seen.host:<14} {seen.memory / 1e9:,.0f} GB, {gpus}, clock within {seen.skew:.1f} s")
+        print(f"ok      {'':<14} Python {seen.python} at {seen.executable}")
+        print(f"ok      {'':<14} {', '.join(f'{name} {version}' for name, version in seen.packages.items())}")
+    wrong, notes = cluster.faults(workers)
+    for note in notes:
+        print(f"note    {note}")
+    for fault in wrong:
+        print(f"FAILED  {fault}")
+    return 1 if wrong else 0
+
+
 def checks(config: Config) -> list[tuple[str, Callable[[], str]]]:
     """Name and check; a check returns what it found or raises, with the remedy."""
     return [

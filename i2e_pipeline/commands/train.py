@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from i2e_pipeline.core import config as configuration
@@ -41,11 +42,13 @@ def on_spark(config: Config, restart: bool = False) -> dict[str, Any]:
     import torch
     from pyspark.ml.torch.distributor import TorchDistributor
 
-    from i2e_pipeline.engine.session import build
-    from i2e_pipeline.train.trainer import folder_of, outcome
+    from i2e_pipeline.engine import cluster
+    from i2e_pipeline.engine.session import build, is_local
+    from i2e_pipeline.train.trainer import dataset_of, folder_of, outcome
 
+    cluster.refuse_relative(config)
     spark = build(config, "i2e train")
-    local = str(spark.sparkContext.master).startswith("local")
+    local = is_local(spark.sparkContext.master)
     settings = dict(spark.sparkContext.getConf().getAll())
     cards = torch.cuda.is_available() if local else "spark.task.resource.gpu.amount" in settings
     use_gpu = cards and config.train.device != "cpu"
@@ -53,11 +56,12 @@ def on_spark(config: Config, restart: bool = False) -> dict[str, Any]:
     if not local and config.train.ranks is None:
         raise ConfigError("train.ranks is not set: say how many processes the cluster shall train with")
     log.info(f"{ranks} rank{'s' * (ranks > 1)} through TorchDistributor ({'this machine' if local else 'executors'})")
+    cluster.check(spark, config, [("train.folder", folder_of(config))], [("train.dataset", dataset_of(config))])
     place = files.join(folder_of(config), "failed.txt")
     files.remove(place)
     try:
         TorchDistributor(num_processes=ranks, local_mode=local, use_gpu=use_gpu).run(
-            _rank, config.model_dump(mode="json"), restart
+            _travelling(spark.sparkContext._python_includes or ()), config.model_dump(mode="json"), restart
         )
     except RuntimeError:
         if files.exists(place):
@@ -72,7 +76,23 @@ class TrainingFailed(I2EError, RuntimeError):
     exit_code = 1
 
 
-def _rank(tree: dict[str, Any], restart: bool) -> None:
+def _travelling(archives: Sequence[str]) -> Callable[[dict[str, Any], bool], None]:
+    """A rank's main as it travels to the executors: as a whole, since the process that TorchDistributor starts there
+    does not have on its path what --py-files brought into the executor's folder."""
+
+    def rank(tree: dict[str, Any], restart: bool) -> None:
+        import os
+        import sys
+
+        sys.path[:0] = [os.path.abspath(name) for name in archives if os.path.exists(name)]
+        from i2e_pipeline.commands import train
+
+        train.rank(tree, restart)
+
+    return rank
+
+
+def rank(tree: dict[str, Any], restart: bool) -> None:
     """One rank's main, in a process that Spark started. Its error, which torchrun would bury, goes to a file."""
     from i2e_pipeline.train.trainer import folder_of
 

@@ -80,6 +80,23 @@ class StorageConfig(Section):
     time."""
 
 
+class GpuExecutor(Section):
+    """Executors of their own for the stages that run a model (Spark's stage-level scheduling)."""
+
+    gpus: int = Field(0, ge=0)
+    """GPUs of such an executor. A task has one, and the executor's cores divided by their number. 0: all stages run on
+    the executors that spark-submit asks for. The cluster must allocate dynamically."""
+    cores: int = Field(8, ge=1)
+    """Cores of an executor, which decode for its GPUs."""
+    memory: str = "8g"
+    """Memory of the JVM."""
+    overhead: str = "16g"
+    """Memory beside the JVM, where Python works: 2 GB a core and what the model takes."""
+    discovery: str = ""
+    """Script on the workers that says which GPUs an executor has. Empty: that of
+    `spark.executor.resource.gpu.discoveryScript`."""
+
+
 class SessionConfig(Section):
     master: str | None = None
     """Spark's master. None: what spark-submit says, else local[*]."""
@@ -91,6 +108,12 @@ class SessionConfig(Section):
     """A folder of jars (Delta's, an object store's). None: Delta's jars come from Maven."""
     conf: dict[str, str] = Field(default_factory=dict)
     """Any further Spark property, passed on as it is."""
+    shared_folders: Paths = ()
+    """Folders that every machine of a cluster sees under the same path (NFS, Lustre, a mounted volume). Models and
+    other files below one are read there. Everything else is packed into the output, once, and laid out on each
+    machine."""
+    gpu_executor: GpuExecutor = GpuExecutor()
+    """Executors of their own for the stages that run a model."""
 
 
 class RunConfig(Section):

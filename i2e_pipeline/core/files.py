@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 from pyarrow import fs as pafs
@@ -32,6 +32,8 @@ _WINDOWS = 4
 _SMALL_READS = 32
 _SWEPT_AFTER = 60.0
 """Seconds: a record takes milliseconds to write, so what is unfinished for so long was left by a writer that died."""
+_RENAMING = ("hdfs://", "viewfs://")
+"""Remote file systems that rename in one step, as object stores do not."""
 _UNFINISHED = re.compile(r"\.?(?P<name>.+)\.[0-9a-f]{32}\.tmp")
 """Names of what is being written; those of older versions began without the dot."""
 
@@ -342,6 +344,31 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def fresh_stream(path: str) -> Iterator[IO[bytes]]:
+    """A stream to a file that takes its name, whole, when the block has ended; its folder is made. After an error there
+    is none."""
+    filesystem, inner = open_filesystem(path)
+    if is_local(path):
+        with fresh_file(inner) as fresh, fresh.open("wb") as stream:
+            yield stream
+        return
+    folder, _, name = inner.rpartition("/")
+    filesystem.create_dir(folder, recursive=True)
+    # A store shows a file when its writer has closed it; a file system shows it from the first byte on.
+    renames = path.startswith(_RENAMING)
+    written = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp" if renames else inner
+    try:
+        with filesystem.open_output_stream(written) as out:
+            yield out
+        if renames:
+            filesystem.move(written, inner)
+    except BaseException:
+        with suppress(OSError):
+            filesystem.delete_file(written)
+        raise
+
+
 def write_bytes(path: str, content: bytes) -> None:
     """Write a small file so that a reader sees the old content or the new, never a part; its folder is made."""
     filesystem, inner = open_filesystem(path)
@@ -395,7 +422,7 @@ def move(source: str, target: str) -> None:
     filesystem, inner = open_filesystem(source)
     _, into = open_filesystem(target)
     filesystem.create_dir(posixpath.dirname(into), recursive=True)
-    if is_local(source) or source.startswith(("hdfs://", "viewfs://")):
+    if is_local(source) or source.startswith(_RENAMING):
         filesystem.move(inner, into)
         return
     for info in list_files(source):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock
+
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.files import fresh_folder
 
 
 class ScratchError(I2EError, OSError):
@@ -32,3 +36,20 @@ def scratch(*parts: str) -> Path:
     folder = own.joinpath(*parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def laid_out(room: str, name: str, fill: Callable[[Path], None], whole: Callable[[Path], bool] = Path.is_dir) -> Path:
+    """The folder `name` of a room of the scratch: filled by the first process that asks, found by all others.
+
+    fill    puts the content into an empty folder
+    whole   is what lies there as it must be? If not, it is laid out again
+    A folder that can be seen under its name was filled to the end.
+    """
+    folder = scratch(room)
+    place = folder / name
+    if not (place.is_dir() and whole(place)):
+        with FileLock(f"{folder}/.{name}.lock"):
+            if not (place.is_dir() and whole(place)):
+                with fresh_folder(place, alone=True) as fresh:
+                    fill(fresh)
+    return place

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.engine import cluster
 from i2e_pipeline.engine.progress import StageProgress, job_group
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
 from i2e_pipeline.engine.tables import WHOLE, Commit, Failed, Tables
@@ -140,6 +141,7 @@ class Pipeline:
             return self._run(wanted, redo)
 
     def _run(self, wanted: Sequence[str] | None, redo: Sequence[str]) -> tuple[Run, list[StageState]]:
+        cluster.refuse_relative(self.config)
         last = max(n for n, s in enumerate(self.stages) if wanted is None or s.name in wanted)
         asked = self.stages[: last + 1]
         needs_units = any(
@@ -271,6 +273,7 @@ def _missing(stage: Stage, run: Run, asked: Sequence[Stage], wanted: Sequence[st
 
 def _run_stage(run: Run, state: StageState) -> None:
     stage, context = state.stage, run.spark.sparkContext
+    cluster.check(run.spark, run.config)
     run = run.handed_to(stage)
     started = time.monotonic()
     for reason in sorted(set(state.to_do.values()) - {"new"}):

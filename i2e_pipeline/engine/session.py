@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
@@ -39,18 +39,62 @@ class SessionError(I2EError, RuntimeError):
     """Spark cannot be started; the message says the remedy."""
 
 
+def is_local(master: str | None) -> bool:
+    """Do tasks run in the driver's own JVM, on its disks? `local-cluster[…]` is a cluster on one machine."""
+    return master is None or master == "local" or master.startswith("local[")
+
+
+def master_of(config: Config) -> str:
+    """The master that a session for this config has, or will have."""
+    if config.session.master:
+        return config.session.master
+    return _submitted_with("spark.master", "local[*]") if _submitted() else "local[*]"
+
+
 def build(config: Config, name: str = "i2e") -> SparkSession:
-    """A session for this config; an active one is used as it is."""
+    """A session for this config; an active one is used as it is. Raises SessionError.
+
+    What cannot be added to a session that runs (jars of Delta or of the output's store) is looked for at once.
+    """
+    _refuse_connect(config)
     from pyspark.sql import SparkSession
 
     active = SparkSession.getActiveSession()
     if active is not None:
+        _refuse_connect(config, active)
         return active
+    spark = _started(config, name)
+    if lacking := lacking_jars(spark, config):
+        spark.stop()
+        raise SessionError(lacking)
+    return spark
+
+
+def _submitted() -> bool:
+    """Has spark-submit started the JVM?"""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def _refuse_connect(config: Config, spark: SparkSession | None = None) -> None:
+    """Raise SessionError for a session that is a client of Spark's: there is no SparkContext in it."""
+    asked = os.environ.get("SPARK_REMOTE") or config.session.conf.get("spark.remote") or config.session.master or ""
+    client = spark is not None and "connect" in type(spark).__module__.split(".")
+    if client or os.environ.get("SPARK_REMOTE") or asked.startswith("sc://"):
+        raise SessionError(
+            f"this is Spark Connect ({asked or 'serverless compute'}), whose client has no SparkContext. The driver "
+            "needs one, for job groups, task resources and progress: run it as a job of a cluster (spark-submit; on "
+            "Databricks classic compute in dedicated access mode), without SPARK_REMOTE"
+        )
+
+
+def _started(config: Config, name: str) -> SparkSession:
+    from pyspark.sql import SparkSession
+
     # Workers must run the driver's python: another has no pyarrow, and the job dies in the middle.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    submitted = _submitted()
     master = config.session.master or (None if submitted else "local[*]")
-    local = (master or _submitted_master()).startswith("local")
+    local = is_local(master_of(config))
     if local:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     from i2e_pipeline.engine.java import use_java
@@ -63,7 +107,7 @@ def build(config: Config, name: str = "i2e") -> SparkSession:
     for key, value in _properties(config, local).items():
         builder = builder.config(key, value)
     if config.storage.format == "delta":
-        builder = _with_delta(builder, config)
+        builder = _with_delta(builder, config, submitted)
     for key, value in config.session.conf.items():
         builder = builder.config(key, value)
     try:
@@ -80,12 +124,12 @@ def build(config: Config, name: str = "i2e") -> SparkSession:
     return spark
 
 
-def _submitted_master() -> str:
-    """The master that spark-submit was given."""
+def _submitted_with(key: str, default: str) -> str:
+    """A property that spark-submit was given."""
     from pyspark import SparkConf, SparkContext
 
     SparkContext._ensure_initialized()
-    return SparkConf().get("spark.master", "local[*]") or "local[*]"
+    return SparkConf().get(key, default) or default
 
 
 def _log() -> Path:
@@ -114,7 +158,9 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
         "spark.sql.adaptive.skewJoin.enabled": "true",
         # A worker that outlives its stage keeps its model. Without this limit, a stage with more or fewer tasks would
         # leave two models on one GPU.
-        "spark.python.factory.idleWorkerMaxPoolSize": str(os.cpu_count() or 1) if local else "1",
+        "spark.python.factory.idleWorkerMaxPoolSize": str(os.cpu_count() or 1)
+        if local
+        else str(_tasks_at_once(config)),
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.enableVectorizedReader": "true",
         "spark.databricks.delta.snapshotPartitions": "2",
@@ -151,10 +197,25 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
     return properties
 
 
-def _with_delta(builder: SparkSession.Builder, config: Config) -> SparkSession.Builder:
-    builder = builder.config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension").config(
-        "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
-    )
+_DELTA = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+}
+
+
+def _tasks_at_once(config: Config) -> int:
+    """Tasks that an executor of the cluster runs side by side, as far as spark-submit was told; at least one."""
+    cores, cpus = 1, 1
+    if _submitted():
+        cores, cpus = (int(_submitted_with(key, "1")) for key in ("spark.executor.cores", "spark.task.cpus"))
+    return max(1, cores // cpus, config.session.gpu_executor.gpus)
+
+
+def _with_delta(builder: SparkSession.Builder, config: Config, submitted: bool) -> SparkSession.Builder:
+    for key, value in _DELTA.items():
+        builder = builder.config(key, value)
+    if submitted:  # its JVM runs already, and takes no jars any more
+        return builder
     if config.session.jars is None:
         from delta import configure_spark_with_delta_pip
 
@@ -163,3 +224,65 @@ def _with_delta(builder: SparkSession.Builder, config: Config) -> SparkSession.B
     if not jars:
         raise SessionError(f"session.jars: no *.jar in {config.session.jars}")
     return builder.config("spark.jars", ",".join(jars))
+
+
+_STORES = {
+    "s3": ("org.apache.hadoop:hadoop-aws:{hadoop}", "fs.s3.impl=org.apache.hadoop.fs.s3a.S3AFileSystem"),
+    "s3a": ("org.apache.hadoop:hadoop-aws:{hadoop}", ""),
+    "gs": (
+        "com.google.cloud.bigdataoss:gcs-connector:hadoop3-2.2.26",
+        "fs.gs.impl=com.google.cloud.hadoop.fs.gcs.GoogleHadoopFileSystem",
+    ),
+    "abfs": ("org.apache.hadoop:hadoop-azure:{hadoop}", ""),
+    "abfss": ("org.apache.hadoop:hadoop-azure:{hadoop}", ""),
+}
+"""Of a store's scheme: what brings Hadoop's client, and the property that it wants beside it."""
+
+
+def lacking_jars(spark: SparkSession, config: Config) -> str | None:
+    """Which jars the output needs and this session does not have, and what brings them; None where it has all.
+
+    Without this the run fails in the middle, with the name of a Java class.
+    """
+    jvm: Any = spark._jvm
+    packages: list[str] = []
+    lines: list[str] = []
+    what: list[str] = []
+    if config.storage.format == "delta":
+        try:
+            # pyspark's own tables of types lead to the JVM, and not to this.
+            jvm.org.apache.spark.sql.execution.datasources.DataSource.lookupDataSource(
+                "delta", spark._jsparkSession.sessionState().conf()
+            )
+        except Exception as error:
+            what.append(f"storage.format=delta: Spark finds no data source of that name ({_java_cause(error)})")
+            packages.append(_delta_package())
+            lines += [f"{key}={value}" for key, value in _DELTA.items()]
+    scheme = config.output.partition("://")[0] if "://" in config.output else "file"
+    try:
+        hadoop = spark.sparkContext._jsc.hadoopConfiguration()
+        jvm.org.apache.hadoop.fs.FileSystem.getFileSystemClass(scheme, hadoop)
+    except Exception as error:
+        what.append(f"output={config.output}: Hadoop knows no file system for {scheme}:// ({_java_cause(error)})")
+        package, line = _STORES.get(scheme, ("", ""))
+        if package:
+            packages.append(package.format(hadoop=jvm.org.apache.hadoop.util.VersionInfo.getVersion()))
+        lines += [f"spark.hadoop.{line}"] if line else []
+    if not what:
+        return None
+    options = ([f"--packages {','.join(packages)}"] if packages else []) + [f"--conf {line}" for line in lines]
+    return "; ".join(what) + ". A session that runs takes no jars: spark-submit " + " ".join(options)
+
+
+def _delta_package() -> str:
+    """Maven's name of the Delta that fits the installed delta-spark and Spark."""
+    from delta import configure_spark_with_delta_pip
+    from pyspark.sql import SparkSession
+
+    return str(configure_spark_with_delta_pip(SparkSession.Builder())._options["spark.jars.packages"])
+
+
+def _java_cause(error: Exception) -> str:
+    """The last exception that Java names, without its trace."""
+    said = str(getattr(error, "java_exception", error)).strip().split("\n")[0]
+    return said.removeprefix("java.lang.").removeprefix("org.apache.hadoop.fs.")

@@ -61,6 +61,8 @@ class Plan:
     """Rows that the stages before passed on, by unit; of a stage over everything, the number. None: it is not known."""
     rows_of: Callable[[Any], int] | None = None
     """Rows that a batch stands for; None: its length."""
+    profile: Any = None
+    """Spark's ResourceProfile of the job (engine/cluster.py); None: the application's."""
 
     def expected(self, unit: str) -> int | None:
         """Rows that must arrive of a unit."""
@@ -221,7 +223,7 @@ class Stage:
         tables = tuple(self.tables)
         if self.scope != "unit":
             (unit,) = units
-            written = run.tables.write(plan.rows, plan.make_kernel, self.name, unit, tables, counting)
+            written = run.tables.write(plan.rows, plan.make_kernel, self.name, unit, tables, counting, plan.profile)
             yield [self.conclude(run, unit, [written], plan.expected(unit))]
             return
         if "unit" not in plan.rows.columns:
@@ -235,7 +237,9 @@ class Stage:
         with (
             run.tables.staging(self.name) as staging,
             closing(
-                run.tables.write_units(plan.rows, plan.make_kernel, self.name, expected, tables, staging, counting)
+                run.tables.write_units(
+                    plan.rows, plan.make_kernel, self.name, expected, tables, staging, counting, plan.profile
+                )
             ) as groups,
         ):
             for group in groups:
@@ -571,7 +575,7 @@ class Run:
 
     def ship(self, path: str) -> Shipped:
         """A file or folder that every worker needs; `.local()` in the worker says where it lies there."""
-        return ship(self.spark, path)
+        return ship(self.spark, path, self.tables.root, self.config.session.shared_folders)
 
     def _whole_config(self) -> Config:
         return self.config._whole if isinstance(self.config, _OwnSections) else self.config

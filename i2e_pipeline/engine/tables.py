@@ -41,6 +41,7 @@ from i2e_pipeline.engine.records import Commit, Records, WrittenFile
 from i2e_pipeline.engine.tasks import Counting, Kernel, Part, TableError, Task, TaskPlan, TaskWriter, pass_on
 
 if TYPE_CHECKING:
+    from pyspark.resource import ResourceProfile
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
@@ -269,6 +270,7 @@ class Tables:
         unit: str,
         tables: Sequence[str],
         counting: Counting | None = None,
+        profile: ResourceProfile | None = None,
     ) -> Written:
         """Run a kernel over a DataFrame; its tasks write `tables` and `rejects` to staging. One Spark job.
 
@@ -277,7 +279,7 @@ class Tables:
         """
         staging = self._own_staging(stage, unit)
         plan = self._task_plan(staging, stage, unit, tables, counting)
-        told = frame.mapInArrow(Task(make_kernel, plan), "report string").collect()
+        told = frame.mapInArrow(Task(make_kernel, plan), "report string", profile=profile).collect()
         whole = _Growing()
         for row in told:
             for part in json.loads(row.report)["parts"]:
@@ -295,6 +297,7 @@ class Tables:
         tables: Sequence[str],
         staging: str,
         counting: Counting | None = None,
+        profile: ResourceProfile | None = None,
     ) -> Generator[list[tuple[str, Written] | Failed], None, None]:
         """The same for many units in one Spark job: yields those that have become whole, while it runs.
 
@@ -327,7 +330,7 @@ class Tables:
             if not growing:
                 return
         seen: set[int] = set()
-        with closing(_reports(frame, make_kernel, plan)) as told_at_once:
+        with closing(_reports(frame, make_kernel, plan, profile)) as told_at_once:
             for reports in told_at_once:
                 touched: dict[str, None] = {}
                 for report in map(json.loads, reports):
@@ -502,7 +505,9 @@ def _attempts(spark: SparkSession) -> int:
     return int(said) if said.isdigit() else 1
 
 
-def _reports(frame: DataFrame, make_kernel: Callable[[], Kernel], plan: TaskPlan) -> Generator[list[str], None, None]:
+def _reports(
+    frame: DataFrame, make_kernel: Callable[[], Kernel], plan: TaskPlan, profile: ResourceProfile | None
+) -> Generator[list[str], None, None]:
     """Runs the job in a thread and yields its tasks' reports as they come, all of them at least once."""
     from pyspark import InheritableThread
 
@@ -515,7 +520,7 @@ def _reports(frame: DataFrame, make_kernel: Callable[[], Kernel], plan: TaskPlan
 
     def collect() -> None:
         try:
-            rows = frame.mapInArrow(Task(make_kernel, plan, report), "report string").collect()
+            rows = frame.mapInArrow(Task(make_kernel, plan, report), "report string", profile=profile).collect()
             inbox.put([row.report for row in rows])
         except BaseException as error:
             inbox.put(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
+import zipimport
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -86,6 +87,16 @@ class Part:
         return cls(**{**told, "files": {t: [WrittenFile(**f) for f in fs] for t, fs in told["files"].items()}})
 
 
+def keep_zips() -> None:
+    """Let Python pass zips over when it looks for files that were added.
+
+    Spark's worker makes it look before each task, and then it reads the names in Spark's own zip again, once for each
+    package that was imported from there, which costs more than a small task. Zips do not change under a running
+    application, and one that is added is new to the importer.
+    """
+    zipimport.zipimporter.invalidate_caches = lambda self: None  # type: ignore[method-assign]
+
+
 def pass_on(table: str, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
     """The kernel of a job in which Spark does everything: each row goes to one table."""
     for batch in batches:
@@ -106,6 +117,7 @@ class Task:
 
         context = TaskContext.get()
         assert context is not None
+        keep_zips()  # for the tasks that this worker has after this one
         parts = json.dumps({"task": context.partitionId(), "parts": [asdict(p) for p in self._parts(batches, context)]})
         if self.report is not None:
             self.report(parts)

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +278,7 @@ class PublishedFigure:
 
 @lru_cache(maxsize=1)
 def published_figures() -> tuple[PublishedFigure, ...]:
-    text = (Path(__file__).parent / "published_figures.json").read_text(encoding="utf-8")
+    text = (resources.files(__package__) / "published_figures.json").read_text(encoding="utf-8")
     return tuple(PublishedFigure(**row) for row in json.loads(text))
 
 

@@ -20,6 +20,7 @@ import yaml
 from i2e_pipeline.sample import embedded
 from i2e_pipeline.sample.compose import SCHEMA, compose
 from i2e_pipeline.sample.draws import draw, picture
+from i2e_pipeline.sample.world import HERE
 
 SEED = 77
 ROWS = 1600
@@ -53,7 +54,7 @@ def write_pairs(path: Path, rows: int, seed: int = SEED) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "models" / "calibration.json")
+    parser.add_argument("--output", type=Path, default=HERE / "models" / "calibration.json")
     parser.add_argument("--rows", type=int, default=ROWS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

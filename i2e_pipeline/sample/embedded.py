@@ -10,20 +10,21 @@ from typing import Any
 import yaml
 
 from i2e_pipeline.core.config import Config, ConfigError, from_tree, merge
+from i2e_pipeline.core.packaged import folder
 from i2e_pipeline.sample.compose import compose
 from i2e_pipeline.sample.gpr import compose_gpr
 
 log = logging.getLogger(__name__)
 
-_HERE = Path(__file__).parent
+_HERE = folder(__package__)
 
 
 def composed(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The sample's settings with overrides; composes <output>/input first. Raises ConfigError."""
     filled = tree(overrides)
-    folder = Path(filled["output"]) / "input"
-    made = compose(folder)
-    log.info("%-15s %s %s", "sample", "composed in" if made else "is in", folder)
+    place = Path(filled["output"]) / "input"
+    made = compose(place)
+    log.info("%-15s %s %s", "sample", "composed in" if made else "is in", place)
     return filled
 
 

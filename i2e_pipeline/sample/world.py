@@ -10,10 +10,11 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+from i2e_pipeline.core.packaged import folder
+
+HERE = folder(__package__)
 ART = HERE / "art"
 
 HELD_OUT_STYLE = "twemoji"

@@ -16,6 +16,7 @@ from typing import Any
 
 from i2e_pipeline.core.config import Config, digest
 from i2e_pipeline.core.schemas import ENTITY_VECTORS, SCORES, Reason
+from i2e_pipeline.engine import cluster
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.shipping import Shipped
 from i2e_pipeline.engine.stage import Made, Plan, Run, Stage
@@ -94,12 +95,17 @@ class EncodeEntities(Stage):
         def make_kernel() -> Kernel:
             return partial(
                 encode_entities,
-                encoder=encoder.load_once(model_config(config, model), threads=1),
+                encoder=encoder.load_once(
+                    model_config(config, model), threads=1, device=cluster.task_device(config.device)
+                ),
                 template=config.text_template,
             )
 
         counting = Counting(passed=self.passes)
-        written = tables.write(rows.orderBy("entity_id"), make_kernel, self.name, unit, tuple(self.tables), counting)
+        profile = cluster.profile(run.spark, run.config)
+        written = tables.write(
+            rows.orderBy("entity_id"), make_kernel, self.name, unit, tuple(self.tables), counting, profile
+        )
         facts = {"links": sorted(_links(run)), "background": background}
         yield [self.conclude(run, unit, [written], facts=facts)]
 
@@ -168,14 +174,23 @@ class Score(Stage):
             return partial(
                 score,
                 open_shard=open_shard,
-                encoder=encoder.load_once(model_config(config, model), threads=threads),
+                encoder=encoder.load_once(
+                    model_config(config, model),
+                    threads=cluster.task_cores(threads),
+                    device=cluster.task_device(config.device),
+                ),
                 vectors=EntityVectors.from_files(vector_files, key=key),
                 config=config,
                 background=background,
             )
 
         in_order = run.in_shard_order(rows, units, config.rows_per_task)
-        return Plan(in_order, make_kernel, rows_expected=run.rows_by_unit("pairs", units))
+        return Plan(
+            in_order,
+            make_kernel,
+            rows_expected=run.rows_by_unit("pairs", units),
+            profile=cluster.profile(run.spark, run.config),
+        )
 
 
 def model_name(config: Config) -> str:
@@ -195,5 +210,5 @@ def model_config(config: Any, model: Shipped | None) -> Any:
 
 
 def _threads_per_task(run: Run) -> int:
-    """Cores of a task. Torch must be told: by itself it takes all cores of the machine, in each worker."""
+    """Cores of a task, as the application has them."""
     return int(run.spark.conf.get("spark.task.cpus", "1") or 1)

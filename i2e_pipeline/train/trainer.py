@@ -97,6 +97,11 @@ def folder_of(config: Config) -> str:
     return config.train.folder or files.join(config.output, "train", config.train.recipe)
 
 
+def dataset_of(config: Config) -> str:
+    """What a training of this config reads."""
+    return config.train.dataset or files.join(config.output, "i2e")
+
+
 class _Training:
     """All parts of a training of one rank, and its loop."""
 
@@ -105,7 +110,7 @@ class _Training:
         config = self.config
         self.folder = Path(folder_of(whole))
         self.recipe: Recipe = recipe(config)
-        self.published: Published = open_published(config.dataset or files.join(whole.output, "i2e"))
+        self.published: Published = open_published(dataset_of(whole))
         self.samples = Samples.open(self.published, config)
         teacher = _teacher(whole, self.recipe, self.samples)
         self.towers: Towers = build(

@@ -266,3 +266,19 @@ def test_write_leaves_no_part_of_a_file(tmp_path: Path) -> None:
     files.write_json(str(tmp_path / "x" / "a.json"), {"a": 2})
     assert files.read_json(str(tmp_path / "x" / "a.json")) == {"a": 2}
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["a.json"]
+
+
+def test_a_stream_is_there_whole_or_not_at_all(store: str) -> None:
+    with files.fresh_stream(f"{store}/new/packed.tar") as stream:
+        stream.write(b"a")
+        stream.write(b"b")
+    assert files.read_bytes(f"{store}/new/packed.tar") == b"ab"
+    with pytest.raises(TypeError):
+        _half_written(f"{store}/new/other.tar")
+    assert [f.path for f in files.list_files(f"{store}/new")] == ["packed.tar"]
+
+
+def _half_written(path: str) -> None:
+    with files.fresh_stream(path) as stream:
+        stream.write(b"a")
+        stream.write(None)  # type: ignore[arg-type]
