@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.packaged import folder
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import Units
 
-COSTS = Path(__file__).parent / "costs.json"
+COSTS = folder("i2e_pipeline.commands") / "costs.json"
 PRICES = {
     "core": "an hour of a core",
     "gpu": "an hour of a GPU",

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "cluster.md"
@@ -141,8 +142,20 @@ class Cluster:
 
 
 @pytest.fixture(scope="session")
-def packed() -> Path:
+def packed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """What the page's `make dist` leaves. Workers find torch in a folder that holds it alone, as an image's would."""
+    if worker_id == "master":
+        return make_dist()
+    # Test processes side by side share it: the first makes it.
+    shared = tmp_path_factory.getbasetemp().parent
+    with FileLock(shared / "dist.lock"):
+        if not (shared / "dist.made").exists():
+            make_dist()
+            (shared / "dist.made").touch()
+    return ROOT / "dist"
+
+
+def make_dist() -> Path:
     # At a place that stays, since the packed environment is kept by what it is made of.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "i2e-pipeline" / "torch-of-the-machine"
     shutil.rmtree(cache, ignore_errors=True)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from i2e_pipeline.core.schemas import LABELS
-from i2e_pipeline.engine.tables import conform
+from i2e_pipeline.engine.tasks import conform
 from i2e_pipeline.label.calibration import Calibration
 from i2e_pipeline.label.labels import choose_labels
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from i2e_pipeline.core.schemas import IMAGES, SELECTION
-from i2e_pipeline.engine.tables import conform
+from i2e_pipeline.engine.tasks import conform
 from i2e_pipeline.publish.images import image_rows
 from i2e_pipeline.publish.statistics import buckets
 
