@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from i2e_pipeline.core.config import dump
 from i2e_pipeline.sample import compose
@@ -29,10 +30,16 @@ GPU = '{"name": "gpu", "addresses": ["3"]}'
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that every machine sees; its input is two small shards."""
-    folder = tmp_path_factory.mktemp("shared")
-    compose.compose(folder / "input", rows=80, shards=2)
+def place(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that every machine sees, and every test process; its input is two small shards."""
+    if worker_id == "master":
+        folder = tmp_path_factory.mktemp("shared")
+        compose.compose(folder / "input", rows=80, shards=2)
+        return folder
+    folder = tmp_path_factory.getbasetemp().parent / "shared"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            compose.compose(folder / "input", rows=80, shards=2)
     return folder
 
 
@@ -45,11 +52,17 @@ def configured(place: Path, output: str, *overrides: str) -> Path:
 @pytest.fixture(scope="module")
 def local(place: Path) -> Path:
     """The same config in local mode."""
+    with FileLock(place / "local.lock"):
+        if not (place / "local" / "i2e" / "manifest.json").exists():
+            run_locally(place)
+    return place / "local"
+
+
+def run_locally(place: Path) -> None:
     config = configured(place, "local")
     command = [sys.executable, "-m", "i2e_pipeline.cli", "run", "--config", str(config)]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    return place / "local"
 
 
 def jobs(*names: str) -> str:
