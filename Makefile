@@ -67,7 +67,7 @@ $(foreach mark,$(MARKS),$(eval SECONDS_$(word 1,$(subst :, ,$(mark))) := $(word 
 MARKED := $(foreach mark,$(MARKS),test-$(word 1,$(subst :, ,$(mark))))
 .PHONY: $(MARKED)
 $(MARKED): test-%: $(STAMP)
-	$(BIN)/python -m pytest -m $* $(SIDE_BY_SIDE_$*) --timeout $(SECONDS_$*) --session-timeout $(SECONDS_$*) || test $$? -eq 5
+	$(BIN)/python -m pytest -m $* $(SIDE_BY_SIDE_$*) --durations 12 --timeout $(SECONDS_$*) --session-timeout $(SECONDS_$*) || test $$? -eq 5
 
 test-all: test $(MARKED)  ## and those on a cluster, in a browser, against an object store, with faults, in fresh environments
 

@@ -102,10 +102,10 @@ def test_every_job_on_parquet_while_a_worker_dies_and_another_joins(
     killing.start()
     try:
         # By --py-files and --archives alone; every executor unpacks these anew, so not for all jobs.
-        code, said = cluster.submit(block("options"), f"{block('doctor')}\n{jobs('build_knowledge_base')}", config)
+        code, said = cluster.submit(block("options"), jobs("build_knowledge_base"), config)
         assert code == 0, said
         others = jobs("extract_entities", "link_entities", "score_images", "build_dataset", "report")
-        code, said = cluster.submit(block("unpacked"), others, config, ENVIRONMENT=str(unpacked))
+        code, said = cluster.submit(block("unpacked"), f"{block('doctor')}\n{others}", config, ENVIRONMENT=str(unpacked))
         assert code == 0, said
         assert died.is_set()
     finally:
@@ -193,7 +193,7 @@ def test_tasks_are_told_their_gpu(cluster: Cluster, place: Path, unpacked: Path,
     assert "GPUs 3," in said
 
 
-@pytest.mark.xdist_group("another")
+@pytest.mark.xdist_group("one cluster")
 @pytest.mark.parametrize(
     ("options", "overrides", "variables", "words"),
     [
