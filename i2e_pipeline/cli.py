@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cleaning.add_argument(
         "--removed-stages", action="store_true", help="also what stages wrote that the config no longer names"
     )
+    cleaning.add_argument("--merge", action="store_true", help="also put small files of a unit together")
 
     _command(commands, "report", _report, "an HTML page of what was kept and why the rest was not")
     about = "the tables of a paper: retrieval, kNN, probe, zero-shot of image encoders; without arguments, the sample's"
@@ -330,10 +331,11 @@ def _clean(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands.clean import clean
     from i2e_pipeline.stages import pipeline
 
-    freed = clean(pipeline(_config(options)), options.dry_run, options.removed_stages)
+    freed = clean(pipeline(_config(options)), options.dry_run, options.removed_stages, options.merge)
     for one in freed:
-        print(f"{one.kind:<10} {one.path}: {one.files:,} files, {one.bytes / 1e6:,.1f} MB")
-    verb = "would be removed" if options.dry_run else "removed"
+        fewer = " fewer" if one.kind == "merged" else ""
+        print(f"{one.kind:<10} {one.path}: {one.files:,} files{fewer}, {one.bytes / 1e6:,.1f} MB")
+    verb = "would go" if options.dry_run else "gone"
     print(f"{sum(f.files for f in freed):,} files, {sum(f.bytes for f in freed) / 1e6:,.1f} MB {verb}")
     return 0
 

@@ -6,6 +6,7 @@
     orphans      files beside a table's that no commit record names, which other programs could take for rows
     removed      of stages that the config no longer names, with --removed-stages: their tables, rejects and records
     Delta logs   files that were replaced (VACUUM), and a checkpoint
+    merged       small files of a unit, with --merge: a table's become one, or as many as are full
 
 It runs nothing and needs no Spark. Whatever it removes can be made again.
 """
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from i2e_pipeline.core import files
+from i2e_pipeline.engine import merging
 from i2e_pipeline.engine.pipeline import Pipeline, inspect
 from i2e_pipeline.engine.tables import Commit
 
@@ -33,10 +35,13 @@ class Freed:
     bytes: int
 
 
-def clean(pipeline: Pipeline, dry_run: bool = False, removed_stages: bool = False) -> list[Freed]:
+def clean(pipeline: Pipeline, dry_run: bool = False, removed_stages: bool = False, merge: bool = False) -> list[Freed]:
     """Remove it and say what it was. Raises StageError while a run writes the output."""
     with pipeline.exclusive():
         freed = []
+        if merge:
+            for one in merging.merge(pipeline.tables, pipeline.names, dry_run):
+                freed.append(Freed("merged", one.table, one.before - one.after, one.bytes_saved))
         for found in _found(pipeline, dry_run, removed_stages):
             freed.append(found)
             if not dry_run and found.kind not in _DONE_ELSEWHERE:

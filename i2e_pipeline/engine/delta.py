@@ -35,10 +35,13 @@ class DeltaLog:
         self._by_folder: dict[str, dict[str, int]] = {}
         """Folder to its files, with their bytes."""
 
-    def replace(self, schema: pa.Schema | None, new: Sequence[WrittenFile], folders: set[str]) -> None:
-        """One transaction: the folders' old files out, the new ones in.
+    def replace(
+        self, schema: pa.Schema | None, new: Sequence[WrittenFile], folders: set[str], same_rows: bool = False
+    ) -> None:
+        """One transaction: the folders' old files out, the new ones in. Files that are there already stay.
 
-        schema   None: as the table has it
+        schema      None: as the table has it
+        same_rows   the rows stay what they are: who reads the table's changes sees none
         """
         from deltalake.schema import Schema
         from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
@@ -46,25 +49,29 @@ class DeltaLog:
         if not folders:
             return
         with self._lock:
+            table = self._refreshed()
+            present = {path for folder in folders for path in self._by_folder.get(folder, {})}
+            staying = present & {f.path for f in new}
             now = time.time_ns() // 1_000_000
             keys = [part.partition("=")[0] for part in next(iter(folders)).split("/")]
             adds = [
-                AddAction(f.path, f.bytes, _partition(f.path), now, True, json.dumps({"numRecords": f.rows}))
+                AddAction(f.path, f.bytes, _partition(f.path), now, not same_rows, json.dumps({"numRecords": f.rows}))
                 for f in new
+                if f.path not in present
             ]
             written = None
             if schema is not None:
                 written = Schema.from_arrow(pa.schema([*schema, *(pa.field(k, pa.string()) for k in keys)]))
-            table = self._refreshed()
             if table is None:
                 if written is not None:
                     create_table_with_add_actions(self.path, written, adds, mode="error", partition_by=keys)
                     self._changed(new, set())
                 return
             removes: list[Any] = [
-                RemoveAction(path, True, now, size, _partition(path))
+                RemoveAction(path, not same_rows, now, size, _partition(path))
                 for folder in sorted(folders)
                 for path, size in self._by_folder.get(folder, {}).items()
+                if path not in staying
             ]
             if not removes and not adds:
                 return

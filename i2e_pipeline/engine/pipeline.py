@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import I2EError
-from i2e_pipeline.engine import cluster
+from i2e_pipeline.engine import cluster, merging
 from i2e_pipeline.engine.progress import StageProgress, job_group
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
 from i2e_pipeline.engine.tables import WHOLE, Commit, Failed, Tables
@@ -227,6 +227,7 @@ class Pipeline:
         with exclusive(self.config.output):
             self._held = True
             try:
+                merging.finish(self.tables)
                 yield
             finally:
                 self._held = False

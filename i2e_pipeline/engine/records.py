@@ -74,7 +74,7 @@ class Records:
             found = files.records(files.join(self.folder, stage), _REMEDY)
             journals = sorted(name for name in found if name.startswith(_JOURNAL))
             commits: dict[str, Commit] = {
-                unit: _commit(record) for unit, record in found.items() if not unit.startswith(_JOURNAL)
+                unit: commit_of(record) for unit, record in found.items() if not unit.startswith(_JOURNAL)
             }
             for name in journals:
                 journal = found[name]
@@ -83,7 +83,7 @@ class Records:
                 for unit in journal["gone"]:
                     commits.pop(unit, None)
                 for record in journal["commits"]:
-                    commits[record["unit"]] = _commit(record, journal["components"])
+                    commits[record["unit"]] = commit_of(record, journal["components"])
             self._last[stage] = int(journals[-1].removeprefix(_JOURNAL)) if journals else 0
             self._known[stage] = dict(sorted(commits.items()))
             return dict(self._known[stage])
@@ -137,8 +137,11 @@ class Records:
         self._last[stage] = number
 
 
-def _commit(record: dict[str, Any], components: Mapping[str, Any] | None = None) -> Commit:
-    """A commit as its record holds it."""
+def commit_of(record: dict[str, Any], components: Mapping[str, Any] | None = None) -> Commit:
+    """A commit from its JSON form.
+
+    components   by fingerprint, where the record leaves them out
+    """
     written = {t: [WrittenFile(**f) for f in fs] for t, fs in record["files"].items()}
     if components is not None:
         record = {**record, "components": components[record["fingerprint"]]}

@@ -428,6 +428,24 @@ class Tables:
         if self.storage.format == "delta":
             self._log(table).replace(self.catalogue.schema(table), [f for _, f in new], folders)
 
+    def put_merged(self, table: str, staging: str, new: Sequence[WrittenFile], old: Sequence[WrittenFile]) -> None:
+        """Put files that hold the rows of old ones in the place of these. A call after one that was cut off ends it.
+
+        new   all files that the folders are to hold, those in place already too
+        """
+        staged = {info.path for info in files.list_files(files.join(staging, table))}
+        moving = [f.path for f in new if f.path in staged]
+        self._each(
+            files.move_file,
+            [files.join(staging, table, path) for path in moving],
+            [self.path(table, path) for path in moving],
+        )
+        if self.storage.format == "delta":
+            folders = {f.path.rpartition("/")[0] for f in new}
+            self._log(table).replace(self._known_schema(table), new, folders, same_rows=True)
+        else:
+            self._each(files.remove, [self.path(table, f.path) for f in old])
+
     def _each(self, call: Callable[..., None], *arguments: Sequence[str]) -> None:
         """Side by side where each call waits for a store."""
         if files.is_local(self.root):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
+import uuid
 import zipimport
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -66,6 +67,9 @@ class TaskPlan:
     """Reject reasons that the stage declares; None: it is not known."""
     attempts: int = 1
     """How often Spark tries a task. A fault is the unit's own when the last attempt meets it."""
+    job: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    """In the names of its files: no job ever writes another's, though Spark's numbers of attempts begin anew in each
+    application. One Delta transaction cannot put a file in the place of itself."""
 
 
 @dataclass
@@ -223,7 +227,7 @@ class TaskWriter:
         self.unit = unit
         self.name = name
         self.empty_files = empty_files
-        self.open: dict[tuple[str, str], _OpenFile] = {}
+        self.open: dict[tuple[str, str], OpenFile] = {}
         self.closed: dict[str, list[WrittenFile]] = {t: [] for t in plan.schemas}
         self.rows_out = 0
         self.rejected: Counter[str] = Counter()
@@ -265,15 +269,15 @@ class TaskWriter:
         for key in [k for k in self.open if k[0] == table and k[1] != unit]:
             self.closed[table].append(self.open.pop(key).close())
 
-    def _file(self, table: str, unit: str) -> _OpenFile:
+    def _file(self, table: str, unit: str) -> OpenFile:
         if (table, unit) not in self.open:
             folder = f"unit={unit}"
             if table == "rejects":
                 folder = f"stage={self.plan.stage}/{folder}"
-            path = f"{folder}/{self.name}.parquet"
+            path = f"{folder}/{self.name}-{self.plan.job}.parquet"
             if any(f.path == path for f in self.closed[table]):
-                path = f"{folder}/{self.name}-{len(self.closed[table])}.parquet"
-            self.open[table, unit] = _OpenFile(
+                path = f"{folder}/{self.name}-{self.plan.job}-{len(self.closed[table])}.parquet"
+            self.open[table, unit] = OpenFile(
                 files.join(self.plan.staging, table), path, self.plan.schemas[table], self.plan.storage
             )
         return self.open[table, unit]
@@ -303,7 +307,9 @@ class TaskWriter:
         self._last_key = tuple(c[-1].as_py() for c in columns)
 
 
-class _OpenFile:
+class OpenFile:
+    """A Parquet file that is being written; rows wait until they fill a row group."""
+
     def __init__(self, base: str, path: str, schema: pa.Schema, storage: StorageConfig) -> None:
         filesystem, inner = files.open_filesystem(files.join(base, path))
         filesystem.create_dir(inner.rpartition("/")[0], recursive=True)

@@ -105,7 +105,9 @@ def test_every_job_on_parquet_while_a_worker_dies_and_another_joins(
         code, said = cluster.submit(block("options"), jobs("build_knowledge_base"), config)
         assert code == 0, said
         others = jobs("extract_entities", "link_entities", "score_images", "build_dataset", "report")
-        code, said = cluster.submit(block("unpacked"), f"{block('doctor')}\n{others}", config, ENVIRONMENT=str(unpacked))
+        code, said = cluster.submit(
+            block("unpacked"), f"{block('doctor')}\n{others}", config, ENVIRONMENT=str(unpacked)
+        )
         assert code == 0, said
         assert died.is_set()
     finally:

@@ -1,0 +1,159 @@
+"""Small files of a unit put together, so that readers open fewer of them.
+
+A large unit is dealt to many tasks, and each leaves a file in every table. Merging changes no row, and no order of
+rows. What is about to be put in place is written down first, in `_commits/merging.json`; whoever next locks the output
+after a kill goes on from there, so no unit loses its commit. Other programs that list a folder of a Parquet table
+meanwhile may see rows twice; Delta's readers do not.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+
+import pyarrow.parquet as pq
+
+from i2e_pipeline.core import files
+from i2e_pipeline.engine.records import Commit, WrittenFile, commit_of
+from i2e_pipeline.engine.tables import Tables
+from i2e_pipeline.engine.tasks import OpenFile, TableError, conform
+
+_FULL = 128 << 20
+"""Bytes up to which files are put together."""
+_FILES_AT_ONCE = 1024
+"""Files that one step takes the place of: what a kill may leave to be finished."""
+_ROWS_AT_ONCE = 1024
+"""Rows of images are large."""
+_REMEDY = "a merge of files was cut off; remove the file, and `i2e run` makes again what is missing"
+
+Group = tuple[str, list[WrittenFile]]
+"""A table, and files of one of its folders that follow each other."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Files of a table that were put together, or would be."""
+
+    table: str
+    before: int
+    after: int
+    bytes_saved: int
+    """0 before it is done"""
+
+
+def merge(tables: Tables, stages: Iterable[str], dry_run: bool = False, full: int = _FULL) -> list[Merged]:
+    """Put together, folder by folder, what these stages wrote in files of less than `full` bytes. The output must be
+    locked (Pipeline.exclusive)."""
+    counts: dict[str, list[int]] = {}
+    for stage in stages:
+        for step in _steps(tables.commits(stage).values(), full):
+            new = {} if dry_run else _carry_out(tables, stage, step)
+            for commit, groups in step:
+                for n, (table, old) in enumerate(groups):
+                    saved = sum(f.bytes for f in old) - new[commit.unit][n].bytes if new else 0
+                    count = counts.setdefault(table, [0, 0, 0])
+                    count[:] = count[0] + len(old), count[1] + 1, count[2] + saved
+    return [Merged(table, *count) for table, count in sorted(counts.items())]
+
+
+def _steps(commits: Iterable[Commit], full: int) -> Iterator[list[tuple[Commit, list[Group]]]]:
+    """Commits with something to merge, so many that they have a step's files."""
+    step: list[tuple[Commit, list[Group]]] = []
+    for commit in commits:
+        if groups := list(_groups(commit, full)):
+            step.append((commit, groups))
+        if sum(len(old) for _, groups in step for _, old in groups) >= _FILES_AT_ONCE:
+            yield step
+            step = []
+    if step:
+        yield step
+
+
+def _groups(commit: Commit, full: int) -> Iterator[Group]:
+    for table, made in commit.files.items():
+        by_folder: dict[str, list[WrittenFile]] = {}
+        for file in sorted(made, key=lambda f: f.path):
+            by_folder.setdefault(file.path.rpartition("/")[0], []).append(file)
+        for found in by_folder.values():
+            group: list[WrittenFile] = []
+            for file in found:
+                if group and sum(f.bytes for f in group) + file.bytes > full:
+                    if len(group) > 1:
+                        yield table, group
+                    group = []
+                group.append(file)
+            if len(group) > 1:
+                yield table, group
+
+
+def _carry_out(tables: Tables, stage: str, step: Sequence[tuple[Commit, list[Group]]]) -> dict[str, list[WrittenFile]]:
+    """One step. Returns the new files of each unit, in the order of its groups."""
+    staging = tables.path("_staging", f"merging-{uuid.uuid4().hex[:12]}")
+    tasks = [(commit.unit, n, *group) for commit, groups in step for n, group in enumerate(groups)]
+    try:
+        with ThreadPoolExecutor() as pool:
+            written = list(pool.map(lambda task: _write(tables, staging, *task[1:]), tasks))
+    except BaseException:
+        files.remove(staging)
+        raise
+    new: dict[str, list[WrittenFile]] = {}
+    for (unit, *_), file in zip(tasks, written, strict=True):
+        new.setdefault(unit, []).append(file)
+    made = [_merged(commit, groups, new[commit.unit]) for commit, groups in step]
+    files.write_json(_intent(tables), {"stage": stage, "staging": staging, "commits": [asdict(c) for c in made]})
+    finish(tables)
+    return new
+
+
+def _write(tables: Tables, staging: str, number: int, table: str, old: Sequence[WrittenFile]) -> WrittenFile:
+    folder, _, name = old[0].path.rpartition("/")
+    # It stands where the first of them stood in the order of names.
+    task = re.match(r"part-[^-.]*", name)
+    path = f"{folder}/{task.group() if task else 'part'}-{number:05}-{uuid.uuid4().hex[:8]}.parquet"
+    out = OpenFile(files.join(staging, table), path, tables.catalogue.schema(table), tables.storage)
+    try:
+        for file in old:
+            filesystem, inner = files.open_filesystem(tables.path(table, file.path))
+            with filesystem.open_input_file(inner) as stream:
+                for batch in pq.ParquetFile(stream).iter_batches(_ROWS_AT_ONCE):
+                    out.add(conform(batch, out.schema, table))
+    except BaseException:
+        out.abandon()
+        raise
+    made = out.close()
+    if made.rows != sum(f.rows for f in old):
+        raise TableError(f"{tables.path(table, folder)}: {made.rows} rows in place of {sum(f.rows for f in old)}")
+    return made
+
+
+def _merged(commit: Commit, groups: Sequence[Group], new: Sequence[WrittenFile]) -> Commit:
+    made = {table: list(of_table) for table, of_table in commit.files.items()}
+    for (table, old), file in zip(groups, new, strict=True):
+        gone = {f.path for f in old}
+        made[table] = sorted([*(f for f in made[table] if f.path not in gone), file], key=lambda f: f.path)
+    return replace(commit, files=made)
+
+
+def _intent(tables: Tables) -> str:
+    return tables.path("_commits", "merging.json")
+
+
+def finish(tables: Tables) -> None:
+    """Put in place what a step has written, and record it; what of that was done before a kill is passed over."""
+    if not files.exists(_intent(tables)):
+        return
+    intent = files.record(_intent(tables), _REMEDY)
+    made = [commit_of(record) for record in intent["commits"]]
+    before = tables.records.known(intent["stage"])
+    for table in sorted({t for c in made for t in c.files}):
+        new = [f for c in made for f in c.files[table]]
+        kept = {f.path for f in new}
+        was = [f for c in made if c.unit in before for f in before[c.unit].files.get(table, [])]
+        old = [f for f in was if f.path not in kept]
+        tables.put_merged(table, intent["staging"], new, old)
+    tables.records.add(intent["stage"], made)
+    files.remove(intent["staging"])
+    files.remove(_intent(tables))
