@@ -20,6 +20,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.engine import merging
 from i2e_pipeline.engine.pipeline import Pipeline, inspect
 from i2e_pipeline.engine.tables import Commit
+from i2e_pipeline.engine.units import Units
 
 _UNFINISHED = ("_staging", "_texts", "_shipped")
 
@@ -39,16 +40,26 @@ def clean(pipeline: Pipeline, dry_run: bool = False, removed_stages: bool = Fals
     """Remove it and say what it was. Raises StageError while a run writes the output."""
     with pipeline.exclusive():
         freed = []
-        if merge:
-            for one in merging.merge(pipeline.tables, pipeline.names, dry_run):
-                freed.append(Freed("merged", one.table, one.before - one.after, one.bytes_saved))
         for found in _found(pipeline, dry_run, removed_stages):
             freed.append(found)
             if not dry_run and found.kind not in _DONE_ELSEWHERE:
                 files.remove(pipeline.tables.path(found.path))
+        if merge:
+            freed += _merged(pipeline, dry_run)
         if not dry_run:
             for stage in pipeline.tables.committed_stages():
                 pipeline.tables.records.fold(stage, files_left=1)
+    return freed
+
+
+def _merged(pipeline: Pipeline, dry_run: bool) -> list[Freed]:
+    """Of units that count, under today's settings, and whose files are there; the others are made again."""
+    run = pipeline.open(Units(pipeline.tables.root).known())
+    commits = {stage.name: list(inspect(run, stage).done.values()) for stage in pipeline.stages}
+    made = merging.merge(pipeline.tables, commits, dry_run)
+    freed = [Freed("merged", one.table, one.before - one.after, one.bytes_saved) for one in made]
+    if not dry_run and made and pipeline.tables.storage.format == "delta":
+        freed += [Freed("Delta log", table, *size) for table, size in pipeline.tables.vacuum()]
     return freed
 
 

@@ -8,9 +8,10 @@ meanwhile may see rows twice; Delta's readers do not.
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
@@ -20,6 +21,8 @@ from i2e_pipeline.core import files
 from i2e_pipeline.engine.records import Commit, WrittenFile, commit_of
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.tasks import OpenFile, TableError, conform
+
+log = logging.getLogger(__name__)
 
 _FULL = 128 << 20
 """Bytes up to which files are put together."""
@@ -44,12 +47,17 @@ class Merged:
     """0 before it is done"""
 
 
-def merge(tables: Tables, stages: Iterable[str], dry_run: bool = False, full: int = _FULL) -> list[Merged]:
-    """Put together, folder by folder, what these stages wrote in files of less than `full` bytes. The output must be
-    locked (Pipeline.exclusive)."""
+def merge(
+    tables: Tables, commits: Mapping[str, Iterable[Commit]], dry_run: bool = False, full: int = _FULL
+) -> list[Merged]:
+    """Put together, folder by folder, what was written in files of less than `full` bytes. The output must be locked
+    (Pipeline.exclusive).
+
+    commits   by stage those that count and whose files are there
+    """
     counts: dict[str, list[int]] = {}
-    for stage in stages:
-        for step in _steps(tables.commits(stage).values(), full):
+    for stage, of_stage in commits.items():
+        for step in _steps(of_stage, full):
             new = {} if dry_run else _carry_out(tables, stage, step)
             for commit, groups in step:
                 for n, (table, old) in enumerate(groups):
@@ -91,7 +99,8 @@ def _groups(commit: Commit, full: int) -> Iterator[Group]:
 
 def _carry_out(tables: Tables, stage: str, step: Sequence[tuple[Commit, list[Group]]]) -> dict[str, list[WrittenFile]]:
     """One step. Returns the new files of each unit, in the order of its groups."""
-    staging = tables.path("_staging", f"merging-{uuid.uuid4().hex[:12]}")
+    place = f"_staging/merging-{uuid.uuid4().hex[:12]}"
+    staging = tables.path(place)
     tasks = [(commit.unit, n, *group) for commit, groups in step for n, group in enumerate(groups)]
     try:
         with ThreadPoolExecutor() as pool:
@@ -103,7 +112,8 @@ def _carry_out(tables: Tables, stage: str, step: Sequence[tuple[Commit, list[Gro
     for (unit, *_), file in zip(tasks, written, strict=True):
         new.setdefault(unit, []).append(file)
     made = [_merged(commit, groups, new[commit.unit]) for commit, groups in step]
-    files.write_json(_intent(tables), {"stage": stage, "staging": staging, "commits": [asdict(c) for c in made]})
+    # Relative to the output, which may be moved, or mounted elsewhere, before somebody finishes this.
+    files.write_json(_intent(tables), {"stage": stage, "staging": place, "commits": [asdict(c) for c in made]})
     finish(tables)
     return new
 
@@ -142,18 +152,43 @@ def _intent(tables: Tables) -> str:
 
 
 def finish(tables: Tables) -> None:
-    """Put in place what a step has written, and record it; what of that was done before a kill is passed over."""
+    """Put in place what a step has written, and record it; what of that was done before a kill is passed over.
+
+    Where some of what it has written is nowhere to be found, nothing is put in place, and the old files stay.
+    """
     if not files.exists(_intent(tables)):
         return
     intent = files.record(_intent(tables), _REMEDY)
     made = [commit_of(record) for record in intent["commits"]]
+    staging = tables.path(intent["staging"])
     before = tables.records.known(intent["stage"])
+    if lost := _lost(tables, staging, made):
+        log.warning("%s: a merge of small files was cut off, and what it wrote is gone: the old files stay", lost)
+        files.remove(_intent(tables))
+        return
     for table in sorted({t for c in made for t in c.files}):
         new = [f for c in made for f in c.files[table]]
         kept = {f.path for f in new}
         was = [f for c in made if c.unit in before for f in before[c.unit].files.get(table, [])]
         old = [f for f in was if f.path not in kept]
-        tables.put_merged(table, intent["staging"], new, old)
+        tables.put_merged(table, staging, new, old)
     tables.records.add(intent["stage"], made)
-    files.remove(intent["staging"])
+    files.remove(staging)
     files.remove(_intent(tables))
+
+
+def _lost(tables: Tables, staging: str, made: Sequence[Commit]) -> str | None:
+    """A file that the merged units are to have, and that is whole neither at its place nor in staging."""
+    for table in sorted({t for c in made for t in c.files}):
+        staged = {i.path: i.size for i in files.list_files(files.join(staging, table))}
+        named = [f for c in made for f in c.files[table] if staged.get(f.path) != f.bytes]
+        folders = {f.path.rpartition("/")[0] for f in named}
+        there = {
+            files.join(folder, i.path): i.size
+            for folder in folders
+            for i in files.list_files(tables.path(table, folder))
+        }
+        for file in named:
+            if there.get(file.path) != file.bytes:
+                return tables.path(table, file.path)
+    return None

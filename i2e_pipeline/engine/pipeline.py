@@ -29,7 +29,7 @@ from i2e_pipeline.engine.progress import StageProgress, job_group
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
 from i2e_pipeline.engine.tables import WHOLE, Commit, Failed, Tables
 from i2e_pipeline.engine.units import Unit, Units
-from i2e_pipeline.engine.waves import Waves
+from i2e_pipeline.engine.waves import HOPELESS, Waves
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FAILURES_SHOWN = 5
-_HOPELESS = 8
-"""So many units failed and none made: the others are not begun."""
+_STORAGE = "_storage.json"
+_SHUFFLE_PARTITIONS, _MOST_PARTITIONS = 200, 50_000
+_ROWS_OF_A_PARTITION = 250_000
 
 
 class UnitsFailed(StageError):
@@ -152,7 +153,8 @@ class Pipeline:
         for stage in asked:
             run.settings_of(stage)
             stage.check(run.handed_to(stage))
-        _refuse_other_format(self.config, self.tables)
+        if not files.exists(self.tables.path(_STORAGE)):
+            files.write_json(self.tables.path(_STORAGE), {"format": self.config.storage.format})
         if left := [name for name in self.tables.committed_stages() if name not in self.names]:
             log.info("%s: no stage of this config; what it wrote stays, and nobody reads it", ", ".join(left))
         _refuse_guarded(run, asked, redo)
@@ -227,6 +229,7 @@ class Pipeline:
         with exclusive(self.config.output):
             self._held = True
             try:
+                _refuse_other_format(self.config, self.tables)
                 merging.finish(self.tables)
                 yield
             finally:
@@ -253,10 +256,8 @@ def _refuse_guarded(run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> No
 
 def _refuse_other_format(config: Config, tables: Tables) -> None:
     """Raise StageError where the output holds tables of the other format: one cannot be read as the other."""
-    path, wanted = tables.path("_storage.json"), config.storage.format
-    if not files.exists(path):
-        files.write_json(path, {"format": wanted})
-    elif (found := files.read_json(path)["format"]) != wanted:
+    path, wanted = tables.path(_STORAGE), config.storage.format
+    if files.exists(path) and (found := files.read_json(path)["format"]) != wanted:
         raise StageError(
             f"{tables.root} holds {found} tables, and storage.format is {wanted}: use another output, or "
             f"storage.format={found}"
@@ -283,6 +284,7 @@ def _run_stage(run: Run, state: StageState) -> None:
     rows = stage.rows_to_do(run, list(state.to_do))
     gb = {u.name: sum(f.size for f in u.files) / 1e9 for u in run.units}
     waves = Waves(list(state.to_do), rows, gb, run.config.run, context.defaultParallelism)
+    _size_shuffles(run, sum(rows.values()))
     with StageProgress(stage.name, stage.does, sum(rows.values()), context) as progress:
         failed = _Workers(run, state, waves, rows, progress).work()
     if failed:
@@ -302,6 +304,18 @@ def _run_stage(run: Run, state: StageState) -> None:
         state.seconds,
         f", {rows_in / state.seconds:,.0f} rows/s" if rows_in else "",
     )
+
+
+def _size_shuffles(run: Run, rows: int) -> None:
+    """On a cluster, as many partitions as the rows need; Spark joins those that turn out small. Spark's own 200 would
+    be 200 tasks of many gigabytes for a stage over everything."""
+    from i2e_pipeline.engine.session import is_local
+
+    context = run.spark.sparkContext
+    if run.config.session.shuffle_partitions is None and not is_local(context.master):
+        most = max(_SHUFFLE_PARTITIONS, 2 * context.defaultParallelism)
+        wanted = min(_MOST_PARTITIONS, max(most, -(-rows // _ROWS_OF_A_PARTITION)))
+        run.spark.conf.set("spark.sql.shuffle.partitions", str(wanted))
 
 
 class _Workers:
@@ -355,7 +369,7 @@ class _Workers:
                 for made in groups:
                     self._commit(made, group)
                     for one in made:
-                        del left[one.unit if isinstance(one, Failed) else one.commit.unit]
+                        left.pop(one.unit if isinstance(one, Failed) else one.commit.unit, None)
             for unit in left:
                 raise StageError(f"stage {self.stage.name}: carry_out has not handed out unit {unit}")
         except I2EError:
@@ -365,7 +379,9 @@ class _Workers:
                 raise
             if not self.waves.failed(list(left)):
                 if self.waves.hopeless():
-                    raise
+                    if not self._made_any():
+                        raise
+                    self.waves.stop()
                 log.debug("%s", "".join(traceback.format_exception(error)))
                 self._add_failed([Failed(unit, _cause(error)) for unit in left])
         finally:
@@ -391,9 +407,15 @@ class _Workers:
         if not units:
             return
         self.failed += units
-        for unit in units:
-            log.error("%-15s unit %s failed: %s", self.stage.name, unit.unit, _reason(unit.why))
-        if len(self.failed) >= _HOPELESS and not self._made_any():
+        if whole := [u.unit for u in units if u.unit in self.run.commits[self.stage.name]]:
+            # It counted already, and should not have.
+            self.run.tables.discard(self.stage.name, whole)
+            for unit in whole:
+                self.state.done.pop(unit, None)
+                self.run.commits[self.stage.name].pop(unit, None)
+        for one in units:
+            log.error("%-15s unit %s failed: %s", self.stage.name, one.unit, _reason(one.why))
+        if len(self.failed) >= 2 * HOPELESS and not self._made_any():
             self.waves.stop()
 
     def _made_any(self) -> bool:

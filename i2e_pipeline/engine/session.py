@@ -156,17 +156,16 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
         "spark.sql.execution.arrow.maxRecordsPerBatch": "2048",
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.adaptive.skewJoin.enabled": "true",
-        # A worker that outlives its stage keeps its model. Without this limit, a stage with more or fewer tasks would
-        # leave two models on one GPU.
-        "spark.python.factory.idleWorkerMaxPoolSize": str(os.cpu_count() or 1)
-        if local
-        else str(_tasks_at_once(config)),
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.enableVectorizedReader": "true",
         "spark.databricks.delta.snapshotPartitions": "2",
         # More than 32 folders are listed by tasks, without this one a folder: thousands for as many units.
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "100",
     }
+    if workers := os.cpu_count() if local else _tasks_at_once(config):
+        # A worker that outlives its stage keeps its model. Without this limit, a stage with more or fewer tasks would
+        # leave two models on one GPU.
+        properties["spark.python.factory.idleWorkerMaxPoolSize"] = str(workers)
     if config.session.shuffle_partitions is not None:
         properties["spark.sql.shuffle.partitions"] = str(config.session.shuffle_partitions)
     if local:
@@ -203,12 +202,12 @@ _DELTA = {
 }
 
 
-def _tasks_at_once(config: Config) -> int:
-    """Tasks that an executor of the cluster runs side by side, as far as spark-submit was told; at least one."""
-    cores, cpus = 1, 1
-    if _submitted():
-        cores, cpus = (int(_submitted_with(key, "1")) for key in ("spark.executor.cores", "spark.task.cpus"))
-    return max(1, cores // cpus, config.session.gpu_executor.gpus)
+def _tasks_at_once(config: Config) -> int | None:
+    """Tasks that an executor of the cluster runs side by side; None where spark-submit was not told: then it may be all
+    cores of a machine, and a limit below them would end workers, with their models, whenever they rest."""
+    if not _submitted() or not (cores := _submitted_with("spark.executor.cores", "")):
+        return None
+    return max(1, int(cores) // int(_submitted_with("spark.task.cpus", "1")), config.session.gpu_executor.gpus)
 
 
 def _with_delta(builder: SparkSession.Builder, config: Config, submitted: bool) -> SparkSession.Builder:

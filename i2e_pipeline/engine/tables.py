@@ -302,13 +302,15 @@ class Tables:
         """The same for many units in one Spark job: yields those that have become whole, while it runs.
 
         frame      each row's column `unit` names its unit; in a partition the rows of a unit stand together
-        expected   unit to the rows that will arrive; None: it is known when the job is done
+        expected   unit to the rows that will arrive; None: it is known when the job is done. A unit of which more came
+                   when it was whole already is yielded again, as Failed
         staging    the folder for the files (`staging`)
         make_kernel is called once per task, and the kernel for each unit of which the task has rows. Each table gets a
         file, though it may be without rows, of the first of the units at least.
         """
         plan = self._task_plan(staging, stage, None, tables, counting)
         growing = {unit: _Growing() for unit in expected}
+        made_of: dict[str, int] = {}
         first = True
 
         def whole(units: Iterable[str]) -> list[tuple[str, Written] | Failed]:
@@ -316,6 +318,7 @@ class Tables:
             made: list[tuple[str, Written] | Failed] = []
             for unit in units:
                 grown = growing.pop(unit)
+                made_of[unit] = grown.rows_in
                 if grown.failed is not None:
                     made.append(Failed(unit, grown.failed))
                     continue
@@ -325,14 +328,11 @@ class Tables:
                 made.append((unit, grown.written(staging, plan.schemas)))
             return made
 
-        if nothing := [unit for unit, rows in expected.items() if rows == 0]:
-            yield whole(nothing)
-            if not growing:
-                return
         seen: set[int] = set()
         with closing(_reports(frame, make_kernel, plan, profile)) as told_at_once:
             for reports in told_at_once:
                 touched: dict[str, None] = {}
+                surplus: dict[str, Failed] = {}
                 for report in map(json.loads, reports):
                     if report["task"] in seen:  # another attempt of it, or what was told at once and is told again
                         continue
@@ -341,7 +341,12 @@ class Tables:
                         if part.unit in growing:
                             growing[part.unit].add(part)
                             touched[part.unit] = None
-                if made := whole(u for u in touched if growing[u].failed or growing[u].rows_in == expected[u]):
+                        elif part.rows_in and part.unit in made_of:
+                            why = f"RowsLost: {made_of[part.unit]} rows were expected, and {part.rows_in} more came"
+                            surplus[part.unit] = Failed(part.unit, why)
+                # A unit of which no row is expected is whole when no more can come.
+                ready = [u for u in touched if growing[u].failed or (expected[u] and growing[u].rows_in == expected[u])]
+                if made := [*whole(ready), *surplus.values()]:
                     yield made
         if growing:
             yield whole(list(growing))

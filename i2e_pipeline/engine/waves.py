@@ -14,8 +14,10 @@ from threading import Lock
 from i2e_pipeline.core.config import RunConfig
 
 _FIRST_ROWS_PER_CORE = 20_000
-_HOPELESS = 6
-"""So many failures one after the other, without a unit made between them: the units are not the cause."""
+HOPELESS = 4
+"""So many units failed by themselves and none made yet: the units are not the cause."""
+_GIVEN_UP = 100
+"""The same where some were made before, one after the other: each costs a job."""
 
 
 class Waves:
@@ -30,7 +32,7 @@ class Waves:
         self._rows, self._gb, self._limits = rows, gb, limits
         self._first_rows = _FIRST_ROWS_PER_CORE * cores
         self._rows_done, self._seconds = 0, 0.0
-        self._strikes = 0
+        self._strikes, self._made = 0, False
         self._lock = Lock()
         self._stopped = False
 
@@ -40,7 +42,9 @@ class Waves:
             if self._stopped:
                 return []
             if self._again:
-                return self._again.popleft()
+                # Behind a unit that failed the largest part: where bad units lie together, the others tell that not
+                # everything fails.
+                return self._again.pop() if self._strikes else self._again.popleft()
             wave: list[str] = []
             rows, gb, most_rows = 0, 0.0, self._most_rows()
             while self._left and len(wave) < self._limits.wave_units:
@@ -67,22 +71,24 @@ class Waves:
     def made(self) -> None:
         """A unit was made: what fails now is not everything."""
         with self._lock:
-            self._strikes = 0
+            self._strikes, self._made = 0, True
 
     def failed(self, left: Sequence[str]) -> bool:
         """A wave's job failed before these units were whole. Returns whether they will be tried again, in halves."""
         with self._lock:
-            self._strikes += 1
-            if len(left) < 2 or self._strikes >= _HOPELESS:
+            if len(left) < 2:
+                # Only a unit that fails by itself says something: any number of halves may each hold a bad one.
+                self._strikes += 1
                 return False
             middle = len(left) // 2
-            self._again += [list(left[:middle]), list(left[middle:])]
+            # The last halves first: a unit has its name after few jobs, and the others come between.
+            self._again.extendleft([list(left[middle:]), list(left[:middle])])
             return True
 
     def hopeless(self) -> bool:
         """Whether everything fails."""
         with self._lock:
-            return self._strikes >= _HOPELESS
+            return self._strikes >= (_GIVEN_UP if self._made else HOPELESS)
 
     def stop(self) -> None:
         """Hand out no more."""

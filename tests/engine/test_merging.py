@@ -50,6 +50,10 @@ def made(tables: Tables, unit: str, tasks: Sequence[Sequence[int]]) -> Commit:
     return tables.commit([(commit, [Written(staging, written, total, total, {}, own=True)])])[0]
 
 
+def counting(tables: Tables) -> dict[str, list[Commit]]:
+    return {"extract": list(tables.commits("extract").values())}
+
+
 def content(tables: Tables, table: str) -> list[Any]:
     """All rows, file after file, as somebody who lists the table finds them."""
     root = tables.path(table)
@@ -68,11 +72,11 @@ def test_files_become_one_and_no_row_moves(tmp_path: Path, storage: str) -> None
     tables = opened(tmp_path, storage)
     commits = [made(tables, "u-1", [range(5), range(5, 9), range(9, 20)]), made(tables, "u-2", [range(20, 22)])]
     before = {table: content(tables, table) for table in ("texts", "rejects")}
-    planned = merging.merge(tables, ["extract"], dry_run=True)
+    planned = merging.merge(tables, counting(tables), dry_run=True)
     assert {table: content(tables, table) for table in before} == before
     assert recorded(tables)["u-1"] == sorted(f.path for of_table in commits[0].files.values() for f in of_table)
 
-    done = merging.merge(tables, ["extract"])
+    done = merging.merge(tables, counting(tables))
     assert [(m.table, m.before, m.after) for m in done] == [("rejects", 3, 1), ("texts", 3, 1)]
     assert [(m.table, m.before, m.after) for m in planned] == [(m.table, m.before, m.after) for m in done]
     assert {table: content(tables, table) for table in before} == before
@@ -82,7 +86,7 @@ def test_files_become_one_and_no_row_moves(tmp_path: Path, storage: str) -> None
     assert [(c.fingerprint, c.rows_in, c.rejected, c.rows("texts")) for c in after.values()] == [
         (c.fingerprint, c.rows_in, c.rejected, c.rows("texts")) for c in commits
     ]
-    assert merging.merge(opened(tmp_path, storage), ["extract"]) == []
+    assert merging.merge(opened(tmp_path, storage), counting(tables)) == []
     assert files.list_files(tables.path("_staging")) == []
     # What is made again takes the place of what was merged.
     made(tables, "u-1", [range(3), range(3, 4)])
@@ -94,7 +98,7 @@ def test_files_are_put_together_up_to_a_size_and_in_their_order(tmp_path: Path) 
     one = made(tables, "u-1", [range(10 * n, 10 * n + 10) for n in range(7)])
     before = content(tables, "texts")
     largest = max(f.bytes for f in one.files["texts"])
-    (_, merged) = merging.merge(tables, ["extract"], full=3 * largest)
+    (_, merged) = merging.merge(tables, counting(tables), full=3 * largest)
     assert (merged.before, merged.after) == (6, 2)
     assert content(tables, "texts") == before
     assert len(part_files(tables.path("texts"))) == 3
@@ -107,10 +111,41 @@ def test_changes_of_a_delta_table_have_no_part_in_it(tmp_path: Path) -> None:
     tables = opened(tmp_path, "delta")
     made(tables, "u-1", [range(5), range(5, 9)])
     version = DeltaTable(tables.path("texts")).version()
-    merging.merge(tables, ["extract"])
+    merging.merge(tables, counting(tables))
     log = Path(tables.path("texts", "_delta_log", f"{version + 1:020}.json")).read_text()
     assert log.count('"dataChange":false') == 3
     assert '"dataChange":true' not in log
+
+
+@BOTH
+@pytest.mark.parametrize("after", ["moved", "staging lost"])
+def test_what_a_killed_merge_left_is_found_after_a_move_and_dropped_where_it_is_lost(
+    tmp_path: Path, storage: str, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: old files removed for new ones that are nowhere."""
+    tables = opened(tmp_path / "out", storage)
+    made(tables, "u-1", [range(5), range(5, 9)])
+    before = {table: content(tables, table) for table in ("texts", "rejects")}
+
+    def die(*_: str) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "move_file", die)
+        with pytest.raises(Killed):
+            merging.merge(tables, counting(tables))
+    place = tmp_path / "out"
+    if after == "moved":
+        place = place.rename(tmp_path / "elsewhere")
+    else:
+        files.remove(str(place / "_staging"))
+    alive = opened(place, storage)
+    merging.finish(alive)
+    assert {table: content(alive, table) for table in before} == before
+    assert len(recorded(alive)["u-1"]) == (2 if after == "moved" else 4)
+    merging.merge(alive, counting(alive))
+    assert len(recorded(alive)["u-1"]) == 2
+    assert {table: content(alive, table) for table in before} == before
 
 
 class Killed(BaseException):
@@ -147,7 +182,7 @@ def test_a_kill_at_any_point_loses_no_unit(tmp_path: Path, storage: str, monkeyp
                 for name in ("move_file", "remove", "write_bytes"):
                     patched.setattr(files, name, dying(getattr(files, name), after))
                 try:
-                    merging.merge(tables, ["extract"])
+                    merging.merge(tables, counting(tables))
                 except Killed:
                     died += 1
             alive = opened(tmp_path / f"{n}-{after}", storage)
@@ -155,7 +190,7 @@ def test_a_kill_at_any_point_loses_no_unit(tmp_path: Path, storage: str, monkeyp
             alive.discard_staging()
             assert {table: content(alive, table) for table in before} == before
             assert recorded(alive).keys() == {"u-1", "u-2"}
-            merging.merge(alive, ["extract"])
+            merging.merge(alive, counting(alive))
             assert [len(paths) for paths in recorded(alive).values()] == [2, 2]
             assert {table: content(alive, table) for table in before} == before
             if left > 0:

@@ -15,7 +15,7 @@ import pytest
 from i2e_pipeline.core.config import StorageConfig
 from i2e_pipeline.core.schemas import MENTIONS, REJECTS, TEXTS
 from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
-from i2e_pipeline.engine.tables import Commit, Counting, TableError, Tables, Written
+from i2e_pipeline.engine.tables import Commit, Counting, Failed, TableError, Tables, Written
 from i2e_pipeline.engine.tasks import conform
 
 KEY = bytes(16)
@@ -227,3 +227,30 @@ def test_a_table_that_a_stage_does_not_declare_is_refused(tmp_path: Path) -> Non
     tables = Tables(str(tmp_path / "out"), catalogue=CATALOGUE)
     with pytest.raises(TableError, match="yields texts, which it does not declare"):
         tables.write_local(iter([("texts", pa.RecordBatch.from_pylist([text_row(1)]))]), "x", "u", ("mentions",))
+
+
+@pytest.mark.parametrize("expected", [0, 2])
+def test_rows_that_come_when_a_unit_is_whole_make_it_fail(expected: int, tables: Tables) -> None:
+    """Catches: a unit committed with the rows that were expected, and the others dropped without a word."""
+    frame = (
+        tables.spark.range(0, 8, 2, 4)
+        .selectExpr("id", "'u-1' AS unit")
+        .union(tables.spark.range(2).selectExpr("id", "'u-2' AS unit"))
+    )
+    with tables.staging("extract") as staging:
+        made = [
+            one
+            for group in tables.write_units(
+                frame, lambda: texts_kernel, "extract", {"u-1": expected, "u-2": 2}, ("texts",), staging, COUNTING
+            )
+            for one in group
+        ]
+    failed = [one for one in made if isinstance(one, Failed)]
+    written = {one[0]: one[1] for one in made if not isinstance(one, Failed)}
+    assert written["u-2"].rows_in == 2
+    # Whichever way the rows came: all were counted, so that the check of rows finds them, or the unit is told again.
+    if written["u-1"].rows_in == expected:
+        assert {f.unit for f in failed} == {"u-1"}
+        assert failed[0].why.startswith("RowsLost: ")
+    else:
+        assert written["u-1"].rows_in == 4

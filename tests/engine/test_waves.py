@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from i2e_pipeline.core.config import RunConfig
@@ -48,30 +48,51 @@ def test_every_unit_comes_once_and_in_order(rows: list[int], units: int, most: i
     assert found == [f"u-{n:04}" for n in range(len(rows))]
 
 
-@given(st.integers(1, 64), st.integers(0, 63))
-def test_a_unit_that_breaks_its_job_is_found_and_the_others_are_made(count: int, bad: int) -> None:
-    of, bad = waves([1] * count), bad % count
+@given(st.integers(1, 500), st.sets(st.integers(0, 499), max_size=60), st.integers(1, 500))
+@example(500, {7, 130, 300, 400}, 500)
+@example(500, set(range(3)), 500)
+def test_units_that_break_their_jobs_are_found_and_the_others_are_made(count: int, which: set[int], most: int) -> None:
+    """Catches: a handful of bad units taken for a fault of everything, and none of the others made."""
+    of, bad = waves([1] * count, wave_units=most), {f"u-{n:04}" for n in which if n < count}
     made: set[str] = set()
-    broken = []
+    broken, jobs = set(), 0
     while wave := of.next():
-        if f"u-{bad:04}" not in wave:
+        jobs += 1
+        if not bad & set(wave):
             made |= set(wave)
             of.made()
         elif not of.failed(wave):
-            assert not of.hopeless()
-            broken += wave
-    assert broken == [f"u-{bad:04}"]
-    assert len(made) == count - 1
+            broken |= set(wave)
+            if of.hopeless():
+                break
+    if of.hopeless():  # where the first ones that are tried are all bad
+        assert not made
+        return
+    assert broken == bad
+    assert len(made) == count - len(bad)
+    assert jobs <= -(-count // most) + 2 * len(bad) * 10
+
+
+def test_bad_units_that_lie_together_are_told_from_a_fault_of_everything() -> None:
+    of, made = waves([1] * 500, wave_units=500), 0
+    while (wave := of.next()) and not of.hopeless():
+        if int(wave[0][2:]) >= 40:
+            made += len(wave)
+            of.made()
+        else:
+            of.failed(wave)
+    assert made == 460
 
 
 def test_where_everything_fails_it_is_not_tried_for_ever() -> None:
     of, tries = waves([1] * 512, wave_units=512), 0
     while wave := of.next():
         tries += 1
-        if not of.failed(wave):
+        of.failed(wave)
+        if of.hopeless():
             break
     assert of.hopeless()
-    assert tries < 10
+    assert tries < 40
 
 
 # How rows are dealt to tasks
