@@ -40,7 +40,9 @@ def foretold(known: list[Records], there: Records) -> dict[str, Any]:
     cores = os.cpu_count() or 1
     costs = fitted(load(), known, cores)
     entities = there.rows[next(name for name, cost in costs.stages.items() if cost.per == "entity")]
-    wanted = Request(there.pairs, 5.0, "", 0, cores, next(iter(costs.cards)), entities, 1000, 1000, {})
+    wanted = Request(
+        there.pairs, 5.0, "", 0, cores, next(iter(costs.cards)), entities, 1000, 500, {}, object_store=False
+    )
     found = estimate(costs, wanted)
     stages = {
         s.stage: {"foretold": round(3600 * s.hours, 2), "measured": round(there.seconds[s.stage], 2)}

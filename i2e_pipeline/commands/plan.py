@@ -12,6 +12,7 @@ row; one alone is taken to have no fixed cost.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -64,6 +65,21 @@ class StageCost:
     """How many times it reads the stored images of all pairs."""
     per_unit: bool = True
     """Whether it commits unit by unit, each of which costs the driver time."""
+    rows_per_task: float = 0.0
+    """Rows of a unit that one task has; 0: what it writes is few files."""
+    mb_per_task: float = 0.0
+    """The same in stored bytes of images, in MB."""
+    files_per_task: int = 0
+    """A task leaves one in every table, and one of rejects."""
+
+    def files_of_unit(self, wanted: Request) -> float:
+        """Files that it writes of a unit."""
+        tasks = 0.0
+        if self.rows_per_task:
+            tasks = math.ceil(wanted.rows_per_unit * self.rows_per / self.rows_per_task)
+        elif self.mb_per_task:
+            tasks = math.ceil(wanted.rows_per_unit * wanted.image_kb / 1000 / self.mb_per_task)
+        return tasks * self.files_per_task
 
 
 @dataclass(frozen=True)
@@ -129,6 +145,7 @@ class Records:
 def records(output: str, stages: Sequence[str]) -> Records:
     """Of one output. Raises PlanError where there is none, or a stage has not been run."""
     tables, units = Tables(output), Units(output).known()
+    names = {unit.name for unit in units}
     pairs = sum(unit.rows for unit in units)
     if not pairs:
         raise PlanError(f"--from {output}: no run has read pairs into it; name the `output` of a finished run")
@@ -138,6 +155,12 @@ def records(output: str, stages: Sequence[str]) -> Records:
         commits = list(tables.commits(stage).values())
         if not commits:
             raise PlanError(f"--from {output}: the stage {stage} has not been run there: finish it with `i2e run`")
+        made = {commit.unit for commit in commits}
+        if made & names and (left := len(names - made)):
+            raise PlanError(
+                f"--from {output}: {left} of {len(names)} units of the stage {stage} are not made: finish it with "
+                "`i2e run`"
+            )
         rows[stage] = sum(c.rows_in for c in commits)
         seconds[stage] = sum(c.seconds for c in commits)
         for commit in commits:
@@ -160,13 +183,11 @@ def fitted(costs: Costs, runs: Sequence[Records], cores: int) -> Costs:
                 known, rows_per=rows, core_seconds=seconds * cores / rows, fixed_seconds=fixed,
                 source=FROM, rows_source=FROM,
             )  # fmt: skip
-        else:  # the same dump in all of them: it takes what it took
-            rows_in = max(rows_fixed, 1.0)
-            entities = max(runs[0].rows[next(n for n, s in costs.stages.items() if s.per == "entity")], 1)
-            stages[name] = replace(
-                known, per="entity", rows_per=rows_in / entities, core_seconds=0.0,
-                fixed_seconds=fixed + seconds * sizes[-1], source=FROM, rows_source=FROM,
-            )  # fmt: skip
+        else:
+            # A pilot's dump is small, and says what such a stage takes in any case; of a row of the whole dump it says
+            # nothing, so that stays what it was.
+            of_rows = known.core_seconds * rows_fixed / cores
+            stages[name] = replace(known, fixed_seconds=max(0.0, fixed + seconds * sizes[-1] - of_rows))
     tables = dict(costs.tables)
     for name in sorted({t for run in runs for t in run.tables}):
         _, rows = _line(runs, lambda run, name=name: run.tables.get(name, (0, 0))[0], True)
@@ -189,8 +210,9 @@ def _line(runs: Sequence[Records], value: Any, grows: bool) -> tuple[float, floa
     if len(set(x.tolist())) < 2:
         return 0.0, float(y.sum() / x.sum())
     slope, fixed = np.polyfit(x, y, 1)
-    if slope < 0:
-        return float(y.mean()), 0.0
+    if slope <= 0:
+        # Noise: a small run took longer than a large one. No stage is free, so the largest tells what a pair costs.
+        return 0.0, float(y[x.argmax()] / x.max())
     if fixed < 0:
         return 0.0, float((x * y).sum() / (x * x).sum())
     return float(fixed), float(slope)
@@ -214,6 +236,8 @@ class Request:
     rows_per_file: int
     rows_per_unit: int
     prices: Mapping[str, float]
+    object_store: bool = True
+    """Whether the output lies on one, where putting a file in place is a copy."""
 
 
 @dataclass(frozen=True)
@@ -266,6 +290,7 @@ def request(options: Any, costs: Costs) -> Request:
         pairs, _number("--image-kb", options.image_kb, 0.1), options.model, gpus, cores, options.card,
         int(_number("--entities", options.entities, 1)), int(_number("--rows-per-file", options.rows_per_file, 1)),
         int(_number("--rows-per-unit", options.rows_per_unit, 1)), prices(options.price or ""),
+        options.store == "object",
     )  # fmt: skip
 
 
@@ -310,7 +335,9 @@ def estimate(costs: Costs, wanted: Request) -> Estimate:
         feeds = alone * feed
         rate = costs.cards[wanted.card]["overlap"] * min(alone, wanted.cores / wanted.gpus / feed)
     stages = tuple(_stage(name, cost, costs, wanted, units, rate) for name, cost in costs.stages.items())
+    written = units * sum(cost.files_of_unit(wanted) for cost in costs.stages.values())
     driver_bytes = files * costs.constants["driver_bytes_per_file"]
+    driver_bytes += written * costs.constants["driver_bytes_per_written_file"]
     found = Estimate(
         wanted,
         stages,
@@ -319,9 +346,9 @@ def estimate(costs: Costs, wanted: Request) -> Estimate:
         rate,
         feeds,
         costs.constants["driver_base_gb"] + driver_bytes / 1e9,
-        sum(_driver_seconds(cost, costs, units) for cost in costs.stages.values()) / 3600,
+        sum(_driver_seconds(cost, costs, wanted, units) for cost in costs.stages.values()) / 3600,
         units,
-        _requests(costs, wanted, files, units),
+        _requests(costs, wanted, files, units, written),
         {},
         _used(costs, wanted),
     )
@@ -341,15 +368,16 @@ def _stage(name: str, cost: StageCost, costs: Costs, wanted: Request, units: int
         gpu_seconds = rows / _rate_of(costs, wanted.card, wanted.model)
         seconds = rows / (rate * wanted.gpus)
         source = costs.cards[wanted.card]["source"]
-    hours = (seconds + _driver_seconds(cost, costs, units)) / 3600
+    hours = (seconds + _driver_seconds(cost, costs, wanted, units)) / 3600
     shuffled = rows * cost.shuffle_bytes / 1e12
     return StageEstimate(name, rows, core_seconds / 3600, gpu_seconds / 3600, hours, shuffled, source)
 
 
-def _driver_seconds(cost: StageCost, costs: Costs, units: int) -> float:
-    """Beside the tasks. What a run's own records say holds its units already."""
-    by_unit = units * costs.constants["driver_seconds_per_unit_and_stage"]
-    return cost.fixed_seconds + (by_unit if cost.per_unit and cost.source != FROM else 0.0)
+def _driver_seconds(cost: StageCost, costs: Costs, wanted: Request, units: int) -> float:
+    """Beside the tasks."""
+    by_unit = units * costs.constants["driver_seconds_per_unit_and_stage"] if cost.per_unit else 0.0
+    moves = units * cost.files_of_unit(wanted) if wanted.object_store else 0.0
+    return cost.fixed_seconds + by_unit + moves * costs.constants["store_seconds_per_file"]
 
 
 def _table_bytes(table: TableCost, costs: Costs, wanted: Request) -> float:
@@ -372,11 +400,10 @@ def _used(costs: Costs, wanted: Request) -> dict[str, Mapping[str, str]]:
     return {name: source for name, source in costs.sources.items() if name in names}
 
 
-def _requests(costs: Costs, wanted: Request, files: int, units: int) -> dict[str, float]:
+def _requests(costs: Costs, wanted: Request, files: int, units: int, written: float) -> dict[str, float]:
     """To an object store, counted from how the code reads and writes; constants with their reasons in costs.json."""
     of = costs.constants
     images = wanted.rows_per_file * wanted.image_kb / 1000 / of["read_mb_per_get"]
-    written = units * (of["files_per_unit"] + wanted.rows_per_unit / of["rows_per_scoring_task"])
     return {
         "GET": files * (of["gets_per_file"] + 2 * images) + written * of["gets_per_written_file"],
         "PUT": written * of["puts_per_file"],
@@ -409,6 +436,10 @@ def add_arguments(parser: Any) -> None:
         f"{name}: {what}" for name, what in PRICES.items()))  # fmt: skip
     parser.add_argument("--entities", default="110e6", help="entities of the dump (default 110e6)")
     parser.add_argument("--rows-per-file", default="10000", help="rows of an input file (default 10,000)")
+    parser.add_argument(
+        "--store", choices=("object", "disk"), default="object",
+        help="where the output lies: an object store copies each file into place, a shared disk renames it",
+    )  # fmt: skip
     parser.add_argument("--rows-per-unit", default="1e6", help="rows of a unit (default a million)")
     parser.add_argument(
         "--from", dest="runs", action="append", default=[], metavar="OUT",

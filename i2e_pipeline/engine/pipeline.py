@@ -6,6 +6,7 @@ Everything else is made again, wave by wave of units (engine/waves.py), and what
 
 from __future__ import annotations
 
+import _thread
 import json
 import logging
 import os
@@ -18,8 +19,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
-from threading import Lock
-from typing import TYPE_CHECKING
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, Any
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 _FAILURES_SHOWN = 5
 _STORAGE = "_storage.json"
+_BEAT, _SILENT = 60.0, 600.0
+"""Seconds between two signs of life of the process that holds an output, and without one until it counts as gone."""
 _SHUFFLE_PARTITIONS, _MOST_PARTITIONS = 200, 50_000
 _ROWS_OF_A_PARTITION = 250_000
 
@@ -459,22 +462,47 @@ def _units(count: int) -> str:
 
 @contextmanager
 def exclusive(output: str) -> Iterator[None]:
-    """One run at a time in an output folder. A lock whose process is gone does not hold."""
+    """One run at a time in an output folder. A lock whose process is gone does not hold: on this machine that is seen
+    at once; one of another machine, such as the driver's last in a cluster, beats while it lives."""
     path = files.join(output, "_lock")
     me = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     if files.exists(path):
         holder = json.loads(files.read_bytes(path) or b"{}")
-        if holder.get("host") != me["host"] or _alive(holder.get("process", 0)):
+        silent = time.time() - holder.get("beat", time.time())
+        here = holder.get("host") == me["host"]
+        if _alive(holder.get("process", 0)) if here else silent < _SILENT:
+            when = "" if here else f", or until it has been silent for {_SILENT / 60:.0f} minutes"
             raise StageError(
                 f"{output} is being written by process {holder.get('process')} on {holder.get('host')} since "
-                f"{holder.get('since')}: wait for it, or remove {path} if that process is gone"
+                f"{holder.get('since')}: wait for it{when}, or remove {path} if that process is gone"
             )
+        if not here:
+            log.warning("process %s on %s is silent: its lock holds no more", holder.get("process"), holder.get("host"))
         files.remove(path)
-    files.create_json(path, me)
+    files.create_json(path, me | {"beat": time.time()})
+    ended = Event()
+    beating = Thread(target=_beat, args=(path, me, ended), name="i2e-lock", daemon=True)
+    beating.start()
     try:
         yield
     finally:
+        ended.set()
+        beating.join()
         files.remove(path)
+
+
+def _beat(path: str, me: dict[str, Any], ended: Event) -> None:
+    """Say that the holder lives, until it has ended; stop the run whose lock somebody else has taken."""
+    while not ended.wait(_BEAT):
+        try:
+            held = json.loads(files.read_bytes(path) or b"{}") if files.exists(path) else {}
+            if {key: held.get(key) for key in me} != me:
+                log.error("%s is somebody else's now: this run was silent for too long, and stops", path)
+                _thread.interrupt_main()
+                return
+            files.write_json(path, me | {"beat": time.time()})
+        except OSError as error:
+            log.warning("%s: %s", path, error)
 
 
 def _alive(process: int) -> bool:
