@@ -418,7 +418,7 @@ class _Workers:
                 self.run.commits[self.stage.name].pop(unit, None)
         for one in units:
             log.error("%-15s unit %s failed: %s", self.stage.name, one.unit, _reason(one.why))
-        if len(self.failed) >= 2 * HOPELESS and not self._made_any():
+        if len(self.failed) >= 3 * HOPELESS and not self._made_any():
             self.waves.stop()
 
     def _made_any(self) -> bool:

@@ -14,7 +14,7 @@ from threading import Lock
 from i2e_pipeline.core.config import RunConfig
 
 _FIRST_ROWS_PER_CORE = 20_000
-HOPELESS = 4
+HOPELESS = 3
 """So many units failed by themselves and none made yet: the units are not the cause."""
 _GIVEN_UP = 100
 """The same where some were made before, one after the other: each costs a job."""

@@ -315,7 +315,7 @@ def test_where_every_unit_fails_the_run_ends_soon(tmp_path: Path, spark: Any) ->
     pipeline = toys(config(many(tmp_path, 64), run={"waves_in_flight": 1, "wave_units": 64}), spark, read=Hopeless())
     with pytest.raises(Exception, match="no model there"):
         pipeline.run()
-    assert len(Path(tried).read_text()) < 20
+    assert len(Path(tried).read_text()) < 48  # tasks, of which a job has two
 
 
 def test_a_unit_counts_before_its_wave_ends(tmp_path: Path, spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
