@@ -156,6 +156,7 @@ class Pipeline:
         if left := [name for name in self.tables.committed_stages() if name not in self.names]:
             log.info("%s: no stage of this config; what it wrote stays, and nobody reads it", ", ".join(left))
         _refuse_guarded(run, asked, redo)
+        self._refuse_gone(run, asked, redo)
         self.tables.discard_staging()
         states = []
         for stage in asked:
@@ -168,6 +169,22 @@ class Pipeline:
             else:
                 _run_stage(run, state)
         return run, states
+
+    def _refuse_gone(self, run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> None:
+        """Raise StageError, before any work, where a stage that may have to run needs an input file that is gone.
+
+        What a stage behind one that is still to run will need is not known yet: then all that it might need counts.
+        """
+        reading = [stage for stage in asked if stage.opens_input()]
+        if not reading or not (gone := _gone(run.units)):
+            return
+        beforehand = replace(run, commits={}, fingerprints={})
+        states = {s.name: inspect(beforehand, s, redo=s.name in redo) for s in asked}
+        for stage in reading:
+            if needed := [unit for unit in states[stage.name].to_do if unit in gone]:
+                before = [states[s.name] for s in asked if s.name in _before(run, stage)]
+                cause = next((state for state in before if state.worked), states[stage.name])
+                raise StageError(_said_gone(states[stage.name], cause, needed, gone))
 
     def open(self, units: Sequence[Unit]) -> Run:
         """What stages are handed, over these units; nothing is looked at yet."""
@@ -193,6 +210,7 @@ class Pipeline:
                         if isinstance(one, Failed):
                             raise _failure(stage, [one], 0)
                         made.append(one)
+                    stage.before_commit(handed, [m.commit.unit for m in made])
                     self.tables.commit([(m.commit, m.staged) for m in made])
                 beside.commits[stage.name] = {m.commit.unit: m.commit for m in made}
             yield beside
@@ -251,6 +269,40 @@ def _refuse_guarded(run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> No
                     )
 
 
+def _before(run: Run, stage: Stage) -> set[str]:
+    """Names of the stages whose tables or fingerprints it needs, and of those that these need."""
+    found: set[str] = set()
+    left = [stage]
+    while left:
+        one = left.pop()
+        new = {*one.after, *(run.writer(table).name for table in one.reads)} - found
+        found |= new
+        left += [run.stage(name) for name in new]
+    return found
+
+
+def _gone(units: Sequence[Unit]) -> dict[str, str]:
+    """Unit to what is wrong with the first of its input files that is not what it was; the others are not in it."""
+    sizes = files.sizes([f.path for unit in units for f in unit.files])
+    gone: dict[str, str] = {}
+    for unit in units:
+        for file in unit.files:
+            if sizes[file.path] != file.size:
+                gone.setdefault(unit.name, f"{file.path} {'is gone' if sizes[file.path] is None else 'has changed'}")
+    return gone
+
+
+def _said_gone(state: StageState, cause: StageState, units: Sequence[str], gone: Mapping[str, str]) -> str:
+    """What to say of a stage that needs these units' files. `cause`: the first stage because of which it does."""
+    why = cause.to_do.get(units[0]) or next(iter(cause.to_do.values()))
+    named = "; ".join(f"unit {unit}: {gone[unit]}" for unit in units[:_FAILURES_SHOWN])
+    more = f"; and {len(units) - _FAILURES_SHOWN} units more" if len(units) > _FAILURES_SHOWN else ""
+    return (
+        f"stage {state.stage.name} needs input files again ({cause.stage.name}: {why}), and they are not there. {named}"
+        f"{more}. Put each back as it was, or leave its unit out: `i2e run --forget {units[0]}`"
+    )
+
+
 def _refuse_other_format(config: Config, tables: Tables) -> None:
     """Raise StageError where the output holds tables of the other format: one cannot be read as the other."""
     path, wanted = tables.path("_storage.json"), config.storage.format
@@ -279,6 +331,8 @@ def _run_stage(run: Run, state: StageState) -> None:
     started = time.monotonic()
     for reason in sorted(set(state.to_do.values()) - {"new"}):
         log.info("%-15s %s again, %s", stage.name, _units(sum(r == reason for r in state.to_do.values())), reason)
+    if stage.opens_input() and (gone := _gone([u for u in run.units if u.name in state.to_do])):
+        raise StageError(_said_gone(state, state, list(gone), gone))  # since the run began
     stage.prepare(run)
     rows = stage.rows_to_do(run, list(state.to_do))
     gb = {u.name: sum(f.size for f in u.files) / 1e9 for u in run.units}
@@ -381,6 +435,7 @@ class _Workers:
         with self._lock:
             now = time.monotonic()
             share, self._since = round((now - self._since) / len(whole), 4), now
+            self.stage.before_commit(self.run, [one.commit.unit for one in whole])
         for commit in self.run.tables.commit([(replace(m.commit, seconds=share), m.staged) for m in whole]):
             self.state.done[commit.unit] = commit
             self.run.commits[self.stage.name][commit.unit] = commit
