@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
-from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.errors import I2EError, NoSuchFile
 from i2e_pipeline.engine import cluster, merging
 from i2e_pipeline.engine.progress import StageProgress, job_group
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
 from i2e_pipeline.engine.tables import WHOLE, Commit, Failed, Tables
-from i2e_pipeline.engine.units import Unit, Units
+from i2e_pipeline.engine.units import InputError, Unit, Units
 from i2e_pipeline.engine.waves import Waves
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Pipeline:
         needs_units = any(
             s.scope == "unit" or self.depends_on_units(s) for s in asked if wanted is None or s.name in wanted
         )
-        run = self.open(Units(self.tables.root).plan(self.config.pairs) if needs_units else [])
+        run = self.open(self._planned_units() if needs_units else [])
         # Whatever is wrong with a setting is said before any work, not hours later when its stage comes.
         for stage in asked:
             run.settings_of(stage)
@@ -169,6 +169,22 @@ class Pipeline:
             else:
                 _run_stage(run, state)
         return run, states
+
+    def _planned_units(self, remember: bool = True) -> list[Unit]:
+        """The units of this config. A path that leads to nothing because files that were read are gone is passed over:
+        whether a stage needs them is another question."""
+        units, pairs = Units(self.tables.root), self.config.pairs
+        try:
+            return units.plan(pairs, remember)
+        except InputError as error:
+            if not isinstance(error.__context__, NoSuchFile) or not _gone(units.known()):
+                raise
+        left = tuple(path for path in pairs.path if _leads_somewhere(path))
+        log.warning(
+            "pairs.path: nothing is left at %s, and files that were read are gone; what was made of them stays",
+            ", ".join(path for path in pairs.path if path not in left),
+        )
+        return units.plan(pairs.model_copy(update={"path": left}), remember)
 
     def _refuse_gone(self, run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> None:
         """Raise StageError, before any work, where a stage that may have to run needs an input file that is gone.
@@ -220,7 +236,7 @@ class Pipeline:
 
     def status(self) -> tuple[list[Unit], list[StageState]]:
         """How every stage stands under this config; runs nothing."""
-        units = Units(self.tables.root).plan(self.config.pairs, remember=False)
+        units = self._planned_units(remember=False)
         run = self.open(units)
         return units, [inspect(run, stage) for stage in self.stages]
 
@@ -267,6 +283,13 @@ def _refuse_guarded(run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> No
                         f"{run.tables.path(next(iter(stage.tables)))} was written with another {setting} "
                         f"({before}, now {now[setting]}): use another output, or `i2e run --redo {stage.name}`"
                     )
+
+
+def _leads_somewhere(path: str) -> bool:
+    try:
+        return bool(files.find([path], ".parquet"))
+    except NoSuchFile:
+        return False
 
 
 def _before(run: Run, stage: Stage) -> set[str]:

@@ -222,6 +222,28 @@ def test_a_run_that_needs_no_input_bytes_goes_on_without_the_files(folder: Path,
     assert worked(toys(settings, spark).run()[1]) == {"read": 1, "total": 1}
 
 
+@pytest.mark.parametrize("left", [["b.parquet"], []])
+def test_a_path_at_which_nothing_is_left_is_said_only_where_it_is_needed(
+    folder: Path, spark: Any, left: list[str]
+) -> None:
+    """Catches: a folder of files that was cleared, and a run over tables alone that does not begin."""
+    paths = [f"{folder}/in/a.parquet", f"{folder}/in/b.par*"]
+    settings = config(folder, pairs={"path": paths})
+    toys(settings, spark).run()
+    for file in ("a.parquet", "b.parquet"):
+        if file not in left:
+            (folder / "in" / file).unlink()
+    assert worked(toys(settings, spark).run()[1]) == {"read": 0, "total": 0}
+    assert worked(toys(settings, spark).run(redo=["total"])[1]) == {"read": 0, "total": 1}
+    with pytest.raises(StageError, match=r"unit u-\w+: .*a\.parquet is gone.*--forget u-"):
+        toys(settings, spark).run(redo=["read"])
+    # A path that never led anywhere is an error, as long as what was read is there.
+    if left:
+        write_shard(folder / "in" / "a.parquet", *range(20))
+        with pytest.raises(InputError, match=r"none\.parquet: no file matches"):
+            toys(config(folder, pairs={"path": [*paths, f"{folder}/none.parquet"]}), spark).run()
+
+
 def test_a_stage_that_may_need_a_file_behind_one_that_is_to_run_is_named_with_the_cause(
     folder: Path, spark: Any
 ) -> None:
