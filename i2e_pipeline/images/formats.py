@@ -99,9 +99,10 @@ _BRANDS = {
 }
 """By the brands of ISO's container, in this order: an AVIF may call itself mif1, too."""
 _SVG = re.compile(
-    rb"\s*(?:<\?xml.{0,500}?\?>\s*)?(?:<!--.{0,2000}?-->\s*|<!DOCTYPE\s+svg.{0,2000}?>\s*)*<(?:\w{1,20}:)?svg[\s>/]",
+    rb"(?:\s|<\?[^>]*>|<!--(?:(?!-->).)*-->|<!DOCTYPE\s+(?:\w+:)?svg[^>\[]*(?:\[[^\]]*\]\s*)?>)*<(?:\w{1,20}:)?svg[\s>/]",
     re.DOTALL | re.IGNORECASE,
 )
+"""Each part matches in one way alone: hostile text costs no more time than its length."""
 _NETPBM = re.compile(rb"P[1-6]\s+[\d#]")
 _LOOKED_AT = 4096
 

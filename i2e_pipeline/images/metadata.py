@@ -21,6 +21,8 @@ _ORIENTATION = 0x0112
 _CANDIDATES = 16
 """Places at which the chunks of a PNG may go on behind one whose length is wrong, which is passed over once. Checking
 one costs its length."""
+_MOST_PARTS = 100_000
+"""Chunks or segments that are looked at. Real images have some thousands at most; each costs an object."""
 _PALETTE_OR_PIXELS = re.compile(rb"PLTE|IDAT")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _TRNS_BYTES = {0: (2,), 2: (6,), 3: range(1, 257)}
@@ -90,7 +92,9 @@ def _png_chunks(stored: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
     pixels were read: behind these, a gap could be a part of them.
     """
     at, last, stays = len(_PNG_START), len(_PNG_START), False
-    while at + 8 <= len(stored):
+    for _ in range(_MOST_PARTS):
+        if at + 8 > len(stored):
+            return
         kind, end = stored[at + 4 : at + 8], at + 12 + int.from_bytes(stored[at : at + 4], "big")
         if not kind.isalpha() or end > len(stored):
             if kind == b"IDAT":
@@ -132,7 +136,9 @@ def jpeg_segments(stored: bytes, over_gaps: bool = False) -> Iterator[tuple[int,
     over_gaps   a segment whose length is wrong is followed by the next marker, as libjpeg has it; else by nothing
     """
     at = 2
-    while at + 4 <= len(stored):
+    for _ in range(_MOST_PARTS):
+        if at + 4 > len(stored):
+            return
         if stored[at] != 0xFF:
             found = re.compile(rb"\xff[^\0\xff]").search(stored, at) if over_gaps else None
             if found is None:
@@ -182,7 +188,9 @@ _ICC, _EXIF, _XMP = 0x20, 0x08, 0x04
 def _webp(stored: bytes) -> bytes | None:
     kept: list[tuple[bytes, bytes]] = []
     turned, at = None, 12
-    while at + 8 <= len(stored):
+    for _ in range(_MOST_PARTS):
+        if at + 8 > len(stored):
+            break
         kind, size = stored[at : at + 4], int.from_bytes(stored[at + 4 : at + 8], "little")
         data, whole = stored[at + 8 : at + 8 + size], at + 8 + size <= len(stored)
         if kind in (b"VP8X", *_OF_PIXELS):

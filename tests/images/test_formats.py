@@ -8,6 +8,7 @@ import gzip
 import io
 import struct
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,14 @@ from tests.small_models import picture, stored
 SVG = b"<?xml version='1.0'?>\n<!-- drawn -->\n<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"
 JPEG = stored(picture(0), "JPEG")
 UNREAD = {
-    "SVG": [SVG, b"\xef\xbb\xbf <svg width='9'>", "<svg >".encode("utf-16"), b"<svg:svg xmlns:svg=''/>"],
+    "SVG": [
+        SVG,
+        b"\xef\xbb\xbf <svg width='9'>",
+        "<svg >".encode("utf-16"),
+        b"<svg:svg xmlns:svg=''/>",
+        b'<?xml version="1.0"?><?xml-stylesheet href=""?>\n<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "svg.dtd" ['
+        b'\n<!ENTITY ns "http://ns.adobe.com/">\n]>\n<!-- a > b --><svg\n viewBox="0 0 9 9">',
+    ],
     "gzip of JPEG": [gzip.compress(JPEG)],
     "gzip of SVG": [gzip.compress(SVG)],
     "gzip": [gzip.compress(b"text"), gzip.compress(gzip.compress(JPEG)), b"\x1f\x8b\x08 damaged"],
@@ -105,6 +113,14 @@ def test_a_format_whose_plugin_is_not_installed_is_named_with_it(
         assert seen(data) == Rejected(Reason.UNSUPPORTED_FORMAT, detail)
     finally:
         formats.plugin.cache_clear()
+
+
+@pytest.mark.parametrize("text", [b"<!---->", b" ", b"<?a?>", b"<!--a", b"<!DOCTYPE svg [", b"<!DOCTYPE svg>"])
+def test_text_that_is_nearly_a_drawing_costs_no_time(text: bytes) -> None:
+    """Catches: an expression that tries every way in which the comments of a page could be divided."""
+    before = time.process_time()
+    assert formats.format_of(text * 4000 + b"<html>") is None
+    assert time.process_time() - before < 1
 
 
 def test_brands_tell_avif_from_heic_and_video() -> None:

@@ -187,6 +187,25 @@ def test_bombs_of_text_are_not_unpacked() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        PNG[:33] + chunk(b"prVt", b"") * 2_000_000,
+        PNG[:33] + chunk(b"IDAT", b"") * 2_000_000,
+        JPEG[:20] + b"\xff\xc4\0\2" * 5_000_000,
+        b"RIFF\0\0\0\0WEBP" + b"ANMF\0\0\0\0" * 2_000_000,
+    ],
+)
+def test_millions_of_empty_parts_are_not_gathered(data: bytes) -> None:
+    """Catches: an object for each of the millions of parts that a file of a few megabytes can hold."""
+    tracemalloc.start()
+    try:
+        metadata.without(data)
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_bombs_of_pixels_stay_out_where_metadata_is_left_out() -> None:
     large = stored(Image.new("1", (9_000, 9_000)))
     assert reason(in_png(chunk(b"iCCP", b""), png=large)) is Reason.TOO_MANY_PIXELS
