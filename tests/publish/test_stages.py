@@ -19,6 +19,7 @@ from i2e_pipeline.dataset.published import NotPublished, open_published
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.engine.units import Units
+from i2e_pipeline.report import quality
 from tests.engine.test_laws import Killed, changes
 from tests.engine.toys import worked
 from tests.test_stored_output import STORED
@@ -89,6 +90,18 @@ def test_a_stage_that_fails_before_it_replaces_a_file_leaves_the_published_datas
     assert dataset(output) == before
 
 
+def test_figures_of_a_dataset_whose_input_is_gone_are_passed_over(
+    output: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches: a run that was killed before its report, and the next one that dies over a dataset which is whole."""
+    run, _ = built(0.001).run()
+    files.write_json(str(output / "quality.json"), [{"of": "a dataset before"}])
+    Path("in/00000.parquet").unlink()
+    quality.measure(run)
+    assert quality.read(run.tables) == []
+    assert "1 input files are gone" in caplog.text
+
+
 def test_units_that_are_new_leave_the_manifest_and_those_that_it_names_do_not(output: Path) -> None:
     pipeline = built(0.001)
     run = pipeline.open(Units(str(output)).known())
@@ -122,6 +135,7 @@ def test_images_of_a_unit_that_was_forgotten_before_it_was_part_of_a_dataset_are
     assert dataset(output) == before
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_change_of_the_files_leaves_the_old_dataset_or_none_or_the_new_one(
     output: Path, spark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
