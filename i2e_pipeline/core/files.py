@@ -81,6 +81,34 @@ def exists(path: str) -> bool:
     return bool(filesystem.get_file_info(inner).type != pafs.FileType.NotFound)
 
 
+def sizes(paths: Sequence[str]) -> dict[str, int | None]:
+    """Bytes of each of these files; None where it is not there. In a store, one listing a folder."""
+    found: dict[str, int | None] = dict.fromkeys(paths)
+    folders: dict[tuple[str, str], list[str]] = {}
+    for path in found:
+        # A store's options stand behind a `?`.
+        query = "" if is_local(path) else (match.group() if (match := _QUERY.search(path)) else "")
+        folder = "" if is_local(path) else path.removesuffix(query).rpartition("/")[0]
+        folders.setdefault((folder, query), []).append(path)
+
+    def of_folder(place: tuple[str, str]) -> dict[str, int]:
+        folder, query = place
+        if folder:
+            filesystem, inner = open_filesystem(folder + query)
+            listed = {i.base_name: i for i in _listing(filesystem, inner, recursive=False)}
+            infos = [listed.get(path.removesuffix(query).rpartition("/")[2]) for path in folders[place]]
+        else:
+            inners = [open_filesystem(path.removeprefix("file://"))[1] for path in folders[place]]
+            infos = pafs.LocalFileSystem().get_file_info(inners)
+        named = zip(folders[place], infos, strict=True)
+        return {path: info.size for path, info in named if info is not None and info.type == pafs.FileType.File}
+
+    with ThreadPoolExecutor(_SMALL_READS) as pool:
+        for there in pool.map(of_folder, folders):
+            found.update(there)
+    return found
+
+
 def list_folders(folder: str) -> list[str]:
     """Names of the folders directly in a folder, sorted; none where it is missing."""
     filesystem, inner = open_filesystem(folder)

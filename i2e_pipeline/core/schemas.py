@@ -43,6 +43,7 @@ class Reason(str, Enum):
     NULL_IMAGE = "null_image"
     EMPTY_IMAGE = "empty_image"
     NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
     TRUNCATED_IMAGE = "truncated_image"
     BROKEN_IMAGE = "broken_image"
     TOO_MANY_BYTES = "too_many_bytes"

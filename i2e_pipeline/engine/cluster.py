@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 NEEDED = ("pyarrow", "numpy", "pandas", "pydantic", "msgspec", "pillow", "pyyaml", "filelock", "deltalake")
 """Packages that every stage's workers import."""
-USEFUL = ("ftfy", "regex", "spacy", "torch", "open_clip_torch")
-"""Packages that some stages' workers import."""
+USEFUL = ("ftfy", "regex", "spacy", "torch", "open_clip_torch", "pillow-heif", "pillow-jxl-plugin")
+"""Packages that some stages' workers import. Without the last two a worker rejects images that another one reads."""
 _MAX_SKEW = 60.0
 """Seconds. Stores refuse requests whose time is off by 15 minutes; what is unfinished for a minute counts as left by a
 writer that died (core/files.py)."""

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
-from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.errors import I2EError, NoSuchFile
 from i2e_pipeline.engine import cluster, merging
 from i2e_pipeline.engine.progress import StageProgress, job_group
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
 from i2e_pipeline.engine.tables import WHOLE, Commit, Failed, Tables
-from i2e_pipeline.engine.units import Unit, Units
+from i2e_pipeline.engine.units import InputError, Unit, Units
 from i2e_pipeline.engine.waves import HOPELESS, Waves
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Pipeline:
         needs_units = any(
             s.scope == "unit" or self.depends_on_units(s) for s in asked if wanted is None or s.name in wanted
         )
-        run = self.open(Units(self.tables.root).plan(self.config.pairs) if needs_units else [])
+        run = self.open(self._planned_units() if needs_units else [])
         # Whatever is wrong with a setting is said before any work, not hours later when its stage comes.
         for stage in asked:
             run.settings_of(stage)
@@ -161,6 +161,7 @@ class Pipeline:
         if left := [name for name in self.tables.committed_stages() if name not in self.names]:
             log.info("%s: no stage of this config; what it wrote stays, and nobody reads it", ", ".join(left))
         _refuse_guarded(run, asked, redo)
+        self._refuse_gone(run, asked, redo)
         self.tables.discard_staging()
         states = []
         for stage in asked:
@@ -173,6 +174,38 @@ class Pipeline:
             else:
                 _run_stage(run, state)
         return run, states
+
+    def _planned_units(self, remember: bool = True) -> list[Unit]:
+        """The units of this config. A path that leads to nothing because files that were read are gone is passed over:
+        whether a stage needs them is another question."""
+        units, pairs = Units(self.tables.root), self.config.pairs
+        try:
+            return units.plan(pairs, remember)
+        except InputError as error:
+            if not isinstance(error.__context__, NoSuchFile) or not _gone(units.known()):
+                raise
+        left = tuple(path for path in pairs.path if _leads_somewhere(path))
+        log.warning(
+            "pairs.path: nothing is left at %s, and files that were read are gone; what was made of them stays",
+            ", ".join(path for path in pairs.path if path not in left),
+        )
+        return units.plan(pairs.model_copy(update={"path": left}), remember)
+
+    def _refuse_gone(self, run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> None:
+        """Raise StageError, before any work, where a stage that may have to run needs an input file that is gone.
+
+        What a stage behind one that is still to run will need is not known yet: then all that it might need counts.
+        """
+        reading = [stage for stage in asked if stage.opens_input()]
+        if not reading or not (gone := _gone(run.units)):
+            return
+        beforehand = replace(run, commits={}, fingerprints={})
+        states = {s.name: inspect(beforehand, s, redo=s.name in redo) for s in asked}
+        for stage in reading:
+            if needed := [unit for unit in states[stage.name].to_do if unit in gone]:
+                before = [states[s.name] for s in asked if s.name in _before(run, stage)]
+                cause = next((state for state in before if state.worked), states[stage.name])
+                raise StageError(_said_gone(states[stage.name], cause, needed, gone))
 
     def open(self, units: Sequence[Unit]) -> Run:
         """What stages are handed, over these units; nothing is looked at yet."""
@@ -198,6 +231,7 @@ class Pipeline:
                         if isinstance(one, Failed):
                             raise _failure(stage, [one], 0)
                         made.append(one)
+                    stage.before_commit(handed, [m.commit.unit for m in made])
                     self.tables.commit([(m.commit, m.staged) for m in made])
                 beside.commits[stage.name] = {m.commit.unit: m.commit for m in made}
             yield beside
@@ -207,7 +241,7 @@ class Pipeline:
 
     def status(self) -> tuple[list[Unit], list[StageState]]:
         """How every stage stands under this config; runs nothing."""
-        units = Units(self.tables.root).plan(self.config.pairs, remember=False)
+        units = self._planned_units(remember=False)
         run = self.open(units)
         return units, [inspect(run, stage) for stage in self.stages]
 
@@ -257,6 +291,47 @@ def _refuse_guarded(run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> No
                     )
 
 
+def _leads_somewhere(path: str) -> bool:
+    try:
+        return bool(files.find([path], ".parquet"))
+    except NoSuchFile:
+        return False
+
+
+def _before(run: Run, stage: Stage) -> set[str]:
+    """Names of the stages whose tables or fingerprints it needs, and of those that these need."""
+    found: set[str] = set()
+    left = [stage]
+    while left:
+        one = left.pop()
+        new = {*one.after, *(run.writer(table).name for table in one.reads)} - found
+        found |= new
+        left += [run.stage(name) for name in new]
+    return found
+
+
+def _gone(units: Sequence[Unit]) -> dict[str, str]:
+    """Unit to what is wrong with the first of its input files that is not what it was; the others are not in it."""
+    sizes = files.sizes([f.path for unit in units for f in unit.files])
+    gone: dict[str, str] = {}
+    for unit in units:
+        for file in unit.files:
+            if sizes[file.path] != file.size:
+                gone.setdefault(unit.name, f"{file.path} {'is gone' if sizes[file.path] is None else 'has changed'}")
+    return gone
+
+
+def _said_gone(state: StageState, cause: StageState, units: Sequence[str], gone: Mapping[str, str]) -> str:
+    """What to say of a stage that needs these units' files. `cause`: the first stage because of which it does."""
+    why = cause.to_do.get(units[0]) or next(iter(cause.to_do.values()))
+    named = "; ".join(f"unit {unit}: {gone[unit]}" for unit in units[:_FAILURES_SHOWN])
+    more = f"; and {len(units) - _FAILURES_SHOWN} units more" if len(units) > _FAILURES_SHOWN else ""
+    return (
+        f"stage {state.stage.name} needs input files again ({cause.stage.name}: {why}), and they are not there. {named}"
+        f"{more}. Put each back as it was, or leave its unit out: `i2e run --forget {units[0]}`"
+    )
+
+
 def _refuse_other_format(config: Config, tables: Tables) -> None:
     """Raise StageError where the output holds tables of the other format: one cannot be read as the other."""
     path, wanted = tables.path(_STORAGE), config.storage.format
@@ -283,6 +358,8 @@ def _run_stage(run: Run, state: StageState) -> None:
     started = time.monotonic()
     for reason in sorted(set(state.to_do.values()) - {"new"}):
         log.info("%-15s %s again, %s", stage.name, _units(sum(r == reason for r in state.to_do.values())), reason)
+    if stage.opens_input() and (gone := _gone([u for u in run.units if u.name in state.to_do])):
+        raise StageError(_said_gone(state, state, list(gone), gone))  # since the run began
     stage.prepare(run)
     rows = stage.rows_to_do(run, list(state.to_do))
     gb = {u.name: sum(f.size for f in u.files) / 1e9 for u in run.units}
@@ -400,6 +477,7 @@ class _Workers:
         with self._lock:
             now = time.monotonic()
             share, self._since = round((now - self._since) / len(whole), 4), now
+            self.stage.before_commit(self.run, [one.commit.unit for one in whole])
         for commit in self.run.tables.commit([(replace(m.commit, seconds=share), m.staged) for m in whole]):
             self.state.done[commit.unit] = commit
             self.run.commits[self.stage.name][commit.unit] = commit

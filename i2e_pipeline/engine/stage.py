@@ -126,6 +126,9 @@ class Stage:
     sees_images: bool = False
     """Whether it opens its rows' images (`Run.open_shards`). If so, the column that they are read from is in its
     fingerprint."""
+    reads_input: bool = False
+    """Whether it opens input files of its units beside tables. One that `sees_images`, and one by unit that reads no
+    table, does anyway. Where such a file is gone, a run that would need it says so before any work."""
     guarded: tuple[str, ...] = ()
     """Settings, by their stored names, whose change is refused: what was made with them cost hours, and is not made
     again unasked."""
@@ -133,6 +136,10 @@ class Stage:
     @classmethod
     def all_sections(cls) -> tuple[str, ...]:
         return (*cls.sections, *((cls.name,) if cls.Settings is not None else ()))
+
+    @classmethod
+    def opens_input(cls) -> bool:
+        return cls.reads_input or cls.sees_images or (cls.scope == "unit" and not cls.reads)
 
     def settings(self, config: Config) -> dict[str, Any]:
         """What of the config changes this stage's output, in JSON form.
@@ -165,6 +172,9 @@ class Stage:
 
     def prepare(self, run: Run) -> None:
         """Done once before the first unit of a run."""
+
+    def before_commit(self, run: Run, units: Sequence[str]) -> None:
+        """Called each time before what these units hold is replaced, by one thread at a time."""
 
     def lays_out(self, run: Run) -> Mapping[str, str]:
         """Folders below the output in which it lays out files for workers, each with the name of what this config uses

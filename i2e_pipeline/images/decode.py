@@ -2,16 +2,19 @@
 
 Reads    stored bytes, as they lie in an input shard
 Writes   Decoded: size as displayed, a 32 x 32 grey thumbnail for the perceptual hash, the model's pixels
-Rejects  null_image · empty_image · too_many_bytes · not_an_image · truncated_image · broken_image · too_many_pixels ·
-         too_small · too_long
+Rejects  null_image · empty_image · too_many_bytes · not_an_image · unsupported_format · truncated_image ·
+         broken_image · too_many_pixels · too_small · too_long
 
-Bytes are hostile. Only formats that browsers show are opened (Pillow would hand an EPS to Ghostscript). Sizes are
-checked on the header, before anything is decoded. Whatever the decoder says of an image becomes that image's reason.
+Bytes are hostile. Only formats that are decoded within the process are opened (formats.py; Pillow would hand an EPS to
+Ghostscript). Sizes are checked on the header, before anything is decoded. Metadata that is damaged, or larger than the
+decoder's bounds, does not cost an image whose pixels are whole (metadata.py); pixels that are not all there do.
+Whatever the decoder says of an image becomes that image's reason.
 """
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,12 +23,16 @@ from PIL import Image, UnidentifiedImageError
 
 from i2e_pipeline.core.config import ImageLimits
 from i2e_pipeline.core.schemas import Reason
+from i2e_pipeline.images import formats, metadata
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "ICO")
 REASONS = {
     Reason.NULL_IMAGE: "The row has a text but no image.",
     Reason.EMPTY_IMAGE: "The image is stored with zero bytes, as after a download that failed.",
     Reason.NOT_AN_IMAGE: "The stored bytes are of no image format: an error page, for the most part.",
+    Reason.UNSUPPORTED_FORMAT: (
+        "The stored bytes are of a format that is not read here: a drawing, a video, an archive, or an image that a "
+        "plugin would read. The detail names it."
+    ),
     Reason.TRUNCATED_IMAGE: "The image ends before its own header says it should.",
     Reason.BROKEN_IMAGE: "The bytes begin as an image and the decoder cannot finish them.",
     Reason.TOO_MANY_BYTES: "The stored image is larger than the limit and is not read.",
@@ -92,11 +99,14 @@ def unfit(header: Header | None, limits: ImageLimits) -> Reason | None:
 
 
 def open_image(stored: bytes) -> Image.Image:
-    """The one way to open an image: only what browsers show, so that no program is started for the bytes' sake.
+    """The one way to open an image: only what this process decodes itself, so that no program is started for the bytes'
+    sake.
 
-    Nothing is decoded yet. Raises what Pillow raises: whatever comes from outside goes through `open_rgb`.
+    Raises what Pillow raises: whatever comes from outside goes through `open_rgb`.
     """
-    return Image.open(io.BytesIO(stored), formats=FORMATS)
+    if opener := formats.plugin(formats.format_of(stored)):
+        return opener(io.BytesIO(stored))
+    return Image.open(io.BytesIO(stored), formats=formats.by_pillow())
 
 
 def open_rgb(
@@ -114,7 +124,23 @@ def open_rgb(
     reason = unfit(header, limits)
     if reason is not None or stored is None:
         return Rejected(reason or Reason.NULL_IMAGE, str(header) if header and header.size else None)
+    opened = _open_rgb(stored, limits, side, upright)
+    if isinstance(opened, Rejected) and opened.reason in _OF_THE_DECODER and (bare := metadata.without(stored)):
+        again = _open_rgb(bare, limits, side, upright)
+        return opened if isinstance(again, Rejected) and again.reason in _OF_THE_DECODER else again
+    return opened
+
+
+_OF_THE_DECODER = (Reason.NOT_AN_IMAGE, Reason.TRUNCATED_IMAGE, Reason.BROKEN_IMAGE, Reason.UNSUPPORTED_FORMAT)
+
+
+def _open_rgb(
+    stored: bytes, limits: ImageLimits, side: int, upright: bool
+) -> tuple[Image.Image, tuple[int, int]] | Rejected:
     try:
+        header = Header(len(stored), formats.sides_within(stored))
+        if unfit(header, limits) is Reason.TOO_MANY_PIXELS:
+            return Rejected(Reason.TOO_MANY_PIXELS, str(header))
         image = open_image(stored)
         header = Header(len(stored), image.size)
         reason = unfit(header, limits)
@@ -134,9 +160,9 @@ def open_rgb(
     except MemoryError:
         raise
     except UnidentifiedImageError:  # its own message holds a memory address: two runs would write two details
-        return Rejected(_fault(stored, ""), f"begins with {stored[:16]!r}")
+        return _fault(stored, "", f"begins with {stored[:16]!r}")
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error ... for broken images
-        return Rejected(_fault(stored, str(error)), f"{type(error).__name__}: {error}"[:200])
+        return _fault(stored, str(error), _said_by(error))
 
 
 def decode(
@@ -156,7 +182,7 @@ def decode(
     except MemoryError:
         raise
     except Exception as error:  # a preprocessing that this image defeats
-        return Rejected(Reason.BROKEN_IMAGE, f"{type(error).__name__}: {error}"[:200])
+        return Rejected(Reason.BROKEN_IMAGE, _said_by(error))
 
 
 _TURNS = {
@@ -199,24 +225,36 @@ def opaque_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
+def _said_by(error: Exception) -> str:
+    """In one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def _looks_like_image(stored: bytes) -> bool:
-    return (
-        stored.startswith(_MAGIC)
-        or (stored[:4] == b"RIFF" and stored[8:12] == b"WEBP")
-        or stored[4:12] in (b"ftypavif", b"ftypavis")
-        or (stored[:2] == b"BM" and stored[6:10] == bytes(4))
-    )
+_UNABLE = re.compile(r"unsupported|not supported|cannot handle|not available|no codec", re.IGNORECASE)
+"""How decoders say that a whole image is of a kind of their format that they do not read."""
 
 
-def _fault(stored: bytes, message: str) -> Reason:
-    if not _looks_like_image(stored):
-        return Reason.NOT_AN_IMAGE
+def _fault(stored: bytes, message: str, detail: str) -> Rejected:
+    """Why bytes that could not be opened are no image. `message` is the decoder's, empty where it has none."""
+    name = formats.format_of(stored)
+    if name is None:
+        return Rejected(Reason.NOT_AN_IMAGE, detail)
+    if not formats.is_read(name):
+        return Rejected(Reason.UNSUPPORTED_FORMAT, formats.how_to_read(name))
     if "truncated" in message.lower() or _cut_short(stored):
-        return Reason.TRUNCATED_IMAGE
-    return Reason.BROKEN_IMAGE
+        return Rejected(Reason.TRUNCATED_IMAGE, detail)
+    if _UNABLE.search(message):
+        return Rejected(Reason.UNSUPPORTED_FORMAT, f"{name}: {message}"[:200])
+    if name == "JPEG" and (bits := _bits_of_jpeg(stored)) not in (None, 8):
+        return Rejected(Reason.UNSUPPORTED_FORMAT, f"JPEG of {bits} bits a channel")
+    return Rejected(Reason.BROKEN_IMAGE, detail)
+
+
+def _bits_of_jpeg(stored: bytes) -> int | None:
+    for marker, data, _ in metadata.jpeg_segments(stored):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return data[0] if data else None
+    return None
 
 
 def _cut_short(stored: bytes) -> bool:
@@ -239,7 +277,22 @@ def _cut_short(stored: bytes) -> bool:
         return not stored.rstrip(b"\0").endswith(b";")
     if stored[:4] == b"RIFF":
         return int.from_bytes(stored[4:8], "little") + 8 > len(stored)
+    if stored[4:8] in (b"ftyp", b"jP  ", b"JXL "):
+        return _ends_within_a_box(stored)
     return False
+
+
+def _ends_within_a_box(stored: bytes) -> bool:
+    """Whether a file of ISO's boxes (AVIF, HEIC, JPEG 2000, JPEG XL) ends before its last one does."""
+    at = 0
+    while at + 8 <= len(stored):
+        size = int.from_bytes(stored[at : at + 4], "big")
+        if size == 1:
+            size = int.from_bytes(stored[at + 8 : at + 16], "big")
+        if size < 8:
+            return False  # 0: to the end, wherever that is
+        at += size
+    return at != len(stored)
 
 
 _THUMB = 32

@@ -16,6 +16,8 @@ from i2e_pipeline.engine.tables import Commit
 
 FORMAT_VERSION = 1
 _SOFTWARE = ("pyspark", "pyarrow", "torch", "open_clip_torch", "timm", "spacy", "numpy", "pillow")
+_SOFTWARE_IF_THERE = ("pillow-heif", "pillow-jxl-plugin")
+"""What decides, where it is installed, which images are read."""
 
 
 def funnel(run: Run) -> list[dict[str, Any]]:
@@ -87,6 +89,7 @@ def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -
             "i2e_pipeline": __version__,
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _SOFTWARE},
+            **{d.name: d.version for name in _SOFTWARE_IF_THERE for d in importlib.metadata.distributions(name=name)},
         },
     }
 

@@ -6,8 +6,10 @@ publish  Reads    selection · the input shards                 Writes  i2e/imag
 finish   Reads    entity_statistics · every stage's commits    Writes  i2e/entities · i2e/statistics/* · manifest, card
 
 `select` decides over all units, by shuffles of ids alone. `publish` writes again only the units whose selection
-changed. The manifest is removed before the first of them is put in place and is written last. A dataset without a
-manifest is not whole, and no command reads it.
+changed. The manifest stays for as long as every file that it stands for is there as it was: until the first of its
+units is replaced, or the entities. A run that fails before leaves the old dataset whole, and units that are new do not
+touch it. From there on there is none, and it is written last. A dataset without a manifest is not whole, and no command
+reads it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import pyarrow.compute as pc
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, PairsConfig, digest
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.schemas import (
     BUCKETS,
     ENTITY_STATISTICS,
@@ -31,6 +34,7 @@ from i2e_pipeline.core.schemas import (
     SELECTION,
     Reason,
 )
+from i2e_pipeline.dataset.published import manifest_of
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.dealing import Blocks, task_size
 from i2e_pipeline.engine.stage import Made, Plan, Run, Stage
@@ -106,6 +110,7 @@ class Select(Stage):
 class Publish(Stage):
     name, job, does, rows_are = "publish", "build_dataset", "write the kept images", "images"
     reads = ("selection",)
+    reads_input = True
     tables = {
         "i2e/images": Table(
             IMAGES,
@@ -135,8 +140,15 @@ class Publish(Stage):
     def forget(self, run: Run, unit: str) -> None:
         """Keep its images until the dataset without them is ready. The last stage removes them then."""
 
-    def prepare(self, run: Run) -> None:
-        files.remove(run.tables.path("i2e", "manifest.json"))
+    def before_commit(self, run: Run, units: Sequence[str]) -> None:
+        """Remove the manifest if it stands for one of these units."""
+        folder = run.tables.path("i2e")
+        try:
+            untouched = manifest_of(folder)["units"].keys().isdisjoint(units)
+        except I2EError:  # there is none, or it is damaged
+            untouched = False
+        if not untouched:
+            files.remove(files.join(folder, "manifest.json"))
 
     def plan(self, run: Run, units: Sequence[str]) -> Plan:
         shards = [f for unit in units for f in run.unit(unit).files]
@@ -195,13 +207,16 @@ class Finish(Stage):
         published = {c.unit: c.fingerprint for c in run.commits_of("i2e/images")}
         return {**super().components(run, unit), "published": digest(published)}
 
-    def prepare(self, run: Run) -> None:
+    def before_commit(self, run: Run, units: Sequence[str]) -> None:
         """Remove the manifest. A kill from here on leaves none, and the next run writes it."""
         files.remove(run.tables.path("i2e", "manifest.json"))
 
     def missing(self, run: Run, commit: Commit) -> list[str]:
-        path = run.tables.path("i2e", "manifest.json")
-        return super().missing(run, commit) or ([] if files.exists(path) else ["i2e/manifest.json"])
+        if gone := super().missing(run, commit):
+            return gone
+        if not files.exists(run.tables.path("i2e", "manifest.json")):
+            return ["i2e/manifest.json"]
+        return ["i2e/images"] if self._other_units(run) else []
 
     def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made], None, None]:
         from pyspark.sql import functions as F
@@ -226,7 +241,6 @@ class Finish(Stage):
             unit,
             ("i2e/statistics/buckets", "i2e/statistics/funnel"),
         )
-        self._remove_other_units(run)
         written = tuple(self.tables)
         staged = [entities.only(*written[:2]), small.only(*written[2:])]
         made = Commit(
@@ -239,18 +253,21 @@ class Finish(Stage):
             rows_out=entities.rows_in,
             rejected={},
         )
-        # Committed by whoever iterates, before the manifest says that all is whole.
-        yield [Made(made, staged)]
         classes = made.rows("i2e/entities")
         facts = manifest(run, steps, classes, labels=sum(r["images"] * r["count"] for r in by_images))
         top = in_order.where("class_index is not null").orderBy(F.desc("images"), "entity_id").limit(20).collect()
+        # Committed by whoever iterates, before the manifest says that all is whole.
+        yield [Made(made, staged)]
+        self._remove_other_units(run)
         files.write_bytes(tables.path("i2e", "README.md"), card(facts, [r.asDict() for r in top]).encode())
         files.write_json(tables.path("i2e", "manifest.json"), facts)
 
     def _remove_other_units(self, run: Run) -> None:
         """Images of units that are no longer part of the dataset."""
-        images = run.writer("i2e/images").name
-        run.tables.discard(images, sorted(set(run.tables.commits(images)) - {u.name for u in run.units}))
+        run.tables.discard(run.writer("i2e/images").name, self._other_units(run))
+
+    def _other_units(self, run: Run) -> list[str]:
+        return sorted(set(run.tables.commits_of("i2e/images")) - {u.name for u in run.units})
 
 
 def entity_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:

@@ -7,6 +7,7 @@ those whose text names it: what a text does not name, no stage can find.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from i2e_pipeline.engine.stage import Run
 
+log = logging.getLogger(__name__)
+
 _FILE = "quality.json"
 _STEPS = {
     "extract": "P: mentions that can mean an entity that the text names; R: named entities that a mention can mean",
@@ -40,8 +43,11 @@ def read(tables: Tables) -> list[dict[str, Any]]:
 
 
 def measure(run: Run) -> None:
-    """Measure a published dataset and keep the figures, where the input has the columns."""
-    columns = truth_columns(run)
+    """Measure a published dataset and keep the figures, where the input is there and has the columns."""
+    sizes = files.sizes([file.path for unit in run.units for file in unit.files])
+    if gone := [path for path, size in sizes.items() if size is None]:
+        log.warning("precision and recall are not measured: %d input files are gone, %s first", len(gone), gone[0])
+    columns = None if gone else truth_columns(run)
     if columns is None:
         files.remove(run.tables.path(_FILE))
         return

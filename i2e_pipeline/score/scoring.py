@@ -2,8 +2,8 @@
 
 Reads    (shard, row, pair_id, entity_ids) · the input shards' image column · entity_vectors
 Writes   scores (pair_id, entity_id, image_id, clip_score, background_z, width, height, perceptual_hash, vector)
-Rejects  no_linked_mention · null_image · empty_image · too_many_bytes · not_an_image · truncated_image · broken_image ·
-         too_many_pixels · too_small · too_long · nan_score
+Rejects  no_linked_mention · null_image · empty_image · too_many_bytes · not_an_image · unsupported_format ·
+         truncated_image · broken_image · too_many_pixels · too_small · too_long · nan_score
 
 Bytes in, scores out: a task reads its rows' bytes from the input file itself, and numbers leave it. Handing decoded
 pixels from one UDF to the next costs 15 times the throughput (150,528 floats an image).

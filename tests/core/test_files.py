@@ -133,6 +133,13 @@ def test_globs_mean_the_same_on_disks_and_in_stores(store: str, patterns: list[s
     assert {f.size for f in found} == {1}
 
 
+def test_sizes_of_files_that_are_there_and_of_those_that_are_not(store: str) -> None:
+    there = [f"{store}/{name}" for name in ("a.parquet", "sub/d.parquet", ".hidden.parquet", "[1]/i.parquet")]
+    gone = [f"{store}/{name}" for name in ("none.parquet", "none/a.parquet", "sub", "sub/a.parquet")]
+    assert files.sizes([*there, *gone]) == {**dict.fromkeys(there, 1), **dict.fromkeys(gone)}
+    assert files.sizes([]) == {}
+
+
 @pytest.mark.parametrize("pattern", ["none*", "none", "none/*", "sub/*.txt", "a.parquet/*", "*/*/*/*"])
 def test_what_names_nothing_is_told(store: str, pattern: str) -> None:
     with pytest.raises(NoSuchFile, match=r": no file matches \(looked for \*\.parquet\)"):

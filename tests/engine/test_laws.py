@@ -183,6 +183,117 @@ def test_files_that_are_gone_or_cut_are_made_again(folder: Path, spark: Any) -> 
     assert content(pipeline) == whole
 
 
+# Input that goes away
+
+
+def test_an_input_file_that_is_gone_is_said_before_any_work_with_unit_and_remedy(folder: Path, spark: Any) -> None:
+    """Catches: stages that run for hours, and one behind them that dies without a word of unit or remedy."""
+    pipeline = toys(config(folder), spark)
+    pipeline.run()
+    whole = content(pipeline)
+    (unit,) = (u.name for u in Units(pipeline.config.output).known() if u.files[0].path.endswith("a.parquet"))
+    gone = folder / "in" / "a.parquet"
+    gone.rename(folder / "a.parquet")
+    changed = Read()
+    changed.modulus = 4
+    asked = toys(pipeline.config, spark, read=changed)
+    said = (
+        rf"stage read needs input files again \(read: changed: settings\.modulus: 2, now 4\), and they are not there\. "
+        rf"unit {unit}: {gone} is gone\. Put each back as it was, or leave its unit out: `i2e run --forget {unit}`"
+    )
+    with pytest.raises(StageError, match=said):
+        asked.run()
+    assert content(pipeline) == whole
+
+    # Put back, or left out, the run goes on.
+    (folder / "a.parquet").rename(gone)
+    assert worked(asked.run()[1]) == {"read": 2, "total": 1}
+    gone.unlink()
+    asked.forget(unit)
+    assert worked(toys(pipeline.config, spark).run()[1]) == {"read": 1, "total": 1}
+
+
+def test_a_run_that_needs_no_input_bytes_goes_on_without_the_files(folder: Path, spark: Any) -> None:
+    settings = config(folder)
+    toys(settings, spark).run()
+    (folder / "in" / "a.parquet").unlink()
+    idle = Pipeline(settings, toys(settings, spark).stages, lambda: pytest.fail("Spark was started"))
+    assert worked(idle.run()[1]) == {"read": 0, "total": 0}
+    assert worked(toys(settings, spark).run(redo=["total"])[1]) == {"read": 0, "total": 1}
+    small = config(folder, stages=["small"], small={"limit": 10})
+    assert worked(toys(small, spark, Small()).run()[1]) == {"read": 0, "small": 2, "total": 1}
+    write_shard(folder / "in" / "c.parquet", 200, 201)  # and units that are new are made
+    assert worked(toys(settings, spark).run()[1]) == {"read": 1, "total": 1}
+
+
+@pytest.mark.parametrize("left", [["b.parquet"], []])
+def test_a_path_at_which_nothing_is_left_is_said_only_where_it_is_needed(
+    folder: Path, spark: Any, left: list[str]
+) -> None:
+    """Catches: a folder of files that was cleared, and a run over tables alone that does not begin."""
+    paths = [f"{folder}/in/a.parquet", f"{folder}/in/b.par*"]
+    settings = config(folder, pairs={"path": paths})
+    toys(settings, spark).run()
+    for file in ("a.parquet", "b.parquet"):
+        if file not in left:
+            (folder / "in" / file).unlink()
+    assert worked(toys(settings, spark).run()[1]) == {"read": 0, "total": 0}
+    assert worked(toys(settings, spark).run(redo=["total"])[1]) == {"read": 0, "total": 1}
+    with pytest.raises(StageError, match=r"unit u-\w+: .*a\.parquet is gone.*--forget u-"):
+        toys(settings, spark).run(redo=["read"])
+    # A path that never led anywhere is an error, as long as what was read is there.
+    if left:
+        write_shard(folder / "in" / "a.parquet", *range(20))
+        with pytest.raises(InputError, match=r"none\.parquet: no file matches"):
+            toys(config(folder, pairs={"path": [*paths, f"{folder}/none.parquet"]}), spark).run()
+
+
+def test_a_stage_that_may_need_a_file_behind_one_that_is_to_run_is_named_with_the_cause(
+    folder: Path, spark: Any
+) -> None:
+    class Again(Small):
+        """Reads a table, and input files again."""
+
+        name, narrows, features, after, Settings = "again", None, (), ("small",), None
+        tables = {"others": Small.tables["smalls"]}
+        passes = Passed("others", ("id",))
+        reads_input = True
+
+        def plan(self, run: Run, units: Sequence[str]) -> Plan:
+            expected = run.rows_by_unit("numbers", units)
+            return Plan(run.read("numbers", units), lambda: partial(copied, "others"), expected)
+
+    def both(limit: int) -> Pipeline:
+        return toys(config(folder, stages=["small", "again"], small={"limit": limit}), spark, Small(), Again())
+
+    both(10).run()
+    before = both(10).tables.commits("small")
+    (folder / "in" / "b.parquet").unlink()
+    with pytest.raises(
+        StageError, match=r"stage again needs input files again \(small: changed: settings.limit: 10, now 9"
+    ):
+        both(9).run()
+    assert both(10).tables.commits("small") == before
+    assert worked(both(9).run(["small"])[1]) == {"read": 0, "small": 2}
+
+
+def test_an_input_file_that_goes_while_the_run_goes_on_is_named_too(folder: Path, spark: Any) -> None:
+    class Late(Small):
+        name, narrows, features, after, Settings = "late", None, (), ("small",), None
+        tables = {"others": Small.tables["smalls"]}
+        passes = Passed("others", ("id",))
+        sees_images = True
+
+    class Removes(Small):
+        def prepare(self, run: Run) -> None:
+            (folder / "in" / "b.parquet").unlink()
+
+    pipeline = toys(config(folder, stages=["small", "late"], small={"limit": 10}), spark, Removes(), Late())
+    with pytest.raises(StageError, match=r"stage late needs input files again .*b\.parquet is gone.*--forget u-"):
+        pipeline.run()
+    assert len(pipeline.tables.commits("small")) == 2
+
+
 class Killed(BaseException):
     """What a signal would do: no handler of errors runs."""
 

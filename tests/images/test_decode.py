@@ -3,6 +3,7 @@ from __future__ import annotations
 import collections
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,16 @@ def test_null_and_empty_are_told_apart() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"<!DOCTYPE html><title>404</title>", b"not found", b"BMW", b"\0" * 500, b"<svg xmlns='...'/>", b"%!PS-Adobe"],
+    [
+        b"<!DOCTYPE html><title>404</title>",
+        b"<html><body><svg viewBox='0 0 9 9'/></body></html>",
+        b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+        b'{"error": 404}',
+        b"not found",
+        b"BMW",
+        b"P3 is no picture",
+        b"\0" * 500,
+    ],
 )
 def test_what_is_no_image_says_so(data: bytes) -> None:
     assert reason(data) is Reason.NOT_AN_IMAGE
@@ -71,7 +81,7 @@ def test_what_is_no_image_says_so(data: bytes) -> None:
 def test_postscript_is_never_opened() -> None:
     """Catches: Image.open on all formats hands an EPS from the web to Ghostscript."""
     eps = stored(picture(0), "EPS")
-    assert reason(eps) is Reason.NOT_AN_IMAGE
+    assert reason(eps) is Reason.UNSUPPORTED_FORMAT
 
 
 @pytest.mark.parametrize(
@@ -221,10 +231,30 @@ def test_16_bit_images_keep_their_greys() -> None:
     assert np.abs(result.pixels[0, :, 0].astype(int) - np.arange(0, 256, 4)).max() <= 1
 
 
-def test_the_first_frame_of_an_animation_counts() -> None:
+def test_16_bit_colours_keep_their_values() -> None:
+    """A PNG of Pillow's own has no such mode: IHDR, rows of big-endian numbers, IEND."""
+    colours = np.tile(np.arange(0, 65536, 1024, dtype=">u2")[:, None], (32, 1, 3))
+    rows = b"".join(b"\0" + row.tobytes() for row in colours)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 32, 16, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert np.abs(decoded(data).pixels[0].astype(int) - np.arange(0, 256, 4)[:, None]).max() <= 1
+
+
+def test_cmyk_is_not_inverted() -> None:
+    """Catches: Adobe's JPEGs hold CMYK upside down, and a sky becomes brown."""
+    sky = Image.new("RGB", (64, 48), (90, 150, 230))
+    assert np.abs(decoded(stored(sky.convert("CMYK"), "JPEG")).pixels.astype(int) - (90, 150, 230)).max() < 8
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "AVIF", "TIFF", "MPO"])
+def test_the_first_frame_of_an_animation_counts(format: str) -> None:
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
-    data = stored(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert tuple(decoded(data).pixels[10, 10]) == (255, 0, 0)
+    data = stored(frames[0], format, save_all=True, append_images=frames[1:])
+    assert np.abs(decoded(data).pixels[10, 10].astype(int) - (255, 0, 0)).max() < 8
 
 
 def test_smaller_decoding_of_large_jpegs_changes_little() -> None:

@@ -43,8 +43,7 @@ def test_postscript_never_reaches_ghostscript(ghostscript: Path) -> None:
     assert ghostscript.exists()
     ghostscript.unlink()
     shown = Thumbnails()(EPS)
-    assert (shown.uri, shown.why) == (None, "not_an_image")
-    assert "%!PS" in shown.detail
+    assert (shown.uri, shown.why, shown.detail) == (None, "unsupported_format", "PostScript")
     assert not ghostscript.exists()
 
 

@@ -186,10 +186,10 @@ def test_a_rejected_pair_is_shown_from_the_input(published: Publish) -> None:
 
 def test_a_rejected_image_that_is_none_says_why(published: Publish) -> None:
     """Catches: rejected bytes opened with every plugin of Pillow; a gap on the page without a word."""
-    output = published(rejects=[{"reason": "not_an_image", "detail": "no", "id": key("x"), "shard": 0, "row": 0}])
+    output = published(rejects=[{"reason": "unsupported_format", "detail": "no", "id": key("x"), "shard": 0, "row": 0}])
     with_input(output, ["a poster"], b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
     html = section(page(output.pipeline), "reasons")
-    assert "no picture: not_an_image" in html
+    assert "no picture: unsupported_format" in html
     assert not Seen(html).all("img")
 
 
