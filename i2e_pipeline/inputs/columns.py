@@ -6,7 +6,7 @@ names) becomes valid UTF-8 here, once, wherever a column enters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -126,14 +126,24 @@ def text(values: pa.Array, captions: Captions = "first") -> tuple[pa.Array, int]
 
 
 def decoded(values: pa.Array) -> pa.Array:
-    """The values themselves, of dictionaries, runs and extension types."""
+    """The values themselves, of dictionaries, runs, views and extension types."""
     if isinstance(values, pa.ExtensionArray):
         return decoded(values.storage)
     if isinstance(values, pa.DictionaryArray):
         return decoded(values.dictionary_decode())
     if pa.types.is_run_end_encoded(values.type):
         return decoded(pc.run_end_decode(values))
-    return values
+    if pa.types.is_string_view(values.type):
+        return values.cast(pa.large_string())
+    return values.cast(pa.large_binary()) if pa.types.is_binary_view(values.type) else values
+
+
+def only(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    """The batch with exactly these columns, their values as Arrow's kernels take them; null where it has none of the
+    name."""
+    has = batch.schema.names
+    arrays = [decoded(batch.column(c)) if c in has else pa.nulls(batch.num_rows, pa.string()) for c in columns]
+    return pa.RecordBatch.from_arrays(arrays, names=list(columns))
 
 
 def _valid(raw: pa.Array) -> tuple[pa.Array, int]:

@@ -17,7 +17,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.stored_image import StoredImage
 from i2e_pipeline.inputs import columns as types
 from i2e_pipeline.inputs.named_files import NamedFiles
-from i2e_pipeline.inputs.shard import Format, Images, Look, Shard, ShardChanged, ShardError, nulls_for
+from i2e_pipeline.inputs.shard import Format, Images, Look, Shard, ShardChanged, ShardError
 
 if TYPE_CHECKING:
     from i2e_pipeline.core.config import PairsConfig
@@ -44,7 +44,7 @@ class Parquet(Format):
             file, start = pq.ParquetFile(stream), 0
             here = [c for c in columns if c in file.schema_arrow.names]
             for batch in file.iter_batches(_TEXT_CHUNK_ROWS, columns=here, use_threads=False):
-                yield start, nulls_for(batch, columns)
+                yield start, types.only(batch, columns)
                 start += batch.num_rows
 
     def rows(self, shard: Shard, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -78,7 +78,7 @@ def selected_rows(path: str, rows: Sequence[int], columns: Sequence[str]) -> Ite
                 for batch in file.iter_batches(_CHUNK_ROWS, row_groups=[group], columns=here, use_threads=False):
                     now = inside[(inside >= offset) & (inside < offset + batch.num_rows)] - offset
                     if len(now):
-                        yield nulls_for(batch.take(pa.array(now)), columns)
+                        yield types.only(batch, columns).take(pa.array(now))
                     offset += batch.num_rows
             start += size
 

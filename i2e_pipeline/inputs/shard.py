@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -160,11 +160,3 @@ class Format(ABC):
                 return
         if len(wanted) and wanted[-1] >= seen:
             raise ShardChanged(f"{shard.path} has {seen} rows and row {wanted[-1]} was wanted: it has changed")
-
-
-def nulls_for(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
-    """The batch with exactly these columns; null where it has none of the name."""
-    arrays: list[Any] = [
-        batch.column(c) if c in batch.schema.names else pa.nulls(batch.num_rows, pa.string()) for c in columns
-    ]
-    return pa.RecordBatch.from_arrays(arrays, names=list(columns))

@@ -18,7 +18,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.stored_image import StoredImage
 from i2e_pipeline.inputs import columns as types
 from i2e_pipeline.inputs.named_files import NamedFiles
-from i2e_pipeline.inputs.shard import Format, Images, Look, Shard, ShardError, nulls_for
+from i2e_pipeline.inputs.shard import Format, Images, Look, Shard, ShardError
 
 if TYPE_CHECKING:
     from i2e_pipeline.core.config import PairsConfig
@@ -59,7 +59,7 @@ class Csv(_Table):
         here, start = [c for c in columns if c in has], 0
         with _opened(shard.path) as stream, closing(self._reader(shard.path, stream, here or has[:1])) as reader:
             for batch in reader:
-                yield start, nulls_for(batch, columns)
+                yield start, types.only(batch, columns)
                 start += batch.num_rows
 
     @staticmethod
@@ -149,7 +149,7 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
     filesystem, inner = files.open_filesystem(path)
     with filesystem.open_input_file(inner) as stream:
         if not path.lower().endswith(".gz"):
-            yield stream
+            yield io.BufferedReader(stream, 1 << 20)  # Arrow's own files have no lines
             return
         try:
             with io.BufferedReader(gzip.GzipFile(fileobj=stream)) as unpacked:

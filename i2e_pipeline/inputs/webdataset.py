@@ -7,6 +7,7 @@ names name samples, and no file.
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -29,6 +30,7 @@ _GAP = 64 << 10
 """Bytes between two parts that are read along: less than another request costs."""
 _SPAN = 8 << 20
 """Bytes that are read in one go."""
+_AHEAD = 1 << 20
 _ROWS = 1024
 _BLOCK = 512
 INDEX = pa.schema(
@@ -42,8 +44,8 @@ class WebDataset(Format):
 
     def look(self, source: Source, pairs: PairsConfig) -> Look:
         filesystem, inner = files.open_filesystem(source.path)
-        with filesystem.open_input_file(inner, buffer_size=0 if files.is_local(source.path) else 1 << 20) as stream:
-            index = index_of(stream, source.path, pairs.image_column)
+        with filesystem.open_input_file(inner) as stream:
+            index = index_of(stream, source.path, pairs.image_column, not files.is_local(source.path))
             shard = source.shard(pairs)
             has = {part: bool(np.any(index.column(f"{part}_offset").to_numpy() >= 0)) for part in samples.PARTS}
             facts = list(_parts(stream, index.slice(0, samples.LOOKED_AT), "json"))
@@ -81,8 +83,10 @@ class WebDataset(Format):
         return TarImages(shard)
 
 
-def index_of(stream: Any, path: str, image_column: str = "jpg") -> pa.Table:
+def index_of(stream: Any, path: str, image_column: str = "jpg", ahead: bool = False) -> pa.Table:
     """INDEX of a tar. Members that are no part of a sample, hidden ones among them, are passed over.
+
+    ahead   read more than each header: where every read is a request
 
     Raises ShardError where the tar is cut off or damaged.
     """
@@ -91,7 +95,7 @@ def index_of(stream: Any, path: str, image_column: str = "jpg") -> pa.Table:
     best: dict[str, int] = {}
     size = stream.size()
     try:
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
+        with tarfile.open(fileobj=io.BufferedReader(stream, _AHEAD) if ahead else stream, mode="r:") as tar:
             end = 0
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
