@@ -45,7 +45,8 @@ class Select(Stage):
     does = "merge duplicates, drop rare entities, cap frequent ones, number classes"
     scope = "whole"
     after = ("label",)
-    reads = ("labels", "kb/entities")
+    reads = ("labels", "kb/entities", "pairs")
+    version = 2  # of pairs that hold the same image, the first by content stands
     tables = {
         "selection": Table(SELECTION, key=("image_id",), holds="the images to publish, with their class indices"),
         "entity_statistics": Table(
@@ -75,7 +76,8 @@ class Select(Stage):
         chosen = all_labels.where(F.col("reason").isNull())
         labels = selection.image_labels(chosen, config.label.max_labels_per_image, config.select)
         classes = selection.class_indices(labels.where(F.col("dropped").isNull()))
-        pairs = selection.pairs_to_publish(chosen, labels, classes)
+        texts = run.read("pairs", columns=["pair_id", "url", "text_id", "unit"])
+        pairs = selection.pairs_to_publish(chosen, labels, classes, texts)
         counting = Counting(passed=self.passes)
         # The rows of a unit together: a file or two per unit, however many partitions the joins left.
         by_unit = pairs.repartition("unit").sortWithinPartitions("unit", "image_id", "pair_id")
