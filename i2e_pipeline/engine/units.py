@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
@@ -113,16 +113,13 @@ class Units:
         unchanged = {(f.path, f.size, f.modified) for _, f in seen.values()}
         to_read = [s for s in listed if (s.path, s.info.size, s.info.modified) not in unchanged]
         dropped = {f.digest for unit in self._read(self.forgotten) for f in unit.files}
-        read, indices = [], {}
         with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-            for source, found in zip(to_read, pool.map(lambda s: look.look(s, pairs), to_read), strict=True):
-                read.append(_input_file(source, found))
-                if remember and found.index is not None:
-                    indices[read[-1].digest] = found.index
+            read = list(pool.map(lambda s: self._look(s, pairs, remember), to_read))
         look.look_at_images([(s, f.rows) for s, f in zip(to_read, read, strict=True) if f.rows], pairs)
         by_digest = {f.digest: f for _, f in seen.values()}
         present = {s.path for s in listed}
-        fresh: list[InputFile] = []
+        fresh: dict[str, InputFile] = {}
+        moved: dict[str, InputFile] = {}
         if empty := [f for f in read if not f.rows]:
             if len(empty) == len(listed):
                 raise InputError(f"no row in any of {len(empty)} files, the first of which is {empty[0].path}")
@@ -138,27 +135,33 @@ class Units:
                     f"{file.path} has changed since unit {seen[file.path][0].name} was read from it: use another "
                     f"output, or give the new content another name, or `i2e run --forget {seen[file.path][0].name}`"
                 )
-            if twin is not None and twin.path != file.path and (twin.path in present or twin in fresh):
+            if twin is not None and twin.path != file.path and (twin.path in present or twin.digest in fresh):
                 raise InputError(f"{file.path} and {twin.path} hold the same rows: leave one of them out of pairs.path")
             if twin is not None:
-                units = [self._with_file(unit, twin, file, remember) for unit in units]
+                moved[file.digest] = file
                 continue
-            by_digest[file.digest] = file
-            fresh.append(file)
+            by_digest[file.digest] = fresh[file.digest] = file
+        units = [self._with_files(unit, moved, remember) for unit in units]
         next_shard = 1 + max((f.shard for unit in units for f in unit.files), default=-1)
-        for done, to_read_on in sorted(_by_share_done(units, fresh, present, pairs.sample).items()):
+        for done, to_read_on in sorted(_by_share_done(units, list(fresh.values()), present, pairs.sample).items()):
             share = (done, pairs.sample)
             numbered = [replace(f, shard=next_shard + n, in_unit=_taken(f, share)) for n, f in enumerate(to_read_on)]
             next_shard += len(numbered)
             for group in _groups(numbered, pairs.files_per_unit):
                 unit = Unit(_name(group, share), tuple(group), share)
                 if remember:
-                    for file in group:
-                        if file.digest in indices:
-                            files.write_table(self._index(file.digest), indices.pop(file.digest))
                     self._save(unit)
                 units.append(unit)
         return sorted(units, key=lambda u: u.files[0].shard)
+
+    def _look(self, source: Source, pairs: PairsConfig, remember: bool) -> InputFile:
+        """What is to be known of a file; its index is written at once, since those of thousands fill the memory."""
+        found, info = look.look(source, pairs), source.info
+        digest = str(found.digest)
+        if remember and found.index is not None and found.rows:
+            files.write_table(self._index(digest), found.index)
+        indexed = found.index is not None
+        return InputFile(-1, info.path, info.size, info.modified, digest, found.rows, None, source.format, indexed)
 
     def _images_known(self, units: Sequence[Unit]) -> Iterator[list[str]]:
         """Images of each shard of a folder that was planned before."""
@@ -177,15 +180,15 @@ class Units:
         self._save(unit, self.forgotten)
         files.remove(files.join(self.folder, f"{name}.json"))
 
-    def _with_file(self, unit: Unit, old: InputFile, new: InputFile, remember: bool) -> Unit:
-        """The unit with a file whose content is the same under another path or time of change."""
-        if all(f.digest != old.digest for f in unit.files):
+    def _with_files(self, unit: Unit, moved: Mapping[str, InputFile], remember: bool) -> Unit:
+        """The unit with files whose content is the same under another path or time of change, by their digest."""
+        if not any(f.digest in moved for f in unit.files):
             return unit
-        moved = tuple(
-            replace(f, path=new.path, size=new.size, modified=new.modified) if f.digest == old.digest else f
+        now = tuple(
+            replace(f, path=new.path, size=new.size, modified=new.modified) if (new := moved.get(f.digest)) else f
             for f in unit.files
         )
-        unit = replace(unit, files=moved)
+        unit = replace(unit, files=now)
         if remember:
             self._save(unit)
         return unit
@@ -195,14 +198,6 @@ class Units:
             files.join(folder or self.folder, f"{unit.name}.json"),
             {"name": unit.name, "files": [asdict(f) for f in unit.files], "share": list(unit.share)},
         )
-
-
-def _input_file(source: Source, found: look.Look) -> InputFile:
-    info = source.info
-    return InputFile(
-        -1, info.path, info.size, info.modified, found.digest or "", found.rows, None, source.format,
-        found.index is not None,
-    )  # fmt: skip
 
 
 def _by_share_done(
