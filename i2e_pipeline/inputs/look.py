@@ -24,7 +24,8 @@ __all__ = ["Look", "look", "look_at_images"]
 _SHARDS_SAMPLED = 8
 _ROWS_SAMPLED = 16
 _ADDRESS = re.compile(rb"(?:https?:)?//", re.IGNORECASE)
-_BASE64 = re.compile(rb"[A-Za-z0-9+/=_\s-]{64,}")
+_BASE64 = re.compile(rb"(?:data:[\w/+.-]*;base64,)?(?:/9j/|iVBORw0KGgo|UklGR|R0lGOD)[A-Za-z0-9+/_-]")
+"""How base64 of JPEG, PNG, WebP and GIF begins."""
 
 
 def look(source: Source, pairs: PairsConfig) -> Look:
@@ -89,6 +90,6 @@ def _why_none(stored: Sequence[StoredImage]) -> str | None:
         return f"{said}. Paths count from the table's folder, or from pairs.image_root"
     if held and all(_ADDRESS.match(s) for s in held):
         return "these are addresses of the web as bytes; fetch them first (img2dataset)"
-    if held and all(len(s) > 64 and _BASE64.fullmatch(s[:4096]) for s in held):
+    if held and all(_BASE64.match(s) for s in held):
         return "this is base64: decode it into bytes first"
     return None
