@@ -44,7 +44,8 @@ from PIL import Image
 from i2e_pipeline.core.config import ImageLimits, ModelConfig, ScoreConfig
 from i2e_pipeline.images.decode import Decoded, decode, open_rgb
 from i2e_pipeline.images.encoder import Encoder, choose_device, load
-from i2e_pipeline.inputs.shards import ShardReader
+from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs.shard import Images, Shard
 from i2e_pipeline.score.entity_vectors import EntityVectors, entity_text
 from i2e_pipeline.score.scoring import score
 
@@ -177,8 +178,8 @@ def _decoded(stored: list[bytes], limits: ImageLimits, encoder: Encoder) -> int:
     return sum(isinstance(decode(data, limits, encoder.prepare, encoder.side), Decoded) for data in stored)
 
 
-def _open(paths: list[str], shard: int) -> ShardReader:
-    return ShardReader(paths[shard], "jpg")
+def _open(paths: list[str], shard: int) -> Images:
+    return formats.images(Shard(paths[shard]), "jpg")
 
 
 def forward(options: argparse.Namespace) -> list[dict[str, Any]]:

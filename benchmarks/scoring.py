@@ -44,7 +44,8 @@ from i2e_pipeline.engine.stage import catalogue
 from i2e_pipeline.engine.tables import Counting, Kernel, Tables
 from i2e_pipeline.images.decode import Decoded, Rejected, decode, open_rgb
 from i2e_pipeline.images.encoder import Encoder, load_once
-from i2e_pipeline.inputs.shards import ShardReader
+from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs.shard import Shard
 from i2e_pipeline.sample import compose
 from i2e_pipeline.score.entity_vectors import EntityVectors
 from i2e_pipeline.score.scoring import score
@@ -81,7 +82,7 @@ def read_work(
     shards: list[int] = []
     numbers: list[int] = []
     for shard, path in enumerate(paths):
-        with ShardReader(path, column) as reader:
+        with formats.images(Shard(path), column) as reader:
             for row, data in enumerate(reader.read(range(reader.rows))):
                 if len(stored) == images:
                     break
@@ -142,7 +143,12 @@ def kernel(work: Work, encoder: Encoder, vectors: EntityVectors, config: ScoreCo
     background = np.arange(min(config.background_entities, len(work.names)))
     scored = 0
     for _, out in score(
-        [work.rows], lambda shard: ShardReader(work.paths[shard], work.column), encoder, vectors, config, background
+        [work.rows],
+        lambda shard: formats.images(Shard(work.paths[shard]), work.column),
+        encoder,
+        vectors,
+        config,
+        background,
     ):
         scored += out.num_rows
     assert scored >= len(work.stored)
@@ -175,7 +181,7 @@ def through_spark(work: Work, config: ScoreConfig, threads: int, vectors: Entity
     def make_kernel() -> Kernel:
         return partial(
             score,
-            open_shard=lambda shard: ShardReader(paths[shard], column),
+            open_shard=lambda shard: formats.images(Shard(paths[shard]), column),
             config=config,
             background=background,
             encoder=load_once(config, threads=threads),
@@ -200,7 +206,7 @@ def shares(work: Work, encoder: Encoder, vectors: EntityVectors, config: ScoreCo
     clock = time.perf_counter
     started = clock()
     for shard in sorted(set(work.rows["shard"].to_pylist())):
-        with ShardReader(work.paths[shard], work.column) as reader:
+        with formats.images(Shard(work.paths[shard]), work.column) as reader:
             list(reader.read([r for s, r in zip(*columns(work), strict=True) if s == shard]))
     spent["read"] = clock() - started
 

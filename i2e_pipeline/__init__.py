@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
     from i2e_pipeline.images.decode import REASONS as IMAGE_REASONS
     from i2e_pipeline.images.decode import Rejected, open_rgb
-    from i2e_pipeline.inputs.shards import StoredImages
+    from i2e_pipeline.inputs.formats import StoredImages
 
 _FROM = {
     "Content": "core.config",
@@ -39,7 +39,7 @@ _FROM = {
     "Section": "core.config",
     "Stage": "engine.stage",
     "StageError": "engine.stage",
-    "StoredImages": "inputs.shards",
+    "StoredImages": "inputs.formats",
     "Table": "engine.catalogue",
     "open_rgb": "images.decode",
     "part": "core.rejects",

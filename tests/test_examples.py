@@ -64,7 +64,8 @@ def test_its_kernel_is_a_function_that_needs_no_spark(tmp_path: Path, monkeypatc
     monkeypatch.syspath_prepend(str(EXAMPLES))
     import screen
 
-    from i2e_pipeline.inputs.shards import ShardReader
+    from i2e_pipeline.inputs import formats
+    from i2e_pipeline.inputs.shard import Shard
 
     skin, sky = (Image.new("RGB", (40, 40), colour) for colour in ((224, 172, 105), (120, 170, 230)))
     images = [stored(skin), stored(sky), b"no image", None, stored(picture(1))]
@@ -79,7 +80,7 @@ def test_its_kernel_is_a_function_that_needs_no_spark(tmp_path: Path, monkeypatc
     )
     model = screen.load(str(EXAMPLES / "screen_model.json"))
     found: dict[str, list[dict[str, object]]] = {"screened": [], "rejects": []}
-    for table, batch in screen.judge(iter([rows]), lambda _: ShardReader(shard, "jpg"), model, 0.5):
+    for table, batch in screen.judge(iter([rows]), lambda _: formats.images(Shard(shard), "jpg"), model, 0.5):
         found[table] += batch.to_pylist()
     assert [r["pair_id"] for r in found["screened"]] == [ids[1], ids[4]]
     assert [(r["id"], r["reason"]) for r in found["rejects"]] == [

@@ -132,19 +132,31 @@ class RunConfig(Section):
 
 
 class PairsConfig(Section):
-    added_later: ClassVar[tuple[str, ...]] = ("sample",)
+    added_later: ClassVar[tuple[str, ...]] = ("sample", "format", "image_root", "captions")
 
     path: Paths = ()
-    """Parquet files, folders or globs of image + alt-text pairs. In a glob `*` stays within a folder and `**` crosses
-    folders; names that begin with `.` or `_` are passed over. Files that were not there before become new units."""
+    """Files, folders or globs of image + alt-text pairs (docs/inputs.md). In a glob `*` stays within a folder and `**`
+    crosses folders; names that begin with `.` or `_` are passed over. Files that were not there before become new
+    units."""
+    format: Literal["parquet", "webdataset", "csv", "jsonl", "files"] | None = None
+    """What is read of what lies at `path`. None: everything that its name tells. files: images with .txt or .json
+    beside them."""
+    image_root: Paths = ()
+    """Folders or URIs below which images lie that rows name by path; paths count from the first of them. Empty: from
+    the folder of the table. What leads out of them is not read."""
+    captions: Literal["first", "join"] = "first"
+    """What becomes of a list of captions: the first that is not blank, or all of them, joined by a blank."""
     key_column: str | None = "key"
-    """Column of the source's own name for a pair, kept for reference. None: there is none."""
-    url_column: str = "url"
-    """Column of the address that the image came from. It is kept with the image; opt-out lists go by it."""
+    """Column of the source's own name for a pair, kept for reference. None: there is none. A file may lack the
+    default's."""
+    url_column: str | None = "url"
+    """Column of the address that the image came from. It is kept with the image; opt-out lists go by it. None: there is
+    none. A file may lack the default's."""
     text_column: str = "caption"
-    """Column of the alt-text."""
+    """Column of the alt-text. Of tars and folders: a field of a sample's .json, or else its .txt."""
     image_column: str = "jpg"
-    """Column of the stored image: bytes, or Hugging Face's struct<bytes, path>."""
+    """Column of the stored image: bytes, Hugging Face's struct<bytes, path>, or the path of a file. Of tars and
+    folders: whichever image a sample has."""
     sample: float = Field(1.0, gt=0, le=1)
     """Share of the rows that is taken, by a hash of the row: 0.001 for a pilot. Raise it later, and the further rows
     become new units beside those that are done."""

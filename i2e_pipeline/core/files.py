@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from i2e_pipeline.core.errors import AlreadyThere, I2EError, NoSuchFile
@@ -29,6 +30,7 @@ from i2e_pipeline.core.errors import AlreadyThere, I2EError, NoSuchFile
 _WHOLE = 64 << 20
 _WINDOW = 64 << 10
 _WINDOWS = 4
+_READ = 1 << 20
 _SMALL_READS = 32
 _SWEPT_AFTER = 60.0
 """Seconds: a record takes milliseconds to write, so what is unfinished for so long was left by a writer that died."""
@@ -413,6 +415,12 @@ def write_json(path: str, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
+def write_table(path: str, table: pa.Table) -> None:
+    """Write a small table as a Parquet file, as `write_bytes` does."""
+    with fresh_stream(path) as stream:
+        pq.write_table(table, stream, compression="zstd")
+
+
 def create_json(path: str, value: Any) -> None:
     """Write a file that must not be there yet, on a local disk in one step. Raises AlreadyThere where it is."""
     there = AlreadyThere(f"{path} is there already: another process has just written it")
@@ -493,7 +501,8 @@ def fingerprint(path: str) -> str:
     digest.update(str(info.size).encode())
     with filesystem.open_input_file(inner) as stream:
         if info.size <= _WHOLE:
-            digest.update(stream.read())
+            while part := stream.read(_READ):  # many files are hashed side by side
+                digest.update(part)
         else:
             step = (info.size - _WINDOW) // _WINDOWS
             for window in range(_WINDOWS + 1):

@@ -41,6 +41,7 @@ class Reason(str, Enum):
     # score: pairs
     NO_LINKED_MENTION = "no_linked_mention"
     NULL_IMAGE = "null_image"
+    MISSING_IMAGE = "missing_image"
     EMPTY_IMAGE = "empty_image"
     NOT_AN_IMAGE = "not_an_image"
     UNSUPPORTED_FORMAT = "unsupported_format"

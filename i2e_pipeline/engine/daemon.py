@@ -15,10 +15,10 @@ from pyspark.sql import types
 
 from i2e_pipeline.core import config, ids, schemas
 from i2e_pipeline.engine import tables, tasks
-from i2e_pipeline.inputs import shards
+from i2e_pipeline.inputs import formats
 from wikidata import surface
 
-_IMPORTED = (numpy, pandas, pyarrow.compute, pyarrow.parquet, types, config, ids, schemas, shards, tables, surface)
+_IMPORTED = (numpy, pandas, pyarrow.compute, pyarrow.parquet, types, config, ids, schemas, formats, tables, surface)
 
 
 if __name__ == "__main__":

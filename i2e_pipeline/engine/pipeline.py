@@ -29,8 +29,9 @@ from i2e_pipeline.engine import cluster, merging
 from i2e_pipeline.engine.progress import StageProgress, job_group
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
 from i2e_pipeline.engine.tables import WHOLE, Commit, Failed, Tables
-from i2e_pipeline.engine.units import InputError, Unit, Units
+from i2e_pipeline.engine.units import Unit, Units
 from i2e_pipeline.engine.waves import HOPELESS, Waves
+from i2e_pipeline.inputs.columns import InputError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -293,7 +294,7 @@ def _refuse_guarded(run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> No
 
 def _leads_somewhere(path: str) -> bool:
     try:
-        return bool(files.find([path], ".parquet"))
+        return bool(files.find([path], ""))
     except NoSuchFile:
         return False
 
@@ -316,7 +317,9 @@ def _gone(units: Sequence[Unit]) -> dict[str, str]:
     gone: dict[str, str] = {}
     for unit in units:
         for file in unit.files:
-            if sizes[file.path] != file.size:
+            # A shard of many files stands under the first of them.
+            whole = file.format != "files"
+            if sizes[file.path] is None or (whole and sizes[file.path] != file.size):
                 gone.setdefault(unit.name, f"{file.path} {'is gone' if sizes[file.path] is None else 'has changed'}")
     return gone
 

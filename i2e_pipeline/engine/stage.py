@@ -8,6 +8,7 @@ else's package (docs/extending.md).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -21,8 +22,9 @@ from i2e_pipeline.engine import dealing
 from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
 from i2e_pipeline.engine.shipping import Shipped, ship
 from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Failed, Kernel, Tables, Written
-from i2e_pipeline.engine.units import Unit
-from i2e_pipeline.inputs.shards import ShardReader
+from i2e_pipeline.engine.units import Unit, Units
+from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs.shard import Images, Shard
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -306,10 +308,17 @@ class Stage:
             rows_in=counted.rows_in,
             rows_out=counted.rows_out,
             rejected=dict(sorted(rejected.items())),
-            facts={**self.facts(run, unit), **(facts or {})},
+            facts={**self.facts(run, unit), **_notes(staged), **(facts or {})},
             task_seconds=round(sum(w.task_seconds for w in staged), 3),
         )
         return Made(commit, staged)
+
+
+def _notes(staged: Sequence[Written]) -> dict[str, Any]:
+    counts: Counter[str] = Counter()
+    for written in staged:
+        counts.update(written.notes)
+    return {"notes": dict(sorted(counts.items()))} if counts else {}
 
 
 @dataclass
@@ -553,12 +562,16 @@ class Run:
 
     # Input shards and files for the workers
 
-    def open_shards(self, units: str | Iterable[str]) -> Callable[[int], ShardReader]:
+    def open_shards(self, units: str | Iterable[str]) -> Callable[[int], Images]:
         """Opens a shard of these units by its number, in a worker, for its images."""
         if self.reader is not None and not self.reader.sees_images:
             raise StageError(f"stage {self.reader.name} opens images and does not declare it: set `sees_images = True`")
-        paths = {f.shard: f.path for unit in _names(units) for f in self.unit(unit).files}
-        return partial(_open_shard, paths, self._whole_config().pairs.image_column)
+        return partial(_open_shard, self.shards(units))
+
+    def shards(self, units: str | Iterable[str]) -> dict[int, Shard]:
+        """The shards of these units by their numbers, as workers open them (inputs/formats.py)."""
+        pairs, registry = self._whole_config().pairs, Units(self.tables.root)
+        return {f.shard: registry.shard(f, pairs) for unit in _names(units) for f in self.unit(unit).files}
 
     def in_shard_order(
         self, rows: DataFrame, units: str | Iterable[str], rows_per_task: int = _ROWS_PER_TASK
@@ -604,8 +617,8 @@ def _unit_of(stage: Stage) -> tuple[str, ...]:
     return ("unit",) if stage.scope == "unit" else ()
 
 
-def _open_shard(paths: Mapping[int, str], column: str, shard: int) -> ShardReader:
-    return ShardReader(paths[shard], column)
+def _open_shard(shards: Mapping[int, Shard], shard: int) -> Images:
+    return formats.images(shards[shard])
 
 
 class _OwnSections:

@@ -38,14 +38,25 @@ from i2e_pipeline.core.machine import scratch
 from i2e_pipeline.engine.catalogue import Catalogue
 from i2e_pipeline.engine.delta import DeltaLog
 from i2e_pipeline.engine.records import Commit, Records, WrittenFile
-from i2e_pipeline.engine.tasks import Counting, Kernel, Part, TableError, Task, TaskPlan, TaskWriter, pass_on
+from i2e_pipeline.engine.tasks import Counting, Kernel, Part, TableError, Task, TaskPlan, TaskWriter, notes, pass_on
 
 if TYPE_CHECKING:
     from pyspark.resource import ResourceProfile
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
-__all__ = ["WHOLE", "Commit", "Counting", "Kernel", "TableError", "Tables", "Written", "WrittenFile", "pass_on"]
+__all__ = [
+    "WHOLE",
+    "Commit",
+    "Counting",
+    "Kernel",
+    "TableError",
+    "Tables",
+    "Written",
+    "WrittenFile",
+    "notes",
+    "pass_on",
+]
 
 WHOLE = "all"
 """The name of the unit of stages that work on all rows at once."""
@@ -63,6 +74,8 @@ class Written:
     rows_out: int
     rejected: dict[str, int]
     task_seconds: float = 0.0
+    notes: dict[str, int] = field(default_factory=dict)
+    """What was mended, and in how many rows."""
     own: bool = False
     """Whether nobody else's files are in that folder: then it is removed with the commit."""
 
@@ -88,6 +101,7 @@ class _Growing:
     rows_in: int = 0
     rows_out: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     failed: str | None = None
 
@@ -97,13 +111,20 @@ class _Growing:
         self.rows_in += part.rows_in
         self.rows_out += part.rows_out
         self.rejected.update(part.rejected)
+        self.notes.update(part.notes)
         self.seconds += part.seconds
         self.failed = self.failed or part.failed
 
     def written(self, staging: str, tables: Iterable[str]) -> Written:
         made = {t: sorted(self.files.get(t, []), key=lambda f: f.path) for t in tables}
         return Written(
-            staging, made, self.rows_in, self.rows_out, dict(sorted(self.rejected.items())), round(self.seconds, 4)
+            staging,
+            made,
+            self.rows_in,
+            self.rows_out,
+            dict(sorted(self.rejected.items())),
+            round(self.seconds, 4),
+            dict(sorted(self.notes.items())),
         )
 
 

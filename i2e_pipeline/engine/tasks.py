@@ -36,6 +36,7 @@ Kernel = Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[str, pa.RecordBatch
 """Batches in; (table, batch) out: what a stage passes on and what it rejects leave in the same pass."""
 
 _MAX_DETAIL = 500
+_NOTES = "notes"
 
 
 class TableError(I2EError, RuntimeError):
@@ -82,6 +83,8 @@ class Part:
     rows_out: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    notes: dict[str, int] = field(default_factory=dict)
+    """What was mended, and in how many rows (`notes`)."""
     failed: str | None = None
     """Why the unit's rows could not be worked on: the exception, its trace last."""
 
@@ -105,6 +108,12 @@ def pass_on(table: str, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str
     """The kernel of a job in which Spark does everything: each row goes to one table."""
     for batch in batches:
         yield table, batch
+
+
+def notes(counts: Mapping[str, int]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """What a kernel yields to say what it mended, and in how many rows; it goes to the commit record."""
+    if any(counts.values()):
+        yield _NOTES, pa.RecordBatch.from_pydict({"note": list(counts), "rows": list(counts.values())})
 
 
 class Task:
@@ -167,7 +176,7 @@ class Task:
             for _ in arriving:  # what a kernel left unread counts as arrived, and is missed then
                 pass
         part.files = writer.closed
-        part.rows_out, part.rejected = writer.rows_out, dict(writer.rejected)
+        part.rows_out, part.rejected, part.notes = writer.rows_out, dict(writer.rejected), dict(writer.notes)
         part.seconds = round(time.monotonic() - started, 4)
 
 
@@ -231,6 +240,7 @@ class TaskWriter:
         self.closed: dict[str, list[WrittenFile]] = {t: [] for t in plan.schemas}
         self.rows_out = 0
         self.rejected: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
         self._last_key: tuple[Any, ...] | None = None
 
     def __enter__(self) -> TaskWriter:
@@ -248,6 +258,9 @@ class TaskWriter:
                 file.abandon()
 
     def write(self, table: str, batch: pa.RecordBatch) -> None:
+        if table == _NOTES:
+            self.notes.update(dict(zip(*(c.to_pylist() for c in batch.columns), strict=True)))
+            return
         if table not in self.plan.schemas:
             raise TableError(f"stage {self.plan.stage} yields {table}, which it does not declare")
         if batch.num_rows == 0:

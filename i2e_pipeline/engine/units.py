@@ -2,35 +2,37 @@
 
 A unit is a batch of input shards, or a share of their rows (`pairs.sample`). It is named by its files' content, so the
 same files make the same unit in every output, and files, or shares of them, that were not there before become new units
-beside the old ones. `<output>/units/<unit>.json` holds its files.
+beside the old ones. `<output>/units/<unit>.json` holds its files; `<output>/units/index/` what formats without numbered
+rows need to find them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import PairsConfig
-from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.ids import rows_in_share
+from i2e_pipeline.inputs import listing, look
+from i2e_pipeline.inputs.columns import InputError
+from i2e_pipeline.inputs.shard import Shard, Source, shard_of
+
+log = logging.getLogger(__name__)
 
 _ONE_FILE_UNITS = 1000
 _ROWS_PER_UNIT = 1_000_000
+_READ_AT_ONCE = 64
 _REMEDY = "put a copy of it in its place, or use another output: it numbers the input files of a unit"
 
 
 ALL_ROWS = (0.0, 1.0)
-
-
-class InputError(I2EError, RuntimeError):
-    """Input that cannot be used; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class InputFile:
     rows: int
     in_unit: int | None = None
     """Rows that the unit takes of it; None: all."""
+    format: str = "parquet"
+    """How it is read (inputs/formats.py)."""
+    indexed: bool = False
+    """Whether an index says where its rows lie."""
 
     @property
     def taken(self) -> int:
@@ -70,6 +76,14 @@ class Units:
         self.folder = files.join(output, "units")
         self.forgotten = files.join(output, "forgotten_units")
 
+    def shard(self, file: InputFile, pairs: PairsConfig) -> Shard:
+        """A file as workers open it."""
+        index = self._index(file.digest) if file.indexed else None
+        return shard_of(file.path, file.format, index, pairs)
+
+    def _index(self, digest: str) -> str:
+        return files.join(self.folder, "index", f"{digest}.parquet")
+
     def known(self) -> list[Unit]:
         """Units in the order of their first shard."""
         return self._read(self.folder)
@@ -93,21 +107,26 @@ class Units:
         if not pairs.path:
             if units:
                 return units
-            raise InputError("pairs.path is not set: name the Parquet files of image + alt-text pairs")
-        try:
-            listed = files.find(pairs.path, ".parquet")
-        except I2EError as error:
-            raise InputError(f"pairs.path: {error}") from None
+            raise InputError("pairs.path is not set: name the files of image + alt-text pairs (docs/inputs.md)")
+        listed = listing.listed(pairs, self._images_known(units))
         seen = {f.path: (unit, f) for unit in units for f in unit.files}
         unchanged = {(f.path, f.size, f.modified) for _, f in seen.values()}
-        to_read = [i for i in listed if (i.path, i.size, i.modified) not in unchanged]
+        to_read = [s for s in listed if (s.path, s.info.size, s.info.modified) not in unchanged]
         dropped = {f.digest for unit in self._read(self.forgotten) for f in unit.files}
-        with ThreadPoolExecutor(64) as pool:
-            read = list(pool.map(lambda info: _read(info, pairs), to_read))
+        with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+            read = list(pool.map(lambda s: self._look(s, pairs, remember), to_read))
+        look.look_at_images([(s, f.rows) for s, f in zip(to_read, read, strict=True) if f.rows], pairs)
         by_digest = {f.digest: f for _, f in seen.values()}
-        present = {i.path for i in listed}
-        fresh: list[InputFile] = []
+        present = {s.path for s in listed}
+        fresh: dict[str, InputFile] = {}
+        moved: dict[str, InputFile] = {}
+        if empty := [f for f in read if not f.rows]:
+            if len(empty) == len(listed):
+                raise InputError(f"no row in any of {len(empty)} files, the first of which is {empty[0].path}")
+            log.info("%d input files without a row, such as %s", len(empty), empty[0].path)
         for file in read:
+            if not file.rows:
+                continue
             if file.digest in dropped:
                 continue
             twin = by_digest.get(file.digest)
@@ -116,15 +135,15 @@ class Units:
                     f"{file.path} has changed since unit {seen[file.path][0].name} was read from it: use another "
                     f"output, or give the new content another name, or `i2e run --forget {seen[file.path][0].name}`"
                 )
-            if twin is not None and twin.path != file.path and (twin.path in present or twin in fresh):
+            if twin is not None and twin.path != file.path and (twin.path in present or twin.digest in fresh):
                 raise InputError(f"{file.path} and {twin.path} hold the same rows: leave one of them out of pairs.path")
             if twin is not None:
-                units = [self._with_file(unit, twin, file, remember) for unit in units]
+                moved[file.digest] = file
                 continue
-            by_digest[file.digest] = file
-            fresh.append(file)
+            by_digest[file.digest] = fresh[file.digest] = file
+        units = [self._with_files(unit, moved, remember) for unit in units]
         next_shard = 1 + max((f.shard for unit in units for f in unit.files), default=-1)
-        for done, to_read_on in sorted(_by_share_done(units, fresh, present, pairs.sample).items()):
+        for done, to_read_on in sorted(_by_share_done(units, list(fresh.values()), present, pairs.sample).items()):
             share = (done, pairs.sample)
             numbered = [replace(f, shard=next_shard + n, in_unit=_taken(f, share)) for n, f in enumerate(to_read_on)]
             next_shard += len(numbered)
@@ -134,6 +153,21 @@ class Units:
                     self._save(unit)
                 units.append(unit)
         return sorted(units, key=lambda u: u.files[0].shard)
+
+    def _look(self, source: Source, pairs: PairsConfig, remember: bool) -> InputFile:
+        """What is to be known of a file; its index is written at once, since those of thousands fill the memory."""
+        found, info = look.look(source, pairs), source.info
+        digest = str(found.digest)
+        if remember and found.index is not None and found.rows:
+            files.write_table(self._index(digest), found.index)
+        indexed = found.index is not None
+        return InputFile(-1, info.path, info.size, info.modified, digest, found.rows, None, source.format, indexed)
+
+    def _images_known(self, units: Sequence[Unit]) -> Iterator[list[str]]:
+        """Images of each shard of a folder that was planned before."""
+        for digest in dict.fromkeys(f.digest for unit in units for f in unit.files if f.format == "files"):
+            filesystem, inner = files.open_filesystem(self._index(digest))
+            yield pq.read_table(inner, columns=["image"], filesystem=filesystem, partitioning=None)["image"].to_pylist()
 
     def forget(self, name: str) -> None:
         """Drop a unit: what was made of it no longer counts, and its files are passed over from now on.
@@ -146,15 +180,15 @@ class Units:
         self._save(unit, self.forgotten)
         files.remove(files.join(self.folder, f"{name}.json"))
 
-    def _with_file(self, unit: Unit, old: InputFile, new: InputFile, remember: bool) -> Unit:
-        """The unit with a file whose content is the same under another path or time of change."""
-        if all(f.digest != old.digest for f in unit.files):
+    def _with_files(self, unit: Unit, moved: Mapping[str, InputFile], remember: bool) -> Unit:
+        """The unit with files whose content is the same under another path or time of change, by their digest."""
+        if not any(f.digest in moved for f in unit.files):
             return unit
-        moved = tuple(
-            replace(f, path=new.path, size=new.size, modified=new.modified) if f.digest == old.digest else f
+        now = tuple(
+            replace(f, path=new.path, size=new.size, modified=new.modified) if (new := moved.get(f.digest)) else f
             for f in unit.files
         )
-        unit = replace(unit, files=moved)
+        unit = replace(unit, files=now)
         if remember:
             self._save(unit)
         return unit
@@ -164,21 +198,6 @@ class Units:
             files.join(folder or self.folder, f"{unit.name}.json"),
             {"name": unit.name, "files": [asdict(f) for f in unit.files], "share": list(unit.share)},
         )
-
-
-def _read(info: files.FileInfo, pairs: PairsConfig) -> InputFile:
-    filesystem, inner = files.open_filesystem(info.path)
-    try:
-        with filesystem.open_input_file(inner) as stream:
-            footer = pq.ParquetFile(stream)
-            names, rows = footer.schema_arrow.names, footer.metadata.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{info.path} is not a readable Parquet file ({error}): mend it or leave it out") from None
-    wanted = {"url_column": pairs.url_column, "text_column": pairs.text_column, "image_column": pairs.image_column}
-    for setting, column in wanted.items():
-        if column not in names:
-            raise InputError(f"{info.path} has no column {column!r} (pairs.{setting}); it has {', '.join(names)}")
-    return InputFile(-1, info.path, info.size, info.modified, files.fingerprint(info.path), rows)
 
 
 def _by_share_done(

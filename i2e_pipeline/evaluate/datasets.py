@@ -18,7 +18,7 @@ from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES
 from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet
 from i2e_pipeline.evaluate.known import KNOWN, VTAB, wanted
 from i2e_pipeline.evaluate.layouts import LAYOUTS
-from i2e_pipeline.inputs.shards import ShardError
+from i2e_pipeline.inputs.shard import ShardError
 
 __all__ = ["KNOWN", "VTAB", "DatasetError", "ImageSet", "check", "open_dataset"]
 

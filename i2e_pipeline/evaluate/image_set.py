@@ -24,8 +24,10 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.config import ImageLimits, digest
 from i2e_pipeline.core.draws import mixed
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.stored_image import NoImage
 from i2e_pipeline.images.decode import Rejected, open_rgb
-from i2e_pipeline.inputs.shards import ShardReader
+from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs.shard import Images, Shard
 
 Kind = Literal["gpr", "revisited", "classes"]
 """Which protocols fit: gpr1200.py alone, revisited.py alone, or all those for images with classes."""
@@ -127,7 +129,7 @@ class Rows:
         return f"{self.paths[self.file_N[row]]} row {self.row_N[row]}"
 
     def read(self, rows: Sequence[int]) -> Iterator[Stored]:
-        reader: ShardReader | None = None
+        reader: Images | None = None
         at = -1
         try:
             for row in rows:
@@ -135,9 +137,10 @@ class Rows:
                     if reader is not None:
                         reader.close()
                     at = int(self.file_N[row])
-                    reader = ShardReader(self.paths[at], self.column)
+                    reader = formats.images(Shard(self.paths[at]), self.column)
                 assert reader is not None
-                yield from reader.read([int(self.row_N[row])])
+                (stored,) = reader.read([int(self.row_N[row])])
+                yield None if isinstance(stored, NoImage) else stored
         finally:
             if reader is not None:
                 reader.close()

@@ -12,6 +12,7 @@ beside the scoring of images (docs/architecture.md).
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -27,12 +28,13 @@ from i2e_pipeline.core.schemas import MENTIONS, PAIRS, TEXTS, Reason
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.dealing import by_unit
 from i2e_pipeline.engine.stage import Made, Plan, Run, Stage
-from i2e_pipeline.engine.tables import Counting, Failed, Kernel, Written, pass_on
+from i2e_pipeline.engine.tables import Counting, Failed, Kernel, Written, notes, pass_on
 from i2e_pipeline.engine.units import ALL_ROWS
 from i2e_pipeline.extract import gazetteer, recognizer
 from i2e_pipeline.extract.mentions import find_mentions
 from i2e_pipeline.extract.text import read_texts
-from i2e_pipeline.inputs.shards import text_columns
+from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs.shard import Shard
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -81,11 +83,14 @@ class Pairs(Stage):
         tables, config = run.tables, run.config
         expected: dict[str, int | None] = {unit: run.unit(unit).rows for unit in units}
         columns = config.pairs.key_column, config.pairs.url_column, config.pairs.text_column
+        shards = run.shards(units)
         max_characters = config.extract.max_characters
 
         def make_kernel() -> Kernel:
             def kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
-                return read_texts(read_shards(batches, *columns), max_characters)
+                mended: Counter[str] = Counter()
+                yield from read_texts(read_shards(batches, shards, *columns, mended=mended), max_characters)
+                yield from notes(mended)
 
             return kernel
 
@@ -126,7 +131,6 @@ def _files_of(run: Run, units: Sequence[str]) -> DataFrame:
     columns = {
         "unit": pa.array([unit for unit, _ in of_units], pa.string()),
         "shard": pa.array([f.shard for _, f in of_units], pa.int32()),
-        "path": pa.array([f.path for _, f in of_units], pa.string()),
         "digest": pa.array([bytes.fromhex(f.digest) for _, f in of_units], pa.binary()),
         "rows": pa.array([f.taken for _, f in of_units], pa.int64()),
         "share_from": pa.array([run.unit(unit).share[0] for unit, _ in of_units], pa.float64()),
@@ -163,33 +167,40 @@ def _rows_of_files(batch: pa.RecordBatch) -> int:
 
 
 def read_shards(
-    batches: Iterator[pa.RecordBatch], key_column: str | None, url_column: str, text_column: str
+    batches: Iterator[pa.RecordBatch],
+    shards: Mapping[int, Shard],
+    key_column: str | None,
+    url_column: str | None,
+    text_column: str,
+    mended: Counter[str],
 ) -> Iterator[pa.RecordBatch]:
     """Every row of the files that is in their share, without its image.
 
-    batches   shard: int32, path: string, digest: binary, share_from, share_to: float64
+    batches   shard: int32, digest: binary, share_from, share_to: float64
+    mended    gets how many values of each column were no UTF-8
     yields    shard: int32, row: int64, pair_id: binary(16), key, url, caption: string or null
     """
     import numpy as np
 
     for batch in batches:
         for file in batch.to_pylist():
-            names = [c for c in (key_column, url_column, text_column) if c]
-            share = (file["share_from"], file["share_to"])
-            for start, columns in text_columns(file["path"], names):
+            roles = {"key": key_column, "url": url_column, "caption": text_column}
+            names = list(dict.fromkeys(c for c in roles.values() if c))
+            shard, share = shards[file["shard"]], (file["share_from"], file["share_to"])
+            for start, columns in formats.columns(shard, names):
                 rows = np.arange(start, start + columns.num_rows)
                 if share != ALL_ROWS:
                     taken = rows_in_share(file["digest"], rows, share)
                     rows, columns = rows[taken], columns.filter(pa.array(taken))
-                key = columns.column(key_column) if key_column else pa.nulls(len(rows))
+                columns, wrong = formats.texts(shard, columns)
+                mended.update({f"{name} is no UTF-8, mended": count for name, count in wrong.items()})
+                none = pa.nulls(len(rows), pa.string())
                 yield pa.RecordBatch.from_pydict(
                     {
                         "shard": pa.array(np.full(len(rows), file["shard"], dtype=np.int32)),
                         "row": pa.array(rows),
                         "pair_id": row_ids(file["digest"], rows),
-                        "key": key.cast(pa.string()),
-                        "url": columns.column(url_column).cast(pa.string()),
-                        "caption": columns.column(text_column),
+                        **{role: columns.column(column) if column else none for role, column in roles.items()},
                     }
                 )
 

@@ -23,10 +23,12 @@ from PIL import Image, UnidentifiedImageError
 
 from i2e_pipeline.core.config import ImageLimits
 from i2e_pipeline.core.schemas import Reason
+from i2e_pipeline.core.stored_image import NoImage, StoredImage
 from i2e_pipeline.images import formats, metadata
 
 REASONS = {
     Reason.NULL_IMAGE: "The row has a text but no image.",
+    Reason.MISSING_IMAGE: "The file that the row names as its image is not there, or not where it may be read.",
     Reason.EMPTY_IMAGE: "The image is stored with zero bytes, as after a download that failed.",
     Reason.NOT_AN_IMAGE: "The stored bytes are of no image format: an error page, for the most part.",
     Reason.UNSUPPORTED_FORMAT: (
@@ -110,7 +112,7 @@ def open_image(stored: bytes) -> Image.Image:
 
 
 def open_rgb(
-    stored: bytes | None, limits: ImageLimits, side: int = 0, upright: bool = True
+    stored: StoredImage, limits: ImageLimits, side: int = 0, upright: bool = True
 ) -> tuple[Image.Image, tuple[int, int]] | Rejected:
     """One stored image as 8-bit RGB, upright, and its (width, height) as displayed; or why there is none.
 
@@ -120,6 +122,8 @@ def open_rgb(
     upright   False: as it is stored, without EXIF's rotation. Benchmarks' own readers, and the boxes in their images,
               have it so
     """
+    if isinstance(stored, NoImage):
+        return Rejected(stored.reason, stored.detail)
     header = None if stored is None else Header(len(stored))
     reason = unfit(header, limits)
     if reason is not None or stored is None:
@@ -166,7 +170,7 @@ def _open_rgb(
 
 
 def decode(
-    stored: bytes | None, limits: ImageLimits, prepare: Callable[[Image.Image], np.ndarray], side: int = 0
+    stored: StoredImage, limits: ImageLimits, prepare: Callable[[Image.Image], np.ndarray], side: int = 0
 ) -> Decoded | Rejected:
     """Pixels for the model of one stored image, or why there are none; never raises for what the bytes hold.
 

@@ -66,18 +66,30 @@ def class_indices(kept: DataFrame) -> DataFrame:
     return entities.select("entity_id", (F.row_number().over(in_order) - 1).cast("int").alias("class_index"))
 
 
-def pairs_to_publish(chosen: DataFrame, labels: DataFrame, classes: DataFrame) -> DataFrame:
+def pairs_to_publish(chosen: DataFrame, labels: DataFrame, classes: DataFrame, texts: DataFrame) -> DataFrame:
     """A row per labelled pair: where it lies, whether it stands for its image, and the image's labels or why it has
     none.
 
-    An image that several pairs hold is published once, from the pair of the lowest id, with the labels of all.
+    texts   url and text_id of all pairs
+    An image that several pairs hold is published once, from the pair of the first url and text, with the labels of all:
+    then it has the same url and text however the input is stored. (Ids of pairs say where a row stood.)
     """
     from pyspark.sql import functions as F
 
     pairs = chosen.groupBy("pair_id").agg(
         *(F.first(c).alias(c) for c in ("image_id", "unit", "shard", "row", "width", "height"))
     )
-    standing = pairs.groupBy("image_id").agg(F.min("pair_id").alias("standing_pair"))
+    held = pairs.groupBy("image_id").agg(F.count("*").alias("pairs"), F.min("pair_id").alias("only_pair"))
+    # Of few images: most are held by one pair.
+    several = pairs.join(held.where(F.col("pairs") > 1), "image_id", how="inner").select("image_id", "pair_id", "unit")
+    first = (
+        texts.join(several, ["unit", "pair_id"], how="inner")
+        .groupBy("image_id")
+        .agg(F.min(F.struct("url", "text_id", "pair_id"))["pair_id"].alias("first_pair"))
+    )
+    standing = held.join(first, "image_id", how="left").select(
+        "image_id", F.coalesce("first_pair", "only_pair").alias("standing_pair")
+    )
     label = F.struct("entity_id", "class_index", F.col("score").cast("float").alias("score"))
     per_image = (
         labels.join(F.broadcast(classes), "entity_id", how="left")

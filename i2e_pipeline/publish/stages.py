@@ -39,9 +39,8 @@ from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.dealing import Blocks, task_size
 from i2e_pipeline.engine.stage import Made, Plan, Run, Stage
 from i2e_pipeline.engine.tables import Commit, Counting, Kernel, pass_on
-from i2e_pipeline.inputs.shards import selected_rows
 from i2e_pipeline.publish import selection, statistics
-from i2e_pipeline.publish.images import BYTES_PER_TASK, image_rows
+from i2e_pipeline.publish.images import BYTES_PER_TASK, image_rows, rows_of_shards
 from i2e_pipeline.publish.manifest import card, funnel, funnel_rows, manifest, thresholds
 
 
@@ -50,7 +49,8 @@ class Select(Stage):
     does = "merge duplicates, drop rare entities, cap frequent ones, number classes"
     scope = "whole"
     after = ("label",)
-    reads = ("labels", "kb/entities")
+    reads = ("labels", "kb/entities", "pairs")
+    version = 2  # of pairs that hold the same image, the first by content stands
     tables = {
         "selection": Table(SELECTION, key=("image_id",), holds="the images to publish, with their class indices"),
         "entity_statistics": Table(
@@ -80,7 +80,8 @@ class Select(Stage):
         chosen = all_labels.where(F.col("reason").isNull())
         labels = selection.image_labels(chosen, config.label.max_labels_per_image, config.select)
         classes = selection.class_indices(labels.where(F.col("dropped").isNull()))
-        pairs = selection.pairs_to_publish(chosen, labels, classes)
+        texts = run.read("pairs", columns=["pair_id", "url", "text_id", "unit"])
+        pairs = selection.pairs_to_publish(chosen, labels, classes, texts)
         counting = Counting(passed=self.passes)
         # The rows of a unit together: a file or two per unit, however many partitions the joins left.
         by_unit = pairs.repartition("unit").sortWithinPartitions("unit", "image_id", "pair_id")
@@ -152,24 +153,14 @@ class Publish(Stage):
 
     def plan(self, run: Run, units: Sequence[str]) -> Plan:
         shards = [f for unit in units for f in run.unit(unit).files]
-        paths = {f.shard: f.path for f in shards}
         full = task_size(sum(f.size for f in shards), BYTES_PER_TASK, run.spark)
         tasks = Blocks([(f.shard, f.rows, max(1, full * f.rows // max(1, f.size))) for f in shards])
         selected = run.read("selection", units, ["image_id", "shard", "row", "width", "height", "labels"])
         rows = tasks.by_row(selected)
-        pairs = run.config.pairs
-
-        def read_rows(shard: int, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-            return selected_rows(paths[shard], rows, columns)
+        pairs, read_rows = run.config.pairs, partial(rows_of_shards, run.shards(units))
 
         def make_kernel() -> Kernel:
-            return partial(
-                image_rows,
-                read_rows=read_rows,
-                image_column=pairs.image_column,
-                url_column=pairs.url_column,
-                text_column=pairs.text_column,
-            )
+            return partial(image_rows, read_rows=read_rows, url_column=pairs.url_column, text_column=pairs.text_column)
 
         return Plan(rows, make_kernel, rows_expected=self.rows_to_do(run, units))
 

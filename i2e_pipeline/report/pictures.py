@@ -22,7 +22,9 @@ from i2e_pipeline.core import files
 from i2e_pipeline.engine.tables import Commit
 from i2e_pipeline.engine.units import Units
 from i2e_pipeline.images.thumbnails import Thumbnail, Thumbnails
-from i2e_pipeline.inputs.shards import ShardChanged, selected_rows
+from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs.parquet import selected_rows
+from i2e_pipeline.inputs.shard import ShardError
 from i2e_pipeline.report.figures import MAX_ROWS, Dataset
 
 _MAX_REJECTS = 500_000
@@ -225,18 +227,22 @@ def _inputs(
     if not by_shard:
         return {}
     pairs = dataset.config.pairs
-    columns = [pairs.text_column, pairs.image_column, pairs.url_column]
-    paths = {f.shard: f.path for unit in Units(dataset.config.output).known() for f in unit.files}
+    columns = [c for c in (pairs.text_column, pairs.url_column) if c]
+    registry = Units(dataset.config.output)
+    shards = {f.shard: registry.shard(f, pairs) for unit in registry.known() for f in unit.files}
     found = {}
     for shard, wanted in sorted(by_shard.items()):
         rows = sorted(wanted)
         try:
-            read_rows = [r for b in selected_rows(paths[shard], rows, columns) for r in b.to_pylist()]
-        except (KeyError, OSError, ShardChanged, pa.ArrowException):
+            opened = shards[shard]
+            parts = [formats.texts(opened, batch)[0] for batch in formats.rows(opened, rows, columns)]
+            with formats.images(opened) as images:
+                stored = list(images.read(rows))
+        except (KeyError, OSError, ShardError, pa.ArrowException):
             continue
-        for at, row in zip(rows, read_rows, strict=True):
-            text, image, url = (row[c] for c in columns)
-            found[shard, at] = (None if text is None else str(text), _bytes(image), _web(url))
+        for at, row, image in zip(rows, (r for part in parts for r in part.to_pylist()), stored, strict=True):
+            url = row[pairs.url_column] if pairs.url_column else None
+            found[shard, at] = (row[pairs.text_column], image if isinstance(image, bytes) else None, _web(url))
     return found
 
 

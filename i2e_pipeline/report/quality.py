@@ -8,17 +8,17 @@ those whose text names it: what a text does not name, no stage can find.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.ids import row_ids, rows_in_share
 from i2e_pipeline.engine.tables import Tables
-from i2e_pipeline.inputs.shards import text_columns
+from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs.shard import Shard
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -59,26 +59,25 @@ def truth_columns(run: Run) -> list[str] | None:
     """Names of the slice columns that the input has; None where it has no truth."""
     pairs = run.config.pairs
     names: set[str] = set()
+    shards = run.shards([unit.name for unit in run.units])
     # A unit's files come from one source, so one file of each unit is looked at.
     for unit in run.units:
-        here = _columns(unit.files[0].path)
+        here = formats.names(shards[unit.files[0].shard])
         if pairs.truth_column in here and pairs.mentioned_column in here:
             names |= here
     return [c for c in pairs.slice_columns if c in names] if names else None
 
 
-def _columns(path: str) -> set[str]:
-    filesystem, inner = files.open_filesystem(path)
-    with filesystem.open_input_file(inner) as stream:
-        return set(pq.read_schema(stream).names)
-
-
 def truth_rows(
-    batches: Iterator[pa.RecordBatch], truth_column: str, mentioned_column: str, slice_columns: Sequence[str]
+    batches: Iterator[pa.RecordBatch],
+    shards: Mapping[int, Shard],
+    truth_column: str,
+    mentioned_column: str,
+    slice_columns: Sequence[str],
 ) -> Iterator[pa.RecordBatch]:
     """What the input says of each pair whose truth is known.
 
-    batches   shard: int32, path: string, digest: binary, share_from, share_to: float64
+    batches   shard: int32, digest: binary, share_from, share_to: float64
     yields    pair_id: binary, shard: int32, truth: int64, mentioned: list<int64>, slices: list<string>: "all" and
               "column: value" for each slice column
     """
@@ -86,12 +85,12 @@ def truth_rows(
 
     for batch in batches:
         for file in batch.to_pylist():
-            here = _columns(file["path"])
+            here = formats.names(shard := shards[file["shard"]])
             if truth_column not in here or mentioned_column not in here:
                 continue
             slices_here = [c for c in slice_columns if c in here]
             names = [truth_column, mentioned_column, *slices_here]
-            for start, rows in text_columns(file["path"], names):
+            for start, rows in formats.columns(shard, names):
                 numbers = np.arange(start, start + rows.num_rows)
                 taken = rows_in_share(file["digest"], numbers, (file["share_from"], file["share_to"]))
                 known = pc.and_(pc.is_valid(rows.column(truth_column)), pa.array(taken))
@@ -133,13 +132,14 @@ def _number(qid: Any) -> int | None:
 def truth(run: Run, slice_columns: Sequence[str]) -> DataFrame:
     """`truth_rows` of all input files."""
     pairs = run.config.pairs
-    shards = run.spark.createDataFrame(
-        [(f.shard, f.path, bytes.fromhex(f.digest), *unit.share) for unit in run.units for f in unit.files],
-        "shard int, path string, digest binary, share_from double, share_to double",
+    files_of = run.spark.createDataFrame(
+        [(f.shard, bytes.fromhex(f.digest), *unit.share) for unit in run.units for f in unit.files],
+        "shard int, digest binary, share_from double, share_to double",
     )
+    shards = run.shards([unit.name for unit in run.units])
     names = (pairs.truth_column, pairs.mentioned_column, list(slice_columns))
-    return shards.mapInArrow(
-        lambda batches: truth_rows(iter(batches), *names),
+    return files_of.mapInArrow(
+        lambda batches: truth_rows(iter(batches), shards, *names),
         "pair_id binary, shard int, truth long, mentioned array<long>, slices array<string>",
     )
 

@@ -26,9 +26,11 @@ from i2e_pipeline.core.config import ScoreConfig
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import ID, SCORES, Reason
+from i2e_pipeline.core.stored_image import StoredImage
 from i2e_pipeline.images.decode import Decoded, Rejected, decode, perceptual_hashes
 from i2e_pipeline.images.encoder import Encoder
-from i2e_pipeline.inputs.shards import ShardReader, StoredImages
+from i2e_pipeline.inputs.formats import StoredImages
+from i2e_pipeline.inputs.shard import Images
 from i2e_pipeline.score.entity_vectors import EntityVectors
 
 BLOCK_BATCHES = 16
@@ -53,7 +55,7 @@ class Seen:
 
 def score(
     batches: Iterable[pa.RecordBatch],
-    open_shard: Callable[[int], ShardReader],
+    open_shard: Callable[[int], Images],
     encoder: Encoder,
     vectors: EntityVectors,
     config: ScoreConfig,
@@ -214,7 +216,7 @@ class _Batch:
 class _Images:
     """Rows -> Seen, with one open shard, threads that decode ahead of the encoder, and a memory of equal bytes."""
 
-    def __init__(self, open_shard: Callable[[int], ShardReader], encoder: Encoder, config: ScoreConfig) -> None:
+    def __init__(self, open_shard: Callable[[int], Images], encoder: Encoder, config: ScoreConfig) -> None:
         self._stored, self._encoder, self._config = StoredImages(open_shard), encoder, config
         self._threads = ThreadPoolExecutor(config.decode_threads, thread_name_prefix="decode")
         self._memory: OrderedDict[bytes, Seen] = OrderedDict()
@@ -233,18 +235,19 @@ class _Images:
         bytes_ahead = 0
         batch = _Batch()
         for stored in self._stored.at(places):
-            name = content_id(stored or b"")
-            known = self._memory.get(name) if stored else None
+            content = stored if isinstance(stored, bytes) else b""
+            name = content_id(content)
+            known = self._memory.get(name) if content else None
             if known is not None:
                 self._memory.move_to_end(name)
                 seen.append(known)
                 continue
             image = Seen(name)
             seen.append(image)
-            if stored:
+            if content:
                 self._memory[name] = image
-            ahead.append((image, len(stored or b""), self._threads.submit(self._decode, stored)))
-            bytes_ahead += len(stored or b"")
+            ahead.append((image, len(content), self._threads.submit(self._decode, stored)))
+            bytes_ahead += len(content)
             while bytes_ahead > BYTES_IN_FLIGHT or len(ahead) > 2 * self._config.batch_size:
                 bytes_ahead -= ahead[0][1]
                 self._collect(*ahead.popleft(), batch)
@@ -255,7 +258,7 @@ class _Images:
             self._memory.popitem(last=False)
         return seen
 
-    def _decode(self, stored: bytes | None) -> Decoded | Rejected:
+    def _decode(self, stored: StoredImage) -> Decoded | Rejected:
         return decode(stored, self._config, self._encoder.prepare, self._encoder.side)
 
     def _collect(self, image: Seen, _size: int, future: Future[Decoded | Rejected], batch: _Batch) -> None:

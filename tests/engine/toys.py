@@ -18,7 +18,8 @@ from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.pipeline import Pipeline, StageState
 from i2e_pipeline.engine.stage import Plan, Run, Stage
 from i2e_pipeline.engine.tables import pass_on
-from i2e_pipeline.inputs.shards import text_columns
+from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs.shard import Shard
 
 NUMBERS = pa.schema([pa.field("id", pa.binary(16), nullable=False), pa.field("number", pa.int64(), nullable=False)])
 TOTALS = pa.schema([pa.field("rest", pa.int64(), nullable=False), pa.field("total", pa.int64(), nullable=False)])
@@ -55,7 +56,9 @@ def rows_of(batch: pa.RecordBatch) -> int:
 def read_numbers(batches: Iterator[pa.RecordBatch], modulus: int, loses: bool) -> Iterator[tuple[str, pa.RecordBatch]]:
     for batch in batches:
         for path in batch.column("path").to_pylist():
-            numbers = [int(n) for _, b in text_columns(path, ["caption"]) for n in b.column("caption").to_pylist()]
+            numbers = [
+                int(n) for _, b in formats.columns(Shard(path), ["caption"]) for n in b.column("caption").to_pylist()
+            ]
             numbers = numbers[:-1] if loses else numbers
             ids = pa.array([n.to_bytes(16, "big") for n in numbers], pa.binary(16))
             rows = pa.RecordBatch.from_arrays([ids, pa.array(numbers, pa.int64())], schema=NUMBERS)

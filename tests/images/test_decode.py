@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from i2e_pipeline.core.config import ScoreConfig
 from i2e_pipeline.core.schemas import Reason
+from i2e_pipeline.core.stored_image import NoImage
 from i2e_pipeline.images.decode import (
     Decoded,
     Header,
@@ -25,8 +26,8 @@ from i2e_pipeline.images.decode import (
     perceptual_hashes,
     unfit,
 )
-from i2e_pipeline.inputs import shards
-from i2e_pipeline.inputs.shards import ShardError, ShardReader
+from i2e_pipeline.inputs import formats, parquet
+from i2e_pipeline.inputs.shard import Shard, ShardError
 from tests.examples import examples
 from tests.small_models import picture, stored, write_shard
 
@@ -305,7 +306,7 @@ BYTES: list[bytes | None] = [bytes([i]) * 100 for i in range(10)]
 
 def test_rows_are_read_in_order_over_row_groups(tmp_path) -> None:
     path = write_shard(tmp_path / "a.parquet", [*BYTES[:3], None, *BYTES[4:]], group=4)
-    with ShardReader(path, "jpg") as reader:
+    with formats.images(Shard(path), "jpg") as reader:
         assert reader.rows == 10
         assert list(reader.read([0, 3, 4, 9])) == [BYTES[0], None, BYTES[4], BYTES[9]]
 
@@ -313,9 +314,11 @@ def test_rows_are_read_in_order_over_row_groups(tmp_path) -> None:
 def test_only_the_row_groups_with_wanted_rows_are_read_and_each_once(tmp_path, monkeypatch) -> None:
     path = write_shard(tmp_path / "a.parquet", BYTES, group=2)
     opened = []
-    whole = ShardReader._open_group
-    monkeypatch.setattr(ShardReader, "_open_group", lambda self, group: (opened.append(group), whole(self, group))[1])
-    with ShardReader(path, "jpg") as reader:
+    whole = parquet.ParquetImages._open_group
+    monkeypatch.setattr(
+        parquet.ParquetImages, "_open_group", lambda self, group: (opened.append(group), whole(self, group))[1]
+    )
+    with formats.images(Shard(path), "jpg") as reader:
         list(reader.read([2]))
         list(reader.read([3, 8]))  # a second call goes on where the first one was
         list(reader.read([9]))
@@ -323,9 +326,9 @@ def test_only_the_row_groups_with_wanted_rows_are_read_and_each_once(tmp_path, m
 
 
 def test_a_large_row_group_is_held_a_chunk_at_a_time(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(shards, "CHUNK_BYTES", 250)
+    monkeypatch.setattr(parquet, "CHUNK_BYTES", 250)
     path = write_shard(tmp_path / "a.parquet", [np.random.default_rng(i).bytes(100) for i in range(10)], group=10)
-    with ShardReader(path, "jpg") as reader:
+    with formats.images(Shard(path), "jpg") as reader:
         sizes = []
         for _ in reader.read(range(10)):
             sizes.append(len(reader._chunk))
@@ -334,28 +337,34 @@ def test_a_large_row_group_is_held_a_chunk_at_a_time(tmp_path, monkeypatch) -> N
 
 def test_rows_may_also_go_back(tmp_path) -> None:
     path = write_shard(tmp_path / "a.parquet", BYTES, group=4)
-    with ShardReader(path, "jpg") as reader:
+    with formats.images(Shard(path), "jpg") as reader:
         assert list(reader.read([9, 1, 0])) == [BYTES[9], BYTES[1], BYTES[0]]
 
 
 def test_the_struct_of_hugging_face_is_read(tmp_path) -> None:
     column = pa.array([{"bytes": b"a", "path": "x"}, {"bytes": None, "path": "y"}, None])
     pq.write_table(pa.table({"image": column}), tmp_path / "a.parquet")
-    with ShardReader(str(tmp_path / "a.parquet"), "image") as reader:
-        assert list(reader.read([0, 1, 2])) == [b"a", None, None]
+    with formats.images(Shard(str(tmp_path / "a.parquet")), "image") as reader:
+        with_bytes, with_path, null = reader.read([0, 1, 2])
+    assert (with_bytes, null) == (b"a", None)
+    assert isinstance(with_path, NoImage)
+    assert with_path.reason is Reason.MISSING_IMAGE
 
 
 def test_errors_name_the_file_and_what_is_wrong(tmp_path) -> None:
     path = write_shard(tmp_path / "a.parquet", BYTES)
     with pytest.raises(ShardError, match=r"a\.parquet has no column `image` .*it has jpg"):
-        ShardReader(path, "image")
-    with ShardReader(path, "jpg") as reader, pytest.raises(ShardError, match="has 10 rows, and row 10 was asked for"):
+        formats.images(Shard(path), "image")
+    with (
+        formats.images(Shard(path), "jpg") as reader,
+        pytest.raises(ShardError, match="has 10 rows, and row 10 was asked for"),
+    ):
         list(reader.read([10]))
     with pytest.raises(ShardError, match="no such file"):
-        ShardReader(str(tmp_path / "b.parquet"), "jpg")
+        formats.images(Shard(str(tmp_path / "b.parquet")), "jpg")
     (tmp_path / "c.parquet").write_bytes(b"no parquet")
     with pytest.raises(ShardError, match="is not a Parquet file"):
-        ShardReader(str(tmp_path / "c.parquet"), "jpg")
+        formats.images(Shard(str(tmp_path / "c.parquet")), "jpg")
     pq.write_table(pa.table({"jpg": [1, 2]}), tmp_path / "d.parquet")
     with pytest.raises(ShardError, match="is int64"):
-        ShardReader(str(tmp_path / "d.parquet"), "jpg")
+        formats.images(Shard(str(tmp_path / "d.parquet")), "jpg")

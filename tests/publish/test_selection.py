@@ -36,12 +36,15 @@ def select(spark: Any, rows: list[dict[str, Any]], **build: Any) -> tuple[dict[i
     from pyspark.sql.types import StringType
 
     max_labels = int(build.pop("max_labels_per_image", 4))
+    urls = build.pop("urls", {})
     settings = SelectConfig.model_validate({"min_images_per_entity": 1, **build})
     schema = from_arrow_schema(LABELS).add("unit", StringType())
     chosen = spark.createDataFrame([tuple(r[c] for c in COLUMNS) for r in rows], schema)
     labels = selection.image_labels(chosen, max_labels, settings)
     classes = selection.class_indices(labels.where("dropped is null"))
-    table = selection.pairs_to_publish(chosen, labels, classes).toArrow()
+    pairs = {r["pair_id"]: (r["pair_id"], urls.get(r["row"]), bytes(16), r["unit"]) for r in rows}
+    texts = spark.createDataFrame(list(pairs.values()), "pair_id binary, url string, text_id binary, unit string")
+    table = selection.pairs_to_publish(chosen, labels, classes, texts).toArrow()
     images, rejects = {}, []
     for name, batch in selection.select_images(iter(table.to_batches())):
         for row in batch.to_pylist():
@@ -50,6 +53,16 @@ def select(spark: Any, rows: list[dict[str, Any]], **build: Any) -> tuple[dict[i
             else:
                 images[int.from_bytes(row["image_id"], "big")] = row
     return images, rejects
+
+
+def test_of_pairs_with_one_image_the_first_by_content_stands(spark: Any) -> None:
+    """Catches: another url and text for an image when the same pairs lie in other files, or in another order."""
+    rows = [label(pair, 7, 42, unit=f"u-{pair % 2}") for pair in (1, 2, 3)]
+    images, rejects = select(spark, rows, urls={1: "http://b", 2: "http://a", 3: "http://c"})
+    assert {int.from_bytes(i["pair_id"], "big") for i in images.values()} == {2}
+    assert [r["reason"] for r in rejects] == ["duplicate_image"] * 2
+    nowhere, _ = select(spark, rows, urls={1: "http://b", 2: "http://a"})  # no url comes first
+    assert {int.from_bytes(i["pair_id"], "big") for i in nowhere.values()} == {3}
 
 
 def test_an_image_of_several_pairs_is_published_once_with_the_labels_of_all(spark: Any) -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import SCORES, Reason
 from i2e_pipeline.images.encoder import Encoder
-from i2e_pipeline.inputs.shards import ShardReader
+from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs.shard import Images, Shard
 from i2e_pipeline.score import scoring
 from i2e_pipeline.score.entity_vectors import EntityVectors, MissingVectorError
 from i2e_pipeline.score.scoring import score
@@ -34,10 +35,10 @@ def vectors(encoder: Encoder) -> EntityVectors:
 
 
 @pytest.fixture
-def shard(tmp_path: Path) -> Callable[[list[bytes | None]], Callable[[int], ShardReader]]:
-    def make(images: list[bytes | None]) -> Callable[[int], ShardReader]:
+def shard(tmp_path: Path) -> Callable[[list[bytes | None]], Callable[[int], Images]]:
+    def make(images: list[bytes | None]) -> Callable[[int], Images]:
         path = write_shard(tmp_path / "shard.parquet", images)
-        return lambda _: ShardReader(path, "jpg")
+        return lambda _: formats.images(Shard(path), "jpg")
 
     return make
 
@@ -112,7 +113,7 @@ def test_every_pair_is_scored_or_rejected_exactly_once(shard, encoder, vectors, 
 
 
 def test_rows_without_entities_are_rejected_unread(encoder, vectors, config) -> None:
-    def never(_: int) -> ShardReader:
+    def never(_: int) -> Images:
         raise AssertionError("a shard was opened")
 
     scores, rejects = run([rows_of([[], None])], never, encoder, vectors, config)
@@ -198,10 +199,10 @@ def test_vectors_are_kept_on_the_first_row_of_a_pair(shard, encoder, vectors, co
 
 def test_shards_are_opened_once_each_and_closed(tmp_path, encoder, vectors, config) -> None:
     paths = [write_shard(tmp_path / f"{i}.parquet", IMAGES[i * 4 : i * 4 + 4]) for i in range(3)]
-    opened: list[ShardReader] = []
+    opened: list[Images] = []
 
-    def open_shard(shard: int) -> ShardReader:
-        opened.append(ShardReader(paths[shard], "jpg"))
+    def open_shard(shard: int) -> Images:
+        opened.append(formats.images(Shard(paths[shard]), "jpg"))
         return opened[-1]
 
     parts = [rows_of([[1]] * 4, shard=shard) for shard in (2, 0, 1)]

@@ -1,0 +1,173 @@
+"""Columns from outside, made into what the pipeline reads: valid text, or an error that names file, column and remedy.
+
+This is the door: what people have in a column for texts (bytes, views, dictionaries, lists of captions, numbers as
+names) becomes valid UTF-8 here, once, wherever a column enters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from i2e_pipeline.core.config import PairsConfig
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.inputs.shard import Captions
+
+_DEFAULTS = {name: PairsConfig.model_fields[name].default for name in ("key_column", "url_column")}
+
+
+class InputError(I2EError, RuntimeError):
+    """Input that cannot be used; the message names the file and the remedy."""
+
+
+def check(schema: pa.Schema, pairs: PairsConfig, path: str) -> None:
+    """Raise InputError where a shard with these columns cannot be read as `pairs` says."""
+    has = f"it has {', '.join(dict.fromkeys(schema.names)) or 'no column'}"
+    for setting, column, wanted in _wanted(pairs):
+        if column is None:
+            continue
+        found = schema.get_all_field_indices(column)
+        if not found:
+            if column == _DEFAULTS.get(setting):  # both may be missing
+                continue
+            raise InputError(f"{path} has no column {column!r} (pairs.{setting}); {has}{_hint(setting, schema)}")
+        if len(found) > 1:
+            raise InputError(f"{path} has {len(found)} columns named {column!r} (pairs.{setting}): leave one of them")
+        kind = schema.field(found[0]).type
+        if not (_is_image(kind) if wanted == "image" else _is_text(kind, lists=setting == "text_column")):
+            raise InputError(
+                f"{path}: column {column!r} (pairs.{setting}) is {kind}, and {_MAY_BE[wanted]} is wanted: convert the "
+                "column, or name another one"
+            )
+
+
+def _wanted(pairs: PairsConfig) -> Iterable[tuple[str, str | None, str]]:
+    yield "key_column", pairs.key_column, "text"
+    yield "url_column", pairs.url_column, "text"
+    yield "text_column", pairs.text_column, "text"
+    yield "image_column", pairs.image_column, "image"
+
+
+_MAY_BE = {
+    "text": "text (string, bytes, a number, or for captions a list of strings)",
+    "image": "bytes, Hugging Face's struct<bytes, path>, or a string with the path of a file",
+}
+
+
+def _hint(setting: str, schema: pa.Schema) -> str:
+    if setting == "image_column" and any(n.lower() in ("url", "image_url", "img_url") for n in schema.names):
+        return ". A table of addresses without images: fetch them first (img2dataset), and name the folder it fills"
+    return ""
+
+
+def plain(kind: pa.DataType) -> pa.DataType:
+    """The type of the values, without what merely stores them otherwise."""
+    while pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        kind = kind.value_type
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain(kind.storage_type)
+    return kind
+
+
+def is_string(kind: pa.DataType) -> bool:
+    """Whether it holds text, in whichever layout."""
+    kind = plain(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether it holds bytes, in whichever layout."""
+    kind = plain(kind)
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(test(kind) for test in tests)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether it holds lists."""
+    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view)
+    return any(test(kind) for test in tests)
+
+
+def _is_text(kind: pa.DataType, lists: bool) -> bool:
+    bare = plain(kind)
+    if lists and is_list(bare):
+        return _is_text(bare.value_type, lists=False)
+    number = pa.types.is_integer(bare) or pa.types.is_floating(bare) or pa.types.is_boolean(bare)
+    return bool(is_string(bare) or is_bytes(bare) or pa.types.is_null(bare) or number)
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    bare = plain(kind)
+    if pa.types.is_struct(bare):
+        held = {field.name: field.type for field in bare}
+        return is_bytes(held["bytes"]) if "bytes" in held else is_string(held.get("path", pa.null()))
+    return bool(is_bytes(bare) or is_string(bare) or pa.types.is_null(bare))
+
+
+def text(values: pa.Array, captions: Captions = "first") -> tuple[pa.Array, int]:
+    """Valid UTF-8 of any column that `check` lets in, and how many values had to be mended.
+
+    What is not UTF-8 gets U+FFFD in the place of each wrong byte. Of lists, the first text that is not blank is
+    taken, or all are joined by a blank. Numbers are written as they are.
+    """
+    values = decoded(values)
+    kind = values.type
+    if is_list(kind):
+        return _of_lists(values, captions)
+    if is_string(kind) or is_bytes(kind):
+        # Arrow takes bytes for text unseen; so bytes first, and then what is right of them.
+        raw = values if is_bytes(kind) else values.cast(pa.large_binary())
+        return _valid(raw.cast(pa.binary()))
+    if pa.types.is_null(kind):
+        return values.cast(pa.string()), 0
+    return values.cast(pa.string()), 0
+
+
+def decoded(values: pa.Array) -> pa.Array:
+    """The values themselves, of dictionaries, runs, views and extension types."""
+    if isinstance(values, pa.ExtensionArray):
+        return decoded(values.storage)
+    if isinstance(values, pa.DictionaryArray):
+        return decoded(values.dictionary_decode())
+    if pa.types.is_run_end_encoded(values.type):
+        return decoded(pc.run_end_decode(values))
+    if pa.types.is_string_view(values.type):
+        return values.cast(pa.large_string())
+    return values.cast(pa.large_binary()) if pa.types.is_binary_view(values.type) else values
+
+
+def only(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    """The batch with exactly these columns, their values as Arrow's kernels take them; null where it has none of the
+    name."""
+    has = batch.schema.names
+    arrays = [decoded(batch.column(c)) if c in has else pa.nulls(batch.num_rows, pa.string()) for c in columns]
+    return pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
+
+def _valid(raw: pa.Array) -> tuple[pa.Array, int]:
+    try:
+        return raw.cast(pa.string()), 0  # checks every byte
+    except pa.ArrowInvalid:
+        mended, count = [], 0
+        for value in raw.to_pylist():
+            said = None if value is None else value.decode("utf-8", "replace")
+            count += said is not None and said.encode() != value
+            mended.append(said)
+        return pa.array(mended, pa.string()), count
+
+
+def _of_lists(values: pa.Array, captions: Captions) -> tuple[pa.Array, int]:
+    lists = values if pa.types.is_list(values.type) else values.cast(pa.list_(values.type.value_type))
+    lengths = pc.list_value_length(lists)
+    flat, mended = text(pc.list_flatten(lists))
+    flat = flat.filter(keep := pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(flat), ""), False))
+    parents = pc.list_parent_indices(lists).filter(keep)
+    chosen: list[str | None] = [None if n is None else "" for n in lengths.to_pylist()]
+    for parent, said in zip(parents.to_pylist(), flat.to_pylist(), strict=True):
+        if captions == "join" and chosen[parent]:
+            chosen[parent] = f"{chosen[parent]} {said}"
+        elif not chosen[parent]:
+            chosen[parent] = said
+    return pa.array(chosen, pa.string()), mended

@@ -1,0 +1,103 @@
+"""Samples of several files that share a name: an image, its caption as .txt, its facts as .json.
+
+WebDataset's tars hold them as members, folders as files. The plan writes an index of where each part lies; here are
+the columns that such samples have.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from i2e_pipeline.inputs.shard import Shard
+from i2e_pipeline.inputs.tables import from_objects, json_of
+
+IMAGE_SUFFIXES = (
+    "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jxl", "jp2", "jpe", "jfif",
+)  # fmt: skip
+"""Of images, the ones that are preferred first."""
+TEXT_SUFFIXES = ("txt", "caption", "text", "cap")
+PARTS = ("image", "text", "json")
+LOOKED_AT = 20
+"""Samples whose .json tells which columns there are."""
+
+
+def split(path: str) -> tuple[str, str]:
+    """(key, suffix) of a path, as WebDataset has it: the name up to its first dot, and what comes behind it."""
+    folder, _, name = path.rpartition("/")
+    stem, _, suffix = name.partition(".")
+    return posixpath.join(folder, stem), suffix.lower()
+
+
+def part_of(suffix: str, image_column: str) -> tuple[str, int] | None:
+    """Which part of a sample a member is, and how far behind others of the kind it stands; None: none of them."""
+    if suffix == image_column.lower() and suffix not in (*TEXT_SUFFIXES, "json"):
+        return "image", -1
+    if suffix in IMAGE_SUFFIXES:
+        return "image", IMAGE_SUFFIXES.index(suffix)
+    if suffix in TEXT_SUFFIXES:
+        return "text", TEXT_SUFFIXES.index(suffix)
+    return ("json", 0) if suffix == "json" else None
+
+
+def columns_of(
+    shard: Shard,
+    keys: Sequence[str],
+    texts: Sequence[bytes | None],
+    facts: Sequence[bytes | None],
+    names: Sequence[str],
+) -> pa.RecordBatch:
+    """These columns of samples. A column is a field of the .json; where a sample's has none of that name, the key
+    column is the sample's own name, and the text column its .txt."""
+    rows = [_facts(stored) for stored in facts]
+    for row, key in zip(rows, keys, strict=True):
+        if shard.key_column is not None and row.get(shard.key_column) is None:
+            row[shard.key_column] = key
+    batch = from_objects(rows, names)
+    if shard.text_column in names and any(t is not None for t in texts):
+        batch = _with_texts(batch, shard.text_column, texts)
+    return batch
+
+
+def _facts(stored: bytes | None) -> dict[str, Any]:
+    """The fields of a .json; none where it is broken, and then its row has no text, or that of the .txt."""
+    if stored is None:
+        return {}
+    try:
+        found = json_of(stored)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _with_texts(batch: pa.RecordBatch, column: str, texts: Sequence[bytes | None]) -> pa.RecordBatch:
+    """The batch with a sample's .txt where it has no value in this column."""
+    said = batch.column(column)
+    if pa.types.is_list(said.type):
+        lists = zip(said.to_pylist(), texts, strict=True)
+        new = pa.array([[t] if v is None and t is not None else v for v, t in lists], pa.list_(pa.binary()))
+    else:
+        # As bytes: what is no UTF-8 is mended, and counted, at the door.
+        raw = zip(said.cast(pa.string()).cast(pa.binary()).to_pylist(), texts, strict=True)
+        new = pa.array([t if v is None else v for v, t in raw], pa.binary())
+    return batch.set_column(batch.schema.get_field_index(column), column, new)
+
+
+def names_of(facts: Sequence[bytes | None]) -> list[str]:
+    """Names of all fields of these .json."""
+    return list(dict.fromkeys(name for stored in facts for name in _facts(stored)))
+
+
+def schema_of(shard: Shard, facts: Sequence[bytes | None], has_texts: bool, has_images: bool) -> pa.Schema:
+    """The columns that samples like these have."""
+    fields = dict.fromkeys(names_of(facts))
+    if shard.key_column is not None:
+        fields.setdefault(shard.key_column)
+    if has_texts:
+        fields.setdefault(shard.text_column)
+    fields.pop(shard.image_column, None)
+    columns = [pa.field(name, pa.string()) for name in fields]
+    return pa.schema([*columns, *([pa.field(shard.image_column, pa.binary())] if has_images else [])])

@@ -1,0 +1,217 @@
+"""WebDataset: tars in which the files of a sample follow each other (img2dataset's form of LAION, CC12M, DataComp).
+
+A sample is an image with a caption (.txt, .caption) or facts (.json) of the same name. The plan reads the headers once
+and writes an index of the members, so that a task opens the tar where its rows lie. Nothing is ever unpacked: members'
+names name samples, and no file.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.stored_image import StoredImage
+from i2e_pipeline.inputs import samples
+from i2e_pipeline.inputs.shard import Format, Images, Look, Shard, ShardChanged, ShardError
+
+if TYPE_CHECKING:
+    from i2e_pipeline.core.config import PairsConfig
+    from i2e_pipeline.inputs.shard import Source
+
+_GAP = 64 << 10
+"""Bytes between two parts that are read along: less than another request costs."""
+_SPAN = 8 << 20
+"""Bytes that are read in one go."""
+_AHEAD = 1 << 20
+_ROWS = 1024
+_BLOCK = 512
+INDEX = pa.schema(
+    [("key", pa.string()), *((f"{part}_{what}", pa.int64()) for part in samples.PARTS for what in ("offset", "size"))]
+)
+"""A row per sample, in the tar's order; offset and size in bytes, -1 where it has no such part."""
+
+
+class WebDataset(Format):
+    name, suffixes, kind = "webdataset", (".tar",), "tar of samples (WebDataset)"
+
+    def look(self, source: Source, pairs: PairsConfig) -> Look:
+        filesystem, inner = files.open_filesystem(source.path)
+        with filesystem.open_input_file(inner) as stream:
+            index = index_of(stream, source.path, pairs.image_column, not files.is_local(source.path))
+            shard = source.shard(pairs)
+            has = {part: bool(np.any(index.column(f"{part}_offset").to_numpy() >= 0)) for part in samples.PARTS}
+            facts = list(_parts(stream, index.slice(0, samples.LOOKED_AT), "json"))
+            schema = samples.schema_of(shard, facts, has["text"], has["image"])
+        return Look(index.num_rows, schema, index)
+
+    def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        index = read_index(shard)
+        yield from self._of(shard, index, np.arange(index.num_rows), columns)
+
+    def rows(self, shard: Shard, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        index, wanted = read_index(shard), np.asarray(rows, dtype=np.int64)
+        check_row(shard, index.num_rows, wanted)
+        for _, batch in self._of(shard, index, wanted, columns):
+            yield batch
+
+    def _of(
+        self, shard: Shard, index: pa.Table, rows: np.ndarray, columns: Sequence[str]
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        filesystem, inner = files.open_filesystem(shard.path)
+        with filesystem.open_input_file(inner) as stream:
+            for at in range(0, len(rows), _ROWS):
+                of_rows = index.take(pa.array(rows[at : at + _ROWS]))
+                texts = list(_parts(stream, of_rows, "text"))
+                facts = list(_parts(stream, of_rows, "json"))
+                keys = of_rows.column("key").to_pylist()
+                yield int(rows[at]), samples.columns_of(shard, keys, texts, facts, columns)
+
+    def names(self, shard: Shard) -> list[str]:
+        filesystem, inner = files.open_filesystem(shard.path)
+        with filesystem.open_input_file(inner) as stream:
+            return samples.names_of(list(_parts(stream, read_index(shard).slice(0, samples.LOOKED_AT), "json")))
+
+    def images(self, shard: Shard, column: str) -> Images:
+        return TarImages(shard)
+
+
+def index_of(stream: Any, path: str, image_column: str = "jpg", ahead: bool = False) -> pa.Table:
+    """INDEX of a tar. Members that are no part of a sample, hidden ones among them, are passed over.
+
+    ahead   read more than each header: where every read is a request
+
+    Raises ShardError where the tar is cut off or damaged.
+    """
+    keys: list[str] = []
+    parts: list[list[int]] = []
+    best: dict[str, int] = {}
+    size = stream.size()
+    try:
+        with tarfile.open(fileobj=io.BufferedReader(stream, _AHEAD) if ahead else stream, mode="r:") as tar:
+            end = 0
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+                if member.offset_data + member.size > size:
+                    raise ShardError(
+                        f"{path} is cut off in {member.name}: it ends after {size:,} bytes. Fetch it again, or leave "
+                        "it out"
+                    )
+                if not member.isreg() or files.is_hidden(member.name.removeprefix("./").rpartition("/")[2]):
+                    continue
+                key, suffix = samples.split(member.name.removeprefix("./"))
+                found = samples.part_of(suffix, image_column)
+                if found is None:
+                    continue
+                part, rank = found
+                if not keys or keys[-1] != key:
+                    keys.append(key)
+                    parts.append([-1] * (2 * len(samples.PARTS)))
+                    best = {}
+                if part not in best or rank < best[part]:
+                    best[part] = rank
+                    at = 2 * samples.PARTS.index(part)
+                    parts[-1][at : at + 2] = [member.offset_data, member.size]
+    except tarfile.TarError as error:
+        raise ShardError(
+            f"{path} is no whole tar ({error}): fetch it again, or leave it out{_packed(stream)}"
+        ) from None
+    if end + _BLOCK > size or stream.read_at(_BLOCK, end).strip(b"\0"):
+        raise ShardError(
+            f"{path} has no end: after its last whole member, at byte {end:,}, no empty block follows, so its writer "
+            "or the copy was cut off. Fetch it again, or leave it out"
+        )
+    table = np.array(parts, dtype=np.int64).reshape(len(parts), 2 * len(samples.PARTS))
+    return pa.table([pa.array(keys, pa.string()), *(pa.array(column) for column in table.T)], schema=INDEX)
+
+
+def _packed(stream: Any) -> str:
+    first = stream.read_at(6, 0)
+    packed = (
+        first[:2] == b"\x1f\x8b"
+        or first[:3] == b"BZh"
+        or first[:6] == b"\xfd7zXZ\0"
+        or first[:4] == b"\x28\xb5\x2f\xfd"
+    )
+    return ". It is compressed: unpack it, since tasks read at their rows' places" if packed else ""
+
+
+def read_index(shard: Shard) -> pa.Table:
+    """What the plan has written of a shard. Raises ShardError where it is gone."""
+    if shard.index is None:
+        raise ShardError(f"{shard.path} has no index: it was not planned as a tar of samples")
+    try:
+        filesystem, inner = files.open_filesystem(shard.index)
+        return pq.read_table(inner, filesystem=filesystem, partitioning=None)
+    except FileNotFoundError:
+        raise ShardError(
+            f"the index of {shard.path} is gone ({shard.index}): put it back, or use another output"
+        ) from None
+
+
+def check_row(shard: Shard, rows: int, wanted: np.ndarray) -> None:
+    """Raise ShardChanged where the last of these rows is not there."""
+    if len(wanted) and wanted[-1] >= rows:
+        raise ShardChanged(f"{shard.path} has {rows} rows and row {wanted[-1]} was wanted: it has changed")
+
+
+def _parts(stream: Any, index: pa.Table, part: str) -> Iterator[bytes | None]:
+    """The bytes of one part of each of these samples."""
+    offsets, sizes = (index.column(f"{part}_{what}").to_numpy() for what in ("offset", "size"))
+    yield from ranges(stream, offsets, sizes)
+
+
+def ranges(stream: Any, offsets: np.ndarray, sizes: np.ndarray) -> Iterator[bytes | None]:
+    """The bytes at these places, in their order; None for an offset below 0. Places that lie close are read at once."""
+    n, count = 0, len(offsets)
+    while n < count:
+        if offsets[n] < 0:
+            yield None
+            n += 1
+            continue
+        start, end, last = int(offsets[n]), int(offsets[n] + sizes[n]), n + 1
+        while last < count:
+            if offsets[last] >= 0:
+                if not end <= offsets[last] <= end + _GAP or offsets[last] + sizes[last] - start > _SPAN:
+                    break
+                end = int(offsets[last] + sizes[last])
+            last += 1
+        read = memoryview(stream.read_at(end - start, start))
+        if len(read) < end - start:
+            raise ShardError(f"the file ends before byte {end:,}: it changed since the run was planned")
+        for at in range(n, last):
+            yield None if offsets[at] < 0 else bytes(read[offsets[at] - start : offsets[at] - start + sizes[at]])
+        n = last
+
+
+class TarImages(Images):
+    """The images of one tar."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.path = shard.path
+        index = read_index(shard)
+        self._offsets, self._sizes = (index.column(f"image_{what}").to_numpy() for what in ("offset", "size"))
+        self.rows = index.num_rows
+        filesystem, inner = files.open_filesystem(shard.path)
+        try:
+            self._stream = filesystem.open_input_file(inner)
+        except FileNotFoundError:
+            raise ShardError(f"input shard {shard.path}: no such file") from None
+
+    def read(self, rows: Iterable[int]) -> Iterator[StoredImage]:
+        asked = iter(rows)
+        while some := list(islice(asked, 64)):
+            for row in some:
+                self.check_row(row)
+            yield from ranges(self._stream, self._offsets[some], self._sizes[some])
+
+    def close(self) -> None:
+        self._stream.close()

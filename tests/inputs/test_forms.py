@@ -1,0 +1,96 @@
+"""The same pairs, whatever the form they are kept in."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from i2e_pipeline.core.config import PairsConfig
+from i2e_pipeline.engine.units import Units
+from i2e_pipeline.inputs import formats
+from tests.chain import content, run, settings
+from tests.inputs.forms import FORMS, WITHOUT_URL, Pair, pairs_of
+
+
+@pytest.fixture(scope="module")
+def some(world: Path) -> list[Pair]:
+    return pairs_of(world / "pairs" / "00000.parquet")
+
+
+def rows_of(registry: Units, pairs: PairsConfig) -> list[tuple[Any, ...]]:
+    """Key, url, text and bytes of each row, as the stages read them."""
+    found = []
+    for unit in registry.plan(pairs):
+        for file in unit.files:
+            shard = registry.shard(file, pairs)
+            names = [c for c in (pairs.key_column, pairs.url_column, pairs.text_column) if c]
+            batches = [formats.texts(shard, batch)[0] for _, batch in formats.columns(shard, names)]
+            rows = [row for batch in batches for row in batch.to_pylist()]
+            with formats.images(shard) as images:
+                stored = list(images.read(range(images.rows)))
+            assert len(rows) == len(stored) == file.rows
+            # A task that has some of the rows reads the same.
+            some = list(range(1, file.rows, 3))
+            again = [row for batch in formats.rows(shard, some, names) for row in batch.to_pylist()]
+            assert [formats.texts(shard, b)[0].to_pylist() for b in formats.rows(shard, [0], names)] == [[rows[0]]]
+            assert len(again) == len(some)
+            with formats.images(shard) as images:
+                assert list(images.read(some)) == [stored[n] for n in some]
+                assert list(images.read([0])) == stored[:1]
+            for row, image in zip(rows, stored, strict=True):
+                assert isinstance(image, bytes)
+                url = row[pairs.url_column] if pairs.url_column else None
+                found.append((url, row[pairs.text_column], hashlib.sha256(image).hexdigest()))
+    return sorted(found, key=repr)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_gives_the_same_rows(name: str, some: list[Pair], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    pairs = PairsConfig(**FORMS[name](some, tmp_path / "in"))
+    urls = name not in WITHOUT_URL
+    wanted = [(p.url if urls else None, p.caption, hashlib.sha256(p.image).hexdigest()) for p in some]
+    registry = Units(str(tmp_path / "out"))
+    assert rows_of(registry, pairs) == sorted(wanted, key=repr)
+    # Another plan finds nothing new.
+    assert registry.plan(pairs) == registry.known()
+    assert len(registry.known()) == (2 if name == "tar without json" else 1)
+
+
+@pytest.fixture
+def with_knowledge(whole: Path, tmp_path: Path) -> Path:
+    """An output with a knowledge base, and no pairs."""
+    output = tmp_path / "out"
+    for part in ("kb", "_commits/knowledge_base", "_commits/surfaces", "_storage.json"):
+        source = whole / part
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, output / part)  # type: ignore[operator]
+    for stage in ("knowledge_base", "surfaces"):
+        if (whole / "rejects" / f"stage={stage}").exists():
+            shutil.copytree(whole / "rejects" / f"stage={stage}", output / "rejects" / f"stage={stage}")
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["img2dataset's tars", "Hugging Face's Parquet with paths alone", "CSV", "img2dataset's folders"]
+)
+def test_every_form_gives_the_same_dataset(
+    name: str, world: Path, whole: Path, with_knowledge: Path, tmp_path: Path, spark: Any
+) -> None:
+    """Catches: a stage that knows how rows are stored."""
+    shards = sorted((world / "pairs").glob("*.parquet"))
+    everything = [pair for shard in shards for pair in pairs_of(shard)]
+    (tmp_path / "in").mkdir()
+    # In another order, and all in one shard: where a row stood must not matter.
+    chosen = FORMS[name](everything[::-1], tmp_path / "in")
+    overrides = [f"pairs.{key}={value}" for key, value in chosen.items()]
+    done = run(settings(world, with_knowledge, *overrides), spark)
+    assert done["knowledge_base"] == 0
+    images, entities = content(with_knowledge)
+    wanted, wanted_entities = content(whole)
+    assert images == wanted
+    assert entities.keys() == wanted_entities.keys()
