@@ -331,10 +331,14 @@ def _detail(line: bytes, said: str) -> str:
 
 
 def _ranked(statements: Iterable[_Statement[V]]) -> list[V]:
-    """Values of the statements that are not deprecated, preferred ones first."""
-    good = [s for s in statements if s.rank != "deprecated" and s.mainsnak.datavalue is not None]
-    good.sort(key=lambda s: s.rank != "preferred")
-    return [s.mainsnak.datavalue.value for s in good if s.mainsnak.datavalue is not None]
+    """Values of the statements of the best rank: the preferred ones where there are any, else the normal ones.
+
+    So Wikidata itself answers ("truthy"): what a country or a museum was before stands beside it in normal rank. A
+    preferred statement without a value ("unknown", "none") hides the normal ones as well.
+    """
+    ranked = list(statements)
+    best = "preferred" if any(s.rank == "preferred" for s in ranked) else "normal"
+    return [s.mainsnak.datavalue.value for s in ranked if s.rank == best and s.mainsnak.datavalue is not None]
 
 
 def _types(claims: _Claims) -> list[int]:
@@ -427,13 +431,11 @@ def describe(
 def _excerpt(surface: str, form: str) -> str:
     """How a derived form is written: its part of the surface where it is one, else itself with the surface's kind of
     case."""
-    start = surface.lower().find(form)
-    if start >= 0:
-        return surface[start : start + len(form)]
-    plain = unaccented(surface)
-    start = plain.lower().find(form)
-    if start >= 0:
-        return plain[start : start + len(form)]
+    for spelled in (surface, unaccented(surface)):
+        small = spelled.lower()
+        start = small.find(form)
+        if start >= 0 and len(small) == len(spelled):  # U+0130 becomes two, and moves what stands behind it
+            return spelled[start : start + len(form)]
     return form.title() if surface[:1].isupper() else form
 
 
