@@ -67,6 +67,13 @@ _LINE = [
 ]
 RAW_ENTITIES = pa.schema([*ENTITIES, *_LINE])
 RAW_NAMES = pa.schema([*NAMES, _LINE[0]])
+BRACKETS = pa.schema(
+    [
+        pa.field("opens", pa.bool_(), nullable=False),
+        pa.field("closes", pa.bool_(), nullable=False),
+    ]
+)
+"""A row for each line that opens or closes the JSON array which a dump is."""
 
 ANCHORS = pa.schema(
     [

@@ -63,7 +63,9 @@ TREE = (
     "sub/_delta_log/f.parquet",
     ".git/g.parquet",
     "year=2024/h.parquet",
+    "year=2023/k.parquet",
     "[1]/i.parquet",
+    "{x,y}/j.parquet",
 )
 
 
@@ -99,7 +101,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         (["*.parquet"], ["a.parquet", "b.parquet"]),
         (["?.parquet"], ["a.parquet", "b.parquet"]),
         (["[!a].*"], ["b.parquet", "c.txt"]),
-        (["*/*.parquet"], ["[1]/i.parquet", "sub/d.parquet", "year=2024/h.parquet"]),
+        (
+            ["*/*.parquet"],
+            ["[1]/i.parquet", "sub/d.parquet", "year=2023/k.parquet", "year=2024/h.parquet", "{x,y}/j.parquet"],
+        ),
         (["sub/*/*.parquet"], ["sub/deep/e.parquet"]),
         # `**` crosses folders, none included.
         (["**/*.parquet"], None),
@@ -110,13 +115,18 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         ([""], None),
         (["/"], None),
         (["sub"], ["sub/d.parquet", "sub/deep/e.parquet"]),
-        (["year=*"], ["year=2024/h.parquet"]),
+        (["year=*4"], ["year=2024/h.parquet"]),
         # What is spelled is taken: a hidden name, a whole path.
         ([".*.parquet"], [".hidden.parquet"]),
         (["_committed.parquet", "a.parquet"], ["_committed.parquet", "a.parquet"]),
         (["sub/_delta_log/*.parquet"], ["sub/_delta_log/f.parquet"]),
         (["_*"], ["_committed.parquet"]),
         (["[[]1]/*"], ["[1]/i.parquet"]),
+        # Braces name each of several; a folder whose name has them is itself.
+        (["{a,b}.parquet"], ["a.parquet", "b.parquet"]),
+        (["sub/{d,deep/e}.parquet"], ["sub/d.parquet", "sub/deep/e.parquet"]),
+        (["year={2023..2024}/*"], ["year=2023/k.parquet", "year=2024/h.parquet"]),
+        (["{x,y}"], ["{x,y}/j.parquet"]),
         # Each once.
         (
             ["*.parquet", "a.parquet", "sub", "sub/d.parquet"],
@@ -133,10 +143,18 @@ def test_globs_mean_the_same_on_disks_and_in_stores(store: str, patterns: list[s
     assert {f.size for f in found} == {1}
 
 
-@pytest.mark.parametrize("pattern", ["none*", "none", "none/*", "sub/*.txt", "a.parquet/*", "*/*/*/*"])
+@pytest.mark.parametrize(
+    "pattern", ["none*", "none", "none/*", "sub/*.txt", "a.parquet/*", "*/*/*/*", "{a,none}.parquet"]
+)
 def test_what_names_nothing_is_told(store: str, pattern: str) -> None:
     with pytest.raises(NoSuchFile, match=r": no file matches \(looked for \*\.parquet\)"):
         files.find([f"{store}/a.parquet", f"{store}/{pattern}"], ".parquet")
+
+
+def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [f.path for f in files.find(["~/*.parquet"], ".parquet")] == [str(tmp_path / "a.parquet")]
 
 
 def test_files_found_are_those_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

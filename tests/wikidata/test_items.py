@@ -20,7 +20,7 @@ from wikidata.schemas import RAW_ENTITIES, RAW_NAMES, REJECTS
 
 
 def read(*lines: bytes, **settings: Any) -> dict[str, list[dict[str, Any]]]:
-    tables: dict[str, list[dict[str, Any]]] = {"entities": [], "names": [], "rejects": []}
+    tables: dict[str, list[dict[str, Any]]] = {"entities": [], "names": [], "rejects": [], "brackets": []}
     for table, rows in read_items([batch(*lines)], **settings):
         tables[table] += rows.to_pylist()
     return tables
