@@ -10,12 +10,11 @@ Known are plain text, bzip2, gzip, xz and zstd, also of several streams one afte
 from __future__ import annotations
 
 import bz2
-import gzip
 import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
@@ -27,8 +26,9 @@ DUMP = "a Wikidata JSON dump, an entity a line (latest-all.json.bz2)"
 POPULARITY = "a CSV of `qid,number`"
 ANCHORS = "a TSV of `surface<TAB>qid<TAB>count`"
 
-BLOCK = 4 << 20
-"""Bytes of a file that are worked on together."""
+BLOCK = 256 << 10
+"""Bytes of a file, as it lies there, that are read together."""
+_SMALL = 8 << 10
 _HEAD = 64 << 10
 _BOM = b"\xef\xbb\xbf"
 _DAMAGES = (EOFError, OSError, zlib.error, lzma.LZMAError)
@@ -86,7 +86,7 @@ class Source:
     def splittable(self) -> bool:
         """Can Spark read it by many tasks? Plain text and bzip2, where Hadoop, which goes by names, sees the same."""
         name = self.path.rpartition("/")[2]
-        if name.startswith((".", "_")):  # Hadoop passes these over
+        if name.startswith((".", "_")) or ":" in name:  # Hadoop passes these over, and cannot open that one
             return False
         return (
             name.endswith(".bz2") if self.compression == "bz2" else not self.compression and not name.endswith(_CODECS)
@@ -148,12 +148,16 @@ def _foreign(head: bytes) -> tuple[str, str]:
 
 
 def _first_bytes(source: Source) -> bytes:
-    """Of the unpacked text; b"" where the file ends before it has any."""
+    """Of the unpacked text; b"" where the file is damaged before it has any."""
+    head = b""
     try:
-        with _opened(source) as stream:
-            return bytes(stream.read(_HEAD))
+        for piece in _unpacked(source, _SMALL):
+            head += piece
+            if len(head) >= _HEAD:
+                break
     except _DAMAGES:
-        return b""
+        pass
+    return head
 
 
 def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
@@ -163,40 +167,57 @@ def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), path
 
 
-@contextmanager
-def _opened(source: Source) -> Iterator[Any]:
-    """A binary stream of the unpacked file."""
-    filesystem, inner = _filesystem(source.path)
-    with filesystem.open_input_stream(inner, compression=None) as raw, _UNPACKED[source.compression](raw) as stream:
-        yield stream
-
-
-_UNPACKED: Mapping[str | None, Callable[[Any], Any]] = {
-    None: nullcontext,
-    "bz2": bz2.BZ2File,
-    "gz": lambda raw: gzip.GzipFile(fileobj=raw),
-    "xz": lzma.LZMAFile,
-    "zst": lambda raw: pa.CompressedInputStream(raw, "zstd"),
+_STREAMS: Mapping[str, Callable[[], Any]] = {
+    "bz2": bz2.BZ2Decompressor,
+    "gz": lambda: zlib.decompressobj(wbits=31),
+    "xz": lzma.LZMADecompressor,
 }
 
 
-def blocks(source: Source, partial: bool = False, size: int = BLOCK) -> Iterator[bytes]:
-    """The unpacked file in blocks of whole lines, some `size` bytes each; the last line may lack its end.
+def _unpacked(source: Source, size: int) -> Iterator[bytes]:
+    """The unpacked file in pieces, of `size` bytes as they lie there."""
+    filesystem, inner = _filesystem(source.path)
+    with filesystem.open_input_stream(inner, compression=None) as raw:
+        if source.compression in _STREAMS:
+            yield from _of_streams(raw, _STREAMS[source.compression], size)
+            return
+        with pa.CompressedInputStream(raw, "zstd") if source.compression == "zst" else nullcontext(raw) as stream:
+            while read := bytes(stream.read(size)):
+                yield read
 
-    partial   what stands before a damage or a cut is taken
+
+def _of_streams(raw: Any, begin: Callable[[], Any], size: int) -> Iterator[bytes]:
+    """What streams that stand one after the other hold. The files that Python's modules open take a stream that is
+    damaged at its beginning for the end of the file."""
+    stream, begun = begin(), False
+    while read := bytes(raw.read(size)):
+        while read := read if begun else read.lstrip(b"\0"):  # between streams may be padding
+            begun = True
+            if piece := stream.decompress(read):
+                yield piece
+            read = b""
+            if stream.eof:
+                read, stream, begun = stream.unused_data, begin(), False
+    if begun:
+        raise EOFError("it ends within a compressed stream")
+
+
+def blocks(source: Source, partial: bool = False, size: int = BLOCK) -> Iterator[bytes]:
+    """The unpacked file in blocks of whole lines; the last line may lack its end.
+
+    partial   what stands before a damage or a cut is taken, but for some kilobytes
+    size      bytes of the file, as it lies there, that are read together
     Raises SourceError where the file cannot be read to its end.
     """
     rest: list[bytes] = []
     try:
-        with _opened(source) as stream:
-            read_some = stream.read1 if partial else stream.read  # read1 hands out what stands before a damage
-            while read := bytes(read_some(size)):
-                whole, end, after = read.rpartition(b"\n")
-                if end:
-                    yield b"".join([*rest, whole, end])
-                    rest = [after] if after else []
-                else:
-                    rest.append(read)
+        for piece in _unpacked(source, min(size, _SMALL) if partial else size):
+            whole, end, after = piece.rpartition(b"\n")
+            if end:
+                yield b"".join([*rest, whole, end])
+                rest = [after] if after else []
+            else:
+                rest.append(piece)
     except _DAMAGES as error:
         if not partial:
             raise SourceError(

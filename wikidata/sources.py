@@ -197,14 +197,16 @@ def _read(
             yield pa.RecordBatch.from_arrays(made(columns), list(names))
 
 
-def parsed(source: Source, form: _Form, survey: _Survey | None = None) -> Iterator[dict[str, pa.Array]]:
+def parsed(
+    source: Source, form: _Form, survey: _Survey | None = None, size: int = source_files.BLOCK
+) -> Iterator[dict[str, pa.Array]]:
     """The rows of a file in blocks: each named column's strings, checked, blank lines and the header left out.
 
     survey   is filled with what was seen
     Raises SourceError, with file and line, for the first row that does not parse.
     """
     survey, width, lines_before = survey or _Survey(), 0, 0
-    for block in blocks(source):
+    for block in blocks(source, size=size):
         if not lines_before:
             block = block.removeprefix(b"\xef\xbb\xbf")
         text, bad = _decoded(block.removesuffix(b"\n"))

@@ -146,9 +146,9 @@ def find(patterns: Sequence[str], suffix: str) -> list[FileInfo]:
     A path is taken as it is. Of a folder, and of a folder that a glob matches, all files below it whose names end with
     `suffix` are taken. In a glob `*`, `?` and `[…]` stand for characters of one name and never for a `/`; `**` alone
     between two `/` stands for any number of folders, none included. `{a,b}` and `{00..99}` stand for each of what they
-    name, and each must be there. `~` before a local path is the home folder. No wildcard and no folder gives names
-    that begin with `.` or `_`; a pattern that spells that first character does. All this holds on disks and on object
-    stores.
+    name, and each must be there. A folder or file that is called so, with brackets or braces in its name, is itself.
+    `~` before a local path is the home folder. No wildcard and no folder gives names that begin with `.` or `_`; a
+    pattern that spells that first character does. All this holds on disks and on object stores.
 
     Raises NoSuchFile for a pattern that names nothing, StoreError for a URI of an unknown kind.
     """
@@ -168,20 +168,28 @@ _BRACES = re.compile(r"\{([^{}]*,[^{}]*|-?\d+\.\.-?\d+)\}")
 
 
 def _alternatives(pattern: str) -> list[str]:
-    """What a pattern with `{a,b}` or `{00..99}` stands for; the pattern itself where a file or folder has that name."""
-    braces = _BRACES.search(pattern)
-    if braces is None or exists(pattern):
-        return [pattern]
-    inner = braces[1]
-    if "," in inner:
-        parts = inner.split(",")
-    else:
-        first, last = inner.split("..")
-        step = 1 if int(first) <= int(last) else -1
-        width = max(len(first), len(last)) if re.match(r"-?0\d", first) or re.match(r"-?0\d", last) else 0
-        parts = [f"{n:0{width}d}" for n in range(int(first), int(last) + step, step)]
-    before, after = pattern[: braces.start()], pattern[braces.end() :]
-    return [one for part in parts for one in _alternatives(before + part + after)]
+    """What a pattern with `{a,b}` or `{00..99}` stands for; a file or folder that has such a name is itself."""
+    for braces in _BRACES.finditer(pattern):
+        if exists(_up_to(pattern, braces.end())):
+            continue
+        parts = braces[1].split(",") if "," in braces[1] else _numbers(*braces[1].split(".."))
+        before, after = pattern[: braces.start()], pattern[braces.end() :]
+        return [one for part in parts for one in _alternatives(before + part + after)]
+    return [pattern]
+
+
+def _up_to(pattern: str, place: int) -> str:
+    """The path to the end of the name that a place stands in."""
+    end = pattern.find("/", place)
+    return pattern if end < 0 else pattern[:end]
+
+
+def _numbers(first: str, last: str) -> list[str]:
+    """As a shell counts: from one to the other, with zeros before where one of them has some."""
+    step = 1 if int(first) <= int(last) else -1
+    padded = any(re.match(r"-?0\d", number) for number in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    return [f"{n:0{width}d}" for n in range(int(first), int(last) + step, step)]
 
 
 def _find_one(pattern: str, suffix: str) -> list[FileInfo]:
@@ -194,7 +202,13 @@ def _find_one(pattern: str, suffix: str) -> list[FileInfo]:
         authority, slash, rest = rest.partition("/")
         scheme, rest = f"{scheme}://", slash + rest
     names = rest.split("/")
-    fixed = next((n for n, name in enumerate(names) if _WILD.search(name)), len(names))
+
+    def wild(n: int) -> bool:
+        """A name in brackets that is there is itself."""
+        leads_to = scheme + authority + "/".join(names[: n + 1]) + query
+        return bool(_WILD.search(names[n])) and ("*" in names[n] or "?" in names[n] or not exists(leads_to))
+
+    fixed = next(filter(wild, range(len(names))), len(names))
     base = "/".join(names[:fixed])
     said = scheme + authority + (base or ("/" if rest.startswith("/") and not scheme else ""))
     filesystem, inner = open_filesystem(said + query if said else ".")

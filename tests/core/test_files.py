@@ -127,6 +127,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         (["sub/{d,deep/e}.parquet"], ["sub/d.parquet", "sub/deep/e.parquet"]),
         (["year={2023..2024}/*"], ["year=2023/k.parquet", "year=2024/h.parquet"]),
         (["{x,y}"], ["{x,y}/j.parquet"]),
+        (["{x,y}/*.parquet", "[1]/*"], ["[1]/i.parquet", "{x,y}/j.parquet"]),
         # Each once.
         (
             ["*.parquet", "a.parquet", "sub", "sub/d.parquet"],
@@ -169,6 +170,22 @@ def test_files_found_are_those_of_the_disk(tmp_path: Path, monkeypatch: pytest.M
     found = files.find(["*.parquet", "linked", "real/*"], ".parquet")
     assert [f.path for f in found] == ["b.parquet", "linked/a.parquet", "real/a.parquet"]
     assert {(f.size, f.modified) for f in found} == {(5, here.st_mtime_ns)}
+
+
+@pytest.mark.parametrize("name", ["a b", "é", "{x}", "[1]", "a,b", "10:30", "50%", "%20", "#1", "date=1", "a?b*", "\\"])
+def test_any_name_may_be_in_a_path(tmp_path: Path, name: str) -> None:
+    """Said plainly or as file://. Catches: a URI's rules applied to what is no URI."""
+    for base in (tmp_path / name, f"file://{tmp_path}/{name}"):
+        files.write_bytes(f"{base}/f {name}.txt", b"x")
+        assert [f.path for f in files.find([f"{base}/f {name}.txt"], ".txt")] == [f"{tmp_path}/{name}/f {name}.txt"]
+        assert files.read_bytes(f"{base}/f {name}.txt") == b"x"
+
+
+def test_spark_is_told_of_a_path_without_wildcards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert files.for_spark("a,b/{x}[1]*?\\ é#%20") == f"file://{tmp_path}/a,b/\\{{x\\}}\\[1\\]\\*\\?\\\\ é#%20"
+    assert files.for_spark("{x}", glob=False) == f"file://{tmp_path}/{{x}}"
+    assert files.for_spark("s3://bucket/{x}?region=r") == "s3://bucket/\\{x\\}"
 
 
 def test_an_unknown_kind_of_store_is_told() -> None:

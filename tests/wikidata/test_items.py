@@ -135,6 +135,32 @@ def test_lines_in_equal_entities_and_rejects() -> None:
     assert rows["rejects"][3]["detail"] == "Q3"
 
 
+ONE, TWO, PROPERTY = (text.removesuffix(b",") for text in (line(1), line(2), line(3, type="property", id="P3")))
+
+
+@pytest.mark.parametrize(
+    ("lines", "brackets"),
+    [
+        ([b"[", ONE + b",", TWO, b"]"], [(True, False), (False, True)]),
+        ([b"\xef\xbb\xbf[\r", ONE + b",\r", TWO + b"\r", b"]\r", b""], [(True, False), (False, True)]),
+        ([b"[" + ONE + b",", TWO + b"]"], [(True, False), (False, True)]),
+        ([b" [ " + ONE + b" , ", TWO + b" ] "], [(True, False), (False, True)]),
+        ([b"[" + ONE + b"]", TWO], [(True, True)]),
+        ([b"\xef\xbb\xbf" + ONE, TWO], []),
+        ([b"[", ONE + b",", TWO + b","], [(True, False)]),
+        ([b"[" + PROPERTY + b",", ONE + b",", TWO, b"],"], [(True, False), (False, True)]),
+    ],
+)
+def test_brackets_marks_and_line_ends_around_items_cost_none(
+    lines: list[bytes], brackets: list[tuple[bool, bool]]
+) -> None:
+    """Catches: the first item is lost where it shares its line with the bracket or follows a byte order mark."""
+    rows = read(*lines)
+    assert [e["entity_id"] for e in rows["entities"]] == [1, 2]
+    assert [(b["opens"], b["closes"]) for b in rows["brackets"]] == brackets
+    assert {r["reason"] for r in rows["rejects"]} <= {"bracket", "blank", "property"}
+
+
 def test_tables_have_their_schemas_and_rows_know_their_line() -> None:
     tables = dict(read_items([batch(line(1), b"[")]))
     assert tables["entities"].schema == RAW_ENTITIES
