@@ -178,8 +178,8 @@ def _unpacked(source: Source, size: int) -> Iterator[bytes]:
     """The unpacked file in pieces, of `size` bytes as they lie there."""
     filesystem, inner = _filesystem(source.path)
     with filesystem.open_input_stream(inner, compression=None) as raw:
-        if source.compression in _STREAMS:
-            yield from _of_streams(raw, _STREAMS[source.compression], size)
+        if begin := _STREAMS.get(source.compression or ""):
+            yield from _of_streams(raw, begin, size)
             return
         with pa.CompressedInputStream(raw, "zstd") if source.compression == "zst" else nullcontext(raw) as stream:
             while read := bytes(stream.read(size)):
