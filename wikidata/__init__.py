@@ -7,6 +7,7 @@
     surface.py         normal form of a name, its lookup keys, which names are admissible
     common_words.py    English words that are no entity when they stand in running text
     priors.py          p(entity | surface), how likely a surface is a mention (kernel)
+    source_files.py    what a source file is, by its first bytes, and its lines
     sources.py         popularity and anchor counts from files
     knowledge_base.py  the same on Spark
     api.py             single items from the live service

@@ -1,7 +1,8 @@
 """Dump lines to entities and names: a kernel that no line can stop.
 
 Reads    value (string or binary): a line of a Wikidata JSON dump
-Writes   entities (RAW_ENTITIES) · names (RAW_NAMES) · rejects (REJECTS); a line is an entity or a reject, never both
+Writes   entities (RAW_ENTITIES) · names (RAW_NAMES) · rejects (REJECTS) · brackets (BRACKETS); a line is an entity or a
+         reject, never both
 Rejects  see reasons.py; the detail is the id, where one could be read, and the parser's words
 
 msgspec decodes into structs that name only what is used, and skips the rest. On real lines (108 kB on average) it is
@@ -24,7 +25,7 @@ import pyarrow as pa
 
 from wikidata.filters import FILTERS, is_human, is_visual, unwanted
 from wikidata.reasons import Reason
-from wikidata.schemas import RAW_ENTITIES, RAW_NAMES, REJECTS
+from wikidata.schemas import BRACKETS, RAW_ENTITIES, RAW_NAMES, REJECTS
 from wikidata.surface import (
     LANGUAGES,
     choose_name,
@@ -43,7 +44,8 @@ MAX_ID = 2**63 - 1
 _ID = re.compile(r"Q[1-9][0-9]*\Z")
 _ID_IN_LINE = re.compile(rb'"id"\s*:\s*"([A-Za-z][0-9]+)"')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-_EMPTY = (b"", b"[", b"]")
+_AROUND = b" \t\r\n,\xef\xbb\xbf"
+_BOM = b"\xef\xbb\xbf"
 
 V = TypeVar("V")
 
@@ -173,18 +175,33 @@ _title = msgspec.json.Decoder(_Title)
 _FAULTS = (msgspec.MsgspecError, ValueError, RecursionError)  # UnicodeDecodeError is a ValueError
 
 
+def _bare(line: bytes) -> tuple[bytes, bool, bool]:
+    """A line without what stands around its JSON object, and whether it opens or closes the array of the dump."""
+    text = line.strip()
+    if text.startswith(_BOM):
+        text = text[len(_BOM) :].lstrip()
+    opens = text.startswith(b"[") and (len(text) == 1 or text[1:].lstrip()[:1] in (b"{", b""))
+    if opens:
+        text = text[1:].lstrip()
+    if text.endswith(b","):
+        text = text[:-1].rstrip()
+    closes = text.endswith(b"]") and (len(text) == 1 or text[:-1].rstrip()[-1:] == b"}")
+    if closes:
+        text = text[:-1].rstrip()
+    return text, opens, closes
+
+
 def parse(line: bytes) -> Item | tuple[Reason, str]:
     """The item on a dump line, or why there is none and what the parser said. Never raises.
 
-    A line is an item when, without surrounding white space and one trailing comma, it is strict UTF-8 and one JSON
+    A line is an item when, without surrounding white space, one trailing comma, a byte order mark, and the bracket that
+    opens or closes the dump where that shares the line with an item, it is strict UTF-8 and one JSON
     object of type "item" with an id Q1.. below Q2^63, whose maps, where present, are objects or [], whose labels are
     strings and whose alias lists are arrays. A lone surrogate or NaN in a part that is read is refused.
     """
-    text = line.strip()
-    if text.endswith(b","):
-        text = text[:-1].rstrip()
-    if text in _EMPTY:
-        return (Reason.BRACKET if text else Reason.BLANK), ""
+    text, opens, closes = _bare(line)
+    if not text:
+        return (Reason.BRACKET if opens or closes else Reason.BLANK), ""
     try:
         if not text.isascii():
             text.decode()  # msgspec checks only the strings that it keeps
@@ -275,17 +292,23 @@ def read_items(
     """Entities, names and rejects of dump lines.
 
     batches   one column of lines, string or binary (large or not); bytes are taken as they are, valid UTF-8 or not
-    yields    ("entities", RAW_ENTITIES), ("names", RAW_NAMES), ("rejects", REJECTS), per batch, empty ones left out
+    yields    ("entities", RAW_ENTITIES), ("names", RAW_NAMES), ("rejects", REJECTS), and of lines that open or close
+              the array ("brackets", BRACKETS), per batch, empty ones left out
     For each batch, lines = entities + rejects. An id that stands twice is settled by
     `knowledge_base.without_duplicates`.
     """
     for batch in batches:
         entities, names, rejects = _Columns(RAW_ENTITIES), _Columns(RAW_NAMES), _Columns(REJECTS)
+        brackets = _Columns(BRACKETS)
         column = batch.column(0)
         kind = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
         for scalar in column if pa.types.is_binary(column.type) else column.cast(kind):
             line: bytes = scalar.as_py() or b""
             line_id = blake2b(line, digest_size=16).digest()
+            if line.lstrip(_AROUND)[:1] == b"[" or line[-64:].rstrip(_AROUND)[-1:] == b"]":
+                _, opens, closes = _bare(line)
+                if opens or closes:
+                    brackets.add((opens, closes))
             parsed = parse(line)
             if isinstance(parsed, Item):
                 claims = parsed.claims or _Claims()
@@ -302,7 +325,8 @@ def read_items(
                 reason, said = parsed
                 detail = _detail(line, said)
             rejects.add((reason.value, line_id, detail))
-        for table, columns in (("entities", entities), ("names", names), ("rejects", rejects)):
+        made = {"entities": entities, "names": names, "rejects": rejects, "brackets": brackets}
+        for table, columns in made.items():
             if columns.rows:
                 yield table, columns.batch()
 
@@ -331,10 +355,14 @@ def _detail(line: bytes, said: str) -> str:
 
 
 def _ranked(statements: Iterable[_Statement[V]]) -> list[V]:
-    """Values of the statements that are not deprecated, preferred ones first."""
-    good = [s for s in statements if s.rank != "deprecated" and s.mainsnak.datavalue is not None]
-    good.sort(key=lambda s: s.rank != "preferred")
-    return [s.mainsnak.datavalue.value for s in good if s.mainsnak.datavalue is not None]
+    """Values of the statements of the best rank: the preferred ones where there are any, else the normal ones.
+
+    So Wikidata itself answers ("truthy"): what a country or a museum was before stands beside it in normal rank. A
+    preferred statement without a value ("unknown", "none") hides the normal ones as well.
+    """
+    ranked = list(statements)
+    best = "preferred" if any(s.rank == "preferred" for s in ranked) else "normal"
+    return [s.mainsnak.datavalue.value for s in ranked if s.rank == best and s.mainsnak.datavalue is not None]
 
 
 def _types(claims: _Claims) -> list[int]:
@@ -427,13 +455,11 @@ def describe(
 def _excerpt(surface: str, form: str) -> str:
     """How a derived form is written: its part of the surface where it is one, else itself with the surface's kind of
     case."""
-    start = surface.lower().find(form)
-    if start >= 0:
-        return surface[start : start + len(form)]
-    plain = unaccented(surface)
-    start = plain.lower().find(form)
-    if start >= 0:
-        return plain[start : start + len(form)]
+    for spelled in (surface, unaccented(surface)):
+        small = spelled.lower()
+        start = small.find(form)
+        if start >= 0 and len(small) == len(spelled):  # U+0130 becomes two, and moves what stands behind it
+            return spelled[start : start + len(form)]
     return form.title() if surface[:1].isupper() else form
 
 

@@ -6,7 +6,7 @@ Rejects  duplicate_id
 
 No function builds a session, collects rows or depends on partitions: ids decide, and sums are of integers.
 
-    lines               = read_dump(spark, path)
+    lines               = read_dump(spark, recognised(paths, DUMP))
     raw (three tables)  = lines, mapInArrow with items.read_items           lines = raw entities + rejects
     settled             = without_duplicates(raw entities, raw names)       raw entities = entities + rejects
     entities            = with_popularity(entities, popularity)
@@ -15,7 +15,8 @@ No function builds a session, collects rows or depends on partitions: ids decide
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, reduce
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession, Window
@@ -26,26 +27,43 @@ from wikidata import priors
 from wikidata.priors import LIMITS, NAME_ROWS, WEIGHTS, PriorWeights, SurfaceLimits
 from wikidata.reasons import Reason
 from wikidata.schemas import ENTITIES, NAMES, REJECTS, SURFACES
-from wikidata.sources import require
+from wikidata.source_files import Source, lines
 
 SMALL_DUMP = 512 * 2**20
 """Bytes on disk up to which the lines are dealt to all cores by a shuffle; Spark cuts no file below 4 MB."""
 
 
-def read_dump(spark: SparkSession, path: str, partitions: int | None = None) -> DataFrame:
-    """The lines of a dump (.json, .json.bz2, .json.gz; a file, folder or glob) as `value: string`, blank ones too.
+def read_dump(
+    spark: SparkSession,
+    sources: Sequence[Source],
+    partitions: int | None = None,
+    allow_partial: bool = False,
+    for_spark: Callable[[str], str] = str,
+) -> DataFrame:
+    """The lines of a dump's files (`source_files.recognised`) as `value: binary`, blank ones too.
 
-    Bytes are not validated: the kernel takes the column as binary. bz2 and plain files are read by many tasks. gz
-    cannot be split: one task reads it, which is an hour for a small dump and days for Wikidata's; use bz2. Small
-    inputs, and any for which `partitions` is given, are then dealt to that many partitions (default: the session's
-    parallelism).
-    Raises FileNotFoundError naming the path.
+    partitions     deals the lines to that many; None: small dumps are dealt to the session's parallelism
+    allow_partial  of a file that is damaged or cut short, what can be read is taken; without it the job fails, and
+                   `source_files.fault` says why
+    for_spark      spells a path as Spark is to be told of it
+    Bytes are not validated. bz2 and plain files are read by many tasks. gz, xz and zst, and files whose names say
+    something else than their bytes, are read by one task each, which is an hour for a small dump and days for
+    Wikidata's; use bz2.
     """
-    size = require(spark, path)
-    lines = spark.read.text(path, lineSep="\n")
-    if partitions is None and size <= SMALL_DUMP:
+    cut = [for_spark(s.path) for s in sources if s.splittable]
+    whole = [s for s in sources if not s.splittable]
+    frames = []
+    if cut:
+        # The files that were listed and no others: nothing in a folder's name is a column.
+        reader = spark.read.option("recursiveFileLookup", True).option("ignoreCorruptFiles", allow_partial)
+        frames.append(reader.text(cut, lineSep="\n").select(F.col("value").cast("binary").alias("value")))
+    if whole:
+        numbers = spark.range(0, len(whole), 1, len(whole))
+        frames.append(numbers.mapInArrow(partial(lines, sources=whole, partial=allow_partial), "value binary"))
+    read = reduce(DataFrame.unionByName, frames)
+    if partitions is None and sum(s.size for s in sources) <= SMALL_DUMP:
         partitions = spark.sparkContext.defaultParallelism
-    return lines if partitions is None else lines.repartition(partitions)
+    return read if partitions is None else read.repartition(partitions)
 
 
 def without_duplicates(entities: DataFrame, names: DataFrame) -> tuple[DataFrame, DataFrame, DataFrame]:

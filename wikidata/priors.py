@@ -18,7 +18,7 @@ as 0; links is the number of anchors that lead to e under any text. How the expo
 2007). Anchor files have no text counts, so this first version takes what words, case and kinds say
 (`base_link_probability`) as the mean of a Beta prior of weight `anchor_weight` and each anchor as a success. It decides
 the gazetteer: at least 0.05 (Yamada et al., ICADL 2016 prune there), and never for a function word, a common word, a
-number, or two characters.
+number, or two letters (`surface.length`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 
 from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
 from wikidata.schemas import CANDIDATE, SURFACES
-from wikidata.surface import singulars
+from wikidata.surface import length, singulars
 
 NAME_ROWS = pa.schema(
     [
@@ -165,7 +165,7 @@ it and nobody linked it."""
 def base_link_probability(form: str, best_kind: str, forms: Sequence[str]) -> float:
     """How likely an occurrence is a mention, as far as words, case and kind of name tell, in [0, 1].
 
-    0 for numbers, single characters and function words, small for common words and two characters; more for more words;
+    0 for numbers, single characters and function words, small for common words and two letters; more for more words;
     less for what is only an alias; least for a code, for a surname alone, and for a name that only anchors have, in
     lower case ("the museum"); less for up to four capital letters, which other words share once case is folded.
     """
@@ -177,7 +177,7 @@ def base_link_probability(form: str, best_kind: str, forms: Sequence[str]) -> fl
         return 0.0
     if is_common(form):
         return 0.15 if len(content) > 1 and best_kind in ("label", "title", "alias") else 0.01
-    if len(form) <= 2 or (form[0].isdigit() and len(words) == 1 and len(form) <= 5):
+    if length(form) <= 2 or (form[0].isdigit() and len(words) == 1 and len(form) <= 5):
         return 0.02
     if best_kind == "anchor" and len(words) == 1 and all(f.islower() for f in forms):
         return 0.03

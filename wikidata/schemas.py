@@ -16,7 +16,7 @@ ENTITIES = pa.schema(
         pa.field("name_language", pa.string(), nullable=False),  # "" where the name is the id, "title" for a page title
         pa.field("description", pa.string()),
         pa.field("aliases", pa.list_(pa.string()), nullable=False),
-        pa.field("types", pa.list_(pa.int64()), nullable=False),  # P31 without deprecated, preferred rank first
+        pa.field("types", pa.list_(pa.int64()), nullable=False),  # P31, of the best rank alone
         pa.field("sitelinks", pa.int32(), nullable=False),
         pa.field("popularity", pa.float64()),  # null: unknown, which is not 0
         pa.field("has_image", pa.bool_(), nullable=False),  # P18
@@ -67,6 +67,13 @@ _LINE = [
 ]
 RAW_ENTITIES = pa.schema([*ENTITIES, *_LINE])
 RAW_NAMES = pa.schema([*NAMES, _LINE[0]])
+BRACKETS = pa.schema(
+    [
+        pa.field("opens", pa.bool_(), nullable=False),
+        pa.field("closes", pa.bool_(), nullable=False),
+    ]
+)
+"""A row for each line that opens or closes the JSON array which a dump is."""
 
 ANCHORS = pa.schema(
     [

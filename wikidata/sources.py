@@ -1,71 +1,304 @@
 """Popularity and anchor counts from files, as Spark reads them.
 
-popularity   `qid,number`, any header: in-degrees, QRank page views, importances; the scale does not matter
-anchors      `surface<TAB>qid<TAB>count`, any header: how often a link with this text led to this entity
+popularity   `qid,number`: in-degrees, QRank page views, importances; the scale does not matter
+anchors      `surface<TAB>qid<TAB>count`: how often a link with this text led to this entity
 importance   osm-search's wikimedia_importance: `language<TAB>type<TAB>title<TAB>importance<TAB>wikidata_id`
 
-Fields are split at the separator alone: anchors have quotation marks in them that quote nothing. A row that does not
-parse stops the job with the file and the row, since a wrong column would otherwise bend every prior in silence.
+A first row that parses is data, any other is a header. Rows have as many fields as the header, of which those behind
+the named ones are passed over. Fields are split at the separator alone: anchors have quotation marks in them that quote
+nothing. A row that does not parse is an error with file and line, since a wrong column would otherwise bend every prior
+in silence. All rows are looked at before any is used: a file is read twice, at some 100 MB/s, by one task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, SparkSession
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from wikidata import source_files
 from wikidata.schemas import ANCHORS, NAMES
+from wikidata.source_files import Source, SourceError, blocks, recognised
 from wikidata.surface import inadmissible, normal_forms, without_qualifier
 
+log = logging.getLogger(__name__)
 
-def read_popularity(spark: SparkSession, path: str) -> DataFrame:
-    """Popularity of entities from a file of `qid,number` with a header line (plain, .gz or .bz2).
+Warn = Callable[[str], None]
+
+_ID = "^Q[1-9][0-9]{0,17}$"
+_NUMBER = r"^\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_COUNT = "^[0-9]{1,18}$"
+_LIKE_AN_ID = r"^[A-Za-z]?[0-9]+$"
+_LIKE_A_NUMBER = r"(?i)^[+-]?([0-9.][0-9.,e+-]*|inf(inity)?|nan)$"
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How the rows of a file are written."""
+
+    said: str
+    columns: tuple[str, ...]
+    number: str
+    """The column that holds one."""
+    separator: str = "\t"
+    whole: bool = False
+    """Whether the number is a whole one."""
+    quoted: bool = False
+    """Whether quotation marks around a field belong to the file and not to the field."""
+    ids_may_lack: bool = False
+
+    def trimmed(self, name: str, values: pa.Array) -> pa.Array:
+        if self.quoted:
+            values = pc.replace_substring_regex(values, r'^\s*"(.*)"\s*$', r"\1")
+        return values if name in ("surface", "title") else pc.utf8_trim_whitespace(values)
+
+
+_POPULARITY = _Form(source_files.POPULARITY, ("qid", "number"), "number", ",", quoted=True)
+_ANCHORS = _Form(source_files.ANCHORS, ("surface", "qid", "count"), "count", whole=True)
+_IMPORTANCE = _Form(
+    "wikimedia_importance.tsv", ("language", "type", "title", "importance", "qid"), "importance", ids_may_lack=True
+)
+
+
+@dataclass
+class _Survey:
+    """What the rows of a file are like."""
+
+    rows: int = 0
+    not_utf8: int = 0
+    first_not_utf8: int = 0
+    """Its line, from 1; 0: there is none."""
+
+
+def read_popularity(spark: SparkSession, paths: Sequence[str]) -> DataFrame:
+    """Popularity of entities from files of `qid,number`.
 
     Returns POPULARITY, the larger number where an id stands twice.
-    Raises  FileNotFoundError now, a Spark error that names file and row when a bad row is read.
+    Raises  FileNotFoundError; SourceError that names file and line for a row that does not parse.
     """
-    rows = _columns(spark, path, ["qid", "number"], "\t" if ".tsv" in path.rpartition("/")[2] else ",")
-    number = F.col("number").try_cast("double")
-    good = _is_id("qid") & number.isNotNull() & ~F.isnan(number) & (number >= 0)
-    checked = _or_error(good, path, "`qid,number`", ["qid", "number"])
-    return rows.select(_entity_id("qid", checked), number.alias("popularity")).groupBy("entity_id").agg(
+    form = _POPULARITY
+    if all(".tsv" in path.rpartition("/")[2] for path in paths):
+        form = _Form("a TSV of `qid<TAB>number`", form.columns, form.number, quoted=True)
+    return _rows(spark, paths, form, _popularity, "entity_id bigint, popularity double").groupBy("entity_id").agg(
         F.max("popularity").alias("popularity")
     )  # fmt: skip
 
 
-def read_anchors(spark: SparkSession, path: str) -> DataFrame:
-    """Anchor counts from a file of `surface<TAB>qid<TAB>count` with a header line (plain, .gz or .bz2).
+def read_anchors(spark: SparkSession, paths: Sequence[str], warn: Warn = log.warning) -> DataFrame:
+    """Anchor counts from files of `surface<TAB>qid<TAB>count`.
 
+    warn    is told of lines that are not UTF-8; what is no character in them is U+FFFD
     Returns ANCHORS, one row per (surface, entity); surfaces that are no admissible names (numbers, signs) are left out.
-    Raises  FileNotFoundError now, a Spark error that names file and row when a bad row is read.
+    Raises  FileNotFoundError; SourceError that names file and line for a row that does not parse.
     """
-    rows = _columns(spark, path, ["surface", "qid", "count"], "\t")
-    count = F.col("count").try_cast("bigint")
-    good = F.col("surface").isNotNull() & _is_id("qid") & count.isNotNull() & (count >= 0)
-    checked = _or_error(good, path, "`surface<TAB>qid<TAB>count`", ["surface", "qid", "count"])
-    counted = rows.select("surface", _entity_id("qid", checked), count.alias("count"))
+    counted = _rows(spark, paths, _ANCHORS, _anchors, "surface string, entity_id bigint, count bigint", warn)
     summed = counted.groupBy("surface", "entity_id").agg(F.sum("count").alias("count"))
     return summed.mapInArrow(_with_normal_form, from_arrow_schema(ANCHORS))
 
 
-def read_importance(spark: SparkSession, path: str, languages: Sequence[str] = ("en",)) -> tuple[DataFrame, DataFrame]:
-    """Popularity, and titles and redirects as names, from a file of wikimedia_importance.tsv's five columns with a
-    header.
+def read_importance(
+    spark: SparkSession, paths: Sequence[str], languages: Sequence[str] = ("en",), warn: Warn = log.warning
+) -> tuple[DataFrame, DataFrame]:
+    """Popularity, and titles and redirects as names, from files of wikimedia_importance.tsv's five columns.
 
     Returns POPULARITY (the greatest importance of any language) and NAMES (kinds "title" and "redirect", of
     `languages`). Rows without a Wikidata id are left out: the file has them.
     """
-    rows = _columns(spark, path, ["language", "type", "title", "importance", "qid"], "\t").where(_is_id("qid"))
-    entity_id = F.substring("qid", 2, 20).cast("bigint").alias("entity_id")
-    importance = F.col("importance").try_cast("double")
-    popularity = rows.where(importance.isNotNull()).groupBy(entity_id).agg(F.max(importance).alias("popularity"))
+    schema = "language string, type string, title string, importance double, entity_id bigint"
+    rows = _rows(spark, paths, _IMPORTANCE, _importance, schema, warn)
+    popularity = rows.groupBy("entity_id").agg(F.max("importance").alias("popularity"))
     kind = F.when(F.col("type") == "r", "redirect").otherwise("title").alias("kind")
-    titled = rows.where(F.col("language").isin(*languages) & F.col("title").isNotNull())
-    titled = titled.select(F.translate("title", "_", " ").alias("surface"), entity_id, kind, "language")
+    titled = rows.where(F.col("language").isin(*languages) & (F.length("title") > 0))
+    titled = titled.select(F.translate("title", "_", " ").alias("surface"), "entity_id", kind, "language")
     return popularity, titled.mapInArrow(_titles, from_arrow_schema(NAMES))
+
+
+def _popularity(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
+    return [_entity_ids(columns["qid"]), columns["number"].cast(pa.float64())]
+
+
+def _anchors(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
+    return [columns["surface"].cast(pa.string()), _entity_ids(columns["qid"]), columns["count"].cast(pa.int64())]
+
+
+def _importance(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
+    has = pc.not_equal(columns["qid"], "")
+    known = {name: values.filter(has) for name, values in columns.items()}
+    texts = [known[name].cast(pa.string()) for name in ("language", "type", "title")]
+    return [*texts, known["importance"].cast(pa.float64()), _entity_ids(known["qid"])]
+
+
+def _entity_ids(ids: pa.Array) -> pa.Array:
+    return pc.utf8_slice_codeunits(ids, 1, None).cast(pa.int64())
+
+
+def _rows(
+    spark: SparkSession,
+    paths: Sequence[str],
+    form: _Form,
+    made: Callable[[Mapping[str, pa.Array]], list[pa.Array]],
+    schema: str,
+    warn: Warn = log.warning,
+) -> DataFrame:
+    """The rows of all files, each of which was looked at; a task reads a file."""
+    sources = recognised(paths, form.said)
+    numbers = spark.range(0, len(sources), 1, len(sources))
+    told = numbers.mapInArrow(partial(_surveyed, sources=sources, form=form), _SURVEY).collect()
+    if faults := sorted((row.source, row.fault) for row in told if row.fault):
+        raise SourceError(faults[0][1])
+    if not sum(row.rows for row in told):
+        raise SourceError(f"{sources[0].path} has no row, it begins with {sources[0].begins!r}. Wanted is {form.said}")
+    for row in sorted(told, key=lambda row: row.source):
+        if row.not_utf8:
+            warn(
+                f"{sources[row.source].path}: {row.not_utf8:,} of {row.rows:,} rows are not UTF-8, the first in line "
+                f"{row.first_not_utf8:,}: what is no character there is read as U+FFFD, and such names are never "
+                "found. Convert the file (iconv -t UTF-8)"
+            )
+    names = [field.partition(" ")[0] for field in schema.split(", ")]
+    return numbers.mapInArrow(partial(_read, sources=sources, form=form, made=made, names=names), schema)
+
+
+_SURVEY = "source int, rows bigint, not_utf8 bigint, first_not_utf8 bigint, fault string"
+
+
+def _surveyed(batches: Iterable[pa.RecordBatch], sources: Sequence[Source], form: _Form) -> Iterator[pa.RecordBatch]:
+    for number in (n for batch in batches for n in batch.column(0).to_pylist()):
+        survey, fault = _Survey(), None
+        try:
+            for _ in parsed(sources[number], form, survey):
+                pass
+        except SourceError as error:
+            fault = str(error)
+        columns = [[number], [survey.rows], [survey.not_utf8], [survey.first_not_utf8], [fault]]
+        kinds = [pa.int32(), *[pa.int64()] * 3, pa.string()]
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
+        yield pa.RecordBatch.from_arrays(arrays, [field.partition(" ")[0] for field in _SURVEY.split(", ")])
+
+
+def _read(
+    batches: Iterable[pa.RecordBatch],
+    sources: Sequence[Source],
+    form: _Form,
+    made: Callable[[Mapping[str, pa.Array]], list[pa.Array]],
+    names: Sequence[str],
+) -> Iterator[pa.RecordBatch]:
+    for number in (n for batch in batches for n in batch.column(0).to_pylist()):
+        for columns in parsed(sources[number], form):
+            yield pa.RecordBatch.from_arrays(made(columns), list(names))
+
+
+def parsed(
+    source: Source, form: _Form, survey: _Survey | None = None, size: int = source_files.BLOCK
+) -> Iterator[dict[str, pa.Array]]:
+    """The rows of a file in blocks: each named column's strings, checked, blank lines and the header left out.
+
+    survey   is filled with what was seen
+    Raises SourceError, with file and line, for the first row that does not parse.
+    """
+    survey, width, lines_before = survey or _Survey(), 0, 0
+    for block in blocks(source, size=size):
+        if not lines_before:
+            block = block.removeprefix(b"\xef\xbb\xbf")
+        text, bad = _decoded(block.removesuffix(b"\n"))
+        survey.not_utf8 += len(bad)
+        survey.first_not_utf8 = survey.first_not_utf8 or (lines_before + bad[0] + 1 if bad else 0)
+        lines = pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten()
+        numbers = np.arange(lines_before + 1, lines_before + len(lines) + 1)
+        lines_before += len(lines)
+        written = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(lines)), 0)
+        lines, numbers = lines.filter(written), numbers[written.to_numpy(zero_copy_only=False)]
+        if not len(lines):
+            continue
+        fields = pc.split_pattern(pc.utf8_rtrim(lines, "\r"), form.separator)
+        if not width:
+            first = fields[0].as_py()
+            width = len(form.columns)
+            if _is_header(first, form):
+                width = max(width, len(first))
+                if len(first) < len(form.columns):
+                    raise _fault(source, form, numbers[0], lines[0], f"it has {_counted(len(first))}")
+                fields, lines, numbers = fields.slice(1), lines.slice(1), numbers[1:]
+        if columns := _checked(source, form, fields, lines, numbers, width):
+            survey.rows += len(lines)
+            yield columns
+
+
+def _decoded(block: bytes) -> tuple[str, list[int]]:
+    """The text of a block, and the places of its lines that are not UTF-8."""
+    try:
+        return block.decode(), []
+    except UnicodeDecodeError:
+        bad = []
+        for place, line in enumerate(block.split(b"\n")):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                bad.append(place)
+        return block.decode("utf-8", "replace"), bad
+
+
+def _is_header(fields: Sequence[str], form: _Form) -> bool:
+    """Does a first row hold neither an id nor a number where rows have them?"""
+    held = dict(zip(form.columns, (form.trimmed("", pa.array([f]))[0].as_py() for f in fields), strict=False))
+    like_an_id = pc.match_substring_regex(pa.array([held.get("qid", "")]), _LIKE_AN_ID)[0].as_py()
+    like_a_number = pc.match_substring_regex(pa.array([held.get(form.number, "")]), _LIKE_A_NUMBER)[0].as_py()
+    return not like_an_id and not like_a_number
+
+
+def _checked(
+    source: Source, form: _Form, fields: pa.Array, lines: pa.Array, numbers: npt.NDArray[np.int64], width: int
+) -> dict[str, pa.Array] | None:
+    """The named columns of rows; None for no row. Raises SourceError for the first that is wrong."""
+    if not len(lines):
+        return None
+    sizes = pc.list_value_length(fields)
+    wrong = {"columns": pc.not_equal(sizes, width)}
+    right = fields.filter(pc.invert(wrong["columns"]))
+    columns = {name: form.trimmed(name, pc.list_element(right, n)) for n, name in enumerate(form.columns)}
+    is_id = pc.match_substring_regex(columns["qid"], _ID)
+    if form.ids_may_lack:
+        is_id = pc.or_(is_id, pc.equal(columns["qid"], ""))
+    is_number = pc.match_substring_regex(columns[form.number], _COUNT if form.whole else _NUMBER)
+    if not form.whole:
+        finite = pc.is_finite(pc.if_else(is_number, columns[form.number], "0").cast(pa.float64()))
+        is_number = pc.and_(is_number, finite)
+    faults = [
+        (is_id, "qid is not Q and a positive number"),
+        (is_number, f"{form.number} is not a {'whole ' if form.whole else 'finite '}number ≥ 0"),
+    ]
+    if "surface" in columns:
+        faults.append((pc.not_equal(columns["surface"], ""), "surface is empty"))
+    standing = np.flatnonzero(~wrong["columns"].to_numpy(zero_copy_only=False))
+    found = []
+    if len(standing) < len(lines):
+        place = int(np.flatnonzero(wrong["columns"].to_numpy(zero_copy_only=False))[0])
+        found.append((place, f"it has {_counted(sizes[place].as_py())} instead of {width}"))
+    for good, why in faults:
+        places = np.flatnonzero(~good.to_numpy(zero_copy_only=False))
+        if len(places):
+            found.append((int(standing[places[0]]), why))
+    if found:
+        place, why = min(found)
+        raise _fault(source, form, numbers[place], lines[place], why)
+    return columns
+
+
+def _counted(columns: int) -> str:
+    return "1 column" if columns == 1 else f"{columns} columns"
+
+
+def _fault(source: Source, form: _Form, number: int, line: pa.Scalar, why: str) -> SourceError:
+    return SourceError(f"{source.path}, line {number:,}: {line.as_py()[:120]!r} is no row of {form.said}: {why}")
 
 
 def _with_normal_form(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -88,34 +321,3 @@ def _titles(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 def _admissible(table: pa.Table) -> pa.Table:
     forms = table.column("normal_form").combine_chunks()
     return table.filter(pa.array([inadmissible(f) is None for f in forms.to_pylist()], pa.bool_()))
-
-
-def _columns(spark: SparkSession, path: str, names: Sequence[str], separator: str) -> DataFrame:
-    require(spark, path)
-    schema = ", ".join(f"`{name}` string" for name in names)
-    return spark.read.csv(path, schema=schema, sep=separator, header=True, quote="", escape="", mode="PERMISSIVE")
-
-
-def require(spark: SparkSession, path: str) -> int:
-    """Bytes behind a path or glob of any file system that Spark knows; FileNotFoundError, with the path, where there is
-    none."""
-    jvm, conf = spark._jvm, spark._jsc.hadoopConfiguration()
-    hadoop = jvm.org.apache.hadoop.fs.Path(path)  # type: ignore[union-attr]
-    system = hadoop.getFileSystem(conf)
-    found = system.globStatus(hadoop)
-    if not found:
-        raise FileNotFoundError(f"{path} does not exist (looked for in {system.getUri()})")
-    return sum(int(system.getContentSummary(status.getPath()).getLength()) for status in found)
-
-
-def _is_id(column: str) -> Column:
-    return F.coalesce(F.col(column).rlike("^Q[1-9][0-9]{0,17}$"), F.lit(False))
-
-
-def _entity_id(column: str, good: Column) -> Column:
-    return F.when(good, F.substring(column, 2, 20).cast("bigint")).alias("entity_id")
-
-
-def _or_error(good: Column, path: str, form: str, columns: Sequence[str]) -> Column:
-    row = F.concat_ws(" | ", *(F.coalesce(F.col(c), F.lit("nothing")) for c in columns))
-    return good | F.raise_error(F.concat(F.lit(f"{path}: a row is not {form}: "), row)).cast("boolean")

@@ -23,7 +23,12 @@ MAX_KEYS = 16
 LANGUAGES = ("en", "mul", "en-gb", "en-ca", "en-us")
 """Label languages in falling preference. `mul` is Wikidata's "same in all languages"; English labels move there."""
 
-_SINGLE_QUOTES = "\u2018\u2019\u201a\u201b\u2032\u2035\u02bc\u02b9\uff07`\u00b4"
+APOSTROPHES = (
+    "'`\u00b4\u2018\u2019\u201a\u201b\u2032\u2035\uff07\u02b9\u02bb\u02bc\u02bd\u02be\u02bf"
+    "\u02c8\u02ca\u02cb\u1fbd\u1fbf\u055a\u05f3\ua78b\ua78c"
+)
+"""What stands for an apostrophe: quotation marks, primes, accents without a letter, the okina of Hawaiian, ayin and
+hamza of transliterations, the saltillo. Few keyboards have the right one, so they are one letter."""
 _DOUBLE_QUOTES = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\u2036\uff02"
 _DASHES = "-_\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\u30fb\ufe58\ufe63\uff0d\u00b7"
 _DROPPED = (
@@ -34,14 +39,17 @@ _DROPPED = (
 )
 # Before NFKC, which would make "tm" of the trademark sign and a blank with an accent of the acute accent.
 _FOLD: Mapping[int, str] = {
-    **{ord(c): "'" for c in _SINGLE_QUOTES},
+    **{ord(c): "'" for c in APOSTROPHES},
     **{ord(c): '"' for c in _DOUBLE_QUOTES},
     **{ord(c): " " for c in _DASHES},
     **{ord(c): "" for c in _DROPPED},
     **dict.fromkeys((*range(0x20), *range(0x7F, 0xA1)), " "),
+    0x131: "i",  # the dotless i, whose capital is I
 }
-_LEADING = " .,;:!?'\"*~^|\\/<>=&%@#+$\u2026\u2022\u00a1\u00bf\u00a7\u00b6\u2020\u2021\u3001\u3002"
-_TRAILING = _LEADING.replace("#", "").replace("+", "")  # C#, C++, Google+
+_DOT = "\u0307"
+LEADING = " .,;:!?'\"*~^|\\/<>=&%@#+$\u2026\u2022\u00a1\u00bf\u00a7\u00b6\u2020\u2021\u3001\u3002"
+"""What no normal form begins with."""
+_TRAILING = LEADING.replace("#", "").replace("+", "")  # C#, C++, Google+
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 _CLOSERS = {v: k for k, v in _BRACKETS.items()}
 _POSSESSIVE = re.compile(r"(?<=\w)'s\Z")
@@ -53,8 +61,9 @@ _PLAIN = re.compile(r"[a-z0-9]+(?: [a-z0-9]+)*\Z")
 def normal_form(surface: str) -> str:
     """The spelling under which a name is stored and looked up; "" when nothing is left.
 
-    NFKC and case folding, quotes and apostrophes unified, dashes and underscores read as blanks ("T-shirt" is "t
-    shirt"), white space collapsed, control and format characters and trademark signs dropped, surrounding
+    NFKC and case folding, the same for a name in capitals, in small letters and as a title (the Turkish i's are one
+    with i), quotes and apostrophes unified, dashes and underscores read as blanks ("T-shirt" is "t shirt"), white space
+    collapsed, control and format characters and trademark signs dropped, surrounding
     punctuation and a final possessive 's stripped. Accents and inner punctuation stay.
     `normal_form(normal_form(x)) == normal_form(x)`.
     """
@@ -67,19 +76,34 @@ def normal_form(surface: str) -> str:
     while True:
         before = form
         if not form.isascii():
-            # casefold can undo NFKC and the reverse (U+0345, U+1E9E): hence the loop to a fixed point.
-            form = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", form.translate(_FOLD)).casefold())
+            # The cases of a letter fold alike only when it is taken apart (U+0345). casefold can undo NFKC and the
+            # reverse (U+0345, U+1E9E): hence the loop to a fixed point.
+            folded = unicodedata.normalize("NFKD", form.translate(_FOLD)).casefold()
+            form = unicodedata.normalize("NFKC", _undotted(folded) if _DOT in folded else folded)
         form = _SPACES.sub(" ", form.translate(_FOLD))
         form = _POSSESSIVE.sub("", _strip(form))
         if form == before:
             return form
 
 
+def _undotted(form: str) -> str:
+    """Without the dots above an i, which has one: a dotted capital I (U+0130) in small letters is an i and a dot."""
+    kept: list[str] = []
+    on_i = False
+    for char in form:
+        if not unicodedata.combining(char):
+            on_i = char == "i"
+        elif on_i and char == _DOT:
+            continue
+        kept.append(char)
+    return "".join(kept)
+
+
 def _strip(form: str) -> str:
     """Without surrounding punctuation; brackets only where they have no partner, or enclose all."""
     while True:
         before = form
-        form = form.lstrip(_LEADING).rstrip(_TRAILING)
+        form = form.lstrip(LEADING).rstrip(_TRAILING)
         if form and form[0] in _BRACKETS:
             partner = form.find(_BRACKETS[form[0]])
             if partner < 0:
@@ -104,6 +128,20 @@ def normal_forms(surfaces: pa.Array | pa.ChunkedArray | Sequence[str | None]) ->
     coded = array.dictionary_encode()
     forms = pa.array([normal_form(s) for s in coded.dictionary.to_pylist()], pa.string())
     return forms.take(coded.indices)
+
+
+_SYLLABLES = ("CJK ", "HANGUL SYLLABLE", "HIRAGANA", "KATAKANA", "BOPOMOFO", "YI SYLLABLE", "ETHIOPIC SYLLABLE")
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_syllable(char: str) -> bool:
+    return unicodedata.name(char, "").startswith(_SYLLABLES)
+
+
+def length(form: str) -> int:
+    """How long a name is, in letters of an alphabet: a character that writes a word or a syllable (Han, Hangul, kana …)
+    counts as two. "北京" is as long as "rome", not as "uk"."""
+    return len(form) if form.isascii() else len(form) + sum(map(_is_syllable, form))
 
 
 class Inadmissible(str, Enum):

@@ -13,6 +13,7 @@ from pathlib import Path
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import I2EError
+from wikidata.source_files import ANCHORS, DUMP, POPULARITY, SourceError, recognised
 
 _LEAST_DISK = 5 << 30
 
@@ -176,13 +177,16 @@ def _dump(config: Config) -> str:
             "knowledge_base.dump is not set: https://dumps.wikimedia.org/wikidatawiki/entities/latest-all.json.bz2"
         )
     sizes = []
-    for setting in ("dump", "popularity", "anchors"):
+    for setting, wanted in (("dump", DUMP), ("popularity", POPULARITY), ("anchors", ANCHORS)):
         path = getattr(kb, setting)
         if path is not None:
             try:
                 found = files.find((path,), "")
+                recognised([f.path for f in found], wanted)
             except I2EError as error:
                 raise Failed(f"knowledge_base.{setting}: {error}: mend the path, or put the file there") from None
+            except SourceError as error:
+                raise Failed(f"knowledge_base.{setting}: {error}") from None
             sizes.append(f"{setting} {sum(f.size for f in found) / 1e6:,.1f} MB")
     return ", ".join(sizes)
 

@@ -17,9 +17,10 @@ from i2e_pipeline.engine.units import Unit
 
 
 def _console() -> Console:
-    console = Console(file=sys.stdout)
+    # In brackets are parts of names, and no markup.
+    console = Console(file=sys.stdout, markup=False)
     # A log file or a pipe has no width: let a line be as long as what it says.
-    return console if console.is_terminal else Console(file=sys.stdout, width=160)
+    return console if console.is_terminal else Console(file=sys.stdout, markup=False, width=160)
 
 
 def print_funnel(states: Sequence[StageState]) -> None:

@@ -177,12 +177,20 @@ Skip = Literal["scholarly_article", "category", "disambiguation", "list", "templ
 
 
 class KnowledgeBaseConfig(Section):
+    added_later: ClassVar[tuple[str, ...]] = ("allow_partial",)
+
     dump: ContentPath = None
-    """Wikidata JSON dump, one entity a line: .json, .json.bz2 (split over cores) or .json.gz (one core)."""
+    """Wikidata JSON dump, one entity a line: a file, a folder, or a glob (as in pairs.path). Plain and .bz2 files are
+    read by many cores, .gz, .xz and .zst files by one core each."""
     popularity: ContentPath = None
-    """CSV of `qid,number`: how popular an item is. For an item that is not in it, this is unknown, not 0."""
+    """CSV of `qid,number`: how popular an item is. For an item that is not in it, this is unknown, not 0. A first row
+    that names the columns is passed over."""
     anchors: ContentPath = None
-    """TSV of `surface, qid, count`: how often texts used this name for this entity."""
+    """TSV of `surface, qid, count`: how often texts used this name for this entity. A first row that names the columns
+    is passed over."""
+    allow_partial: bool = False
+    """Take what there is of a dump that is damaged, cut short, or for the most part no entities. Without it, such a
+    dump is an error."""
     languages: tuple[str, ...] = ("en", "mul", "en-gb", "en-ca", "en-us")
     """Languages in which an entity's name is looked for, best first. Where it has none in them: the English Wikipedia's
     title, then any label in Latin script."""

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,17 +58,41 @@ class FileInfo:
     """nanoseconds since 1970; 0 where the store does not say"""
 
 
+def _quoted(uri: str) -> str:
+    scheme, _, rest = uri.partition("://")
+    authority, slash, inner = rest.partition("/")
+    return f"{scheme}://{authority}{slash}{quote(inner, safe=_OF_PATHS)}"
+
+
+_OF_PATHS = "/:?=&%@+,;!$'()*~"
+
+
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a path or URI, and the path within it. Raises StoreError where none is known for it."""
+    path = path.removeprefix("file://")
     if "://" in path:
         try:
-            filesystem, inner = pafs.FileSystem.from_uri(path)
+            # A name may hold what no URI does: blanks, braces, letters that are not ASCII.
+            filesystem, inner = pafs.FileSystem.from_uri(_quoted(path))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise StoreError(
                 f"{path}: {error}. Known are paths of this machine, s3://, gs://, abfs:// and hdfs://"
             ) from None
         return filesystem, inner
     return pafs.LocalFileSystem(), os.path.abspath(path)
+
+
+_HADOOP_WILD = re.compile(r"([\\{}\[\]*?])")
+
+
+def for_spark(path: str, glob: bool = True) -> str:
+    """A file or folder as Spark is to be told of it: this one, whatever characters its name has.
+
+    Spark takes paths for globs of Hadoop's, and one without a scheme for a path of its default file system.
+    glob   False: for `basePath`, which Spark takes as it is
+    """
+    spelled = f"file://{open_filesystem(path)[1]}" if is_local(path) else _QUERY.sub("", path)
+    return _HADOOP_WILD.sub(r"\\\1", spelled) if glob else spelled
 
 
 def is_local(path: str) -> bool:
@@ -150,19 +175,51 @@ def find(patterns: Sequence[str], suffix: str) -> list[FileInfo]:
 
     A path is taken as it is. Of a folder, and of a folder that a glob matches, all files below it whose names end with
     `suffix` are taken. In a glob `*`, `?` and `[…]` stand for characters of one name and never for a `/`; `**` alone
-    between two `/` stands for any number of folders, none included. No wildcard and no folder gives names that begin
-    with `.` or `_`; a pattern that spells that first character does. All this holds on disks and on object stores.
+    between two `/` stands for any number of folders, none included. `{a,b}` and `{00..99}` stand for each of what they
+    name, and each must be there. A folder or file that is called so, with brackets or braces in its name, is itself.
+    `~` before a local path is the home folder. No wildcard and no folder gives names that begin with `.` or `_`; a
+    pattern that spells that first character does. All this holds on disks and on object stores.
 
     Raises NoSuchFile for a pattern that names nothing, StoreError for a URI of an unknown kind.
     """
     found: dict[str, FileInfo] = {}
     for pattern in patterns:
-        matched = _find_one(pattern, suffix)
-        if not matched:
-            raise NoSuchFile(f"{pattern}: no file matches (looked for *{suffix})")
-        for info in matched:
-            found[info.path] = info
+        for one in _alternatives(os.path.expanduser(pattern)):
+            matched = _find_one(one, suffix)
+            if not matched:
+                of = "" if one == pattern else f" of {pattern}"
+                raise NoSuchFile(f"{one}{of}: no file matches (looked for *{suffix})")
+            for info in matched:
+                found[info.path] = info
     return [found[path] for path in sorted(found)]
+
+
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*|-?\d+\.\.-?\d+)\}")
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """What a pattern with `{a,b}` or `{00..99}` stands for; a file or folder that has such a name is itself."""
+    for braces in _BRACES.finditer(pattern):
+        if exists(_up_to(pattern, braces.end())):
+            continue
+        parts = braces[1].split(",") if "," in braces[1] else _numbers(*braces[1].split(".."))
+        before, after = pattern[: braces.start()], pattern[braces.end() :]
+        return [one for part in parts for one in _alternatives(before + part + after)]
+    return [pattern]
+
+
+def _up_to(pattern: str, place: int) -> str:
+    """The path to the end of the name that a place stands in."""
+    end = pattern.find("/", place)
+    return pattern if end < 0 else pattern[:end]
+
+
+def _numbers(first: str, last: str) -> list[str]:
+    """As a shell counts: from one to the other, with zeros before where one of them has some."""
+    step = 1 if int(first) <= int(last) else -1
+    padded = any(re.match(r"-?0\d", number) for number in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    return [f"{n:0{width}d}" for n in range(int(first), int(last) + step, step)]
 
 
 def _find_one(pattern: str, suffix: str) -> list[FileInfo]:
@@ -175,7 +232,13 @@ def _find_one(pattern: str, suffix: str) -> list[FileInfo]:
         authority, slash, rest = rest.partition("/")
         scheme, rest = f"{scheme}://", slash + rest
     names = rest.split("/")
-    fixed = next((n for n, name in enumerate(names) if _WILD.search(name)), len(names))
+
+    def wild(n: int) -> bool:
+        """A name in brackets that is there is itself."""
+        leads_to = scheme + authority + "/".join(names[: n + 1]) + query
+        return bool(_WILD.search(names[n])) and ("*" in names[n] or "?" in names[n] or not exists(leads_to))
+
+    fixed = next(filter(wild, range(len(names))), len(names))
     base = "/".join(names[:fixed])
     said = scheme + authority + (base or ("/" if rest.startswith("/") and not scheme else ""))
     filesystem, inner = open_filesystem(said + query if said else ".")

@@ -235,7 +235,9 @@ class Tables:
         whole_folders = self.storage.format == "parquet" and root == self.path(table)
         named = sorted({files.join(root, p.rpartition("/")[0] if whole_folders else p) for p in paths})
         schema = self.spark_schema(table, [*(n for n in names if n != "unit"), "unit"])
-        return spark.read.schema(schema).option("basePath", root).parquet(*named).select(*names)
+        named = [files.for_spark(path) for path in named]
+        reader = spark.read.schema(schema).option("basePath", files.for_spark(root, glob=False))
+        return reader.parquet(*named).select(*names)
 
     def load(self, table: str, commits: Iterable[Commit], columns: Sequence[str] | None = None) -> pa.Table:
         """The same in this process, without Spark: for tables that are small by nature."""

@@ -32,17 +32,17 @@ import pyarrow.compute as pc
 from i2e_pipeline.core.arrays import Arrays, new
 from i2e_pipeline.core.draws import GOLDEN, mixed
 from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
-from wikidata.surface import inflections, normal_form
+from wikidata.surface import LEADING, inflections, length, normal_form
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
-FORMAT = 1
+FORMAT = 2
 _HEADER = "gazetteer"
 MAX_TOKENS = 16
 """Longest name in tokens: words, and each punctuation mark by itself."""
-MIN_CHARACTERS = 3
-"""Shorter names are left to the recognizer."""
+MIN_LENGTH = 3
+"""Shorter names, as `surface.length` counts, are left to the recognizer."""
 SPELLED_KINDS = ("surname",)
 """A name that is only of these kinds matches only as it is spelled, with its capital, in a text where capitals mean
 something: one that also has a longer word in small letters."""
@@ -93,8 +93,18 @@ _BLANK, _WORD, _MARK, _IDEOGRAPH = 0, 1, 2, 3
 
 
 def _fold(char: str) -> str:
-    """What `normal_form` makes of a character inside a name: nothing, one character or several."""
-    return normal_form(f"x{char}x")[1:-1]
+    """What `normal_form` makes of a character, or of some that belong together, inside a name: nothing, one character
+    or several. No mark joins the ideographs beside it."""
+    return normal_form(f"\u4e00{char}\u4e00")[1:-1]
+
+
+@lru_cache(maxsize=1)
+def _joining() -> frozenset[int]:
+    """Characters that may become one with the character before them: accents, the marks of half-width katakana, jamo.
+    What both are together is more than what each is alone."""
+    pairs = (unicodedata.decomposition(chr(point)).split() for point in range(0x12000))
+    seconds = {int(parts[1], 16) for parts in pairs if len(parts) == 2 and not parts[0].startswith("<")}
+    return frozenset({*seconds, *range(0x1160, 0x1200), 0xFF9E, 0xFF9F, *range(0xFFA0, 0xFFDD)})
 
 
 def _class(char: str) -> int:
@@ -111,11 +121,12 @@ def _class(char: str) -> int:
 
 
 @lru_cache(maxsize=1)
-def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8], npt.NDArray[np.uint8], dict[int, str]]:
-    """Of each character of Unicode's first plane: the first character that it folds to, to how many it folds, and its
-    class. And what those fold to that fold to several, by code point."""
+def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Of each character of Unicode's first plane: the first character that it folds to, to how many it folds, its
+    class, and whether it may join the character before it."""
     folded, count = np.arange(1 << 16, dtype=np.uint32), np.ones(1 << 16, dtype=np.uint8)
-    kinds, several = np.full(1 << 16, _MARK, dtype=np.uint8), {}
+    kinds, joins = np.full(1 << 16, _MARK, dtype=np.uint8), np.zeros(1 << 16, dtype=bool)
+    joins[[point for point in _joining() if point < 1 << 16]] = True
     for point in range(1 << 16):
         if 0xD800 <= point < 0xE000:
             continue
@@ -127,62 +138,88 @@ def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8], npt.NDArra
         form = _fold(char)
         folded[point] = ord(form[0]) if form else 0
         count[point] = len(form)
-        if len(form) > 1:
-            several[point] = form
-    return folded, count, kinds, several
+    return folded, count, kinds, joins
 
 
-@lru_cache(maxsize=4096)
-def _astral(point: int) -> str:
-    return _fold(chr(point))
+_folded = lru_cache(maxsize=1 << 16)(_fold)
 
 
 class _Folded:
-    """A batch of texts, folded: characters, where each came from, and their tokens."""
+    """A batch of texts, folded: characters, from where to where each was made of, and their tokens."""
 
     def __init__(self, texts: list[str]) -> None:
-        table, count, kinds, several = _tables()
+        table, count, kinds, joins = _tables()
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         self.original = _points(texts, "\n")
         self.text_starts = np.cumsum(lengths + 1) - (lengths + 1)
-        points, origin = self.original, None
+        points = self.original
         low = points < (1 << 16)
         safe = points if low.all() else np.where(low, points, 0)
-        folded, sizes = table[safe], count[safe]
+        folded, sizes, joined = table[safe], count[safe], joins[safe]
+        several: dict[int, str] = {}
         for point in np.unique(points[~low]).tolist() if safe is not points else ():
             here = points == point
-            folded[here], sizes[here] = 0xFFFD, 1
-            form = _astral(point)
-            sizes[here] = len(form)
-            if len(form) == 1:
-                folded[here] = ord(form)
+            form = _folded(chr(point))
+            folded[here], sizes[here], joined[here] = ord(form[0]) if form else 0, len(form), point in _joining()
         breaks = self.text_starts[1:] - 1
         folded[breaks], sizes[breaks] = 0, 1
+        until = np.arange(1, len(points) + 1)
+        for start, end in _clusters(points, joined, sizes, breaks):
+            several[start] = form = _folded("".join(map(chr, points[start:end].tolist())))
+            sizes[start:end], sizes[start], until[start] = 0, len(form), end
+            folded[start] = ord(form[0]) if form else 0
+        origin = np.arange(len(points))
         if (sizes != 1).any():
-            origin = np.repeat(np.arange(len(points)), sizes)
+            origin = np.repeat(origin, sizes)
             first = np.cumsum(sizes, dtype=np.int64) - sizes
             folded = folded[origin]
             for place in np.flatnonzero(sizes > 1).tolist():
-                point = int(points[place])
-                form = several[point] if point in several else _astral(point)
+                form = several.get(place) or _folded(chr(points[place]))
                 folded[first[place] : first[place] + len(form)] = [ord(c) for c in form]
         blank = (folded == 32) | (folded == 0)
         surplus = np.zeros(len(folded), dtype=bool)
         surplus[1:] = (folded[1:] == 32) & blank[:-1]
         if surplus.any():
-            origin = np.flatnonzero(~surplus) if origin is None else origin[~surplus]
+            origin = origin[~surplus]
             folded = folded[~surplus]
         self.points = folded
-        self.origin: I64 = np.arange(len(folded)) if origin is None else origin
-        kind = np.where(folded < (1 << 16), kinds[np.where(folded < (1 << 16), folded, 0)], _MARK)
+        self.origin: I64 = origin
+        self.until: I64 = until[origin]
+        high = folded >= (1 << 16)
+        kind = kinds[np.where(high, 0, folded)]
+        for point in np.unique(folded[high]).tolist() if high.any() else ():
+            kind[folded == point] = _class(chr(point))
         kind[folded == 0] = _BLANK
-        kind[folded >= 0x20000] = _IDEOGRAPH
         before, after = np.concatenate([[_BLANK], kind[:-1]]), np.concatenate([kind[1:], [_BLANK]])
         single = kind >= _MARK
         self.starts: I64 = np.flatnonzero((kind != _BLANK) & (single | (before != kind)))
         self.ends: I64 = np.flatnonzero((kind != _BLANK) & (single | (after != kind))) + 1
-        self.may_start = (kind[self.starts] != _MARK) | (folded[self.starts] == ord("("))
+        self.may_start = ~np.isin(folded[self.starts], _NO_START)
         self.rows: I64 = np.searchsorted(self.text_starts, self.origin[self.starts], side="right") - 1
+
+
+_NO_START = np.array([ord(char) for char in LEADING], dtype=np.uint32)
+
+
+def _clusters(
+    points: npt.NDArray[np.uint32], joined: npt.NDArray[np.bool_], sizes: npt.NDArray[np.uint8], breaks: I64
+) -> Iterator[tuple[int, int]]:
+    """From where to where characters stand that must be folded together: one that joins, all that join before it, and
+    the one that they join."""
+    borders = {-1, *breaks.tolist()}
+    start = end = -1
+    for place in np.flatnonzero(joined).tolist():
+        base = place - 1
+        while base not in borders and (sizes[base] == 0 or unicodedata.combining(chr(points[base]))):
+            base -= 1
+        if start <= base < end:
+            end = place + 1
+            continue
+        if end > 0:
+            yield start, end
+        start, end = base + (base in borders), place + 1
+    if end > 0:
+        yield start, end
 
 
 # --- building -----------------------------------------------------------------------------------------------------
@@ -211,7 +248,7 @@ def build(
                 for base, kind in zip(bases, kinds, strict=True)
                 if kind == _CASELESS
                 for variant in inflections(base)
-                if len(variant) >= MIN_CHARACTERS and not _never(variant)
+                if length(variant) >= MIN_LENGTH and not _never(variant)
             ]
             variants = bases + [variant for variant, _ in inflected]
             variant_flags = np.array(kinds + [kind for _, kind in inflected], dtype=np.uint8)
@@ -242,13 +279,13 @@ def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str
     spellings: list[str] = []
     rows = batch.select(["normal_form", "forms"])
     for form in pc.filter(rows.column("normal_form"), admitted).to_pylist():
-        if len(form) >= MIN_CHARACTERS and not form.isdigit() and not _never(form):
+        if length(form) >= MIN_LENGTH and not form.isdigit() and not _never(form):
             bases.append(form)
             kinds.append(_CASELESS)
     rows = rows.filter(spelled)
     for form, forms in zip(rows.column("normal_form").to_pylist(), rows.column("forms").to_pylist(), strict=True):
         capitals = [f for f in forms if f[:1].isupper()]
-        if len(form) > MIN_CHARACTERS and capitals and not _never(form):
+        if length(form) > MIN_LENGTH and capitals and not _never(form):
             bases.append(form)
             kinds.append(_EXACT)
             spellings += capitals
@@ -360,7 +397,7 @@ class Gazetteer:
         folded = _Folded(texts)
         first, last, places = self._runs(folded)
         starts = folded.origin[folded.starts[first]]
-        ends = folded.origin[folded.ends[last] - 1] + 1
+        ends = folded.until[folded.ends[last] - 1]
         rows = folded.rows[first]
         exact = (self._flags[places] & _EXACT) > 0
         if exact.any():

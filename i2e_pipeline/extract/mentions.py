@@ -26,14 +26,15 @@ from i2e_pipeline.core.schemas import ID, MENTIONS, Reason
 from i2e_pipeline.extract.gazetteer import Gazetteer
 from i2e_pipeline.extract.recognizer import Recognizer
 from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
-from wikidata.surface import inadmissible, inflections, normal_form
+from wikidata.surface import APOSTROPHES, inadmissible, inflections, normal_form
 
 I64 = npt.NDArray[np.int64]
 
 NER, GAZETTEER, BOTH = "ner", "gazetteer", "both"
 
 _ARTICLE = re.compile(r"(?:the|an?)\s+(?=\S)", re.IGNORECASE)
-_EDGES = " .,;:!?'\"*~|\\/<>=&%@#+$()[]{}-_…•«»“”‘’„–—"
+_EDGES = ' .,;:!?"*~|\\/<>=&%@#+$()[]{}-_…•«»“”„–—' + APOSTROPHES
+_POSSESSIVE = re.compile(f"[{re.escape(APOSTROPHES)}][sS]\\Z")
 
 
 def find_mentions(
@@ -126,7 +127,7 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
         start += 1
     while start < end and text[end - 1] in _EDGES and text[end - 2 : end] not in ("C#", "++"):
         end -= 1
-    if text[start:end].endswith(("'s", "’s", "'S", "’S")):
+    if _POSSESSIVE.search(text, start, end):
         end -= 2
     end = _with_dot(text, start, end)
     surface = text[start:end]

@@ -207,6 +207,7 @@ def read_shards(
 
 class Extract(Stage):
     name, job, does, rows_are = "extract", "extract_entities", "find what the texts name", "texts"
+    version = 2
     after = ("surfaces", "pairs")
     reads = ("texts", "kb/surfaces")
     tables = {

@@ -7,6 +7,7 @@ surfaces        Reads  kb/names · kb/entities · anchors Writes  kb/surfaces
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,40 +20,61 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Made, Plan, Run, Stage, StageError
-from i2e_pipeline.engine.tables import WHOLE, Kernel, Written, pass_on
+from i2e_pipeline.engine.tables import WHOLE, Failed, Kernel, Written, pass_on
+from wikidata import source_files
 from wikidata.filters import FILTERS
 from wikidata.items import read_items
 from wikidata.priors import SurfaceLimits
 from wikidata.reasons import SENTENCES
-from wikidata.schemas import ENTITIES, NAMES, RAW_ENTITIES, RAW_NAMES, SURFACES
+from wikidata.schemas import BRACKETS, ENTITIES, NAMES, RAW_ENTITIES, RAW_NAMES, SURFACES
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+log = logging.getLogger(__name__)
+
 
 @contextmanager
-def _said_of(setting: str) -> Iterator[None]:
-    """Names the setting when a file is missing: `wikidata` knows no settings and raises Python's FileNotFoundError."""
+def _said_of(setting: str, remedy: str = "") -> Iterator[None]:
+    """Names the setting where a source is at fault: `wikidata` knows no settings. It raises as Python and Spark do."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise StageError(f"knowledge_base.{setting}: {error}") from None
+    except (FileNotFoundError, source_files.SourceError) as error:
+        raise StageError(f"knowledge_base.{setting}: {error}{remedy}") from None
+    except Exception as error:
+        said = source_files.fault(error)
+        if said is None:
+            raise
+        raise StageError(f"knowledge_base.{setting}: {said}{remedy}") from None
+
+
+def _files_of(path: str) -> list[str]:
+    """The files that a setting names, as every process of this machine finds them."""
+    found = [f.path for f in files.find((path,), "")]
+    return [files.open_filesystem(path)[1] if files.is_local(path) else path for path in found]
+
+
+_PARTIAL = ", or set knowledge_base.allow_partial=true to take what there is"
 
 
 class KnowledgeBase(Stage):
     name, job, does, rows_are = "knowledge_base", "build_knowledge_base", "read the Wikidata dump", "dump lines"
-    scope = "whole"
+    scope, version = "whole", 2
     tables = {
         "kb/entities": Table(ENTITIES, key=("entity_id",), holds="the items of the dump that can be labels"),
         "kb/names": Table(NAMES, holds="what each entity is called, and where that was found"),
     }
-    scratch = {"kb/raw_entities": Table(RAW_ENTITIES), "kb/raw_names": Table(RAW_NAMES)}
+    scratch = {
+        "kb/raw_entities": Table(RAW_ENTITIES),
+        "kb/raw_names": Table(RAW_NAMES),
+        "kb/raw_brackets": Table(BRACKETS),
+    }
     passes = Passed("kb/entities", ("entity_id",))
     reasons = SENTENCES
     in_funnel = per_pair = False
     sections = ("knowledge_base",)
     leaves_out = {
-        "knowledge_base.anchors": "the stage `surfaces` reads them",
+        "knowledge_base.anchors": "the stage `surfaces` makes something of them; here their rows are only looked at",
         "knowledge_base.max_candidates": "the stage `surfaces` applies it",
     }
 
@@ -63,33 +85,44 @@ class KnowledgeBase(Stage):
 
     def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made], None, None]:
         from wikidata import knowledge_base as wikidata
-        from wikidata.sources import read_popularity
+        from wikidata.sources import read_anchors, read_popularity
 
         (unit,) = units
         tables, kb = run.tables, run.config.knowledge_base
         assert kb.dump is not None
         with _said_of("dump"):
-            lines = wikidata.read_dump(run.spark, kb.dump)
+            dump = source_files.recognised(_files_of(kb.dump), source_files.DUMP)
+        # A fault of theirs is found before the hours that the dump takes.
+        popularity = None
+        if kb.popularity is not None:
+            with _said_of("popularity"):
+                popularity = read_popularity(run.spark, _files_of(kb.popularity))
+        if kb.anchors is not None:
+            with _said_of("anchors"):
+                read_anchors(run.spark, _files_of(kb.anchors), warn=lambda said: None)
+        lines = wikidata.read_dump(run.spark, dump, allow_partial=kb.allow_partial, for_spark=files.for_spark)
         languages, filters = tuple(kb.languages), {k: r for k, r in FILTERS.items() if r.value in kb.skip}
-        raw = tables.write(
-            lines,
-            lambda: partial(_raw_tables, languages=languages, filters=filters),
-            self.name,
-            unit,
-            ("kb/raw_entities", "kb/raw_names"),
-        )
-        read = {
-            t: run.spark.read.schema(tables.spark_schema(t)).parquet(files.join(raw.staging, t))
-            for t in ("kb/raw_entities", "kb/raw_names")
-        }
+        with _said_of("dump", "" if kb.allow_partial else _PARTIAL):
+            raw = tables.write(
+                lines,
+                lambda: partial(_raw_tables, languages=languages, filters=filters),
+                self.name,
+                unit,
+                tuple(self.scratch),
+            )
+        read = {t: self._staged(run, raw, t) for t in self.scratch}
+        try:
+            self._refuse_doubtful(run, raw, read["kb/raw_brackets"], dump)
+        except StageError:
+            files.remove(raw.staging)
+            raise
         entities, names = read["kb/raw_entities"], read["kb/raw_names"]
         settled = []
         if _has_duplicates(entities):
             entities, names, duplicates = wikidata.without_duplicates(entities, names)
             settled = [self._write(run, "rejects", duplicates)]
-        if kb.popularity is not None:
-            with _said_of("popularity"):
-                entities = wikidata.with_popularity(entities, read_popularity(run.spark, kb.popularity))
+        if popularity is not None:
+            entities = wikidata.with_popularity(entities, popularity)
         # In the order of entity_id, part after part: link lays the context out in one pass.
         in_order = entities.select(*ENTITIES.names).orderBy("entity_id")
         written = [
@@ -99,6 +132,32 @@ class KnowledgeBase(Stage):
         ]
         rows = sum(f.rows for f in written[0].files["kb/entities"])
         yield [self.conclude(run, unit, [replace(raw.only("rejects"), rows_out=rows), *written])]
+
+    def _staged(self, run: Run, raw: Written, table: str) -> DataFrame:
+        folder = files.for_spark(files.join(raw.staging, table))
+        return run.spark.read.schema(run.tables.spark_schema(table)).parquet(folder)
+
+    def _refuse_doubtful(
+        self, run: Run, raw: Written, brackets: DataFrame, dump: Sequence[source_files.Source]
+    ) -> None:
+        """Raise StageError where what was read can hardly be a whole dump."""
+        from pyspark.sql import functions as F
+
+        counted = brackets.agg(F.count_if("opens").alias("opens"), F.count_if("closes").alias("closes")).first()
+        assert counted is not None
+        entities = sum(f.rows for f in raw.files["kb/raw_entities"])
+        read = source_files.Read(entities, dict(raw.rejected), counted["opens"], counted["closes"])
+        doubt = source_files.doubt(read, dump)
+        if doubt is None:
+            return
+        setting = run.config.knowledge_base
+        if not entities:
+            raise StageError(f"knowledge_base.dump: {setting.dump}: {doubt}")
+        if not setting.allow_partial:
+            raise StageError(f"knowledge_base.dump: {setting.dump}: {doubt}. Download it again{_PARTIAL}")
+        log.warning(
+            "knowledge_base.dump: %s: %s; what there is was taken (knowledge_base.allow_partial)", setting.dump, doubt
+        )
 
     def _write(self, run: Run, table: str, rows: DataFrame) -> Written:
         tables = () if table == "rejects" else (table,)
@@ -115,15 +174,14 @@ def _has_duplicates(entities: DataFrame) -> bool:
 
 
 def _raw_tables(batches: Iterator[pa.RecordBatch], **options: Any) -> Iterator[tuple[str, pa.RecordBatch]]:
-    names = {"entities": "kb/raw_entities", "names": "kb/raw_names", "rejects": "rejects"}
     for table, batch in read_items(batches, **options):
-        yield names[table], batch
+        yield table if table == "rejects" else f"kb/raw_{table}", batch
 
 
 class Surfaces(Stage):
     name, job, rows_are = "surfaces", "build_knowledge_base", "surface forms"
     does = "give every name its entities, with priors"
-    scope = "whole"
+    scope, version = "whole", 2
     after = ("knowledge_base",)
     reads = ("kb/names", "kb/entities")
     tables = {
@@ -138,16 +196,23 @@ class Surfaces(Stage):
     sections = ("knowledge_base",)
     leaves_out = {
         f"knowledge_base.{key}": "the stage `knowledge_base` applies it"
-        for key in ("dump", "popularity", "languages", "skip")
+        for key in ("dump", "popularity", "allow_partial", "languages", "skip")
     }
+
+    def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made | Failed], None, None]:
+        with _said_of("anchors"):
+            yield from super().carry_out(run, units)
 
     def plan(self, run: Run, units: Sequence[str]) -> Plan:
         from wikidata import knowledge_base as wikidata
         from wikidata.sources import read_anchors
 
         kb = run.config.knowledge_base
-        with _said_of("anchors"):
-            anchors = None if kb.anchors is None else read_anchors(run.spark, kb.anchors)
+        anchors = None
+        if kb.anchors is not None:
+            anchors = read_anchors(
+                run.spark, _files_of(kb.anchors), warn=lambda said: log.warning("knowledge_base.anchors: %s", said)
+            )
         surfaces = wikidata.surfaces(
             run.read("kb/names"),
             run.read("kb/entities"),

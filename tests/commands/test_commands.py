@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from i2e_pipeline import cli, stages
-from i2e_pipeline.commands import entity
+from i2e_pipeline.commands import doctor, entity, summary
 from i2e_pipeline.commands.calibrate import calibrate
 from i2e_pipeline.commands.export import ExportError, export
 from i2e_pipeline.commands.fit_link import fit_link
@@ -26,6 +26,7 @@ from i2e_pipeline.engine.arrange import arrange
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
+from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import InputError, Units
 from i2e_pipeline.label.calibration import Calibration
 from i2e_pipeline.report import quality
@@ -263,3 +264,18 @@ def test_the_python_api_does_what_the_command_does(world: Path, copied: Path, tm
     assert {f["stage"] for f in done.quality} >= {"link", "label", "published"}
     with pytest.raises(StageError, match="no stage 'labels'; stages are knowledge_base"):
         i2e_pipeline.run(str(config), until="labels", spark=spark)
+
+
+def test_a_path_in_brackets_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches: what is printed is taken for markup, and `[a]` is gone."""
+    output = tmp_path / "out [a] [b]"
+    (output / "kb").mkdir(parents=True)
+    summary.print_places(Tables(str(output)), [])
+    assert f"knowledge base  {output}/kb" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_doctor_says_that_a_dump_is_none(tmp_path: Path) -> None:
+    (tmp_path / "dump.json.bz2").write_bytes(b"<html>404")
+    config = stages.from_tree({"knowledge_base": {"dump": str(tmp_path / "dump.json.bz2")}}, "test")
+    with pytest.raises(doctor.Failed, match=r"knowledge_base\.dump: .* is an HTML page: download the file again"):
+        doctor._dump(config)

@@ -63,7 +63,9 @@ TREE = (
     "sub/_delta_log/f.parquet",
     ".git/g.parquet",
     "year=2024/h.parquet",
+    "year=2023/k.parquet",
     "[1]/i.parquet",
+    "{x,y}/j.parquet",
 )
 
 
@@ -99,7 +101,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         (["*.parquet"], ["a.parquet", "b.parquet"]),
         (["?.parquet"], ["a.parquet", "b.parquet"]),
         (["[!a].*"], ["b.parquet", "c.txt"]),
-        (["*/*.parquet"], ["[1]/i.parquet", "sub/d.parquet", "year=2024/h.parquet"]),
+        (
+            ["*/*.parquet"],
+            ["[1]/i.parquet", "sub/d.parquet", "year=2023/k.parquet", "year=2024/h.parquet", "{x,y}/j.parquet"],
+        ),
         (["sub/*/*.parquet"], ["sub/deep/e.parquet"]),
         # `**` crosses folders, none included.
         (["**/*.parquet"], None),
@@ -110,13 +115,19 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         ([""], None),
         (["/"], None),
         (["sub"], ["sub/d.parquet", "sub/deep/e.parquet"]),
-        (["year=*"], ["year=2024/h.parquet"]),
+        (["year=*4"], ["year=2024/h.parquet"]),
         # What is spelled is taken: a hidden name, a whole path.
         ([".*.parquet"], [".hidden.parquet"]),
         (["_committed.parquet", "a.parquet"], ["_committed.parquet", "a.parquet"]),
         (["sub/_delta_log/*.parquet"], ["sub/_delta_log/f.parquet"]),
         (["_*"], ["_committed.parquet"]),
         (["[[]1]/*"], ["[1]/i.parquet"]),
+        # Braces name each of several; a folder whose name has them is itself.
+        (["{a,b}.parquet"], ["a.parquet", "b.parquet"]),
+        (["sub/{d,deep/e}.parquet"], ["sub/d.parquet", "sub/deep/e.parquet"]),
+        (["year={2023..2024}/*"], ["year=2023/k.parquet", "year=2024/h.parquet"]),
+        (["{x,y}"], ["{x,y}/j.parquet"]),
+        (["{x,y}/*.parquet", "[1]/*"], ["[1]/i.parquet", "{x,y}/j.parquet"]),
         # Each once.
         (
             ["*.parquet", "a.parquet", "sub", "sub/d.parquet"],
@@ -140,10 +151,18 @@ def test_sizes_of_files_that_are_there_and_of_those_that_are_not(store: str) -> 
     assert files.sizes([]) == {}
 
 
-@pytest.mark.parametrize("pattern", ["none*", "none", "none/*", "sub/*.txt", "a.parquet/*", "*/*/*/*"])
+@pytest.mark.parametrize(
+    "pattern", ["none*", "none", "none/*", "sub/*.txt", "a.parquet/*", "*/*/*/*", "{a,none}.parquet"]
+)
 def test_what_names_nothing_is_told(store: str, pattern: str) -> None:
     with pytest.raises(NoSuchFile, match=r": no file matches \(looked for \*\.parquet\)"):
         files.find([f"{store}/a.parquet", f"{store}/{pattern}"], ".parquet")
+
+
+def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [f.path for f in files.find(["~/*.parquet"], ".parquet")] == [str(tmp_path / "a.parquet")]
 
 
 def test_files_found_are_those_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +177,22 @@ def test_files_found_are_those_of_the_disk(tmp_path: Path, monkeypatch: pytest.M
     found = files.find(["*.parquet", "linked", "real/*"], ".parquet")
     assert [f.path for f in found] == ["b.parquet", "linked/a.parquet", "real/a.parquet"]
     assert {(f.size, f.modified) for f in found} == {(5, here.st_mtime_ns)}
+
+
+@pytest.mark.parametrize("name", ["a b", "é", "{x}", "[1]", "a,b", "10:30", "50%", "%20", "#1", "date=1", "a?b*", "\\"])
+def test_any_name_may_be_in_a_path(tmp_path: Path, name: str) -> None:
+    """Said plainly or as file://. Catches: a URI's rules applied to what is no URI."""
+    for base in (tmp_path / name, f"file://{tmp_path}/{name}"):
+        files.write_bytes(f"{base}/f {name}.txt", b"x")
+        assert [f.path for f in files.find([f"{base}/f {name}.txt"], ".txt")] == [f"{tmp_path}/{name}/f {name}.txt"]
+        assert files.read_bytes(f"{base}/f {name}.txt") == b"x"
+
+
+def test_spark_is_told_of_a_path_without_wildcards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert files.for_spark("a,b/{x}[1]*?\\ é#%20") == f"file://{tmp_path}/a,b/\\{{x\\}}\\[1\\]\\*\\?\\\\ é#%20"
+    assert files.for_spark("{x}", glob=False) == f"file://{tmp_path}/{{x}}"
+    assert files.for_spark("s3://bucket/{x}?region=r") == "s3://bucket/\\{x\\}"
 
 
 def test_an_unknown_kind_of_store_is_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from i2e_pipeline.extract.gazetteer import MAX_TOKENS, Gazetteer, build, hashes
+from i2e_pipeline.extract.gazetteer import FORMAT, MAX_TOKENS, MIN_LENGTH, Gazetteer, build, hashes
 from tests.examples import examples
+from wikidata.priors import is_common
 from wikidata.schemas import SURFACES
-from wikidata.surface import inflections, normal_form
+from wikidata.surface import inadmissible, inflections, length, normal_form
 
 
 def surfaces(*names: str, **values: Any) -> pa.RecordBatch:
@@ -62,6 +64,15 @@ def found(names: Gazetteer, text: str) -> list[str]:
         ("STRASSE", ["STRASSE"]),
         ("𝐁𝐞𝐫𝐥𝐢𝐧 by night", ["𝐁𝐞𝐫𝐥𝐢𝐧"]),
         ("北京市大学", ["北京市"]),
+        ("去東京的火車", ["東京"]),
+        ("서울 여행", ["서울"]),
+        ("北", []),
+        ("Visit İstanbul!", ["İstanbul"]),
+        ("ISTANBUL, istanbul, i̇stanbul", ["ISTANBUL", "istanbul", "i̇stanbul"]),
+        ("DİYARBAKIR and Diyarbakır", ["DİYARBAKIR", "Diyarbakır"]),
+        ("'Iolani Palace, ʻIolani Palace, ʿIolani Palace", ["Iolani Palace"] * 3),
+        ("Hawai'i, Hawai‘i, Hawai`i, Hawaiʻi", ["Hawai'i", "Hawai‘i", "Hawai`i", "Hawaiʻi"]),
+        ("ｶﾞｰﾅ", ["ｶﾞｰﾅ"]),
         ("L’Oréal", ["L’Oréal"]),
         ("(500) Days of Summer", ["(500) Days of Summer"]),
         ("...", []),
@@ -71,7 +82,8 @@ def found(names: Gazetteer, text: str) -> list[str]:
 def test_names_match_at_whole_words(tmp_path: Path, text: str, expected: list[str]) -> None:
     names = surfaces(
         "Granny Smith", "Granny Smith apple", "banana", "yin yang", "New York", "New York Times", "Times Square",
-        "Straße", "Berlin", "北京市", "L'Oréal", "(500) Days of Summer",
+        "Straße", "Berlin", "北京市", "L'Oréal", "(500) Days of Summer", "東京", "서울", "北", "İstanbul", "DİYARBAKIR",
+        "ʻIolani Palace", "Hawaiʻi", "ガーナ",
     )  # fmt: skip
     assert found(gazetteer(tmp_path, names), text) == expected
 
@@ -123,7 +135,7 @@ def test_an_empty_gazetteer_finds_nothing(tmp_path: Path) -> None:
 def test_another_format_is_refused_with_the_way_out(tmp_path: Path) -> None:
     build([surfaces("banana")], tmp_path / "g")
     sidecar = tmp_path / "g" / "gazetteer.json"
-    sidecar.write_text(sidecar.read_text().replace('"format": 1', '"format": 0'))
+    sidecar.write_text(sidecar.read_text().replace(f'"format": {FORMAT}', '"format": 0'))
     with pytest.raises(ValueError, match="build it again"):
         Gazetteer(tmp_path / "g")
 
@@ -189,7 +201,7 @@ def brute(names: Iterable[str], text: str) -> list[tuple[int, int]]:
 
 def fold(text: str) -> str:
     """What `normal_form` does inside a name: the guards keep its stripping of edges away."""
-    return normal_form(f"x{text}x")[1:-1]
+    return normal_form(f"一{text}一")[1:-1]
 
 
 @settings(max_examples=examples(400))
@@ -202,6 +214,35 @@ def test_equals_brute_force(tmp_path_factory: pytest.TempPathFactory, text: str)
     assert list(zip(starts.tolist(), ends.tolist(), strict=True)) == brute(
         [n for n in map(normal_form, NAMES) if len(n) > 2], text
     )
+
+
+SCRIPTS = "aZéßıİiIſŉ ́̈̇ΑαςΣΐᾳЙйёЁÅå北京東京서울ガｶﾞハﾟかがﾊภาษาहिन्दीعربيעִבْ𝐁𞤀ʻʿʼ’'`´′-–.,()[]{}&+#\"0189ǅﬁẞ½№€™\u200d·・"
+
+
+@settings(max_examples=examples(600))
+@given(name=st.text(alphabet=SCRIPTS, min_size=1, max_size=14) | st.text(max_size=10))
+@example(name="İstanbul")
+@example(name="DİYARBAKIR")
+@example(name="Diyarbakır")
+@example(name="Hawaiʻi")
+@example(name="ｶﾞｰﾅ")
+@example(name="[REC] 2")
+@example(name="東京")
+@example(name="서울")
+def test_every_admitted_name_is_found_in_a_text_that_is_just_that_name(
+    tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    """In each of its cases. Catches: a key and a text that fold apart (a dotted I, wide letters with accents)."""
+    text = unicodedata.normalize("NFC", name)
+    form = normal_form(text)
+    assume(inadmissible(form) is None and length(form) >= MIN_LENGTH and not is_common(form))
+    assume("\u0345" not in unicodedata.normalize("NFD", text))  # Python's capitals of several marks are no spelling
+    build([surfaces(text)], folder := tmp_path_factory.getbasetemp() / "found")
+    names = Gazetteer(folder)
+    assume(len(names._keys))  # of at most MAX_TOKENS tokens
+    for spelled in (text, text.upper(), text.lower(), text.title()):
+        spelled = unicodedata.normalize("NFC", spelled)
+        assert [normal_form(part) for part in found(names, spelled)] == [form]
 
 
 def test_longer_names_than_the_limit_are_left_out(tmp_path: Path) -> None:

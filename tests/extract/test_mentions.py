@@ -91,12 +91,14 @@ def test_a_plural_has_the_normal_form_that_the_knowledge_base_holds(names: Gazet
         ("peace in The Hague", "The Hague", "the hague"),
         ("Senate's doors", "Senate", "senate"),
         ("“Senate”,", "Senate", "senate"),
+        ("Senateʼs doors", "Senate", "senate"),
+        ("`Senate´", "Senate", "senate"),
         ("in the U.S. today", "U.S.", "u.s"),
     ],
 )
 def test_articles_possessives_and_marks_are_left_outside(names: Gazetteer, text: str, surface: str, form: str) -> None:
     seen = Seeing(the_Senate="ORG", The_Senate="ORG", The_Hague="LOC")
-    for recognizer in (seen, Seeing(**{text.replace(" ", "_"): "MISC"}) if text[0] == "“" else NOBODY):
+    for recognizer in (seen, Seeing(**{text.replace(" ", "_"): "MISC"}) if text[0] in "“`" else NOBODY):
         found, _ = mentions([text], recognizer, names)
         assert (surface, form) in [(m["surface"], m["normal_form"]) for m in found]
         assert all(m["surface"] == text[m["start"] : m["end"]] for m in found)

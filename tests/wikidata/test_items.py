@@ -20,7 +20,7 @@ from wikidata.schemas import RAW_ENTITIES, RAW_NAMES, REJECTS
 
 
 def read(*lines: bytes, **settings: Any) -> dict[str, list[dict[str, Any]]]:
-    tables: dict[str, list[dict[str, Any]]] = {"entities": [], "names": [], "rejects": []}
+    tables: dict[str, list[dict[str, Any]]] = {"entities": [], "names": [], "rejects": [], "brackets": []}
     for table, rows in read_items([batch(*lines)], **settings):
         tables[table] += rows.to_pylist()
     return tables
@@ -135,6 +135,32 @@ def test_lines_in_equal_entities_and_rejects() -> None:
     assert rows["rejects"][3]["detail"] == "Q3"
 
 
+ONE, TWO, PROPERTY = (text.removesuffix(b",") for text in (line(1), line(2), line(3, type="property", id="P3")))
+
+
+@pytest.mark.parametrize(
+    ("lines", "brackets"),
+    [
+        ([b"[", ONE + b",", TWO, b"]"], [(True, False), (False, True)]),
+        ([b"\xef\xbb\xbf[\r", ONE + b",\r", TWO + b"\r", b"]\r", b""], [(True, False), (False, True)]),
+        ([b"[" + ONE + b",", TWO + b"]"], [(True, False), (False, True)]),
+        ([b" [ " + ONE + b" , ", TWO + b" ] "], [(True, False), (False, True)]),
+        ([b"[" + ONE + b"]", TWO], [(True, True)]),
+        ([b"\xef\xbb\xbf" + ONE, TWO], []),
+        ([b"[", ONE + b",", TWO + b","], [(True, False)]),
+        ([b"[" + PROPERTY + b",", ONE + b",", TWO, b"],"], [(True, False), (False, True)]),
+    ],
+)
+def test_brackets_marks_and_line_ends_around_items_cost_none(
+    lines: list[bytes], brackets: list[tuple[bool, bool]]
+) -> None:
+    """Catches: the first item is lost where it shares its line with the bracket or follows a byte order mark."""
+    rows = read(*lines)
+    assert [e["entity_id"] for e in rows["entities"]] == [1, 2]
+    assert [(b["opens"], b["closes"]) for b in rows["brackets"]] == brackets
+    assert {r["reason"] for r in rows["rejects"]} <= {"bracket", "blank", "property"}
+
+
 def test_tables_have_their_schemas_and_rows_know_their_line() -> None:
     tables = dict(read_items([batch(line(1), b"[")]))
     assert tables["entities"].schema == RAW_ENTITIES
@@ -165,12 +191,37 @@ def test_a_line_of_more_than_a_megabyte_keeps_a_bounded_number_of_aliases() -> N
     assert len(entity(text)["aliases"]) == 200
 
 
-def test_types_are_ranked_and_without_deprecated_ones() -> None:
-    def of(number: int, rank: str) -> dict[str, Any]:
-        return statement({"numeric-id": number}, rank)
+def of_class(number: int, rank: str = "normal") -> dict[str, Any]:
+    return statement({"numeric-id": number}, rank)
 
-    claims = {"P31": [of(3, "deprecated"), of(1, "normal"), of(2, "preferred"), of(1, "normal"), statement()]}
-    assert entity(line(claims=claims))["types"] == [2, 1]
+
+COUNTRY, DISAMBIGUATION = 6256, 4167410
+
+
+@pytest.mark.parametrize(
+    ("statements", "types"),
+    [
+        ([of_class(3, "deprecated"), of_class(1), of_class(2, "preferred"), of_class(4), statement()], [2]),
+        ([of_class(3, "deprecated"), of_class(1), of_class(2), of_class(1), statement()], [1, 2]),
+        ([of_class(2, "preferred"), of_class(1, "preferred")], [2, 1]),
+        ([of_class(3, "deprecated")], []),
+        ([of_class(DISAMBIGUATION), of_class(COUNTRY, "preferred")], [COUNTRY]),
+        ([of_class(1), statement(rank="preferred")], []),
+    ],
+)
+def test_the_best_rank_alone_counts(statements: list[dict[str, Any]], types: list[int]) -> None:
+    """Catches: a country is dropped, because it once shared its item with a disambiguation page."""
+    assert entity(line(claims={"P31": statements}))["types"] == types
+
+
+def test_the_best_rank_alone_counts_for_names_and_images() -> None:
+    def called(text: str, rank: str) -> dict[str, Any]:
+        return statement({"text": text, "language": "en"}, rank)
+
+    official = [called("Kingdom of X", "normal"), called("Republic of X", "preferred"), called("Y", "deprecated")]
+    text = line(1, "X", claims={"P1448": official, "P18": [statement("old.jpg"), statement(rank="preferred")]})
+    assert names(text).keys() == {"republic of x"}
+    assert not entity(text)["has_image"]
 
 
 def test_facts_of_an_entity() -> None:

@@ -11,10 +11,12 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from i2e_pipeline.core import files
 from tests.wikidata.lines import aliases, batch, line
 from wikidata import knowledge_base, sources
 from wikidata.items import read_items
 from wikidata.schemas import ANCHORS, ENTITIES, NAMES, POPULARITY, RAW_ENTITIES, RAW_NAMES, SURFACES
+from wikidata.source_files import DUMP, SourceError, recognised
 
 
 def frame(spark: SparkSession, rows: list[Any], schema: Any) -> DataFrame:
@@ -22,7 +24,7 @@ def frame(spark: SparkSession, rows: list[Any], schema: Any) -> DataFrame:
 
 
 def raw(spark: SparkSession, *lines: bytes) -> tuple[DataFrame, DataFrame]:
-    tables: dict[str, list[Any]] = {"entities": [], "names": [], "rejects": []}
+    tables: dict[str, list[Any]] = {"entities": [], "names": [], "rejects": [], "brackets": []}
     for table, rows in read_items([batch(*lines)]):
         tables[table] += rows.to_pylist()
     return frame(spark, tables["entities"], RAW_ENTITIES), frame(spark, tables["names"], RAW_NAMES)
@@ -43,14 +45,44 @@ def test_every_line_of_a_dump_is_read_as_it_is(spark: SparkSession, tmp_path: Pa
             what = rows["reason"] if table == "rejects" else pa.array([table] * rows.num_rows)
             yield pa.record_batch([what.cast(pa.string())], ["what"])
 
-    found = knowledge_base.read_dump(spark, str(path), partitions=2).mapInArrow(reasons, "what string")
-    kinds = sorted(r.what for r in found.collect() if r.what != "names")
+    dump = recognised([str(path)], DUMP)
+    found = knowledge_base.read_dump(spark, dump, partitions=2).mapInArrow(reasons, "what string")
+    kinds = sorted(r.what for r in found.collect() if r.what not in ("names", "brackets"))
     assert kinds == ["blank", "bracket", "bracket", "entities", "entities", "not_utf8"]
 
 
-def test_a_missing_dump_is_named(spark: SparkSession) -> None:
-    with pytest.raises(FileNotFoundError, match=r"/no/such/dump\.json"):
-        knowledge_base.read_dump(spark, "/no/such/dump.json")
+NAMES_OF_FOLDERS = (
+    "10:30",
+    "a,b",
+    "{x}",
+    "[1]",
+    "date=2024-01-01",
+    "with space",
+    "50%",
+    "%20",
+    "#1",
+    "é",
+    "a\\b",
+    "?*",
+)
+
+
+def test_the_listed_files_are_read_wherever_they_lie(spark: SparkSession, tmp_path: Path) -> None:
+    """Catches: names that Hadoop takes for globs, a folder that becomes a column, a colon beside the file."""
+    paths = []
+    for n, folder in enumerate(NAMES_OF_FOLDERS):
+        path = tmp_path / folder / "more" / f"dump {folder}.json"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(line(n + 1) + b"\n")
+        (path.parent / "other.json").write_bytes(line(99) + b"\n")
+        paths.append(str(path))
+    (tmp_path / "_hidden.json").write_bytes(line(98) + b"\n")
+    dump = recognised([*paths, str(tmp_path / "_hidden.json")], DUMP)
+    read = knowledge_base.read_dump(spark, dump, for_spark=files.for_spark)
+    assert read.columns == ["value"]
+    assert sorted(bytes(r.value) for r in read.collect()) == sorted(
+        line(n) for n in (*range(1, len(NAMES_OF_FOLDERS) + 1), 98)
+    )
 
 
 def test_of_two_lines_with_one_id_the_newer_wins_and_the_other_is_rejected(spark: SparkSession) -> None:
@@ -128,22 +160,41 @@ def test_popularity_is_unknown_where_the_file_has_none(small: dict[str, DataFram
 def test_popularity_file(spark: SparkSession, tmp_path: Path) -> None:
     path = tmp_path / "popularity.csv"
     path.write_text("Entity,QRank\nQ2,42\nQ3,0.5\nQ2,7\n")
-    assert {tuple(r) for r in sources.read_popularity(spark, str(path)).collect()} == {(2, 42.0), (3, 0.5)}
+    assert {tuple(r) for r in sources.read_popularity(spark, [str(path)]).collect()} == {(2, 42.0), (3, 0.5)}
 
 
 def test_anchors_file(spark: SparkSession, tmp_path: Path) -> None:
     path = tmp_path / "anchors.tsv"
     path.write_text('surface\tqid\tcount\n"Fireside Chat"\tQ4\t1\nIran\tQ794\t2\nIran\tQ794\t3\n$\tQ5\t9\n', "utf-8")
-    rows = {tuple(r) for r in sources.read_anchors(spark, str(path)).collect()}
+    rows = {tuple(r) for r in sources.read_anchors(spark, [str(path)]).collect()}
     assert rows == {("fireside chat", '"Fireside Chat"', 4, 1), ("iran", "Iran", 794, 5)}
 
 
-@pytest.mark.parametrize("row", ["Q2,many", "two,2", "Q2", "Q2,-1", "Q2,NaN"])
-def test_a_bad_row_stops_with_file_and_row(spark: SparkSession, tmp_path: Path, row: str) -> None:
-    path = tmp_path / "bad.csv"
-    path.write_text(f"qid,number\nQ1,1\n{row}\n")
-    with pytest.raises(Exception, match=rf"(?s)bad\.csv: a row is not .*{row.split(',')[0]}"):
-        sources.read_popularity(spark, str(path)).collect()
+def test_of_several_files_the_first_bad_row_is_named_before_any_is_used(spark: SparkSession, tmp_path: Path) -> None:
+    paths = []
+    for name, row in (("a", "Q2,2"), ("b", "Q2,many"), ("c", "Q2,-1")):
+        paths.append(str(tmp_path / f"{name}.csv"))
+        Path(paths[-1]).write_text(f"qid,number\nQ1,1\n{row}\n")
+    with pytest.raises(SourceError, match=r"b\.csv, line 3: 'Q2,many' is no row"):
+        sources.read_popularity(spark, paths)
+    assert {tuple(r) for r in sources.read_popularity(spark, paths[:1]).collect()} == {(1, 1.0), (2, 2.0)}
+
+
+def test_a_file_of_a_header_alone_is_an_error(spark: SparkSession, tmp_path: Path) -> None:
+    path = tmp_path / "popularity.csv"
+    path.write_text("qid,number\n")
+    with pytest.raises(SourceError, match=r"popularity\.csv has no row, it begins with 'qid,number'"):
+        sources.read_popularity(spark, [str(path)])
+
+
+def test_anchors_that_are_not_utf8_are_counted_and_said(spark: SparkSession, tmp_path: Path) -> None:
+    path = tmp_path / "anchors.tsv"
+    path.write_bytes("surface\tqid\tcount\nIran\tQ1\t1\nCafé\tQ2\t1\nÉté\tQ3\t1\n".encode("latin-1"))
+    said: list[str] = []
+    found = sources.read_anchors(spark, [str(path)], said.append)
+    assert len(said) == 1
+    assert f"{path}: 2 of 3 rows are not UTF-8, the first in line 3" in said[0]
+    assert {r.entity_id for r in found.collect()} == {1, 2, 3}
 
 
 def test_importance_file(spark: SparkSession, tmp_path: Path) -> None:
@@ -152,6 +203,6 @@ def test_importance_file(spark: SparkSession, tmp_path: Path) -> None:
         "language\ttype\ttitle\timportance\twikidata_id\n"
         "en\ta\tMercury_(planet)\t0.6\tQ308\nen\tr\tPlanet_Mercury\t0.6\tQ308\nde\ta\tMerkur\t0.7\tQ308\nen\ta\tX\t0.1\t\n"
     )
-    popularity, names = sources.read_importance(spark, str(path))
+    popularity, names = sources.read_importance(spark, [str(path)])
     assert [tuple(r) for r in popularity.collect()] == [(308, 0.7)]
     assert {(r.normal_form, r.kind) for r in names.collect()} == {("mercury", "title"), ("planet mercury", "redirect")}

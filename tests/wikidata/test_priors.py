@@ -138,14 +138,47 @@ def gazetteer(form: str, **facts: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    "form", ["banana", "chair", "lotus", "soccer ball", "turkey", "stop sign", "rose", "golden delicious", "t shirt"]
+    "form",
+    [
+        "banana",
+        "chair",
+        "lotus",
+        "soccer ball",
+        "turkey",
+        "stop sign",
+        "rose",
+        "golden delicious",
+        "t shirt",
+        "東京",
+        "서울",
+        "北京",
+    ],
 )
 def test_names_of_things_pass_the_gate(form: str) -> None:
     assert gazetteer(form)
 
 
 @pytest.mark.parametrize(
-    "form", ["in", "and", "by", "us", "no", "the", "it", "photo", "1st", "42", "x", "to be", "frees", "may", "january"]
+    "form",
+    [
+        "in",
+        "and",
+        "by",
+        "us",
+        "no",
+        "the",
+        "it",
+        "photo",
+        "1st",
+        "42",
+        "x",
+        "to be",
+        "frees",
+        "may",
+        "january",
+        "北",
+        "uk",
+    ],
 )
 def test_words_do_not(form: str) -> None:
     assert not gazetteer(form)

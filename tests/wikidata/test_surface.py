@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pyarrow as pa
 import pytest
 from hypothesis import example, given
@@ -13,6 +15,7 @@ from wikidata.surface import (
     inadmissible,
     inflections,
     is_latin,
+    length,
     lookup_keys,
     normal_form,
     normal_forms,
@@ -67,9 +70,35 @@ def test_normal_form_is_idempotent(text: str) -> None:
     assert form == form.strip()
 
 
-@given(st.text(alphabet="abcXYZ 's-.()é", max_size=20))
+@given(
+    st.text(alphabet="abcXYZ 's-.()é", max_size=20) | st.text(alphabet="iIıİ\u0307\u0301ßẞſΐΑᾳςΣǅﬁ北ʻ's", max_size=9)
+)
+@example("İstanbul DİYARBAKIR Diyarbakır")
 def test_case_never_matters(text: str) -> None:
-    assert normal_form(text) == normal_form(text.lower()) == normal_form(text.upper())
+    text = unicodedata.normalize("NFC", text)
+    spelled = (text, text.lower(), text.upper(), text.title())
+    assert len({normal_form(s) for s in spelled}) == 1
+
+
+def test_each_character_has_one_form_in_all_its_cases() -> None:
+    for point in (p for p in range(0x110000) if not 0xD800 <= p < 0xE000):
+        char = chr(point)
+        cases = {normal_form(f"x{c}y") for c in (char, char.upper(), char.lower(), char.title())}
+        assert len(cases) == 1, (char, cases)
+
+
+@pytest.mark.parametrize("apostrophe", list("'ʻʿʾʼ‘’‛`´′ʹ＇Ꞌꞌ"))
+def test_apostrophe_like_letters_are_one(apostrophe: str) -> None:
+    assert normal_form(f"{apostrophe}Iolani Palace") == "iolani palace"
+    assert normal_form(f"Hawai{apostrophe}i") == "hawai'i"
+    assert normal_form(f"Iran{apostrophe}S") == "iran"
+
+
+@pytest.mark.parametrize(
+    ("form", "letters"), [("uk", 2), ("東京", 4), ("北", 2), ("서울", 4), ("かな", 4), ("カナ", 4), ("été", 3), ("", 0)]
+)
+def test_length_counts_by_script(form: str, letters: int) -> None:
+    assert length(form) == letters
 
 
 def test_normal_forms_of_a_column() -> None:

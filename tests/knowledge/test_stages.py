@@ -1,0 +1,113 @@
+"""The stages of the knowledge base: sources that yield nothing, or a part, are errors."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from i2e_pipeline.core.config import from_tree
+from i2e_pipeline.engine.stage import StageError
+from i2e_pipeline.engine.tables import Commit
+from i2e_pipeline.stages import pipeline
+from tests.chain import commits
+from tests.wikidata.lines import instance_of, line
+
+ITEMS = [line(n, f"Thing {n}").removesuffix(b",") for n in range(1, 41)]
+ARRAY = b"[\n" + b",\n".join(ITEMS) + b"\n]\n"
+INDENTED = json.dumps([json.loads(item) for item in ITEMS], indent=1).encode()
+DISAMBIGUATIONS = b"\n".join(line(n, f"x {n}", claims=instance_of(4167410)) for n in range(1, 9))
+
+Make = Callable[..., Commit]
+
+
+@pytest.fixture
+def make(spark: Any, tmp_path: Path, world: Path) -> Make:
+    """Runs stages over a dump of these bytes, and gives the commit of the first."""
+
+    def made(name: str, content: bytes, *stages: str, **settings: Any) -> Commit:
+        folder = tmp_path / "in {1} [a], #%20"
+        folder.mkdir(exist_ok=True)
+        dump = folder / name
+        dump.write_bytes(content)
+        output = tmp_path / "out {1} [a], #%20"
+        tree = {
+            "output": str(output),
+            "pairs": {"path": str(world / "pairs" / "*.parquet")},
+            "knowledge_base": {"dump": str(dump), **settings},
+        }
+        stages = stages or ("knowledge_base",)
+        pipeline(from_tree(tree, "test"), lambda: spark).run(stages)
+        (commit,) = (c for name, c in commits(output, *stages).items() if name.startswith(stages[0]))
+        return commit
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("latest-all.json.bz2", b"<html>404", "is an HTML page: download the file again"),
+        ("d.json", b"", "is empty"),
+        ("d.json", b"[\n]\n", "none of its 0 lines is an item"),
+        ("d.json", b"Q1\tUniverse\n" * 9, r"none of its 9 lines .*9 not_json.* begins with 'Q1\\tUniverse"),
+        ("d.json", INDENTED, "none of its .* lines is an item"),
+        ("d.json", DISAMBIGUATIONS, "none of its 8 lines is an item that is kept .8 disambiguation"),
+    ],
+)
+def test_a_source_that_yields_nothing_is_an_error(make: Make, name: str, content: bytes, said: str) -> None:
+    """A part of it is nothing, too. Catches: a knowledge base without entities, and a whole run with it."""
+    for allowed in (False, True):
+        with pytest.raises(StageError, match=rf"(?s)knowledge_base\.dump: .*{said}"):
+            make(name, content, allow_partial=allowed)
+
+
+CUT = {
+    "plain": ("d.json", ARRAY[: len(ARRAY) // 2]),
+    "no end": ("d.json", ARRAY.removesuffix(b"]\n")),
+    "no beginning": ("d.json", ARRAY.removeprefix(b"[\n")),
+    "bz2": ("d.json.bz2", bz2.compress(ARRAY) + bz2.compress(ARRAY)[:-40]),
+    "bz2 by another name": ("d.json", bz2.compress(ARRAY) + bz2.compress(ARRAY)[:-40]),
+    "gz": ("d.json.gz", gzip.compress(ARRAY) + gzip.compress(ARRAY)[:-40]),
+    "mostly rejects": ("d.jsonl", b"\n".join([*ITEMS[:4], *[b"junk"] * 9])),
+}
+
+
+@pytest.mark.parametrize("cut", CUT)
+def test_a_part_of_a_dump_is_an_error_unless_it_is_meant(make: Make, cut: str) -> None:
+    with pytest.raises(StageError, match=r"(?s)knowledge_base\.dump: .*or set knowledge_base\.allow_partial=true"):
+        make(*CUT[cut])
+    assert make(*CUT[cut], allow_partial=True).rows_out > 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "content", "said"),
+    [
+        ("popularity", b"Q1,Infinity\n", "line 1: 'Q1,Infinity' is no row"),
+        ("popularity", b"<html>", "is an HTML page"),
+        ("anchors", b"a\tQ1\t3.5\n", "line 1: .* is no row"),
+        ("anchors", gzip.compress(b"a\tQ1\t3\n" * 99)[:-9], "is damaged or cut short"),
+    ],
+)
+def test_popularity_and_anchors_are_looked_at_before_the_dump(
+    make: Make, tmp_path: Path, setting: str, content: bytes, said: str
+) -> None:
+    (tmp_path / "source").write_bytes(content)
+    with pytest.raises(StageError, match=rf"knowledge_base\.{setting}: .*{said}"):
+        make("d.json", ARRAY, **{setting: str(tmp_path / "source")})
+
+
+def test_anchors_in_another_encoding_are_said(make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "anchors.tsv"
+    path.write_bytes("Café\tQ1\t3\nThing\tQ1\t2\n".encode("latin-1"))
+    with caplog.at_level(logging.WARNING):
+        make("d.json", ARRAY, "knowledge_base", "surfaces", anchors=str(path))
+    said = [r.message for r in caplog.records if "UTF-8" in r.message]
+    assert len(said) == 1
+    assert f"knowledge_base.anchors: {path}: 1 of 2 rows are not UTF-8, the first in line 1" in said[0]

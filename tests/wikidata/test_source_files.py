@@ -1,0 +1,179 @@
+"""What a source file is, and what is said of one that is something else."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.wikidata.lines import line
+from wikidata.source_files import DUMP, Read, Source, SourceError, blocks, doubt, fault, lines, recognised
+
+TEXT = b"[\n" + b",\n".join(line(n, f"thing {n}") for n in range(1, 400)) + b"\n]\n"
+
+
+def zstd(text: bytes) -> bytes:
+    return bytes(pa.compress(text, codec="zstd", asbytes=True))
+
+
+def archive(text: bytes) -> bytes:
+    with tarfile.open(fileobj=(out := io.BytesIO()), mode="w") as tar:
+        entry = tarfile.TarInfo("dump.json")
+        entry.size = len(text)
+        tar.addfile(entry, io.BytesIO(text))
+    return out.getvalue()
+
+
+def zipped(text: bytes) -> bytes:
+    with zipfile.ZipFile(out := io.BytesIO(), "w") as packed:
+        packed.writestr("dump.json", text)
+    return out.getvalue()
+
+
+PACKS: dict[str, Any] = {"bz2": bz2.compress, "gz": gzip.compress, "xz": lzma.compress, "zst": zstd}
+
+
+def written(folder: Path, content: bytes, name: str = "dump.json") -> str:
+    path = folder / name
+    path.write_bytes(content)
+    return str(path)
+
+
+def of(path: str) -> Source:
+    (source,) = recognised([path], DUMP)
+    return source
+
+
+@pytest.mark.parametrize("name", ["dump.json", "dump.json.bz2", "dump.json.gz", "dump"])
+@pytest.mark.parametrize("pack", [None, *PACKS])
+@pytest.mark.parametrize("streams", [1, 3])
+def test_bytes_say_how_a_file_is_packed_and_its_name_says_nothing(
+    tmp_path: Path, pack: str | None, name: str, streams: int
+) -> None:
+    parts = [TEXT[len(TEXT) * n // streams : len(TEXT) * (n + 1) // streams] for n in range(streams)]
+    source = of(written(tmp_path, b"".join(PACKS[pack](p) if pack else p for p in parts), name))
+    assert source.compression == pack
+    assert b"".join(blocks(source, size=1000)) == TEXT
+    assert source.begins.startswith("[\n{")
+    (numbers,) = pa.table({"id": [0]}).to_batches()
+    read = [row for b in lines([numbers], [source]) for row in b.column("value").to_pylist()]
+    assert read == TEXT.removesuffix(b"\n").split(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "pack", "splittable"),
+    [
+        ("d.json", None, True),
+        ("d.json.bz2", "bz2", True),
+        ("d.json", "bz2", False),
+        ("d.json.bz2", None, False),
+        ("d.json.gz", "gz", False),
+        ("_d.json", None, False),
+        ("10:30.json", None, False),
+        (".d.json.bz2", "bz2", False),
+    ],
+)
+def test_spark_cuts_what_hadoop_sees_as_it_is(name: str, pack: str | None, splittable: bool) -> None:
+    assert Source(f"/a/{name}", pack, 1).splittable is splittable
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<html>404", "is an HTML page"),
+        (b"\n <!DOCTYPE html><title>503", "is an HTML page"),
+        (b"\xef\xbb\xbf<?xml version='1.0'?><mediawiki>", "is XML"),
+        (b"<http://www.wikidata.org/entity/Q1> <a> <b> .", "is RDF"),
+        (zipped(TEXT), "is a zip archive"),
+        (archive(TEXT), "is a tar archive"),
+        (b"7z\xbc\xaf\x27\x1c\x00\x04", "is a 7z archive"),
+        (b"PAR1....", "is a Parquet file"),
+        ("[\n{".encode("utf-16"), "is text in UTF-16"),
+        (b"version https://git-lfs.github.com/spec/v1", "is a pointer of Git LFS"),
+        (gzip.compress(TEXT), ""),
+        (b"\x00\x01\x02\x03", "is binary"),
+        (b"", "is empty"),
+    ],
+)
+@pytest.mark.parametrize("pack", [None, *PACKS])
+def test_what_is_no_dump_is_named_with_the_remedy(tmp_path: Path, content: bytes, said: str, pack: str | None) -> None:
+    """Catches: a page of the server under the dump's name makes a knowledge base without entities."""
+    path = written(tmp_path, PACKS[pack](content) if pack else content)
+    if not said:  # packed once it is read, packed twice it is not
+        said = "gz again" if pack else ""
+    if not said or (pack and not content):
+        assert of(path).compression
+        return
+    with pytest.raises(
+        SourceError, match=f"{path} {'is ' if 'again' in said else ''}{said}.*Wanted is a Wikidata JSON dump"
+    ) as error:
+        recognised([path], DUMP)
+    assert pack is None or f"(within {pack})" in str(error.value)
+
+
+def test_empty_files_beside_others_are_passed_over(tmp_path: Path) -> None:
+    paths = [written(tmp_path, b"", "a"), written(tmp_path, TEXT, "b")]
+    assert [s.path for s in recognised(paths, DUMP)] == paths[1:]
+    with pytest.raises(SourceError, match="the 2 files are empty"):
+        recognised([paths[0]] * 2, DUMP)
+    with pytest.raises(FileNotFoundError, match="none does not exist"):
+        recognised([str(tmp_path / "none")], DUMP)
+
+
+@pytest.mark.parametrize("pack", PACKS)
+@pytest.mark.parametrize("harm", ["cut", "damaged"])
+def test_a_packed_file_that_is_cut_or_damaged_is_an_error_unless_a_part_is_meant(
+    tmp_path: Path, pack: str, harm: str
+) -> None:
+    whole = PACKS[pack](TEXT) + PACKS[pack](TEXT)
+    place = len(whole) * 3 // 4
+    harmed = whole[:place] if harm == "cut" else whole[:place] + bytes(64) + whole[place + 64 :]
+    source = of(written(tmp_path, harmed))
+    with pytest.raises(SourceError, match=r"dump\.json is damaged or cut short \(.+\): download the file again"):
+        list(blocks(source))
+    taken = b"".join(blocks(source, partial=True, size=1 << 10))
+    assert taken
+    assert (TEXT + TEXT).startswith(taken[: len(TEXT)])
+    assert b"".join(blocks(of(written(tmp_path, whole)), partial=True)) == TEXT + TEXT
+
+
+SOURCES = [Source("/d.json", None, 1, "begins")]
+
+
+@pytest.mark.parametrize(
+    ("read", "said"),
+    [
+        (Read(10, {"bracket": 2, "not_json": 3, "property": 90, "category": 50}, 1, 1), None),
+        (Read(10, {}, 0, 0), None),
+        (Read(0, {"bracket": 2}, 1, 1), "none of its 0 lines .* begins with 'begins'"),
+        (Read(0, {"category": 7}, 0, 0), r"none of its 7 lines is an item that is kept \(7 category\)"),
+        (Read(10, {"not_json": 9, "bad_id": 2, "not_utf8": 1}, 0, 0), "12 of its 22 lines are no entities"),
+        (Read(10, {"bracket": 1}, 1, 0), "does not close"),
+        (Read(10, {"bracket": 1}, 0, 1), "the beginning is missing"),
+    ],
+)
+def test_what_can_hardly_be_a_whole_dump_is_doubted(read: Read, said: str | None) -> None:
+    found = doubt(read, SOURCES)
+    if said is None:
+        assert found is None
+    else:
+        with pytest.raises(SourceError, match=said):
+            raise SourceError(found)
+
+
+def test_a_job_says_what_is_wrong_with_a_source() -> None:
+    assert fault(ValueError("x\n  wikidata.source_files.SourceError: a.gz is damaged\n at java")) == "a.gz is damaged"
+    said = (
+        "[FAILED_READ_FILE] Encountered error while reading file file:///a%20b/c.bz2.  SQLSTATE\n"
+        "Caused by: java.io.IOException: crc error"
+    )
+    assert fault(ValueError(said)) == "/a b/c.bz2 is damaged or cut short (crc error): download the file again"
+    assert fault(ValueError("something else")) is None

@@ -1,0 +1,293 @@
+"""What a source file is, by its first bytes and not by its name, and the lines in it.
+
+A page of a server that was saved under the dump's name, a zip, half a download: each reads as lines of which none is an
+entity, or as too few of them, and nobody notices. So every file is looked at before it is read (`recognised`), a
+compressed one that does not end where it should is an error (`blocks`), and what was read is weighed (`doubt`).
+
+Known are plain text, bzip2, gzip, xz and zstd, also of several streams one after the other.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+from pyarrow import fs as pafs
+
+DUMP = "a Wikidata JSON dump, an entity a line (latest-all.json.bz2)"
+POPULARITY = "a CSV of `qid,number`"
+ANCHORS = "a TSV of `surface<TAB>qid<TAB>count`"
+
+BLOCK = 256 << 10
+"""Bytes of a file, as it lies there, that are read together."""
+_SMALL = 8 << 10
+_HEAD = 64 << 10
+_BOM = b"\xef\xbb\xbf"
+_DAMAGES = (EOFError, OSError, zlib.error, lzma.LZMAError)
+
+_COMPRESSIONS = {b"BZh": "bz2", b"\x1f\x8b": "gz", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
+_CODECS = (".bz2", ".gz", ".zst", ".lz4", ".snappy", ".deflate")
+"""Names by which Hadoop chooses a codec, whatever the file holds."""
+_DOWNLOAD = "download the file again"
+_UNPACK = "unpack it first"
+_OTHERS: Sequence[tuple[bytes, str, str]] = (
+    (b"PK\x03\x04", "a zip archive", _UNPACK),
+    (b"PK\x05\x06", "an empty zip archive", _DOWNLOAD),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
+    (b"Rar!", "a rar archive", _UNPACK),
+    (b"\x04\x22\x4d\x18", "compressed with lz4", _UNPACK),
+    (b"\x1f\x9d", "compressed with compress", _UNPACK),
+    (b"PAR1", "a Parquet file", "give the text that it was made of"),
+    (b"ARROW1", "an Arrow file", "give the text that it was made of"),
+    (b"SQLite format 3", "an SQLite database", "export it as text"),
+    (b"%PDF", "a PDF", _DOWNLOAD),
+    (b"\xff\xfe", "text in UTF-16", "convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"),
+    (b"\xfe\xff", "text in UTF-16", "convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"),
+    (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself (git lfs pull)"),
+)
+_MARKUP: Sequence[tuple[re.Pattern[bytes], str, str]] = (
+    (
+        re.compile(rb"<!doctype html|<html|<head|<body", re.IGNORECASE),
+        "an HTML page",
+        f"{_DOWNLOAD}: the server sent a page",
+    ),
+    (re.compile(rb"<\?xml|<mediawiki|<rdf:|<!--", re.IGNORECASE), "XML", "take the file in the other form"),
+    (re.compile(rb"<\w+:/|@prefix|@base|_:\w+ <"), "RDF (N-Triples or Turtle)", "take the file in the other form"),
+    (re.compile(rb"<\w"), "markup", "take the file in the other form"),
+)
+
+
+class SourceError(ValueError):
+    """A source that is not what it should be; the message names the file, what it seems to be and the remedy."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read lines from."""
+
+    path: str
+    """A path of this machine, or a URI that pyarrow.fs knows."""
+    compression: str | None
+    """bz2, gz, xz or zst, by its bytes."""
+    size: int
+    """Bytes as it lies there."""
+    begins: str = ""
+    """Its first characters, for messages."""
+
+    @property
+    def splittable(self) -> bool:
+        """Can Spark read it by many tasks? Plain text and bzip2, where Hadoop, which goes by names, sees the same."""
+        name = self.path.rpartition("/")[2]
+        if name.startswith((".", "_")) or ":" in name:  # Hadoop passes these over, and cannot open that one
+            return False
+        return (
+            name.endswith(".bz2") if self.compression == "bz2" else not self.compression and not name.endswith(_CODECS)
+        )
+
+
+def recognised(paths: Iterable[str], wanted: str) -> list[Source]:
+    """The files as sources, empty ones left out.
+
+    wanted   what they should be, in words (`DUMP`)
+    Raises SourceError, with file and remedy, for one that cannot be read as lines, and where all are empty.
+    """
+    named = list(paths)
+    found = [source for path in named if (source := _look_at(path, wanted)) is not None]
+    if not found:
+        said = f"{named[0]} is empty" if len(named) == 1 else f"the {len(named)} files are empty ({named[0]} …)"
+        raise SourceError(
+            f"{said}: {_DOWNLOAD}. Wanted is {wanted}" if named else f"there is no file: wanted is {wanted}"
+        )
+    return found
+
+
+def _look_at(path: str, wanted: str) -> Source | None:
+    filesystem, inner = _filesystem(path)
+    info = filesystem.get_file_info(inner)
+    if info.type != pafs.FileType.File:
+        raise FileNotFoundError(f"{path} does not exist")
+    with filesystem.open_input_stream(inner, compression=None) as stream:
+        head = bytes(stream.read(_HEAD))
+    if not head:
+        return None
+    compression = _compression(head)
+    source = Source(path, compression, info.size)
+    if compression:
+        head = _first_bytes(source)
+    packed = f" (within {compression})" if compression else ""
+    what, remedy = (f"{_compression(head)} again", "unpack it once") if _compression(head) else _foreign(head)
+    if what:
+        raise SourceError(f"{path} is {what}{packed}: {remedy}. Wanted is {wanted}")
+    return Source(path, compression, info.size, head.removeprefix(_BOM)[:60].decode("utf-8", "replace").strip())
+
+
+def _compression(head: bytes) -> str | None:
+    return next((name for magic, name in _COMPRESSIONS.items() if head.startswith(magic)), None)
+
+
+def _foreign(head: bytes) -> tuple[str, str]:
+    """What these bytes are, where they are no lines of ours, and the remedy; ("", "") for all else."""
+    if head[257:262] == b"ustar":
+        return "a tar archive", f"{_UNPACK} (tar -xf)"
+    text = head.removeprefix(_BOM).lstrip()
+    for magic, what, remedy in _OTHERS:
+        if head.startswith(magic):
+            return what, remedy
+    for pattern, what, remedy in _MARKUP:
+        if pattern.match(text):
+            return what, remedy
+    return ("binary", _DOWNLOAD) if head[:4].count(0) else ("", "")
+
+
+def _first_bytes(source: Source) -> bytes:
+    """Of the unpacked text; b"" where the file is damaged before it has any."""
+    head = b""
+    try:
+        for piece in _unpacked(source, _SMALL):
+            head += piece
+            if len(head) >= _HEAD:
+                break
+    except _DAMAGES:
+        pass
+    return head
+
+
+def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    if "://" in path:
+        filesystem, inner = pafs.FileSystem.from_uri(quote(path, safe="/:?=&%@+,;!$'()*~[]"))
+        return filesystem, inner
+    return pafs.LocalFileSystem(), path
+
+
+_STREAMS: Mapping[str, Callable[[], Any]] = {
+    "bz2": bz2.BZ2Decompressor,
+    "gz": lambda: zlib.decompressobj(wbits=31),
+    "xz": lzma.LZMADecompressor,
+}
+
+
+def _unpacked(source: Source, size: int) -> Iterator[bytes]:
+    """The unpacked file in pieces, of `size` bytes as they lie there."""
+    filesystem, inner = _filesystem(source.path)
+    with filesystem.open_input_stream(inner, compression=None) as raw:
+        if begin := _STREAMS.get(source.compression or ""):
+            yield from _of_streams(raw, begin, size)
+            return
+        with pa.CompressedInputStream(raw, "zstd") if source.compression == "zst" else nullcontext(raw) as stream:
+            while read := bytes(stream.read(size)):
+                yield read
+
+
+def _of_streams(raw: Any, begin: Callable[[], Any], size: int) -> Iterator[bytes]:
+    """What streams that stand one after the other hold. The files that Python's modules open take a stream that is
+    damaged at its beginning for the end of the file."""
+    stream, begun = begin(), False
+    while read := bytes(raw.read(size)):
+        while read := read if begun else read.lstrip(b"\0"):  # between streams may be padding
+            begun = True
+            if piece := stream.decompress(read):
+                yield piece
+            read = b""
+            if stream.eof:
+                read, stream, begun = stream.unused_data, begin(), False
+    if begun:
+        raise EOFError("it ends within a compressed stream")
+
+
+def blocks(source: Source, partial: bool = False, size: int = BLOCK) -> Iterator[bytes]:
+    """The unpacked file in blocks of whole lines; the last line may lack its end.
+
+    partial   what stands before a damage or a cut is taken, but for some kilobytes
+    size      bytes of the file, as it lies there, that are read together
+    Raises SourceError where the file cannot be read to its end.
+    """
+    rest: list[bytes] = []
+    try:
+        for piece in _unpacked(source, min(size, _SMALL) if partial else size):
+            whole, end, after = piece.rpartition(b"\n")
+            if end:
+                yield b"".join([*rest, whole, end])
+                rest = [after] if after else []
+            else:
+                rest.append(piece)
+    except _DAMAGES as error:
+        if not partial:
+            raise SourceError(
+                f"{source.path} is damaged or cut short ({str(error).strip() or type(error).__name__}): {_DOWNLOAD}"
+            ) from None
+    if rest:
+        yield b"".join(rest)
+
+
+def lines(
+    batches: Iterable[pa.RecordBatch], sources: Sequence[Source], partial: bool = False
+) -> Iterator[pa.RecordBatch]:
+    """The lines of the sources that a column of their numbers names, as `value: binary`."""
+    for batch in batches:
+        for number in batch.column(0).to_pylist():
+            for block in blocks(sources[number], partial):
+                read = block.removesuffix(b"\n").split(b"\n")
+                yield pa.RecordBatch.from_arrays([pa.array(read, pa.binary())], ["value"])
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the lines of a dump were."""
+
+    entities: int
+    """Items that were kept."""
+    rejected: dict[str, int]
+    """Lines by `reasons.Reason`."""
+    opens: int
+    """Lines that open a JSON array, alone or before an item."""
+    closes: int
+    """Lines that close one."""
+
+
+_NO_LINES = ("bracket", "blank")
+_INVALID = ("not_utf8", "not_json", "bad_shape", "bad_id")
+
+
+def doubt(read: Read, sources: Sequence[Source]) -> str | None:
+    """Why what was read can hardly be the whole of a dump, or None."""
+    counted = {reason: n for reason, n in read.rejected.items() if reason not in _NO_LINES and n}
+    total = read.entities + sum(counted.values())
+    said = ", ".join(f"{n:,} {reason}" for reason, n in sorted(counted.items(), key=lambda r: (-r[1], r[0])))
+    begins = f"; {sources[0].path} begins with {sources[0].begins!r}"
+    invalid = sum(counted.get(reason, 0) for reason in _INVALID)
+    if not read.entities:
+        said = said or "there is no line"
+        return f"none of its {total:,} lines is an item that is kept ({said}){begins}. Wanted is {DUMP}"
+    if 2 * invalid > total:
+        return f"{invalid:,} of its {total:,} lines are no entities ({said}){begins}. Wanted is {DUMP}"
+    if read.opens > read.closes:
+        return "the array that it opens does not close: the end is missing"
+    if read.opens < read.closes:
+        return "it closes an array that it does not open: the beginning is missing"
+    return None
+
+
+_RAISED = re.compile(rf"\b{SourceError.__name__}: (.+)")
+_UNREAD = re.compile(r"while reading file (\S+?)\.\s")
+_CAUSES = re.compile(r"Caused by: (?:[\w.$]+: )?(.+)")
+
+
+def fault(error: Exception) -> str | None:
+    """What a Spark job's error says of a source: a SourceError of a worker, or a file that Hadoop could not read to its
+    end; None where it is about something else."""
+    text = str(error)
+    if raised := _RAISED.search(text):
+        return raised[1].strip()
+    if unread := _UNREAD.search(text):
+        causes = _CAUSES.findall(text)
+        path = unquote(unread[1]).removeprefix("file://")
+        return f"{path} is damaged or cut short ({causes[-1].strip() if causes else 'no cause given'}): {_DOWNLOAD}"
+    return None
