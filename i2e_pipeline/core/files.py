@@ -68,6 +68,11 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), os.path.abspath(path)
 
 
+def at_home(path: str) -> str:
+    """A path that a user wrote, with the home that `~` or `~NAME` at its beginning stands for. A URI stays as it is."""
+    return os.path.expanduser(path) if path.startswith("~") else path
+
+
 def is_local(path: str) -> bool:
     return "://" not in path or path.startswith("file://")
 
