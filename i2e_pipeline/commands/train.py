@@ -14,7 +14,7 @@ from typing import Any
 from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core import files, logs
 from i2e_pipeline.core.config import Config, ConfigError
-from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.errors import ExitCode, I2EError
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def on_spark(config: Config, restart: bool = False) -> dict[str, Any]:
     files.remove(place)
     try:
         TorchDistributor(num_processes=ranks, local_mode=local, use_gpu=use_gpu).run(
-            _travelling(spark.sparkContext._python_includes or ()), config.model_dump(mode="json"), restart
+            _travelling(spark.sparkContext._python_includes or ()), _of_a_rank(config), restart
         )
     except RuntimeError:
         if files.exists(place):
@@ -73,7 +73,12 @@ def on_spark(config: Config, restart: bool = False) -> dict[str, Any]:
 class TrainingFailed(I2EError, RuntimeError):
     """A rank that Spark started has failed; the message is that rank's."""
 
-    exit_code = 1
+    exit_code = ExitCode.FAULT
+
+
+def _of_a_rank(config: Config) -> dict[str, Any]:
+    """The settings that travel to a rank. It starts no Spark, and Spark's properties may be secrets."""
+    return config.model_dump(mode="json", exclude={"session": {"conf"}})
 
 
 def _travelling(archives: Sequence[str]) -> Callable[[dict[str, Any], bool], None]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
-from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.engine import cluster, merging
 from i2e_pipeline.engine.progress import StageProgress, job_group
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
@@ -43,6 +43,8 @@ _HOPELESS = 8
 
 class UnitsFailed(StageError):
     """Units whose rows could not be worked on, while the others were made; the message names them."""
+
+    exit_code = ExitCode.FAULT
 
 
 @dataclass
