@@ -43,7 +43,8 @@ def on_spark(config: Config, restart: bool = False) -> dict[str, Any]:
     from pyspark.ml.torch.distributor import TorchDistributor
 
     from i2e_pipeline.engine import cluster
-    from i2e_pipeline.engine.session import build, is_local
+    from i2e_pipeline.engine.master import is_local
+    from i2e_pipeline.engine.session import build
     from i2e_pipeline.train.trainer import dataset_of, folder_of, outcome
 
     cluster.refuse_relative(config)

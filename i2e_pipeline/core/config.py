@@ -11,7 +11,8 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
@@ -709,6 +710,37 @@ def _known(config: type[Config], loc: tuple[Any, ...]) -> list[str]:
     for part in loc:
         model = model.model_fields[part].annotation
     return sorted(model.model_fields)
+
+
+_LOCAL_MODEL = "local-dir:"
+
+
+def paths(config: Config) -> list[tuple[str, str]]:
+    """Every path of the config with its setting: output, inputs, local models, and what `Content` marks, in sections of
+    stages from outside, too."""
+    found = [("output", config.output), *(("pairs.path", path) for path in config.pairs.path)]
+    found += [("session.shared_folders", path) for path in config.session.shared_folders]
+    for name in type(config).model_fields:
+        section = getattr(config, name)
+        if isinstance(section, Section):
+            found += _paths(name, section)
+    if os.sep in config.extract.recognizer:
+        found.append(("extract.recognizer", config.extract.recognizer))
+    if config.label.calibration:
+        found.append(("label.calibration", config.label.calibration))
+    found += [(f"train.{k}", v) for k in ("dataset", "folder") if (v := getattr(config.train, k))]
+    return found
+
+
+def _paths(name: str, section: Section) -> Iterator[tuple[str, str]]:
+    for key, kind in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, Section):
+            yield from _paths(f"{name}.{key}", value)
+        elif isinstance(value, str) and any(isinstance(m, Content) for m in kind.metadata):
+            yield f"{name}.{key}", value
+        elif isinstance(value, str) and value.startswith(_LOCAL_MODEL):
+            yield f"{name}.{key}", value.removeprefix(_LOCAL_MODEL).partition("@")[0]
 
 
 def dump(config: Config) -> str:
