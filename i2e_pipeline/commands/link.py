@@ -37,7 +37,9 @@ def link_texts(pipeline: Pipeline, texts: str, links: str) -> int:
     the file in memory.
     """
     if links.lower().endswith(_NOT_WRITTEN):
-        raise InputError(f"--output {links}: of compressed files .gz, .bz2, .zst and .lz4 are written: take one of them")
+        raise InputError(
+            f"--output {links}: of compressed files .gz, .bz2, .zst and .lz4 are written: take one of them"
+        )
     lines = list(read_lines(texts))
     with as_unit(pipeline, [(row["id"], row["text"]) for row in lines], "candidates") as (run, unit):
         _write(links, lines, _found(run, unit), pipeline.config.extract.max_characters)
@@ -86,7 +88,8 @@ def read_lines(path: str) -> Iterator[dict[str, Any]]:
             yield read
         except UnicodeEncodeError:
             raise InputError(
-                f"{path}, line {number}: the id {ascii(row['id'])} holds half of a character (a lone surrogate), which no "
+                f"{path}, line {number}: the id {row['id']!a} holds half of a character (a lone surrogate), "
+                f"which no "
                 "file in UTF-8 can hold: write the character whole, or as U+FFFD"
             ) from None
         except (ValueError, KeyError, TypeError) as error:

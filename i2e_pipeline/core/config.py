@@ -748,6 +748,18 @@ def dump(config: Config) -> str:
     return as_yaml(config.shown())
 
 
+_MARK = "# The settings of the last run or training that was started here, defaults included and without secrets.\n"
+
+
+def keep(config: Config, folder: str) -> None:
+    """Write <folder>/config.yaml, the whole tree; a file of somebody else's of that name stays."""
+    path = files.join(folder, "config.yaml")
+    if files.exists(path) and not files.read_bytes(path).startswith(_MARK.encode()):
+        log.warning("%s is not ours and stays: `i2e config` prints the settings of this run", path)
+        return
+    files.write_bytes(path, (_MARK + dump(config)).encode())
+
+
 def differing(config: Config) -> dict[str, Any]:
     """Of `config.shown()` what differs from the defaults, those of stages from outside among them."""
     parts = {name: getattr(config, name) for name in type(config).model_fields}

@@ -13,14 +13,17 @@ from typing import ClassVar
 class ExitCode(IntEnum):
     """What the exit code of a command says; `i2e --help` prints this list."""
 
-    DONE = 0
-    """all was done, or nothing was to do"""
-    FAULT = 1
-    """a run failed, a check of `i2e doctor` too; what was made is kept"""
-    MISTAKE = 2
-    """what was asked for cannot be done: an argument, a setting, an input, the environment"""
-    INTERRUPTED = 130
-    """somebody stopped it; the same command goes on where it was"""
+    about: str
+
+    def __new__(cls, code: int, about: str) -> ExitCode:
+        self = int.__new__(cls, code)
+        self._value_, self.about = code, about
+        return self
+
+    DONE = 0, "all was done, or nothing was to do"
+    FAULT = 1, "a run failed, or a check of `i2e doctor`; what was made is kept"
+    MISTAKE = 2, "what was asked for cannot be done: an argument, a setting, an input, the environment"
+    INTERRUPTED = 130, "somebody stopped it (Ctrl-C); the same command goes on where it was"
 
 
 class I2EError(Exception):

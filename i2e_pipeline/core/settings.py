@@ -1,8 +1,8 @@
 """Settings as a user writes them, before they are validated: YAML, and `section.key=value` of a command line.
 
-What a scalar is depends on the setting that it is for. `no`, `4` and `1e3` are text where text is wanted and a truth value
-or numbers elsewhere; so a scalar is kept as it was `Written` until `settled` knows the setting. A value of a command line
-is for a text setting taken whole, whatever YAML thinks of its `#`, `: ` and quotes.
+What a scalar is depends on the setting that it is for. `no`, `4` and `1e3` are text where text is wanted, and a truth
+value or numbers elsewhere; so a scalar is kept as it was `Written` until `settled` knows the setting. A value of a
+command line is for a text setting taken whole, whatever YAML thinks of its `#`, `: ` and quotes.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def read(file: str) -> dict[str, Any]:
 
 
 def _load(text: str) -> Any:
-    return yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
+    return yaml.load(text, _Loader)
 
 
 def put(tree: dict[str, Any], path: str, text: str, model: type[BaseModel]) -> None:
@@ -187,7 +187,8 @@ def _wants_text(kind: Any) -> bool:
     """Is a text wanted, or a list of texts, of which one may stand alone?"""
     ways = [way for way in _ways(kind) if way is not type(None)]
     return bool(ways) and all(
-        _is_text(way) or (get_origin(way) in (tuple, list, set, frozenset) and _is_text(_element(way, 0))) for way in ways
+        _is_text(way) or (get_origin(way) in (tuple, list, set, frozenset) and _is_text(_element(way, 0)))
+        for way in ways
     )
 
 

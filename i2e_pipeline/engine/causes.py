@@ -12,7 +12,7 @@ _LOST = (
     re.compile(rf"^: ({_NAMED}: .+)", re.MULTILINE),
     re.compile(r"^((?:\w+\.)*\w+(?:Error|Exception|Changed|Lost|Published): .+)", re.MULTILINE),
 )
-"""Where the exception stands that has no cause of its own: a task's, the driver's, one of Python's without its trace."""
+"""Where an exception without a cause of its own stands: a task's, the driver's, one of Python's without its trace."""
 _FRAME = re.compile(r"^\s*(?:at |\.\.\. \d+ more|Driver stacktrace:|JVM stacktrace:|Suppressed: )")
 _DIED = "Python worker exited unexpectedly"
 
@@ -53,7 +53,9 @@ def of_a_start(said: str) -> str:
     telling = [
         line
         for line in lines
-        if re.search(r"\b(?:Error|Exception|Caused by|[Ff]ailed|Could not|not (?:found|supported)|Invalid|Missing)\b", line)
+        if re.search(
+            r"\b(?:Error|Exception|Caused by|[Ff]ailed|Could not|not (?:found|supported)|Invalid|Missing)\b", line
+        )
         or re.search(rf"^(?:Exception in thread .*)?{_NAMED}(?:Error|Exception)\b", line)
     ]
     return " · ".join(dict.fromkeys(telling[-3:] or lines[:3]))[:_LONGEST]

@@ -61,7 +61,8 @@ def spark_package(config: Config) -> str:
     found = str(pyspark.__version__)
     if version(found) < OLDEST_SPARK:
         raise EnvironmentFault(
-            f"pyspark is {found}, from {Path(pyspark.__file__).parent}, and {_dotted(OLDEST_SPARK)} or newer is needed: "
+            f"pyspark is {found}, from {Path(pyspark.__file__).parent}, and {_dotted(OLDEST_SPARK)} or newer is "
+            f"needed: "
             f"pip install 'pyspark>={_dotted(OLDEST_SPARK)}', on a cluster one of that version"
         )
     return found
@@ -73,14 +74,15 @@ def spark_home(config: Config) -> str:
 
     home = os.environ.get("SPARK_HOME")
     if not home or submitted():
-        return "not set" if not home else home
+        return home or "not set"
     found = _version_of_home(Path(home))
     remedy = f"unset SPARK_HOME, or set it to Spark {_dotted(version(pyspark.__version__))}"
     if found is None:
         raise EnvironmentFault(f"SPARK_HOME={home} holds no Spark (no jars/spark-core_*.jar): {remedy}")
     if version(found) != version(pyspark.__version__):
         raise EnvironmentFault(
-            f"SPARK_HOME={home} holds Spark {found}, and the imported pyspark is {pyspark.__version__}: one cannot talk to "
+            f"SPARK_HOME={home} holds Spark {found}, and the imported pyspark is {pyspark.__version__}: one cannot "
+            f"talk to "
             f"the other. {remedy[0].upper()}{remedy[1:]}"
         )
     return f"{home}, {found}"
@@ -91,7 +93,9 @@ def _version_of_home(home: Path) -> str | None:
         if found := re.fullmatch(r"spark-core_[\d.]+-(.+)\.jar", jar.name):
             return found[1]
     release = home / "RELEASE"
-    found = re.match(r"Spark (\S+)", release.read_text(encoding="utf-8", errors="replace")) if release.is_file() else None
+    found = (
+        re.match(r"Spark (\S+)", release.read_text(encoding="utf-8", errors="replace")) if release.is_file() else None
+    )
     return found[1] if found else None
 
 
@@ -101,7 +105,8 @@ def submit_arguments(config: Config) -> str:
         return "not set" if given is None else "those of spark-submit"
     if "pyspark-shell" not in given.split():
         raise EnvironmentFault(
-            f"PYSPARK_SUBMIT_ARGS={secrets.hide(given)!r} does not name what to submit, and Spark's launcher prints its "
+            f"PYSPARK_SUBMIT_ARGS={secrets.hide(given)!r} does not name what to submit, and Spark's launcher prints "
+            f"its "
             "usage and ends: append pyspark-shell to it, or unset it"
         )
     return secrets.hide(given)
@@ -121,7 +126,8 @@ def user(config: Config, uid: int | None = None) -> str:
     except KeyError:
         raise EnvironmentFault(
             f"uid {uid} has no name on this machine, and Spark's login (Hadoop's) ends without one. Give it one: "
-            f"echo 'i2e:x:{uid}:{os.getgid()}::/tmp:/bin/sh' >> /etc/passwd in the image, or run as a user that is there"
+            f"echo 'i2e:x:{uid}:{os.getgid()}::/tmp:/bin/sh' >> /etc/passwd in the image, or run as a user that is "
+            f"there"
         ) from None
 
 
@@ -131,11 +137,15 @@ def temporary_folder(config: Config) -> str:
             if not os.path.isdir(folder):
                 raise EnvironmentFault(f"{variable}={folder} is no folder: make it, or unset {variable}")
             if not os.access(folder, os.W_OK | os.X_OK):
-                raise EnvironmentFault(f"{variable}={folder} cannot be written: name a folder of yours, or unset {variable}")
+                raise EnvironmentFault(
+                    f"{variable}={folder} cannot be written: name a folder of yours, or unset {variable}"
+                )
     try:
         return tempfile.gettempdir()
     except OSError as error:
-        raise EnvironmentFault(f"there is no folder for temporary files ({error}): set TMPDIR to one of yours") from None
+        raise EnvironmentFault(
+            f"there is no folder for temporary files ({error}): set TMPDIR to one of yours"
+        ) from None
 
 
 def locale(config: Config) -> str:
@@ -172,7 +182,8 @@ def worker_python(config: Config) -> str:
     found = done.stdout.strip()
     if version(found) != sys.version_info[:2]:
         raise EnvironmentFault(
-            f"PYSPARK_PYTHON={worker} is Python {found or 'of no version'}, and this is {_dotted(sys.version_info[:2])}: none can "
+            f"PYSPARK_PYTHON={worker} is Python {found or 'of no version'}, and this is "
+            f"{_dotted(sys.version_info[:2])}: none can "
             f"take the other's functions. {remedy[0].upper()}{remedy[1:]}"
         )
     if done.returncode:

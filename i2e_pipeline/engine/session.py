@@ -80,24 +80,29 @@ def ready(spark: SparkSession, config: Config) -> SparkSession:
     _refuse_connect(config, spark)
     if environment.version(spark.version) < environment.OLDEST_SPARK:
         raise SessionError(
-            f"this is Spark {spark.version}, and 4.1 or newer is needed: 4.0 dies in the middle of a run. Take a cluster, or "
+            f"this is Spark {spark.version}, and 4.1 or newer is needed: 4.0 dies in the middle of a run. Take a "
+            f"cluster, or "
             "an image, of that version"
         )
     if environment.version(spark.version) != environment.version(pyspark.__version__):
         raise SessionError(
-            f"the JVM runs Spark {spark.version}, and the imported pyspark is {pyspark.__version__}: give driver and workers "
+            f"the JVM runs Spark {spark.version}, and the imported pyspark is {pyspark.__version__}: give driver and "
+            f"workers "
             "the pyspark of the cluster's Spark"
         )
     jvm: Any = spark._jvm
     version = str(jvm.java.lang.System.getProperty("java.specification.version"))
     if not java.fits(int(version)):
         raise SessionError(
-            f"the JVM is Java {version}, and Spark runs on {java.OLDEST} to {java.NEWEST}: set JAVA_HOME to such a one, of the "
+            f"the JVM is Java {version}, and Spark runs on {java.OLDEST} to {java.NEWEST}: set JAVA_HOME to such a "
+            f"one, of the "
             "driver and of the executors (spark.executorEnv.JAVA_HOME)"
         )
     for key in _PINNED:
         if spark.conf.get(key, "false") != "false":
-            log.warning("%s is false for this run: rows that cannot be read are an error or a reject, and never left out", key)
+            log.warning(
+                "%s is false for this run: rows that cannot be read are an error or a reject, and never left out", key
+            )
         spark.conf.set(key, "false")
     return spark
 
@@ -165,8 +170,8 @@ def _since(log: Path, began: int) -> str:
 
 @contextmanager
 def _noise_to(log: Path) -> Iterator[None]:
-    """Give the JVM a file as its standard output and error: nobody needs what it prints before its logger is set up, and
-    why it does not start stands in either."""
+    """Give the JVM a file as its standard output and error: nobody needs what it prints before its logger is set up,
+    and why it does not start stands in either."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     kept = {of: os.dup(of) for of in (1, 2)}

@@ -80,7 +80,8 @@ def check(name: str, pretrained: str | None, setting: str) -> None:
     if not _config(name):
         raise ModelError(
             f"{setting}.model={name}: open_clip knows no such architecture; near to it are "
-            f"{_nearest(name, open_clip.list_models())}. `python -c 'import open_clip; print(open_clip.list_models())'` "
+            f"{_nearest(name, open_clip.list_models())}. `python -c 'import open_clip; "
+            f"print(open_clip.list_models())'` "
             "lists them all"
         )
     if pretrained is None or Path(pretrained).is_file():
@@ -92,7 +93,8 @@ def check(name: str, pretrained: str | None, setting: str) -> None:
         others = open_clip.list_pretrained_tags_by_model(_built_in(plain)) if plain != name else []
         if pretrained in others:
             raise ModelError(
-                f"{setting}.pretrained={pretrained}: these weights were trained with GELU, and {name} has QuickGELU: take "
+                f"{setting}.pretrained={pretrained}: these weights were trained with GELU, and {name} has QuickGELU: "
+                f"take "
                 f"{setting}.model={plain}@{pretrained}"
             )
         raise ModelError(
@@ -189,8 +191,8 @@ def _unreachable(host: str | None) -> str:
 
 @contextmanager
 def _asked_once(name: str, pretrained: str | None, setting: str) -> Iterator[None]:
-    """Within the block a hub that cannot be reached is not asked again and again: what lies on this machine is used, and
-    for what does not ModelError is raised."""
+    """Within the block a hub that cannot be reached is not asked again and again: what lies on this machine is used,
+    and for what does not ModelError is raised."""
     from huggingface_hub import constants
 
     if parse(name).kind == "local-dir" and pretrained is None:
@@ -220,7 +222,8 @@ def _no_weights(name: str, pretrained: str | None, setting: str, why: str) -> st
     fetch = f"`hf download {repository}`" if repository else f"`curl -LO {host}`"
     into = "~/.cache/clip" if host != constants.ENDPOINT else "~/.cache/huggingface"
     return (
-        f"{setting}.model={name}{f'@{pretrained}' if pretrained else ''}: its weights are not whole on this machine, and "
+        f"{setting}.model={name}{f'@{pretrained}' if pretrained else ''}: its weights are not whole on this machine, "
+        f"and "
         f"{host} cannot be reached ({why}). Fetch them where it can ({fetch}) and bring them here, "
         f"into {into}; or name what lies here: {setting}.model=local-dir:FOLDER, or NAME@FILE"
     )

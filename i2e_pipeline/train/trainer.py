@@ -211,7 +211,8 @@ class _Training:
             if asked and not done:
                 saved = self._save()  # what is saved already stays as it is
                 raise Interrupted(
-                    f"interrupted after step {self.step:,} of {self.steps:,}, which is saved in {saved}: the same command "
+                    f"interrupted after step {self.step:,} of {self.steps:,}, which is saved in {saved}: the same "
+                    f"command "
                     "goes on from there, --restart begins anew"
                 )
 

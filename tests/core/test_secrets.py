@@ -18,7 +18,8 @@ SECRET = "wJalrXUtnFEMI"
     [
         "fs.s3a.secret.key", "fs.s3a.access.key", "spark.hadoop.fs.s3a.session.token", "spark.ssl.keyPassword",
         "fs.azure.account.key.mine.blob.core.windows.net", "fs.azure.sas.box.mine.blob.core.windows.net",
-        "fs.azure.account.oauth2.client.secret", "spark.authenticate.secret", "password", "api_token", "hf_token", "token",
+        "fs.azure.account.oauth2.client.secret", "spark.authenticate.secret", "password", "api_token", "hf_token",
+        "token",
         "client_secret", "api_key", "credentials", "passwd", "aws_access_key_id", "spark.my.credential",
     ],
 )  # fmt: skip

@@ -20,7 +20,7 @@ def written(tmp_path: Path, text: str, *overrides: str) -> Config:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("pairs: {path: a}\nscore: {batch_size: 8}\npairs:\n  text_column: x\n", "`pairs` stands in line 1 and again in line 3"),
+        ("pairs: {path: a}\nscore: {}\npairs:\n  text_column: x\n", "`pairs` stands in line 1 and again in line 3"),
         ("score:\n  batch_size: 8\n  model: m\n  batch_size: 9\n", "`batch_size` stands in line 2 and again in line 4"),
         ("session:\n  conf: {a.b: 1, a.b: 2}\n", "`a.b` stands in line 2 and again in line 2"),
     ],
@@ -50,7 +50,8 @@ def test_what_is_no_text_is_yaml_on_the_command_line() -> None:
     made = config.load(
         None,
         [
-            "pairs.path=[a, 'b #1']", "score.batch_size=8", "select.max_images_per_entity=null", "pairs.key_column=null",
+            "pairs.path=[a, 'b #1']", "score.batch_size=8", "select.max_images_per_entity=null",
+            "pairs.key_column=null",
             "train.data.crop_area=[0.5, 1]", "evaluate.data={a: b, 1: 2}", "train.optimizer.learning_rate=1e-3",
             "extract.gazetteer=no",
         ],
@@ -81,7 +82,10 @@ def test_a_scalar_is_text_where_text_is_wanted(tmp_path: Path) -> None:
     assert made.extract.gazetteer is False
     assert made.session.conf == {"on": "true", "a.b": "4", "c": "0x10", "d": "1_000"}
     assert config.load(None, ["knowledge_base.languages=[no]"]).knowledge_base.languages == ("no",)
-    assert config.from_tree({"session": {"conf": {"a": 4, "b": True}}}, "a test").session.conf == {"a": "4", "b": "true"}
+    assert config.from_tree({"session": {"conf": {"a": 4, "b": True}}}, "a test").session.conf == {
+        "a": "4",
+        "b": "true",
+    }
 
 
 def test_a_key_that_holds_dots_is_set_by_its_name(tmp_path: Path) -> None:
@@ -103,7 +107,12 @@ def test_home_is_expanded_in_every_path(tmp_path: Path, monkeypatch: pytest.Monk
     made = written(
         tmp_path,
         "output: ~/i2e\nstages: [~/mine.py:Mine]\n",
-        *("pairs.path=[~/a, s3://b/~/c]", "session.jars=~/jars", "session.shared_folders=~/s", "knowledge_base.dump=~/d"),
+        *(
+            "pairs.path=[~/a, s3://b/~/c]",
+            "session.jars=~/jars",
+            "session.shared_folders=~/s",
+            "knowledge_base.dump=~/d",
+        ),
         *("extract.recognizer=~/ner", "score.model=local-dir:~/m", "label.calibration=~/c", "link.weights=~/w"),
         *("train.encoder.model=ViT-B-32@~/w.pt", "train.dataset=~/t", "train.folder=~/f", "train.loss.teacher=~/v"),
         *("evaluate.data={gpr1200: ~/g}", "evaluate.folder=~/e"),

@@ -1,4 +1,4 @@
-"""Each thing about a machine with which Spark dies in words about something else is said in its own, with the remedy."""
+"""What makes Spark die in words about something else is said in its own words, with the remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,16 @@ from i2e_pipeline.engine.environment import EnvironmentFault
 from i2e_pipeline.engine.session import SessionError
 
 LOCAL = load(None, ["session.master=local[1]"])
-VARIABLES = ("SPARK_HOME", "PYSPARK_SUBMIT_ARGS", "PYSPARK_PYTHON", "TMPDIR", "LC_ALL", "LC_CTYPE", "LANG", "SPARK_LOCAL_DIRS")
+VARIABLES = (
+    "SPARK_HOME",
+    "PYSPARK_SUBMIT_ARGS",
+    "PYSPARK_PYTHON",
+    "TMPDIR",
+    "LC_ALL",
+    "LC_CTYPE",
+    "LANG",
+    "SPARK_LOCAL_DIRS",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +70,9 @@ def test_doctor_and_every_start_ask_the_same_list(monkeypatch: pytest.MonkeyPatc
     assert [line.partition("=")[0] for line in said] == ["PYSPARK_SUBMIT_ARGS", "TMPDIR"]
     with pytest.raises(EnvironmentFault, match="append pyspark-shell"):
         session._started(LOCAL, "never")
-    found = {f.name: f for f in doctor.examine(load(None, ["session.master=local[1]"])) if f.name in dict(environment.CHECKS)}
+    found = {
+        f.name: f for f in doctor.examine(load(None, ["session.master=local[1]"])) if f.name in dict(environment.CHECKS)
+    }
     assert [found[n].said for n in ("submit args", "temporary")] == said
 
 
@@ -157,7 +168,7 @@ def test_names_that_javas_locale_does_not_know_are_said(
 def test_a_python_that_workers_cannot_use_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PYSPARK_PYTHON", str(tmp_path / "python"))
     assert f"PYSPARK_PYTHON={tmp_path}/python is no program that runs" in refused()
-    (tmp_path / "python").write_text(f"#!/bin/sh\nexec {sys.executable} -S -I \"$@\"\n")
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
     (tmp_path / "python").chmod(0o755)
     assert "lacks what workers import (ModuleNotFoundError: No module named 'pyspark')" in refused()
     (tmp_path / "python").write_text("#!/bin/sh\necho 3.9.1\n")
@@ -180,19 +191,27 @@ def test_packages_of_the_user_stand_beside_deltas(tmp_path: Path) -> None:
     found = session.properties(load(None, settings), local=True, by_submit=False)
     packages = found["spark.jars.packages"].split(",")
     assert "org.postgresql:postgresql:42.7.4" in packages
-    assert sum("io.delta:delta-spark" in p for p in packages) == len({p.rpartition(":")[0] for p in packages if "delta" in p})
+    assert sum("io.delta:delta-spark" in p for p in packages) == len(
+        {p.rpartition(":")[0] for p in packages if "delta" in p}
+    )
     assert found["spark.sql.extensions"] == "io.delta.sql.DeltaSparkSessionExtension,org.example.Extensions"
     assert found["spark.redaction.regex"] == f"(?:{secrets.SPARK_REDACTION})|(?:mine)"
     (tmp_path / "delta.jar").touch()
     jars = session.properties(
-        load(None, ["storage.format=delta", f"session.jars={tmp_path}", "session.conf.spark.jars=/x/my.jar"]), True, False
+        load(None, ["storage.format=delta", f"session.jars={tmp_path}", "session.conf.spark.jars=/x/my.jar"]),
+        True,
+        False,
     )
     assert jars["spark.jars"] == f"{tmp_path}/delta.jar,/x/my.jar"
 
 
 def test_unreadable_files_are_never_left_out_whatever_the_config_says() -> None:
     found = session.properties(load(None, ["session.conf.spark.sql.files.ignoreCorruptFiles=true"]), True, False)
-    for key in ("spark.sql.files.ignoreCorruptFiles", "spark.sql.files.ignoreMissingFiles", "spark.files.ignoreCorruptFiles"):
+    for key in (
+        "spark.sql.files.ignoreCorruptFiles",
+        "spark.sql.files.ignoreMissingFiles",
+        "spark.files.ignoreCorruptFiles",
+    ):
         assert found[key] == "false"
 
 

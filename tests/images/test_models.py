@@ -117,7 +117,7 @@ def test_an_unknown_model_or_tag_names_the_known_ones_nearest_first(model: str, 
 def test_a_hub_that_cannot_be_reached_is_asked_once(
     model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches: five retries for each of the files of a model, in every worker, before an error that names no way out."""
+    """Catches: five retries for each file of a model, in every worker, before an error that names no way out."""
     from huggingface_hub import constants
 
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -131,7 +131,9 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
             lambda: load(ScoreConfig(model=model, device="cpu")),
         ):
             began = time.monotonic()
-            with pytest.raises(ModelError, match=r"cannot be reached \(ProxyError\).*Fetch them where it can.*local-dir:"):
+            with pytest.raises(
+                ModelError, match=r"cannot be reached \(ProxyError\).*Fetch them where it can.*local-dir:"
+            ):
                 ask()
             assert time.monotonic() - began < 10
         assert "Retrying" not in capfd.readouterr().err

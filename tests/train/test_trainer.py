@@ -116,7 +116,7 @@ def test_a_training_cut_off_goes_on_as_if_nothing_had_happened(settings: Callabl
 def test_ctrl_c_saves_what_was_trained_and_says_how_to_go_on(
     settings: Callable[..., Config], tmp_path: Path, size: int
 ) -> None:
-    """Catches: an interruption that loses the steps since the last checkpoint, or a state saved in the middle of one."""
+    """Catches: an interruption that loses the steps since the last checkpoint, or a state in the middle of one."""
     overrides = ("train.steps=40", "train.checkpoint_every=1000")
     place, seen = tmp_path / "cut.yaml", tmp_path / "seen"
     place.write_text(configuration.dump(settings(tmp_path / "cut", *overrides)))
