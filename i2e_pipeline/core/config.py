@@ -89,6 +89,8 @@ class Section(BaseModel):
                     values[name] = digest([files.fingerprint(f.path) for f in files.find((values[name],), "")])
                 except FileNotFoundError as error:
                     raise NoSuchFile(f"{name}: {error}") from None
+            else:
+                values[name] = secrets.without(values[name], name)
         return values
 
     def shown(self) -> dict[str, Any]:
@@ -577,6 +579,11 @@ class Config(Section):
     """What is measured of which encoders."""
 
     @model_validator(mode="after")
+    def _secrets_are_known(self) -> Config:
+        secrets.remember(secrets.found(self.model_dump()))
+        return self
+
+    @model_validator(mode="after")
     def _floors_leave_room(self) -> Config:
         if self.link.max_candidates > self.knowledge_base.max_candidates:
             raise ValueError(
@@ -675,7 +682,6 @@ def from_tree(
             if tree.get(section) is None:
                 tree[section] = {}
     tree = settings.settled(tree, model)
-    secrets.remember(secrets.found(tree))
     try:
         return model.model_validate(tree)
     except ValidationError as error:

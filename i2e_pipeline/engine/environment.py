@@ -11,13 +11,13 @@ import pwd
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from i2e_pipeline.core import secrets
 from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.machine import scratch
 from i2e_pipeline.engine import java
 from i2e_pipeline.engine.master import is_local, master_of, submitted
 
@@ -61,7 +61,7 @@ def spark_package(config: Config) -> str:
     found = str(pyspark.__version__)
     if version(found) < OLDEST_SPARK:
         raise EnvironmentFault(
-            f"pyspark is {found}, from {Path(pyspark.__file__).parent}, and {_dotted(OLDEST_SPARK)} or newer is "
+            f"pyspark is {found}, from {pyspark.__path__[0]}, and {_dotted(OLDEST_SPARK)} or newer is "
             f"needed: "
             f"pip install 'pyspark>={_dotted(OLDEST_SPARK)}', on a cluster one of that version"
         )
@@ -140,12 +140,7 @@ def temporary_folder(config: Config) -> str:
                 raise EnvironmentFault(
                     f"{variable}={folder} cannot be written: name a folder of yours, or unset {variable}"
                 )
-    try:
-        return tempfile.gettempdir()
-    except OSError as error:
-        raise EnvironmentFault(
-            f"there is no folder for temporary files ({error}): set TMPDIR to one of yours"
-        ) from None
+    return str(scratch())
 
 
 def locale(config: Config) -> str:

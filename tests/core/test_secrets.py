@@ -107,6 +107,15 @@ def test_a_secret_is_in_no_fingerprint() -> None:
 
     one, other = Mine(api_token="one"), Mine(api_token="other")
     assert one.fingerprint() == other.fingerprint() == {"token_column": "t"}
+    class Outer(config.Section):
+        inner: Mine = Mine()
+        """Settings within settings."""
+        place: str = ""
+        """An address."""
+
+    nested = [Outer(inner=m, place=f"s3://k:{m.api_token}@b/x").fingerprint() for m in (one, other)]
+    assert nested[0] == nested[1]
+    assert SECRET not in str(Outer(place=f"s3://k:{SECRET}@b/x").fingerprint())
     assert Mine(token_column="u").fingerprint() != one.fingerprint()
 
 
