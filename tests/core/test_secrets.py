@@ -107,6 +107,7 @@ def test_a_secret_is_in_no_fingerprint() -> None:
 
     one, other = Mine(api_token="one"), Mine(api_token="other")
     assert one.fingerprint() == other.fingerprint() == {"token_column": "t"}
+
     class Outer(config.Section):
         inner: Mine = Mine()
         """Settings within settings."""
