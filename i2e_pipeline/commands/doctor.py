@@ -112,9 +112,13 @@ def _environment(config: Config) -> list[tuple[str, Callable[[], str]]]:
 
 
 def _spark(config: Config) -> str:
+    from i2e_pipeline.engine.environment import EnvironmentFault
     from i2e_pipeline.engine.session import build
 
-    spark = build(config)
+    try:
+        spark = build(config)
+    except EnvironmentFault:
+        raise Failed("not started before what stands above is mended") from None
     rows = spark.range(1000).mapInArrow(lambda batches: batches, "id long").count()
     if rows != 1000:
         raise Failed(f"1,000 rows went through a worker and {rows} came back")

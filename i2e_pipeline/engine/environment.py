@@ -149,13 +149,18 @@ def locale(config: Config) -> str:
     encoded = re.search(r"utf-?8", said, re.IGNORECASE)
     if encoded or (not said and sys.platform == "darwin"):
         return said or "UTF-8"
+    refuse_names(config, said or "no locale is set (LC_ALL, LANG)")
+    return f"{said or 'none'}: names of files must be ASCII"
+
+
+def refuse_names(config: Config, said: str) -> None:
+    """Raise EnvironmentFault where names of files are not ASCII. `said`: why a JVM knows no others."""
     places = [*paths(config), ("the working folder", os.getcwd()), ("TMPDIR", os.environ.get("TMPDIR", ""))]
     if wrong := [f"{key}: {path}" for key, path in places if not path.isascii()]:
         raise EnvironmentFault(
-            f"{said or 'no locale is set (LC_ALL, LANG)'}, in which Java knows ASCII alone, and these names are not: "
-            f"{', '.join(wrong)}. export LC_ALL=C.UTF-8"
+            f"{said}, in which Java knows ASCII alone, and these names are not: {', '.join(wrong)}. "
+            "export LC_ALL=C.UTF-8"
         )
-    return f"{said or 'none'}: names of files must be ASCII"
 
 
 def worker_python(config: Config) -> str:

@@ -98,6 +98,9 @@ def ready(spark: SparkSession, config: Config) -> SparkSession:
             f"one, of the "
             "driver and of the executors (spark.executorEnv.JAVA_HOME)"
         )
+    encoding = str(jvm.java.lang.System.getProperty("sun.jnu.encoding"))
+    if "UTF" not in encoding.upper():
+        environment.refuse_names(config, f"the JVM spells names of files in {encoding}")
     for key in _PINNED:
         if spark.conf.get(key, "false") != "false":
             log.warning(

@@ -231,6 +231,13 @@ def test_a_session_of_somebody_elses_is_told_what_must_hold(spark: Any, caplog: 
 
 @pytest.mark.spark
 def test_versions_of_a_session_are_asked(spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spark._jvm.java.lang.System.setProperty("sun.jnu.encoding", "ANSI_X3.4-1968")
+    try:
+        session.ready(spark, LOCAL)
+        with pytest.raises(EnvironmentFault, match=r"ANSI_X3\.4-1968, .*output: /été.*export LC_ALL=C\.UTF-8"):
+            session.ready(spark, load(None, ["output=/été"]))
+    finally:
+        spark._jvm.java.lang.System.setProperty("sun.jnu.encoding", "UTF-8")
     monkeypatch.setattr(java, "NEWEST", 16)
     with pytest.raises(SessionError, match=r"the JVM is Java \d+, and Spark runs on 17 to 16"):
         session.ready(spark, LOCAL)
