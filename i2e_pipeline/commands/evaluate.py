@@ -37,11 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "any other",
     )
     parser.add_argument("--suite", metavar="A,B", help="only these data sets and protocols")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--vectors", metavar="V.npz", help="measure stored vectors, without any model")
+    parser.add_argument("--json", type=files.at_home, metavar="FILE", help="write the figures there, too")
+    parser.add_argument(
+        "--vectors", type=files.at_home, metavar="V.npz", help="measure stored vectors, without any model"
+    )
     parser.add_argument("--protocol", choices=("gpr", "revisited"), help="of --vectors")
-    parser.add_argument("--ground-truth", metavar="GND.pkl", help="of --protocol revisited")
-    parser.add_argument("--compare", nargs="+", metavar="A.json", help="two files of results, or one of several models")
+    parser.add_argument("--ground-truth", type=files.at_home, metavar="GND.pkl", help="of --protocol revisited")
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        type=files.at_home,
+        metavar="A.json",
+        help="two files of results, or one of several models",
+    )
 
 
 def wants_sample(options: argparse.Namespace) -> bool:

@@ -26,13 +26,20 @@ from i2e_pipeline.extract.text import clean_with_offsets
 
 log = logging.getLogger(__name__)
 
+_NOT_WRITTEN = (".xz", ".zip", ".7z", ".tar", ".tgz", ".br", ".lzma", ".z", ".snappy")
+
 
 def link_texts(pipeline: Pipeline, texts: str, links: str) -> int:
     """Read {id, text} lines, write {id, mentions} lines in the same order; returns their number.
 
-    Offsets are into the text as it stands in the file. Raises InputError, naming file and line, for a line that is not
-    as said. Holds the texts and links of the file in memory.
+    Offsets are into the text as it stands in the file. Both files may be compressed, as their names say (.gz, .bz2,
+    .zst, .lz4). Raises InputError, naming file and line, for a line that is not as said. Holds the texts and links of
+    the file in memory.
     """
+    if links.lower().endswith(_NOT_WRITTEN):
+        raise InputError(
+            f"--output {links}: of compressed files .gz, .bz2, .zst and .lz4 are written: take one of them"
+        )
     lines = list(read_lines(texts))
     with as_unit(pipeline, [(row["id"], row["text"]) for row in lines], "candidates") as (run, unit):
         _write(links, lines, _found(run, unit), pipeline.config.extract.max_characters)
@@ -76,7 +83,15 @@ def read_lines(path: str) -> Iterator[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-            yield {"id": row["id"], "text": row["text"]}
+            read = {"id": row["id"], "text": row["text"]}
+            json.dumps(read["id"], ensure_ascii=False).encode()
+            yield read
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{path}, line {number}: the id {row['id']!a} holds half of a character (a lone surrogate), "
+                f"which no "
+                "file in UTF-8 can hold: write the character whole, or as U+FFFD"
+            ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f'{path}, line {number}: not {{"id": …, "text": …}} ({error!r})') from None
 
@@ -128,11 +143,11 @@ def _found(run: Run, unit: str) -> dict[int, list[dict[str, Any]]]:
 def _write(path: str, lines: list[dict[str, Any]], found: dict[int, list[dict[str, Any]]], max_characters: int) -> None:
     out = []
     for row, line in enumerate(lines):
-        text, spans = line["text"] or "", None
+        text, spans = _valid(line["text"]) or "", None
         mentions = []
         for m in found.get(row, []):
             if spans is None:
-                spans = clean_with_offsets(_valid(text) or "", max_characters)[1]
+                spans = clean_with_offsets(text, max_characters)[1]
             start, end = int(spans[m["start"], 0]), int(spans[m["end"] - 1, 1])
             mentions.append(
                 {

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.files import at_home
 from i2e_pipeline.core.packaged import folder
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import Units
@@ -423,6 +424,10 @@ def _money(found: Estimate) -> dict[str, float]:
     return {name: amount * price[name] for name, amount in asked.items() if name in price}
 
 
+def _path(text: str) -> Path:
+    return Path(at_home(text))
+
+
 def add_arguments(parser: Any) -> None:
     parser.add_argument("--pairs", required=True, help="image + alt-text pairs, such as 8.4e9")
     parser.add_argument("--image-kb", default="30", help="mean stored size of an image (default 30)")
@@ -442,12 +447,11 @@ def add_arguments(parser: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--rows-per-unit", default="1e6", help="rows of a unit (default a million)")
     parser.add_argument(
-        "--from", dest="runs", action="append", default=[], metavar="OUT",
+        "--from", dest="runs", action="append", default=[], type=at_home, metavar="OUT",
         help="take rows, bytes and speed from a finished run's records; several of different sizes fit better",
     )  # fmt: skip
     parser.add_argument("--from-cores", default=str(os.cpu_count() or 1), help="cores that those ran on")
-    parser.add_argument("--costs", type=Path, default=COSTS, metavar="FILE", help="another costs.json")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures here")
+    parser.add_argument("--costs", type=_path, default=COSTS, metavar="FILE", help="another costs.json")
 
 
 def plan(options: Any) -> Estimate:
@@ -459,7 +463,4 @@ def plan(options: Any) -> Estimate:
     wanted = request(options, costs)
     if not wanted.gpus and not options.runs:
         raise PlanError("--gpus 0: how fast cores run your model, only a run of yours says: name one with --from OUT")
-    found = estimate(costs, wanted)
-    if options.json:
-        options.json.write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
-    return found
+    return estimate(costs, wanted)

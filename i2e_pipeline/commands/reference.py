@@ -115,7 +115,14 @@ _PREFACE = """\
 
 One YAML file with a section per stage, and `--set section.key=value` on top of it. `i2e config` prints the whole tree
 as a command would see it, `i2e config --explain [SECTION]` what is on this page. Unknown keys and values that are not
-allowed are refused before any work, with what is allowed. Paths are relative to the folder that the command is run in.
+allowed are refused before any work, with what is allowed. Paths are relative to the folder that the command is run in,
+and `~` is your home.
+
+Where text is wanted, a scalar of YAML is text: `no`, `2024` and `1e3` are what they look like. A key that stands twice
+is refused. `--set` takes the value of a text whole, so a `#`, a `: ` or a quote in it means nothing; of other settings
+it is YAML (`pairs.path=[a, b]`). Keys of Spark's hold dots: `--set session.conf.spark.executor.memory=8g`.
+**Secrets** (names that end in secret, token, password, key of an access or account; passwords in URLs) are shown as
+`***` wherever settings are printed or written, and are in no fingerprint.
 
 A setting counts for the **fingerprint** of the stages that use it: change it, and these are done again, and those
 behind them. The last column says which. What is in no fingerprint changes no row; the end of this page says why.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from i2e_pipeline.core import files
+from i2e_pipeline.core.config import keep
 from i2e_pipeline.engine.pipeline import Pipeline, StageState
 from i2e_pipeline.engine.stage import Run
 from i2e_pipeline.engine.tables import WHOLE
@@ -38,6 +39,7 @@ class Outcome:
 def run(pipeline: Pipeline, wanted: Sequence[str] | None = None, redo: Sequence[str] = ()) -> Outcome:
     """Run the named stages (None: all), and measure and report what was published."""
     with pipeline.exclusive():
+        keep(pipeline.config, pipeline.config.output)
         made, states = pipeline.run(wanted, redo)
         finished = made.commits.get(pipeline.writer("i2e/entities"), {}).get(WHOLE)
         # A run that was killed after the last stage left the figures and the page of the dataset before.

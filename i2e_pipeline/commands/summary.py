@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from i2e_pipeline.commands.plan import Estimate
 from i2e_pipeline.core import files
+from i2e_pipeline.core.secrets import hide
 from i2e_pipeline.engine.pipeline import StageState
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import Unit
@@ -19,38 +23,47 @@ from i2e_pipeline.engine.units import Unit
 def _console() -> Console:
     # In brackets are parts of names, and no markup.
     console = Console(file=sys.stdout, markup=False)
-    # A log file or a pipe has no width: let a line be as long as what it says.
-    return console if console.is_terminal else Console(file=sys.stdout, markup=False, width=160)
+    # A log file or a pipe has no width: let a line be as long as what it says, unless COLUMNS says how long.
+    return (
+        console
+        if console.is_terminal or os.environ.get("COLUMNS")
+        else Console(file=sys.stdout, markup=False, width=160)
+    )
+
+
+def _table(title: str) -> Table:
+    """Rows without a frame, which would cost a fifth of 80 columns."""
+    return Table(
+        title=hide(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+
+
+def _column(table: Table, heading: str, right: bool = False, breaks: bool = False) -> None:
+    table.add_column(heading, justify="right" if right else "left", no_wrap=not breaks, overflow="fold")
 
 
 def print_funnel(states: Sequence[StageState]) -> None:
-    """A row a stage: rows in and out, rejected by reason, seconds and rows/s of the run that made them."""
-    table = Table(title="What was kept, and why the rest was not", title_justify="left")
-    for heading, justify in (
-        ("stage", "left"),
-        ("rows are", "left"),
-        ("in", "right"),
-        ("out", "right"),
-        ("rejected", "left"),
-        ("seconds", "right"),
-        ("rows/s", "right"),
-    ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    """Of each stage: rows in, out and rejected, seconds and rows/s of the run that made them; below it its reasons."""
+    table = _table("What was kept, and why the rest was not")
+    _column(table, "stage", breaks=True)
+    for heading in ("in", "out", "rejected", "seconds", "rows/s"):
+        _column(table, heading, right=True)
     for state in states:
         commits = list(state.done.values())
         rows_in, rejected = sum(c.rows_in for c in commits), _sum([c.rejected for c in commits])
         # Units are worked on side by side: their own seconds add up to more than the stage took.
-        took = f"{state.seconds:.1f}" if state.worked else "done before"
+        took = f"{state.seconds:.1f}" if state.worked else "before"
         speed = f"{rows_in / state.seconds:,.0f}" if state.worked and rows_in and state.seconds else ""
-        table.add_row(
-            state.stage.name,
-            state.stage.rows_are,
-            f"{rows_in:,}",
-            f"{sum(c.rows_out for c in commits):,}",
-            "\n".join(f"{reason} {rows:,}" for reason, rows in rejected.items()),
-            took,
-            speed,
-        )
+        rows_out = f"{sum(c.rows_out for c in commits):,}"
+        out = f"{sum(rejected.values()):,}" if rejected else ""
+        table.add_row(f"{state.stage.name} ({state.stage.rows_are})", f"{rows_in:,}", rows_out, out, took, speed)
+        for reason, rows in rejected.items():
+            table.add_row(f"  {reason}", "", "", f"{rows:,}", "", "", style="dim")
     _console().print(table)
 
 
@@ -67,12 +80,12 @@ def print_quality(figures: Sequence[dict[str, Any]]) -> None:
     if not figures:
         return
     stages = list(dict.fromkeys(f["stage"] for f in figures))
-    table = Table(title="Against the known truth (P precision, R recall)", title_justify="left")
-    table.add_column("pairs")
-    table.add_column("with truth", justify="right")
+    table = _table("Against the known truth (P precision, R recall), of pairs whose truth is known")
+    _column(table, "slice", breaks=True)
+    _column(table, "pairs", right=True)
     for stage in stages:
-        table.add_column(f"{stage} P", justify="right")
-        table.add_column("R", justify="right")
+        _column(table, f"{stage}\nP", right=True)
+        _column(table, "R", right=True)
     by_slice = {(f["stage"], f["slice"]): f for f in figures}
     column = None
     for name in dict.fromkeys(f["slice"] for f in figures):
@@ -103,31 +116,51 @@ def print_places(tables: Tables, states: Sequence[StageState]) -> None:
         ("knowledge base", tables.path("kb")),
     ):
         if files.exists(path):
-            console.print(f"{what:<15} {path}")
+            console.print(f"{what:<15} {hide(path)}", soft_wrap=True)
+
+
+def status_tree(output: str, units: Sequence[Unit], states: Sequence[StageState]) -> dict[str, Any]:
+    """What `i2e status --json` writes: how many units of each stage are done, and how many are to do and why."""
+    return {
+        "output": hide(output),
+        "units": len(units),
+        "pairs": sum(u.rows for u in units),
+        "stages": [
+            {
+                "stage": state.stage.name,
+                "done": len(state.done),
+                "to_do": len(state.to_do),
+                "why": {hide(reason): count for reason, count in sorted(Counter(state.to_do.values()).items())},
+            }
+            for state in states
+        ],
+    }
 
 
 def print_status(output: str, units: Sequence[Unit], states: Sequence[StageState]) -> None:
-    table = Table(title=f"{output}: {len(units)} units, {sum(u.rows for u in units):,} pairs", title_justify="left")
-    for heading in ("stage", "done", "to do", "why"):
-        table.add_column(heading)
-    for state in states:
-        reasons = sorted(set(state.to_do.values()))
-        table.add_row(state.stage.name, str(len(state.done)), str(len(state.to_do)), "\n".join(reasons))
+    tree = status_tree(output, units, states)
+    table = _table(f"{output}: {tree['units']} units, {tree['pairs']:,} pairs")
+    _column(table, "stage")
+    _column(table, "done", right=True)
+    _column(table, "to do", right=True)
+    _column(table, "why", breaks=True)
+    for stage in tree["stages"]:
+        table.add_row(stage["stage"], f"{stage['done']:,}", f"{stage['to_do']:,}", "\n".join(stage["why"]))
     _console().print(table)
 
 
 def print_training(found: dict[str, Any]) -> None:
     """What a training came to (outcome.json): held-out figures before and after, and where things lie."""
-    table = Table(title=f"{found['recipe']}, {found['steps']:,} steps", title_justify="left")
+    table = _table(f"{found['recipe']}, {found['steps']:,} steps")
     for heading in ("held out", "before", "after"):
-        table.add_column(heading, justify="left" if heading == "held out" else "right")
+        _column(table, heading, right=heading != "held out")
     for name, value in found["after"].items():
         table.add_row(name, _share(found["before"].get(name)), _share(value))
     console = _console()
     console.print(table)
     for reason, count in found["skipped"].items():
         console.print(f"could not be decoded: {count:,} times {reason}")
-    console.print(f"{'export':<15} {found['export']}\n{'training':<15} {found['folder']}")
+    console.print(f"{'export':<15} {found['export']}\n{'training':<15} {found['folder']}", soft_wrap=True)
 
 
 def print_plan(found: Estimate) -> None:
@@ -135,9 +168,11 @@ def print_plan(found: Estimate) -> None:
     wanted, console = found.request, _console()
     machines = f"{wanted.cores:,} cores" + (f", {wanted.gpus:,} {wanted.card}" if wanted.gpus else "")
     title = f"{wanted.pairs:,} pairs of {wanted.image_kb:g} KB on {machines}"
-    table = Table(title=title + (f", {wanted.model}" if wanted.gpus else ""), title_justify="left")
-    for heading in ("stage", "rows", "core-hours", "GPU-hours", "hours", "shuffle TB", "known from"):
-        table.add_column(heading, justify="left" if heading in ("stage", "known from") else "right")
+    table = _table(title + (f", {wanted.model}" if wanted.gpus else ""))
+    _column(table, "stage")
+    for heading in ("rows", "core-hours", "GPU-hours", "hours", "shuffle TB"):
+        _column(table, heading, right=True)
+    _column(table, "known from")
     for stage in found.stages:
         gpu = _amount(stage.gpu_hours) if stage.gpu_hours else ""
         amounts = (_amount(stage.core_hours), gpu, _amount(stage.hours), _amount(stage.shuffle_tb))

@@ -14,7 +14,7 @@ from typing import Any
 from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core import files, logs
 from i2e_pipeline.core.config import Config, ConfigError
-from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.errors import ExitCode, I2EError
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ def pretrain(config: Config, restart: bool = False) -> dict[str, Any] | None:
     from i2e_pipeline.train.trainer import folder_of, outcome, train
 
     world = join(config.train.device)
+    if world.first:
+        configuration.keep(config, folder_of(config))
     try:
         train(config, world, held_out, restart)
         return outcome(folder_of(config)) if world.first else None
@@ -43,7 +45,8 @@ def on_spark(config: Config, restart: bool = False) -> dict[str, Any]:
     from pyspark.ml.torch.distributor import TorchDistributor
 
     from i2e_pipeline.engine import cluster
-    from i2e_pipeline.engine.session import build, is_local
+    from i2e_pipeline.engine.master import is_local
+    from i2e_pipeline.engine.session import build
     from i2e_pipeline.train.trainer import dataset_of, folder_of, outcome
 
     cluster.refuse_relative(config)
@@ -61,7 +64,7 @@ def on_spark(config: Config, restart: bool = False) -> dict[str, Any]:
     files.remove(place)
     try:
         TorchDistributor(num_processes=ranks, local_mode=local, use_gpu=use_gpu).run(
-            _travelling(spark.sparkContext._python_includes or ()), config.model_dump(mode="json"), restart
+            _travelling(spark.sparkContext._python_includes or ()), _of_a_rank(config), restart
         )
     except RuntimeError:
         if files.exists(place):
@@ -73,7 +76,12 @@ def on_spark(config: Config, restart: bool = False) -> dict[str, Any]:
 class TrainingFailed(I2EError, RuntimeError):
     """A rank that Spark started has failed; the message is that rank's."""
 
-    exit_code = 1
+    exit_code = ExitCode.FAULT
+
+
+def _of_a_rank(config: Config) -> dict[str, Any]:
+    """The settings that travel to a rank. It starts no Spark, and Spark's properties may be secrets."""
+    return config.model_dump(mode="json", exclude={"session": {"conf"}})
 
 
 def _travelling(archives: Sequence[str]) -> Callable[[dict[str, Any], bool], None]:

@@ -1,7 +1,8 @@
 """One frozen, validated tree of settings; a section per stage.
 
-Read from a YAML file and `--set section.key=value` overrides, in that order. Unknown keys and bad values are refused
-with the key's path, the value and what is allowed. Paths are relative to the directory the command is run in.
+Read from a YAML file and `--set section.key=value` overrides, in that order (core/settings.py says how). Unknown keys
+and bad values are refused with the key's path, the value and what is allowed. Paths are relative to the directory the
+command is run in; one that begins with `~` lies in a home.
 """
 
 from __future__ import annotations
@@ -10,14 +11,24 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
-from i2e_pipeline.core import files, model_name
+from i2e_pipeline.core import files, model_name, secrets, settings
 from i2e_pipeline.core.errors import I2EError, NoSuchFile
 
 log = logging.getLogger(__name__)
@@ -31,11 +42,20 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+PathText = Annotated[str, AfterValidator(files.at_home)]
+"""A path or URI, or a name that may be one."""
+Paths = Annotated[tuple[PathText, ...], BeforeValidator(_one_or_many)]
 
 
 class Content:
     """Marks a setting that is a path: what lies there counts for a fingerprint, not where it lies."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        return AfterValidator(_at_home).__get_pydantic_core_schema__(source, handler)
+
+
+def _at_home(value: Any) -> Any:
+    return files.at_home(value) if isinstance(value, str) else value
 
 
 ContentPath = Annotated[str | None, Content()]
@@ -51,7 +71,8 @@ class Section(BaseModel):
     older output has nothing to do."""
 
     def fingerprint(self, leave_out: Collection[str] = ()) -> dict[str, Any]:
-        """All settings but those left out, in JSON form. A path marked `Content` stands as a digest of what lies there.
+        """All settings but those left out and secrets, in JSON form. A path marked `Content` stands as a digest of what
+        lies there.
 
         Raises NoSuchFile, naming the setting, where nothing lies at such a path.
         """
@@ -59,14 +80,23 @@ class Section(BaseModel):
         for name, field in type(self).model_fields.items():
             if name not in values:
                 continue
-            if name in self.added_later and getattr(self, name) == field.get_default(call_default_factory=True):
+            if secrets.is_secret(name) and isinstance(values[name], str):
+                del values[name]  # whoever changes a password changes no result
+            elif name in self.added_later and getattr(self, name) == field.get_default(call_default_factory=True):
                 del values[name]
             elif values[name] is not None and any(isinstance(m, Content) for m in field.metadata):
                 try:
                     values[name] = digest([files.fingerprint(f.path) for f in files.find((values[name],), "")])
                 except FileNotFoundError as error:
                     raise NoSuchFile(f"{name}: {error}") from None
+            else:
+                values[name] = secrets.without(values[name], name)
         return values
+
+    def shown(self) -> dict[str, Any]:
+        """All settings in JSON form without secrets: what may be printed, and written where others read it."""
+        tree: dict[str, Any] = secrets.without(self.model_dump(mode="json"))
+        return tree
 
 
 class StorageConfig(Section):
@@ -92,7 +122,7 @@ class GpuExecutor(Section):
     """Memory of the JVM."""
     overhead: str = "16g"
     """Memory beside the JVM, where Python works: 2 GB a core and what the model takes."""
-    discovery: str = ""
+    discovery: PathText = ""
     """Script on the workers that says which GPUs an executor has. Empty: that of
     `spark.executor.resource.gpu.discoveryScript`."""
 
@@ -104,7 +134,7 @@ class SessionConfig(Section):
     """Memory of the driver in a local session, where it does the work. Under spark-submit its own setting holds."""
     shuffle_partitions: int | None = Field(None, ge=1)
     """Partitions of a shuffle. None: twice the cores in local mode, Spark's own default on a cluster."""
-    jars: str | None = None
+    jars: PathText | None = None
     """A folder of jars (Delta's, an object store's). None: Delta's jars come from Maven."""
     conf: dict[str, str] = Field(default_factory=dict)
     """Any further Spark property, passed on as it is."""
@@ -209,7 +239,7 @@ class KnowledgeBaseConfig(Section):
 
 
 class ExtractConfig(Section):
-    recognizer: str = "blank"
+    recognizer: PathText = "blank"
     """A spaCy pipeline with `ner`, by name or folder. "blank": none, so that the gazetteer alone finds names."""
     gazetteer: bool = True
     """Also look for names of the knowledge base itself, those that pass the gate of extract/gazetteer.py."""
@@ -259,7 +289,7 @@ class ModelConfig(Section):
     """The section that messages name for these settings."""
     model: str = ""
     """An open_clip model: NAME@WEIGHTS, local-dir:FOLDER or hf-hub:ORG/NAME (core/model_name.py has the grammar)."""
-    pretrained: str | None = None
+    pretrained: PathText | None = None
     """WEIGHTS, where `model` holds NAME alone: open_clip's tag, or a file."""
     device: str = "auto"
     """Where the model runs. auto: cuda where the executor has a GPU, else cpu. The executor chooses, not the driver."""
@@ -289,7 +319,7 @@ class ScoreConfig(ModelConfig, ImageLimits):
 
 
 class LabelConfig(Section):
-    calibration: str | None = None
+    calibration: PathText | None = None
     """JSON file that `i2e calibrate` wrote. It says how probable a label is, given CLIP score and text probability, and
     holds the threshold. None: the default of label/calibration.py; docs/quality.md says what that was fitted on."""
     threshold: float | None = Field(None, ge=0, le=1)
@@ -314,7 +344,7 @@ class EncoderConfig(Section):
     """NAME of an open_clip architecture (ViT-B-16, ViT-L-14, ViT-H-14 …), or local-dir:FOLDER with an
     `open_clip_config.json` (which may name a timm trunk, as `timm_model_name`). Both begin with random weights.
     NAME@WEIGHTS and local-dir:FOLDER@folder begin with trained ones (core/model_name.py)."""
-    pretrained: str | None = None
+    pretrained: PathText | None = None
     """WEIGHTS, where `model` does not name them: open_clip's tag, a file of weights, or `folder` for those that lie in
     the local-dir. None: random."""
     image_size: int | None = Field(None, ge=16)
@@ -419,7 +449,7 @@ class LossConfig(Section):
     """True: images of the same entity push each other's texts away, as in open_clip."""
     distillation: float = Field(0.0, ge=0)
     """Weight of the distance to stored image vectors (`score.keep_vectors`). 0: no distillation."""
-    teacher: str | None = None
+    teacher: PathText | None = None
     """Folder of the vectors to distil. None: the table `scores` of <output>."""
     initial_scale: float = Field(14.3, gt=0, le=100)
     """First value of the learnable logit scale: 1 / 0.07; SigLIP's paper takes 10. Pretrained towers keep their own."""
@@ -449,9 +479,9 @@ Recipe = Literal["multi_task", "supervised", "contrastive", "clip_alt_text", "cl
 
 
 class TrainConfig(Section):
-    dataset: str | None = None
+    dataset: PathText | None = None
     """Folder of a published I2E dataset. None: <output>/i2e."""
-    folder: str | None = None
+    folder: PathText | None = None
     """Where checkpoints, logs and the export go. None: <output>/train/<recipe>."""
     recipe: Recipe = "multi_task"
     """What is learned. `supervised` tells entities apart, `contrastive` brings an image and a text drawn for it
@@ -509,12 +539,12 @@ class EvaluateConfig(Section):
     """Encoders to measure, each `[LABEL=]MODEL` (core/model_name.py): what score.model takes, MODEL@random for the
     same architecture untrained, hf:FOLDER for a Hugging Face model, or vectors:FOLDER of stored vectors, a file
     DATASET.npz for each data set."""
-    data: dict[str, str] = Field(default_factory=dict)
+    data: dict[str, PathText] = Field(default_factory=dict)
     """Path of each data set by its name: gpr1200, roxford5k, cifar100 … (evaluate/datasets.py lists them), or a name of
     your own."""
     suite: Paths = ()
     """Protocols and data sets to measure, by name. Empty: all that the data sets allow."""
-    folder: str | None = None
+    folder: PathText | None = None
     """Where vectors, results, pictures and the page go. None: <output>/evaluation."""
     preprocessing: Literal["model", "mofi-gpr1200"] = "model"
     """How images are prepared. model: as the model says. mofi-gpr1200: as for MOFI's released figures, which is
@@ -538,7 +568,7 @@ class EvaluateConfig(Section):
 
 
 class Config(Section):
-    output: str = "out/run"
+    output: PathText = "out/run"
     """Folder of all tables of the run."""
     stages: Paths = ()
     """Stages of your own beside the built-in ones (docs/extending.md): `package.module:Class`, `path/file.py:Class`, or
@@ -567,6 +597,11 @@ class Config(Section):
     """Pre-training of image encoders."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """What is measured of which encoders."""
+
+    @model_validator(mode="after")
+    def _secrets_are_known(self) -> Config:
+        secrets.remember(secrets.found(self.model_dump()))
+        return self
 
     @model_validator(mode="after")
     def _floors_leave_room(self) -> Config:
@@ -599,38 +634,27 @@ def load(file: str | None = None, overrides: Sequence[str] = (), sections_of: Se
     """
     tree: dict[str, Any] = {}
     if file is not None:
-        path = Path(file)
-        if not path.is_file():
-            raise ConfigError(f"--config {file}: no such file")
         try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file} is not YAML: {error}") from None
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{file} must hold sections of settings, not {type(tree).__name__}")
+            tree = settings.read(files.at_home(file))
+        except settings.SettingsError as error:
+            raise ConfigError(str(error)) from None
     return from_tree(merge(tree, overrides), file or "the defaults", overrides, sections_of)
 
 
 def merge(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A tree of settings with `section.key=value` overrides on top. Values are YAML; old spellings become today's."""
+    """A tree of settings with `section.key=value` overrides on top; old spellings become today's.
+
+    Values of overrides, and scalars of YAML, become text or numbers in `from_tree`, as their settings want.
+    """
     tree = _respelled(tree)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {override}: write it as section.key=value")
+            raise ConfigError(f"--set {secrets.hide(override)}: write it as section.key=value")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        *sections, leaf = _today(key.strip()).split(".")
-        node = tree
-        for section in sections:
-            if node.get(section) is None:
-                node[section] = {}
-            node = node[section]
-            if not isinstance(node, dict):
-                raise ConfigError(f"--set {override}: {section} is a value, not a section")
-        node[leaf] = value
+            settings.put(tree, _today(key.strip()), text, Config)
+        except settings.SettingsError as error:
+            raise ConfigError(f"--set {secrets.hide(override)}: {error}") from None
     return tree
 
 
@@ -661,13 +685,13 @@ def _respelled(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_tree(
-    settings: Mapping[str, Any], file: str, overrides: Sequence[str] = (), sections_of: SectionsOf | None = None
+    given: Mapping[str, Any], file: str, overrides: Sequence[str] = (), sections_of: SectionsOf | None = None
 ) -> Config:
     """The validated config; raises ConfigError with a line for each setting that is not allowed."""
-    tree = _respelled(settings)
+    tree = _respelled(given)
     source = {_SPELLED_BEFORE.get(k, k): "--set" for k in (o.partition("=")[0].strip() for o in overrides)}
     model = Config
-    named = _one_or_many(tree.get("stages"))
+    named = _one_or_many(settings.settled(tree.get("stages"), Paths))
     if named and (not isinstance(named, list | tuple) or not all(isinstance(n, str) for n in named)):
         raise ConfigError(f"stages: {named!r} is not allowed (a list of names, each package.module:Class)")
     if named and sections_of is None:
@@ -677,6 +701,7 @@ def from_tree(
         for section in model.model_fields.keys() - Config.model_fields.keys():
             if tree.get(section) is None:
                 tree[section] = {}
+    tree = settings.settled(tree, model)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -693,7 +718,8 @@ def _with_sections(sections: Mapping[str, type[Section]]) -> type[Config]:
 
 def _explain(error: Any, source: dict[str, str], file: str, config: type[Config]) -> str:
     path = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and "[" in part))
-    origin = source.get(path, file)
+    parts = path.split(".")
+    origin = next((source[p] for n in range(len(parts), 0, -1) if (p := ".".join(parts[:n])) in source), file)
     if error["type"] == "extra_forbidden":
         known = f"known here: {', '.join(_known(config, error['loc'][:-1]))}"
         of_a_stage = "" if "." in path else " (settings of a stage of your own: name the stage in `stages`)"
@@ -702,7 +728,7 @@ def _explain(error: Any, source: dict[str, str], file: str, config: type[Config]
     where = path or "config"
     if error["type"] == "value_error":
         return f"{where}: {allowed}, from {origin}"
-    return f"{where}: {error['input']!r} is not allowed ({allowed}), from {origin}"
+    return f"{where}: {secrets.without(error['input'], where)!r} is not allowed ({allowed}), from {origin}"
 
 
 def _known(config: type[Config], loc: tuple[Any, ...]) -> list[str]:
@@ -712,9 +738,78 @@ def _known(config: type[Config], loc: tuple[Any, ...]) -> list[str]:
     return sorted(model.model_fields)
 
 
+_LOCAL_MODEL = "local-dir:"
+
+
+def paths(config: Config) -> list[tuple[str, str]]:
+    """Every path of the config with its setting: output, inputs, local models, and what `Content` marks, in sections of
+    stages from outside, too."""
+    found = [("output", config.output), *(("pairs.path", path) for path in config.pairs.path)]
+    found += [("session.shared_folders", path) for path in config.session.shared_folders]
+    for name in type(config).model_fields:
+        section = getattr(config, name)
+        if isinstance(section, Section):
+            found += _paths(name, section)
+    if os.sep in config.extract.recognizer:
+        found.append(("extract.recognizer", config.extract.recognizer))
+    if config.label.calibration:
+        found.append(("label.calibration", config.label.calibration))
+    found += [(f"train.{k}", v) for k in ("dataset", "folder") if (v := getattr(config.train, k))]
+    return found
+
+
+def _paths(name: str, section: Section) -> Iterator[tuple[str, str]]:
+    for key, kind in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, Section):
+            yield from _paths(f"{name}.{key}", value)
+        elif isinstance(value, str) and any(isinstance(m, Content) for m in kind.metadata):
+            yield f"{name}.{key}", value
+        elif isinstance(value, str) and value.startswith(_LOCAL_MODEL):
+            yield f"{name}.{key}", value.removeprefix(_LOCAL_MODEL).partition("@")[0]
+
+
 def dump(config: Config) -> str:
-    """The whole tree as YAML, defaults included."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The whole tree as YAML, defaults included and secrets left out."""
+    return as_yaml(config.shown())
+
+
+_MARK = "# The settings of the last run or training that was started here, defaults included and without secrets.\n"
+
+
+def keep(config: Config, folder: str) -> None:
+    """Write <folder>/config.yaml, the whole tree; a file of somebody else's of that name stays."""
+    path = files.join(folder, "config.yaml")
+    if files.exists(path) and not files.read_bytes(path).startswith(_MARK.encode()):
+        log.warning("%s is not ours and stays: `i2e config` prints the settings of this run", path)
+        return
+    files.write_bytes(path, (_MARK + dump(config)).encode())
+
+
+def differing(config: Config) -> dict[str, Any]:
+    """Of `config.shown()` what differs from the defaults, those of stages from outside among them."""
+    parts = {name: getattr(config, name) for name in type(config).model_fields}
+    defaults = {
+        name: type(part).model_construct().shown() if isinstance(part, Section) else Config.model_fields[name].default
+        for name, part in parts.items()
+    }
+    return _differing(config.shown(), json.loads(json.dumps(defaults)))
+
+
+def _differing(tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        default = defaults.get(key)
+        if isinstance(value, dict) and isinstance(default, dict):
+            if below := _differing(value, default):
+                found[key] = below
+        elif key not in defaults or value != default:
+            found[key] = value
+    return found
+
+
+def as_yaml(tree: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
 
 
 def digest(value: Any) -> str:

@@ -6,13 +6,30 @@ Each room has its own classes, which derive from `I2EError` and, where callers k
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """What the exit code of a command says; `i2e --help` prints this list."""
+
+    about: str
+
+    def __new__(cls, code: int, about: str) -> ExitCode:
+        self = int.__new__(cls, code)
+        self._value_, self.about = code, about
+        return self
+
+    DONE = 0, "all was done, or nothing was to do"
+    FAULT = 1, "a run failed, or a check of `i2e doctor`; what was made is kept"
+    MISTAKE = 2, "what was asked for cannot be done: an argument, a setting, an input, the environment"
+    INTERRUPTED = 130, "somebody stopped it (Ctrl-C); the same command goes on where it was"
 
 
 class I2EError(Exception):
     """Something that a user can mend; the message names the place, the value and the way out."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: ClassVar[ExitCode] = ExitCode.MISTAKE
     """Of a command that ends with it."""
 
 

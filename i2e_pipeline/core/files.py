@@ -95,6 +95,11 @@ def for_spark(path: str, glob: bool = True) -> str:
     return _HADOOP_WILD.sub(r"\\\1", spelled) if glob else spelled
 
 
+def at_home(path: str) -> str:
+    """A path that a user wrote, with the home that `~` or `~NAME` at its beginning stands for. A URI stays as it is."""
+    return os.path.expanduser(path) if path.startswith("~") else path
+
+
 def is_local(path: str) -> bool:
     return "://" not in path or path.startswith("file://")
 
@@ -367,6 +372,14 @@ def _record_or_none(path: str, remedy: str) -> Any:
 # Writing
 
 
+_COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
+
+
+def compression(path: str) -> str | None:
+    """What a file of this name is compressed with; None: nothing that this module reads."""
+    return _COMPRESSED.get(posixpath.splitext(path)[1].lower())
+
+
 def _fresh_name(path: Path) -> Path:
     """Where something is written that will be `path`."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -463,11 +476,14 @@ def fresh_stream(path: str) -> Iterator[IO[bytes]]:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Write a small file so that a reader sees the old content or the new, never a part; its folder is made."""
+    """Write a small file so that a reader sees the old content or the new, never a part; its folder is made.
+
+    It is compressed as its name says (.gz, .bz2, .zst, .lz4), and `read_bytes` reads it so.
+    """
     filesystem, inner = open_filesystem(path)
     if is_local(path):
-        with fresh_file(inner) as fresh:
-            fresh.write_bytes(content)
+        with fresh_file(inner) as fresh, pa.output_stream(str(fresh), compression=compression(path)) as stream:
+            stream.write(content)
         return
     filesystem.create_dir(posixpath.dirname(inner), recursive=True)
     with filesystem.open_output_stream(inner) as stream:

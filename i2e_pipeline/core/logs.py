@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from i2e_pipeline.core.secrets import Hiding
+
 LOGGER = "i2e_pipeline"
 _WITH_TIMES = "I2E_LOG_TIMES"
 
@@ -68,6 +70,7 @@ def set_up() -> None:
         return
     handler = _ToStderr()
     handler.setFormatter(_Line())
+    handler.addFilter(Hiding())
     logger.addHandler(handler)
     logger.propagate = False
     if logger.level == logging.NOTSET:

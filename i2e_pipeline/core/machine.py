@@ -25,7 +25,10 @@ def scratch(*parts: str) -> Path:
     often has no name. Only the user can enter the folder. Raises ScratchError where another user made one of that name:
     anyone may write to the temporary folder, and what lies here is run (Java's wrapper) and read as data.
     """
-    own = Path(tempfile.gettempdir()) / f"i2e-{os.getuid()}"
+    try:
+        own = Path(tempfile.gettempdir()) / f"i2e-{os.getuid()}"
+    except OSError as error:
+        raise ScratchError(f"there is no folder for temporary files ({error}): set TMPDIR to one of yours") from None
     try:
         own.mkdir(mode=0o700, exist_ok=True)
         found = own.lstat()

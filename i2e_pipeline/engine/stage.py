@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from i2e_pipeline.core.config import Config, Section, digest
-from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.core.rejects import reason_name
 from i2e_pipeline.engine import dealing
 from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
@@ -48,6 +48,8 @@ class StageError(I2EError, RuntimeError):
 
 class RowsLost(StageError):
     """The rows that a stage passed on and rejected are not as many as it was given. Nothing was committed."""
+
+    exit_code = ExitCode.FAULT
 
 
 @dataclass(frozen=True)

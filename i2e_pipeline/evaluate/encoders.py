@@ -8,7 +8,6 @@ Legend: N images or texts, H W pixels, L tokens, D the model's width.
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.logs import muted
 from i2e_pipeline.core.model_name import RANDOM, ModelName, ModelNameError, parse, split_label
 from i2e_pipeline.images import encoder as root_encoder
+from i2e_pipeline.images import models
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 MOFI_SIDE = 224
@@ -143,15 +143,8 @@ def _open_clip(name: ModelName, config: EvaluateConfig) -> tuple[root_encoder.En
 
 def _untrained(name: ModelName, config: EvaluateConfig) -> tuple[root_encoder.Encoder, Any]:
     """The architecture with weights drawn from evaluate.seed: what the data alone gives away."""
-    import open_clip
-
     model_name = name.model
-    if name.kind == "name" and model_name not in open_clip.list_models():
-        near = difflib.get_close_matches(model_name, open_clip.list_models(), 3, 0.4)
-        raise EncoderError(
-            f"evaluate.models: open_clip has no model {model_name}"
-            + (f"; near to it are {', '.join(near)}" if near else "")
-        )
+    models.check(model_name, None, "evaluate")
     settings = _settings(model_name, None, config)
     named = {"untrained": root_encoder.fingerprint(settings), "seed": config.seed}
     precision = "bf16" if config.dtype == "bfloat16" else "fp32"
@@ -159,13 +152,13 @@ def _untrained(name: ModelName, config: EvaluateConfig) -> tuple[root_encoder.En
         # Not torch.manual_seed: that one also seeds the cards, which fork_rng would have to wake to restore.
         torch.default_generator.manual_seed(config.seed)
         with muted(logging.WARNING):  # open_clip warns that there are no weights, which is what was asked for
-            model, _, own = open_clip.create_model_and_transforms(
-                model_name, precision=precision, load_weights=False, pretrained_text=False
+            model = models.create(
+                model_name, None, "evaluate", precision=precision, load_weights=False, pretrained_text=False
             )
     made = root_encoder.Encoder(
         model,
-        _preprocess(config) or own,
-        open_clip.get_tokenizer(model_name),
+        _preprocess(config) or models.preprocessing(model),
+        models.tokenizer(model_name),
         name=f"{model_name}@random",
         device=root_encoder.choose_device(config.device),
         dtype=_dtype(config),

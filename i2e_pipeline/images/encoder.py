@@ -27,8 +27,9 @@ from PIL import Image
 from torch import nn
 
 from i2e_pipeline.core.config import ModelConfig, digest
-from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.model_name import parse
+from i2e_pipeline.images import models
+from i2e_pipeline.images.models import ModelError
 
 PREPROCESSING = 1
 """Raised whenever decode.py or this file gives other pixels for the same bytes: older scores are then not mixed in."""
@@ -37,10 +38,6 @@ CPU_CHUNK = 8
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """How far a vector's components may move by a shortcut, by dtype."""
 _PROBES = ("a", "a photo of a dog", "Turkey, large bird of the genus Meleagris, native to North America")
-
-
-class ModelError(I2EError, ValueError):
-    """A model that cannot be used; the message names it, what is wrong and the way out."""
 
 
 class Encoder:
@@ -217,21 +214,22 @@ def load(
     device      overrides config.device: "cuda:1" where Spark gave the task that card
     preprocess  in place of the model's own: RGB image -> float32 (3, H, W); the fingerprint does not know of it
     """
-    import open_clip
-
     if threads is not None:
         torch.set_num_threads(threads)
-    if not config.model:
-        raise ModelError(
-            f"{config.section}.model is empty: name a model, for example {config.section}.model=local-dir:FOLDER"
-        )
+    _named(config)
     place = choose_device(device or config.device)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     try:
-        model, own = open_clip.create_model_from_pretrained(
-            config.model, pretrained=config.pretrained, precision="bf16" if dtype is torch.bfloat16 else "fp32"
+        model = models.create(
+            config.model,
+            config.pretrained,
+            config.section,
+            precision="bf16" if dtype is torch.bfloat16 else "fp32",
+            require_pretrained=True,
         )
-        tokenizer = open_clip.get_tokenizer(config.model)
+        own, tokenizer = models.preprocessing(model), models.tokenizer(config.model)
+    except ModelError:
+        raise
     except Exception as error:  # open_clip raises RuntimeError, FileNotFoundError, KeyError ... for a wrong name
         raise ModelError(
             f"{config.section}.model={config.model} (pretrained={config.pretrained}) does not load: {error}"
@@ -246,6 +244,22 @@ def load(
         batch_size=config.batch_size,
         fingerprint=fingerprint(config),
     )
+
+
+def check(config: ModelConfig, at_hand: bool = False) -> None:
+    """Raise ModelError where no model has this name, and if `at_hand` is asked for, where its weights cannot be had.
+
+    Loads and fetches nothing, so that a driver can ask before any work.
+    """
+    _named(config)
+    (models.check_at_hand if at_hand else models.check)(config.model, config.pretrained, config.section)
+
+
+def _named(config: ModelConfig) -> None:
+    if not config.model:
+        raise ModelError(
+            f"{config.section}.model is empty: name a model, for example {config.section}.model=local-dir:FOLDER"
+        )
 
 
 _loaded: dict[tuple[Any, ...], Encoder] = {}
@@ -297,6 +311,8 @@ def fingerprint(config: ModelConfig) -> str:
         }
     else:
         named |= {"model": config.model, "pretrained": config.pretrained}
+        if config.model and models.wants_quick_gelu(config.model, config.pretrained):
+            named["activation"] = "quick_gelu"  # what was made with GELU before this was known is another model's
         if config.pretrained and Path(config.pretrained).is_file():
             weights = Path(config.pretrained)
             named["weights"] = _file_digest(str(weights), weights.stat().st_size, weights.stat().st_mtime_ns)

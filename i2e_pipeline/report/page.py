@@ -16,6 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 from i2e_pipeline.core import files
+from i2e_pipeline.core.secrets import hide
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.images.thumbnails import Thumbnails
 from i2e_pipeline.pages import svg
@@ -111,7 +112,7 @@ def page(pipeline: Pipeline) -> str:
             cores=figures.cores_used(config),
             typical_unit=figures.typical_unit(dataset),
             does={s.name: s.does for s in dataset.stages},
-            output=config.output,
+            output=hide(config.output),
         )
     )
 

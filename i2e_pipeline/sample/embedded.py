@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 
 from i2e_pipeline.core.config import Config, ConfigError, from_tree, merge
+from i2e_pipeline.core.files import at_home
 from i2e_pipeline.core.packaged import folder
+from i2e_pipeline.core.settings import settled
 from i2e_pipeline.sample.compose import compose
 from i2e_pipeline.sample.gpr import compose_gpr
 
@@ -51,11 +53,12 @@ def evaluation(overrides: Sequence[str] = ()) -> Config:
 def tree(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of sample.yaml with overrides, its placeholders filled in; composes nothing."""
     text = (_HERE / "sample.yaml").read_text(encoding="utf-8")
-    settings = merge(yaml.safe_load(text), overrides)
-    output = settings["output"]
+    # What is written behind --set becomes text here, so that placeholders can be filled in.
+    merged = settled(merge(yaml.safe_load(text), overrides), Config)
+    output = merged["output"]
     if not isinstance(output, str):
         raise ConfigError(f"output: {output!r} is not allowed (a folder), from --set")
-    filled: dict[str, Any] = _fill(settings, output)
+    filled: dict[str, Any] = _fill(merged | {"output": at_home(output)}, at_home(output))
     return filled
 
 

@@ -65,6 +65,13 @@ class EncodeEntities(Stage):
     def settings(self, config: Config) -> dict[str, Any]:
         return {**super().settings(config), "model": model_name(config)}
 
+    def check(self, run: Run) -> None:
+        # Weights are looked for before the first run has spent hours; a dataset that is whole needs them no more.
+        encoder.check(run.config.score, at_hand=not run.tables.commits(self.name))
+
+    def prepare(self, run: Run) -> None:
+        encoder.check(run.config.score, at_hand=True)
+
     def all_units(self, run: Run) -> list[str]:
         """The segments that are there, and a new one if the links of some unit are in none of them."""
         made = [c for c in run.tables.commits(self.name).values() if c.fingerprint == run.fingerprints[self.name]]
@@ -144,6 +151,9 @@ class Score(Stage):
 
     def settings(self, config: Config) -> dict[str, Any]:
         return {**super().settings(config), "model": model_name(config)}
+
+    def prepare(self, run: Run) -> None:
+        encoder.check(run.config.score, at_hand=True)
 
     def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
         return run.rows_by_unit("pairs", units)

@@ -27,6 +27,7 @@ from i2e_pipeline.core.config import EncoderConfig, LossConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.logs import muted
 from i2e_pipeline.core.model_name import parse
+from i2e_pipeline.images import models
 from i2e_pipeline.images.encoder import cut_to
 from i2e_pipeline.train.batch import Encoded
 
@@ -192,7 +193,7 @@ def _towers(
     import open_clip
 
     preprocessing = open_clip.get_model_preprocess_cfg(model)
-    tokenizer = open_clip.get_tokenizer(config.model)
+    tokenizer = models.tokenizer(config.model)
     return Towers(model, architecture, tokenizer, preprocessing, teacher_width=teacher_width, uses_text=uses_text)
 
 
@@ -210,14 +211,17 @@ def _model(config: EncoderConfig) -> tuple[Any, dict[str, Any]]:
     if side < patch and not vision.get("timm_model_name"):
         raise EncoderError(f"train.encoder.image_size={side}: {config.model} wants {patch} pixels or more, one patch")
     in_folder = parse(config.model).folder is not None
-    _check_pretrained(config, architecture)
+    _check_pretrained(config)
+    if models.wants_quick_gelu(config.model, config.pretrained):
+        architecture["quick_gelu"] = True
     with_folder = in_folder and config.pretrained == "folder"
     try:
         # open_clip warns of random weights, which are what a pre-training begins with.
         with muted(logging.WARNING):
-            model = open_clip.create_model(
+            model = models.create(
                 config.model,
-                pretrained=None if in_folder else config.pretrained,
+                None if in_folder else config.pretrained,
+                "train.encoder",
                 force_image_size=config.image_size,
                 load_weights=not in_folder or with_folder,
                 require_pretrained=with_folder or (not in_folder and config.pretrained is not None),
@@ -225,6 +229,8 @@ def _model(config: EncoderConfig) -> tuple[Any, dict[str, Any]]:
             )
             if in_folder and config.pretrained not in (None, "folder"):
                 open_clip.load_checkpoint(model, config.pretrained)
+    except models.ModelError as error:
+        raise EncoderError(str(error)) from error
     except Exception as error:  # open_clip raises RuntimeError, FileNotFoundError, KeyError, TypeError … for bad models
         raise EncoderError(
             f"train.encoder.model={config.model} (pretrained={config.pretrained}, image_size={config.image_size}) "
@@ -251,19 +257,13 @@ def _architecture(name: str) -> dict[str, Any]:
             "local-dir:FOLDER@folder to begin with its weights"
         )
     else:
+        _known(name, None)
         architecture = open_clip.get_model_config(name.replace("/", "-"))
-        if architecture is None:
-            raise EncoderError(
-                f"train.encoder.model={name}: open_clip knows no such architecture; "
-                "`python -c 'import open_clip; print(open_clip.list_models())'` lists them"
-            )
     return copy.deepcopy(architecture)
 
 
-def _check_pretrained(config: EncoderConfig, architecture: dict[str, Any]) -> None:
-    """Refuses weights that are not there, and those of OpenAI in a model with another activation."""
-    import open_clip
-
+def _check_pretrained(config: EncoderConfig) -> None:
+    """Refuses weights that are not there."""
     wanted, name = config.pretrained, config.model
     if wanted is None or Path(wanted).is_file():
         return
@@ -274,19 +274,14 @@ def _check_pretrained(config: EncoderConfig, architecture: dict[str, Any]) -> No
                 "null starts from random ones"
             )
         return
-    tag = open_clip.get_pretrained_cfg(name.replace("/", "-"), wanted)
-    if not tag:
-        raise EncoderError(
-            f"train.encoder.pretrained={wanted}: neither a file nor one of {name}'s: "
-            f"{', '.join(open_clip.list_pretrained_tags_by_model(name.replace('/', '-'))) or 'none'}"
-        )
-    if bool(tag.get("quick_gelu")) != bool(architecture.get("quick_gelu")):
-        # open_clip only warns, and the vectors are then those of no model.
-        other = name.removesuffix("-quickgelu") if architecture.get("quick_gelu") else f"{name}-quickgelu"
-        raise EncoderError(
-            f"train.encoder.pretrained={wanted}: these weights were trained with another activation than {name} has: "
-            f"set train.encoder.model={other}"
-        )
+    _known(name, wanted)
+
+
+def _known(name: str, pretrained: str | None) -> None:
+    try:
+        models.check(name, pretrained, "train.encoder")
+    except models.ModelError as error:
+        raise EncoderError(str(error)) from None
 
 
 def _checkpoint_activations(towers: Towers, config: EncoderConfig) -> None:

@@ -296,7 +296,7 @@ def _card(folder: Path, config: TrainConfig, figures: Mapping[str, float], reaso
         lines += ["CLIPModel has no bias: its cosines are the same, its `logits_per_image` lack that constant.", ""]
     if figures:
         lines += ["| held out | |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in figures.items()), ""]
-    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    settings = yaml.safe_dump(config.shown(), sort_keys=False, allow_unicode=True)
     return "\n".join([*lines, "Settings:", "", "```yaml", settings.rstrip(), "```", ""])
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.train import curves
 from i2e_pipeline.train.parallel import World
 
@@ -36,6 +36,8 @@ FILE = "journal.jsonl"
 
 class BadLoss(I2EError, ValueError):
     """A loss that is not a finite number."""
+
+    exit_code = ExitCode.FAULT
 
 
 class Journal:

@@ -15,6 +15,8 @@ import contextlib
 import functools
 import logging
 import math
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from torch import Tensor, nn
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, TrainConfig, digest
-from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.dataset.published import Published, open_published
 from i2e_pipeline.train import checkpoint, journal, strategy
 from i2e_pipeline.train.batch import Batch
@@ -60,6 +62,12 @@ log = logging.getLogger(__name__)
 
 class TrainError(I2EError, ValueError):
     """A training that cannot begin or go on; the message says the way out."""
+
+
+class Interrupted(I2EError, RuntimeError):
+    """A training that somebody stopped, after its state was saved; the message says where and how to go on."""
+
+    exit_code = ExitCode.INTERRUPTED
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,7 @@ class _Training:
         self.step = 0
         self.best: float | None = None
         self.skipped: dict[str, int] = {}
-        self.fingerprint = digest(config.model_dump(mode="json"))
+        self.fingerprint = digest(config.shown())
         self.held_out = HeldOutImages(self.samples, self.towers, self.module, config, world, figures)
         self._resume(restart)
         self.loader = Loader(
@@ -185,8 +193,13 @@ class _Training:
         if self.step == 0 and FIGURES[0] not in self._evaluate():
             self._log("no mAP: fewer than two entities are held out (train.data.hold_out_entities)")
         self.batches: Any = iter(self.loader)
+        with _Stop() as stop:
+            self._all_steps(stop)
+        return self._finish()
+
+    def _all_steps(self, stop: _Stop) -> None:
         while self.step < self.steps:
-            self._step(self.batches)
+            asked = self._step(self.batches, stop)
             done = self.step == self.steps
             better = False
             if done or (self.config.evaluate_every and self.step % self.config.evaluate_every == 0):
@@ -195,9 +208,16 @@ class _Training:
                 with self.journal.outside():
                     self._save()
                     self.world.broadcast(functools.partial(self._tidy, better))
-        return self._finish()
+            if asked and not done:
+                saved = self._save()  # what is saved already stays as it is
+                raise Interrupted(
+                    f"interrupted after step {self.step:,} of {self.steps:,}, which is saved in {saved}: the same "
+                    f"command "
+                    "goes on from there, --restart begins anew"
+                )
 
-    def _step(self, batches: Iterator[Batch]) -> None:
+    def _step(self, batches: Iterator[Batch], stop: _Stop) -> bool:
+        """One step of all ranks. Returns whether somebody asked one of them to stop."""
         config, parts = self.config, self.config.accumulate
         rate = factor(self.step, self.steps, config.optimizer.warmup)
         for group in self.optimizer.param_groups:
@@ -217,7 +237,9 @@ class _Training:
                 losses[name] = losses.get(name, 0.0) + loss.detach() / parts
         losses["gradient norm"] = self._clip()
         # One exchange and one wait for the device: the mean over ranks, which is no number where one rank's is none.
-        means = self.world.sum(torch.stack([x.float() for x in losses.values()])).div(self.world.size).tolist()
+        told = [x.float() for x in losses.values()]
+        told.append(torch.tensor(float(stop.asked), device=told[0].device))
+        *means, asked = self.world.sum(torch.stack(told)).div(self.world.size).tolist()
         if not all(map(math.isfinite, means)):
             journal.check_finite(
                 losses,
@@ -239,6 +261,7 @@ class _Training:
             self.ema.update(self.towers, self.step)
         norm = mean.pop("gradient norm")
         self.journal.step(self.step, mean, rate * config.optimizer.learning_rate, norm, self.loader.wait_seconds)
+        return asked > 0
 
     def _on_device(self, batch: Batch) -> Batch:
         device = self.world.device
@@ -286,7 +309,7 @@ class _Training:
             position=self.step * self.config.data.batch_size,
             width=self.towers.width,
             recipe=self.config.recipe,
-            config=self.config.model_dump(mode="json"),
+            config=self.config.shown(),
             dataset=self.published.fingerprint,
             best=self.best,
             counts=self._skipped(),
@@ -330,7 +353,7 @@ class _Training:
         if found is None:
             return
         saved = checkpoint.load(found)
-        changed = _changed(_settings(saved), self.config.model_dump(mode="json"))
+        changed = _changed(_settings(saved), self.config.shown())
         taken = {k: v for k, v in changed.items() if _is_taken(k, v)}
         refused = [f"train.{k} ({v})" for k, v in changed.items() if k not in taken]
         if refused:
@@ -422,6 +445,32 @@ class _Training:
         return found
 
 
+class _Stop:
+    """While it is open, the first Ctrl-C asks for an end after the step that is being done, the second ends at once.
+
+    Elsewhere than in a process's main thread, which alone is told of signals, nobody asks.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> _Stop:
+        self._before: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        log.warning("interrupted: the step is finished and saved first; once more ends at once, without saving")
+
+
 def outcome(folder: str) -> dict[str, Any]:
     """What the training in a folder came to. Raises TrainError where it has not ended."""
     path = files.join(folder, OUTCOME)
@@ -434,7 +483,7 @@ def outcome(folder: str) -> dict[str, Any]:
 def _settings(saved: checkpoint.Checkpoint) -> dict[str, Any]:
     """The settings of a checkpoint, with today's defaults for those that it does not know."""
     try:
-        return TrainConfig.model_validate(saved.state.config).model_dump(mode="json")
+        return TrainConfig.model_validate(saved.state.config).shown()
     except ValidationError as error:
         raise TrainError(
             f"{saved.folder}: its settings are of another version of i2e_pipeline ({error.errors()[0]['msg']}): train "

@@ -56,6 +56,13 @@ def finish(ranks: list[Rank], timeout: float = 300) -> str:
 
 def kill(ranks: list[Rank], seen: Path, steps: int) -> None:
     """kill -9 of all ranks as soon as so many steps were seen."""
+    send(signal.SIGKILL, ranks, seen, steps)
+    for rank in ranks:
+        rank.process.join()
+
+
+def send(sign: signal.Signals, ranks: list[Rank], seen: Path, steps: int) -> None:
+    """A signal to all ranks as soon as so many steps were seen."""
     until = time.monotonic() + 300
     while len(ids_by_step(seen)) < steps:
         assert time.monotonic() < until
@@ -63,9 +70,7 @@ def kill(ranks: list[Rank], seen: Path, steps: int) -> None:
         time.sleep(0.01)
     for rank in ranks:
         assert rank.process.pid is not None
-        os.kill(rank.process.pid, signal.SIGKILL)
-    for rank in ranks:
-        rank.process.join()
+        os.kill(rank.process.pid, sign)
 
 
 def ids_by_step(seen: Path) -> dict[int, list[str]]:

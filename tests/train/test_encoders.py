@@ -265,7 +265,10 @@ def test_compiled_blocks_give_the_same_gradients(models: Callable[[str], str]) -
         ({"model": "hf-hub:org/name"}, "copy the model to a folder"),
         ({"model": "coca_ViT-B-32"}, "CoCa also generates text"),
         ({"model": "ViT-B-32", "pretrained": "no-such-tag"}, r"pretrained=no-such-tag: neither .* openai"),
-        ({"model": "ViT-B-32", "pretrained": "openai"}, r"set train\.encoder\.model=ViT-B-32-quickgelu"),
+        (
+            {"model": "ViT-B-32-quickgelu", "pretrained": "laion2b_e16"},
+            r"take train\.encoder\.model=ViT-B-32@laion2b_e16",
+        ),
         ({"model": "VIT", "pretrained": "absent.pt"}, r"train\.encoder\.pretrained=absent\.pt: no such file; `folder`"),
         ({"model": "RESNET", "checkpoint_activations": True}, "open_clip's ResNets have none"),
         ({"model": "ViT-B-32", "image_size": 16}, r"train\.encoder\.image_size=16: ViT-B-32 wants 32 pixels"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,32 @@ def test_a_training_cut_off_goes_on_as_if_nothing_had_happened(settings: Callabl
         [(r["step"], r["losses"]) for r in rows(tmp_path / n) if r["kind"] == "step"] for n in ("whole", "cut")
     )
     assert whole == cut
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
+def test_ctrl_c_saves_what_was_trained_and_says_how_to_go_on(
+    settings: Callable[..., Config], tmp_path: Path, size: int
+) -> None:
+    """Catches: an interruption that loses the steps since the last checkpoint, or a state in the middle of one."""
+    overrides = ("train.steps=40", "train.checkpoint_every=1000")
+    place, seen = tmp_path / "cut.yaml", tmp_path / "seen"
+    place.write_text(configuration.dump(settings(tmp_path / "cut", *overrides)))
+    seen.mkdir()
+    stopped = ranks.start(place, size, seen)
+    ranks.send(signal.SIGINT, stopped, seen, steps=3)
+    for rank in stopped:
+        rank.process.join(120)
+    said = stopped[0].said.read_text()
+    assert {rank.process.exitcode for rank in stopped} == {130}, said
+    (step,) = checkpoint.steps(tmp_path / "cut")
+    assert 3 <= step < 40
+    assert f"i2e: interrupted after step {step} of 40, which is saved in {tmp_path}/cut/checkpoints/" in said
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+    ranks.finish(ranks.start(place, 1))
+    run(settings(tmp_path / "whole", *overrides))
+    assert far(weights(tmp_path / "whole"), weights(tmp_path / "cut")) < (1e-3 if size > 1 else 1e-9)
 
 
 @pytest.mark.slow

@@ -1,0 +1,115 @@
+"""What must not be read by others: which settings are secrets, and how they are left out of what is printed or written.
+
+The one place that knows a secret when it sees one. By its name: `fs.s3a.secret.key`, `password`, `api_token` …; by its
+place: what stands before the @ of a URL, the signature of a signed one, `password=…` in a line of text; by its value,
+once `remember` was told of it, or where the environment holds it under such a name.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+HIDDEN = "***"
+
+_KINDS = (
+    r"(?:secret|passw(?:or)?d|passphrase|credential"
+    r"|(?:access|account|api|auth|private|shared|signing|storage)[._-]?key"
+    r"|(?:sas|oauth2?|session|security|access|refresh|auth|bearer|api|hf)[._-]?token)"
+)
+SPARK_REDACTION = (
+    r"(?i)secret|passw(or)?d|passphrase|credential|token|(access|account|api|private)[._-]?key|[.]sas[.]"
+    r"|://[^/@\s]+:[^/@\s]+@|[?&](sig|signature|x-amz-signature|x-amz-credential)="
+)
+"""The same for Spark (`spark.redaction.regex`), which looks at keys and values alike: its event log, its pages and its
+log leave out what matches."""
+
+_NAMED = re.compile(rf"{_KINDS}|(?:^|[._-])(?:sas|token)(?:$|[._-])", re.IGNORECASE)
+_ENDS = re.compile(rf"(?:^|_)(?:{_KINDS}s?|token)(?:_id)?$", re.IGNORECASE)
+_IN_URL = re.compile(r"(?<=://)[^\s/@:'\"]*:(?P<password>[^\s/@'\"]+)(?=@)")
+_IN_QUERY = re.compile(
+    rf"(?P<key>[?&;](?:sig|signature|token|x-amz-(?:signature|credential|security-token)|[\w.-]*{_KINDS}[\w.-]*)=)"
+    r"[^\s&;'\"]+",
+    re.IGNORECASE,
+)
+_IN_TEXT = re.compile(
+    rf"(?P<key>(?:\b[\w.-]*(?:{_KINDS}|[.]sas[.])[\w.-]*['\"]?(?:\s*=\s*|:\s+)|\b[\w.-]*token['\"]?=))"
+    r"(?P<value>'[^']*'|\"[^\"]*\"|[^\s,;'\")}\]]+)",
+    re.IGNORECASE,
+)
+_SHORTEST = 4
+"""Characters: a shorter value would be found in every other word."""
+_NO_SECRETS = {"true", "false", "none", "null", "auto", "default"}
+
+_remembered: set[str] = set()
+
+
+def is_secret(key: str) -> bool:
+    """Whether the value of a setting or property of this name is a secret.
+
+    Of a dotted property any part tells (`fs.azure.account.key.NAME.blob…`), of a plain name its end: `api_token` is
+    one, `token_column` and `max_tokens` are none.
+    """
+    return bool((_NAMED if "." in key else _ENDS).search(key))
+
+
+def remember(values: Iterable[str]) -> None:
+    """From now on `hide` leaves these values out of every text of this process."""
+    _remembered.update(v for v in values if len(v) >= _SHORTEST and v.lower() not in _NO_SECRETS)
+
+
+def found(tree: Any, key: str = "") -> set[str]:
+    """The secrets of a tree of settings: texts under secret keys, passwords in URLs. `key`: where the tree stands."""
+    if isinstance(tree, Mapping):
+        return {secret for k, v in tree.items() for secret in found(v, f"{key}/{k}")}
+    if isinstance(tree, list | tuple):
+        return {secret for v in tree for secret in found(v, key)}
+    if not isinstance(tree, str) or not tree:
+        return set()
+    return {tree} if _at(key) else {match["password"] for match in _IN_URL.finditer(tree)}
+
+
+def without(tree: Any, key: str = "") -> Any:
+    """A tree of settings as others may see it: `***` for texts under secret keys and for what a URL tells of them."""
+    if isinstance(tree, Mapping):
+        return {k: without(v, f"{key}/{k}") for k, v in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(without(v, key) for v in tree)
+    if not isinstance(tree, str) or not tree:
+        return tree
+    return HIDDEN if _at(key) else _addresses(tree)
+
+
+def _at(place: str) -> bool:
+    return is_secret(place.rpartition("/")[2])
+
+
+def _addresses(text: str) -> str:
+    return _IN_QUERY.sub(rf"\g<key>{HIDDEN}", _IN_URL.sub(HIDDEN, text))
+
+
+def hide(text: str) -> str:
+    """A line or a trace as it may be printed and written."""
+    text = _IN_TEXT.sub(rf"\g<key>{HIDDEN}", _addresses(text))
+    for value in sorted(_remembered | _of_the_environment(), key=len, reverse=True):
+        if value in text:
+            text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", HIDDEN, text)
+    return text
+
+
+def _of_the_environment() -> set[str]:
+    named = ((key.lower().replace("_", "."), value) for key, value in os.environ.items())
+    return {value for key, value in named if len(value) >= 2 * _SHORTEST and is_secret(key)}
+
+
+class Hiding(logging.Filter):
+    """Takes secrets out of a record before a handler formats it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        if (shown := hide(said)) != said:
+            record.msg, record.args = shown, ()
+        return True

