@@ -144,7 +144,7 @@ def _foreign(head: bytes) -> tuple[str, str]:
     for pattern, what, remedy in _MARKUP:
         if pattern.match(text):
             return what, remedy
-    return ("binary", _DOWNLOAD) if head[:4].count(0) else ("", "")
+    return ("binary", _DOWNLOAD) if head[:4].count(0) > 1 else ("", "")  # one NUL may be in a name
 
 
 def _first_bytes(source: Source) -> bytes:

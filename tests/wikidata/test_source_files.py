@@ -99,7 +99,7 @@ def test_spark_cuts_what_hadoop_sees_as_it_is(name: str, pack: str | None, split
         ("[\n{".encode("utf-16"), "is text in UTF-16"),
         (b"version https://git-lfs.github.com/spec/v1", "is a pointer of Git LFS"),
         (gzip.compress(TEXT), ""),
-        (b"\x00\x01\x02\x03", "is binary"),
+        (b"\x00\x00\x02\x03", "is binary"),
         (b"", "is empty"),
     ],
 )
