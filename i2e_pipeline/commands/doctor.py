@@ -18,6 +18,7 @@ from i2e_pipeline.core.secrets import hide
 from wikidata.source_files import ANCHORS, DUMP, POPULARITY, SourceError, recognised
 
 _LEAST_DISK = 5 << 30
+_SHARDS_LOOKED_AT = 32
 
 
 class Failed(RuntimeError):
@@ -179,12 +180,23 @@ def _calibration(config: Config) -> str:
 
 def _pairs(config: Config) -> str:
     if not config.pairs.path:
-        raise Failed("pairs.path is not set: name Parquet files of pairs")
+        raise Failed("pairs.path is not set: name the files of pairs (docs/inputs.md)")
+    from i2e_pipeline.inputs import look
+    from i2e_pipeline.inputs.listing import listed
+
     try:
-        found = files.find(config.pairs.path, ".parquet")
+        found = listed(config.pairs)
+        looked = found[:: max(1, len(found) // _SHARDS_LOOKED_AT)]
+        rows = [look.look(source, config.pairs).rows for source in looked]
+        look.look_at_images([(s, n) for s, n in zip(looked, rows, strict=True) if n], config.pairs)
     except I2EError as error:
-        raise Failed(f"pairs.path: {error}: mend the path, or put the files there") from None
-    return f"{len(found)} files, {sum(f.size for f in found) / 1e6:,.1f} MB"
+        raise Failed(str(error)) from None
+    if not any(rows):
+        raise Failed(f"no row in {len(looked)} files, the first of which is {looked[0].path}")
+    kinds = ", ".join(sorted({source.format for source in found}))
+    size = sum(source.info.size for source in found)
+    some = "" if len(looked) == len(found) else f"; {len(looked)} of them were looked at"
+    return f"{len(found)} shards ({kinds}), {size / 1e6:,.1f} MB{some}"
 
 
 def _dump(config: Config) -> str:

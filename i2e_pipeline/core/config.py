@@ -147,6 +147,8 @@ class SessionConfig(Section):
 
 
 class RunConfig(Section):
+    allow_empty: bool = False
+    """Go on where a stage passes on nothing, or rejects nearly everything for one reason."""
     waves_in_flight: int = Field(2, ge=1)
     """Waves that a stage works on at the same time. A wave is a Spark job over many units of work; each unit counts as
     soon as it is whole. With two, one wave's tasks fill the cores that the last tasks of another leave."""

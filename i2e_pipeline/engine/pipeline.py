@@ -13,6 +13,7 @@ import os
 import socket
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
+from i2e_pipeline.core.rejects import reason_name
 from i2e_pipeline.engine import cluster, merging, session
 from i2e_pipeline.engine.causes import cause
 from i2e_pipeline.engine.progress import StageProgress, job_group
@@ -40,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _FAILURES_SHOWN = 5
 _STORAGE = "_storage.json"
+_TELLING_ROWS, _NEARLY_ALL = 1_000, 0.99
 _BEAT, _SILENT = 60.0, 600.0
 """Seconds between two signs of life of the process that holds an output, and without one until it counts as gone."""
 _SHUFFLE_PARTITIONS, _MOST_PARTITIONS = 200, 50_000
@@ -175,6 +178,7 @@ class Pipeline:
                 raise StageError(_missing(stage, run, asked, wanted))
             else:
                 _run_stage(run, state)
+            _refuse_empty(run, state)
         return run, states
 
     def _planned_units(self, remember: bool = True) -> list[Unit]:
@@ -387,6 +391,35 @@ def _run_stage(run: Run, state: StageState) -> None:
         _units(len(made)),
         state.seconds,
         f", {rows_in / state.seconds:,.0f} rows/s" if rows_in else "",
+    )
+    notes: Counter[str] = Counter()
+    for commit in made:
+        notes.update(commit.facts.get("notes", {}))
+    for note, values in sorted(notes.items()):
+        log.warning("%-15s %s: %s values", stage.name, note, f"{values:,}")
+
+
+def _refuse_empty(run: Run, state: StageState) -> None:
+    """Raise StageError where a stage made next to nothing of all its units: what comes behind it would be empty, and
+    the run would end well."""
+    made = state.done.values()
+    rows_in, rows_out = sum(c.rows_in for c in made), sum(c.rows_out for c in made)
+    if run.config.run.allow_empty or not rows_in or state.stage.passes is None:
+        return
+    reasons: Counter[str] = Counter()
+    for commit in made:
+        reasons.update(commit.rejected)
+    reason, rejected = reasons.most_common(1)[0] if reasons else ("", 0)
+    nearly_all = rows_in >= _TELLING_ROWS and rejected >= _NEARLY_ALL * rows_in
+    if rows_out and not nearly_all:
+        return
+    stage = state.stage
+    why = next((said for r, said in stage.reasons.items() if reason_name(r) == reason), "")
+    raise StageError(
+        f"stage {stage.name}: of {rows_in:,} {stage.rows_are} {rows_out:,} were passed on"
+        + (f", and {rejected:,} rejected as {reason} ({why.rstrip('.')})" if reason else "")
+        + f". Look at {run.tables.path('rejects', f'stage={stage.name}')}, and at the settings of "
+        f"{', '.join(stage.all_sections()) or 'the stages before it'}; run.allow_empty=true goes on"
     )
 
 

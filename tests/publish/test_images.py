@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
+import pytest
 
 from i2e_pipeline.core.schemas import IMAGES, SELECTION
 from i2e_pipeline.engine.tasks import conform
@@ -29,19 +30,14 @@ def test_images_come_in_hash_order_with_their_own_bytes() -> None:
     )
     asked = []
 
-    def read_rows(shard: int, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def read_rows(shard: int, rows: Sequence[int], columns: Sequence[str]) -> tuple[pa.Table, pa.Array]:
         asked.append((shard, list(rows)))
-        for row in rows:
-            yield pa.RecordBatch.from_pydict(
-                {
-                    "jpg": pa.array([f"{shard}/{row}".encode()], pa.large_binary()),
-                    "url": [f"u{row}"],
-                    "caption": pa.array([None if row == 3 else f"text {row}"], pa.string()),
-                }
-            )
+        captions = pa.array([None if row == 3 else f"text {row}" for row in rows], pa.string())
+        texts = pa.table({"url": [f"u{row}" for row in rows], "caption": captions}).select(columns)
+        return texts, pa.array([f"{shard}/{row}".encode() for row in rows], pa.large_binary())
 
     rows = []
-    for table, batch in image_rows(iter([selected.slice(0, 2), selected.slice(2)]), read_rows, "jpg", "url", "caption"):
+    for table, batch in image_rows(iter([selected.slice(0, 2), selected.slice(2)]), read_rows, "url", "caption"):
         assert table == "i2e/images"
         rows += batch.to_pylist()
     assert asked == [(0, [1, 3]), (2, [0])]
@@ -53,7 +49,7 @@ def test_images_come_in_hash_order_with_their_own_bytes() -> None:
 
 def test_nothing_selected_is_nothing_read() -> None:
     empty = pa.RecordBatch.from_pylist([], schema=SELECTION)
-    assert list(image_rows(iter([empty]), lambda *_: iter(()), "jpg", "url", "caption")) == []
+    assert list(image_rows(iter([empty]), lambda *_: pytest.fail("rows were read"), "url", "caption")) == []
 
 
 def test_buckets_hold_every_entity_and_image_once() -> None:

@@ -31,6 +31,9 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with tarfile.open(STORED) as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)
+    # So that nothing is to do because of what the code has become since.
+    for stage in stages.built_in():
+        monkeypatch.setattr(type(stage), "version", 1)
     return tmp_path / "out"
 
 
