@@ -126,8 +126,8 @@ def index_of(stream: Any, path: str, image_column: str = "jpg", ahead: bool = Fa
         ) from None
     if end + _BLOCK > size or stream.read_at(_BLOCK, end).strip(b"\0"):
         raise ShardError(
-            f"{path} has no end: after its last whole member, at byte {end:,}, no empty block follows, so its writer "
-            "or the copy was cut off. Fetch it again, or leave it out"
+            f"{path} has no end: after its last whole member, at byte {end:,}, neither another nor an empty block "
+            "follows, so it is damaged, or its writer or the copy was cut off. Fetch it again, or leave it out"
         )
     table = np.array(parts, dtype=np.int64).reshape(len(parts), 2 * len(samples.PARTS))
     return pa.table([pa.array(keys, pa.string()), *(pa.array(column) for column in table.T)], schema=INDEX)
