@@ -720,3 +720,29 @@ def test_a_stage_over_all_units_waits_for_them_even_when_it_alone_is_asked_for(f
     whole = content(pipeline)
     assert worked(pipeline.run(["total"])[1]) == {"read": 0, "total": 0}
     assert content(pipeline) == whole
+
+
+def test_a_stage_that_passes_on_nothing_stops_the_run(tmp_path: Path, spark: Any) -> None:
+    """Catches: an empty dataset that ends well."""
+    write_shard(tmp_path / "in" / "a.parquet", *range(1, 20, 2))
+    odd = Read()
+    odd.modulus = 2
+    with pytest.raises(
+        StageError, match=r"stage read: of 10 numbers 0 were passed on, and 10 rejected as odd \(It does"
+    ):
+        toys(config(tmp_path), spark, read=odd).run()
+    # It does so again where nothing is to do any more.
+    with pytest.raises(StageError, match=r"run\.allow_empty=true goes on"):
+        toys(config(tmp_path), spark, read=odd).run()
+    _, states = toys(config(tmp_path, run={"allow_empty": True}), spark, read=odd).run()
+    assert worked(states) == {"read": 0, "total": 1}
+
+
+def test_nearly_everything_rejected_for_one_reason_stops_the_run(tmp_path: Path, spark: Any) -> None:
+    rare = Read()
+    rare.modulus = 500
+    write_shard(tmp_path / "in" / "a.parquet", *range(900))
+    toys(config(tmp_path), spark, read=rare).run()  # a thousand rows are not too few to tell
+    write_shard(tmp_path / "in" / "b.parquet", *range(1001, 1200))
+    with pytest.raises(StageError, match=r"of 1,099 numbers 2 were passed on, and 1,097 rejected as odd"):
+        toys(config(tmp_path), spark, read=rare).run()

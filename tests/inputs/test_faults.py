@@ -385,7 +385,8 @@ def test_new_images_of_a_folder_are_shards_of_their_own(tmp_path: Path) -> None:
 
 
 READ = [
-    "caption_bad_utf8", "url_bad_utf8", "key_bad_utf8", "caption_binary", "url_binary_bad", "dictionary_image", "dictionary",
+    "caption_bad_utf8", "url_bad_utf8", "key_bad_utf8", "caption_binary", "url_binary_bad", "dictionary_image",
+    "dictionary",
     "no_key", "no_url", "caption_list", "int_key", "large", "null_columns", "good",
 ]  # fmt: skip
 FOLDERS = ["one_empty", "all_failed", "delta_table", "hidden", "upper", "mixed_schema", "odd names"]
