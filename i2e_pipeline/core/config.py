@@ -164,7 +164,7 @@ class RunConfig(Section):
 
 
 class PairsConfig(Section):
-    added_later: ClassVar[tuple[str, ...]] = ("sample", "format", "image_root", "captions")
+    added_later: ClassVar[tuple[str, ...]] = ("sample", "format", "image_root", "captions", "where")
 
     path: Paths = ()
     """Files, folders or globs of image + alt-text pairs (docs/inputs.md). In a glob `*` stays within a folder and `**`
@@ -176,6 +176,9 @@ class PairsConfig(Section):
     image_root: Paths = ()
     """Folders or URIs below which images lie that rows name by path; paths count from the first of them. Empty: from
     the folder of the table. What leads out of them is not read."""
+    where: str | None = None
+    """Which rows are taken at all, by their columns: `similarity >= 0.28 and language in ("en", "de")`
+    (docs/inputs.md). The others are rejected as filtered_out. None: all."""
     captions: Literal["first", "join"] = "first"
     """What becomes of a list of captions: the first that is not blank, or all of them, joined by a blank."""
     key_column: str | None = "key"

@@ -30,6 +30,7 @@ class Reason(str, Enum):
     __str__ = str.__str__
 
     # pairs: rows of the input files
+    FILTERED_OUT = "filtered_out"
     NULL_TEXT = "null_text"
     EMPTY_TEXT = "empty_text"
     NO_LETTERS = "no_letters"

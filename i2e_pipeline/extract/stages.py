@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.ids import row_ids, rows_in_share
+from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import MENTIONS, PAIRS, TEXTS, Reason
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.dealing import by_unit
@@ -35,6 +36,8 @@ from i2e_pipeline.extract.mentions import find_mentions
 from i2e_pipeline.extract.text import read_texts
 from i2e_pipeline.inputs import formats
 from i2e_pipeline.inputs.shard import Shard
+from i2e_pipeline.inputs.where import columns as looked_at
+from i2e_pipeline.inputs.where import mask
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -58,6 +61,7 @@ class Pairs(Stage):
     }
     passes = Passed("pairs", ("pair_id",))
     reasons = {
+        Reason.FILTERED_OUT: "The settings say that rows like it are not taken (pairs.where).",
         Reason.NULL_TEXT: "The row has no alt-text at all, so nothing proposes an entity.",
         Reason.EMPTY_TEXT: (
             "Nothing is left of the alt-text once markup, white space and control characters are gone."
@@ -83,13 +87,17 @@ class Pairs(Stage):
         tables, config = run.tables, run.config
         expected: dict[str, int | None] = {unit: run.unit(unit).rows for unit in units}
         columns = config.pairs.key_column, config.pairs.url_column, config.pairs.text_column
-        shards = run.shards(units)
+        shards, where = run.shards(units), config.pairs.where
         max_characters = config.extract.max_characters
 
         def make_kernel() -> Kernel:
             def kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
                 mended: Counter[str] = Counter()
-                yield from read_texts(read_shards(batches, shards, *columns, mended=mended), max_characters)
+                read = read_shards(batches, shards, *columns, where=where, mended=mended)
+                gone: list[pa.RecordBatch] = []
+                yield from read_texts(_taken(read, gone), max_characters)
+                for batch in gone:
+                    yield "rejects", batch
                 yield from notes(mended)
 
             return kernel
@@ -173,26 +181,30 @@ def read_shards(
     url_column: str | None,
     text_column: str,
     mended: Counter[str],
+    where: str | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Every row of the files that is in their share, without its image.
 
     batches   shard: int32, digest: binary, share_from, share_to: float64
     mended    gets how many values of each column were no UTF-8
-    yields    shard: int32, row: int64, pair_id: binary(16), key, url, caption: string or null
+    where     an expression over the input's columns (inputs/where.py)
+    yields    shard: int32, row: int64, pair_id: binary(16), key, url, caption: string or null; where there is a `where`
+              also taken: bool
     """
     import numpy as np
 
     for batch in batches:
         for file in batch.to_pylist():
             roles = {"key": key_column, "url": url_column, "caption": text_column}
-            names = list(dict.fromkeys(c for c in roles.values() if c))
+            names = list(dict.fromkeys([*(c for c in roles.values() if c), *(looked_at(where) if where else [])]))
             shard, share = shards[file["shard"]], (file["share_from"], file["share_to"])
             for start, columns in formats.columns(shard, names):
                 rows = np.arange(start, start + columns.num_rows)
                 if share != ALL_ROWS:
                     taken = rows_in_share(file["digest"], rows, share)
                     rows, columns = rows[taken], columns.filter(pa.array(taken))
-                columns, wrong = formats.texts(shard, columns)
+                taken_by = {"taken": mask(where, columns)} if where else {}
+                columns, wrong = formats.texts(shard, columns.select([c for c in roles.values() if c]))
                 mended.update({f"{name} is no UTF-8, mended": count for name, count in wrong.items()})
                 none = pa.nulls(len(rows), pa.string())
                 yield pa.RecordBatch.from_pydict(
@@ -201,8 +213,21 @@ def read_shards(
                         "row": pa.array(rows),
                         "pair_id": row_ids(file["digest"], rows),
                         **{role: columns.column(column) if column else none for role, column in roles.items()},
+                        **taken_by,
                     }
                 )
+
+
+def _taken(batches: Iterator[pa.RecordBatch], gone: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The rows that are taken; the others go to `gone`, as rejects."""
+    for batch in batches:
+        if "taken" not in batch.schema.names:
+            yield batch
+            continue
+        taken = batch.column("taken")
+        if not pc.all(taken).as_py():
+            gone.append(reject(batch, pc.invert(taken), str(Reason.FILTERED_OUT), key="pair_id"))
+        yield batch.filter(taken).drop_columns(["taken"])
 
 
 class Extract(Stage):

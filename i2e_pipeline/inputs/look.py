@@ -15,7 +15,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.stored_image import NoImage, StoredImage
-from i2e_pipeline.inputs import columns, formats
+from i2e_pipeline.inputs import columns, formats, where
 from i2e_pipeline.inputs.columns import InputError
 from i2e_pipeline.inputs.shard import Look, ShardError, Source
 
@@ -36,6 +36,7 @@ def look(source: Source, pairs: PairsConfig) -> Look:
         found = formats.FORMATS[source.format].look(source, pairs)
         if found.rows:
             columns.check(found.schema, pairs, source.path)
+            _check_where(found.schema, pairs.where, source.path)
         return found if found.digest else replace(found, digest=files.fingerprint(source.path))
     except InputError:
         raise
@@ -43,6 +44,19 @@ def look(source: Source, pairs: PairsConfig) -> Look:
         raise InputError(str(error)) from None
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{source.path} is not a readable {kind} ({error}): mend it or leave it out") from None
+
+
+def _check_where(schema: pa.Schema, expression: str | None, path: str) -> None:
+    if expression is None:
+        return
+    looked_at = where.columns(expression)
+    if missing := [c for c in looked_at if c not in schema.names]:
+        raise InputError(f"{path} has no column {missing[0]!r} (pairs.where); it has {', '.join(schema.names)}")
+    none = [pa.array([], schema.field(c).type) for c in looked_at]
+    try:
+        where.mask(expression, pa.RecordBatch.from_arrays(none, names=looked_at))
+    except where.WhereError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def look_at_images(shards: Sequence[tuple[Source, int]], pairs: PairsConfig, most: int = _SHARDS_SAMPLED) -> None:
