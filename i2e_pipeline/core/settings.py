@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
+from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
 
 _UNKNOWN = object()
@@ -70,12 +71,13 @@ for _kind in ("bool", "int", "float", "timestamp"):
 
 
 def read(file: str) -> dict[str, Any]:
-    """The tree of a YAML file; an empty one for an empty file. Raises SettingsError."""
-    path = Path(file)
-    if not path.is_file():
+    """The tree of a YAML file, on this machine or in a store; an empty one for an empty file. Raises SettingsError."""
+    if "://" not in file and not Path(file).is_file():
         raise SettingsError(f"--config {file}: no such file")
     try:
-        tree = _load(path.read_text(encoding="utf-8"))
+        tree = _load(files.read_bytes(file).decode("utf-8"))
+    except (OSError, files.StoreError) as error:
+        raise SettingsError(f"--config {file} cannot be read: {error}") from None
     except SettingsError as error:
         raise SettingsError(f"{file}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -172,3 +172,10 @@ def test_what_differs_from_the_defaults_is_all_that_is_shown() -> None:
     assert config.differing(Config()) == {}
     made = config.load(None, ["score.batch_size=65", "output=x", "train.loss.teacher=t"])
     assert config.differing(made) == {"output": "x", "score": {"batch_size": 65}, "train": {"loss": {"teacher": "t"}}}
+
+
+def test_a_config_may_lie_in_a_store(tmp_path: Path) -> None:
+    (tmp_path / "a b.yaml").write_text("output: out/x\n")
+    assert config.load(f"file://{tmp_path}/a b.yaml").output == "out/x"
+    with pytest.raises(ConfigError, match=r"--config nowhere://x/a\.yaml cannot be read"):
+        config.load("nowhere://x/a.yaml")
