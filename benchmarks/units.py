@@ -68,7 +68,9 @@ def measure(units: int, wave: int, storage: str) -> dict[str, Any]:
         folder = Path(place)
         (folder / "log").mkdir()
         conf = f"{{spark.eventLog.enabled: 'true', spark.eventLog.dir: '{(folder / 'log').as_uri()}'}}"
-        overrides = [f"output={folder}/out", f"session.conf={conf}", f"storage.format={storage}"]
+        # Few rows of few units may give no entity enough images.
+        allowed = "run.allow_empty=true"
+        overrides = [allowed, f"output={folder}/out", f"session.conf={conf}", f"storage.format={storage}"]
         tree = embedded.composed([*overrides, f"run.wave_units={wave}"])
         tiny_files([f.path for f in files.find([tree["pairs"]["path"]], ".parquet")], folder / "tiny", units)
         tree["pairs"] |= {"path": str(folder / "tiny"), "files_per_unit": 1}
