@@ -207,6 +207,13 @@ def test_a_python_that_connects_by_itself_is_noticed(site: Site, monkeypatch: py
     assert site.asked == []
 
 
+def test_tls_is_guarded_alike(site: Site) -> None:
+    """The site speaks no TLS: a handshake that fails shows that one was tried."""
+    url = site.url("/image").replace("http:", "https:")
+    assert ask(url) == "a faulty certificate or TLS"
+    assert ask(url, allow_private=False) == "refused: a private address (fetch.allow_private)"
+
+
 def test_blocked_domains_and_what_lies_below_them_are_not_asked(site: Site, tmp_path: Path) -> None:
     (tmp_path / "blocked.txt").write_text("# ours\nexample.org\n*.Example.COM # all\n\nbücher.example\nlocalhost\n")
     blocked = fetch.limits_of(FetchConfig(contact="me", blocked_domains=str(tmp_path / "blocked.txt"))).blocked

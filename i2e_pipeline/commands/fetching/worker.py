@@ -375,7 +375,7 @@ class Guarded:
         self._downloader, self._limits = downloader, limits
 
     def __call__(self, shard: Any) -> Any:
-        downloader = import_module("img2dataset.downloader")
+        downloader: Any = import_module("img2dataset.downloader")
         if not hasattr(downloader, "download_image_with_retry"):
             raise RuntimeError("this img2dataset fetches in another way than the one that was checked")
         downloader.download_image_with_retry = Fetcher(self._limits)
