@@ -55,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _json_argument(planned)
     planned.set_defaults(call=_plan)
 
+    fetching = _command(commands, "fetch", _fetch, "the images of a table of addresses, into a folder that a run reads")
+    fetching.add_argument("--linked-only", action="store_true", help="only of rows whose text leads to an entity")
+
     link = _command(commands, "link", _link, "mentions and candidates of texts: {id, text} lines in, links out")
     link.add_argument("--input", required=True, type=at_home, metavar="TEXTS.jsonl")
     link.add_argument("--output", required=True, type=at_home, metavar="LINKS.jsonl")
@@ -274,6 +277,16 @@ def _plan(options: argparse.Namespace) -> int:
     found = plan(options)
     if not _as_json(options, found.as_json()):
         summary.print_plan(found)
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands.fetch import fetch, told
+    from i2e_pipeline.stages import pipeline
+
+    if options.linked_only:
+        options.set.append(["fetch.linked_only=true"])
+    told(fetch(pipeline(_config(options, compose=options.linked_only))), log.info)
     return 0
 
 

@@ -84,6 +84,7 @@ def sections() -> dict[str, type[Section]]:
 OUTSIDE = {
     "session": "starts Spark",
     "run": "how a run is carried out",
+    "fetch": "makes input, which is known by its content",
     "train": "a training has a fingerprint of its own (train/trainer.py)",
     "evaluate": "results name what they were measured with",
 }

@@ -208,6 +208,48 @@ class PairsConfig(Section):
     is the art style of a picture)."""
 
 
+class FetchConfig(Section):
+    """How `i2e fetch` gets the images of a table of addresses (`pairs.path`, `pairs.url_column`, `pairs.text_column`).
+    The folder that it fills is then the `pairs.path` of a run."""
+
+    folder: PathText | None = None
+    """Folder on this machine that is filled, a shard for 10,000 rows. None: <output>/fetched."""
+    output_format: Literal["parquet", "webdataset", "files"] = "parquet"
+    """How pairs are stored there."""
+    resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = "no"
+    """no: the bytes as they came. The others are img2dataset's, and store images as JPEG."""
+    image_size: int = Field(512, ge=16)
+    """Side in pixels that `resize_mode` leads to. Smaller images stay as they are, unless it is `border` or
+    `center_crop`."""
+    contact: str | None = None
+    """Mail address or page by which sites that are asked can reach you; it stands in the User-Agent. It must be set."""
+    user_agent: str = Field("i2e", pattern=r"^[\w.-]+$")
+    """Name in the User-Agent. Opt-out headers may address it."""
+    disallowed_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
+    """Images whose X-Robots-Tag has one of these are not taken. (): all are."""
+    blocked_domains: PathText | None = None
+    """File of domains, one a line, that are not asked, nor what lies below them. None: all are."""
+    allow_private: bool = False
+    """Connect to private addresses, too: loopback, a local network, a cloud's metadata service. And use the proxies
+    that the environment names, which connect where they will."""
+    linked_only: bool = False
+    """Fetch only rows whose text leads to an entity (`i2e fetch --linked-only`). The stages of texts run first."""
+    processes: int | None = Field(None, ge=1)
+    """Processes that fetch, a shard each. None: one per core."""
+    threads: int = Field(64, ge=1)
+    """Images that a process fetches at a time."""
+    timeout: float = Field(10.0, gt=0)
+    """Seconds for a connection, and for each piece of an answer."""
+    deadline: float = Field(60.0, gt=0)
+    """Seconds for an image with all redirects, per try."""
+    retries: int = Field(2, ge=0)
+    """Further tries where the first failed for what may pass: no answer, a cut one, HTTP 429 or 5xx."""
+    max_bytes: int = Field(64_000_000, ge=1)
+    """Larger images are not taken."""
+    python: PathText | None = None
+    """A Python that has img2dataset. None: an environment is made on first use, in ~/.cache/i2e-pipeline/fetch."""
+
+
 Skip = Literal["scholarly_article", "category", "disambiguation", "list", "template", "wikimedia_page", "name"]
 
 
@@ -586,6 +628,8 @@ class Config(Section):
     """How a run is carried out."""
     pairs: PairsConfig = PairsConfig()
     """The input: image + alt-text pairs."""
+    fetch: FetchConfig = FetchConfig()
+    """How images of a table of addresses are fetched."""
     knowledge_base: KnowledgeBaseConfig = KnowledgeBaseConfig()
     """What the knowledge base is made of."""
     extract: ExtractConfig = ExtractConfig()

@@ -58,7 +58,7 @@ _MAY_BE = {
 
 def _hint(setting: str, schema: pa.Schema) -> str:
     if setting == "image_column" and any(n.lower() in ("url", "image_url", "img_url") for n in schema.names):
-        return ". A table of addresses without images: fetch them first (img2dataset), and name the folder it fills"
+        return ". A table of addresses without images: fetch them first (`i2e fetch`), and name the folder it fills"
     return ""
 
 

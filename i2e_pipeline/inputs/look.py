@@ -99,11 +99,11 @@ def _why_none(stored: Sequence[StoredImage]) -> str | None:
         said = missing[0].detail
         if _ADDRESS.match(said.encode()):
             return (
-                f"{said}: these are addresses of the web; fetch them first (img2dataset), and name the folder it fills"
+                f"{said}: these are addresses of the web; fetch them first (`i2e fetch`), and name the folder it fills"
             )
         return f"{said}. Paths count from the table's folder, or from pairs.image_root"
     if held and all(_ADDRESS.match(s) for s in held):
-        return "these are addresses of the web as bytes; fetch them first (img2dataset)"
+        return "these are addresses of the web as bytes; fetch them first (`i2e fetch`)"
     if held and all(_BASE64.match(s) for s in held):
         return "this is base64: decode it into bytes first"
     return None
