@@ -211,7 +211,7 @@ def _dump(config: Config) -> str:
         if path is not None:
             try:
                 found = files.find((path,), "")
-                recognised([f.path for f in found], wanted)
+                recognised([f.path for f in found], wanted, files.open_filesystem)
             except I2EError as error:
                 raise Failed(f"knowledge_base.{setting}: {error}: mend the path, or put the file there") from None
             except SourceError as error:
