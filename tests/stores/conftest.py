@@ -74,8 +74,8 @@ def store(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sto
             time.sleep(0.2)
         found.filesystem.create_dir(found.bucket)
         # As README's example has them.
-        for here, there in (("pairs", "laion"), ("dump.json.bz2", "latest-all.json.bz2"), ("popularity.csv", "qrank.csv"),
-                            ("anchors.tsv", "anchors.tsv")):  # fmt: skip
+        named = {"pairs": "laion", "dump.json.bz2": "latest-all.json.bz2", "popularity.csv": "qrank.csv"}
+        for here, there in (named | {"anchors.tsv": "anchors.tsv"}).items():
             to = f"{found.bucket}/{there}"
             if (world / here).is_dir():
                 pafs.copy_files(str(world / here), to, destination_filesystem=found.filesystem)
