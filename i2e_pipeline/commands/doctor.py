@@ -148,7 +148,10 @@ def _store(config: Config) -> str:
     if not stores.scheme_of(config.output) or files.is_local(config.output):
         return "the output is on this machine"
     place = files.join(config.output, f"_doctor-{uuid.uuid4().hex}")
-    clients = [("pyarrow", _by_pyarrow), ("Hadoop", partial(_by_hadoop, config))]
+    clients: list[tuple[str, Callable[[str], bytes]]] = [
+        ("pyarrow", _by_pyarrow),
+        ("Hadoop", partial(_by_hadoop, config)),
+    ]
     if config.storage.format == "delta":
         clients.append(("delta-rs", _by_delta))
     stores.use(config.storage.options)

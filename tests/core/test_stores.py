@@ -46,7 +46,7 @@ def overrides(options: dict[str, str]) -> list[str]:
     ],
 )
 def test_options_that_do_not_fit_are_refused_without_a_secret(options: dict[str, str], said: str) -> None:
-    with pytest.raises(config.ConfigError, match="storage.options: ") as refused:
+    with pytest.raises(config.ConfigError, match=r"storage\.options: ") as refused:
         config.load(None, overrides(options))
     assert said in str(refused.value)
     assert SECRET not in str(refused.value)
