@@ -14,7 +14,7 @@ from i2e_pipeline.sample import embedded
 from i2e_pipeline.stages import from_tree, pipeline
 
 
-def settings(world: Path, output: Path, *overrides: str, shards: str = "*") -> Config:
+def settings(world: Path | str, output: Path | str, *overrides: str, shards: str = "*") -> Config:
     tree = embedded.tree(
         [
             f"pairs.path={world}/pairs/{shards}.parquet",

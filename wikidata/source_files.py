@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -69,6 +69,18 @@ class SourceError(ValueError):
     """A source that is not what it should be; the message names the file, what it seems to be and the remedy."""
 
 
+OpenFileSystem = Callable[[str], tuple[pafs.FileSystem, str]]
+"""From a path or URI to its file system and the path within it."""
+
+
+def of_its_own(path: str) -> tuple[pafs.FileSystem, str]:
+    """As pyarrow opens a URI by itself: a store with the credentials of the environment."""
+    if "://" in path:
+        filesystem, inner = pafs.FileSystem.from_uri(quote(path, safe="/:?=&%@+,;!$'()*~[]"))
+        return filesystem, inner
+    return pafs.LocalFileSystem(), path
+
+
 @dataclass(frozen=True)
 class Source:
     """A file to read lines from."""
@@ -81,6 +93,8 @@ class Source:
     """Bytes as it lies there."""
     begins: str = ""
     """Its first characters, for messages."""
+    open_filesystem: OpenFileSystem = field(default=of_its_own, compare=False, repr=False)
+    """How a process that reads it opens what it lies in; it travels to Spark's workers."""
 
     @property
     def splittable(self) -> bool:
@@ -93,14 +107,14 @@ class Source:
         )
 
 
-def recognised(paths: Iterable[str], wanted: str) -> list[Source]:
+def recognised(paths: Iterable[str], wanted: str, open_filesystem: OpenFileSystem = of_its_own) -> list[Source]:
     """The files as sources, empty ones left out.
 
     wanted   what they should be, in words (`DUMP`)
     Raises SourceError, with file and remedy, for one that cannot be read as lines, and where all are empty.
     """
     named = list(paths)
-    found = [source for path in named if (source := _look_at(path, wanted)) is not None]
+    found = [source for path in named if (source := _look_at(path, wanted, open_filesystem)) is not None]
     if not found:
         said = f"{named[0]} is empty" if len(named) == 1 else f"the {len(named)} files are empty ({named[0]} …)"
         raise SourceError(
@@ -109,8 +123,8 @@ def recognised(paths: Iterable[str], wanted: str) -> list[Source]:
     return found
 
 
-def _look_at(path: str, wanted: str) -> Source | None:
-    filesystem, inner = _filesystem(path)
+def _look_at(path: str, wanted: str, open_filesystem: OpenFileSystem) -> Source | None:
+    filesystem, inner = open_filesystem(path)
     info = filesystem.get_file_info(inner)
     if info.type != pafs.FileType.File:
         raise FileNotFoundError(f"{path} does not exist")
@@ -119,14 +133,15 @@ def _look_at(path: str, wanted: str) -> Source | None:
     if not head:
         return None
     compression = _compression(head)
-    source = Source(path, compression, info.size)
+    source = Source(path, compression, info.size, open_filesystem=open_filesystem)
     if compression:
         head = _first_bytes(source)
     packed = f" (within {compression})" if compression else ""
     what, remedy = (f"{_compression(head)} again", "unpack it once") if _compression(head) else _foreign(head)
     if what:
         raise SourceError(f"{path} is {what}{packed}: {remedy}. Wanted is {wanted}")
-    return Source(path, compression, info.size, head.removeprefix(_BOM)[:60].decode("utf-8", "replace").strip())
+    begins = head.removeprefix(_BOM)[:60].decode("utf-8", "replace").strip()
+    return replace(source, begins=begins)
 
 
 def _compression(head: bytes) -> str | None:
@@ -160,13 +175,6 @@ def _first_bytes(source: Source) -> bytes:
     return head
 
 
-def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    if "://" in path:
-        filesystem, inner = pafs.FileSystem.from_uri(quote(path, safe="/:?=&%@+,;!$'()*~[]"))
-        return filesystem, inner
-    return pafs.LocalFileSystem(), path
-
-
 _STREAMS: Mapping[str, Callable[[], Any]] = {
     "bz2": bz2.BZ2Decompressor,
     "gz": lambda: zlib.decompressobj(wbits=31),
@@ -176,7 +184,7 @@ _STREAMS: Mapping[str, Callable[[], Any]] = {
 
 def _unpacked(source: Source, size: int) -> Iterator[bytes]:
     """The unpacked file in pieces, of `size` bytes as they lie there."""
-    filesystem, inner = _filesystem(source.path)
+    filesystem, inner = source.open_filesystem(source.path)
     with filesystem.open_input_stream(inner, compression=None) as raw:
         if begin := _STREAMS.get(source.compression or ""):
             yield from _of_streams(raw, begin, size)

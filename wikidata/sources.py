@@ -27,7 +27,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from wikidata import source_files
 from wikidata.schemas import ANCHORS, NAMES
-from wikidata.source_files import Source, SourceError, blocks, recognised
+from wikidata.source_files import OpenFileSystem, Source, SourceError, blocks, of_its_own, recognised
 from wikidata.surface import inadmissible, normal_forms, without_qualifier
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,9 @@ class _Survey:
     """Its line, from 1; 0: there is none."""
 
 
-def read_popularity(spark: SparkSession, paths: Sequence[str]) -> DataFrame:
+def read_popularity(
+    spark: SparkSession, paths: Sequence[str], open_filesystem: OpenFileSystem = of_its_own
+) -> DataFrame:
     """Popularity of entities from files of `qid,number`.
 
     Returns POPULARITY, the larger number where an id stands twice.
@@ -88,19 +90,25 @@ def read_popularity(spark: SparkSession, paths: Sequence[str]) -> DataFrame:
     form = _POPULARITY
     if all(".tsv" in path.rpartition("/")[2] for path in paths):
         form = _Form("a TSV of `qid<TAB>number`", form.columns, form.number, quoted=True)
-    return _rows(spark, paths, form, _popularity, "entity_id bigint, popularity double").groupBy("entity_id").agg(
-        F.max("popularity").alias("popularity")
-    )  # fmt: skip
+    schema = "entity_id bigint, popularity double"
+    rows = _rows(spark, paths, form, _popularity, schema, open_filesystem=open_filesystem)
+    return rows.groupBy("entity_id").agg(F.max("popularity").alias("popularity"))
 
 
-def read_anchors(spark: SparkSession, paths: Sequence[str], warn: Warn = log.warning) -> DataFrame:
+def read_anchors(
+    spark: SparkSession,
+    paths: Sequence[str],
+    warn: Warn = log.warning,
+    open_filesystem: OpenFileSystem = of_its_own,
+) -> DataFrame:
     """Anchor counts from files of `surface<TAB>qid<TAB>count`.
 
     warn    is told of lines that are not UTF-8; what is no character in them is U+FFFD
     Returns ANCHORS, one row per (surface, entity); surfaces that are no admissible names (numbers, signs) are left out.
     Raises  FileNotFoundError; SourceError that names file and line for a row that does not parse.
     """
-    counted = _rows(spark, paths, _ANCHORS, _anchors, "surface string, entity_id bigint, count bigint", warn)
+    schema = "surface string, entity_id bigint, count bigint"
+    counted = _rows(spark, paths, _ANCHORS, _anchors, schema, warn, open_filesystem)
     summed = counted.groupBy("surface", "entity_id").agg(F.sum("count").alias("count"))
     return summed.mapInArrow(_with_normal_form, from_arrow_schema(ANCHORS))
 
@@ -148,9 +156,10 @@ def _rows(
     made: Callable[[Mapping[str, pa.Array]], list[pa.Array]],
     schema: str,
     warn: Warn = log.warning,
+    open_filesystem: OpenFileSystem = of_its_own,
 ) -> DataFrame:
     """The rows of all files, each of which was looked at; a task reads a file."""
-    sources = recognised(paths, form.said)
+    sources = recognised(paths, form.said, open_filesystem)
     numbers = spark.range(0, len(sources), 1, len(sources))
     told = numbers.mapInArrow(partial(_surveyed, sources=sources, form=form), _SURVEY).collect()
     if faults := sorted((row.source, row.fault) for row in told if row.fault):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import files, stores
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.secrets import hide
@@ -95,6 +97,7 @@ def checks(config: Config) -> list[tuple[str, Callable[[], str]]]:
         *_environment(config),
         ("spark", lambda: _spark(config)),
         ("delta", lambda: _delta(config)),
+        ("store", lambda: _store(config)),
         ("torch", lambda: _torch(config)),
         ("recognizer", lambda: _recognizer(config)),
         ("score model", lambda: _model(config)),
@@ -135,6 +138,107 @@ def _delta(config: Config) -> str:
     with tempfile.TemporaryDirectory() as folder:
         build(config).range(3).write.format("delta").save(f"{folder}/table")
     return f"a table was written; jars from {config.session.jars or 'Maven'}"
+
+
+_SMALL = b"a small file"
+
+
+def _store(config: Config) -> str:
+    """Write, read and delete below the output with each client that a run opens it by."""
+    if not stores.scheme_of(config.output) or files.is_local(config.output):
+        return "the output is on this machine"
+    place = files.join(config.output, f"_doctor-{uuid.uuid4().hex}")
+    clients: list[tuple[str, Callable[[str], bytes]]] = [
+        ("pyarrow", _by_pyarrow),
+        ("Hadoop", partial(_by_hadoop, config)),
+    ]
+    if config.storage.format == "delta":
+        clients.append(("delta-rs", _by_delta))
+    stores.use(config.storage.options)
+    for client, tried in clients:
+        try:
+            read = tried(place)
+        except Exception as error:
+            raise Failed(f"{client} cannot write, read and delete in {config.output}: {_why(error, config)}") from None
+        if read != _SMALL:
+            raise Failed(f"{client} reads other bytes than it has written to {place}: is something between it and it?")
+    return f"{config.output} is written, read and deleted by {', '.join(name for name, _ in clients)}"
+
+
+_FAULTS = (
+    (r"NoSuchBucket|bucket.{0,40}(not (exist|found))|ContainerNotFound", "output", "name a bucket that is there"),
+    (
+        r"InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|ExpiredToken|AccessDenied|ACCESS_DENIED|Forbidden|\b403\b"
+        r"|credential|\b401\b|AuthenticationFailed",
+        "key",
+        "give keys that may write there",
+    ),
+    (r"PermanentRedirect|AuthorizationHeaderMalformed|\b301\b", "region", "name the bucket's region"),
+    (r"connect|resolve|timed? ?out|curlCode|UnknownHost|error sending request|SSL|TLS", "endpoint", "name its server"),
+)
+"""What a client says, the setting that it is of, and the remedy."""
+_SETTINGS = {
+    "s3": {
+        "key": "s3.access_key_id and s3.secret_access_key",
+        "region": "s3.region",
+        "endpoint": "s3.endpoint",
+    },
+    "gs": {"key": "gs.service_account_file"},
+    "abfs": {"key": "abfs.account_key, abfs.sas_token or abfs.client_secret"},
+}
+
+
+def _why(error: Exception, config: Config) -> str:
+    from i2e_pipeline.engine.causes import cause
+
+    said = cause(error).rstrip(".")
+    store = stores.OF_SCHEME.get(stores.scheme_of(config.output), "")
+    of, remedy = next(((of, r) for pattern, of, r in _FAULTS if re.search(pattern, said, re.IGNORECASE)), ("", ""))
+    told = ", ".join(name for name in config.storage.options if name.startswith(f"{store}."))
+    known = f"storage.options sets {told}" if told else "storage.options sets nothing of it, so its environment holds"
+    setting = "output" if of == "output" else _SETTINGS.get(store, {}).get(of)
+    where = f"storage.options: {setting}" if setting and setting != "output" else setting
+    return f"{said} ({known})" + (f"; look at {where}: {remedy}" if where else "")
+
+
+def _by_pyarrow(place: str) -> bytes:
+    files.write_bytes(place, _SMALL)
+    try:
+        return files.read_bytes(place)
+    finally:
+        files.remove(place)
+
+
+def _by_hadoop(config: Config, place: str) -> bytes:
+    from i2e_pipeline.engine.session import build
+
+    context = build(config).sparkContext
+    jvm: Any = context._jvm
+    path = jvm.org.apache.hadoop.fs.Path(place)
+    filesystem = path.getFileSystem(context._jsc.hadoopConfiguration())
+    written = filesystem.create(path, True)
+    written.write(bytearray(_SMALL))
+    written.close()
+    try:
+        read = filesystem.open(path)
+        found = bytes(read.readAllBytes())
+        read.close()
+        return found
+    finally:
+        filesystem.delete(path, False)
+
+
+def _by_delta(place: str) -> bytes:
+    import pyarrow as pa
+    from deltalake import DeltaTable, write_deltalake
+
+    table = pa.table({"content": pa.array([_SMALL], pa.binary())})
+    try:
+        write_deltalake(place, table, storage_options=stores.delta(place))
+        read = DeltaTable(place, storage_options=stores.delta(place)).to_pyarrow_table()
+        return bytes(read.column("content")[0].as_py())
+    finally:
+        files.remove(place)
 
 
 def _torch(config: Config) -> str:
@@ -211,7 +315,7 @@ def _dump(config: Config) -> str:
         if path is not None:
             try:
                 found = files.find((path,), "")
-                recognised([f.path for f in found], wanted)
+                recognised([f.path for f in found], wanted, files.open_filesystem)
             except I2EError as error:
                 raise Failed(f"knowledge_base.{setting}: {error}: mend the path, or put the file there") from None
             except SourceError as error:

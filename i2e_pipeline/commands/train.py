@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from i2e_pipeline.core import config as configuration
-from i2e_pipeline.core import files, logs
+from i2e_pipeline.core import files, logs, stores
 from i2e_pipeline.core.config import Config, ConfigError
 from i2e_pipeline.core.errors import ExitCode, I2EError
 
@@ -80,8 +80,9 @@ class TrainingFailed(I2EError, RuntimeError):
 
 
 def _of_a_rank(config: Config) -> dict[str, Any]:
-    """The settings that travel to a rank. It starts no Spark, and Spark's properties may be secrets."""
-    return config.model_dump(mode="json", exclude={"session": {"conf"}})
+    """The settings that travel to a rank. It starts no Spark, and Spark's properties may be secrets, as stores' options
+    may be, which travel in the environment."""
+    return config.model_dump(mode="json", exclude={"session": {"conf"}, "storage": {"options"}})
 
 
 def _travelling(archives: Sequence[str]) -> Callable[[dict[str, Any], bool], None]:
@@ -105,6 +106,7 @@ def rank(tree: dict[str, Any], restart: bool) -> None:
     from i2e_pipeline.train.trainer import folder_of
 
     logs.set_up()
+    tree["storage"]["options"] = stores.in_use()
     config = configuration.from_tree(tree, "the driver's config")
     try:
         pretrain(config, restart)

@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from i2e_pipeline.core import files, model_name, secrets, settings
+from i2e_pipeline.core import files, model_name, secrets, settings, stores
 from i2e_pipeline.core.errors import I2EError, NoSuchFile
 
 log = logging.getLogger(__name__)
@@ -108,6 +108,12 @@ class StorageConfig(Section):
     row_group_mb: int = Field(64, ge=1, le=1024)
     """Target size in MB of a row group of published images, before compression. Training reads a row group at a
     time."""
+    options: Annotated[dict[str, str], AfterValidator(stores.checked)] = Field(default_factory=dict)
+    """How object stores are opened, by pyarrow, Hadoop and delta-rs alike (docs/stores.md): `s3.endpoint`,
+    `s3.access_key_id` … Without one of a store, each client takes what its own environment says."""
+
+    def fingerprint(self, leave_out: Collection[str] = ()) -> dict[str, Any]:
+        return super().fingerprint((*leave_out, "options"))  # how a store is reached changes no result
 
 
 class GpuExecutor(Section):
@@ -736,7 +742,10 @@ def _respelled(settings: Mapping[str, Any]) -> dict[str, Any]:
 def from_tree(
     given: Mapping[str, Any], file: str, overrides: Sequence[str] = (), sections_of: SectionsOf | None = None
 ) -> Config:
-    """The validated config; raises ConfigError with a line for each setting that is not allowed."""
+    """The validated config; raises ConfigError with a line for each setting that is not allowed.
+
+    From now on this process opens object stores as `storage.options` says.
+    """
     tree = _respelled(given)
     source = {_SPELLED_BEFORE.get(k, k): "--set" for k in (o.partition("=")[0].strip() for o in overrides)}
     model = Config
@@ -752,7 +761,9 @@ def from_tree(
                 tree[section] = {}
     tree = settings.settled(tree, model)
     try:
-        return model.model_validate(tree)
+        config = model.model_validate(tree)
+        stores.use(config.storage.options)
+        return config
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(e, source, file, model) for e in error.errors())) from None
 

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
+from i2e_pipeline.core import stores
 from i2e_pipeline.core.errors import AlreadyThere, I2EError, NoSuchFile
 
 _WHOLE = 64 << 20
@@ -61,20 +62,26 @@ class FileInfo:
 def _quoted(uri: str) -> str:
     scheme, _, rest = uri.partition("://")
     authority, slash, inner = rest.partition("/")
-    return f"{scheme}://{authority}{slash}{quote(inner, safe=_OF_PATHS)}"
+    options = match.group() if (match := _QUERY.search(inner)) else ""
+    return f"{scheme}://{authority}{slash}{quote(inner.removesuffix(options), safe=_OF_PATHS)}{options}"
 
 
-_OF_PATHS = "/:?=&%@+,;!$'()*~"
+_OF_PATHS = "/:=&@+,;!$'()*~"
 
 
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a path or URI, and the path within it. Raises StoreError where none is known for it."""
+    """The file system of a path or URI, and the path within it. Raises StoreError where none is known for it.
+
+    A store is opened with the options of this process (core/stores.py); without any, as its own environment says.
+    """
     path = path.removeprefix("file://")
     if "://" in path:
         try:
+            if (found := stores.filesystem(path)) is not None:
+                return found
             # A name may hold what no URI does: blanks, braces, letters that are not ASCII.
             filesystem, inner = pafs.FileSystem.from_uri(_quoted(path))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except (ValueError, pa.ArrowNotImplementedError) as error:
             raise StoreError(
                 f"{path}: {error}. Known are paths of this machine, s3://, gs://, abfs:// and hdfs://"
             ) from None

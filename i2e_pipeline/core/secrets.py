@@ -17,7 +17,7 @@ HIDDEN = "***"
 
 _KINDS = (
     r"(?:secret|passw(?:or)?d|passphrase|credential"
-    r"|(?:access|account|api|auth|private|shared|signing|storage)[._-]?key"
+    r"|(?:access|account|api|auth|private|secret|shared|signing|storage)[._-]?key"
     r"|(?:sas|oauth2?|session|security|access|refresh|auth|bearer|api|hf)[._-]?token)"
 )
 SPARK_REDACTION = (

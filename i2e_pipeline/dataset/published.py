@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import files, stores
 from i2e_pipeline.core.config import digest
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.schemas import I2E_ENTITIES, IMAGES
@@ -114,7 +114,7 @@ def part_files(table: str) -> list[str]:
     from deltalake.exceptions import DeltaError
 
     try:
-        actions = DeltaTable(table).get_add_actions(flatten=True)
+        actions = DeltaTable(table, storage_options=stores.delta(table)).get_add_actions(flatten=True)
     except (DeltaError, OSError) as error:
         raise DatasetError(f"{table} is a Delta table whose log cannot be read: {error}") from None
     return sorted(unquote(path) for path in pa.table(actions).column("path").to_pylist())

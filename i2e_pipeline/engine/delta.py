@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import files, stores
 from i2e_pipeline.engine.records import WrittenFile
 
 if TYPE_CHECKING:
@@ -64,7 +64,14 @@ class DeltaLog:
                 written = Schema.from_arrow(pa.schema([*schema, *(pa.field(k, pa.string()) for k in keys)]))
             if table is None:
                 if written is not None:
-                    create_table_with_add_actions(self.path, written, adds, mode="error", partition_by=keys)
+                    create_table_with_add_actions(
+                        self.path,
+                        written,
+                        adds,
+                        mode="error",
+                        partition_by=keys,
+                        storage_options=stores.delta(self.path),
+                    )
                     self._changed(new, set())
                 return
             removes: list[Any] = [
@@ -104,7 +111,7 @@ class DeltaLog:
 
         if self._table is None:
             try:
-                self._table = DeltaTable(self.path)
+                self._table = DeltaTable(self.path, storage_options=stores.delta(self.path))
             except TableNotFoundError:
                 return None
         else:

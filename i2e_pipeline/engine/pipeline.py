@@ -22,7 +22,7 @@ from itertools import count
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import files, stores
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.rejects import reason_name
@@ -102,6 +102,7 @@ class Pipeline:
         self, config: Config, stages: Sequence[Stage], start_spark: Callable[[], SparkSession] | None = None
     ) -> None:
         """`start_spark` is called when Spark is first needed. None: as the config says."""
+        stores.use(config.storage.options)
         self.config = config
         self.stages = list(stages)
         start = start_spark or self._start_spark

@@ -6,15 +6,17 @@ Under spark-submit the cluster's own settings hold. This module sets only what t
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from i2e_pipeline.core import files, secrets
+from i2e_pipeline.core import files, secrets, stores
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.machine import scratch
@@ -107,7 +109,33 @@ def ready(spark: SparkSession, config: Config) -> SparkSession:
                 "%s is false for this run: rows that cannot be read are an error or a reject, and never left out", key
             )
         spark.conf.set(key, "false")
+    _open_stores(spark, config)
     return spark
+
+
+_told: dict[str, dict[str, str | None]] = {}
+"""By application: Hadoop's properties that were set for a config, and what they were before."""
+
+
+def _open_stores(spark: SparkSession, config: Config) -> None:
+    """Let Hadoop and the workers open object stores as `storage.options` says.
+
+    It is told to the session that runs, and not by Spark's properties: these stand on a command line, in the event log
+    and on a page, and somebody else's session takes none any more. A Spark property of the same name holds.
+    """
+    context = spark.sparkContext
+    hadoop: Any = context._jsc.hadoopConfiguration()
+    for name, before in _told.pop(context.applicationId, {}).items():
+        hadoop.unset(name) if before is None else hadoop.set(name, before)
+    properties = {
+        name: value
+        for name, value in stores.hadoop(config.storage.options).items()
+        if not context.getConf().contains(f"spark.hadoop.{name}")
+    }
+    _told[context.applicationId] = {name: hadoop.get(name) for name in properties}
+    for name, value in properties.items():
+        hadoop.set(name, value)
+    context.environment[stores.VARIABLE] = json.dumps(config.storage.options, sort_keys=True)
 
 
 def _refuse_connect(config: Config, spark: SparkSession | None = None) -> None:
@@ -198,6 +226,11 @@ def properties(config: Config, local: bool, by_submit: bool) -> dict[str, str]:
     found = _properties(config, local)
     if config.storage.format == "delta":
         found |= _of_delta(config, by_submit)
+    if local and not by_submit and config.session.jars is None:
+        for package, line in _of_stores(config):
+            found["spark.jars.packages"] = ",".join(filter(None, (found.get("spark.jars.packages"), package)))
+            if line:
+                found[f"spark.hadoop.{line.partition('=')[0]}"] = line.partition("=")[2]
     for key, value in config.session.conf.items():
         between = _LISTS.get(key)
         found[key] = between.join(_together(key, found[key], value)) if between and found.get(key) else value
@@ -300,8 +333,31 @@ _STORES = {
 """Of a store's scheme: what brings Hadoop's client, and the property that it wants beside it."""
 
 
+def _opened_by_hadoop(config: Config) -> list[tuple[str, str]]:
+    """Settings and paths that Spark itself opens. Pairs and models are read by pyarrow alone."""
+    dump = config.knowledge_base.dump
+    return [("output", config.output), *([("knowledge_base.dump", dump)] if dump else [])]
+
+
+def _of_stores(config: Config) -> list[tuple[str, str]]:
+    """Of the stores that Hadoop is to open: Maven's names of their clients, as far as Spark does not have them, each
+    with the property that it wants."""
+    from pyspark.find_spark_home import _find_spark_home
+
+    home = Path(_find_spark_home()) / "jars"
+    versions = [m[1] for jar in home.glob("hadoop-client-api-*.jar") if (m := re.search(r"api-(.+)\.jar", jar.name))]
+    theirs = " ".join((config.session.conf.get("spark.jars", ""), *(jar.name for jar in home.glob("*.jar"))))
+    found: dict[str, str] = {}
+    for _, path in _opened_by_hadoop(config):
+        package, line = _STORES.get(stores.scheme_of(path), ("", ""))
+        artifact = package.partition(":")[2].partition(":")[0]
+        if package and f"{artifact}-" not in theirs and ("{hadoop}" not in package or versions):
+            found[package.format(hadoop=versions[0] if versions else "")] = line
+    return list(found.items())
+
+
 def lacking_jars(spark: SparkSession, config: Config) -> str | None:
-    """Which jars the output needs and this session does not have, and what brings them; None where it has all.
+    """Which jars output and dump need and this session does not have, and what brings them; None where it has all.
 
     Without this the run fails in the middle, with the name of a Java class.
     """
@@ -319,16 +375,18 @@ def lacking_jars(spark: SparkSession, config: Config) -> str | None:
             what.append(f"storage.format=delta: Spark finds no data source of that name ({cause(error)})")
             packages.append(_delta_package())
             lines += [f"{key}={value}" for key, value in _DELTA.items()]
-    scheme = config.output.partition("://")[0] if "://" in config.output else "file"
-    try:
-        hadoop = spark.sparkContext._jsc.hadoopConfiguration()
-        jvm.org.apache.hadoop.fs.FileSystem.getFileSystemClass(scheme, hadoop)
-    except Exception as error:
-        what.append(f"output={config.output}: Hadoop knows no file system for {scheme}:// ({cause(error)})")
-        package, line = _STORES.get(scheme, ("", ""))
-        if package:
-            packages.append(package.format(hadoop=jvm.org.apache.hadoop.util.VersionInfo.getVersion()))
-        lines += [f"spark.hadoop.{line}"] if line else []
+    hadoop = spark.sparkContext._jsc.hadoopConfiguration()
+    for scheme, opened in {
+        stores.scheme_of(p) or "file": (s, p) for s, p in reversed(_opened_by_hadoop(config))
+    }.items():
+        try:
+            jvm.org.apache.hadoop.fs.FileSystem.getFileSystemClass(scheme, hadoop)
+        except Exception as error:
+            what.append(f"{'='.join(opened)}: Hadoop knows no file system for {scheme}:// ({cause(error)})")
+            package, line = _STORES.get(scheme, ("", ""))
+            if package:
+                packages.append(package.format(hadoop=jvm.org.apache.hadoop.util.VersionInfo.getVersion()))
+            lines += [f"spark.hadoop.{line}"] if line else []
     if not what:
         return None
     options = ([f"--packages {','.join(packages)}"] if packages else []) + [f"--conf {line}" for line in lines]

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import files, stores
 from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.files import FileInfo
@@ -197,7 +197,7 @@ def _of_delta(folder: str) -> list[Source]:
     from deltalake.exceptions import DeltaError
 
     try:
-        table = DeltaTable(folder)
+        table = DeltaTable(folder, storage_options=stores.delta(folder))
         features = set(table.protocol().reader_features or [])
         actions = pa.table(table.get_add_actions(flatten=True))
     except (DeltaError, OSError) as error:

@@ -89,18 +89,19 @@ class KnowledgeBase(Stage):
 
         (unit,) = units
         tables, kb = run.tables, run.config.knowledge_base
+        opened = files.open_filesystem
         assert kb.dump is not None
         with _said_of("dump"):
-            dump = source_files.recognised(_files_of(kb.dump), source_files.DUMP)
+            dump = source_files.recognised(_files_of(kb.dump), source_files.DUMP, opened)
         # A fault of theirs is found before the hours that the dump takes.
         popularity = None
         if kb.popularity is not None:
             with _said_of("popularity"):
                 # Kept, since a sort looks at its rows twice.
-                popularity = read_popularity(run.spark, _files_of(kb.popularity)).persist()
+                popularity = read_popularity(run.spark, _files_of(kb.popularity), opened).persist()
         if kb.anchors is not None:
             with _said_of("anchors"):
-                read_anchors(run.spark, _files_of(kb.anchors), warn=lambda said: None)
+                read_anchors(run.spark, _files_of(kb.anchors), lambda said: None, opened)
         lines = wikidata.read_dump(run.spark, dump, allow_partial=kb.allow_partial, for_spark=files.for_spark)
         languages, filters = tuple(kb.languages), {k: r for k, r in FILTERS.items() if r.value in kb.skip}
         with _said_of("dump", "" if kb.allow_partial else _PARTIAL):
@@ -214,7 +215,10 @@ class Surfaces(Stage):
         anchors = None
         if kb.anchors is not None:
             anchors = read_anchors(
-                run.spark, _files_of(kb.anchors), warn=lambda said: log.warning("knowledge_base.anchors: %s", said)
+                run.spark,
+                _files_of(kb.anchors),
+                lambda said: log.warning("knowledge_base.anchors: %s", said),
+                files.open_filesystem,
             )
         surfaces = wikidata.surfaces(
             run.read("kb/names"),

@@ -126,7 +126,7 @@ class Publish(Stage):
         f"pairs.{key}": "the selection of a unit holds what it changes"
         for key in PairsConfig.model_fields
         if key not in ("url_column", "text_column", "image_column")
-    }
+    } | {"storage.options": "how a store is reached changes no row"}
 
     def components(self, run: Run, unit: str) -> dict[str, Any]:
         selected = run.commits_of("selection")
@@ -189,6 +189,7 @@ class Finish(Stage):
     leaves_out = {
         "label.calibration": "the manifest holds what it says, not where it lies",
         **{f"storage.{key}": "the images say it" for key in ("format", "compression", "row_group_mb")},
+        "storage.options": "how a store is reached changes no row",
     }
 
     def settings(self, config: Config) -> dict[str, Any]:

@@ -205,6 +205,61 @@ def test_packages_of_the_user_stand_beside_deltas(tmp_path: Path) -> None:
     assert jars["spark.jars"] == f"{tmp_path}/delta.jar,/x/my.jar"
 
 
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        (["output=s3://b/i2e"], ["org.apache.hadoop:hadoop-aws:3."]),
+        (["output=gs://b/i2e"], ["com.google.cloud.bigdataoss:gcs-connector:hadoop3-"]),
+        (["output=abfs://c@a.dfs.core.windows.net/i2e"], ["org.apache.hadoop:hadoop-azure:3."]),
+        (["output=/i2e", "knowledge_base.dump=s3://b/d.json.bz2"], ["org.apache.hadoop:hadoop-aws:3."]),
+        (["output=s3://b/i2e", "storage.format=delta"], ["io.delta:delta-spark", "org.apache.hadoop:hadoop-aws:3."]),
+        (
+            ["output=s3://b/i2e", "session.conf.spark.jars.packages=org.apache.hadoop:hadoop-aws:9.9, a:b:1"],
+            ["org.apache.hadoop:hadoop-aws:9.9", "a:b:1"],
+        ),
+        (["output=s3://b/i2e", "session.conf.spark.jars=/jars/hadoop-aws-3.4.2.jar"], []),
+        (["output=s3://b/i2e", "session.jars=/jars"], []),
+        (["output=/i2e", "pairs.path=s3://b/*.parquet"], []),
+    ],
+)
+def test_a_local_session_brings_the_jars_of_the_stores_that_hadoop_opens(
+    settings: list[str], wanted: list[str]
+) -> None:
+    """Catches: an output that fails in the middle for a Java class, and 600 MB that nobody needs."""
+    found = session.properties(load(None, settings), local=True, by_submit=False).get("spark.jars.packages", "")
+    packages = [package for package in found.split(",") if package]
+    assert len(packages) >= len(wanted)
+    assert all(any(p.startswith(w) for p in packages) for w in wanted)
+    assert len({p.rpartition(":")[0] for p in packages}) == len(packages)
+    assert bool(packages) == bool(wanted)
+    by_submit = session.properties(load(None, [*settings, "storage.format=parquet"]), local=True, by_submit=True)
+    assert "hadoop-aws:3" not in by_submit.get("spark.jars.packages", "")
+
+
+def test_workers_and_hadoop_are_told_of_stores_and_sparks_properties_are_not(spark: Any) -> None:
+    """Catches: options that stay in the driver, secrets in the event log, and options of the config before."""
+    keys = {"s3.access_key_id": "AKIA0", "s3.secret_access_key": "secret-of-a-session"}
+    told = load(None, [f"storage.options.{name}={value}" for name, value in keys.items()])
+
+    def options(batches: Any) -> Any:
+        import pyarrow as pa
+
+        from i2e_pipeline.core import stores
+
+        for _ in batches:
+            yield pa.RecordBatch.from_pydict({"told": [str(stores.in_use())]})
+
+    def seen() -> tuple[str, str | None]:
+        (row,) = spark.range(1).coalesce(1).mapInArrow(options, "told string").collect()
+        return row.told, spark.sparkContext._jsc.hadoopConfiguration().get("fs.s3a.secret.key")
+
+    session.ready(spark, told)
+    assert seen() == (str(keys), "secret-of-a-session")
+    assert "secret-of-a-session" not in str(spark.sparkContext.getConf().getAll())
+    session.ready(spark, load())
+    assert seen() == ("{}", None)
+
+
 def test_unreadable_files_are_never_left_out_whatever_the_config_says() -> None:
     found = session.properties(load(None, ["session.conf.spark.sql.files.ignoreCorruptFiles=true"]), True, False)
     for key in (

@@ -1,0 +1,69 @@
+"""README's example on a real S3 server: read there and written there, by pyarrow, Hadoop and delta-rs, as on a disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.tables import tables
+from tests.stores.conftest import SECRET, Store, on_the_store, run
+
+pytestmark = [pytest.mark.s3, pytest.mark.slow]
+
+README = Path(__file__).parents[2] / "README.md"
+LAID_OUT = ("kb/context/", "kb/gazetteer/")
+"""Made of the knowledge base, on a store's output in each machine's temporary folder."""
+
+
+@pytest.mark.delta
+@pytest.mark.parametrize("form", ["parquet", "delta"])
+def test_a_run_on_s3_makes_the_rows_of_one_on_a_disk(
+    store: Store, world: Path, whole: Path, tmp_path: Path, form: str
+) -> None:
+    """Catches: a client or a worker that the options do not reach, jars that nobody brings, and secrets that are
+    written."""
+    config = on_the_store(store, world, form, f"storage.format={form}")
+    done = run(config, tmp_path, "run")
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    here, there = tables(store.fetched(form, tmp_path / "fetched")), tables(whole)
+    there = {name: rows for name, rows in there.items() if not name.startswith(LAID_OUT)}
+    assert here.keys() == there.keys()
+    assert [name for name in there if here[name] != there[name]] == []
+    assert SECRET not in said
+    written = [Path(f, name) for f, _, names in os.walk(tmp_path / "fetched") for name in names]
+    assert [file for file in written if SECRET.encode() in file.read_bytes()] == []
+    status = run(config, tmp_path, "status")
+    assert status.returncode == 0, status.stderr
+
+
+def test_readme_names_the_paths_that_are_tested(store: Store, world: Path) -> None:
+    """Catches: an example whose paths no test has run."""
+    text = README.read_text(encoding="utf-8").partition("# mine.yaml\n")[2].partition("```")[0]
+    example = yaml.safe_load(text)
+    config = on_the_store(store, world, "i2e")
+    assert example["output"] == config.output
+    assert example["pairs"]["path"] == config.pairs.path[0]
+    assert example["knowledge_base"]["dump"] == config.knowledge_base.dump
+    assert example["knowledge_base"]["popularity"] == config.knowledge_base.popularity
+
+
+def test_doctor_opens_the_output_with_each_client(store: Store, world: Path, tmp_path: Path) -> None:
+    done = run(on_the_store(store, world, "asked", "storage.format=delta"), tmp_path, "doctor")
+    assert f"s3://{store.bucket}/asked is written, read and deleted by pyarrow, Hadoop, delta-rs" in done.stdout
+    left = store.filesystem.get_file_info(f"{store.bucket}/asked").type.name
+    assert left in ("NotFound", "Directory")
+
+
+def test_doctor_says_which_client_and_which_setting(store: Store, world: Path, tmp_path: Path) -> None:
+    """Catches: a wrong endpoint that is told as a fault of Spark's."""
+    config = on_the_store(store, world, "asked", "storage.options.s3.endpoint=http://127.0.0.1:9")
+    done = run(config, tmp_path, "doctor")
+    (line,) = [line for line in done.stdout.splitlines() if " store " in line]
+    assert line.startswith("FAILED")
+    assert "pyarrow cannot write" in line
+    assert "look at storage.options: s3.endpoint" in line
+    assert SECRET not in done.stdout + done.stderr
