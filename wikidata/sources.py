@@ -160,7 +160,8 @@ def _rows(
 ) -> DataFrame:
     """The rows of all files, each of which was looked at; a task reads a file."""
     sources = recognised(paths, form.said, open_filesystem)
-    numbers = spark.range(0, len(sources), 1, len(sources))
+    # Named by the form, so that who reads Spark's log tells the looks at several sources apart.
+    numbers = spark.range(0, len(sources), 1, len(sources)).toDF(f"file_of_{'_'.join(form.columns)}")
     told = numbers.mapInArrow(partial(_surveyed, sources=sources, form=form), _SURVEY).collect()
     if faults := sorted((row.source, row.fault) for row in told if row.fault):
         raise SourceError(faults[0][1])

@@ -97,8 +97,7 @@ class KnowledgeBase(Stage):
         popularity = None
         if kb.popularity is not None:
             with _said_of("popularity"):
-                # Kept, since a sort looks at its rows twice.
-                popularity = read_popularity(run.spark, _files_of(kb.popularity), opened).persist()
+                popularity = read_popularity(run.spark, _files_of(kb.popularity), opened)
         if kb.anchors is not None:
             with _said_of("anchors"):
                 read_anchors(run.spark, _files_of(kb.anchors), lambda said: None, opened)
@@ -132,8 +131,6 @@ class KnowledgeBase(Stage):
             self._write(run, "kb/names", names.select(*NAMES.names)),
             *settled,
         ]
-        if popularity is not None:
-            popularity.unpersist()
         rows = sum(f.rows for f in written[0].files["kb/entities"])
         yield [self.conclude(run, unit, [replace(raw.only("rejects"), rows_out=rows), *written])]
 
