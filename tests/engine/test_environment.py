@@ -18,6 +18,9 @@ from i2e_pipeline.engine import environment, java, session
 from i2e_pipeline.engine.environment import EnvironmentFault
 from i2e_pipeline.engine.session import SessionError
 
+pytestmark = pytest.mark.spark
+"""The list of checks asks Java for its version, which is a JVM's start."""
+
 LOCAL = load(None, ["session.master=local[1]"])
 VARIABLES = (
     "SPARK_HOME",
@@ -103,7 +106,6 @@ def test_submit_arguments_without_pyspark_shell_are_refused(monkeypatch: pytest.
     environment.refuse(LOCAL)
 
 
-@pytest.mark.spark  # it asks Java for its version
 @pytest.mark.parametrize("version", ["1.8.0_392", "11.0.2", "22.0.1", "25.0.3", "26-ea"])
 def test_a_java_that_spark_does_not_run_on_is_named(
     version: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
