@@ -291,8 +291,7 @@ def _pairs(config: Config) -> str:
     try:
         found = listed(config.pairs)
         looked = found[:: max(1, len(found) // _SHARDS_LOOKED_AT)]
-        rows = [look.look(source, config.pairs).rows for source in looked]
-        look.look_at_images([(s, n) for s, n in zip(looked, rows, strict=True) if n], config.pairs)
+        rows = [look.look(source, config.pairs, images=True).rows for source in looked]
     except I2EError as error:
         raise Failed(str(error)) from None
     if not any(rows):

@@ -6,10 +6,10 @@ Everything else is made again, wave by wave of units (engine/waves.py), and what
 
 from __future__ import annotations
 
-import _thread
 import json
 import logging
 import os
+import signal
 import socket
 import time
 import traceback
@@ -591,17 +591,22 @@ def exclusive(output: str) -> Iterator[None]:
     finally:
         ended.set()
         beating.join()
-        files.remove(path)
+        if _holds(path, me):
+            files.remove(path)
+
+
+def _holds(path: str, me: Mapping[str, Any]) -> bool:
+    held = json.loads(files.read_bytes(path) or b"{}") if files.exists(path) else {}
+    return {key: held.get(key) for key in me} == me
 
 
 def _beat(path: str, me: dict[str, Any], ended: Event) -> None:
     """Say that the holder lives, until it has ended; stop the run whose lock somebody else has taken."""
     while not ended.wait(_BEAT):
         try:
-            held = json.loads(files.read_bytes(path) or b"{}") if files.exists(path) else {}
-            if {key: held.get(key) for key in me} != me:
+            if not _holds(path, me):
                 log.error("%s is somebody else's now: this run was silent for too long, and stops", path)
-                _thread.interrupt_main()
+                os.kill(os.getpid(), signal.SIGINT)  # which ends a wait, too
                 return
             files.write_json(path, me | {"beat": time.time()})
         except OSError as error:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
+import pyarrow as pa
+
 from i2e_pipeline.core.config import Config, Section, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.core.rejects import reason_name
@@ -22,9 +24,9 @@ from i2e_pipeline.engine import dealing
 from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
 from i2e_pipeline.engine.shipping import Shipped, ship
 from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Failed, Kernel, Tables, Written
-from i2e_pipeline.engine.units import Unit, Units
+from i2e_pipeline.engine.units import InputFile, Unit, Units
 from i2e_pipeline.inputs import formats
-from i2e_pipeline.inputs.shard import Images, Shard
+from i2e_pipeline.inputs.shard import SHARD_COLUMNS, Images, Shard
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -574,6 +576,12 @@ class Run:
         """The shards of these units by their numbers, as workers open them (inputs/formats.py)."""
         pairs, registry = self._whole_config().pairs, Units(self.tables.root)
         return {f.shard: registry.shard(f, pairs) for unit in _names(units) for f in self.unit(unit).files}
+
+    def shard_columns(self, of_files: Iterable[InputFile]) -> dict[str, pa.Array]:
+        """SHARD_COLUMNS of these files, for the rows that a worker opens them by."""
+        pairs, registry = self._whole_config().pairs, Units(self.tables.root)
+        shards = [registry.shard(file, pairs) for file in of_files]
+        return {f.name: pa.array([getattr(s, f.name) for s in shards], f.type) for f in SHARD_COLUMNS}
 
     def in_shard_order(
         self, rows: DataFrame, units: str | Iterable[str], rows_per_task: int = _ROWS_PER_TASK

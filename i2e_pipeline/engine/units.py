@@ -113,9 +113,9 @@ class Units:
         unchanged = {(f.path, f.size, f.modified) for _, f in seen.values()}
         to_read = [s for s in listed if (s.path, s.info.size, s.info.modified) not in unchanged]
         dropped = {f.digest for unit in self._read(self.forgotten) for f in unit.files}
+        sampled = look.sampled(len(to_read))
         with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-            read = list(pool.map(lambda s: self._look(s, pairs, remember), to_read))
-        look.look_at_images([(s, f.rows) for s, f in zip(to_read, read, strict=True) if f.rows], pairs)
+            read = list(pool.map(lambda n: self._look(to_read[n], pairs, remember, n in sampled), range(len(to_read))))
         by_digest = {f.digest: f for _, f in seen.values()}
         present = {s.path for s in listed}
         fresh: dict[str, InputFile] = {}
@@ -154,9 +154,9 @@ class Units:
                 units.append(unit)
         return sorted(units, key=lambda u: u.files[0].shard)
 
-    def _look(self, source: Source, pairs: PairsConfig, remember: bool) -> InputFile:
+    def _look(self, source: Source, pairs: PairsConfig, remember: bool, images: bool) -> InputFile:
         """What is to be known of a file; its index is written at once, since those of thousands fill the memory."""
-        found, info = look.look(source, pairs), source.info
+        found, info = look.look(source, pairs, images), source.info
         digest = str(found.digest)
         if remember and found.index is not None and found.rows:
             files.write_table(self._index(digest), found.index)

@@ -35,7 +35,7 @@ from i2e_pipeline.extract import gazetteer, recognizer
 from i2e_pipeline.extract.mentions import find_mentions
 from i2e_pipeline.extract.text import read_texts
 from i2e_pipeline.inputs import formats
-from i2e_pipeline.inputs.shard import Shard
+from i2e_pipeline.inputs.shard import Shard, of_row, shard_of
 from i2e_pipeline.inputs.where import columns as looked_at
 from i2e_pipeline.inputs.where import mask
 
@@ -87,13 +87,13 @@ class Pairs(Stage):
         tables, config = run.tables, run.config
         expected: dict[str, int | None] = {unit: run.unit(unit).rows for unit in units}
         columns = config.pairs.key_column, config.pairs.url_column, config.pairs.text_column
-        shards, where = run.shards(units), config.pairs.where
+        settings, where = shard_of("", "parquet", None, config.pairs), config.pairs.where
         max_characters = config.extract.max_characters
 
         def make_kernel() -> Kernel:
             def kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
                 mended: Counter[str] = Counter()
-                read = read_shards(batches, shards, *columns, where=where, mended=mended)
+                read = read_shards(batches, settings, *columns, where=where, mended=mended)
                 gone: list[pa.RecordBatch] = []
                 yield from read_texts(_taken(read, gone), max_characters)
                 for batch in gone:
@@ -139,6 +139,7 @@ def _files_of(run: Run, units: Sequence[str]) -> DataFrame:
     columns = {
         "unit": pa.array([unit for unit, _ in of_units], pa.string()),
         "shard": pa.array([f.shard for _, f in of_units], pa.int32()),
+        **run.shard_columns(f for _, f in of_units),
         "digest": pa.array([bytes.fromhex(f.digest) for _, f in of_units], pa.binary()),
         "rows": pa.array([f.taken for _, f in of_units], pa.int64()),
         "share_from": pa.array([run.unit(unit).share[0] for unit, _ in of_units], pa.float64()),
@@ -176,7 +177,7 @@ def _rows_of_files(batch: pa.RecordBatch) -> int:
 
 def read_shards(
     batches: Iterator[pa.RecordBatch],
-    shards: Mapping[int, Shard],
+    settings: Shard,
     key_column: str | None,
     url_column: str | None,
     text_column: str,
@@ -185,7 +186,7 @@ def read_shards(
 ) -> Iterator[pa.RecordBatch]:
     """Every row of the files that is in their share, without its image.
 
-    batches   shard: int32, digest: binary, share_from, share_to: float64
+    batches   shard: int32, SHARD_COLUMNS, digest: binary, share_from, share_to: float64
     mended    gets how many values of each column were no UTF-8
     where     an expression over the input's columns (inputs/where.py)
     yields    shard: int32, row: int64, pair_id: binary(16), key, url, caption: string or null; where there is a `where`
@@ -197,7 +198,7 @@ def read_shards(
         for file in batch.to_pylist():
             roles = {"key": key_column, "url": url_column, "caption": text_column}
             names = list(dict.fromkeys([*(c for c in roles.values() if c), *(looked_at(where) if where else [])]))
-            shard, share = shards[file["shard"]], (file["share_from"], file["share_to"])
+            shard, share = of_row(file, settings), (file["share_from"], file["share_to"])
             for start, columns in formats.columns(shard, names):
                 rows = np.arange(start, start + columns.num_rows)
                 if share != ALL_ROWS:

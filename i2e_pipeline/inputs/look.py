@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from tempfile import TemporaryDirectory
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import PairsConfig
@@ -17,9 +15,9 @@ from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.stored_image import NoImage, StoredImage
 from i2e_pipeline.inputs import columns, formats, where
 from i2e_pipeline.inputs.columns import InputError
-from i2e_pipeline.inputs.shard import Look, ShardError, Source
+from i2e_pipeline.inputs.shard import Look, Source
 
-__all__ = ["Look", "look", "look_at_images"]
+__all__ = ["Look", "look", "sampled"]
 
 _SHARDS_SAMPLED = 8
 _ROWS_SAMPLED = 16
@@ -28,15 +26,25 @@ _BASE64 = re.compile(rb"(?:data:[\w/+.-]*;base64,)?(?:/9j/|iVBORw0KGgo|UklGR|R0l
 """How base64 of JPEG, PNG, WebP and GIF begins."""
 
 
-def look(source: Source, pairs: PairsConfig) -> Look:
+def sampled(count: int) -> set[int]:
+    """Which of so many shards have their images looked at."""
+    return set(range(0, count, max(1, count // _SHARDS_SAMPLED)))
+
+
+def look(source: Source, pairs: PairsConfig, images: bool = False) -> Look:
     """Rows, columns and content of a shard; its digest is always set. Raises InputError where it cannot be read as
-    `pairs` says."""
+    `pairs` says.
+
+    images   look at the first images, too: whether any is there and could be one
+    """
     kind = formats.FORMATS[source.format].kind
     try:
         found = formats.FORMATS[source.format].look(source, pairs)
         if found.rows:
             columns.check(found.schema, pairs, source.path)
             _check_where(found.schema, pairs.where, source.path)
+            if images:
+                _check_images(source, found, pairs)
         return found if found.digest else replace(found, digest=files.fingerprint(source.path))
     except InputError:
         raise
@@ -59,35 +67,20 @@ def _check_where(schema: pa.Schema, expression: str | None, path: str) -> None:
         raise InputError(f"{path}: {error}") from None
 
 
-def look_at_images(shards: Sequence[tuple[Source, int]], pairs: PairsConfig, most: int = _SHARDS_SAMPLED) -> None:
-    """Look at the first images of some shards. Raises InputError where none of a shard's is there or could be one.
-
-    shards   each with its rows
-    """
-    step = max(1, len(shards) // most)
-    for source, rows in shards[::step]:
-        stored = _first_images(source, min(rows, _ROWS_SAMPLED), pairs)
-        why = _why_none(stored)
-        if why:
-            raise InputError(
-                f"{source.path}: column {pairs.image_column!r} (pairs.image_column) holds no image in its first "
-                f"{len(stored)} rows that have one: {why}"
-            )
-
-
-def _first_images(source: Source, rows: int, pairs: PairsConfig) -> list[StoredImage]:
-    """Those of the first rows that the input says are there."""
-    form = formats.FORMATS[source.format]
-    try:
-        with TemporaryDirectory() as place:
-            index = None
-            if (table := form.look(source, pairs).index) is not None:
-                index = f"{place}/index.parquet"
-                pq.write_table(table.slice(0, rows), index)
-            with formats.images(source.shard(pairs, index)) as reader:
-                return [s for s in islice(reader.read(range(rows)), rows) if s is not None]
-    except ShardError as error:
-        raise InputError(str(error)) from None
+def _check_images(source: Source, found: Look, pairs: PairsConfig) -> None:
+    rows = min(found.rows, _ROWS_SAMPLED)
+    with TemporaryDirectory() as place:
+        index = None
+        if found.index is not None:
+            index = f"{place}/index.parquet"
+            files.write_table(index, found.index.slice(0, rows))
+        with formats.images(source.shard(pairs, index)) as reader:
+            stored = [s for s in reader.read(range(rows)) if s is not None]
+    if why := _why_none(stored):
+        raise InputError(
+            f"{source.path}: column {pairs.image_column!r} (pairs.image_column) holds no image in its first "
+            f"{len(stored)} rows that have one: {why}"
+        )
 
 
 def _why_none(stored: Sequence[StoredImage]) -> str | None:

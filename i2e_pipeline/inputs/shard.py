@@ -7,9 +7,9 @@ formats.py names them all. A `Shard` is small and travels to workers, which open
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +67,15 @@ class Source:
     def shard(self, pairs: PairsConfig, index: str | None = None) -> Shard:
         """As workers open it."""
         return shard_of(self.path, self.format, index, pairs)
+
+
+SHARD_COLUMNS = pa.schema([("path", pa.string()), ("format", pa.string()), ("index", pa.string())])
+"""What a row says of its shard, where shards are many: all of them in a closure would be sent with each task."""
+
+
+def of_row(row: Mapping[str, Any], settings: Shard) -> Shard:
+    """The shard that a row with SHARD_COLUMNS names. `settings`: any shard read by the same settings."""
+    return replace(settings, **{name: row[name] for name in SHARD_COLUMNS.names})
 
 
 def shard_of(path: str, format_: str, index: str | None, pairs: PairsConfig) -> Shard:

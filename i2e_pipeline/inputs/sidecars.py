@@ -9,32 +9,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.core.stored_image import NoImage, StoredImage
 from i2e_pipeline.inputs import samples
-from i2e_pipeline.inputs.shard import Format, Images, Look, Shard
-from i2e_pipeline.inputs.webdataset import check_row, read_index
+from i2e_pipeline.inputs.indexed import Indexed, Parts, read_index
+from i2e_pipeline.inputs.shard import Images, Look, Shard
 
 if TYPE_CHECKING:
     from i2e_pipeline.core.config import PairsConfig
     from i2e_pipeline.inputs.shard import Source
 
 _AT_ONCE = 32
-_ROWS = 1024
 _DIGESTED = 4096
 """Bytes of each image that its shard is named by, beside its name and size."""
 INDEX = pa.schema([("key", pa.string()), *((part, pa.string()) for part in samples.PARTS)])
 """A row per image, in the order of names: its name without folder and suffix, and the paths of its parts."""
 
 
-class Sidecars(Format):
+class Sidecars(Indexed):
     name, kind = "files", "folder of images with captions beside them"
     suffixes = tuple(f".{suffix}" for suffix in samples.IMAGE_SUFFIXES)
 
@@ -48,28 +47,9 @@ class Sidecars(Format):
             index.num_rows, samples.schema_of(shard, facts, has_texts, True), index, _digest(index, source.sizes)
         )
 
-    def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        index = read_index(shard)
-        yield from self._of(shard, index, np.arange(index.num_rows), columns)
-
-    def rows(self, shard: Shard, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        index, wanted = read_index(shard), np.asarray(rows, dtype=np.int64)
-        check_row(shard, index.num_rows, wanted)
-        for _, batch in self._of(shard, index, wanted, columns):
-            yield batch
-
-    def _of(
-        self, shard: Shard, index: pa.Table, rows: np.ndarray, columns: Sequence[str]
-    ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        for at in range(0, len(rows), _ROWS):
-            of_rows = index.take(pa.array(rows[at : at + _ROWS]))
-            parts = [of_rows.column(part).to_pylist() for part in ("key", "text", "json")]
-            texts, facts = (list(_read(part)) for part in parts[1:])
-            yield int(rows[at]), samples.columns_of(shard, parts[0], texts, facts, columns)
-
-    def names(self, shard: Shard) -> list[str]:
-        index = read_index(shard).slice(0, samples.LOOKED_AT)
-        return samples.names_of(list(_read(index.column("json").to_pylist())))
+    @contextmanager
+    def parts(self, shard: Shard) -> Iterator[Parts]:
+        yield lambda index, part: _read(index.column(part).to_pylist())
 
     def images(self, shard: Shard, column: str) -> Images:
         return FolderImages(shard)

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.stored_image import StoredImage
 from i2e_pipeline.inputs import samples
-from i2e_pipeline.inputs.shard import Format, Images, Look, Shard, ShardChanged, ShardError
+from i2e_pipeline.inputs.indexed import Indexed, Parts, read_index
+from i2e_pipeline.inputs.shard import Images, Look, Shard, ShardError
 
 if TYPE_CHECKING:
     from i2e_pipeline.core.config import PairsConfig
@@ -31,7 +33,6 @@ _GAP = 64 << 10
 _SPAN = 8 << 20
 """Bytes that are read in one go."""
 _AHEAD = 1 << 20
-_ROWS = 1024
 _BLOCK = 512
 INDEX = pa.schema(
     [("key", pa.string()), *((f"{part}_{what}", pa.int64()) for part in samples.PARTS for what in ("offset", "size"))]
@@ -39,7 +40,7 @@ INDEX = pa.schema(
 """A row per sample, in the tar's order; offset and size in bytes, -1 where it has no such part."""
 
 
-class WebDataset(Format):
+class WebDataset(Indexed):
     name, suffixes, kind = "webdataset", (".tar",), "tar of samples (WebDataset)"
 
     def look(self, source: Source, pairs: PairsConfig) -> Look:
@@ -52,32 +53,11 @@ class WebDataset(Format):
             schema = samples.schema_of(shard, facts, has["text"], has["image"])
         return Look(index.num_rows, schema, index)
 
-    def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        index = read_index(shard)
-        yield from self._of(shard, index, np.arange(index.num_rows), columns)
-
-    def rows(self, shard: Shard, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        index, wanted = read_index(shard), np.asarray(rows, dtype=np.int64)
-        check_row(shard, index.num_rows, wanted)
-        for _, batch in self._of(shard, index, wanted, columns):
-            yield batch
-
-    def _of(
-        self, shard: Shard, index: pa.Table, rows: np.ndarray, columns: Sequence[str]
-    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+    @contextmanager
+    def parts(self, shard: Shard) -> Iterator[Parts]:
         filesystem, inner = files.open_filesystem(shard.path)
         with filesystem.open_input_file(inner) as stream:
-            for at in range(0, len(rows), _ROWS):
-                of_rows = index.take(pa.array(rows[at : at + _ROWS]))
-                texts = list(_parts(stream, of_rows, "text"))
-                facts = list(_parts(stream, of_rows, "json"))
-                keys = of_rows.column("key").to_pylist()
-                yield int(rows[at]), samples.columns_of(shard, keys, texts, facts, columns)
-
-    def names(self, shard: Shard) -> list[str]:
-        filesystem, inner = files.open_filesystem(shard.path)
-        with filesystem.open_input_file(inner) as stream:
-            return samples.names_of(list(_parts(stream, read_index(shard).slice(0, samples.LOOKED_AT), "json")))
+            yield partial(_parts, stream)
 
     def images(self, shard: Shard, column: str) -> Images:
         return TarImages(shard)
@@ -142,25 +122,6 @@ def _packed(stream: Any) -> str:
         or first[:4] == b"\x28\xb5\x2f\xfd"
     )
     return ". It is compressed: unpack it, since tasks read at their rows' places" if packed else ""
-
-
-def read_index(shard: Shard) -> pa.Table:
-    """What the plan has written of a shard. Raises ShardError where it is gone."""
-    if shard.index is None:
-        raise ShardError(f"{shard.path} has no index: it was not planned as a tar of samples")
-    try:
-        filesystem, inner = files.open_filesystem(shard.index)
-        return pq.read_table(inner, filesystem=filesystem, partitioning=None)
-    except FileNotFoundError:
-        raise ShardError(
-            f"the index of {shard.path} is gone ({shard.index}): put it back, or use another output"
-        ) from None
-
-
-def check_row(shard: Shard, rows: int, wanted: np.ndarray) -> None:
-    """Raise ShardChanged where the last of these rows is not there."""
-    if len(wanted) and wanted[-1] >= rows:
-        raise ShardChanged(f"{shard.path} has {rows} rows and row {wanted[-1]} was wanted: it has changed")
 
 
 def _parts(stream: Any, index: pa.Table, part: str) -> Iterator[bytes | None]:

@@ -8,7 +8,7 @@ those whose text names it: what a text does not name, no stage can find.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.ids import row_ids, rows_in_share
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.inputs import formats
-from i2e_pipeline.inputs.shard import Shard
+from i2e_pipeline.inputs.shard import Shard, of_row, shard_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -70,14 +70,14 @@ def truth_columns(run: Run) -> list[str] | None:
 
 def truth_rows(
     batches: Iterator[pa.RecordBatch],
-    shards: Mapping[int, Shard],
+    settings: Shard,
     truth_column: str,
     mentioned_column: str,
     slice_columns: Sequence[str],
 ) -> Iterator[pa.RecordBatch]:
     """What the input says of each pair whose truth is known.
 
-    batches   shard: int32, digest: binary, share_from, share_to: float64
+    batches   shard: int32, SHARD_COLUMNS, digest: binary, share_from, share_to: float64
     yields    pair_id: binary, shard: int32, truth: int64, mentioned: list<int64>, slices: list<string>: "all" and
               "column: value" for each slice column
     """
@@ -85,7 +85,7 @@ def truth_rows(
 
     for batch in batches:
         for file in batch.to_pylist():
-            here = formats.names(shard := shards[file["shard"]])
+            here = formats.names(shard := of_row(file, settings))
             if truth_column not in here or mentioned_column not in here:
                 continue
             slices_here = [c for c in slice_columns if c in here]
@@ -132,14 +132,19 @@ def _number(qid: Any) -> int | None:
 def truth(run: Run, slice_columns: Sequence[str]) -> DataFrame:
     """`truth_rows` of all input files."""
     pairs = run.config.pairs
-    files_of = run.spark.createDataFrame(
-        [(f.shard, bytes.fromhex(f.digest), *unit.share) for unit in run.units for f in unit.files],
-        "shard int, digest binary, share_from double, share_to double",
-    )
-    shards = run.shards([unit.name for unit in run.units])
+    of_units = [(unit.share, f) for unit in run.units for f in unit.files]
+    columns = {
+        "shard": pa.array([f.shard for _, f in of_units], pa.int32()),
+        **run.shard_columns(f for _, f in of_units),
+        "digest": pa.array([bytes.fromhex(f.digest) for _, f in of_units], pa.binary()),
+        "share_from": pa.array([share[0] for share, _ in of_units], pa.float64()),
+        "share_to": pa.array([share[1] for share, _ in of_units], pa.float64()),
+    }
+    files_of = run.spark.createDataFrame(pa.table(columns)).repartition(run.spark.sparkContext.defaultParallelism)
+    settings = shard_of("", "parquet", None, pairs)
     names = (pairs.truth_column, pairs.mentioned_column, list(slice_columns))
     return files_of.mapInArrow(
-        lambda batches: truth_rows(iter(batches), shards, *names),
+        lambda batches: truth_rows(iter(batches), settings, *names),
         "pair_id binary, shard int, truth long, mentioned array<long>, slices array<string>",
     )
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from i2e_pipeline.core import files
+from i2e_pipeline.engine import pipeline as pipeline_module
 from i2e_pipeline.engine.arrange import arrange
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.pipeline import Pipeline, UnitsFailed, exclusive
@@ -133,6 +134,24 @@ def test_two_writers_do_not_meet(folder: Path, spark: Any) -> None:
         files.write_json(pipeline.tables.path("_lock"), {**lock, "host": "elsewhere", "beat": lock["beat"] - 1000})
         pipeline.run()
         assert (folder / "out" / "numbers").exists()
+
+
+def test_a_run_whose_lock_was_taken_stops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: two writers, after a machine that slept for long enough to count as gone."""
+    monkeypatch.setattr(pipeline_module, "_BEAT", 0.05)
+    path = f"{folder}/out/_lock"
+
+    def held() -> None:
+        with exclusive(f"{folder}/out"):
+            time.sleep(0.3)
+            assert files.read_json(path)["beat"] > began  # it beats
+            files.write_json(path, {**files.read_json(path), "host": "elsewhere"})
+            time.sleep(5)
+
+    began = time.time() + 0.1
+    with pytest.raises(KeyboardInterrupt):
+        held()
+    assert files.read_json(path)["host"] == "elsewhere"  # whose it is now
 
 
 def test_a_table_of_no_unit_is_read_whole_for_each(folder: Path, spark: Any) -> None:
