@@ -423,12 +423,15 @@ def python() -> str:
         pytest.skip(f"no environment with img2dataset can be made: {error}")
 
 
-def test_what_to_do_is_said_where_nothing_can_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if environment._uv() is None:
-        pytest.skip("uv is not installed")
+@pytest.mark.parametrize("with_uv", [True, False], ids=["uv", "pip"])
+def test_what_to_do_is_said_where_nothing_can_be_installed(
+    with_uv: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not with_uv:
+        monkeypatch.setattr(environment, "_uv", lambda: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
-    monkeypatch.setenv("UV_OFFLINE", "1")
+    for name, value in {"UV_CACHE_DIR": str(tmp_path / "uv"), "UV_OFFLINE": "1", "PIP_NO_INDEX": "1"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(FetchError, match=r"no environment for img2dataset at .*pip install -r .*fetch\.python"):
         environment.python_for(None)
 
