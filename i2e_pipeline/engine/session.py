@@ -83,22 +83,19 @@ def ready(spark: SparkSession, config: Config) -> SparkSession:
     if environment.version(spark.version) < environment.OLDEST_SPARK:
         raise SessionError(
             f"this is Spark {spark.version}, and 4.1 or newer is needed: 4.0 dies in the middle of a run. Take a "
-            f"cluster, or "
-            "an image, of that version"
+            "cluster, or an image, of that version"
         )
     if environment.version(spark.version) != environment.version(pyspark.__version__):
         raise SessionError(
             f"the JVM runs Spark {spark.version}, and the imported pyspark is {pyspark.__version__}: give driver and "
-            f"workers "
-            "the pyspark of the cluster's Spark"
+            "workers the pyspark of the cluster's Spark"
         )
     jvm: Any = spark._jvm
     version = str(jvm.java.lang.System.getProperty("java.specification.version"))
     if not java.fits(int(version)):
         raise SessionError(
             f"the JVM is Java {version}, and Spark runs on {java.OLDEST} to {java.NEWEST}: set JAVA_HOME to such a "
-            f"one, of the "
-            "driver and of the executors (spark.executorEnv.JAVA_HOME)"
+            "one, of the driver and of the executors (spark.executorEnv.JAVA_HOME)"
         )
     encoding = str(jvm.java.lang.System.getProperty("sun.jnu.encoding"))
     if "UTF" not in encoding.upper():
