@@ -89,8 +89,7 @@ def read_lines(path: str) -> Iterator[dict[str, Any]]:
         except UnicodeEncodeError:
             raise InputError(
                 f"{path}, line {number}: the id {row['id']!a} holds half of a character (a lone surrogate), "
-                f"which no "
-                "file in UTF-8 can hold: write the character whole, or as U+FFFD"
+                "which no file in UTF-8 can hold: write the character whole, or as U+FFFD"
             ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f'{path}, line {number}: not {{"id": …, "text": …}} ({error!r})') from None

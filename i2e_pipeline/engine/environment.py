@@ -82,8 +82,7 @@ def spark_home(config: Config) -> str:
     if version(found) != version(pyspark.__version__):
         raise EnvironmentFault(
             f"SPARK_HOME={home} holds Spark {found}, and the imported pyspark is {pyspark.__version__}: one cannot "
-            f"talk to "
-            f"the other. {remedy[0].upper()}{remedy[1:]}"
+            f"talk to the other. {remedy[0].upper()}{remedy[1:]}"
         )
     return f"{home}, {found}"
 
@@ -106,8 +105,7 @@ def submit_arguments(config: Config) -> str:
     if "pyspark-shell" not in given.split():
         raise EnvironmentFault(
             f"PYSPARK_SUBMIT_ARGS={secrets.hide(given)!r} does not name what to submit, and Spark's launcher prints "
-            f"its "
-            "usage and ends: append pyspark-shell to it, or unset it"
+            "its usage and ends: append pyspark-shell to it, or unset it"
         )
     return secrets.hide(given)
 

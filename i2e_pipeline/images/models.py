@@ -94,8 +94,7 @@ def check(name: str, pretrained: str | None, setting: str) -> None:
         if pretrained in others:
             raise ModelError(
                 f"{setting}.pretrained={pretrained}: these weights were trained with GELU, and {name} has QuickGELU: "
-                f"take "
-                f"{setting}.model={plain}@{pretrained}"
+                f"take {setting}.model={plain}@{pretrained}"
             )
         raise ModelError(
             f"{setting}.pretrained={pretrained}: neither a file nor one of {name}'s weights, which are "
@@ -223,7 +222,6 @@ def _no_weights(name: str, pretrained: str | None, setting: str, why: str) -> st
     into = "~/.cache/clip" if host != constants.ENDPOINT else "~/.cache/huggingface"
     return (
         f"{setting}.model={name}{f'@{pretrained}' if pretrained else ''}: its weights are not whole on this machine, "
-        f"and "
-        f"{host} cannot be reached ({why}). Fetch them where it can ({fetch}) and bring them here, "
+        f"and {host} cannot be reached ({why}). Fetch them where it can ({fetch}) and bring them here, "
         f"into {into}; or name what lies here: {setting}.model=local-dir:FOLDER, or NAME@FILE"
     )

@@ -212,8 +212,7 @@ class _Training:
                 saved = self._save()  # what is saved already stays as it is
                 raise Interrupted(
                     f"interrupted after step {self.step:,} of {self.steps:,}, which is saved in {saved}: the same "
-                    f"command "
-                    "goes on from there, --restart begins anew"
+                    "command goes on from there, --restart begins anew"
                 )
 
     def _step(self, batches: Iterator[Batch], stop: _Stop) -> bool:
