@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # imported by optimizers at their first step: once here instead of in each process
+import torch._dynamo  # imported by optimizers at their first step, which is not to be measured
 from torch import Tensor
 from torch.nn import functional
 
@@ -181,7 +181,9 @@ def rule_bytes(way: str, classes: int, options: argparse.Namespace) -> int:
 
 
 def measure(way: str, classes: int, options: argparse.Namespace) -> dict[str, Any]:
-    context: Any = multiprocessing.get_context("spawn" if options.device == "cuda" else "fork")
+    # Not forked from this process: what it has freed before would be handed out again and hide what a way takes.
+    context: Any = multiprocessing.get_context("spawn" if options.device == "cuda" else "forkserver")
+    context.set_forkserver_preload(["torch", "torch._dynamo", "i2e_pipeline.train.entity_head"])
     here, there = context.Pipe()
     process = context.Process(target=run, args=(way, classes, options, there))
     process.start()
