@@ -169,8 +169,39 @@ class RunConfig(Section):
     first takes a few tasks for each core."""
 
 
+Kind = Literal["bool", "int64", "double", "string"]
+"""What a column holds that is carried from the input into the dataset."""
+
+_TAKEN = ("image_id", "image", "url", "alt_text", "width", "height", "labels", "unit")
+"""Columns that the published dataset has in any case (core/schemas.py, IMAGES)."""
+
+
+def _columns_by_name(value: Any) -> Any:
+    """A name, names, or names with what they hold."""
+    if isinstance(value, str):
+        return {value: None}
+    if isinstance(value, list | tuple):
+        found: dict[Any, Any] = {}
+        for one in value:
+            found |= one if isinstance(one, Mapping) else {one: None}
+        return found
+    return value
+
+
+def _column_names(value: dict[str, Any]) -> dict[str, Any]:
+    low = [name.lower() for name in value]
+    for name in value:
+        if name.lower() in _TAKEN:
+            raise ValueError(f"{name}: the dataset has a column of this name in any case, so give it another one")
+        if low.count(name.lower()) > 1:
+            raise ValueError(f"{name}: Spark and Delta see no difference between capitals and small letters")
+        if not name or any(c in " ,;{}()\n\t=.`" for c in name):
+            raise ValueError(f"{name!r}: Spark and Delta want column names without blanks and , ; {{ }} ( ) = . `")
+    return value
+
+
 class PairsConfig(Section):
-    added_later: ClassVar[tuple[str, ...]] = ("sample", "format", "image_root", "captions", "where")
+    added_later: ClassVar[tuple[str, ...]] = ("sample", "format", "image_root", "captions", "where", "keep_columns")
 
     path: Paths = ()
     """Files, folders or globs of image + alt-text pairs (docs/inputs.md). In a glob `*` stays within a folder and `**`
@@ -185,6 +216,11 @@ class PairsConfig(Section):
     where: str | None = None
     """Which rows are taken at all, by their columns: `similarity >= 0.28 and language in ("en", "de")`
     (docs/inputs.md). The others are rejected as filtered_out. None: all."""
+    keep_columns: Annotated[
+        dict[str, Kind | None], BeforeValidator(_columns_by_name), AfterValidator(_column_names)
+    ] = Field(default_factory=dict)
+    """Columns that are carried into the dataset by name: `[license, similarity]`, or with what they hold,
+    `{similarity: double}`. Without, a column holds what fits all that the files have (docs/inputs.md)."""
     captions: Literal["first", "join"] = "first"
     """What becomes of a list of captions: the first that is not blank, or all of them, joined by a blank."""
     key_column: str | None = "key"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -55,6 +55,14 @@ class Catalogue:
         if table not in self.tables:
             raise KeyError(f"no stage declares the table {table!r}; declared are {', '.join(self.tables)}")
         return self.tables[table].schema
+
+    def widened(self, further: Mapping[str, pa.Schema]) -> Catalogue:
+        """The same with further columns in some tables."""
+        tables = {
+            name: replace(table, schema=pa.schema([*table.schema, *further[name]])) if name in further else table
+            for name, table in self.tables.items()
+        }
+        return replace(self, tables=tables)
 
     def explain(self, stage: str, reason: str) -> str:
         """The sentence of a stage's reason; of one that it does not declare, its name in words."""

@@ -74,6 +74,12 @@ class DeltaLog:
                     )
                     self._changed(new, set())
                 return
+            if written is not None and written != table.schema():
+                # What matches no folder replaces none, and brings the columns: an append leaves them as they were.
+                nothing = [(keys[0], "=", "")]
+                table.create_write_transaction([], "overwrite", written, keys, partition_filters=nothing)
+                table = self._refreshed()
+                assert table is not None
             removes: list[Any] = [
                 RemoveAction(path, not same_rows, now, size, _partition(path))
                 for folder in sorted(folders)

@@ -123,7 +123,10 @@ def _write(tables: Tables, staging: str, number: int, table: str, old: Sequence[
     # It stands where the first of them stood in the order of names.
     task = re.match(r"part-[^-.]*", name)
     path = f"{folder}/{task.group() if task else 'part'}-{number:05}-{uuid.uuid4().hex[:8]}.parquet"
-    out = OpenFile(files.join(staging, table), path, tables.catalogue.schema(table), tables.storage)
+    # As its files have it: a table may have got other columns since.
+    filesystem, inner = files.open_filesystem(tables.path(table, old[0].path))
+    schema = pq.read_schema(inner, filesystem=filesystem).remove_metadata()
+    out = OpenFile(files.join(staging, table), path, schema, tables.storage)
     try:
         for file in old:
             filesystem, inner = files.open_filesystem(tables.path(table, file.path))

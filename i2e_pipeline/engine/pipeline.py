@@ -216,6 +216,8 @@ class Pipeline:
 
     def open(self, units: Sequence[Unit]) -> Run:
         """What stages are handed, over these units; nothing is looked at yet."""
+        further = {t: columns for s in self.stages for t, columns in s.further_columns(self.config, units).items()}
+        self.tables.catalogue = catalogue(self.stages).widened(further)
         return Run(self.config, self.tables, units, self.stages)
 
     @contextmanager

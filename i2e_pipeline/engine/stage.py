@@ -187,6 +187,10 @@ class Stage:
         there. What else lies in them is of other configs, and `i2e clean` removes it."""
         return {}
 
+    def further_columns(self, config: Config, units: Sequence[Unit]) -> Mapping[str, pa.Schema]:
+        """Columns that tables of this stage have beside those declared, by what these units' files hold."""
+        return {}
+
     def facts(self, run: Run, unit: str) -> dict[str, Any]:
         """Further facts for the commit record."""
         return {}

@@ -12,15 +12,16 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.core.ids import rows_in_share
-from i2e_pipeline.inputs import listing, look
+from i2e_pipeline.inputs import kept, listing, look
 from i2e_pipeline.inputs.columns import InputError
 from i2e_pipeline.inputs.shard import Shard, Source, shard_of
 
@@ -51,6 +52,8 @@ class InputFile:
     """How it is read (inputs/formats.py)."""
     indexed: bool = False
     """Whether an index says where its rows lie."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """What columns hold that are kept in the dataset (inputs/kept.py)."""
 
     @property
     def taken(self) -> int:
@@ -152,7 +155,29 @@ class Units:
                 if remember:
                     self._save(unit)
                 units.append(unit)
+        units = self._with_kinds(units, {s.path: s for s in listed}, pairs, remember)
+        kept_columns(units, pairs)
         return sorted(units, key=lambda u: u.files[0].shard)
+
+    def _with_kinds(
+        self, units: Sequence[Unit], sources: Mapping[str, Source], pairs: PairsConfig, remember: bool
+    ) -> list[Unit]:
+        """The units, files that were read before a column was kept looked at again for what it holds."""
+        waiting = [f for unit in units for f in unit.files if f.path in sources and kept.unknown(f.kinds, pairs)]
+        if not waiting:
+            return list(units)
+        with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+            found = pool.map(lambda f: look.look(sources[f.path], pairs).kinds, waiting)
+            kinds = {f.digest: {**f.kinds, **new} for f, new in zip(waiting, found, strict=True)}
+        known = []
+        for unit in units:
+            if any(f.digest in kinds for f in unit.files):
+                now = tuple(replace(f, kinds=kinds.get(f.digest, f.kinds)) for f in unit.files)
+                unit = replace(unit, files=now)
+                if remember:
+                    self._save(unit)
+            known.append(unit)
+        return known
 
     def _look(self, source: Source, pairs: PairsConfig, remember: bool, images: bool) -> InputFile:
         """What is to be known of a file; its index is written at once, since those of thousands fill the memory."""
@@ -161,7 +186,9 @@ class Units:
         if remember and found.index is not None and found.rows:
             files.write_table(self._index(digest), found.index)
         indexed = found.index is not None
-        return InputFile(-1, info.path, info.size, info.modified, digest, found.rows, None, source.format, indexed)
+        return InputFile(
+            -1, info.path, info.size, info.modified, digest, found.rows, None, source.format, indexed, found.kinds
+        )
 
     def _images_known(self, units: Sequence[Unit]) -> Iterator[list[str]]:
         """Images of each shard of a folder that was planned before."""
@@ -198,6 +225,11 @@ class Units:
             files.join(folder or self.folder, f"{unit.name}.json"),
             {"name": unit.name, "files": [asdict(f) for f in unit.files], "share": list(unit.share)},
         )
+
+
+def kept_columns(units: Sequence[Unit], pairs: PairsConfig) -> pa.Schema:
+    """The columns that the dataset of these units keeps of its input. Raises InputError where no file has one."""
+    return kept.schema([(f.path, f.kinds) for unit in units for f in unit.files], pairs)
 
 
 def _by_share_done(

@@ -74,6 +74,7 @@ class Pairs(Stage):
         "pairs.files_per_unit": "units are named by the content of their files",
         "pairs.sample": "units are named by the share of their files' rows",
         "pairs.image_column": "stages that see images read it",
+        "pairs.keep_columns": "what is published reads them",
         "pairs.truth_column": "it is for precision and recall alone",
         "pairs.mentioned_column": "it is for precision and recall alone",
         "pairs.slice_columns": "they are for precision and recall alone",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -86,8 +87,8 @@ def is_bytes(kind: pa.DataType) -> bool:
 
 def is_list(kind: pa.DataType) -> bool:
     """Whether it holds lists."""
-    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view)
-    return any(test(kind) for test in tests)
+    of_any_size = (pa.types.is_list, pa.types.is_large_list, pa.types.is_list_view, pa.types.is_large_list_view)
+    return pa.types.is_fixed_size_list(kind) or any(test(kind) for test in of_any_size)
 
 
 def _is_text(kind: pa.DataType, lists: bool) -> bool:
@@ -133,9 +134,29 @@ def decoded(values: pa.Array) -> pa.Array:
         return decoded(values.dictionary_decode())
     if pa.types.is_run_end_encoded(values.type):
         return decoded(pc.run_end_decode(values))
-    if pa.types.is_string_view(values.type):
-        return values.cast(pa.large_string())
-    return values.cast(pa.large_binary()) if pa.types.is_binary_view(values.type) else values
+    without = _without_views(values.type)
+    if pa.types.is_list_view(values.type) or pa.types.is_large_list_view(values.type):
+        return pa.array(values.to_pylist(), without)  # Arrow's own cast makes lists that are not valid (pyarrow 26)
+    return values if without == values.type else values.cast(without)
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    """The type with large strings and bytes for views, inside lists and structs too: few kernels know views."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_views(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_without_views(kind.key_type), _without_views(kind.item_type))
+    if is_list(kind):
+        inner = kind.value_field.with_type(_without_views(kind.value_type))
+        if pa.types.is_fixed_size_list(kind):
+            return pa.list_(inner, kind.list_size)
+        large = pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind)
+        return pa.large_list(inner) if large else pa.list_(inner)
+    return kind
 
 
 def only(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
@@ -160,6 +181,8 @@ def _valid(raw: pa.Array) -> tuple[pa.Array, int]:
 
 def _of_lists(values: pa.Array, captions: Captions) -> tuple[pa.Array, int]:
     lists = values if pa.types.is_list(values.type) else values.cast(pa.list_(values.type.value_type))
+    if lists.null_count:  # such a list may hold values all the same
+        lists = lists.take(pa.array(np.arange(len(lists))))
     lengths = pc.list_value_length(lists)
     flat, mended = text(pc.list_flatten(lists))
     flat = flat.filter(keep := pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(flat), ""), False))

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from i2e_pipeline.core import files
 from i2e_pipeline.core.stored_image import StoredImage
 from i2e_pipeline.inputs import columns as types
+from i2e_pipeline.inputs import kept
 from i2e_pipeline.inputs.named_files import NamedFiles
 from i2e_pipeline.inputs.shard import Format, Images, Look, Shard, ShardChanged, ShardError
 
@@ -36,7 +37,8 @@ class Parquet(Format):
         filesystem, inner = files.open_filesystem(source.path)
         with filesystem.open_input_file(inner) as stream:
             footer = pq.ParquetFile(stream)
-            return Look(footer.metadata.num_rows, footer.schema_arrow)
+            kinds = kept.of_schema(footer.schema_arrow, list(pairs.keep_columns))
+            return Look(footer.metadata.num_rows, footer.schema_arrow, kinds=kinds)
 
     def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
         filesystem, inner = files.open_filesystem(shard.path)

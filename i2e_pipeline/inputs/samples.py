@@ -12,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from i2e_pipeline.core.config import PairsConfig
+from i2e_pipeline.inputs import kept
 from i2e_pipeline.inputs.shard import Shard
 from i2e_pipeline.inputs.tables import from_objects, json_of
 
@@ -56,7 +58,7 @@ def columns_of(
     for row, key in zip(rows, keys, strict=True):
         if shard.key_column is not None and row.get(shard.key_column) is None:
             row[shard.key_column] = key
-    batch = from_objects(rows, names)
+    batch = from_objects(rows, names, shard.kept)
     if shard.text_column in names and any(t is not None for t in texts):
         batch = _with_texts(batch, shard.text_column, texts)
     return batch
@@ -89,6 +91,16 @@ def _with_texts(batch: pa.RecordBatch, column: str, texts: Sequence[bytes | None
 def names_of(facts: Sequence[bytes | None]) -> list[str]:
     """Names of all fields of these .json."""
     return list(dict.fromkeys(name for stored in facts for name in _facts(stored)))
+
+
+def kinds_of(facts: Sequence[bytes | None], keep: Sequence[str]) -> dict[str, str]:
+    """What the columns `keep` hold, by all of these .json."""
+    return kept.of_objects([_facts(stored) for stored in facts], keep)
+
+
+def looked_at(pairs: PairsConfig, count: int) -> int:
+    """Of how many of so many samples a plan reads the .json: all where that says what a column holds."""
+    return count if kept.unknown({}, pairs) else min(count, LOOKED_AT)
 
 
 def schema_of(shard: Shard, facts: Sequence[bytes | None], has_texts: bool, has_images: bool) -> pa.Schema:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -47,6 +47,8 @@ class Shard:
     image_column: str = "jpg"
     captions: Captions = "first"
     """What becomes of a list of captions: the first of them that holds text, or all, joined by a blank."""
+    kept: tuple[str, ...] = ()
+    """Columns whose values are read as they are, for the dataset to keep; of JSON, those that are no text as JSON."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Look:
     """What workers need to find rows, where the format does not say it."""
     digest: str | None = None
     """32 hex characters that name the content; None: those of the file at the path."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """What the columns of `pairs.keep_columns` hold (kept.py)."""
 
 
 class Images(ABC):

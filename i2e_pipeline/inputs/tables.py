@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
+from abc import abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
@@ -17,6 +19,7 @@ import pyarrow.csv as pc_csv
 from i2e_pipeline.core import files
 from i2e_pipeline.core.stored_image import StoredImage
 from i2e_pipeline.inputs import columns as types
+from i2e_pipeline.inputs import kept
 from i2e_pipeline.inputs.named_files import NamedFiles
 from i2e_pipeline.inputs.shard import Format, Images, Look, Shard, ShardError
 
@@ -33,11 +36,14 @@ class _Table(Format):
     """What these formats share: no types, and images that rows name by path."""
 
     def look(self, source: Source, pairs: PairsConfig) -> Look:
-        rows, shard = 0, source.shard(pairs)
+        shard = source.shard(pairs)
         names = self.names(shard)
-        for start, batch in self.batches(shard, [pairs.text_column]):
-            rows = start + batch.num_rows
-        return Look(rows, pa.schema([pa.field(n, pa.string()) for n in names]))
+        rows, kinds = self.looked_through(shard, pairs.text_column, list(pairs.keep_columns))
+        return Look(rows, pa.schema([pa.field(n, pa.string()) for n in names]), kinds=kinds)
+
+    @abstractmethod
+    def looked_through(self, shard: Shard, text_column: str, keep: Sequence[str]) -> tuple[int, dict[str, str]]:
+        """How many rows it has, and what the columns `keep` hold (kept.py)."""
 
     def images(self, shard: Shard, column: str) -> Images:
         return TableImages(self, shard, column)
@@ -61,6 +67,14 @@ class Csv(_Table):
             for batch in reader:
                 yield start, types.only(batch, columns)
                 start += batch.num_rows
+
+    def looked_through(self, shard: Shard, text_column: str, keep: Sequence[str]) -> tuple[int, dict[str, str]]:
+        rows, found = 0, [dict.fromkeys(keep, kept.ABSENT)]
+        here = [name for name in keep if name in self.names(shard)]
+        for start, batch in self.batches(shard, list(dict.fromkeys([text_column, *here]))):
+            rows = start + batch.num_rows
+            found.append({name: kept.of_cells(batch.column(name)) for name in here})
+        return rows, kept.of_parts(found)
 
     @staticmethod
     def _reader(path: str, stream: IO[bytes], columns: Sequence[str] | None) -> Any:
@@ -94,8 +108,16 @@ class JsonLines(_Table):
         start = 0
         with closing(_objects(shard.path)) as lines:
             while rows := list(islice(lines, _LINES)):
-                yield start, from_objects(rows, columns)
+                yield start, from_objects(rows, columns, shard.kept)
                 start += len(rows)
+
+    def looked_through(self, shard: Shard, text_column: str, keep: Sequence[str]) -> tuple[int, dict[str, str]]:
+        count, found = 0, [dict.fromkeys(keep, kept.ABSENT)]
+        with closing(_objects(shard.path)) as lines:
+            while rows := list(islice(lines, _LINES)):
+                count += len(rows)
+                found.append(kept.of_objects(rows, keep))
+        return count, kept.of_parts(found)
 
 
 def _objects(path: str) -> Generator[dict[str, Any], None, None]:
@@ -125,9 +147,16 @@ def json_of(stored: bytes) -> Any:
         return json.loads(stored.decode("utf-8", "replace"))
 
 
-def from_objects(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pa.RecordBatch:
-    """Columns of JSON objects: texts and lists of texts as they are, all else as JSON; null where it is missing."""
-    return pa.RecordBatch.from_arrays([_column([row.get(c) for row in rows]) for c in columns], names=list(columns))
+def from_objects(rows: Sequence[dict[str, Any]], columns: Sequence[str], kept: Sequence[str] = ()) -> pa.RecordBatch:
+    """Columns of JSON objects: texts and lists of texts as they are, all else as JSON; null where it is missing.
+
+    kept   of these, lists are JSON, too
+    """
+    made = []
+    for name in columns:
+        values = [row.get(name) for row in rows]
+        made.append(pa.array([_said(v) for v in values], pa.string()) if name in kept else _column(values))
+    return pa.RecordBatch.from_arrays(made, names=list(columns))
 
 
 def _column(values: list[Any]) -> pa.Array:
@@ -141,7 +170,11 @@ def _column(values: list[Any]) -> pa.Array:
 
 
 def _said(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and math.isnan(value):
+        return None  # as programs write that there is none
+    return msgspec.json.encode(value).decode()
 
 
 @contextmanager

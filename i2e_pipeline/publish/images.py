@@ -6,29 +6,56 @@ image id, which is a hash, and writes row groups that training reads in sequence
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from i2e_pipeline.core.stored_image import NoImage
-from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs import formats, kept
 from i2e_pipeline.inputs.shard import Shard, ShardChanged
 
 BYTES_PER_TASK = 512 << 20
 """Stored bytes of the input rows that one task looks at: at most as much is held in memory, to be sorted."""
 _ROWS_PER_BATCH = 64
 
-ReadRows = Callable[[int, Sequence[int], Sequence[str]], tuple[pa.Table, pa.Array]]
-"""(shard, rising row numbers, columns of texts) to those rows: the texts, and the stored images as large_binary."""
+ReadRows = Callable[[int, Sequence[int]], tuple[pa.Table, pa.Array]]
+"""(shard, rising row numbers) to those rows: url, alt_text and the kept columns, and the stored images as
+large_binary."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What of the input's columns goes into the dataset."""
+
+    url: str | None
+    alt_text: str
+    kept: pa.Schema
+    """Those that keep their name, as the dataset has them."""
 
 
 def rows_of_shards(
-    shards: Mapping[int, Shard], number: int, rows: Sequence[int], columns: Sequence[str]
+    shards: Mapping[int, Shard], columns: Columns, lost: Counter[str], number: int, rows: Sequence[int]
 ) -> tuple[pa.Table, pa.Array]:
-    """`ReadRows` over these shards. Raises ShardChanged where a row or an image that was scored is gone."""
-    shard = shards[number]
-    texts = [formats.texts(shard, batch)[0] for batch in formats.rows(shard, rows, columns)]
+    """`ReadRows` over these shards. Raises ShardChanged where a row or an image that was scored is gone.
+
+    lost   gets how many values of each kept column are not what the column holds
+    """
+    texts = [c for c in dict.fromkeys((columns.url, columns.alt_text)) if c]
+    shard = replace(shards[number], kept=tuple(name for name in columns.kept.names if name not in texts))
+    parts = []
+    for batch in formats.rows(shard, rows, list(dict.fromkeys([*texts, *columns.kept.names]))):
+        said = formats.texts(shard, batch.select(texts))[0]
+        part = {
+            "url": said.column(columns.url) if columns.url else pa.nulls(batch.num_rows, pa.string()),
+            "alt_text": said.column(columns.alt_text),
+        }
+        for field in columns.kept:
+            part[field.name], missing = kept.values(batch.column(field.name), field.type)
+            lost[f"{field.name} is no {field.type}, left out"] += missing
+        parts.append(pa.table(part))
     stored = []
     with formats.images(shard) as images:
         for row, image in zip(rows, images.read(rows), strict=True):
@@ -36,12 +63,10 @@ def rows_of_shards(
                 raise ShardChanged(f"{shard.path} row {row}: the image that was scored is gone: {image.detail}")
             stored.append(image)
     # Large: a task may hold more than the 2 GB that a binary array can.
-    return pa.Table.from_batches(texts), pa.array(stored, pa.large_binary())
+    return pa.concat_tables(parts), pa.array(stored, pa.large_binary())
 
 
-def image_rows(
-    batches: Iterator[pa.RecordBatch], read_rows: ReadRows, url_column: str | None, text_column: str
-) -> Iterator[tuple[str, pa.RecordBatch]]:
+def image_rows(batches: Iterator[pa.RecordBatch], read_rows: ReadRows) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Rows of i2e/images.
 
     batches   the selection of some shards: image_id, shard, row, width, height, labels
@@ -54,22 +79,10 @@ def image_rows(
     parts = []
     for shard in pc.unique(selected.column("shard")).to_pylist():
         of_shard = selected.filter(pc.equal(selected.column("shard"), shard))
-        rows = of_shard.column("row").to_pylist()
-        names = list(dict.fromkeys(c for c in (url_column, text_column) if c))
-        content, stored = read_rows(shard, rows, names)
-        parts.append(
-            pa.table(
-                {
-                    "image_id": of_shard.column("image_id"),
-                    "image": pa.StructArray.from_arrays(
-                        [stored, pa.nulls(len(rows), pa.string())], names=["bytes", "path"]
-                    ),
-                    "url": content.column(url_column) if url_column else pa.nulls(len(rows), pa.string()),
-                    "alt_text": content.column(text_column),
-                    **{c: of_shard.column(c) for c in ("width", "height", "labels")},
-                }
-            )
-        )
+        content, stored = read_rows(shard, of_shard.column("row").to_pylist())
+        image = pa.StructArray.from_arrays([stored, pa.nulls(len(stored), pa.string())], names=["bytes", "path"])
+        own = {c: of_shard.column(c) for c in ("image_id", "width", "height", "labels")}
+        parts.append(pa.table({**own, "image": image, **{c: content.column(c) for c in content.schema.names}}))
     table = pa.concat_tables(parts)
     # Arrow sorts binary, not fixed-size binary.
     order = pc.sort_indices(table.column("image_id").cast(pa.binary()))

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from i2e_pipeline.core.config import Config, digest
+from i2e_pipeline.core.schemas import IMAGES
 from i2e_pipeline.core.version import __version__
 from i2e_pipeline.engine.stage import Run, Stage
 from i2e_pipeline.engine.tables import Commit
@@ -76,6 +77,7 @@ def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -
         "labels": labels,
         "entities": classes,
         "units": {c.unit: c.rows("i2e/images") for c in published},
+        "columns": run.tables.catalogue.schema("i2e/images").names,
         "storage": run.config.storage.format,
         "model": _settings(run, "scores"),
         "labels_chosen_by": _settings(run, "labels"),
@@ -116,6 +118,7 @@ def thresholds(config: Config) -> dict[str, Any]:
 def card(facts: Mapping[str, Any], top: Sequence[Mapping[str, Any]]) -> str:
     """The dataset card: front matter as Hugging Face reads it, then what is in it and how it was made."""
     images, entities, labels = facts["images"], facts["entities"], facts["labels"]
+    kept = [name for name in facts["columns"] if name not in IMAGES.names]
     lines = [
         "---",
         "task_categories: [image-classification, image-feature-extraction]",
@@ -133,7 +136,7 @@ def card(facts: Mapping[str, Any], top: Sequence[Mapping[str, Any]]) -> str:
         "| table | key | holds |",
         "|---|---|---|",
         "| images | image_id | `image` (stored bytes, unchanged), url, alt_text, width, height, `labels` "
-        "(entity_id, class_index, score) |",
+        f"(entity_id, class_index, score){''.join(f', {name}' for name in kept)} |",
         "| entities | class_index | entity_id (Wikidata's number), name, description, aliases, counts |",
         "| statistics | | per entity (also those that no image got), buckets of images per entity, funnel |",
         "",

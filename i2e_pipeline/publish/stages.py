@@ -14,6 +14,7 @@ reads it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -39,8 +40,10 @@ from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.dealing import Blocks, task_size
 from i2e_pipeline.engine.stage import Made, Plan, Run, Stage
 from i2e_pipeline.engine.tables import Commit, Counting, Kernel, pass_on
+from i2e_pipeline.engine.tasks import notes
+from i2e_pipeline.engine.units import Unit, kept_columns
 from i2e_pipeline.publish import selection, statistics
-from i2e_pipeline.publish.images import BYTES_PER_TASK, image_rows, rows_of_shards
+from i2e_pipeline.publish.images import BYTES_PER_TASK, Columns, image_rows, rows_of_shards
 from i2e_pipeline.publish.manifest import card, funnel, funnel_rows, manifest, thresholds
 
 
@@ -116,7 +119,8 @@ class Publish(Stage):
         "i2e/images": Table(
             IMAGES,
             key=("image_id",),
-            holds="`image` (stored bytes, unchanged), the pair's text, `labels`; a file in the order of image_id",
+            holds="`image` (stored bytes, unchanged), the pair's text, `labels`, and the columns that "
+            "`pairs.keep_columns` names; a file in the order of image_id",
         )
     }
     passes = Passed("i2e/images", ("image_id",))
@@ -128,11 +132,16 @@ class Publish(Stage):
         if key not in ("url_column", "text_column", "image_column")
     } | {"storage.options": "how a store is reached changes no row"}
 
+    def further_columns(self, config: Config, units: Sequence[Unit]) -> Mapping[str, pa.Schema]:
+        return {"i2e/images": kept_columns(units, config.pairs)}
+
     def components(self, run: Run, unit: str) -> dict[str, Any]:
         selected = run.commits_of("selection")
         digests = selected[0].facts["units"] if selected else {}
         settings = run.settings_of(self)
-        return {"version": self.version, "settings": settings, "selection": digests.get(unit, "none")}
+        kept = {field.name: str(field.type) for field in _kept(run)}
+        further = {"kept": kept} if kept else {}  # older outputs do not know it
+        return {"version": self.version, "settings": settings, "selection": digests.get(unit, "none"), **further}
 
     def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
         digests = run.commits_of("selection")[0].facts["units"]
@@ -157,12 +166,23 @@ class Publish(Stage):
         tasks = Blocks([(f.shard, f.rows, max(1, full * f.rows // max(1, f.size))) for f in shards])
         selected = run.read("selection", units, ["image_id", "shard", "row", "width", "height", "labels"])
         rows = tasks.by_row(selected)
-        pairs, read_rows = run.config.pairs, partial(rows_of_shards, run.shards(units))
+        pairs, opened = run.config.pairs, run.shards(units)
+        columns = Columns(pairs.url_column, pairs.text_column, _kept(run))
 
         def make_kernel() -> Kernel:
-            return partial(image_rows, read_rows=read_rows, url_column=pairs.url_column, text_column=pairs.text_column)
+            def kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
+                lost: Counter[str] = Counter()
+                yield from image_rows(batches, partial(rows_of_shards, opened, columns, lost))
+                yield from notes(lost)
+
+            return kernel
 
         return Plan(rows, make_kernel, rows_expected=self.rows_to_do(run, units))
+
+
+def _kept(run: Run) -> pa.Schema:
+    """The columns of the images that are the input's own."""
+    return pa.schema([field for field in run.tables.catalogue.schema("i2e/images") if field.name not in IMAGES.names])
 
 
 class Finish(Stage):

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,40 @@ class Pair:
     caption: str
     image: bytes
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What else a source says of it, the same in every form; KEPT holds it as the dataset does."""
+        n = zlib.crc32(self.key.encode())
+        return {
+            "similarity": None if n % 5 == 0 else (n % 1000) / 1000,
+            "license": ("cc-by 2.0", "007", None, "?")[n % 4],
+            "watermark": n % 100,
+            "seen": n % 3 == 0,
+            "tags": [f"tag {n % 2}", "ünder"] if n % 2 else None,
+        }
+
+
+FACTS = {
+    "similarity": pa.float64(),
+    "license": pa.string(),
+    "watermark": pa.int64(),
+    "seen": pa.bool_(),
+    "tags": pa.list_(pa.string()),
+}
+KEPT = {**FACTS, "tags": pa.string()}
+"""As the dataset has them: lists are JSON."""
+
+
+def kept_of(pair: Pair) -> dict[str, Any]:
+    tags = pair.facts["tags"]
+    said = None if tags is None else json.dumps(tags, ensure_ascii=False, separators=(",", ":"))
+    return {**pair.facts, "tags": said}
+
+
+def _cells(pair: Pair) -> list[str]:
+    """The facts as a table of texts has them."""
+    return ["" if value is None else str(value) for value in kept_of(pair).values()]
+
 
 def pairs_of(parquet: Path) -> list[Pair]:
     """The rows of an img2dataset file that have everything."""
@@ -37,7 +72,7 @@ def pairs_of(parquet: Path) -> list[Pair]:
 Form = Callable[[Sequence[Pair], Path], dict[str, Any]]
 FORMS: dict[str, Form] = {}
 WITHOUT_URL = {"plain tar", "tar without json", "folder of texts"}
-"""Forms that have no place for one."""
+"""Forms that have no place for one, nor for facts."""
 
 
 def form(name: str) -> Callable[[Form], Form]:
@@ -55,7 +90,7 @@ def _table(pairs: Sequence[Pair], image: Any = None, **kinds: pa.DataType) -> pa
         "caption": pa.array([p.caption for p in pairs], kinds.get("caption", pa.string())),
         "jpg": image if image is not None else pa.array([p.image for p in pairs], kinds.get("jpg", pa.binary())),
     }
-    return pa.table(columns)
+    return pa.table(columns | {name: pa.array([p.facts[name] for p in pairs], kind) for name, kind in FACTS.items()})
 
 
 def _image_files(pairs: Sequence[Pair], folder: Path) -> list[str]:
@@ -100,7 +135,7 @@ def bytes_and_lists(pairs: Sequence[Pair], folder: Path) -> dict[str, Any]:
 @form("Hugging Face's Parquet")
 def hugging_face(pairs: Sequence[Pair], folder: Path) -> dict[str, Any]:
     images = pa.array([{"bytes": p.image, "path": f"{p.key}.jpg"} for p in pairs])
-    table = pa.table({"image": images, "text": [p.caption for p in pairs], "url": [p.url for p in pairs]})
+    table = _table(pairs, images).rename_columns({"jpg": "image", "caption": "text"}).drop_columns(["key"])
     pq.write_table(table, folder / "train-00000-of-00001.parquet")
     return {"path": str(folder), "image_column": "image", "text_column": "text"}
 
@@ -144,7 +179,8 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 def img2dataset_tars(pairs: Sequence[Pair], folder: Path) -> dict[str, Any]:
     with tarfile.open(folder / "00000.tar", "w") as tar:
         for pair in pairs:
-            facts = {"key": pair.key, "url": pair.url, "caption": pair.caption, "similarity": float("nan"), "width": 9}
+            facts = {"key": pair.key, "url": pair.url, "caption": pair.caption, "width": 9, **pair.facts}
+            facts["similarity"] = float("nan") if facts["similarity"] is None else facts["similarity"]
             _add(tar, f"{pair.key}.jpg", pair.image)
             _add(tar, f"{pair.key}.txt", pair.caption.encode())
             _add(tar, f"{pair.key}.json", json.dumps(facts, indent=4).encode())
@@ -184,7 +220,7 @@ def two_tars(pairs: Sequence[Pair], folder: Path) -> dict[str, Any]:
 def tar_json(pairs: Sequence[Pair], folder: Path) -> dict[str, Any]:
     with tarfile.open(folder / "a.tar", "w") as tar:
         for n, pair in enumerate(pairs):
-            _add(tar, f"{n}.json", json.dumps({"alt": pair.caption, "source": pair.url}).encode())
+            _add(tar, f"{n}.json", json.dumps({"alt": pair.caption, "source": pair.url, **pair.facts}).encode())
             _add(tar, f"{n}.jpg", pair.image)
     return {"path": str(folder), "text_column": "alt", "url_column": "source"}
 
@@ -194,8 +230,9 @@ def comma(pairs: Sequence[Pair], folder: Path) -> dict[str, Any]:
     names = _image_files(pairs, folder)
     with (folder / "pairs.csv").open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file)
-        writer.writerow(["file_name", "caption", "url", "note"])
-        writer.writerows([name, p.caption, p.url, 'a "quoted"\nline'] for name, p in zip(names, pairs, strict=True))
+        writer.writerow(["file_name", "caption", "url", "note", *FACTS])
+        note = 'a "quoted"\nline'
+        writer.writerows([name, p.caption, p.url, note, *_cells(p)] for name, p in zip(names, pairs, strict=True))
     return {"path": str(folder), "image_column": "file_name"}
 
 
@@ -204,8 +241,8 @@ def tabs(pairs: Sequence[Pair], folder: Path) -> dict[str, Any]:
     names = _image_files(pairs, folder)
     with gzip.open(folder / "pairs.tsv.gz", "wt", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter="\t")
-        writer.writerow(["caption", "url", "image"])
-        writer.writerows([p.caption, p.url, name] for name, p in zip(names, pairs, strict=True))
+        writer.writerow(["caption", "url", "image", *FACTS])
+        writer.writerows([p.caption, p.url, name, *_cells(p)] for name, p in zip(names, pairs, strict=True))
     return {"path": str(folder / "*.tsv.gz"), "image_column": "image"}
 
 
@@ -214,7 +251,13 @@ def json_lines(pairs: Sequence[Pair], folder: Path) -> dict[str, Any]:
     names = _image_files(pairs, folder)
     lines = [
         json.dumps(
-            {"file_name": name, "text": [p.caption] if n % 2 else p.caption, "meta": {"url": p.url}, "url": p.url}
+            {
+                "file_name": name,
+                "text": [p.caption] if n % 2 else p.caption,
+                "meta": {"url": p.url},
+                "url": p.url,
+                **{name: value for name, value in p.facts.items() if value is not None},
+            }
         )
         for n, (name, p) in enumerate(zip(names, pairs, strict=True))
     ]
@@ -235,7 +278,7 @@ def img2dataset_folders(pairs: Sequence[Pair], folder: Path) -> dict[str, Any]:
     for pair in pairs:
         (folder / "00000" / f"{pair.key}.jpg").write_bytes(pair.image)
         (folder / "00000" / f"{pair.key}.txt").write_text(pair.caption)
-        facts = {"key": pair.key, "url": pair.url, "caption": pair.caption}
+        facts = {"key": pair.key, "url": pair.url, "caption": pair.caption, **pair.facts}
         (folder / "00000" / f"{pair.key}.json").write_text(json.dumps(facts))
     facts_table = pa.table(
         {"url": [p.url for p in pairs], "caption": [p.caption for p in pairs], "status": ["success"] * len(pairs)}

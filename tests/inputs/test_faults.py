@@ -17,7 +17,7 @@ from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.core.stored_image import NoImage, StoredImage
 from i2e_pipeline.engine.units import InputError, Units
-from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs import columns, formats
 from i2e_pipeline.inputs.named_files import NamedFiles
 from i2e_pipeline.inputs.shard import Shard
 
@@ -72,6 +72,26 @@ def test_text_that_is_no_utf8_is_made_valid_at_the_door(column: str, kind: pa.Da
     rows, _, mended = read(write(tmp_path / "a.parquet", **{column: values}))
     assert [row[column] for row in rows] == ["good", "f\ufffdr", None]
     assert mended == {column: 1}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.string()),
+        pa.list_(pa.string_view()),
+        pa.large_list(pa.large_string()),
+        pa.list_(pa.string_view(), 2),
+        pa.list_view(pa.string()),
+        pa.large_list_view(pa.string_view()),
+        pa.list_(pa.dictionary(pa.int8(), pa.string())),
+    ],
+    ids=str,
+)
+def test_lists_of_captions_are_read_whatever_their_layout(kind: pa.DataType) -> None:
+    plain = pa.array([["a", "b"], None, [" ", "c"]], pa.list_(pa.string()))
+    lists = plain.cast(kind) if "dictionary" in str(kind) else pa.array(plain.to_pylist(), kind)
+    assert columns.text(lists) == (pa.array(["a", None, "c"]), 0)
+    assert columns.text(lists, "join") == (pa.array(["a b", None, "c"]), 0)
 
 
 def test_what_was_mended_is_counted_in_the_record(tmp_path: Path, world: Path, whole: Path, spark: Any) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 
 from i2e_pipeline.core.config import PairsConfig
-from i2e_pipeline.engine.units import Units
+from i2e_pipeline.engine.units import Units, kept_columns
 from i2e_pipeline.inputs import formats
+from i2e_pipeline.publish.images import Columns, rows_of_shards
 from tests.chain import content, run, settings
-from tests.inputs.forms import FORMS, WITHOUT_URL, Pair, pairs_of
+from tests.inputs.forms import FORMS, KEPT, WITHOUT_URL, Pair, kept_of, pairs_of
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,30 @@ def test_every_form_gives_the_same_rows(name: str, some: list[Pair], tmp_path: P
     assert len(registry.known()) == (2 if name == "tar without json" else 1)
 
 
+@pytest.mark.parametrize("name", sorted(FORMS.keys() - WITHOUT_URL))
+def test_every_form_keeps_the_same_columns(name: str, some: list[Pair], tmp_path: Path) -> None:
+    """Catches: a similarity that is a number in Parquet and a text in a tar."""
+    (tmp_path / "in").mkdir()
+    chosen = FORMS[name](some, tmp_path / "in")
+    registry = Units(str(tmp_path / "out"))
+    registry.plan(PairsConfig(**chosen))  # what is kept is asked for later
+    pairs = PairsConfig(**chosen, keep_columns=list(KEPT))
+    units = registry.plan(pairs)
+    columns = kept_columns(units, pairs)
+    assert columns == pa.schema(list(KEPT.items()))
+    assert registry.known() == units  # and remembered
+    found = []
+    for file in (file for unit in units for file in unit.files):
+        lost: Counter[str] = Counter()
+        shard = registry.shard(file, pairs)
+        of_shard = Columns(pairs.url_column, pairs.text_column, columns)
+        rows, _ = rows_of_shards({file.shard: shard}, of_shard, lost, file.shard, range(file.rows))
+        assert not +lost
+        found += rows.to_pylist()
+    wanted = [{"url": p.url, "alt_text": p.caption, **kept_of(p)} for p in some]
+    assert sorted(found, key=repr) == sorted(wanted, key=repr)
+
+
 @pytest.fixture
 def with_knowledge(whole: Path, tmp_path: Path) -> Path:
     """An output with a knowledge base, and no pairs."""
@@ -88,9 +116,15 @@ def test_every_form_gives_the_same_dataset(
     # In another order, and all in one shard: where a row stood must not matter.
     chosen = FORMS[name](everything[::-1], tmp_path / "in")
     overrides = [f"pairs.{key}={value}" for key, value in chosen.items()]
+    overrides += [f"pairs.keep_columns=[{', '.join(KEPT)}]"]
     done = run(settings(world, with_knowledge, *overrides), spark)
     assert done["knowledge_base"] == 0
     images, entities = content(with_knowledge)
     wanted, wanted_entities = content(whole)
     assert images == wanted
     assert entities.keys() == wanted_entities.keys()
+    table = ds.dataset(with_knowledge / "i2e" / "images", format="parquet").to_table()
+    assert {name: table.schema.field(name).type for name in KEPT} == KEPT
+    by_content = {(p.url, p.caption): kept_of(p) for p in everything}
+    for row in table.to_pylist():
+        assert {name: row[name] for name in KEPT} == by_content[row["url"], row["alt_text"]]

@@ -30,14 +30,14 @@ def test_images_come_in_hash_order_with_their_own_bytes() -> None:
     )
     asked = []
 
-    def read_rows(shard: int, rows: Sequence[int], columns: Sequence[str]) -> tuple[pa.Table, pa.Array]:
+    def read_rows(shard: int, rows: Sequence[int]) -> tuple[pa.Table, pa.Array]:
         asked.append((shard, list(rows)))
         captions = pa.array([None if row == 3 else f"text {row}" for row in rows], pa.string())
-        texts = pa.table({"url": [f"u{row}" for row in rows], "caption": captions}).select(columns)
+        texts = pa.table({"url": [f"u{row}" for row in rows], "alt_text": captions})
         return texts, pa.array([f"{shard}/{row}".encode() for row in rows], pa.large_binary())
 
     rows = []
-    for table, batch in image_rows(iter([selected.slice(0, 2), selected.slice(2)]), read_rows, "url", "caption"):
+    for table, batch in image_rows(iter([selected.slice(0, 2), selected.slice(2)]), read_rows):
         assert table == "i2e/images"
         rows += batch.to_pylist()
     assert asked == [(0, [1, 3]), (2, [0])]
@@ -49,7 +49,7 @@ def test_images_come_in_hash_order_with_their_own_bytes() -> None:
 
 def test_nothing_selected_is_nothing_read() -> None:
     empty = pa.RecordBatch.from_pylist([], schema=SELECTION)
-    assert list(image_rows(iter([empty]), lambda *_: pytest.fail("rows were read"), "url", "caption")) == []
+    assert list(image_rows(iter([empty]), lambda *_: pytest.fail("rows were read"))) == []
 
 
 def test_buckets_hold_every_entity_and_image_once() -> None:
