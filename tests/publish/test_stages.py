@@ -10,15 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
 from i2e_pipeline import stages
 from i2e_pipeline.core import files
+from i2e_pipeline.core.schemas import IMAGES
 from i2e_pipeline.dataset.published import NotPublished, open_published
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import StageError
-from i2e_pipeline.engine.units import Units
+from i2e_pipeline.engine.units import InputError, Units
 from i2e_pipeline.report import quality
 from tests.engine.test_laws import Killed, changes
 from tests.engine.toys import worked
@@ -173,3 +175,34 @@ def test_a_kill_at_any_change_of_the_files_leaves_the_old_dataset_or_none_or_the
     assert list(dict.fromkeys(seen)) == ["old", "none", "new"]  # in this order, each of them
     (output / "_lock").unlink(missing_ok=True)
     assert not any(worked(built(0.1, spark).run()[1]).values())
+
+
+def test_columns_that_are_kept_later_are_published_without_scoring_again(output: Path, spark: Any) -> None:
+    """Catches: a column more that costs a day of a GPU; a dataset half of which has it."""
+
+    def columns(*keep: str) -> tuple[dict[str, int], pa.Table]:
+        here = Path.cwd()
+        paths = [f"output={here}/out", f"pairs.path={here}/in/*.parquet", "label.threshold=0.001"]
+        config = stages.load("config.yaml", [*paths, f"pairs.keep_columns=[{', '.join(keep)}]"])
+        states = stages.pipeline(config, lambda: spark).run()[1]
+        published = open_published(str(output / "i2e"))
+        assert published.manifest["columns"] == [*IMAGES.names, *keep]
+        table = ds.dataset([str(output / "i2e" / f.path) for f in published.files]).to_table()
+        assert table.schema.names == [*IMAGES.names, *keep]
+        return {name: units for name, units in worked(states).items() if units}, table
+
+    before = ds.dataset(output / "i2e" / "images", format="parquet").to_table(["image_id", "labels"])
+    done, table = columns("key")
+    assert done == {"publish": 2, "finish": 1}
+    source = ds.dataset("in", format="parquet").to_table(["url", "caption", "key"]).to_pylist()
+    keys = {(row["url"], row["caption"]): row["key"] for row in source}
+    assert table.num_rows
+    assert table["key"].to_pylist() == [
+        keys[url, text] for url, text in zip(table["url"].to_pylist(), table["alt_text"].to_pylist(), strict=True)
+    ]
+    assert table.select(["image_id", "labels"]).equals(before)
+    assert ", key |" in (output / "i2e" / "README.md").read_text()
+    assert columns("key")[0] == {}
+    assert columns()[0] == {"publish": 2, "finish": 1}
+    with pytest.raises(InputError, match="no input file has a column 'licence'"):
+        columns("licence")
