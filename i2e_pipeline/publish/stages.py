@@ -129,7 +129,7 @@ class Publish(Stage):
     leaves_out = {
         f"pairs.{key}": "the selection of a unit holds what it changes"
         for key in PairsConfig.model_fields
-        if key not in ("url_column", "text_column", "image_column")
+        if key not in ("url_column", "text_column", "image_column", "keep_columns")
     } | {"storage.options": "how a store is reached changes no row"}
 
     def further_columns(self, config: Config, units: Sequence[Unit]) -> Mapping[str, pa.Schema]:
