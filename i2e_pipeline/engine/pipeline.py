@@ -26,7 +26,7 @@ from i2e_pipeline.core import files, stores
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.rejects import reason_name
-from i2e_pipeline.engine import cluster, merging, session
+from i2e_pipeline.engine import cluster, looking, merging, session
 from i2e_pipeline.engine.causes import cause
 from i2e_pipeline.engine.progress import StageProgress, job_group
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
@@ -186,8 +186,9 @@ class Pipeline:
         """The units of this config. A path that leads to nothing because files that were read are gone is passed over:
         whether a stage needs them is another question."""
         units, pairs = Units(self.tables.root), self.config.pairs
+        looks: looking.Looks = looking.by_workers(lambda: self.tables.spark) if remember else looking.by_threads
         try:
-            return units.plan(pairs, remember)
+            return units.plan(pairs, remember, looks)
         except InputError as error:
             if not isinstance(error.__context__, NoSuchFile) or not _gone(units.known()):
                 raise
@@ -196,7 +197,7 @@ class Pipeline:
             "pairs.path: nothing is left at %s, and files that were read are gone; what was made of them stays",
             ", ".join(path for path in pairs.path if path not in left),
         )
-        return units.plan(pairs.model_copy(update={"path": left}), remember)
+        return units.plan(pairs.model_copy(update={"path": left}), remember, looks)
 
     def _refuse_gone(self, run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> None:
         """Raise StageError, before any work, where a stage that may have to run needs an input file that is gone.

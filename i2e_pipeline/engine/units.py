@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.core.ids import rows_in_share
+from i2e_pipeline.engine import looking
 from i2e_pipeline.inputs import kept, listing, look
 from i2e_pipeline.inputs.columns import InputError
 from i2e_pipeline.inputs.shard import Shard, Source, shard_of
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 
 _ONE_FILE_UNITS = 1000
 _ROWS_PER_UNIT = 1_000_000
-_READ_AT_ONCE = 64
 _REMEDY = "put a copy of it in its place, or use another output: it numbers the input files of a unit"
 
 
@@ -99,10 +99,11 @@ class Units:
         ]
         return sorted(units, key=lambda u: u.files[0].shard)
 
-    def plan(self, pairs: PairsConfig, remember: bool = True) -> list[Unit]:
+    def plan(self, pairs: PairsConfig, remember: bool = True, looks: looking.Looks = looking.by_threads) -> list[Unit]:
         """Known units and new ones for files that were not there before, forgotten ones left out.
 
         remember   False: look only, register nothing
+        looks      who looks at files that were not there before
         Raises InputError where a file that was read has changed since, or holds what another file holds, or where more
         of it was read than `pairs.sample` says.
         """
@@ -117,8 +118,8 @@ class Units:
         to_read = [s for s in listed if (s.path, s.info.size, s.info.modified) not in unchanged]
         dropped = {f.digest for unit in self._read(self.forgotten) for f in unit.files}
         sampled = look.sampled(len(to_read))
-        with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-            read = list(pool.map(lambda n: self._look(to_read[n], pairs, remember, n in sampled), range(len(to_read))))
+        look_at = partial(self._look, pairs=pairs, remember=remember)
+        read: list[InputFile] = looks(look_at, to_read, [n in sampled for n in range(len(to_read))])
         by_digest = {f.digest: f for _, f in seen.values()}
         present = {s.path for s in listed}
         fresh: dict[str, InputFile] = {}
@@ -155,20 +156,24 @@ class Units:
                 if remember:
                     self._save(unit)
                 units.append(unit)
-        units = self._with_kinds(units, {s.path: s for s in listed}, pairs, remember)
+        units = self._with_kinds(units, {s.path: s for s in listed}, pairs, remember, looks)
         kept_columns(units, pairs)
         return sorted(units, key=lambda u: u.files[0].shard)
 
     def _with_kinds(
-        self, units: Sequence[Unit], sources: Mapping[str, Source], pairs: PairsConfig, remember: bool
+        self,
+        units: Sequence[Unit],
+        sources: Mapping[str, Source],
+        pairs: PairsConfig,
+        remember: bool,
+        looks: looking.Looks,
     ) -> list[Unit]:
         """The units, files that were read before a column was kept looked at again for what it holds."""
         waiting = [f for unit in units for f in unit.files if f.path in sources and kept.unknown(f.kinds, pairs)]
         if not waiting:
             return list(units)
-        with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-            found = pool.map(lambda f: look.look(sources[f.path], pairs).kinds, waiting)
-            kinds = {f.digest: {**f.kinds, **new} for f, new in zip(waiting, found, strict=True)}
+        found = looks(partial(_kinds, pairs=pairs), [sources[f.path] for f in waiting], [False] * len(waiting))
+        kinds = {f.digest: {**f.kinds, **new} for f, new in zip(waiting, found, strict=True)}
         known = []
         for unit in units:
             if any(f.digest in kinds for f in unit.files):
@@ -179,7 +184,7 @@ class Units:
             known.append(unit)
         return known
 
-    def _look(self, source: Source, pairs: PairsConfig, remember: bool, images: bool) -> InputFile:
+    def _look(self, source: Source, images: bool, pairs: PairsConfig, remember: bool) -> InputFile:
         """What is to be known of a file; its index is written at once, since those of thousands fill the memory."""
         found, info = look.look(source, pairs, images), source.info
         digest = str(found.digest)
@@ -225,6 +230,10 @@ class Units:
             files.join(folder or self.folder, f"{unit.name}.json"),
             {"name": unit.name, "files": [asdict(f) for f in unit.files], "share": list(unit.share)},
         )
+
+
+def _kinds(source: Source, images: bool, pairs: PairsConfig) -> Mapping[str, str]:
+    return look.look(source, pairs, images).kinds
 
 
 def kept_columns(units: Sequence[Unit], pairs: PairsConfig) -> pa.Schema:

@@ -141,6 +141,8 @@ class Format(ABC):
     """Endings of its files' names, in lower case."""
     kind: ClassVar[str]
     """What a message calls such a file."""
+    looks_at_all: ClassVar[bool] = False
+    """Whether a look reads a file from its beginning to its end, where it lies in an object store."""
 
     @abstractmethod
     def look(self, source: Source, pairs: PairsConfig) -> Look:

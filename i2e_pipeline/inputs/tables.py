@@ -35,6 +35,8 @@ _LINES = 4096
 class _Table(Format):
     """What these formats share: no types, and images that rows name by path."""
 
+    looks_at_all = True
+
     def look(self, source: Source, pairs: PairsConfig) -> Look:
         shard = source.shard(pairs)
         names = self.names(shard)

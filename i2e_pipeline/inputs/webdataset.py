@@ -42,6 +42,7 @@ INDEX = pa.schema(
 
 class WebDataset(Indexed):
     name, suffixes, kind = "webdataset", (".tar",), "tar of samples (WebDataset)"
+    looks_at_all = True
 
     def look(self, source: Source, pairs: PairsConfig) -> Look:
         filesystem, inner = files.open_filesystem(source.path)
