@@ -6,7 +6,8 @@ names) becomes valid UTF-8 here, once, wherever a column enters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -159,12 +160,27 @@ def _without_views(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def only(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
-    """The batch with exactly these columns, their values as Arrow's kernels take them; null where it has none of the
-    name."""
-    has = batch.schema.names
-    arrays = [decoded(batch.column(c)) if c in has else pa.nulls(batch.num_rows, pa.string()) for c in columns]
+def only(
+    batch: pa.RecordBatch, columns: Sequence[str], constant: Mapping[str, str | None] | None = None
+) -> pa.RecordBatch:
+    """The batch with exactly these columns, their values as Arrow's kernels take them. One that it has not holds the
+    constant of its name, or null."""
+    has, same = batch.schema.names, constant or {}
+    arrays = [
+        decoded(batch.column(c)) if c in has else pa.repeat(pa.scalar(same.get(c), pa.string()), batch.num_rows)
+        for c in columns
+    ]
     return pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
+
+def of_folders(path: str) -> dict[str, str | None]:
+    """The columns that folders of a file's path name, as Hive, Spark and Delta partition tables: `language=en/`."""
+    found: dict[str, str | None] = {}
+    for folder in path.split("/")[:-1]:
+        name, is_column, value = folder.partition("=")
+        if name and is_column:
+            found[unquote(name)] = None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)
+    return found
 
 
 def _valid(raw: pa.Array) -> tuple[pa.Array, int]:

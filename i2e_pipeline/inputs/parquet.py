@@ -37,16 +37,20 @@ class Parquet(Format):
         filesystem, inner = files.open_filesystem(source.path)
         with filesystem.open_input_file(inner) as stream:
             footer = pq.ParquetFile(stream)
-            kinds = kept.of_schema(footer.schema_arrow, list(pairs.keep_columns))
-            return Look(footer.metadata.num_rows, footer.schema_arrow, kinds=kinds)
+            schema, folders = footer.schema_arrow, types.of_folders(source.path)
+            further = [name for name in folders if name not in schema.names]
+            kinds = kept.of_schema(schema, list(pairs.keep_columns))
+            kinds |= {n: kept.of_cells(pa.array([folders[n]], pa.string())) for n in further if n in kinds}
+            schema = pa.schema([*schema, *(pa.field(name, pa.string()) for name in further)])
+            return Look(footer.metadata.num_rows, schema, kinds=kinds)
 
     def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
         filesystem, inner = files.open_filesystem(shard.path)
         with filesystem.open_input_file(inner) as stream:
             file, start = pq.ParquetFile(stream), 0
-            here = [c for c in columns if c in file.schema_arrow.names]
+            here, folders = [c for c in columns if c in file.schema_arrow.names], types.of_folders(shard.path)
             for batch in file.iter_batches(_TEXT_CHUNK_ROWS, columns=here, use_threads=False):
-                yield start, types.only(batch, columns)
+                yield start, types.only(batch, columns, folders)
                 start += batch.num_rows
 
     def rows(self, shard: Shard, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -56,7 +60,7 @@ class Parquet(Format):
     def names(self, shard: Shard) -> list[str]:
         filesystem, inner = files.open_filesystem(shard.path)
         with filesystem.open_input_file(inner) as stream:
-            return list(pq.read_schema(stream).names)
+            return list(dict.fromkeys([*pq.read_schema(stream).names, *types.of_folders(shard.path)]))
 
     def images(self, shard: Shard, column: str) -> Images:
         return ParquetImages(shard, column)
@@ -68,7 +72,7 @@ def selected_rows(path: str, rows: Sequence[int], columns: Sequence[str]) -> Ite
     filesystem, inner = files.open_filesystem(path)
     with filesystem.open_input_file(inner) as stream:
         file = pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
-        here = [c for c in columns if c in file.schema_arrow.names]
+        here, folders = [c for c in columns if c in file.schema_arrow.names], types.of_folders(path)
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
         if len(wanted) and wanted[-1] >= sum(sizes):
             raise ShardChanged(f"{path} has {sum(sizes)} rows and row {wanted[-1]} was wanted: it has changed")
@@ -80,7 +84,7 @@ def selected_rows(path: str, rows: Sequence[int], columns: Sequence[str]) -> Ite
                 for batch in file.iter_batches(_CHUNK_ROWS, row_groups=[group], columns=here, use_threads=False):
                     now = inside[(inside >= offset) & (inside < offset + batch.num_rows)] - offset
                     if len(now):
-                        yield types.only(batch, columns).take(pa.array(now))
+                        yield types.only(batch, columns, folders).take(pa.array(now))
                     offset += batch.num_rows
             start += size
 

@@ -14,7 +14,7 @@ import pytest
 
 from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.engine.units import Units, kept_columns
-from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs import formats, where
 from i2e_pipeline.publish.images import Columns, rows_of_shards
 from tests.chain import content, run, settings
 from tests.inputs.forms import FORMS, KEPT, WITHOUT_URL, Pair, kept_of, pairs_of
@@ -87,6 +87,47 @@ def test_every_form_keeps_the_same_columns(name: str, some: list[Pair], tmp_path
         found += rows.to_pylist()
     wanted = [{"url": p.url, "alt_text": p.caption, **kept_of(p)} for p in some]
     assert sorted(found, key=repr) == sorted(wanted, key=repr)
+
+
+def test_columns_that_folders_name_are_columns_of_the_rows(some: list[Pair], tmp_path: Path) -> None:
+    """Catches: a table partitioned by language that has none."""
+    from deltalake import write_deltalake
+
+    table = pa.table(
+        {
+            "key": [p.key for p in some],
+            "url": [p.url for p in some],
+            "caption": [p.caption for p in some],
+            "jpg": [p.image for p in some],
+            "language": [("en", "ü /=", None)[n % 3] for n in range(len(some))],
+            "year": [2000 + n % 2 for n in range(len(some))],
+        }
+    )
+    ds.write_dataset(
+        table, tmp_path / "hive", format="parquet", partitioning=["language", "year"], partitioning_flavor="hive"
+    )
+    write_deltalake(tmp_path / "delta", table, partition_by=["language", "year"])
+    wanted = pa.schema([("language", pa.string()), ("year", pa.int64())])
+    for folder in ("hive", "delta"):
+        pairs = PairsConfig(path=str(tmp_path / folder), keep_columns=["language", "year"])
+        registry = Units(str(tmp_path / f"out of {folder}"))
+        units = registry.plan(pairs)
+        columns = kept_columns(units, pairs)
+        assert columns == wanted
+        found = []
+        for file in (file for unit in units for file in unit.files):
+            of_shard = Columns(pairs.url_column, pairs.text_column, columns)
+            shards = {file.shard: registry.shard(file, pairs)}
+            rows, _ = rows_of_shards(shards, of_shard, Counter(), file.shard, range(file.rows))
+            found += rows.select(["url", "language", "year"]).to_pylist()
+            taken = [
+                where.mask("language == 'en' and year >= 2001", b)
+                for _, b in formats.columns(shards[file.shard], ["language", "year"])
+            ]
+            assert sum(t.true_count for t in taken) == sum(
+                r["language"] == "en" and r["year"] == 2001 for r in found[-file.rows :]
+            )
+        assert sorted(found, key=repr) == sorted(table.select(["url", "language", "year"]).to_pylist(), key=repr)
 
 
 @pytest.fixture
