@@ -272,8 +272,8 @@ class KnowledgeBaseConfig(Section):
     """TSV of `surface, qid, count`: how often texts used this name for this entity. A first row that names the columns
     is passed over."""
     allow_partial: bool = False
-    """Take what there is of a dump that is damaged, cut short, or for the most part no entities. Without it, such a
-    dump is an error."""
+    """Take what there is of a dump that is damaged, cut short, or of which more than one line in twenty is no entity.
+    Without it, such a dump is an error."""
     languages: tuple[str, ...] = ("en", "mul", "en-gb", "en-ca", "en-us")
     """Languages in which an entity's name is looked for, best first. Where it has none in them: the English Wikipedia's
     title, then any label in Latin script."""

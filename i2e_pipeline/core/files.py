@@ -200,7 +200,8 @@ def find(patterns: Sequence[str], suffix: str) -> list[FileInfo]:
             matched = _find_one(one, suffix)
             if not matched:
                 of = "" if one == pattern else f" of {pattern}"
-                raise NoSuchFile(f"{one}{of}: no file matches (looked for *{suffix})")
+                what = "a folder without a file that counts" if exists(one) else "no file matches"
+                raise NoSuchFile(f"{one}{of}: {what}" + (f" (looked for *{suffix})" if suffix else ""))
             for info in matched:
                 found[info.path] = info
     return [found[path] for path in sorted(found)]
