@@ -30,8 +30,15 @@ if TYPE_CHECKING:
     from i2e_pipeline.engine.pipeline import Pipeline
 
 
+class _Parser(argparse.ArgumentParser):
+    """Quotes no secret of what it does not understand."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(hide(message))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="i2e",
         description="Images labelled with Wikidata entities.",
         epilog="exit codes:\n" + "\n".join(f"  {code.value:<5} {code.about}" for code in ExitCode),
@@ -115,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     call: Callable[[argparse.Namespace], int],
     about: str,
@@ -161,7 +168,7 @@ def run_stage(job: str) -> None:
 
     Without --config it works on the embedded sample, and what earlier jobs would have made is made first.
     """
-    parser = argparse.ArgumentParser(prog=f"{job}.py")
+    parser = _Parser(prog=f"{job}.py")
     _config_arguments(parser)
     options = parser.parse_args()
 
@@ -388,7 +395,7 @@ def _print_training(config: Config, found: dict[str, Any] | None) -> int:
 
 def run_training() -> None:
     """The main of jobs/train.py: the ranks of a training, through Spark."""
-    parser = argparse.ArgumentParser(prog="train.py")
+    parser = _Parser(prog="train.py")
     _config_arguments(parser)
     parser.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
     options = parser.parse_args()

@@ -42,7 +42,20 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-PathText = Annotated[str, AfterValidator(files.at_home)]
+def _path(value: Any) -> Any:
+    if isinstance(value, str):
+        stores.refuse_secret(value)
+        return files.at_home(value)
+    return value
+
+
+def _folder(value: str) -> str:
+    if stores.scheme_of(value) and stores.QUERY.search(value):
+        raise ValueError("a folder whose address ends with options (`?…=…`): give them by storage.options")
+    return value
+
+
+PathText = Annotated[str, AfterValidator(_path)]
 """A path or URI, or a name that may be one."""
 Paths = Annotated[tuple[PathText, ...], BeforeValidator(_one_or_many)]
 
@@ -51,11 +64,7 @@ class Content:
     """Marks a setting that is a path: what lies there counts for a fingerprint, not where it lies."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        return AfterValidator(_at_home).__get_pydantic_core_schema__(source, handler)
-
-
-def _at_home(value: Any) -> Any:
-    return files.at_home(value) if isinstance(value, str) else value
+        return AfterValidator(_path).__get_pydantic_core_schema__(source, handler)
 
 
 ContentPath = Annotated[str | None, Content()]
@@ -621,7 +630,7 @@ class EvaluateConfig(Section):
 
 
 class Config(Section):
-    output: PathText = "out/run"
+    output: Annotated[PathText, AfterValidator(_folder)] = "out/run"
     """Folder of all tables of the run."""
     stages: Paths = ()
     """Stages of your own beside the built-in ones (docs/extending.md): `package.module:Class`, `path/file.py:Class`, or

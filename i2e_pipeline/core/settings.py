@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import files, secrets
 from i2e_pipeline.core.errors import I2EError
 
 _UNKNOWN = object()
@@ -77,7 +77,7 @@ def read(file: str) -> dict[str, Any]:
     try:
         tree = _load(files.read_bytes(file).decode("utf-8"))
     except (OSError, files.StoreError) as error:
-        raise SettingsError(f"--config {file} cannot be read: {error}") from None
+        raise SettingsError(f"--config {secrets.hide(file)} cannot be read: {error}") from None
     except SettingsError as error:
         raise SettingsError(f"{file}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
