@@ -271,9 +271,9 @@ def _status(options: argparse.Namespace) -> int:
     from i2e_pipeline.stages import pipeline
 
     config = _config(options)
-    units, states = pipeline(config).status()
-    if not _as_json(options, summary.status_tree(config.output, units, states)):
-        summary.print_status(config.output, units, states)
+    found = pipeline(config).status_and_gone()
+    if not _as_json(options, summary.status_tree(config.output, *found)):
+        summary.print_status(config.output, *found)
     return 0
 
 

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -69,6 +70,33 @@ class Unit:
         return sum(f.taken for f in self.files)
 
 
+@dataclass(frozen=True)
+class Gone:
+    """An input file of a unit that is not what it was."""
+
+    unit: str
+    path: str
+    what: Literal["is gone", "has changed"]
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.what}"
+
+
+def files_gone(units: Sequence[Unit]) -> list[Gone]:
+    """Which files of units are no longer there, or of another size, in the units' order. In a store a listing a folder;
+    on a disk a look at each."""
+    sizes = files.sizes([f.path for unit in units for f in unit.files])
+    found = []
+    for unit in units:
+        for file in unit.files:
+            size = sizes[file.path]
+            if size is None:
+                found.append(Gone(unit.name, file.path, "is gone"))
+            elif size != file.size and file.format != "files":  # a shard of many files stands under the first of them
+                found.append(Gone(unit.name, file.path, "has changed"))
+    return found
+
+
 class Units:
     """The registry of one output."""
 
@@ -96,10 +124,11 @@ class Units:
         ]
         return sorted(units, key=lambda u: u.files[0].shard)
 
-    def plan(self, pairs: PairsConfig, remember: bool = True) -> list[Unit]:
+    def plan(self, pairs: PairsConfig, remember: bool = True, changed: list[Gone] | None = None) -> list[Unit]:
         """Known units and new ones for files that were not there before, forgotten ones left out.
 
         remember   False: look only, register nothing
+        changed    gets the files that have changed since they were read; None: such a file is an error
         Raises InputError where a file that was read has changed since, or holds what another file holds, or where more
         of it was read than `pairs.sample` says.
         """
@@ -114,8 +143,19 @@ class Units:
         to_read = [s for s in listed if (s.path, s.info.size, s.info.modified) not in unchanged]
         dropped = {f.digest for unit in self._read(self.forgotten) for f in unit.files}
         sampled = look.sampled(len(to_read))
+
+        def look_at(number: int) -> InputFile | None:
+            source = to_read[number]
+            try:
+                return self._look(source, pairs, remember, number in sampled)
+            except InputError:
+                if changed is None or source.path not in seen:
+                    raise
+                changed.append(Gone(seen[source.path][0].name, source.path, "has changed"))
+                return None
+
         with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-            read = list(pool.map(lambda n: self._look(to_read[n], pairs, remember, n in sampled), range(len(to_read))))
+            read = [file for file in pool.map(look_at, range(len(to_read))) if file is not None]
         by_digest = {f.digest: f for _, f in seen.values()}
         present = {s.path for s in listed}
         fresh: dict[str, InputFile] = {}
@@ -131,6 +171,9 @@ class Units:
                 continue
             twin = by_digest.get(file.digest)
             if file.path in seen and (twin is None or twin.path != file.path):
+                if changed is not None:
+                    changed.append(Gone(seen[file.path][0].name, file.path, "has changed"))
+                    continue
                 raise InputError(
                     f"{file.path} has changed since unit {seen[file.path][0].name} was read from it: use another "
                     f"output, or give the new content another name, or `i2e run --forget {seen[file.path][0].name}`"

@@ -122,8 +122,8 @@ def _pipeline(folder: str, content: str) -> Any:
         pipeline: list[str] = config["nlp"]["pipeline"]
         if "ner" not in pipeline:
             raise RecognizerError(
-                f"extract.recognizer: the spaCy pipeline in {folder} has no `ner`, only {', '.join(pipeline) or 'nothing'}:"
-                f" {_REMEDY}"
+                f"extract.recognizer: the spaCy pipeline in {folder} has no `ner`, only "
+                f"{', '.join(pipeline) or 'nothing'}: {_REMEDY}"
             )
         kept = {"ner", *_listened_to(config)} & set(pipeline)
         return spacy.load(folder, exclude=[name for name in pipeline if name not in kept])
