@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from i2e_pipeline.commands import evaluate as evaluation
 from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core import extras, files, logs
 from i2e_pipeline.core.config import Config, ConfigError, digest
-from i2e_pipeline.core.errors import ExitCode, I2EError
+from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.files import at_home
 from i2e_pipeline.core.secrets import hide
 from i2e_pipeline.core.version import __version__
@@ -155,11 +156,10 @@ def _as_json(options: argparse.Namespace, tree: Mapping[str, Any]) -> bool:
     """Write it where --json asks for it. Returns whether that was stdout, where then nothing else belongs."""
     if options.json is None:
         return False
-    text = json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
     if options.json != _STDOUT:
-        files.write_bytes(options.json, text.encode())
+        files.write_json(options.json, tree)
         return False
-    print(text, end="")
+    print(json.dumps(tree, indent=1, ensure_ascii=not _speaks_unicode()))
     return True
 
 
@@ -187,6 +187,8 @@ def run_stage(job: str) -> None:
 def _end(work: Callable[[], int]) -> NoReturn:
     """Do the work and end the process as core/errors.ExitCode says. A fault of the code keeps its traceback, without
     secrets."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the locale cannot spell ends no command
     try:
         code = _guarded(work)
     except Exception:
@@ -199,6 +201,7 @@ def _guarded(work: Callable[[], int]) -> int:
     """The exit code of a command. What is said to users becomes a line; a fault of the code keeps its traceback."""
     try:
         with logs.to_terminal():
+            _refuse_no_folder()
             return work()
     except ModuleNotFoundError as error:
         remedy = extras.remedy(error)
@@ -221,6 +224,18 @@ def _guarded(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("i2e: interrupted; the next run goes on where this one was", file=sys.stderr)
         return ExitCode.INTERRUPTED
+
+
+def _refuse_no_folder() -> None:
+    """Raise NoSuchFile where the working folder was removed: libraries say that in words about themselves."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise NoSuchFile("the folder that this command is run in is gone: cd to one that is there") from None
+
+
+def _speaks_unicode() -> bool:
+    return "utf" in (sys.stdout.encoding or "utf-8").lower()
 
 
 def _config(options: argparse.Namespace, compose: bool = True) -> Config:
@@ -341,7 +356,7 @@ def _show_config(options: argparse.Namespace) -> int:
 
     config = _config(options, compose=False)
     if options.explain is None:
-        print(configuration.dump(config), end="")
+        print(configuration.as_yaml(config.shown(), not _speaks_unicode()), end="")
     else:
         print(explain(type(config), options.explain or None), end="")
     return 0

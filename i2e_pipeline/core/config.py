@@ -933,8 +933,9 @@ def _differing(tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
     return found
 
 
-def as_yaml(tree: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
+def as_yaml(tree: Mapping[str, Any], ascii_alone: bool = False) -> str:
+    """`ascii_alone`: other characters as escapes, which YAML reads as they were."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=not ascii_alone)
 
 
 def digest(value: Any) -> str:
