@@ -125,6 +125,11 @@ def exists(path: str) -> bool:
     return bool(filesystem.get_file_info(inner).type != pafs.FileType.NotFound)
 
 
+def is_folder(path: str) -> bool:
+    filesystem, inner = open_filesystem(path)
+    return bool(filesystem.get_file_info(inner).type == pafs.FileType.Directory)
+
+
 def sizes(paths: Sequence[str]) -> dict[str, int | None]:
     """Bytes of each of these files; None where it is not there. In a store, one listing a folder."""
     found: dict[str, int | None] = dict.fromkeys(paths)

@@ -221,6 +221,7 @@ SOURCES = [Source("/d.json", None, 1, "begins")]
         (Read(10, {}, 0, 0), None),
         (Read(0, {"bracket": 2}, 1, 1), "none of its 0 lines .* begins with 'begins'"),
         (Read(0, {"category": 7}, 0, 0), r"none of its 7 lines is an item that is kept \(7 category\)"),
+        (Read(0, {"lexeme": 49, "bracket": 2}, 1, 1), r"none of its 49 lines is an item that is kept \(49 lexeme\)"),
         (Read(10, {"not_json": 9, "bad_id": 2, "not_utf8": 1}, 0, 0), "12 of its 22 lines are no entities"),
         (Read(432, {"not_json": 185}, 1, 1), "185 of its 617 lines are no entities"),
         (Read(90, {"not_json": 5, "property": 9}, 1, 1), None),
