@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from i2e_pipeline.commands import evaluate as evaluation
 from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core import extras, files, logs
 from i2e_pipeline.core.config import Config, ConfigError, digest
-from i2e_pipeline.core.errors import ExitCode, I2EError
+from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.files import at_home
 from i2e_pipeline.core.secrets import hide
 from i2e_pipeline.core.version import __version__
@@ -30,8 +31,15 @@ if TYPE_CHECKING:
     from i2e_pipeline.engine.pipeline import Pipeline
 
 
+class _Parser(argparse.ArgumentParser):
+    """Quotes no secret of what it does not understand."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(hide(message))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="i2e",
         description="Images labelled with Wikidata entities.",
         epilog="exit codes:\n" + "\n".join(f"  {code.value:<5} {code.about}" for code in ExitCode),
@@ -115,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     call: Callable[[argparse.Namespace], int],
     about: str,
@@ -148,11 +156,10 @@ def _as_json(options: argparse.Namespace, tree: Mapping[str, Any]) -> bool:
     """Write it where --json asks for it. Returns whether that was stdout, where then nothing else belongs."""
     if options.json is None:
         return False
-    text = json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
     if options.json != _STDOUT:
-        files.write_bytes(options.json, text.encode())
+        files.write_json(options.json, tree)
         return False
-    print(text, end="")
+    print(json.dumps(tree, indent=1, ensure_ascii=not _speaks_unicode()))
     return True
 
 
@@ -161,7 +168,7 @@ def run_stage(job: str) -> None:
 
     Without --config it works on the embedded sample, and what earlier jobs would have made is made first.
     """
-    parser = argparse.ArgumentParser(prog=f"{job}.py")
+    parser = _Parser(prog=f"{job}.py")
     _config_arguments(parser)
     options = parser.parse_args()
 
@@ -180,6 +187,8 @@ def run_stage(job: str) -> None:
 def _end(work: Callable[[], int]) -> NoReturn:
     """Do the work and end the process as core/errors.ExitCode says. A fault of the code keeps its traceback, without
     secrets."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the locale cannot spell ends no command
     try:
         code = _guarded(work)
     except Exception:
@@ -192,6 +201,7 @@ def _guarded(work: Callable[[], int]) -> int:
     """The exit code of a command. What is said to users becomes a line; a fault of the code keeps its traceback."""
     try:
         with logs.to_terminal():
+            _refuse_no_folder()
             return work()
     except ModuleNotFoundError as error:
         remedy = extras.remedy(error)
@@ -214,6 +224,18 @@ def _guarded(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("i2e: interrupted; the next run goes on where this one was", file=sys.stderr)
         return ExitCode.INTERRUPTED
+
+
+def _refuse_no_folder() -> None:
+    """Raise NoSuchFile where the working folder was removed: libraries say that in words about themselves."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise NoSuchFile("the folder that this command is run in is gone: cd to one that is there") from None
+
+
+def _speaks_unicode() -> bool:
+    return "utf" in (sys.stdout.encoding or "utf-8").lower()
 
 
 def _config(options: argparse.Namespace, compose: bool = True) -> Config:
@@ -264,9 +286,9 @@ def _status(options: argparse.Namespace) -> int:
     from i2e_pipeline.stages import pipeline
 
     config = _config(options)
-    units, states = pipeline(config).status()
-    if not _as_json(options, summary.status_tree(config.output, units, states)):
-        summary.print_status(config.output, units, states)
+    found = pipeline(config).status_and_gone()
+    if not _as_json(options, summary.status_tree(config.output, *found)):
+        summary.print_status(config.output, *found)
     return 0
 
 
@@ -334,7 +356,7 @@ def _show_config(options: argparse.Namespace) -> int:
 
     config = _config(options, compose=False)
     if options.explain is None:
-        print(configuration.dump(config), end="")
+        print(configuration.as_yaml(config.shown(), not _speaks_unicode()), end="")
     else:
         print(explain(type(config), options.explain or None), end="")
     return 0
@@ -388,7 +410,7 @@ def _print_training(config: Config, found: dict[str, Any] | None) -> int:
 
 def run_training() -> None:
     """The main of jobs/train.py: the ranks of a training, through Spark."""
-    parser = argparse.ArgumentParser(prog="train.py")
+    parser = _Parser(prog="train.py")
     _config_arguments(parser)
     parser.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
     options = parser.parse_args()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from i2e_pipeline import cli
 from i2e_pipeline.commands.train import TrainingFailed
 from i2e_pipeline.core.errors import I2EError, NoSuchFile
+from tests.engine.toys import write_shard
 
 
 def command(tmp_path: Path, *arguments: str, patch: str = "") -> subprocess.CompletedProcess[str]:
@@ -75,3 +79,42 @@ def test_builtin_errors_are_not_caught(error: Exception) -> None:
 
     with pytest.raises(type(error)):
         cli._guarded(fail)
+
+
+def test_names_that_the_locale_cannot_spell_end_no_command(tmp_path: Path) -> None:
+    """Catches: UnicodeEncodeError, at the end of a run of hours."""
+    (tmp_path / "c.yaml").write_text("output: out_été_日本\n", "utf-8")
+    write_shard(tmp_path / "in_é" / "a.parquet", 1, 2)
+    settings = [
+        "--config",
+        "c.yaml",
+        "--set",
+        "pairs.path=in_é",
+        "knowledge_base.dump=c.yaml",
+        "score.model=ViT-B-32@x",
+    ]
+    script = (
+        "from i2e_pipeline import cli\n"
+        "for command in (['config'], ['status', '--json'], ['status']):\n"
+        f"    try: cli.main([*command, *{settings!r}])\n"
+        "    except SystemExit as ended: print(chr(0), ended.code)"
+    )
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=tmp_path, env=environ)
+    assert done.stdout.count(b"\0 0\n") == 3, done.stderr
+    told, status, table, _ = done.stdout.decode("ascii").split("\0")
+    assert yaml.safe_load(told)["output"] == "out_été_日本"
+    assert json.loads(status.removeprefix(" 0\n"))["output"] == "out_été_日本"
+    assert "knowledge_base" in table
+
+
+def test_a_working_folder_that_is_gone_is_said(tmp_path: Path) -> None:
+    """Catches: "Intel oneMKL FATAL ERROR: Cannot load libtorch_cpu.so"."""
+    script = (
+        "import os, shutil\nfrom i2e_pipeline import cli\nshutil.rmtree(os.getcwd())\n"
+        "cli.main(['status', '--set', 'output=/nowhere'])"
+    )
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path / "gone")
+    assert done.returncode == 2
+    assert done.stderr == "i2e: the folder that this command is run in is gone: cd to one that is there\n"

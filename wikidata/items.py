@@ -175,7 +175,7 @@ _title = msgspec.json.Decoder(_Title)
 _FAULTS = (msgspec.MsgspecError, ValueError, RecursionError)  # UnicodeDecodeError is a ValueError
 
 
-def _bare(line: bytes) -> tuple[bytes, bool, bool]:
+def bare(line: bytes) -> tuple[bytes, bool, bool]:
     """A line without what stands around its JSON object, and whether it opens or closes the array of the dump."""
     text = line.strip()
     if text.startswith(_BOM):
@@ -199,7 +199,7 @@ def parse(line: bytes) -> Item | tuple[Reason, str]:
     object of type "item" with an id Q1.. below Q2^63, whose maps, where present, are objects or [], whose labels are
     strings and whose alias lists are arrays. A lone surrogate or NaN in a part that is read is refused.
     """
-    text, opens, closes = _bare(line)
+    text, opens, closes = bare(line)
     if not text:
         return (Reason.BRACKET if opens or closes else Reason.BLANK), ""
     try:
@@ -306,7 +306,7 @@ def read_items(
             line: bytes = scalar.as_py() or b""
             line_id = blake2b(line, digest_size=16).digest()
             if line.lstrip(_AROUND)[:1] == b"[" or line[-64:].rstrip(_AROUND)[-1:] == b"]":
-                _, opens, closes = _bare(line)
+                _, opens, closes = bare(line)
                 if opens or closes:
                     brackets.add((opens, closes))
             parsed = parse(line)

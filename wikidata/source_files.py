@@ -1,8 +1,9 @@
 """What a source file is, by its first bytes and not by its name, and the lines in it.
 
 A page of a server that was saved under the dump's name, a zip, half a download: each reads as lines of which none is an
-entity, or as too few of them, and nobody notices. So every file is looked at before it is read (`recognised`), a
-compressed one that does not end where it should is an error (`blocks`), and what was read is weighed (`doubt`).
+entity, or as too few of them, and nobody notices. So every file is looked at before it is read (`recognised`), plain
+ones at their end, too (`unclosed`), a compressed one that does not end where it should is an error (`blocks`), and what
+was read is weighed (`doubt`).
 
 Known are plain text, bzip2, gzip, xz and zstd, also of several streams one after the other.
 """
@@ -22,6 +23,8 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 from pyarrow import fs as pafs
 
+from wikidata.items import bare
+
 DUMP = "a Wikidata JSON dump, an entity a line (latest-all.json.bz2)"
 POPULARITY = "a CSV of `qid,number`"
 ANCHORS = "a TSV of `surface<TAB>qid<TAB>count`"
@@ -31,6 +34,8 @@ BLOCK = 256 << 10
 _SMALL = 8 << 10
 _HEAD = 64 << 10
 _BOM = b"\xef\xbb\xbf"
+_BLANK = b" \t\r\n\0"
+"""What may stand behind a text; an interrupted copy leaves NULs."""
 _DAMAGES = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 _COMPRESSIONS = {b"BZh": "bz2", b"\x1f\x8b": "gz", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
@@ -38,6 +43,8 @@ _CODECS = (".bz2", ".gz", ".zst", ".lz4", ".snappy", ".deflate")
 """Names by which Hadoop chooses a codec, whatever the file holds."""
 _DOWNLOAD = "download the file again"
 _UNPACK = "unpack it first"
+_OTHER_FORM = "take the file in the other form"
+_FROM_UTF16 = "convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"
 _OTHERS: Sequence[tuple[bytes, str, str]] = (
     (b"PK\x03\x04", "a zip archive", _UNPACK),
     (b"PK\x05\x06", "an empty zip archive", _DOWNLOAD),
@@ -49,8 +56,10 @@ _OTHERS: Sequence[tuple[bytes, str, str]] = (
     (b"ARROW1", "an Arrow file", "give the text that it was made of"),
     (b"SQLite format 3", "an SQLite database", "export it as text"),
     (b"%PDF", "a PDF", _DOWNLOAD),
-    (b"\xff\xfe", "text in UTF-16", "convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"),
-    (b"\xfe\xff", "text in UTF-16", "convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"),
+    (b"\xff\xfe\x00\x00", "text in UTF-32", "convert it to UTF-8 (iconv -f UTF-32 -t UTF-8)"),
+    (b"\x00\x00\xfe\xff", "text in UTF-32", "convert it to UTF-8 (iconv -f UTF-32 -t UTF-8)"),
+    (b"\xff\xfe", "text in UTF-16", _FROM_UTF16),
+    (b"\xfe\xff", "text in UTF-16", _FROM_UTF16),
     (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself (git lfs pull)"),
 )
 _MARKUP: Sequence[tuple[re.Pattern[bytes], str, str]] = (
@@ -59,9 +68,21 @@ _MARKUP: Sequence[tuple[re.Pattern[bytes], str, str]] = (
         "an HTML page",
         f"{_DOWNLOAD}: the server sent a page",
     ),
-    (re.compile(rb"<\?xml|<mediawiki|<rdf:|<!--", re.IGNORECASE), "XML", "take the file in the other form"),
-    (re.compile(rb"<\w+:/|@prefix|@base|_:\w+ <"), "RDF (N-Triples or Turtle)", "take the file in the other form"),
-    (re.compile(rb"<\w"), "markup", "take the file in the other form"),
+    (re.compile(rb"<\?xml|<mediawiki|<rdf:|<!--", re.IGNORECASE), "XML", _OTHER_FORM),
+    (
+        re.compile(rb"(?:#[^\n]*\n\s*)*(?:<\w+:/|@prefix\s|@base\s|prefix\s+[\w-]*:\s*<|_:\w+ <)", re.IGNORECASE),
+        "RDF (N-Triples or Turtle)",
+        _OTHER_FORM,
+    ),
+    (
+        re.compile(
+            rb"-- (?:mysql|mariadb|postgresql|phpmyadmin)|/\*[!M]|(?:drop table|create table|insert into) [`\"]",
+            re.IGNORECASE,
+        ),
+        "an SQL dump",
+        _OTHER_FORM,
+    ),
+    (re.compile(rb"<\w"), "markup", _OTHER_FORM),
 )
 
 
@@ -138,10 +159,19 @@ def _look_at(path: str, wanted: str, open_filesystem: OpenFileSystem) -> Source 
         head = _first_bytes(source)
     packed = f" (within {compression})" if compression else ""
     what, remedy = (f"{_compression(head)} again", "unpack it once") if _compression(head) else _foreign(head)
+    begins = head.removeprefix(_BOM)[:60].decode("utf-8", "replace").strip()
+    if not what and wanted == DUMP and not _may_be_json(head):
+        what, remedy = f"no JSON, it begins with {begins!r}", f"{_DOWNLOAD}, or leave it out"
     if what:
         raise SourceError(f"{path} is {what}{packed}: {remedy}. Wanted is {wanted}")
-    begins = head.removeprefix(_BOM)[:60].decode("utf-8", "replace").strip()
     return replace(source, begins=begins)
+
+
+def _may_be_json(head: bytes) -> bool:
+    """Is there a line among the first that an object may begin in? Those that only open or close the array, and blank
+    ones, say nothing."""
+    said = [text for line in head.split(b"\n") if (text := bare(line)[0])]
+    return not said or any(text.startswith(b"{") for text in said)
 
 
 def _compression(head: bytes) -> str | None:
@@ -159,6 +189,8 @@ def _foreign(head: bytes) -> tuple[str, str]:
     for pattern, what, remedy in _MARKUP:
         if pattern.match(text):
             return what, remedy
+    if len(head) >= 4 and (not any(head[1:40:2]) or not any(head[:40:2])) and any(head[:40]):
+        return "text in UTF-16", _FROM_UTF16  # of ASCII's letters every other byte is 0
     return ("binary", _DOWNLOAD) if head[:4].count(0) > 1 else ("", "")  # one NUL may be in a name
 
 
@@ -197,15 +229,21 @@ def _unpacked(source: Source, size: int) -> Iterator[bytes]:
 def _of_streams(raw: Any, begin: Callable[[], Any], size: int) -> Iterator[bytes]:
     """What streams that stand one after the other hold. The files that Python's modules open take a stream that is
     damaged at its beginning for the end of the file."""
-    stream, begun = begin(), False
+    stream, begun, whole = begin(), False, False
     while read := bytes(raw.read(size)):
         while read := read if begun else read.lstrip(b"\0"):  # between streams may be padding
+            try:
+                piece = stream.decompress(read)
+            except _DAMAGES as error:
+                if begun or not whole:
+                    raise
+                raise OSError(f"behind a whole stream stands something else: {error}") from None
             begun = True
-            if piece := stream.decompress(read):
+            if piece:
                 yield piece
             read = b""
             if stream.eof:
-                read, stream, begun = stream.unused_data, begin(), False
+                read, stream, begun, whole = stream.unused_data, begin(), False, True
     if begun:
         raise EOFError("it ends within a compressed stream")
 
@@ -262,25 +300,63 @@ class Read:
 
 _NO_LINES = ("bracket", "blank")
 _INVALID = ("not_utf8", "not_json", "bad_shape", "bad_id")
+_SOME = 0.05
+"""Share of lines that are no JSON entities from which on a dump is damaged. Wikidata's own has none."""
+
+
+def invalid(read: Read) -> str | None:
+    """How many lines are no JSON entities, and why; None where there is none."""
+    bad = {reason: n for reason in _INVALID if (n := read.rejected.get(reason, 0))}
+    return f"{sum(bad.values()):,} of its {_lines(read):,} lines are no entities ({_counted(bad)})" if bad else None
+
+
+def _lines(read: Read) -> int:
+    return read.entities + sum(n for reason, n in read.rejected.items() if reason not in _NO_LINES)
+
+
+def _counted(rejected: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} {reason}" for reason, n in sorted(rejected.items(), key=lambda r: (-r[1], r[0])))
 
 
 def doubt(read: Read, sources: Sequence[Source]) -> str | None:
     """Why what was read can hardly be the whole of a dump, or None."""
-    counted = {reason: n for reason, n in read.rejected.items() if reason not in _NO_LINES and n}
-    total = read.entities + sum(counted.values())
-    said = ", ".join(f"{n:,} {reason}" for reason, n in sorted(counted.items(), key=lambda r: (-r[1], r[0])))
+    total = _lines(read)
     begins = f"; {sources[0].path} begins with {sources[0].begins!r}"
-    invalid = sum(counted.get(reason, 0) for reason in _INVALID)
     if not read.entities:
-        said = said or "there is no line"
+        counted = {reason: n for reason, n in read.rejected.items() if reason not in _NO_LINES and n}
+        said = _counted(counted) or "there is no line"
         return f"none of its {total:,} lines is an item that is kept ({said}){begins}. Wanted is {DUMP}"
-    if 2 * invalid > total:
-        return f"{invalid:,} of its {total:,} lines are no entities ({said}){begins}. Wanted is {DUMP}"
-    if read.opens > read.closes:
+    if sum(read.rejected.get(reason, 0) for reason in _INVALID) > _SOME * total:
+        return f"{invalid(read)}{begins}. Wanted is {DUMP}"
+    return _unpaired(read.opens, read.closes)
+
+
+def _unpaired(opens: int, closes: int) -> str | None:
+    if opens > closes:
         return "the array that it opens does not close: the end is missing"
-    if read.opens < read.closes:
+    if opens < closes:
         return "it closes an array that it does not open: the beginning is missing"
     return None
+
+
+def unclosed(sources: Sequence[Source]) -> str | None:
+    """Why plain files can hardly be the whole of a dump, by their first and last lines, before hours are spent on them.
+
+    None where all is well, and where a file is compressed: its end is known when it was read (`doubt`).
+    """
+    if any(source.compression for source in sources):
+        return None
+    ends = [_first_and_last_line(source) for source in sources]
+    return _unpaired(sum(bare(first)[1] for first, _ in ends), sum(bare(last)[2] for _, last in ends))
+
+
+def _first_and_last_line(source: Source) -> tuple[bytes, bytes]:
+    """Of the lines that are not blank; of long ones the part at the file's end."""
+    filesystem, inner = source.open_filesystem(source.path)
+    with filesystem.open_input_file(inner) as file:
+        head = bytes(file.read_at(_HEAD, 0))
+        tail = bytes(file.read_at(_HEAD, max(0, source.size - _HEAD)))
+    return head.removeprefix(_BOM).lstrip().partition(b"\n")[0], tail.rstrip(_BLANK).rpartition(b"\n")[2]
 
 
 _RAISED = re.compile(rf"\b{SourceError.__name__}: (.+)")

@@ -236,7 +236,7 @@ def parsed(
             if _is_header(first, form):
                 width = max(width, len(first))
                 if len(first) < len(form.columns):
-                    raise _fault(source, form, numbers[0], lines[0], f"it has {_counted(len(first))}")
+                    raise _fault(source, form, numbers[0], lines[0], f"it has {_counted(len(first))}{_split(first)}")
                 fields, lines, numbers = fields.slice(1), lines.slice(1), numbers[1:]
         if columns := _checked(source, form, fields, lines, numbers, width):
             survey.rows += len(lines)
@@ -292,7 +292,8 @@ def _checked(
     found = []
     if len(standing) < len(lines):
         place = int(np.flatnonzero(wrong["columns"].to_numpy(zero_copy_only=False))[0])
-        found.append((place, f"it has {_counted(sizes[place].as_py())} instead of {width}"))
+        hint = _split(fields[place].as_py())
+        found.append((place, f"it has {_counted(sizes[place].as_py())} instead of {width}{hint}"))
     for good, why in faults:
         places = np.flatnonzero(~good.to_numpy(zero_copy_only=False))
         if len(places):
@@ -305,6 +306,12 @@ def _checked(
 
 def _counted(columns: int) -> str:
     return "1 column" if columns == 1 else f"{columns} columns"
+
+
+def _split(fields: Sequence[str]) -> str:
+    """What a row that is one field seems to be split by."""
+    found = next((separator for separator in "\t;,|" if len(fields) == 1 and separator in fields[0]), "")
+    return f"; is it split by {found!r}?" if found else ""
 
 
 def _fault(source: Source, form: _Form, number: int, line: pa.Scalar, why: str) -> SourceError:

@@ -17,7 +17,7 @@ from i2e_pipeline.core import files, stores
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.secrets import hide
-from wikidata.source_files import ANCHORS, DUMP, POPULARITY, SourceError, recognised
+from wikidata.source_files import ANCHORS, DUMP, POPULARITY, SourceError, recognised, unclosed
 
 _LEAST_DISK = 5 << 30
 _SHARDS_LOOKED_AT = 32
@@ -253,11 +253,7 @@ def _torch(config: Config) -> str:
 def _recognizer(config: Config) -> str:
     from i2e_pipeline.extract import recognizer
 
-    try:
-        found = recognizer.load(config.extract.recognizer)
-    except (I2EError, OSError) as error:
-        raise Failed(str(error)) from None
-    found.find(["Mercury over London"])
+    recognizer.check(config.extract.recognizer)
     return config.extract.recognizer
 
 
@@ -314,11 +310,13 @@ def _dump(config: Config) -> str:
         if path is not None:
             try:
                 found = files.find((path,), "")
-                recognised([f.path for f in found], wanted, files.open_filesystem)
+                sources = recognised([f.path for f in found], wanted, files.open_filesystem)
             except I2EError as error:
                 raise Failed(f"knowledge_base.{setting}: {error}: mend the path, or put the file there") from None
             except SourceError as error:
                 raise Failed(f"knowledge_base.{setting}: {error}") from None
+            if setting == "dump" and not kb.allow_partial and (doubt := unclosed(sources)):
+                raise Failed(f"knowledge_base.dump: {path}: {doubt}: download it again")
             sizes.append(f"{setting} {sum(f.size for f in found) / 1e6:,.1f} MB")
     return ", ".join(sizes)
 

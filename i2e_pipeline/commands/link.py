@@ -40,7 +40,11 @@ def link_texts(pipeline: Pipeline, texts: str, links: str) -> int:
         raise InputError(
             f"--output {links}: of compressed files .gz, .bz2, .zst and .lz4 are written: take one of them"
         )
+    if files.is_folder(links):
+        raise InputError(f"--output {links} is a folder: name a file")
     lines = list(read_lines(texts))
+    if not lines:
+        raise InputError(f'--input {texts} holds no line {{"id": …, "text": …}}')
     with as_unit(pipeline, [(row["id"], row["text"]) for row in lines], "candidates") as (run, unit):
         _write(links, lines, _found(run, unit), pipeline.config.extract.max_characters)
     return len(lines)
@@ -78,7 +82,13 @@ def as_unit(pipeline: Pipeline, texts: Sequence[tuple[Any, Any]], table: str) ->
 def read_lines(path: str) -> Iterator[dict[str, Any]]:
     if not files.exists(path):
         raise InputError(f"--input {path}: no such file")
-    for number, line in enumerate(files.read_bytes(path).splitlines(), 1):
+    try:
+        content = files.read_bytes(path)
+    except OSError as error:
+        raise InputError(
+            f"--input {path} cannot be read ({error}): name a whole file, compressed as its name says, or not"
+        ) from None
+    for number, line in enumerate(content.splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -91,7 +101,7 @@ def read_lines(path: str) -> Iterator[dict[str, Any]]:
                 f"{path}, line {number}: the id {row['id']!a} holds half of a character (a lone surrogate), "
                 "which no file in UTF-8 can hold: write the character whole, or as U+FFFD"
             ) from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f'{path}, line {number}: not {{"id": …, "text": …}} ({error!r})') from None
 
 

@@ -17,7 +17,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.secrets import hide
 from i2e_pipeline.engine.pipeline import StageState
 from i2e_pipeline.engine.tables import Tables
-from i2e_pipeline.engine.units import Unit
+from i2e_pipeline.engine.units import Gone, Unit
 
 
 def _console() -> Console:
@@ -119,8 +119,11 @@ def print_places(tables: Tables, states: Sequence[StageState]) -> None:
             console.print(f"{what:<15} {hide(path)}", soft_wrap=True)
 
 
-def status_tree(output: str, units: Sequence[Unit], states: Sequence[StageState]) -> dict[str, Any]:
-    """What `i2e status --json` writes: how many units of each stage are done, and how many are to do and why."""
+def status_tree(
+    output: str, units: Sequence[Unit], states: Sequence[StageState], gone: Sequence[Gone] = ()
+) -> dict[str, Any]:
+    """What `i2e status --json` writes: how many units of each stage are done, how many are to do and why, and which
+    input files of units are not what they were."""
     return {
         "output": hide(output),
         "units": len(units),
@@ -134,11 +137,15 @@ def status_tree(output: str, units: Sequence[Unit], states: Sequence[StageState]
             }
             for state in states
         ],
+        "gone": [{"unit": one.unit, "path": hide(one.path), "what": one.what} for one in gone],
     }
 
 
-def print_status(output: str, units: Sequence[Unit], states: Sequence[StageState]) -> None:
-    tree = status_tree(output, units, states)
+_GONE_SHOWN = 10
+
+
+def print_status(output: str, units: Sequence[Unit], states: Sequence[StageState], gone: Sequence[Gone] = ()) -> None:
+    tree = status_tree(output, units, states, gone)
     table = _table(f"{output}: {tree['units']} units, {tree['pairs']:,} pairs")
     _column(table, "stage")
     _column(table, "done", right=True)
@@ -146,7 +153,19 @@ def print_status(output: str, units: Sequence[Unit], states: Sequence[StageState
     _column(table, "why", breaks=True)
     for stage in tree["stages"]:
         table.add_row(stage["stage"], f"{stage['done']:,}", f"{stage['to_do']:,}", "\n".join(stage["why"]))
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    if not gone:
+        return
+    console.print(
+        f"\n{len(gone):,} input files that units were read from are not what they were. What was made of them stays; a "
+        "stage that needs one again, or finds it changed, stops. Put it back as it was, or leave its unit out: "
+        f"`i2e run --forget {gone[0].unit}`"
+    )
+    for one in gone[:_GONE_SHOWN]:
+        console.print(f"  {one.unit}  {hide(str(one))}", soft_wrap=True)
+    if len(gone) > _GONE_SHOWN:
+        console.print(f"  and {len(gone) - _GONE_SHOWN:,} more; --json names all")
 
 
 def print_training(found: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ command is run in; one that begins with `~` lies in a home.
 from __future__ import annotations
 
 import copy
+import difflib
 import hashlib
 import json
 import logging
@@ -42,20 +43,39 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-PathText = Annotated[str, AfterValidator(files.at_home)]
+def _path(value: Any) -> Any:
+    if isinstance(value, str):
+        stores.refuse_secret(value)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("a name that is no UTF-8: rename it, or export LC_ALL=C.UTF-8") from None
+        return files.at_home(value)
+    return value
+
+
+def _named(value: str) -> str:
+    if not value.strip():
+        raise ValueError("an empty name: name a path, or leave the setting out")
+    return value
+
+
+def _folder(value: str) -> str:
+    if stores.scheme_of(value) and stores.QUERY.search(value):
+        raise ValueError("a folder whose address ends with options (`?…=…`): give them by storage.options")
+    return value
+
+
+PathText = Annotated[str, AfterValidator(_path)]
 """A path or URI, or a name that may be one."""
-Paths = Annotated[tuple[PathText, ...], BeforeValidator(_one_or_many)]
+Paths = Annotated[tuple[Annotated[PathText, AfterValidator(_named)], ...], BeforeValidator(_one_or_many)]
 
 
 class Content:
     """Marks a setting that is a path: what lies there counts for a fingerprint, not where it lies."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        return AfterValidator(_at_home).__get_pydantic_core_schema__(source, handler)
-
-
-def _at_home(value: Any) -> Any:
-    return files.at_home(value) if isinstance(value, str) else value
+        return AfterValidator(_path).__get_pydantic_core_schema__(source, handler)
 
 
 ContentPath = Annotated[str | None, Content()]
@@ -64,7 +84,7 @@ ContentPath = Annotated[str | None, Content()]
 class Section(BaseModel):
     """Settings that belong together. A stage's own (`Stage.Settings`) derive from it, too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     added_later: ClassVar[tuple[str, ...]] = ()
     """Settings that older outputs do not know. While they have their default they stay out of fingerprints, so that an
@@ -308,8 +328,8 @@ class KnowledgeBaseConfig(Section):
     """TSV of `surface, qid, count`: how often texts used this name for this entity. A first row that names the columns
     is passed over."""
     allow_partial: bool = False
-    """Take what there is of a dump that is damaged, cut short, or for the most part no entities. Without it, such a
-    dump is an error."""
+    """Take what there is of a dump that is damaged, cut short, or of which more than one line in twenty is no entity.
+    Without it, such a dump is an error."""
     languages: tuple[str, ...] = ("en", "mul", "en-gb", "en-ca", "en-us")
     """Languages in which an entity's name is looked for, best first. Where it has none in them: the English Wikipedia's
     title, then any label in Latin script."""
@@ -657,7 +677,7 @@ class EvaluateConfig(Section):
 
 
 class Config(Section):
-    output: PathText = "out/run"
+    output: Annotated[PathText, AfterValidator(_named), AfterValidator(_folder)] = "out/run"
     """Folder of all tables of the run."""
     stages: Paths = ()
     """Stages of your own beside the built-in ones (docs/extending.md): `package.module:Class`, `path/file.py:Class`, or
@@ -812,19 +832,40 @@ def _with_sections(sections: Mapping[str, type[Section]]) -> type[Config]:
     return create_model("Config", __base__=Config, **fields)
 
 
+_WANTED = {
+    "model_type": "a section: a setting and its value in each line below it",
+    "dict_type": "names with their values: {name: value}",
+    "tuple_type": "a list: [one, other]",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "missing": "one value more is wanted",
+}
+"""In words of settings: what is allowed, by pydantic's kinds of errors."""
+
+
 def _explain(error: Any, source: dict[str, str], file: str, config: type[Config]) -> str:
     path = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and "[" in part))
     parts = path.split(".")
-    origin = next((source[p] for n in range(len(parts), 0, -1) if (p := ".".join(parts[:n])) in source), file)
+    origin = next((source[p] for n in range(len(parts), 0, -1) if (p := ".".join(parts[:n])) in source), "")
+    origin = origin or next((source[key] for key in source if key.startswith(f"{path}.")), file)
     if error["type"] == "extra_forbidden":
-        known = f"known here: {', '.join(_known(config, error['loc'][:-1]))}"
+        known = _known(config, error["loc"][:-1])
         of_a_stage = "" if "." in path else " (settings of a stage of your own: name the stage in `stages`)"
-        return f"{path}: no such setting, from {origin}; {known}{of_a_stage}"
-    allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    where = path or "config"
+        meant = _meant(error["loc"], known, config)
+        said = f"{meant} Known" if meant else "known"
+        return f"{path}: no such setting, from {origin}; {said} here: {', '.join(known)}{of_a_stage}"
+    allowed = _WANTED.get(error["type"]) or error["msg"].removeprefix("Input should be ")
+    allowed = allowed.removeprefix("Value error, ")
     if error["type"] == "value_error":
-        return f"{where}: {allowed}, from {origin}"
-    return f"{where}: {secrets.without(error['input'], where)!r} is not allowed ({allowed}), from {origin}"
+        return f"{path}: {allowed}, from {origin}" if path else allowed
+    given = secrets.without(error["input"], path or "config")
+    return f"{path}: {'nothing' if given is None else repr(given)} is not allowed ({allowed}), from {origin}"
 
 
 def _known(config: type[Config], loc: tuple[Any, ...]) -> list[str]:
@@ -832,6 +873,30 @@ def _known(config: type[Config], loc: tuple[Any, ...]) -> list[str]:
     for part in loc:
         model = model.model_fields[part].annotation
     return sorted(model.model_fields)
+
+
+def _meant(loc: tuple[Any, ...], known: Sequence[str], config: type[Config]) -> str:
+    """What somebody may have meant by a name that no setting has."""
+    *above, name = map(str, loc)
+    named = {path.rpartition(".")[2]: path for path in _settings(config)}
+    like = difflib.get_close_matches(name.lower().replace("-", "_"), known, 1)
+    if like:
+        meant = ".".join([*above, like[0]])
+    elif name in _settings(config):
+        section, _, key = name.rpartition(".")
+        return f"in a file write it as `{section}: {{{key}: …}}`."
+    else:
+        meant = named.get(name, "")
+    return f"do you mean {meant}?" if meant else ""
+
+
+def _settings(model: type[BaseModel], above: str = "") -> Iterator[str]:
+    """The path of every setting, the deepest first, so that of equal names the one with the shortest path is last."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _settings(field.annotation, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
 
 
 _LOCAL_MODEL = "local-dir:"
@@ -904,8 +969,9 @@ def _differing(tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
     return found
 
 
-def as_yaml(tree: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
+def as_yaml(tree: Mapping[str, Any], ascii_alone: bool = False) -> str:
+    """`ascii_alone`: other characters as escapes, which YAML reads as they were."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=not ascii_alone)
 
 
 def digest(value: Any) -> str:

@@ -62,7 +62,7 @@ class FileInfo:
 def _quoted(uri: str) -> str:
     scheme, _, rest = uri.partition("://")
     authority, slash, inner = rest.partition("/")
-    options = match.group() if (match := _QUERY.search(inner)) else ""
+    options = match.group() if (match := stores.QUERY.search(inner)) else ""
     return f"{scheme}://{authority}{slash}{quote(inner.removesuffix(options), safe=_OF_PATHS)}{options}"
 
 
@@ -70,12 +70,17 @@ _OF_PATHS = "/:=&@+,;!$'()*~"
 
 
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a path or URI, and the path within it. Raises StoreError where none is known for it.
+    """The file system of a path or URI, and the path within it. Raises StoreError where none is known for it, and for
+    a URI with a secret in it.
 
     A store is opened with the options of this process (core/stores.py); without any, as its own environment says.
     """
     path = path.removeprefix("file://")
     if "://" in path:
+        try:
+            stores.refuse_secret(path)
+        except ValueError as error:
+            raise StoreError(str(error)) from None
         try:
             if (found := stores.filesystem(path)) is not None:
                 return found
@@ -98,7 +103,7 @@ def for_spark(path: str, glob: bool = True) -> str:
     Spark takes paths for globs of Hadoop's, and one without a scheme for a path of its default file system.
     glob   False: for `basePath`, which Spark takes as it is
     """
-    spelled = f"file://{open_filesystem(path)[1]}" if is_local(path) else _QUERY.sub("", path)
+    spelled = f"file://{open_filesystem(path)[1]}" if is_local(path) else stores.QUERY.sub("", path)
     return _HADOOP_WILD.sub(r"\\\1", spelled) if glob else spelled
 
 
@@ -120,13 +125,18 @@ def exists(path: str) -> bool:
     return bool(filesystem.get_file_info(inner).type != pafs.FileType.NotFound)
 
 
+def is_folder(path: str) -> bool:
+    filesystem, inner = open_filesystem(path)
+    return bool(filesystem.get_file_info(inner).type == pafs.FileType.Directory)
+
+
 def sizes(paths: Sequence[str]) -> dict[str, int | None]:
     """Bytes of each of these files; None where it is not there. In a store, one listing a folder."""
     found: dict[str, int | None] = dict.fromkeys(paths)
     folders: dict[tuple[str, str], list[str]] = {}
     for path in found:
         # A store's options stand behind a `?`.
-        query = "" if is_local(path) else (match.group() if (match := _QUERY.search(path)) else "")
+        query = "" if is_local(path) else (match.group() if (match := stores.QUERY.search(path)) else "")
         folder = "" if is_local(path) else path.removesuffix(query).rpartition("/")[0]
         folders.setdefault((folder, query), []).append(path)
 
@@ -179,7 +189,6 @@ def is_hidden(path: str) -> bool:
 
 
 _WILD = re.compile(r"[*?[]")
-_QUERY = re.compile(r"\?\w+=.*$")
 
 
 def find(patterns: Sequence[str], suffix: str) -> list[FileInfo]:
@@ -200,7 +209,8 @@ def find(patterns: Sequence[str], suffix: str) -> list[FileInfo]:
             matched = _find_one(one, suffix)
             if not matched:
                 of = "" if one == pattern else f" of {pattern}"
-                raise NoSuchFile(f"{one}{of}: no file matches (looked for *{suffix})")
+                what = "a folder without a file that counts" if exists(one) else "no file matches"
+                raise NoSuchFile(f"{one}{of}: {what}" + (f" (looked for *{suffix})" if suffix else ""))
             for info in matched:
                 found[info.path] = info
     return [found[path] for path in sorted(found)]
@@ -239,7 +249,7 @@ def _find_one(pattern: str, suffix: str) -> list[FileInfo]:
     scheme, authority, rest = "", "", pattern
     if not is_local(pattern):
         # A store's options stand behind a `?`, which is no wildcard then.
-        query = match.group() if (match := _QUERY.search(pattern)) else ""
+        query = match.group() if (match := stores.QUERY.search(pattern)) else ""
         scheme, _, rest = pattern.removesuffix(query).partition("://")
         authority, slash, rest = rest.partition("/")
         scheme, rest = f"{scheme}://", slash + rest

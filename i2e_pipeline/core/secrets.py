@@ -22,16 +22,19 @@ _KINDS = (
 )
 SPARK_REDACTION = (
     r"(?i)secret|passw(or)?d|passphrase|credential|token|(access|account|api|private)[._-]?key|[.]sas[.]"
-    r"|://[^/@\s]+:[^/@\s]+@|[?&](sig|signature|x-amz-signature|x-amz-credential)="
+    r"|://[^/@\s]+:[^/@\s]+@|[?&](sig|signature|x-amz-signature|x-amz-credential|x-goog-signature|x-goog-credential)="
 )
 """The same for Spark (`spark.redaction.regex`), which looks at keys and values alike: its event log, its pages and its
 log leave out what matches."""
 
 _NAMED = re.compile(rf"{_KINDS}|(?:^|[._-])(?:sas|token)(?:$|[._-])", re.IGNORECASE)
 _ENDS = re.compile(rf"(?:^|_)(?:{_KINDS}s?|token)(?:_id)?$", re.IGNORECASE)
-_IN_URL = re.compile(r"(?<=://)[^\s/@:'\"]*:(?P<password>[^\s/@'\"]+)(?=@)")
+_IN_URL = re.compile(r"(?<=://)[^\s/@:'\"]*:(?P<password>(?!\d+/)[^\s@'\"]+)(?=@)")
+"""A key may hold a slash, and is then no part of the address as others read it; a port is followed by one."""
+_USER_OF_THE_WEB = re.compile(r"(?P<scheme>https?://)[^\s/@'\"]+(?=@)")
+"""A token alone may stand there."""
 _IN_QUERY = re.compile(
-    rf"(?P<key>[?&;](?:sig|signature|token|x-amz-(?:signature|credential|security-token)|[\w.-]*{_KINDS}[\w.-]*)=)"
+    rf"(?P<key>[?&;](?:sig|signature|token|x-(?:amz|goog)-(?:signature|credential|security-token)|[\w.-]*{_KINDS}[\w.-]*)=)"
     r"[^\s&;'\"]+",
     re.IGNORECASE,
 )
@@ -83,12 +86,20 @@ def without(tree: Any, key: str = "") -> Any:
     return HIDDEN if _at(key) else _addresses(tree)
 
 
+def in_address(text: str) -> bool:
+    """Whether this URI holds a password, a key or a signature. What lies on this machine holds none."""
+    if "://" not in text or text.startswith("file://"):
+        return False
+    return any(kind.search(text) for kind in (_IN_URL, _USER_OF_THE_WEB, _IN_QUERY))
+
+
 def _at(place: str) -> bool:
     return is_secret(place.rpartition("/")[2])
 
 
 def _addresses(text: str) -> str:
-    return _IN_QUERY.sub(rf"\g<key>{HIDDEN}", _IN_URL.sub(HIDDEN, text))
+    text = _USER_OF_THE_WEB.sub(rf"\g<scheme>{HIDDEN}", _IN_URL.sub(HIDDEN, text))
+    return _IN_QUERY.sub(rf"\g<key>{HIDDEN}", text)
 
 
 def hide(text: str) -> str:

@@ -7,6 +7,7 @@ command line is for a text setting taken whole, whatever YAML thinks of its `#`,
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -16,12 +17,16 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import files, secrets
 from i2e_pipeline.core.errors import I2EError
 
 _UNKNOWN = object()
 """In place of a type: nobody has said yet what is wanted."""
 _NULL = ("", "~", "null", "Null", "NULL")
+_OF_YAML_1_1 = re.compile(r"[+-]?0[0-9_]+|.*[0-9]:[0-9].*")
+"""What only old YAML takes for a number, and for one that nobody means: 017 is 15 there, and 1:30 is 90."""
+_WHOLE = re.compile(r"[+-]?\d+(?:\.\d*)?[eE][+-]?\d+")
+_OCTAL = re.compile(r"0o[0-7]+")
 
 
 class SettingsError(I2EError, ValueError):
@@ -45,25 +50,22 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
                 raise SettingsError(f"line {line}: a list or a mapping is no name of a setting")
-            if key.tag == "tag:yaml.org,2002:merge":
-                continue
             if key.value in lines:
                 raise SettingsError(
                     f"`{key.value}` stands in line {lines[key.value]} and again in line {line}, and only one can hold: "
                     "put together what belongs together, or leave one out"
                 )
             lines[key.value] = line
-            key.tag = "tag:yaml.org,2002:str"
+            if key.tag != "tag:yaml.org,2002:merge":
+                key.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
 
     def construct_written(self, node: yaml.Node) -> Any:
         assert isinstance(node, yaml.ScalarNode)
         kind = node.tag.rpartition(":")[2]
-        try:
-            value = getattr(yaml.SafeLoader, f"construct_yaml_{kind}")(self, node)
-        except ValueError:  # 2026-02-30
-            value = node.value
-        return Written(node.value, value)
+        if kind == "timestamp" or _OF_YAML_1_1.fullmatch(node.value):
+            return Written(node.value, node.value)
+        return Written(node.value, getattr(yaml.SafeLoader, f"construct_yaml_{kind}")(self, node))
 
 
 for _kind in ("bool", "int", "float", "timestamp"):
@@ -77,18 +79,64 @@ def read(file: str) -> dict[str, Any]:
     try:
         tree = _load(files.read_bytes(file).decode("utf-8"))
     except (OSError, files.StoreError) as error:
-        raise SettingsError(f"--config {file} cannot be read: {error}") from None
+        raise SettingsError(f"--config {secrets.hide(file)} cannot be read: {error}") from None
     except SettingsError as error:
         raise SettingsError(f"{file}: {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file} is not YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise SettingsError(
+            f"{file}, line {line}: byte 0x{error.object[error.start]:02x} is no UTF-8: save the file as UTF-8"
+        ) from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{file}{_said(error)}") from None
+    if isinstance(tree, Written):
+        tree = tree.text
     if tree is not None and not isinstance(tree, dict):
-        raise SettingsError(f"{file} must hold sections of settings, not {type(tree).__name__}")
+        held = "a list" if isinstance(tree, list) else f"{str(tree)[:40]!r}"
+        raise SettingsError(
+            f"{file} must hold sections of settings (`score:` and below it `  batch_size: 8`), not {held}"
+        )
     return tree or {}
 
 
 def _load(text: str) -> Any:
-    return yaml.load(text, _Loader)
+    tree = yaml.load(text, _Loader)
+    _refuse_circles(tree, set(), set())
+    return tree
+
+
+def _refuse_circles(value: Any, above: set[int], seen: set[int]) -> None:
+    """Raise SettingsError for an anchor that holds itself."""
+    if not isinstance(value, dict | list) or id(value) in seen:
+        return
+    if id(value) in above:
+        raise SettingsError("an anchor (&) holds itself (*), which no setting can")
+    for below in value.values() if isinstance(value, dict) else value:
+        _refuse_circles(below, above | {id(value)}, seen)
+    seen.add(id(value))
+
+
+def _said(error: yaml.YAMLError) -> str:
+    """Where a file is no YAML, and why, in one line."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return f" is not YAML: {' '.join(str(error).split())}"
+    problem = " ".join(filter(None, (error.context, error.problem)))
+    remedy = next((remedy for part, remedy in _REMEDIES if part in problem), "")
+    return f", line {error.problem_mark.line + 1}: this is not YAML ({problem})" + (f": {remedy}" if remedy else "")
+
+
+_REMEDIES = (
+    (r"'\t'", "blanks indent and part there, and no tabs"),
+    ("cannot start any token", "put a text that begins with such a sign in quotes"),
+    ("scanning an alias", "put a text that begins with * in quotes"),
+    ("undefined alias", "put a text that begins with * in quotes, or name the anchor (&) that it means"),
+    ("mapping values are not allowed", "put a text with a colon and a blank in quotes"),
+    ("quoted scalar", "a quotation mark is not closed"),
+    ("but found another document", "keep the settings of one run, without a second `---`"),
+    ("constructor for the tag", "put a text of such signs in quotes"),
+    ("found '<scalar>'", "put a text that holds quotation marks in those of the other kind"),
+    ("parsing a flow sequence", "put a text with brackets or commas in quotes"),
+)
 
 
 def put(tree: dict[str, Any], path: str, text: str, model: type[BaseModel]) -> None:
@@ -101,6 +149,8 @@ def put(tree: dict[str, Any], path: str, text: str, model: type[BaseModel]) -> N
         value = _load(text)
     except yaml.YAMLError:
         value = text
+    if not all(part.strip() for part in path.split(".")):
+        raise SettingsError("a name is missing beside a dot: write it as section.key=value")
     *sections, leaf = _parts(path, model)
     node = tree
     for section in sections:
@@ -137,6 +187,8 @@ def settled(value: Any, kind: Any) -> Any:
     if kind is _UNKNOWN:
         return value
     kind = _plain(kind)
+    if value is None and isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {}  # a section of which every line is commented out
     if isinstance(value, Written):
         whole = value.value
         if whole is None and value.text.strip() in _NULL and _takes_none(kind):
@@ -144,7 +196,7 @@ def settled(value: Any, kind: Any) -> Any:
         listed = isinstance(whole, list) and (value.text.lstrip().startswith("[") or not _wants_text(kind))
         if (listed and not _is_text(kind)) or (isinstance(whole, Mapping) and not _wants_text(kind)):
             return settled(whole, kind)
-        return value.text if _wants_text(kind) else whole
+        return value.text if _wants_text(kind) else settled(whole, kind)
     if isinstance(value, Mapping):
         fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
         below = get_args(kind)[1] if _origin(kind) is dict and get_args(kind) else None
@@ -152,6 +204,8 @@ def settled(value: Any, kind: Any) -> Any:
         return {k: settled(v, fields[k].annotation if k in fields else elsewhere) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [settled(v, _element(kind, n)) for n, v in enumerate(value)]
+    if isinstance(value, str) and _is_whole(kind):
+        return _whole(value)
     if isinstance(value, bool | int | float) and _is_text(kind):
         return str(value).lower() if isinstance(value, bool) else str(value)
     return value
@@ -183,6 +237,18 @@ def _is_text(kind: Any) -> bool:
     return bool(ways) and all(
         way is str or (get_origin(way) is Literal and all(isinstance(a, str) for a in get_args(way))) for way in ways
     )
+
+
+def _is_whole(kind: Any) -> bool:
+    """Is a whole number wanted, and nothing else (but None)?"""
+    return {way for way in _ways(kind) if way is not type(None)} == {int}
+
+
+def _whole(text: str) -> int | str:
+    """1e6 and 0o17 as the numbers that they are; any other text as it is."""
+    if _WHOLE.fullmatch(text) and float(text).is_integer():
+        return int(float(text))
+    return int(text, 8) if _OCTAL.fullmatch(text) else text
 
 
 def _wants_text(kind: Any) -> bool:

@@ -97,16 +97,38 @@ def scheme_of(path: str) -> str:
     return path.partition("://")[0] if "://" in path else ""
 
 
+QUERY = re.compile(r"\?\w+=.*$")
+"""How pyarrow is told in a URI how its store is opened."""
+
+_INSTEAD = {
+    "s3": "s3.access_key_id, s3.secret_access_key, s3.session_token",
+    "gs": "gs.service_account_file",
+    "abfs": "abfs.account_key, abfs.sas_token",
+}
+
+
+def refuse_secret(path: str) -> None:
+    """Raise ValueError, which does not quote it, for a URI with a password, a key or a signature in it.
+
+    Paths are written into commits, units and manifests, printed, and told to Spark: what stands in them is no secret.
+    """
+    if secrets.in_address(path):
+        scheme = scheme_of(path)
+        options = _INSTEAD.get(OF_SCHEME.get(scheme, ""))
+        instead = f"storage.options ({options}) or the environment" if options else "the environment"
+        raise ValueError(
+            f"a {scheme}:// address with a password, a key or a signature in it, and paths are printed and written in "
+            f"many places: leave it out, and give it by {instead}"
+        )
+
+
 def _of(path: str) -> dict[str, str]:
     """The options that a URI is opened with, without the store's name before them.
 
-    A URI that says for itself how its store is opened (`?endpoint_override=…`, `KEY:SECRET@`) has none.
+    A URI that says for itself how its store is opened (`?endpoint_override=…`) has none.
     """
     store = OF_SCHEME.get(scheme_of(path))
-    if store is None or VARIABLE not in os.environ:
-        return {}
-    authority, _, rest = path.partition("://")[2].partition("/")
-    if ":" in authority.rpartition("@")[0] or re.search(r"\?\w+=", rest):
+    if store is None or VARIABLE not in os.environ or QUERY.search(path.partition("://")[2].partition("/")[2]):
         return {}
     return {name.partition(".")[2]: v for name, v in in_use().items() if name.startswith(f"{store}.")}
 

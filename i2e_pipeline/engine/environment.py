@@ -11,6 +11,7 @@ import pwd
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -110,6 +111,22 @@ def submit_arguments(config: Config) -> str:
     return secrets.hide(given)
 
 
+def spark_settings(config: Config) -> str:
+    """What the machine's own spark-defaults.conf sets, beside and under what this package does."""
+    folder = os.environ.get("SPARK_CONF_DIR")
+    if submitted() or not folder:
+        return "those of spark-submit" if submitted() else "no SPARK_CONF_DIR"
+    if not os.path.isdir(folder):
+        raise EnvironmentFault(
+            f"SPARK_CONF_DIR={folder} is no folder, and Spark passes over what it should set: name the folder of "
+            "spark-defaults.conf, or unset SPARK_CONF_DIR"
+        )
+    file = Path(folder, "spark-defaults.conf")
+    written = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    keys = [re.split(r"[\s=:]", line.strip(), maxsplit=1)[0] for line in written if line.strip()[:1] not in ("", "#")]
+    return f"{file} sets {', '.join(keys)}" if keys else f"{folder}, without spark-defaults.conf"
+
+
 def java_version(config: Config) -> str:
     if submitted():
         return "that of spark-submit"  # what it is, session.ready asks of the JVM
@@ -134,10 +151,14 @@ def temporary_folder(config: Config) -> str:
         for folder in filter(None, os.environ.get(variable, "").split("," if variable == "SPARK_LOCAL_DIRS" else "\0")):
             if not os.path.isdir(folder):
                 raise EnvironmentFault(f"{variable}={folder} is no folder: make it, or unset {variable}")
-            if not os.access(folder, os.W_OK | os.X_OK):
+            try:
+                with tempfile.TemporaryFile(dir=folder) as file:  # what root may write, a read-only disk may not take
+                    file.write(b"x")
+            except OSError as error:
                 raise EnvironmentFault(
-                    f"{variable}={folder} cannot be written: name a folder of yours, or unset {variable}"
-                )
+                    f"{variable}={folder} cannot be written ({error.strerror or error}): name a folder of yours, or "
+                    f"unset {variable}"
+                ) from None
     return str(scratch())
 
 
@@ -198,6 +219,7 @@ CHECKS: tuple[Check, ...] = (
     ("pyspark", spark_package),
     ("SPARK_HOME", spark_home),
     ("submit args", submit_arguments),
+    ("spark conf", spark_settings),
     ("java", java_version),
     ("user", user),
     ("temporary", temporary_folder),

@@ -31,7 +31,7 @@ from i2e_pipeline.engine.causes import cause
 from i2e_pipeline.engine.progress import StageProgress, job_group
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
 from i2e_pipeline.engine.tables import WHOLE, Commit, Failed, Tables
-from i2e_pipeline.engine.units import Unit, Units
+from i2e_pipeline.engine.units import Gone, Unit, Units, files_gone
 from i2e_pipeline.engine.waves import HOPELESS, Waves
 from i2e_pipeline.inputs.columns import InputError
 
@@ -182,13 +182,13 @@ class Pipeline:
             _refuse_empty(run, state)
         return run, states
 
-    def _planned_units(self, remember: bool = True) -> list[Unit]:
-        """The units of this config. A path that leads to nothing because files that were read are gone is passed over:
-        whether a stage needs them is another question."""
+    def _planned_units(self, remember: bool = True, changed: list[Gone] | None = None) -> list[Unit]:
+        """The units of this config (`Units.plan`). A path that leads to nothing because files that were read are gone
+        is passed over: whether a stage needs them is another question."""
         units, pairs = Units(self.tables.root), self.config.pairs
         looks: looking.Looks = looking.by_workers(lambda: self.tables.spark) if remember else looking.by_threads
         try:
-            return units.plan(pairs, remember, looks)
+            return units.plan(pairs, remember, looks, changed)
         except InputError as error:
             if not isinstance(error.__context__, NoSuchFile) or not _gone(units.known()):
                 raise
@@ -197,7 +197,7 @@ class Pipeline:
             "pairs.path: nothing is left at %s, and files that were read are gone; what was made of them stays",
             ", ".join(path for path in pairs.path if path not in left),
         )
-        return units.plan(pairs.model_copy(update={"path": left}), remember, looks)
+        return units.plan(pairs.model_copy(update={"path": left}), remember, looks, changed)
 
     def _refuse_gone(self, run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> None:
         """Raise StageError, before any work, where a stage that may have to run needs an input file that is gone.
@@ -251,9 +251,16 @@ class Pipeline:
 
     def status(self) -> tuple[list[Unit], list[StageState]]:
         """How every stage stands under this config; runs nothing."""
-        units = self._planned_units(remember=False)
+        units, states, _ = self.status_and_gone()
+        return units, states
+
+    def status_and_gone(self) -> tuple[list[Unit], list[StageState], list[Gone]]:
+        """`status`, and the input files of units of before that are gone or have changed since they were read."""
+        changed: list[Gone] = []
+        units = self._planned_units(remember=False, changed=changed)
         run = self.open(units)
-        return units, [inspect(run, stage) for stage in self.stages]
+        states = [inspect(run, stage) for stage in self.stages]
+        return units, states, list(dict.fromkeys([*files_gone(units), *changed]))
 
     def forget(self, unit: str) -> None:
         """Drop a unit from the dataset, and what every stage made of it. Raises InputError where it is not known."""
@@ -322,15 +329,10 @@ def _before(run: Run, stage: Stage) -> set[str]:
 
 def _gone(units: Sequence[Unit]) -> dict[str, str]:
     """Unit to what is wrong with the first of its input files that is not what it was; the others are not in it."""
-    sizes = files.sizes([f.path for unit in units for f in unit.files])
-    gone: dict[str, str] = {}
-    for unit in units:
-        for file in unit.files:
-            # A shard of many files stands under the first of them.
-            whole = file.format != "files"
-            if sizes[file.path] is None or (whole and sizes[file.path] != file.size):
-                gone.setdefault(unit.name, f"{file.path} {'is gone' if sizes[file.path] is None else 'has changed'}")
-    return gone
+    found: dict[str, str] = {}
+    for one in files_gone(units):
+        found.setdefault(one.unit, str(one))
+    return found
 
 
 def _said_gone(state: StageState, cause: StageState, units: Sequence[str], gone: Mapping[str, str]) -> str:

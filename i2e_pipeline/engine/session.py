@@ -174,7 +174,7 @@ def _started(config: Config, name: str) -> SparkSession:
         said = _since(_log(), began) if quiet else ""
         told = f" The JVM said: {said}." if said else ""
         raise SessionError(
-            f"Spark does not start: {cause(error).rstrip('.')}.{told} `i2e doctor` says what is missing"
+            f"Spark does not start: {cause(error).rstrip('.')}.{told}{_also_read()} `i2e doctor` says what is missing"
             + (f"; Spark's log is {_log()}" if quiet else "")
         ) from error
     spark.sparkContext.setLogLevel("ERROR")
@@ -182,6 +182,13 @@ def _started(config: Config, name: str) -> SparkSession:
     if local and config.session.shuffle_partitions is None:
         spark.conf.set("spark.sql.shuffle.partitions", str(2 * spark.sparkContext.defaultParallelism))
     return spark
+
+
+def _also_read() -> str:
+    """Where Spark's scripts take settings from that no message of theirs names."""
+    folder = os.environ.get("SPARK_CONF_DIR")
+    named = [name for name in ("spark-defaults.conf", "spark-env.sh") if folder and (Path(folder) / name).is_file()]
+    return f" It read {' and '.join(named)} of SPARK_CONF_DIR={folder}." if named else ""
 
 
 def _log() -> Path:

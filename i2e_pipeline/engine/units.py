@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -72,6 +73,33 @@ class Unit:
         return sum(f.taken for f in self.files)
 
 
+@dataclass(frozen=True)
+class Gone:
+    """An input file of a unit that is not what it was."""
+
+    unit: str
+    path: str
+    what: Literal["is gone", "has changed"]
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.what}"
+
+
+def files_gone(units: Sequence[Unit]) -> list[Gone]:
+    """Which files of units are no longer there, or of another size, in the units' order. In a store a listing a folder;
+    on a disk a look at each."""
+    sizes = files.sizes([f.path for unit in units for f in unit.files])
+    found = []
+    for unit in units:
+        for file in unit.files:
+            size = sizes[file.path]
+            if size is None:
+                found.append(Gone(unit.name, file.path, "is gone"))
+            elif size != file.size and file.format != "files":  # a shard of many files stands under the first of them
+                found.append(Gone(unit.name, file.path, "has changed"))
+    return found
+
+
 class Units:
     """The registry of one output."""
 
@@ -99,11 +127,18 @@ class Units:
         ]
         return sorted(units, key=lambda u: u.files[0].shard)
 
-    def plan(self, pairs: PairsConfig, remember: bool = True, looks: looking.Looks = looking.by_threads) -> list[Unit]:
+    def plan(
+        self,
+        pairs: PairsConfig,
+        remember: bool = True,
+        looks: looking.Looks = looking.by_threads,
+        changed: list[Gone] | None = None,
+    ) -> list[Unit]:
         """Known units and new ones for files that were not there before, forgotten ones left out.
 
         remember   False: look only, register nothing
         looks      who looks at files that were not there before
+        changed    gets the files that have changed since they were read; None: such a file is an error
         Raises InputError where a file that was read has changed since, or holds what another file holds, or where more
         of it was read than `pairs.sample` says.
         """
@@ -118,8 +153,13 @@ class Units:
         to_read = [s for s in listed if (s.path, s.info.size, s.info.modified) not in unchanged]
         dropped = {f.digest for unit in self._read(self.forgotten) for f in unit.files}
         sampled = look.sampled(len(to_read))
-        look_at = partial(self._look, pairs=pairs, remember=remember)
-        read: list[InputFile] = looks(look_at, to_read, [n in sampled for n in range(len(to_read))])
+        passed_over = frozenset(seen) if changed is not None else frozenset()
+        look_at = partial(self._look_again, pairs=pairs, remember=remember, passed_over=passed_over)
+        found: list[InputFile | None] = looks(look_at, to_read, [n in sampled for n in range(len(to_read))])
+        if changed is not None:
+            unreadable = [source.path for source, file in zip(to_read, found, strict=True) if file is None]
+            changed += [Gone(seen[path][0].name, path, "has changed") for path in unreadable]
+        read = [file for file in found if file is not None]
         by_digest = {f.digest: f for _, f in seen.values()}
         present = {s.path for s in listed}
         fresh: dict[str, InputFile] = {}
@@ -135,6 +175,9 @@ class Units:
                 continue
             twin = by_digest.get(file.digest)
             if file.path in seen and (twin is None or twin.path != file.path):
+                if changed is not None:
+                    changed.append(Gone(seen[file.path][0].name, file.path, "has changed"))
+                    continue
                 raise InputError(
                     f"{file.path} has changed since unit {seen[file.path][0].name} was read from it: use another "
                     f"output, or give the new content another name, or `i2e run --forget {seen[file.path][0].name}`"
@@ -183,6 +226,17 @@ class Units:
                     self._save(unit)
             known.append(unit)
         return known
+
+    def _look_again(
+        self, source: Source, images: bool, pairs: PairsConfig, remember: bool, passed_over: Set[str]
+    ) -> InputFile | None:
+        """`_look`; None for one of these that can no longer be read."""
+        try:
+            return self._look(source, images, pairs, remember)
+        except InputError:
+            if source.path in passed_over:
+                return None
+            raise
 
     def _look(self, source: Source, images: bool, pairs: PairsConfig, remember: bool) -> InputFile:
         """What is to be known of a file; its index is written at once, since those of thousands fill the memory."""

@@ -91,6 +91,25 @@ class RecognizerError(I2EError, ValueError):
     """A recognizer that is not there or cannot find names; the message says the remedy."""
 
 
+def check(model: str) -> None:
+    """Raise RecognizerError where the recognizer is not there, cannot be loaded or cannot find names."""
+    try:
+        load(model).find(["Mercury over London"])
+    except RecognizerError:
+        raise
+    except Exception as error:  # whatever a component of somebody's raises
+        raise RecognizerError(f"extract.recognizer: {model} finds no names: {_said(error)}: {_REMEDY}") from error
+
+
+_OTHERWISE = f'give the folder of one, or take "{BLANK}"'
+_REMEDY = f"name a pipeline that `python -m spacy download` brings, {_OTHERWISE}"
+
+
+def _said(error: Exception) -> str:
+    """In one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
+
+
 @lru_cache(maxsize=4)
 def _pipeline(folder: str, content: str) -> Any:
     # Spark runs a worker per core: a model with threads of its own would compete with the other workers.
@@ -98,15 +117,22 @@ def _pipeline(folder: str, content: str) -> Any:
         os.environ.setdefault(variable, "1")
     import spacy
 
-    config = spacy.util.load_config(Path(folder) / "config.cfg")
-    pipeline: list[str] = config["nlp"]["pipeline"]
-    if "ner" not in pipeline:
-        raise RecognizerError(f"the spaCy pipeline in {folder} has no `ner`, only {', '.join(pipeline) or 'nothing'}")
-    kept = {"ner", *_listened_to(config)} & set(pipeline)
     try:
+        config = spacy.util.load_config(Path(folder) / "config.cfg")
+        pipeline: list[str] = config["nlp"]["pipeline"]
+        if "ner" not in pipeline:
+            raise RecognizerError(
+                f"extract.recognizer: the spaCy pipeline in {folder} has no `ner`, only "
+                f"{', '.join(pipeline) or 'nothing'}: {_REMEDY}"
+            )
+        kept = {"ner", *_listened_to(config)} & set(pipeline)
         return spacy.load(folder, exclude=[name for name in pipeline if name not in kept])
-    except (ValueError, OSError, ImportError) as error:  # another version's pipeline, a component that is not installed
-        raise RecognizerError(f"extract.recognizer: {folder} cannot be loaded: {error}") from error
+    except RecognizerError:
+        raise
+    except Exception as error:  # another version's pipeline, a component that is not installed, a file that is cut
+        raise RecognizerError(
+            f"extract.recognizer: {folder} cannot be loaded by spaCy {spacy.__version__}: {_said(error)}: {_REMEDY}"
+        ) from error
 
 
 def _listened_to(config: Any) -> set[str]:
@@ -122,23 +148,33 @@ def _listened_to(config: Any) -> set[str]:
 
 
 def model_folder(model: str) -> Path:
-    path = Path(model)
-    if path.is_dir():
-        inside = path
-    else:
-        spec = importlib.util.find_spec(model) if model.isidentifier() else None
-        if spec is None or spec.origin is None:
-            raise RecognizerError(
-                f"extract.recognizer: {model} is neither a folder nor an installed spaCy pipeline: "
-                f'`python -m spacy download {model}`, or give its folder, or "{BLANK}"'
-            )
-        inside = Path(spec.origin).parent
+    """The folder of the pipeline of that folder or installed package. Raises RecognizerError."""
+    if not model.strip():
+        raise RecognizerError(f"extract.recognizer is empty: {_REMEDY}")
+    inside = Path(model) if Path(model).is_dir() else _package(model)
+    if inside is None:
+        remedy = f"`python -m spacy download {model}`, {_OTHERWISE}" if model.isidentifier() else _REMEDY
+        raise RecognizerError(
+            f"extract.recognizer: {model} is neither a folder nor an installed spaCy pipeline: {remedy}"
+        )
     if (inside / "config.cfg").is_file():
         return inside
-    nested = sorted(inside.glob("*/config.cfg"))
+    nested = sorted(path for path in inside.glob("*/config.cfg") if path.is_file())
     if not nested:
-        raise RecognizerError(f"extract.recognizer: {inside} holds no spaCy pipeline (no config.cfg)")
+        what = "a folder" if inside == Path(model) else f"a package of Python ({inside})"
+        raise RecognizerError(
+            f"extract.recognizer: {model} is {what} that holds no spaCy pipeline (no config.cfg): {_REMEDY}"
+        )
     return nested[-1].parent
+
+
+def _package(name: str) -> Path | None:
+    """The folder of an installed package; None for one that is not there. A module of one file has none of its own."""
+    try:
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    except ValueError:  # `__main__`
+        return None
+    return Path(spec.origin).parent if spec and spec.origin and spec.submodule_search_locations else None
 
 
 def fingerprint(model: str) -> str:

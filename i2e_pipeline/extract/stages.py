@@ -256,6 +256,13 @@ class Extract(Stage):
     def settings(self, config: Config) -> dict[str, Any]:
         return {**super().settings(config), "recognizer": recognizer.fingerprint(config.extract.recognizer)}
 
+    def check(self, run: Run) -> None:
+        # It is loaded before the dump has taken hours; what it has made before needs no further look.
+        model = run.config.extract.recognizer
+        made = {c.components["settings"].get("recognizer") for c in run.tables.commits(self.name).values()}
+        if recognizer.fingerprint(model) not in made:
+            recognizer.check(model)
+
     def prepare(self, run: Run) -> None:
         """Compile the gazetteer, once per knowledge base and gate."""
         if run.config.extract.gazetteer and not os.path.exists(self._gazetteer(run)):

@@ -55,6 +55,7 @@ def _files_of(path: str) -> list[str]:
 
 
 _PARTIAL = ", or set knowledge_base.allow_partial=true to take what there is"
+_AGAIN = f"Download it again{_PARTIAL}"
 
 
 class KnowledgeBase(Stage):
@@ -93,6 +94,8 @@ class KnowledgeBase(Stage):
         assert kb.dump is not None
         with _said_of("dump"):
             dump = source_files.recognised(_files_of(kb.dump), source_files.DUMP, opened)
+        if not kb.allow_partial and (doubt := source_files.unclosed(dump)):
+            raise StageError(f"knowledge_base.dump: {kb.dump}: {doubt}. {_AGAIN}")
         # A fault of theirs is found before the hours that the dump takes.
         popularity = None
         if kb.popularity is not None:
@@ -149,13 +152,15 @@ class KnowledgeBase(Stage):
         entities = sum(f.rows for f in raw.files["kb/raw_entities"])
         read = source_files.Read(entities, dict(raw.rejected), counted["opens"], counted["closes"])
         doubt = source_files.doubt(read, dump)
-        if doubt is None:
-            return
         setting = run.config.knowledge_base
+        if doubt is None:
+            if some := source_files.invalid(read):
+                log.warning("knowledge_base.dump: %s: %s; they are in the table `rejects`", setting.dump, some)
+            return
         if not entities:
             raise StageError(f"knowledge_base.dump: {setting.dump}: {doubt}")
         if not setting.allow_partial:
-            raise StageError(f"knowledge_base.dump: {setting.dump}: {doubt}. Download it again{_PARTIAL}")
+            raise StageError(f"knowledge_base.dump: {setting.dump}: {doubt}. {_AGAIN}")
         log.warning(
             "knowledge_base.dump: %s: %s; what there is was taken (knowledge_base.allow_partial)", setting.dump, doubt
         )

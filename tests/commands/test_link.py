@@ -48,3 +48,20 @@ def test_an_id_with_a_lone_surrogate_is_named_with_its_line(tmp_path: Path, wron
     with pytest.raises(InputError, match=r"t\.jsonl, line 3: the id .* lone surrogate") as error:
         list(read_lines(str(path)))
     str(error.value).encode()
+
+
+def test_a_file_of_texts_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    whole = gzip.compress(json.dumps(LINES[0]).encode() * 99)
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-9])
+    (tmp_path / "plain.jsonl.gz").write_text('{"id": 1, "text": "a"}\n')
+    (tmp_path / "deep.jsonl").write_text('{"id": 1, "text": "a"}\n' + "[" * 200_000 + "\n")
+    for name in ("cut.jsonl.gz", "plain.jsonl.gz", "."):
+        with pytest.raises(InputError, match=rf"--input {tmp_path}/{name} cannot be read \("):
+            list(read_lines(f"{tmp_path}/{name}"))
+    with pytest.raises(InputError, match=r"deep\.jsonl, line 2: not "):
+        list(read_lines(str(tmp_path / "deep.jsonl")))
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(InputError, match=r"empty\.jsonl holds no line"):
+        link_texts(None, str(tmp_path / "empty.jsonl"), str(tmp_path / "l.jsonl"))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"--output .* is a folder: name a file"):
+        link_texts(None, str(tmp_path / "empty.jsonl"), str(tmp_path))  # type: ignore[arg-type]

@@ -11,12 +11,12 @@ import pytest
 from i2e_pipeline import cli, stages
 from i2e_pipeline.commands import doctor, plan, summary
 from i2e_pipeline.core import config as configuration
-from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.config import Config, PairsConfig
 from i2e_pipeline.core.errors import ExitCode
 from i2e_pipeline.core.rejects import reason_name
 from i2e_pipeline.engine.pipeline import StageState
 from i2e_pipeline.engine.records import Commit
-from i2e_pipeline.engine.units import InputFile, Unit
+from i2e_pipeline.engine.units import Gone, InputFile, Unit, Units
 from tests.engine.toys import write_shard
 
 WIDTH = 80
@@ -130,6 +130,45 @@ def test_status_as_json_is_all_of_stdout(settings: str, form: list[str], capsys:
     assert (tree["output"], tree["units"]) == ("out", 1)
     assert [s["stage"] for s in tree["stages"]] == [s.name for s in stages.stages()]
     assert tree["stages"][0] == {"stage": "knowledge_base", "done": 0, "to_do": 1, "why": {"new": 1}}
+
+
+def test_status_names_input_files_that_are_gone_or_have_changed(
+    settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: a file that is missed only when the dataset is published, and a status that ends at a changed file."""
+    places = {name: tmp_path / "in" / f"{name}.parquet" for name in "abcde"}
+    for n, place in enumerate(places.values()):
+        write_shard(place, 10 * n, 10 * n + 2)
+    units = {u.files[0].path: u.name for u in Units("out").plan(PairsConfig(path=("in/*.parquet",)))}
+    assert call("status", "--config", settings, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["gone"] == []
+    places["b"].unlink()
+    places["c"].write_bytes(places["c"].read_bytes() + b"more")
+    write_shard(places["d"], 31, 33)
+    places["e"].rename(tmp_path / "in" / "moved.parquet")
+    wanted = [
+        {"unit": units[f"in/{name}.parquet"], "path": f"in/{name}.parquet", "what": what}
+        for name, what in (("b", "is gone"), ("c", "has changed"), ("d", "has changed"))
+    ]
+    assert call("status", "--config", settings, "--json") == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert (tree["gone"], tree["units"]) == (wanted, 5)
+    assert call("status", "--config", settings) == 0
+    said = capsys.readouterr().out
+    assert "3 input files" in said
+    assert f"--forget {units['in/b.parquet']}" in " ".join(said.split())
+    for one in wanted:
+        assert f"  {one['unit']}  {one['path']} {one['what']}\n" in said
+    assert not Units("out").known()[-1].files[0].path.endswith("moved.parquet"), "a look registers nothing"
+
+
+def test_of_many_files_that_are_gone_status_names_ten(capsys: pytest.CaptureFixture[str]) -> None:
+    gone = [Gone(f"u-{n}", f"/data/{n}.parquet", "is gone") for n in range(12_345)]
+    summary.print_status("out", [], [], gone)
+    said = lines(capsys)
+    assert max(map(len, said)) <= WIDTH
+    assert sum("is gone" in line for line in said) == 10
+    assert said[-1] == "  and 12,335 more; --json names all"
 
 
 def test_status_as_json_may_go_to_a_file(settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,9 @@ def written(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("pairs: {path: a}\nscore: {}\npairs:\n  text_column: x\n", "`pairs` stands in line 1 and again in line 3"),
         ("score:\n  batch_size: 8\n  model: m\n  batch_size: 9\n", "`batch_size` stands in line 2 and again in line 4"),
         ("session:\n  conf: {a.b: 1, a.b: 2}\n", "`a.b` stands in line 2 and again in line 2"),
+        ("train:\n  data:\n    workers: 1\n    lanes: 2\n    workers: 3\n", "`workers` stands in line 3 and again in"),
+        ("train:\n  encoder: {model: a}\n  data: {}\n  encoder: {model: b}\n", "`encoder` stands in line 2 and again"),
+        ("select: {<<: {min_images_per_entity: 2},\n  <<: {min_images_per_entity: 3}}\n", "`<<` stands in line 1"),
     ],
 )  # fmt: skip
 def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path, text: str, says: str) -> None:
@@ -38,7 +41,108 @@ def test_a_key_of_a_merged_mapping_may_be_set_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["/data/run #1", "a: b", "'quoted'", '"q"', "{x}", "[a", "# no comment", "no", "1e3", "0x10", "- a", "a=b"]
+    ("text", "place", "says"),
+    [
+        ("score:\n\tbatch_size: 8\n", ", line 2: this is not YAML (", "): blanks indent and part there, and no tabs"),
+        ("score:\n  batch_size:\t8\n", ", line 2", "blanks indent and part there, and no tabs"),
+        ("output: @x\n", ", line 1", "put a text that begins with such a sign in quotes"),
+        ("pairs: {path: *.parquet}\n", ", line 1", "put a text that begins with * in quotes"),
+        ("select: {<<: *none}\n", ", line 1", "undefined alias 'none'"),
+        ("output: a: b\n", ", line 1", "put a text with a colon and a blank in quotes"),
+        ('output: "x\n', ", line 2", "a quotation mark is not closed"),
+        ("output: 'it's'\n", ", line 1", "put a text that holds quotation marks in those of the other kind"),
+        ("output: x\n---\noutput: y\n", ", line 2", "keep the settings of one run"),
+        ("output: !x y\n", ", line 1", "put a text of such signs in quotes"),
+        ("output: !!python/object:os.system x\n", ", line 1", "put a text of such signs in quotes"),
+        ("pairs:\n  path: [a, b/[0-9].parquet]\n", ", line 2", "put a text with brackets or commas in quotes"),
+        ("output: x\nscore: caf\udce9\n", ", line 2", "byte 0xe9 is no UTF-8: save the file as UTF-8"),
+        ("evaluate: {data: &a {b: *a}}\n", "", "an anchor (&) holds itself"),
+        ("pairs: {path: &a [*a]}\n", "", "an anchor (&) holds itself"),
+        ("output = x\n", "", "must hold sections of settings (`score:` and below it"),
+        ("5\n", "", "not '5'"),
+        ("- a\n", "", "not a list"),
+        ("score.batch_size: 4\n", "", "; in a file write it as `score: {batch_size: …}`"),
+    ],
+)  # fmt: skip
+def test_what_is_no_yaml_is_said_in_one_line_with_its_number_and_a_remedy(
+    tmp_path: Path, text: str, place: str, says: str
+) -> None:
+    (tmp_path / "c.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError) as error:
+        config.load(str(tmp_path / "c.yaml"))
+    said = str(error.value)
+    assert f"c.yaml{place}" in said
+    assert says in said
+    assert "\n" not in said
+
+
+def test_anchors_merge_and_may_be_used_again(tmp_path: Path) -> None:
+    made = written(
+        tmp_path,
+        "evaluate: &e {batch_size: 8, device: cpu}\nscore: {<<: *e, device: auto}\n"
+        "select: {<<: [{min_images_per_entity: 2}, {min_images_per_entity: 4, max_images_per_entity: 9}]}\n",
+    )
+    assert (made.score.batch_size, made.score.device, made.evaluate.batch_size) == (8, "auto", 8)
+    assert (made.select.min_images_per_entity, made.select.max_images_per_entity) == (2, 9)
+
+
+def test_a_section_without_a_line_has_its_defaults(tmp_path: Path) -> None:
+    """Catches: a section of which every line is commented out, and that is then "no valid dictionary"."""
+    made = written(tmp_path, "score:\n  # batch_size: 8\ntrain:\n  encoder:\nselect: null\n", "label=null")
+    assert made == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("1e6", 1_000_000),
+        ("1.5E3", 1500),
+        ("1_000", 1000),
+        ("0o17", 15),
+        ("017", 17),
+        ("08", 8),
+        ("0x1F", 31),
+        ("'9'", 9),
+    ],
+)
+def test_a_whole_number_is_what_it_looks_like(tmp_path: Path, text: str, number: int) -> None:
+    """Catches: 017 as 15, and 1e6 as a text."""
+    assert written(tmp_path, f"run: {{wave_rows: {text}}}\n").run.wave_rows == number
+    assert config.load(None, [f"run.wave_rows={text}"]).run.wave_rows == number
+    if text != "0o17":
+        assert written(tmp_path, f"run: {{wave_gb: {text}}}\n").run.wave_gb == number
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/data/run #1",
+        "a: b",
+        "'quoted'",
+        '"q"',
+        "{x}",
+        "[a",
+        "# no comment",
+        "no",
+        "1e3",
+        "0x10",
+        "- a",
+        "a=b",
+        "a\nb",
+        "2026-01-02",
+        "12:30",
+        "0o17",
+        "a=b=c",
+        "&a",
+        "*a",
+        "<<",
+        "=",
+        "on",
+        "'a",
+        '"a',
+        "%a",
+        "a # b",
+    ],
 )
 def test_a_text_of_the_command_line_is_taken_whole(value: str) -> None:
     assert config.load(None, [f"output={value}"]).output == value

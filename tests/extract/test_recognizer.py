@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from i2e_pipeline.extract.recognizer import as_title, fingerprint, load
+from i2e_pipeline.commands import doctor
+from i2e_pipeline.core.config import from_tree
+from i2e_pipeline.extract.recognizer import RecognizerError, as_title, check, fingerprint, load
+from i2e_pipeline.stages import pipeline
+from tests.engine.toys import write_shard
 
 TEXTS = ["Alan Turing in London", "", "no name here", "alan turing", "x" * 900, "Paris, Texas"] * 5
 
@@ -64,11 +68,84 @@ def test_the_fingerprint_is_of_the_content_not_of_the_place(model: Path, tmp_pat
     assert fingerprint("blank") == "blank"
 
 
-def test_what_is_no_model_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="spacy download no_such_model"):
-        load("no_such_model")
-    with pytest.raises(ValueError, match=r"config\.cfg"):
-        load(str(tmp_path))
+CONFIGS = {
+    "cut": "[nlp\n",
+    "binary": "\0\1\2",
+    "of something else": "[other]\na = 1\n",
+    "without a pipeline": '[nlp]\nlang = "en"\n',
+    "without components": '[nlp]\nlang = "en"\npipeline = ["ner"]\n[components]\n',
+    "without a meta.json": '[nlp]\nlang = "en"\npipeline = ["ner"]\n[components]\n[components.ner]\nfactory = "ner"\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("en_core_web_zzz", "neither a folder nor an installed .*spacy download en_core_web_zzz`, give the folder"),
+        ("en-core-web", "neither a folder nor an installed spaCy pipeline: name a pipeline"),
+        ("json.decoder", "neither a folder nor an installed spaCy pipeline: name a pipeline"),
+        ("s3://bucket/model", "neither a folder nor an installed spaCy pipeline: name a pipeline"),
+        ("json", r"json is a package of Python \(/.*/json\) that holds no spaCy pipeline \(no config\.cfg\)"),
+        ("numpy", "numpy is a package of Python .* that holds no spaCy pipeline"),
+        ("torch", "torch is a package of Python .* that holds no spaCy pipeline"),
+        ("spacy", "spacy is a package of Python .* that holds no spaCy pipeline"),
+        *((module, f"{module} is neither a folder nor an installed") for module in ("sys", "os", "six", "__main__")),
+        ("", "is empty"),
+        ("  ", "is empty"),
+        ("{tmp}/empty", "empty is a folder that holds no spaCy pipeline"),
+        ("{tmp}/none", "none is neither a folder nor an installed"),
+        ("{tmp}/file", "file is neither a folder nor an installed"),
+        ("{tmp}/with other files", "with other files is a folder that holds no spaCy pipeline"),
+        *((f"{{tmp}}/{name}", f"{name} cannot be loaded by spaCy .*: ") for name in CONFIGS),
+    ],
+)
+def test_what_is_no_model_is_refused_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, said: str
+) -> None:
+    """Catches: a folder that the working folder holds in place of a module, a KeyError, and a run that dies after the
+    dump."""
+    pytest.importorskip("spacy")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "with other files").mkdir()
+    (tmp_path / "with other files" / "model.bin").write_text("x")
+    for name, content in {**CONFIGS, ".": CONFIGS["without components"], "sub": CONFIGS["cut"]}.items():
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "config.cfg").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    named = model.format(tmp=tmp_path)
+    with pytest.raises(RecognizerError, match=rf"extract\.recognizer.*[ /]{said}") as fault:
+        check(named)
+    assert 'or take "blank"' in str(fault.value)
+    assert "\n" not in str(fault.value)
+
+
+def test_a_model_that_cannot_find_names_is_said_before_any_stage_and_by_doctor(tmp_path: Path, model: Path) -> None:
+    """Catches: a run that reads the dump for hours, and then cannot load the recognizer in a worker."""
+    write_shard(tmp_path / "in" / "a.parquet", 1, 2)
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "ner" / "model").write_bytes((model / "ner" / "model").read_bytes()[:100])
+    (tmp_path / "dump").write_text("[]")
+
+    def no_spark() -> None:
+        pytest.fail("Spark was started")
+
+    for named in (str(tmp_path / "model"), "json", "en_core_web_zzz"):
+        config = from_tree(
+            {
+                "output": str(tmp_path / "out"),
+                "pairs": {"path": str(tmp_path / "in")},
+                "knowledge_base": {"dump": str(tmp_path / "dump")},
+                "extract": {"recognizer": named},
+                "score": {"model": "ViT-B-32@x"},
+            },
+            "test",
+        )
+        with pytest.raises(RecognizerError, match=r"extract\.recognizer: ") as fault:
+            pipeline(config, no_spark).run(["extract"])  # type: ignore[arg-type]
+        (doctors,) = (c for name, c in doctor.checks(config) if name == "recognizer")
+        with pytest.raises(RecognizerError, match=str(fault.value)[:40]):
+            doctors()
 
 
 def test_a_pipeline_without_ner_is_refused(tmp_path: Path) -> None:

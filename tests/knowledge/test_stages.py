@@ -56,7 +56,8 @@ def make(spark: Any, tmp_path: Path, world: Path) -> Make:
         ("latest-all.json.bz2", b"<html>404", "is an HTML page: download the file again"),
         ("d.json", b"", "is empty"),
         ("d.json", b"[\n]\n", "none of its 0 lines is an item"),
-        ("d.json", b"Q1\tUniverse\n" * 9, r"none of its 9 lines .*9 not_json.* begins with 'Q1\\tUniverse"),
+        ("d.json", b"Q1\tUniverse\n" * 9, r"is no JSON, it begins with 'Q1\\tUniverse"),
+        ("d.json", b'{"error": "not found"}\n', "none of its 1 lines is an item .*1 bad_shape.* begins with '{\"error"),
         ("d.json", INDENTED, "none of its .* lines is an item"),
         ("d.json", DISAMBIGUATIONS, "none of its 8 lines is an item that is kept .8 disambiguation"),
     ],
@@ -76,6 +77,7 @@ CUT = {
     "bz2 by another name": ("d.json", bz2.compress(ARRAY) + bz2.compress(ARRAY)[:-40]),
     "gz": ("d.json.gz", gzip.compress(ARRAY) + gzip.compress(ARRAY)[:-40]),
     "mostly rejects": ("d.jsonl", b"\n".join([*ITEMS[:4], *[b"junk"] * 9])),
+    "damaged lines": ("d.json.bz2", bz2.compress(b"\n".join(i[:50] if n % 3 == 1 else i for n, i in enumerate(ITEMS)))),
 }
 
 
@@ -84,6 +86,17 @@ def test_a_part_of_a_dump_is_an_error_unless_it_is_meant(make: Make, cut: str) -
     with pytest.raises(StageError, match=r"(?s)knowledge_base\.dump: .*or set knowledge_base\.allow_partial=true"):
         make(*CUT[cut])
     assert make(*CUT[cut], allow_partial=True).rows_out > 3
+
+
+def test_a_plain_dump_that_does_not_close_is_an_error_before_anything_is_read(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "popularity").write_text("Q1,Infinity\n")
+    with pytest.raises(StageError, match=r"the end is missing\. Download it again"):
+        make("d.json", ARRAY.removesuffix(b"]\n"), popularity=str(tmp_path / "popularity"))
+
+
+def test_a_few_damaged_lines_are_said(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    assert make("d.jsonl", b"\n".join([*ITEMS, b"{junk"])).rejected == {"not_json": 1}
+    assert "1 of its 41 lines are no entities (1 not_json); they are in the table `rejects`" in caplog.text
 
 
 @pytest.mark.parametrize(

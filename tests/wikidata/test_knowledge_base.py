@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,27 @@ def raw(spark: SparkSession, *lines: bytes) -> tuple[DataFrame, DataFrame]:
     return frame(spark, tables["entities"], RAW_ENTITIES), frame(spark, tables["names"], RAW_NAMES)
 
 
-@pytest.mark.parametrize("packing", ["json", "json.bz2", "json.gz"])
+def in_members(pack: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """Several streams one after the other, one of them empty."""
+    return lambda text: pack(text[:40]) + pack(b"") + pack(text[40:])
+
+
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "json": bytes,
+    "json.bz2": bz2.compress,
+    "json.gz": gzip.compress,
+    "members.json.bz2": in_members(bz2.compress),
+    "members.json.gz": in_members(gzip.compress),
+    "garbage.json.bz2": lambda text: bz2.compress(text) + b"what bunzip2 passes over",
+}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
 def test_every_line_of_a_dump_is_read_as_it_is(spark: SparkSession, tmp_path: Path, packing: str) -> None:
     lines = [b"[", line(1, "a"), b"", b'{"id":"Q7","x":"\xff"},\r', line(2, "b"), b"]"]
     text = b"\n".join(lines) + b"\n"
-    pack = {"json": bytes, "json.bz2": bz2.compress, "json.gz": gzip.compress}[packing]
     path = tmp_path / f"dump.{packing}"
-    path.write_bytes(pack(text))
+    path.write_bytes(PACKINGS[packing](text))
 
     def reasons(batches: Any) -> Any:
         import pyarrow as pa

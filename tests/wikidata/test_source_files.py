@@ -15,7 +15,19 @@ import pyarrow as pa
 import pytest
 
 from tests.wikidata.lines import line
-from wikidata.source_files import DUMP, Read, Source, SourceError, blocks, doubt, fault, lines, recognised
+from wikidata.source_files import (
+    DUMP,
+    Read,
+    Source,
+    SourceError,
+    blocks,
+    doubt,
+    fault,
+    invalid,
+    lines,
+    recognised,
+    unclosed,
+)
 
 TEXT = b"[\n" + b",\n".join(line(n, f"thing {n}") for n in range(1, 400)) + b"\n]\n"
 
@@ -92,11 +104,24 @@ def test_spark_cuts_what_hadoop_sees_as_it_is(name: str, pack: str | None, split
         (b"\n <!DOCTYPE html><title>503", "is an HTML page"),
         (b"\xef\xbb\xbf<?xml version='1.0'?><mediawiki>", "is XML"),
         (b"<http://www.wikidata.org/entity/Q1> <a> <b> .", "is RDF"),
+        (b"@prefix wd: <http://www.wikidata.org/entity/> .", "is RDF"),
+        (b"# A dump\n# of 2026\nPREFIX wd: <http://www.wikidata.org/entity/>\nwd:Q1 a wd:x .", "is RDF"),
+        (b"-- MySQL dump 10.19  Distrib 10.3.38-MariaDB\n--\nDROP TABLE IF EXISTS `x`;", "is an SQL dump"),
+        (b"/*!40101 SET NAMES binary*/;\n", "is an SQL dump"),
+        (b"INSERT INTO `wb_items_per_site` VALUES (1,2);\n", "is an SQL dump"),
+        (b"Not Found\n", "is no JSON, it begins with 'Not Found'"),
+        (b"qid,number\nQ1,3\n", "is no JSON"),
+        (b"Q1\tUniverse\n" * 9, "is no JSON"),
         (zipped(TEXT), "is a zip archive"),
         (archive(TEXT), "is a tar archive"),
         (b"7z\xbc\xaf\x27\x1c\x00\x04", "is a 7z archive"),
+        (b"Rar!\x1a\x07\x01\x00", "is a rar archive"),
+        (b"\x04\x22\x4d\x18\x60\x40", "is compressed with lz4"),
         (b"PAR1....", "is a Parquet file"),
         ("[\n{".encode("utf-16"), "is text in UTF-16"),
+        ('[\n{"type"'.encode("utf-16-le"), "is text in UTF-16"),
+        ('[\n{"type"'.encode("utf-16-be"), "is text in UTF-16"),
+        ("[\n{".encode("utf-32"), "is text in UTF-32"),
         (b"version https://git-lfs.github.com/spec/v1", "is a pointer of Git LFS"),
         (gzip.compress(TEXT), ""),
         (b"\x00\x00\x02\x03", "is binary"),
@@ -145,6 +170,47 @@ def test_a_packed_file_that_is_cut_or_damaged_is_an_error_unless_a_part_is_meant
     assert b"".join(blocks(of(written(tmp_path, whole)), partial=True)) == TEXT + TEXT
 
 
+@pytest.mark.parametrize("pack", ["bz2", "gz", "xz"])
+def test_what_stands_behind_a_packed_file_is_said(tmp_path: Path, pack: str) -> None:
+    """Catches: "incorrect header check" of a file whose streams are whole."""
+    garbage = of(written(tmp_path, PACKS[pack](TEXT) + b"trailing garbage\n"))
+    with pytest.raises(SourceError, match="behind a whole stream stands something else"):
+        list(blocks(garbage))
+    assert b"".join(blocks(garbage, partial=True)) == TEXT
+    assert b"".join(blocks(of(written(tmp_path, PACKS[pack](TEXT) + bytes(9000))))) == TEXT
+
+
+def test_a_dump_that_begins_with_one_damaged_line_is_read(tmp_path: Path) -> None:
+    assert of(written(tmp_path, b"junk\n" + TEXT)).size
+    assert of(written(tmp_path, b'[{"type":"item", "id":"Q1", "labels":' + b" " * (70 << 10))).size
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ([TEXT], None),
+        ([TEXT.removesuffix(b"]\n")], "the end is missing"),
+        ([TEXT[: len(TEXT) // 2]], "the end is missing"),
+        ([TEXT.removeprefix(b"[\n")], "the beginning is missing"),
+        ([TEXT[2:-2]], None),
+        ([b"\xef\xbb\xbf\n" + TEXT + b"\r\n \n"], None),
+        ([TEXT + bytes(99)], None),
+        ([TEXT.replace(b"[\n{", b"[{").replace(b"}\n]", b"}]")], None),
+        ([TEXT[:9000], TEXT[9000:]], None),
+        ([TEXT[:9000], TEXT[9000:20000]], "the end is missing"),
+        ([line(1, "x" * 200_000), line(2, "y" * 200_000) + b"\n]"], "the beginning is missing"),
+        ([TEXT[:9000], bz2.compress(TEXT[9000:20000])], None),
+        ([gzip.compress(TEXT[:9000])], None),
+    ],
+)
+def test_the_end_of_a_plain_dump_is_looked_at_first(tmp_path: Path, parts: list[bytes], said: str | None) -> None:
+    """Catches: a cut file that is read for hours until its end is missed."""
+    sources = recognised([written(tmp_path, part, f"{n}.json") for n, part in enumerate(parts)], DUMP)
+    found = unclosed(sources)
+    assert (found is None) == (said is None)
+    assert said is None or said in str(found)
+
+
 SOURCES = [Source("/d.json", None, 1, "begins")]
 
 
@@ -155,7 +221,10 @@ SOURCES = [Source("/d.json", None, 1, "begins")]
         (Read(10, {}, 0, 0), None),
         (Read(0, {"bracket": 2}, 1, 1), "none of its 0 lines .* begins with 'begins'"),
         (Read(0, {"category": 7}, 0, 0), r"none of its 7 lines is an item that is kept \(7 category\)"),
+        (Read(0, {"lexeme": 49, "bracket": 2}, 1, 1), r"none of its 49 lines is an item that is kept \(49 lexeme\)"),
         (Read(10, {"not_json": 9, "bad_id": 2, "not_utf8": 1}, 0, 0), "12 of its 22 lines are no entities"),
+        (Read(432, {"not_json": 185}, 1, 1), "185 of its 617 lines are no entities"),
+        (Read(90, {"not_json": 5, "property": 9}, 1, 1), None),
         (Read(10, {"bracket": 1}, 1, 0), "does not close"),
         (Read(10, {"bracket": 1}, 0, 1), "the beginning is missing"),
     ],
@@ -167,6 +236,12 @@ def test_what_can_hardly_be_a_whole_dump_is_doubted(read: Read, said: str | None
     else:
         with pytest.raises(SourceError, match=said):
             raise SourceError(found)
+
+
+def test_a_few_damaged_lines_are_counted() -> None:
+    assert invalid(Read(10, {"bracket": 2, "property": 1}, 1, 1)) is None
+    few = Read(97, {"not_json": 2, "bad_shape": 1, "bracket": 2, "property": 3}, 1, 1)
+    assert invalid(few) == "3 of its 103 lines are no entities (2 not_json, 1 bad_shape)"
 
 
 def test_a_job_says_what_is_wrong_with_a_source() -> None:

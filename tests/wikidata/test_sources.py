@@ -93,6 +93,32 @@ def test_a_bad_anchor_is_named_with_its_line(tmp_path: Path, line: str, why: str
         rows(tmp_path, f"surface\tqid\tcount\nok\tQ1\t1\n{line}\n", ANCHORS)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("qid;number\r\nQ1;2\r\n", "'qid;number.*it has 1 column; is it split by ';'"),
+        ("Q1;2,5\nQ2;3\n", "'Q1;2,5' .*qid is not Q and a positive number"),
+        ("Q1|2\n", r"is it split by '\|'"),
+        ("Q1 2\n", "it has 1 column$"),
+        ("Q1,5\rQ2,6\r", "it has 3 columns instead of 2$"),
+        ('"Q1","1,5"\n', "it has 3 columns instead of 2$"),
+        ("Q1,5,\n", "it has 3 columns instead of 2$"),
+        ("http://www.wikidata.org/entity/Q1,5\n", "qid is not Q and a positive number"),
+        ("Q1,NULL\n", "number is not a finite number"),
+        ("qid,number\nqid,number\n", "line 2: .*number is not a finite number"),
+        ("Q1,5\n\0\0\0\0", "line 2: .*it has 1 column instead of 2$"),
+        ("qid,number\nQ1,5\n".encode("utf-16"), "is text in UTF-16"),
+        ("qid,number\nQ1,5\n".encode("utf-16-le"), "is text in UTF-16"),
+        (b"-- MySQL dump 10.19\n", "is an SQL dump"),
+    ],
+)
+def test_a_popularity_of_another_form_is_said_in_words_about_it(
+    tmp_path: Path, content: str | bytes, said: str
+) -> None:
+    with pytest.raises(SourceError, match=said):
+        rows(tmp_path, content, POPULARITY)
+
+
 @pytest.mark.parametrize("header", ["qid;number", "qid\tnumber", "qid"])
 def test_a_header_that_lacks_a_column_is_named(tmp_path: Path, header: str) -> None:
     with pytest.raises(SourceError, match=r"line 1: .*: it has 1 column"):
@@ -105,3 +131,6 @@ def test_rows_that_are_not_utf8_are_counted_over_all_blocks(tmp_path: Path) -> N
     found = rows(tmp_path, content, ANCHORS, survey, size=16)
     assert [s for s, _, _ in found] == ["ok"] * 9 + ["Caf\ufffd", "\ufffdt\ufffd", "ok"]
     assert (survey.rows, survey.not_utf8, survey.first_not_utf8) == (12, 2, 11)
+    survey = sources._Survey()
+    assert rows(tmp_path, "Café ’€\tQ1\t3\n".encode("cp1252"), ANCHORS, survey)[0][1:] == ("Q1", "3")
+    assert survey.not_utf8 == 1
