@@ -170,7 +170,7 @@ class RunConfig(Section):
 
 
 class PairsConfig(Section):
-    added_later: ClassVar[tuple[str, ...]] = ("sample", "format", "image_root", "captions", "where")
+    added_later: ClassVar[tuple[str, ...]] = ("sample", "format", "image_root", "captions", "where", "allow_partial")
 
     path: Paths = ()
     """Files, folders or globs of image + alt-text pairs (docs/inputs.md). In a glob `*` stays within a folder and `**`
@@ -185,6 +185,9 @@ class PairsConfig(Section):
     where: str | None = None
     """Which rows are taken at all, by their columns: `similarity >= 0.28 and language in ("en", "de")`
     (docs/inputs.md). The others are rejected as filtered_out. None: all."""
+    allow_partial: bool = False
+    """Read the shards that are whole of a folder that `i2e fetch` or img2dataset has not filled to the end. Without it,
+    such a folder is an error."""
     captions: Literal["first", "join"] = "first"
     """What becomes of a list of captions: the first that is not blank, or all of them, joined by a blank."""
     key_column: str | None = "key"
