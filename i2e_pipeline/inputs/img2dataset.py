@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from i2e_pipeline.core import files
@@ -60,17 +60,23 @@ def _found(pattern: str) -> list[FileInfo]:
         return []
 
 
-def unfinished_fetch(folder: str, whole: Iterable[str] | None = None) -> str | None:
+def shards_of_fetch(folder: str) -> int | None:
+    """How many shards `i2e fetch` makes of its table in this folder; None for any other folder."""
+    path = files.join(folder, OURS, RECORD)
+    if not files.exists(path):
+        return None
+    record = files.record(path, "remove the folder, and fetch again")
+    of_older = -(-record["counts"].get("to fetch", 0) // 10_000)  # which did not say it
+    return int(record.get("shards", of_older))
+
+
+def unfinished_fetch(folder: str, whole: Collection[str] | None = None) -> str | None:
     """How far `i2e fetch` came with a folder that it has not filled to the end; None for any other folder.
 
     whole   numbers of the shards that are whole, where they are known
     """
-    record = files.join(folder, OURS, RECORD)
-    if not files.exists(record):
-        return None
-    shards = files.record(record, "remove the folder, and fetch again").get("shards", 0)
-    there = len(done(folder) if whole is None else list(whole))
-    if there >= shards:
+    shards = shards_of_fetch(folder)
+    if shards is None or (there := len(done(folder) if whole is None else whole)) >= shards:
         return None
     return (
         f"{folder} is not whole: `i2e fetch` has filled {there} of {shards} shards. The same command goes on with it; "

@@ -458,8 +458,8 @@ def fetched(table: Path, folder: Path, python: str, **more: Any) -> tuple[fetch.
     found = fetch.fetch(pipeline(made))
     said: list[str] = []
     fetch.told(found, said.append)
-    told = dict(part.removeprefix("pairs.").split("=") for part in said[-1].split("--set ")[1].split())
-    return found, PairsConfig(**told)
+    settings_of_a_run = said[-1].partition("--set ")[2].split()
+    return found, PairsConfig(**dict(part.removeprefix("pairs.").split("=") for part in settings_of_a_run))
 
 
 @pytest.mark.env
