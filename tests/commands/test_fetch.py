@@ -46,7 +46,7 @@ class Site(ThreadingHTTPServer):
     def __init__(self, images: dict[str, bytes] | None = None) -> None:
         super().__init__(("", 0), _Answers)
         self.images, self.asked = images or {}, list[tuple[str, dict[str, str]]]()
-        self.closing = threading.Event()
+        self.closing, self.pause = threading.Event(), 0.0
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
@@ -60,6 +60,7 @@ class _Answers(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         before = [p for p, _ in self.server.asked].count(self.path)
         self.server.asked.append((self.path, dict(self.headers)))
+        time.sleep(self.server.pause)
         if path in self.server.images:
             self._say(200, self.server.images[path])
         elif path == "/image":
