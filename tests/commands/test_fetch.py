@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import signal
 import socket
@@ -22,7 +23,8 @@ import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 import pytest
 
-from i2e_pipeline.commands import fetch
+from i2e_pipeline.commands import doctor, fetch
+from i2e_pipeline.commands.doctor import Finding
 from i2e_pipeline.commands.fetching import addresses, environment, worker
 from i2e_pipeline.commands.fetching.environment import FetchError
 from i2e_pipeline.core.config import FetchConfig, PairsConfig
@@ -153,7 +155,15 @@ def test_public_addresses_are(address: str) -> None:
     assert worker.is_public(address)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "0", "[::ffff:127.0.0.1]", "[::1]"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1", "localhost", "2130706433", "017700000001", "0177.0.0.1", "0x7f000001", "0x7f.1",
+        "127.1", "0", "0.0.0.0", "%31%32%37.0.0.1", "１２７.0.0.1", "127。0。0。1", "[::]", "[::1]",
+        "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]", "[fe80::1]", "[fd00:ec2::254]", "169.254.169.254",
+        "0xa9fea9fe", "10.0.0.1", "192.168.1.1",
+    ],
+)  # fmt: skip
 def test_a_private_address_is_refused_however_it_is_written(site: Site, host: str) -> None:
     """Catches: a check of the text of the address."""
     said = ask(site.url("/image", host), allow_private=False)
@@ -172,9 +182,41 @@ def test_a_redirect_to_a_private_address_is_refused(site: Site, one_is_public: N
     assert ask(site.url("/image"), allow_private=False) == IMAGE
     assert ask(site.url("/redirect?/image"), allow_private=False) == IMAGE
     asked = len(site.asked)
-    for target in (site.url("/image", "127.0.0.2"), site.url("/image", "[::1]")):
+    behind = site.url(f"/redirect?{site.url('/image', '127.0.0.2')}")  # a chain, of which the first step is public
+    for target in (
+        site.url("/image", "127.0.0.2"), site.url("/image", "[::1]"), site.url("/image", "2130706434"), behind,
+        site.url("/image", "0177.0.0.2"), site.url("/image", "[::ffff:127.0.0.2]"), "http://169.254.169.254/latest",
+        site.url("/image", "127.0.0.2").replace("http:", ""),
+    ):  # fmt: skip
         assert "private address" in str(ask(site.url(f"/redirect?{target}"), allow_private=False))
     assert [path for path, _ in site.asked[asked:] if path == "/image"] == []
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        ["127.0.0.2"], ["10.0.0.1"], ["169.254.169.254"], ["::1"], ["::ffff:10.0.0.1"], ["fe80::1%lo"],
+        ["127.0.0.1", "10.0.0.1"], ["10.0.0.1", "127.0.0.1"],
+    ],
+)  # fmt: skip
+def test_a_name_that_leads_to_a_private_address_is_refused(
+    found: list[str], site: Site, one_is_public: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(host: str, port: int, *_: Any) -> list[Any]:
+        families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in found]
+        return [(f, socket.SOCK_STREAM, 6, "", (address, port)) for f, address in zip(families, found, strict=True)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    for url in (site.url("/image", "name.example"), site.url("/image", "name.example").replace("http:", "https:")):
+        assert ask(url, allow_private=False) == "refused: a private address (fetch.allow_private)"
+    assert site.asked == []
+
+
+def test_a_proxy_of_the_environment_is_not_asked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would connect where it will."""
+    monkeypatch.setenv("http_proxy", site.url(""))
+    assert ask("http://10.0.0.1/image", allow_private=False) == "refused: a private address (fetch.allow_private)"
+    assert site.asked == []
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/a", "data:image/gif;base64,R0lGODdh"])
@@ -223,7 +265,9 @@ def test_blocked_domains_and_what_lies_below_them_are_not_asked(site: Site, tmp_
     assert worker.is_blocked("a.b.EXAMPLE.org.", blocked)
     assert not worker.is_blocked("notexample.org", blocked)
     assert not worker.is_blocked("org", blocked)
-    for url in (site.url("/image", "localhost"), site.url(f"/redirect?{site.url('/image', 'localhost')}")):
+    for host in ("localhost", "LocalHost.", "local%68ost", "%6cocalhost", "ｌocalhost"):  # as it is connected to
+        assert ask(site.url("/image", host), blocked=blocked) == "refused: a blocked domain (fetch.blocked_domains)"
+    for url in (site.url("/image", "localhost"), site.url(f"/redirect?{site.url('/image', 'local%68ost')}")):
         assert ask(url, blocked=blocked) == "refused: a blocked domain (fetch.blocked_domains)"
     assert "/image" not in [path for path, _ in site.asked]
 
@@ -441,6 +485,35 @@ def test_what_to_do_is_said_where_nothing_can_be_installed(
 def test_a_python_without_img2dataset_is_refused(named: str) -> None:
     with pytest.raises(FetchError, match=r"fetch\.python=.*pip install -r"):
         environment.python_for(named)
+
+
+def doctor_says(**tree: Any) -> list[str]:
+    checks = dict(doctor.checks(from_tree(tree, "test")))
+    return [str(Finding("fetch", "ok", checks["fetch"]()))] if "fetch" in checks else []
+
+
+def test_doctor_speaks_of_fetching_where_it_is_of_use(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: an environment of 650 MB that is made by a question, and a line for who has images."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "t.csv").write_text("url,caption\nhttp://x/1,one\n")
+    for tree in ({"pairs": {"path": str(tmp_path / "t.csv")}}, {"fetch": {"folder": str(tmp_path / "in")}}):
+        (said,) = doctor_says(**tree)
+        assert re.search(r"not there yet: `i2e fetch` installs img2dataset into .*/cache/i2e-pipeline/fetch/\w+", said)
+    assert not (tmp_path / "cache").exists()
+    assert doctor_says(pairs={"path": str(world / "pairs")}) == []
+    assert doctor_says(pairs={"path": str(tmp_path / "nothing")}) == []
+    with pytest.raises(FetchError, match=r"no img2dataset. fetch\.python=.*pip install -r"):
+        doctor_says(fetch={"folder": "in", "python": sys.executable})
+
+
+@pytest.mark.env
+def test_doctor_says_which_img2dataset_there_is(python: str) -> None:
+    (said,) = doctor_says(fetch={"folder": "in"})
+    assert re.search(rf"img2dataset \d+\.\d+\.\d+ in {Path(python).parents[1]}$", said)
+    (said,) = doctor_says(fetch={"folder": "in", "python": python})
+    assert said.endswith(f"of {python} (fetch.python)")
 
 
 def fetched(table: Path, folder: Path, python: str, **more: Any) -> tuple[fetch.Fetched, PairsConfig]:

@@ -48,6 +48,17 @@ def tables(pairs: PairsConfig) -> list[tuple[Source, str]]:
     return found
 
 
+def without_images(pairs: PairsConfig) -> bool:
+    """Whether `pairs.path` begins with a table of addresses that has no images. Raises InputError as listing does."""
+    if not pairs.path or pairs.url_column is None:
+        return False
+    first = listing.listed(pairs)[0]
+    if first.format not in _TABLES:
+        return False
+    names = look.look(first, pairs.model_copy(update={"image_column": None})).schema.names
+    return pairs.url_column in names and pairs.image_column not in names
+
+
 def batches(source: Source, pairs: PairsConfig) -> Iterator[pa.RecordBatch]:
     """All rows of a table in `COLUMNS`, as valid text without white space around addresses."""
     shard = source.shard(pairs)
