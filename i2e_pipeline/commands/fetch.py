@@ -48,8 +48,8 @@ class Fetched:
     """Rows of the table by what they were (addresses.write)."""
     results: Mapping[str, int]
     """Rows that were to be fetched, by `success` or why there is no image."""
-    image_column: str = "jpg"
-    """Where a run finds the images of Parquet files."""
+    settings: Mapping[str, str]
+    """By which a run reads the folder: those of `pairs` that are not as they are by default, or in this config."""
 
     @property
     def images(self) -> int:
@@ -72,8 +72,22 @@ def fetch(pipeline: Pipeline) -> Fetched:
         if img2dataset.unfinished_fetch(str(folder)):
             _download(config, folder, python, limits, sizes)
         results = _results(folder)
+    return Fetched(str(folder), counts, results, _settings_of_a_run(config, folder, counts))
+
+
+def _settings_of_a_run(config: Config, folder: Path, counts: Mapping[str, int]) -> dict[str, str]:
     resized = config.fetch.resize_mode != "no"
-    return Fetched(str(folder), counts, results, config.fetch.encode_format if resized else "jpg")
+    values: dict[str, str | None] = {
+        "url_column": addresses.URL,
+        "key_column": addresses.KEY if counts.get("with a key") else "key",
+        "image_column": config.fetch.encode_format if resized else "jpg",
+        "where": None,  # its columns are not fetched
+        "format": None,
+    }
+    plain = PairsConfig()
+    differing = {k: v for k, v in values.items() if not v == getattr(plain, k) == getattr(config.pairs, k)}
+    told = {"path": str(folder), "text_column": addresses.CAPTION, **differing}
+    return {f"pairs.{key}": "null" if value is None else value for key, value in told.items()}
 
 
 @contextmanager
@@ -174,7 +188,8 @@ def _prepare(pipeline: Pipeline, folder: Path, found: Sequence[tuple[Source, str
     record = str(ours / img2dataset.RECORD)
     chosen: dict[str, Any] = {
         "tables": [digest_ for _, digest_ in found],
-        "pairs": {k: getattr(config.pairs, k) for k in ("url_column", "text_column", "key_column", "captions")},
+        "pairs": {k: getattr(config.pairs, k) for k in ("url_column", "text_column", "key_column", "captions")}
+        | ({"where": config.pairs.where} if config.pairs.where else {}),
         "images": {k: getattr(config.fetch, k) for k in ("output_format", "resize_mode", "image_size")}
         | {k: value for k, value in config.fetch if k in _YOUNGER and value != FetchConfig.model_fields[k].default},
     }
@@ -184,8 +199,8 @@ def _prepare(pipeline: Pipeline, folder: Path, found: Sequence[tuple[Source, str
         before = files.record(record, "remove the folder, and fetch again")
         if before["of"] != digest(chosen):
             raise FetchError(
-                f"{folder} was filled from another table, or with other columns, or other settings of format, size, "
-                "shard_rows or linked_only: use another fetch.folder, or remove this one"
+                f"{folder} was filled from another table, or with other columns or rows, or other settings of format, "
+                "size, shard_rows or linked_only: use another fetch.folder, or remove this one"
             )
         return Counter(before["counts"])
     if folder.is_dir() and (other := next((p.name for p in folder.iterdir() if p.name[0] not in "._"), None)):
@@ -297,7 +312,7 @@ def _results(folder: Path) -> Counter[str]:
 def told(fetched: Fetched, say: Callable[[str], None]) -> None:
     """What came of it, and the settings by which a run reads it."""
     counts = fetched.counts
-    left = [f"{counts[why]:,} {why}" for why in ("without an address", "without a text") if counts.get(why)]
+    left = [f"{counts[why]:,} {why}" for why in addresses.LEFT_OUT if counts.get(why)]
     say(f"{counts['rows']:,} rows" + (f", left out {', '.join(left)}" if left else ""))
     if "asked" in counts:
         say(f"{counts.get('linked', 0):,} of {counts['asked']:,} texts lead to an entity; the others are not fetched")
@@ -307,10 +322,5 @@ def told(fetched: Fetched, say: Callable[[str], None]) -> None:
     if not fetched.images:
         say("there is nothing for a run to read")
         return
-    columns = {"text": addresses.CAPTION}
-    if counts.get("with a key"):
-        columns["key"] = addresses.KEY
-    if fetched.image_column != PairsConfig.model_fields["image_column"].default:
-        columns["image"] = fetched.image_column
-    told_of = " ".join(f"pairs.{name}_column={column}" for name, column in columns.items())
-    say(f"a run reads them with --set pairs.path={fetched.folder} {told_of}")
+    told_of = " ".join(f"{key}={value}" for key, value in fetched.settings.items())
+    say(f"a run reads them with --set {told_of}")

@@ -409,6 +409,50 @@ def test_a_table_without_addresses_or_texts_is_named(columns: dict[str, Any], sa
         addresses.tables(PairsConfig(path=str(tmp_path / "t.parquet")))
 
 
+def test_rows_that_are_not_taken_are_not_fetched(tmp_path: Path) -> None:
+    """Catches: `pairs.where` on a table of addresses, whose columns are gone when a run comes to it."""
+    table = pa.table(
+        {"url": [f"http://x/{n}" for n in range(4)], "caption": ["a", "b", "", "d"], "likeness": [1, 3, 5, 7]}
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    tree = {"pairs": {"path": f"{tmp_path}/t.parquet", "where": "likeness > 2", "format": "parquet"}}
+    config = from_tree(tree, "test")
+    counts = fetch._prepare(pipeline(config), tmp_path / "in", addresses.tables(config.pairs))
+    assert [caption for _, caption, _ in rows(tmp_path / "in" / "_fetch" / "tables")] == ["b", "d"]
+    assert {name: n for name, n in counts.items() if n} == {
+        "rows": 4, "not taken (pairs.where)": 1, "without a text": 1, "to fetch": 2,
+    }  # fmt: skip
+    assert fetch._settings_of_a_run(config, Path("in"), counts) == {
+        "pairs.path": "in", "pairs.text_column": "caption", "pairs.where": "null", "pairs.format": "null",
+    }  # fmt: skip
+    other = from_tree({"pairs": {**tree["pairs"], "where": "likeness > 3"}}, "test")
+    with pytest.raises(FetchError, match="with other columns or rows"):
+        fetch._prepare(pipeline(other), tmp_path / "in", addresses.tables(other.pairs))
+
+
+def test_a_run_is_told_of_columns_that_the_config_calls_otherwise(tmp_path: Path) -> None:
+    """Catches: a run with the same config, in which `pairs.url_column` is that of the table."""
+    pairs = {"url_column": "URL", "text_column": "TEXT", "key_column": "id"}
+    sizes = {"resize_mode": "border", "encode_format": "png"}
+    assert fetch._settings_of_a_run(from_tree({"pairs": pairs, "fetch": sizes}, "test"), tmp_path, {}) == {
+        "pairs.path": str(tmp_path), "pairs.text_column": "caption", "pairs.url_column": "url",
+        "pairs.key_column": "key", "pairs.image_column": "png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"encode_format": "png"}, r"set fetch\.resize_mode"),
+        ({"encode_quality": 80}, r"set fetch\.resize_mode"),
+        ({"resize_mode": "border", "encode_format": "png", "encode_quality": 80}, r"80 is not allowed for PNG"),
+    ],
+)
+def test_sizes_that_mean_nothing_are_refused(sizes: dict[str, Any], said: str) -> None:
+    with pytest.raises(FetchError, match=said):
+        fetch.sizes_of(FetchConfig(**sizes))
+
+
 def test_folders_of_others_and_of_another_table_stay(tmp_path: Path) -> None:
     """Catches: shards of two tables under the same numbers."""
     table = tmp_path / "t.csv"
@@ -444,7 +488,7 @@ def test_only_texts_that_lead_to_an_entity_are_fetched(
     table = tmp_path / "t.parquet"
     captions = [p.caption for p in known] + ["zzyzx qwrt", "zzyzx qwrt", "..."]
     pq.write_table(pa.table({"url": [f"http://x/{n}" for n in range(len(captions))], "caption": captions}), table)
-    config = settings(world, with_knowledge, f"pairs.path={table}", "fetch.linked_only=true")
+    config = settings(world, with_knowledge, f"pairs.path={table}", "fetch.linked_only=true", "pairs.where=url != ''")
     counts = fetch._prepare(pipeline(config, lambda: spark), tmp_path / "in", addresses.tables(config.pairs))
     kept = {caption for _, caption, _ in rows(tmp_path / "in" / "_fetch" / "tables")}
     assert counts["asked"] == len(captions)
