@@ -50,6 +50,8 @@ class Fetched:
     """Rows that were to be fetched, by `success` or why there is no image."""
     settings: Mapping[str, str]
     """By which a run reads the folder: those of `pairs` that are not as they are by default, or in this config."""
+    was_whole: bool = False
+    """Whether a fetch before had done it all, so that nothing was asked for."""
 
     @property
     def images(self) -> int:
@@ -69,10 +71,11 @@ def fetch(pipeline: Pipeline) -> Fetched:
     with _alone(folder):
         counts = _prepare(pipeline, folder, found)
         _drop_cut_stats(folder)
-        if img2dataset.unfinished_fetch(str(folder)):
+        was_whole = img2dataset.unfinished_fetch(str(folder)) is None
+        if not was_whole:
             _download(config, folder, python, limits, sizes)
         results = _results(folder)
-    return Fetched(str(folder), counts, results, _settings_of_a_run(config, folder, counts))
+    return Fetched(str(folder), counts, results, _settings_of_a_run(config, folder, counts), was_whole)
 
 
 def _settings_of_a_run(config: Config, folder: Path, counts: Mapping[str, int]) -> dict[str, str]:
@@ -319,6 +322,8 @@ def told(fetched: Fetched, say: Callable[[str], None]) -> None:
     say(f"{fetched.images:,} of {counts.get('to fetch', 0):,} images fetched")
     for why, rows in Counter({w: n for w, n in fetched.results.items() if w != "success"}).most_common(20):
         say(f"  {rows:>9,}  {why}")
+    if fetched.was_whole and fetched.images < counts.get("to fetch", 0):
+        say(f"the others were asked for before, and are not again: remove {fetched.folder} to fetch all anew")
     if not fetched.images:
         say("there is nothing for a run to read")
         return

@@ -89,10 +89,10 @@ def without_unfinished(
 ) -> dict[str, list[FileInfo]]:
     """What is listed, without the files of shards that are not whole.
 
-    A folder without stats is read as it is, since many publish shards alone; unless a run of img2dataset has left word
-    of what it has not done.
+    A folder without stats is read as it is, since many publish shards alone; unless `i2e fetch` fills it, or a run of
+    img2dataset has left word of what it has not done.
 
-    Raises InputError where something is not whole, unless `partial`.
+    Raises InputError where something is not whole, unless `partial`; and where nothing is.
     """
     named = {i.path: name for kind, infos in by_format.items() for i in infos if (name := shard_name(i.path, kind))}
     numbers: defaultdict[str, set[str]] = defaultdict(set)
@@ -103,7 +103,7 @@ def without_unfinished(
     for folder, found in sorted(numbers.items()):
         whole = done(folder, stats)
         rest = found - whole
-        if rest and not whole:
+        if rest and not whole and shards_of_fetch(folder) is None:
             to_do = {match[1] for i in _found(f"{folder}/_tmp/*") if (match := _REST.search(i.path))}
             rest = {number for number in rest if str(int(number)) in to_do}
         gone |= {ShardName(folder, number) for number in rest}
@@ -122,6 +122,8 @@ def without_unfinished(
     if not gone:
         return {kind: list(infos) for kind, infos in by_format.items()}
     kept = {kind: [i for i in infos if named.get(i.path) not in gone] for kind, infos in by_format.items()}
+    if not any(kept.values()):
+        raise InputError(f"{min(gone).folder}: none of its shards is whole yet, so there is nothing to read")
     return {kind: infos for kind, infos in kept.items() if infos}
 
 

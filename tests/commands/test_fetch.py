@@ -636,6 +636,11 @@ def test_the_command_says_what_came_of_it(site: Site, python: str, tmp_path: Pat
     assert "1 of 2 images fetched" in said
     assert "1  HTTP 404" in said
     assert f"pairs.path={tmp_path}/fetched pairs.text_column=caption" in said
+    assert "asked for before" not in said
+    asked = len(site.asked)
+    done = subprocess.run(done.args, capture_output=True, text=True, timeout=120)
+    assert f"are not again: remove {tmp_path}/fetched to fetch all anew" in done.stdout + done.stderr
+    assert len(site.asked) == asked
 
 
 @pytest.mark.env

@@ -102,6 +102,16 @@ def test_a_fetch_that_has_not_ended_is_refused(fill: Callable[..., Path]) -> Non
     assert read(folder) == ["00000", "00001", "00002"]
 
 
+def test_a_fetch_none_of_whose_shards_is_whole_is_refused(fill: Callable[..., Path]) -> None:
+    """Catches: a folder without stats that is taken for one that was published so."""
+    folder = fill([0, 1], without_stats=[0, 1])
+    record(folder, 2)
+    with pytest.raises(InputError, match="has filled 0 of 2 shards"):
+        read(folder)
+    with pytest.raises(InputError, match="none of its shards is whole yet"):
+        read(folder, allow_partial=True)
+
+
 def test_a_fetch_that_has_not_begun_is_refused(tmp_path: Path) -> None:
     record(tmp_path, 3)
     with pytest.raises(InputError, match=r"pairs\.path: .*`i2e fetch` has filled 0 of 3 shards"):
