@@ -231,6 +231,35 @@ def test_killed_again_and_again_nothing_is_lost_or_twice(
     assert listed(PairsConfig(path=(str(folder),)))
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("form", FORMS)
+def test_a_shard_that_could_not_be_written_is_not_done(
+    form: str, open_site: Callable[..., Site], python: str, tmp_path: Path
+) -> None:
+    """Catches: samples that are lost where a disk is full, in a shard that img2dataset counts as done."""
+    images = {f"/{n}": IMAGE * 30 + str(n).encode() for n in range(8)}
+    site = open_site(images)
+    rows = [{"url": site.url(path), "caption": f"of {path}"} for path in images]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = [
+        sys.executable, "-m", "i2e_pipeline.cli", "fetch", "--set", f"pairs.path={tmp_path}/t.jsonl",
+        f"output={tmp_path}", "fetch.contact=me@example.org", f"fetch.python={python}", "fetch.allow_private=true",
+        f"fetch.output_format={form}",
+    ]  # fmt: skip
+    small = 100_000  # bytes of a file: writing more fails, as on a full disk
+    limited = [sys.executable, "-c", f"import os, resource as r, sys; r.setrlimit(r.RLIMIT_FSIZE, ({small}, {small}));"
+               "os.execv(sys.argv[1], sys.argv[1:])", *command]  # fmt: skip
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=120)
+    said = done.stdout + done.stderr
+    assert done.returncode == ExitCode.FAULT, said
+    assert "1 of 1 shards could not be written; the same command tries them again" in said
+    assert "File too large" in (tmp_path / "fetched" / "_fetch" / "log.txt").read_text()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "8 of 8 images fetched" in done.stdout + done.stderr
+    wanted = {site.url(path): hashlib.sha256(image).hexdigest() for path, image in images.items()}
+    assert sorted(stored(tmp_path / "fetched", form)) == sorted(wanted.items())
+
+
 def test_one_fetch_fills_a_folder(site: Site, python: str, tmp_path: Path) -> None:
     """Catches: two that write the same shards."""
     site.pause = 3
