@@ -145,6 +145,13 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def runs(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
 def stored(folder: Path, form: str) -> list[tuple[str, str]]:
     """Address and digest of every image that a run would read, by other means than a run's."""
 
@@ -193,12 +200,14 @@ def test_killed_again_and_again_nothing_is_lost_or_twice(
         return running
 
     first = started(SHARD + SHARD // 2)
+    (of_img2dataset,) = children(first.pid)
+    left = [of_img2dataset, *children(of_img2dataset)]
     first.kill()
     first.wait()
-    time.sleep(0.5)
-    asked = len(site.asked)
-    time.sleep(2)
-    assert len(site.asked) == asked, "img2dataset fetches on without the command"
+    began = time.monotonic()
+    while any(map(runs, left)):
+        assert time.monotonic() - began < 10, "img2dataset runs on without the command"
+        time.sleep(0.05)
     with pytest.raises(InputError, match=r"`i2e fetch` has filled \d of 6 shards"):
         listed(PairsConfig(path=(str(folder),)))
     # An image that was there, in a shard that is not whole, is there no more.
