@@ -601,6 +601,10 @@ def test_what_img2dataset_leaves_is_read_and_gives_the_same_rows(
     if form == "parquet":  # the same command finds all done
         assert fetched(table, tmp_path / "in", python, output_format=form)[0].images == len(known)
         assert len(site.asked) == len(known)
+        stats = tmp_path / "in" / "00000_stats.json"
+        stats.write_text(stats.read_text()[:40])  # killed while it wrote them: the shard is not done
+        assert fetched(table, tmp_path / "in", python, output_format=form)[0].images == len(known)
+        assert len(site.asked) == 2 * len(known)
 
 
 @pytest.mark.env

@@ -102,6 +102,18 @@ def test_a_fetch_that_has_not_ended_is_refused(fill: Callable[..., Path]) -> Non
     assert read(folder) == ["00000", "00001", "00002"]
 
 
+def test_a_record_that_does_not_say_how_many_shards_there_are_says_it_by_rows(fill: Callable[..., Path]) -> None:
+    """Of a folder that was filled before records said it."""
+    folder = fill([0, 1])
+    (folder / "_fetch").mkdir()
+    said = folder / "_fetch" / "record.json"
+    said.write_text(json.dumps({"of": "x", "counts": {"to fetch": 20_001}}))
+    with pytest.raises(InputError, match="has filled 2 of 3 shards"):
+        read(folder)
+    said.write_text(json.dumps({"of": "x", "counts": {"to fetch": 20_000}}))
+    assert read(folder) == ["00000", "00001"]
+
+
 def test_a_fetch_none_of_whose_shards_is_whole_is_refused(fill: Callable[..., Path]) -> None:
     """Catches: a folder without stats that is taken for one that was published so."""
     folder = fill([0, 1], without_stats=[0, 1])
