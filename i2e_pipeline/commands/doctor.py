@@ -103,6 +103,7 @@ def checks(config: Config) -> list[tuple[str, Callable[[], str]]]:
         ("score model", lambda: _model(config)),
         ("calibration", lambda: _calibration(config)),
         ("pairs", lambda: _pairs(config)),
+        *([("fetch", lambda: _fetch(config))] if _is_fetched(config) else []),
         ("knowledge base", lambda: _dump(config)),
         ("disk", lambda: _disk(config)),
         *((f"data {name}", partial(_data_set, name, path)) for name, path in sorted(config.evaluate.data.items())),
@@ -296,6 +297,22 @@ def _pairs(config: Config) -> str:
     size = sum(source.info.size for source in found)
     some = "" if len(looked) == len(found) else f"; {len(looked)} of them were looked at"
     return f"{len(found)} shards ({kinds}), {size / 1e6:,.1f} MB{some}"
+
+
+def _is_fetched(config: Config) -> bool:
+    """Whether `i2e fetch` is of use here: a folder for it is named, or the pairs are addresses."""
+    from i2e_pipeline.commands.fetching import addresses
+
+    try:
+        return config.fetch.folder is not None or addresses.without_images(config.pairs)
+    except (I2EError, OSError):
+        return False  # `pairs` says what is wrong
+
+
+def _fetch(config: Config) -> str:
+    from i2e_pipeline.commands.fetching import environment
+
+    return environment.said_of(config.fetch.python)
 
 
 def _dump(config: Config) -> str:

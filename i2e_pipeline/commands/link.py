@@ -57,8 +57,8 @@ def as_unit(pipeline: Pipeline, texts: Sequence[tuple[Any, Any]], table: str) ->
     Stages from outside that leave texts, mentions or candidates out take part; what looks at images or
     at all units at once does not.
     """
-    # Only these columns exist in the made shard, whatever those of the config's pairs are called.
-    columns = {"key_column": "key", "url_column": "url", "text_column": "text", "image_column": "image"}
+    # Only these columns exist in the made shard, whatever those of the config's pairs are called and tell apart.
+    columns = {"key_column": "key", "url_column": "url", "text_column": "text", "image_column": "image", "where": None}
     config = pipeline.config
     config = config.model_copy(update={"pairs": config.pairs.model_copy(update=columns)})
     upto = pipeline.stages[: pipeline.names.index(pipeline.writer(table)) + 1]

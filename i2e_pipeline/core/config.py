@@ -221,7 +221,9 @@ def _column_names(value: dict[str, Any]) -> dict[str, Any]:
 
 
 class PairsConfig(Section):
-    added_later: ClassVar[tuple[str, ...]] = ("sample", "format", "image_root", "captions", "where", "keep_columns")
+    added_later: ClassVar[tuple[str, ...]] = (
+        "sample", "format", "image_root", "captions", "where", "keep_columns", "allow_partial"
+    )  # fmt: skip
 
     path: Paths = ()
     """Files, folders or globs of image + alt-text pairs (docs/inputs.md). In a glob `*` stays within a folder and `**`
@@ -241,6 +243,9 @@ class PairsConfig(Section):
     ] = Field(default_factory=dict)
     """Columns that are carried into the dataset by name: `[license, similarity]`, or with what they hold,
     `{similarity: double}`. Without, a column holds what fits all that the files have (docs/inputs.md)."""
+    allow_partial: bool = False
+    """Read the shards that are whole of a folder that `i2e fetch` or img2dataset has not filled to the end. Without it,
+    such a folder is an error."""
     captions: Literal["first", "join"] = "first"
     """What becomes of a list of captions: the first that is not blank, or all of them, joined by a blank."""
     key_column: str | None = "key"
@@ -275,14 +280,26 @@ class FetchConfig(Section):
     The folder that it fills is then the `pairs.path` of a run."""
 
     folder: PathText | None = None
-    """Folder on this machine that is filled, a shard for 10,000 rows. None: <output>/fetched."""
+    """Folder on this machine that is filled. None: <output>/fetched."""
     output_format: Literal["parquet", "webdataset", "files"] = "parquet"
     """How pairs are stored there."""
+    shard_rows: int = Field(10_000, ge=1)
+    """Rows of a shard. A fetch that was stopped goes on by shards, and a process has one at a time."""
     resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = "no"
-    """no: the bytes as they came. The others are img2dataset's, and store images as JPEG."""
+    """no: the bytes as they came. The others are img2dataset's: the longer side becomes `image_size`, with white around
+    (border) or without (keep_ratio_largest); the shorter one does (keep_ratio), and the middle is cut out
+    (center_crop)."""
     image_size: int = Field(512, ge=16)
-    """Side in pixels that `resize_mode` leads to. Smaller images stay as they are, unless it is `border` or
+    """Side in pixels that `resize_mode` leads to. Smaller images keep their size, unless it is `border` or
     `center_crop`."""
+    encode_format: Literal["jpg", "png", "webp"] = "jpg"
+    """How `resize_mode` stores images; those that need no change and are stored so already stay as they came."""
+    encode_quality: int | None = Field(None, ge=0, le=100)
+    """Quality of JPEG and WebP; of PNG how hard it is compressed, 0 to 9. None: 95, and 6."""
+    min_image_size: int = Field(0, ge=0)
+    """Images whose shorter side has fewer pixels are left out."""
+    max_aspect_ratio: float | None = Field(None, ge=1)
+    """Images whose longer side is more times the shorter one are left out. None: none are."""
     contact: str | None = None
     """Mail address or page by which sites that are asked can reach you; it stands in the User-Agent. It must be set."""
     user_agent: str = Field("i2e", pattern=r"^[\w.-]+$")

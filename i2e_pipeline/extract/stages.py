@@ -72,6 +72,7 @@ class Pairs(Stage):
     leaves_out = {
         "pairs.path": "units are named by the content of their files",
         "pairs.files_per_unit": "units are named by the content of their files",
+        "pairs.allow_partial": "units are named by the content of their files",
         "pairs.sample": "units are named by the share of their files' rows",
         "pairs.image_column": "stages that see images read it",
         "pairs.keep_columns": "what is published reads them",

@@ -1,8 +1,8 @@
 """Which shards `pairs.path` names, and of which format each is: one listing, whatever people have.
 
-A file's format is told by its name, or by `pairs.format`; a folder is looked through. img2dataset keeps facts of its
-tars and folders in Parquet files beside them, which hold no image: they are passed over. What nothing here reads is
-said, with the way there.
+A file's format is told by its name, or by `pairs.format`; a folder is looked through. What img2dataset keeps beside its
+shards, and shards that it has not finished, are no pairs (`img2dataset.py`). What nothing here reads is said, with the
+way there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from i2e_pipeline.core import files, stores
 from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.files import FileInfo
-from i2e_pipeline.inputs import samples
+from i2e_pipeline.inputs import img2dataset, samples
 from i2e_pipeline.inputs.columns import InputError
 from i2e_pipeline.inputs.formats import FORMATS
 from i2e_pipeline.inputs.shard import Source
@@ -68,7 +68,7 @@ def _of_pattern(pattern: str, pairs: PairsConfig, known: Iterable[Sequence[str]]
     try:
         infos = files.find((pattern,), "")
     except I2EError as error:
-        raise InputError(f"pairs.path: {error}") from None
+        raise InputError(f"pairs.path: {img2dataset.unfinished_fetch(pattern) or error}") from None
     if deltas := _delta_tables(pattern, infos):
         inside = tuple(f"{folder}/" for folder in deltas)
         rest = [i for i in infos if not i.path.startswith(inside)]
@@ -88,13 +88,17 @@ def _sorted(
         by_format.setdefault(name or "", []).append(info)
     others = by_format.pop("", [])
     images = by_format.pop("files", [])
+    present = {i.path for i in [*others, *images]}
+    if not alone:  # who names one file means it
+        by_format = img2dataset.without_unfinished({**by_format, "files": images}, others, pairs.allow_partial)
+        by_format = img2dataset.without_facts(by_format, others)
+        images = by_format.pop("files", [])
     if pairs.format is not None:
         images = images if pairs.format == "files" else []
         by_format = {name: found for name, found in by_format.items() if name == pairs.format}
-    by_format = _without_facts(by_format, images)
     sources = [Source(info, name) for name, found in by_format.items() for info in found]
     if not sources and images:
-        sources = _of_images(images, {i.path for i in [*others, *images]}, known)
+        sources = _of_images(images, present, known)
     if not sources:
         raise InputError(_nothing(pattern, [*others, *images], pairs))
     return sources
@@ -116,19 +120,6 @@ def _sniffed(path: str) -> str | None:
     if first[:4] == b"PAR1":
         return "parquet"
     return "webdataset" if first[257:262] == b"ustar" else None
-
-
-def _without_facts(by_format: dict[str, list[FileInfo]], images: Sequence[FileInfo]) -> dict[str, list[FileInfo]]:
-    """Without the Parquet files that img2dataset writes beside its tars and folders."""
-    stems = {info.path[: -len(".tar")] for info in by_format.get("webdataset", [])}
-    stems |= {info.path.rpartition("/")[0] for info in images}
-    kept = [i for i in by_format.get("parquet", []) if i.path.rpartition(".")[0] not in stems]
-    if gone := len(by_format.get("parquet", [])) - len(kept):
-        log.info(
-            "%d Parquet files beside tars or folders of the same name are img2dataset's facts of these: not read", gone
-        )
-        by_format = {**by_format, "parquet": kept}
-    return {name: found for name, found in by_format.items() if found}
 
 
 # Folders of images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import signal
 import socket
@@ -22,7 +23,8 @@ import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 import pytest
 
-from i2e_pipeline.commands import fetch
+from i2e_pipeline.commands import doctor, fetch
+from i2e_pipeline.commands.doctor import Finding
 from i2e_pipeline.commands.fetching import addresses, environment, worker
 from i2e_pipeline.commands.fetching.environment import FetchError
 from i2e_pipeline.core.config import FetchConfig, PairsConfig
@@ -46,7 +48,7 @@ class Site(ThreadingHTTPServer):
     def __init__(self, images: dict[str, bytes] | None = None) -> None:
         super().__init__(("", 0), _Answers)
         self.images, self.asked = images or {}, list[tuple[str, dict[str, str]]]()
-        self.closing = threading.Event()
+        self.closing, self.pause = threading.Event(), 0.0
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
@@ -60,6 +62,7 @@ class _Answers(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         before = [p for p, _ in self.server.asked].count(self.path)
         self.server.asked.append((self.path, dict(self.headers)))
+        time.sleep(self.server.pause)
         if path in self.server.images:
             self._say(200, self.server.images[path])
         elif path == "/image":
@@ -152,7 +155,15 @@ def test_public_addresses_are(address: str) -> None:
     assert worker.is_public(address)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "0", "[::ffff:127.0.0.1]", "[::1]"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1", "localhost", "2130706433", "017700000001", "0177.0.0.1", "0x7f000001", "0x7f.1",
+        "127.1", "0", "0.0.0.0", "%31%32%37.0.0.1", "１２７.0.0.1", "127。0。0。1", "[::]", "[::1]",
+        "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]", "[fe80::1]", "[fd00:ec2::254]", "169.254.169.254",
+        "0xa9fea9fe", "10.0.0.1", "192.168.1.1",
+    ],
+)  # fmt: skip
 def test_a_private_address_is_refused_however_it_is_written(site: Site, host: str) -> None:
     """Catches: a check of the text of the address."""
     said = ask(site.url("/image", host), allow_private=False)
@@ -171,9 +182,41 @@ def test_a_redirect_to_a_private_address_is_refused(site: Site, one_is_public: N
     assert ask(site.url("/image"), allow_private=False) == IMAGE
     assert ask(site.url("/redirect?/image"), allow_private=False) == IMAGE
     asked = len(site.asked)
-    for target in (site.url("/image", "127.0.0.2"), site.url("/image", "[::1]")):
+    behind = site.url(f"/redirect?{site.url('/image', '127.0.0.2')}")  # a chain, of which the first step is public
+    for target in (
+        site.url("/image", "127.0.0.2"), site.url("/image", "[::1]"), site.url("/image", "2130706434"), behind,
+        site.url("/image", "0177.0.0.2"), site.url("/image", "[::ffff:127.0.0.2]"), "http://169.254.169.254/latest",
+        site.url("/image", "127.0.0.2").replace("http:", ""),
+    ):  # fmt: skip
         assert "private address" in str(ask(site.url(f"/redirect?{target}"), allow_private=False))
     assert [path for path, _ in site.asked[asked:] if path == "/image"] == []
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        ["127.0.0.2"], ["10.0.0.1"], ["169.254.169.254"], ["::1"], ["::ffff:10.0.0.1"], ["fe80::1%lo"],
+        ["127.0.0.1", "10.0.0.1"], ["10.0.0.1", "127.0.0.1"],
+    ],
+)  # fmt: skip
+def test_a_name_that_leads_to_a_private_address_is_refused(
+    found: list[str], site: Site, one_is_public: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(host: str, port: int, *_: Any) -> list[Any]:
+        families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in found]
+        return [(f, socket.SOCK_STREAM, 6, "", (address, port)) for f, address in zip(families, found, strict=True)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    for url in (site.url("/image", "name.example"), site.url("/image", "name.example").replace("http:", "https:")):
+        assert ask(url, allow_private=False) == "refused: a private address (fetch.allow_private)"
+    assert site.asked == []
+
+
+def test_a_proxy_of_the_environment_is_not_asked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would connect where it will."""
+    monkeypatch.setenv("http_proxy", site.url(""))
+    assert ask("http://10.0.0.1/image", allow_private=False) == "refused: a private address (fetch.allow_private)"
+    assert site.asked == []
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/a", "data:image/gif;base64,R0lGODdh"])
@@ -222,7 +265,9 @@ def test_blocked_domains_and_what_lies_below_them_are_not_asked(site: Site, tmp_
     assert worker.is_blocked("a.b.EXAMPLE.org.", blocked)
     assert not worker.is_blocked("notexample.org", blocked)
     assert not worker.is_blocked("org", blocked)
-    for url in (site.url("/image", "localhost"), site.url(f"/redirect?{site.url('/image', 'localhost')}")):
+    for host in ("localhost", "LocalHost.", "local%68ost", "%6cocalhost", "ｌocalhost"):  # as it is connected to
+        assert ask(site.url("/image", host), blocked=blocked) == "refused: a blocked domain (fetch.blocked_domains)"
+    for url in (site.url("/image", "localhost"), site.url(f"/redirect?{site.url('/image', 'local%68ost')}")):
         assert ask(url, blocked=blocked) == "refused: a blocked domain (fetch.blocked_domains)"
     assert "/image" not in [path for path, _ in site.asked]
 
@@ -364,6 +409,50 @@ def test_a_table_without_addresses_or_texts_is_named(columns: dict[str, Any], sa
         addresses.tables(PairsConfig(path=str(tmp_path / "t.parquet")))
 
 
+def test_rows_that_are_not_taken_are_not_fetched(tmp_path: Path) -> None:
+    """Catches: `pairs.where` on a table of addresses, whose columns are gone when a run comes to it."""
+    table = pa.table(
+        {"url": [f"http://x/{n}" for n in range(4)], "caption": ["a", "b", "", "d"], "likeness": [1, 3, 5, 7]}
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    tree = {"pairs": {"path": f"{tmp_path}/t.parquet", "where": "likeness > 2", "format": "parquet"}}
+    config = from_tree(tree, "test")
+    counts = fetch._prepare(pipeline(config), tmp_path / "in", addresses.tables(config.pairs))
+    assert [caption for _, caption, _ in rows(tmp_path / "in" / "_fetch" / "tables")] == ["b", "d"]
+    assert {name: n for name, n in counts.items() if n} == {
+        "rows": 4, "not taken (pairs.where)": 1, "without a text": 1, "to fetch": 2,
+    }  # fmt: skip
+    assert fetch._settings_of_a_run(config, Path("in"), counts) == {
+        "pairs.path": "in", "pairs.text_column": "caption", "pairs.where": "null", "pairs.format": "null",
+    }  # fmt: skip
+    other = from_tree({"pairs": {**tree["pairs"], "where": "likeness > 3"}}, "test")
+    with pytest.raises(FetchError, match="with other columns or rows"):
+        fetch._prepare(pipeline(other), tmp_path / "in", addresses.tables(other.pairs))
+
+
+def test_a_run_is_told_of_columns_that_the_config_calls_otherwise(tmp_path: Path) -> None:
+    """Catches: a run with the same config, in which `pairs.url_column` is that of the table."""
+    pairs = {"url_column": "URL", "text_column": "TEXT", "key_column": "id"}
+    sizes = {"resize_mode": "border", "encode_format": "png"}
+    assert fetch._settings_of_a_run(from_tree({"pairs": pairs, "fetch": sizes}, "test"), tmp_path, {}) == {
+        "pairs.path": str(tmp_path), "pairs.text_column": "caption", "pairs.url_column": "url",
+        "pairs.key_column": "key", "pairs.image_column": "png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"encode_format": "png"}, r"set fetch\.resize_mode"),
+        ({"encode_quality": 80}, r"set fetch\.resize_mode"),
+        ({"resize_mode": "border", "encode_format": "png", "encode_quality": 80}, r"80 is not allowed for PNG"),
+    ],
+)
+def test_sizes_that_mean_nothing_are_refused(sizes: dict[str, Any], said: str) -> None:
+    with pytest.raises(FetchError, match=said):
+        fetch.sizes_of(FetchConfig(**sizes))
+
+
 def test_folders_of_others_and_of_another_table_stay(tmp_path: Path) -> None:
     """Catches: shards of two tables under the same numbers."""
     table = tmp_path / "t.csv"
@@ -399,7 +488,7 @@ def test_only_texts_that_lead_to_an_entity_are_fetched(
     table = tmp_path / "t.parquet"
     captions = [p.caption for p in known] + ["zzyzx qwrt", "zzyzx qwrt", "..."]
     pq.write_table(pa.table({"url": [f"http://x/{n}" for n in range(len(captions))], "caption": captions}), table)
-    config = settings(world, with_knowledge, f"pairs.path={table}", "fetch.linked_only=true")
+    config = settings(world, with_knowledge, f"pairs.path={table}", "fetch.linked_only=true", "pairs.where=url != ''")
     counts = fetch._prepare(pipeline(config, lambda: spark), tmp_path / "in", addresses.tables(config.pairs))
     kept = {caption for _, caption, _ in rows(tmp_path / "in" / "_fetch" / "tables")}
     assert counts["asked"] == len(captions)
@@ -442,6 +531,35 @@ def test_a_python_without_img2dataset_is_refused(named: str) -> None:
         environment.python_for(named)
 
 
+def doctor_says(**tree: Any) -> list[str]:
+    checks = dict(doctor.checks(from_tree(tree, "test")))
+    return [str(Finding("fetch", "ok", checks["fetch"]()))] if "fetch" in checks else []
+
+
+def test_doctor_speaks_of_fetching_where_it_is_of_use(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: an environment of 650 MB that is made by a question, and a line for who has images."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "t.csv").write_text("url,caption\nhttp://x/1,one\n")
+    for tree in ({"pairs": {"path": str(tmp_path / "t.csv")}}, {"fetch": {"folder": str(tmp_path / "in")}}):
+        (said,) = doctor_says(**tree)
+        assert re.search(r"not there yet: `i2e fetch` installs img2dataset into .*/cache/i2e-pipeline/fetch/\w+", said)
+    assert not (tmp_path / "cache").exists()
+    assert doctor_says(pairs={"path": str(world / "pairs")}) == []
+    assert doctor_says(pairs={"path": str(tmp_path / "nothing")}) == []
+    with pytest.raises(FetchError, match=r"no img2dataset. fetch\.python=.*pip install -r"):
+        doctor_says(fetch={"folder": "in", "python": sys.executable})
+
+
+@pytest.mark.env
+def test_doctor_says_which_img2dataset_there_is(python: str) -> None:
+    (said,) = doctor_says(fetch={"folder": "in"})
+    assert re.search(rf"img2dataset \d+\.\d+\.\d+ in {Path(python).parents[1]}$", said)
+    (said,) = doctor_says(fetch={"folder": "in", "python": python})
+    assert said.endswith(f"of {python} (fetch.python)")
+
+
 def fetched(table: Path, folder: Path, python: str, **more: Any) -> tuple[fetch.Fetched, PairsConfig]:
     """What a fetch comes to, and the settings that it tells for a run."""
     made = from_tree(
@@ -458,8 +576,8 @@ def fetched(table: Path, folder: Path, python: str, **more: Any) -> tuple[fetch.
     found = fetch.fetch(pipeline(made))
     said: list[str] = []
     fetch.told(found, said.append)
-    told = dict(part.removeprefix("pairs.").split("=") for part in said[-1].split("--set ")[1].split())
-    return found, PairsConfig(**told)
+    settings_of_a_run = said[-1].partition("--set ")[2].split()
+    return found, PairsConfig(**dict(part.removeprefix("pairs.").split("=") for part in settings_of_a_run))
 
 
 @pytest.mark.env
@@ -483,6 +601,10 @@ def test_what_img2dataset_leaves_is_read_and_gives_the_same_rows(
     if form == "parquet":  # the same command finds all done
         assert fetched(table, tmp_path / "in", python, output_format=form)[0].images == len(known)
         assert len(site.asked) == len(known)
+        stats = tmp_path / "in" / "00000_stats.json"
+        stats.write_text(stats.read_text()[:40])  # killed while it wrote them: the shard is not done
+        assert fetched(table, tmp_path / "in", python, output_format=form)[0].images == len(known)
+        assert len(site.asked) == 2 * len(known)
 
 
 @pytest.mark.env
@@ -518,6 +640,11 @@ def test_the_command_says_what_came_of_it(site: Site, python: str, tmp_path: Pat
     assert "1 of 2 images fetched" in said
     assert "1  HTTP 404" in said
     assert f"pairs.path={tmp_path}/fetched pairs.text_column=caption" in said
+    assert "asked for before" not in said
+    asked = len(site.asked)
+    done = subprocess.run(done.args, capture_output=True, text=True, timeout=120)
+    assert f"are not again: remove {tmp_path}/fetched to fetch all anew" in done.stdout + done.stderr
+    assert len(site.asked) == asked
 
 
 @pytest.mark.env

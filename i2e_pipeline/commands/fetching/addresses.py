@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core.config import PairsConfig
-from i2e_pipeline.inputs import formats, listing, look
+from i2e_pipeline.inputs import formats, listing, look, where
 from i2e_pipeline.inputs.columns import InputError
 from i2e_pipeline.inputs.shard import Source
 
@@ -20,6 +20,9 @@ URL, CAPTION, KEY = "url", "caption", "source_key"
 it."""
 COLUMNS = pa.schema([(URL, pa.string()), (CAPTION, pa.string()), (KEY, pa.string())])
 _TABLES = ("parquet", "csv", "jsonl")
+_NOT_TAKEN, _NO_ADDRESS, _NO_TEXT = "not taken (pairs.where)", "without an address", "without a text"
+LEFT_OUT = (_NOT_TAKEN, _NO_ADDRESS, _NO_TEXT)
+"""Names under which rows are counted that are not fetched."""
 ROWS_OF_A_FILE = 1_000_000
 
 Linked = Callable[[Sequence[str]], set[str]]
@@ -48,13 +51,31 @@ def tables(pairs: PairsConfig) -> list[tuple[Source, str]]:
     return found
 
 
-def batches(source: Source, pairs: PairsConfig) -> Iterator[pa.RecordBatch]:
-    """All rows of a table in `COLUMNS`, as valid text without white space around addresses."""
+def without_images(pairs: PairsConfig) -> bool:
+    """Whether `pairs.path` begins with a table of addresses that has no images. Raises InputError as listing does."""
+    if not pairs.path or pairs.url_column is None:
+        return False
+    first = listing.listed(pairs)[0]
+    if first.format not in _TABLES:
+        return False
+    names = look.look(first, pairs.model_copy(update={"image_column": None})).schema.names
+    return pairs.url_column in names and pairs.image_column not in names
+
+
+def batches(source: Source, pairs: PairsConfig, counts: Counter[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a table that `pairs.where` takes in `COLUMNS`, as valid text without white space around addresses.
+
+    counts   gets how many rows there are, and how many are not taken
+    """
     shard = source.shard(pairs)
     wanted = {URL: pairs.url_column, CAPTION: pairs.text_column, KEY: pairs.key_column}
     named = {name: column for name, column in wanted.items() if column is not None}
-    for _, batch in formats.columns(shard, list(dict.fromkeys(named.values()))):
-        texts, _ = formats.texts(shard, batch)
+    looked_at = where.columns(pairs.where) if pairs.where else []
+    for _, stored in formats.columns(shard, list(dict.fromkeys([*named.values(), *looked_at]))):
+        batch = stored.filter(where.mask(pairs.where, stored)) if pairs.where else stored
+        counts["rows"] += stored.num_rows
+        counts[_NOT_TAKEN] += stored.num_rows - batch.num_rows
+        texts, _ = formats.texts(shard, batch.select(list(dict.fromkeys(named.values()))))
         arrays = [
             texts.column(named[name]).cast(pa.string()) if name in named else pa.nulls(len(texts), pa.string())
             for name in COLUMNS.names
@@ -66,8 +87,8 @@ def batches(source: Source, pairs: PairsConfig) -> Iterator[pa.RecordBatch]:
 def write(sources: Sequence[Source], pairs: PairsConfig, folder: Path, linked: Linked | None) -> Counter[str]:
     """Write the rows that are to be fetched as Parquet files of a folder; returns how many rows were what.
 
-    A row without an address or without a text is left out, and where `linked` is given one whose text leads to no
-    entity.
+    A row that `pairs.where` does not take, or without an address or a text, is left out, and where `linked` is given
+    one whose text leads to no entity.
     """
     counts: Counter[str] = Counter()
     waiting: list[pa.RecordBatch] = []
@@ -82,7 +103,7 @@ def write(sources: Sequence[Source], pairs: PairsConfig, folder: Path, linked: L
             written += 1
 
     for source in sources:
-        for batch in batches(source, pairs):
+        for batch in batches(source, pairs, counts):
             waiting.append(batch)
             if sum(len(b) for b in waiting) >= ROWS_OF_A_FILE:
                 put()
@@ -92,8 +113,7 @@ def write(sources: Sequence[Source], pairs: PairsConfig, folder: Path, linked: L
 
 
 def _kept(table: pa.Table, linked: Linked | None, counts: Counter[str]) -> pa.Table:
-    counts["rows"] += table.num_rows
-    for column, reason in ((URL, "without an address"), (CAPTION, "without a text")):
+    for column, reason in ((URL, _NO_ADDRESS), (CAPTION, _NO_TEXT)):
         has = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(table[column]), ""), False)
         counts[reason] += table.num_rows - (table := table.filter(has)).num_rows
     if linked is not None:

@@ -38,20 +38,45 @@ def python_for(named: str | None) -> str:
     Raises FetchError with the remedy where there is none and none can be made.
     """
     if named is not None:
-        _check(named, f"fetch.python={named}: name a Python with `pip install -r {_requirements()}`, or leave it unset")
+        _version(named, _remedy(named))
         return named
-    wanted = _requirements()
-    about = hashlib.blake2b(wanted.read_bytes() + sys.version.encode(), digest_size=8).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "i2e-pipeline" / "fetch"
-    place = cache / about
+    place = _place()
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f".{about}.lock"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.with_name(f".{place.name}.lock")):
             if not (place / _WHOLE).exists():
-                _make(place, wanted)
+                _make(place, _requirements())
     except OSError as error:
-        raise FetchError(f"{cache} cannot be written ({error}): set XDG_CACHE_HOME, or fetch.python") from None
+        raise FetchError(f"{place.parent} cannot be written ({error}): set XDG_CACHE_HOME, or fetch.python") from None
+    return _python(place)
+
+
+def said_of(named: str | None) -> str:
+    """Which img2dataset there is and where, or that there is none yet; nothing is made.
+
+    Raises FetchError where the named Python has none, or what was made is damaged.
+    """
+    if named is not None:
+        return f"img2dataset {_version(named, _remedy(named))} of {named} (fetch.python)"
+    place = _place()
+    if not (place / _WHOLE).exists():
+        return f"not there yet: `i2e fetch` installs img2dataset into {place}, once (650 MB)"
+    return f"img2dataset {_version(_python(place), f'remove {place}: `i2e fetch` makes it anew')} in {place}"
+
+
+def _place() -> Path:
+    """The environment of this user, of these requirements and this Python."""
+    about = hashlib.blake2b(_requirements().read_bytes() + sys.version.encode(), digest_size=8).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "i2e-pipeline" / "fetch" / about
+
+
+def _python(place: Path) -> str:
     return str(place / "bin" / "python")
+
+
+def _remedy(named: str) -> str:
+    return f"fetch.python={named}: name a Python with `pip install -r {_requirements()}`, or leave it unset"
 
 
 def _requirements() -> Path:
@@ -61,7 +86,7 @@ def _requirements() -> Path:
 def _make(place: Path, wanted: Path) -> None:
     log.info("fetch: installing img2dataset into %s, once (650 MB)", place)
     shutil.rmtree(place, ignore_errors=True)
-    python, uv = str(place / "bin" / "python"), _uv()
+    python, uv = _python(place), _uv()
     if uv is not None:
         steps: list[list[str]] = [
             [uv, "venv", "--quiet", "--python", sys.executable, str(place)],
@@ -75,7 +100,7 @@ def _make(place: Path, wanted: Path) -> None:
     remedy = f"make one where the registry can be reached (`pip install -r {wanted}`), and name it as fetch.python"
     for step in steps:
         _call(step, f"no environment for img2dataset at {place}: {remedy}", 1800)
-    _check(python, f"{place}: {remedy}")
+    _version(python, f"{place}: {remedy}")
     (place / _WHOLE).touch()
 
 
@@ -84,13 +109,18 @@ def _uv() -> str | None:
     return shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
 
 
-def _check(python: str, remedy: str) -> None:
-    # Found, not imported: that would take seconds.
-    asked = "import sys, importlib.util as u; sys.exit(u.find_spec('img2dataset') is None and 'no img2dataset')"
-    _call([python, "-I", "-c", asked], remedy, 60)
+def _version(python: str, remedy: str) -> str:
+    """The version of img2dataset that a Python has; of its files, since to import it would take seconds."""
+    asked = (
+        "import sys, importlib.metadata as m\n"
+        "try: print(m.version('img2dataset'))\n"
+        "except m.PackageNotFoundError: sys.exit('no img2dataset')"
+    )
+    return _call([python, "-I", "-c", asked], remedy, 60).strip()
 
 
-def _call(command: Sequence[str], remedy: str, seconds: float) -> None:
+def _call(command: Sequence[str], remedy: str, seconds: float) -> str:
+    """What a command says. Raises FetchError with the remedy where it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -98,3 +128,4 @@ def _call(command: Sequence[str], remedy: str, seconds: float) -> None:
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())[-400:]
         raise FetchError(f"{said or f'{command[0]} ended with {done.returncode}'}. {remedy}")
+    return done.stdout

@@ -4,7 +4,7 @@ Run by path, by a Python of an environment of its own that has img2dataset and n
 own modules alone, and img2dataset where it is used. `Guarded` travels to each fetching process and puts `Fetcher`
 there before the first address is asked for: a process cannot fetch without it.
 
-    python worker.py SETTINGS.json
+    python worker.py SETTINGS.json        # ends, with all that it started, when its standard input does
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import http.client
 import io
 import ipaddress
 import json
+import os
+import shutil
+import signal
 import socket
 import ssl
 import sys
@@ -21,11 +24,14 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
+from multiprocessing import get_context
+from multiprocessing.connection import wait
 from typing import Any
 
 _CHUNK = 1 << 16
@@ -186,7 +192,8 @@ class _Http(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         self._limits, self._watch = limits, watch
 
     def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
-        if is_blocked(urllib.parse.urlsplit(request.full_url).hostname or "", self._limits.blocked):
+        # What will be connected to, with its escapes undone, and not what is written: ex%61mple.org.
+        if is_blocked(_ascii(urllib.parse.urlsplit(f"//{request.host}").hostname or ""), self._limits.blocked):
             raise Refused("refused: a blocked domain (fetch.blocked_domains)")
         return self.do_request_(request)
 
@@ -234,6 +241,14 @@ def opener(limits: Limits, watch: Watch) -> urllib.request.OpenerDirector:
         made.add_handler(handler)
     made.addheaders = [("User-Agent", limits.user_agent), ("Accept", "image/*,*/*;q=0.5")]
     return made
+
+
+def _ascii(host: str) -> str:
+    """The host as names are looked up: letters of other scripts, widths and dots brought to ASCII."""
+    try:
+        return host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        raise Refused("refused: no name of a host") from None
 
 
 def is_blocked(host: str, blocked: frozenset[str]) -> bool:
@@ -365,21 +380,141 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:200]
 
 
-# img2dataset
+# What img2dataset does with it
+
+_UNFIT = ("image too small", "image area too large", "aspect ratio too large")
+"""What img2dataset says of images that its limits leave out."""
+
+
+class Resizer:
+    """img2dataset's resizer of an image as it is displayed.
+
+    img2dataset passes over EXIF's orientation, and what it encodes has no EXIF: a photo would lie on its side.
+
+    as_it_came   only leave out what the limits leave out, and else give the bytes that came
+    """
+
+    def __init__(self, resizer: Any, as_it_came: bool) -> None:
+        self._resizer, self._as_it_came = resizer, as_it_came
+
+    def __call__(self, stream: io.BytesIO, boxes: Any = None) -> tuple[Any, ...]:
+        """Image, width, height, width and height before, and why there is none, as img2dataset passes it on."""
+        content = stream.read()
+        image, *sizes, why = self._resizer(io.BytesIO(content if self._as_it_came else upright(content)), boxes)
+        if self._as_it_came and why not in _UNFIT:  # what cannot be decoded here, a run may read
+            return content, None, None, None, None, None
+        return image, *sizes, why
+
+
+def upright(content: bytes) -> bytes:
+    """The image with its pixels as they are displayed, where EXIF says that they are stored in another order."""
+    if content[:2] != b"\xff\xd8" or b"Exif\0\0" not in content[: 1 << 16]:
+        return content
+    exifread: Any = import_module("exifread")
+    try:
+        said = exifread.process_file(io.BytesIO(content), details=False).get("Image Orientation")
+        if said is None or said.values[0] not in range(2, 9):
+            return content
+    except Exception:  # whatever it comes to grief over in damaged EXIF
+        return content
+    cv2, numpy = import_module("cv2"), import_module("numpy")
+    turned = cv2.imdecode(numpy.frombuffer(content, numpy.uint8), cv2.IMREAD_ANYCOLOR)  # which turns it
+    return content if turned is None else bytes(cv2.imencode(".bmp", turned)[1])
+
+
+class Writer:
+    """A writer of img2dataset's whose shard fails where a sample could not be written (a full disk): img2dataset
+    goes on without the sample, and counts the shard as done."""
+
+    def __init__(self, made: Any, *arguments: Any) -> None:
+        self._writer, self._why = made(*arguments), ""
+
+    def write(self, *sample: Any) -> None:
+        try:
+            self._writer.write(*sample)
+        except Exception as error:
+            self._why = self._why or f"{type(error).__name__}: {error}"
+            raise
+
+    def close(self) -> None:
+        self._writer.close()
+        if self._why:
+            raise RuntimeError(f"a sample could not be written: {self._why}")
 
 
 class Guarded:
     """img2dataset's downloader of a shard, as it travels to fetching processes."""
 
-    def __init__(self, downloader: Any, limits: Limits) -> None:
-        self._downloader, self._limits = downloader, limits
+    def __init__(self, downloader: Any, limits: Limits, as_it_came: bool) -> None:
+        self._downloader, self._limits, self._as_it_came = downloader, limits, as_it_came
 
-    def __call__(self, shard: Any) -> Any:
+    def __call__(self, shard: tuple[int, str]) -> tuple[bool, Any]:
+        """Whether the shard is whole, and the shard."""
         downloader: Any = import_module("img2dataset.downloader")
         if not hasattr(downloader, "download_image_with_retry"):
             raise RuntimeError("this img2dataset fetches in another way than the one that was checked")
         downloader.download_image_with_retry = Fetcher(self._limits)
-        return self._downloader(shard)
+        made = copy(self._downloader)
+        # A folder of a shard that was killed: images that are not to be had any more would stay in it.
+        shutil.rmtree(f"{made.output_folder}/{shard[0]:0{made.oom_shard_count}d}", ignore_errors=True)
+        made.sample_writer_class = partial(Writer, made.sample_writer_class)
+        if not made.resizer.disable_all_reencoding:
+            made.resizer = Resizer(made.resizer, self._as_it_came)
+        whole, _ = made(shard)
+        return bool(whole), shard
+
+
+def distribute(processes: int, downloader: Any, shards: Iterable[Any], _: Any, tries: int) -> None:
+    """A process for each shard, in the place of img2dataset's pool, which waits for ever for a shard whose process was
+    killed (for its memory, mostly). Shards that fail are tried again at the end."""
+    failed = _each(processes, downloader, shards)
+    for _ in range(tries):
+        failed = _each(processes, downloader, failed)
+    if failed:
+        print(f"{len(failed)} shards failed")
+
+
+def _each(processes: int, downloader: Any, shards: Iterable[Any]) -> list[Any]:
+    context, running, failed = get_context("spawn"), dict[Any, tuple[Any, Any]](), list[Any]()
+
+    def settle() -> None:
+        for sentinel in wait(list(running)):
+            process, shard = running.pop(sentinel)
+            process.join()
+            if process.exitcode:
+                print(f"shard {shard[0]}: its process ended with {process.exitcode}")
+                failed.append(shard)
+
+    for shard in shards:
+        process = context.Process(target=_one, args=(downloader, shard), daemon=True)
+        process.start()
+        running[process.sentinel] = process, shard
+        while len(running) >= processes:
+            settle()
+    while running:
+        settle()
+    return failed
+
+
+def _one(downloader: Any, shard: Any) -> None:
+    end_with_caller()
+    whole, _ = downloader(shard)
+    sys.exit(0 if whole else 1)
+
+
+def end_with_caller() -> None:
+    """End this process and those of its group when standard input does, which the caller holds open while it lives.
+
+    A caller that is killed could not do it, and img2dataset would fetch on beside its successor.
+    """
+
+    def watch() -> None:
+        with suppress(OSError):
+            while os.read(0, 1):
+                pass
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def read_limits(tree: dict[str, Any]) -> Limits:
@@ -393,11 +528,15 @@ def as_tree(limits: Limits) -> dict[str, Any]:
 
 
 def main(settings: str) -> None:
+    end_with_caller()
     img2dataset: Any = import_module("img2dataset.main")  # the package calls a function of it `main`
     with open(settings, encoding="utf-8") as file:
         tree = json.load(file)
-    limits, made = read_limits(tree["limits"]), img2dataset.Downloader
-    img2dataset.Downloader = lambda **arguments: Guarded(made(**arguments), limits)
+    if not hasattr(img2dataset, "multiprocessing_distributor"):
+        raise RuntimeError("this img2dataset starts its processes in another way than the one that was checked")
+    limits, made, as_it_came = read_limits(tree["limits"]), img2dataset.Downloader, tree["as_it_came"]
+    img2dataset.Downloader = lambda **arguments: Guarded(made(**arguments), limits, as_it_came)
+    img2dataset.multiprocessing_distributor = distribute
     img2dataset.download(**tree["arguments"])
 
 
