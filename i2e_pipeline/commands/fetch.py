@@ -27,7 +27,6 @@ from i2e_pipeline.core.packaged import folder as packaged
 from i2e_pipeline.core.version import __version__
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.inputs import img2dataset
-from i2e_pipeline.inputs.shard import Source
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +181,7 @@ def _folder(config: Config) -> Path:
     return Path(named.removeprefix("file://")).absolute()
 
 
-def _prepare(pipeline: Pipeline, folder: Path, found: Sequence[tuple[Source, str]]) -> Counter[str]:
+def _prepare(pipeline: Pipeline, folder: Path, found: Sequence[addresses.Addresses]) -> Counter[str]:
     """Write the rows that are to be fetched, unless a fetch before did; returns how many rows were what.
 
     img2dataset goes on by the numbers of shards. So a folder is of one table and one choice of rows.
@@ -190,9 +189,10 @@ def _prepare(pipeline: Pipeline, folder: Path, found: Sequence[tuple[Source, str
     config, ours = pipeline.config, folder / _OURS
     record = str(ours / img2dataset.RECORD)
     chosen: dict[str, Any] = {
-        "tables": [digest_ for _, digest_ in found],
+        "tables": [table.digest for table in found],
         "pairs": {k: getattr(config.pairs, k) for k in ("url_column", "text_column", "key_column", "captions")}
-        | ({"where": config.pairs.where} if config.pairs.where else {}),
+        | ({"where": config.pairs.where} if config.pairs.where else {})
+        | ({"keep_columns": dict(config.pairs.keep_columns)} if config.pairs.keep_columns else {}),
         "images": {k: getattr(config.fetch, k) for k in ("output_format", "resize_mode", "image_size")}
         | {k: value for k, value in config.fetch if k in _YOUNGER and value != FetchConfig.model_fields[k].default},
     }
@@ -211,7 +211,7 @@ def _prepare(pipeline: Pipeline, folder: Path, found: Sequence[tuple[Source, str
     with files.fresh_folder(ours, alone=True) as fresh:
         (fresh / "tables").mkdir()
         linked = (lambda texts: _linked(pipeline, texts)) if config.fetch.linked_only else None
-        counts = addresses.write([source for source, _ in found], config.pairs, fresh / "tables", linked)
+        counts = addresses.write(found, config.pairs, fresh / "tables", linked)
         rows = [pq.read_metadata(path).num_rows for path in sorted((fresh / "tables").glob("*.parquet"))]
         shards = sum(-(-n // config.fetch.shard_rows) for n in rows)
         record_of = {"of": digest(chosen), "counts": dict(counts), "shards": shards}
@@ -244,7 +244,7 @@ def _download(config: Config, folder: Path, python: str, limits: worker.Limits, 
         "input_format": "parquet",
         "url_col": addresses.URL,
         "caption_col": addresses.CAPTION,
-        "save_additional_columns": [addresses.KEY],
+        "save_additional_columns": [addresses.KEY, *addresses.kept_columns(config.pairs)],
         "output_folder": str(folder),
         "output_format": fetch.output_format,
         **sizes,
@@ -317,6 +317,9 @@ def told(fetched: Fetched, say: Callable[[str], None]) -> None:
     counts = fetched.counts
     left = [f"{counts[why]:,} {why}" for why in addresses.LEFT_OUT if counts.get(why)]
     say(f"{counts['rows']:,} rows" + (f", left out {', '.join(left)}" if left else ""))
+    for why, rows in counts.items():
+        if why.startswith("whose ") and rows:
+            say(f"{rows:,} {why}: left empty")
     if "asked" in counts:
         say(f"{counts.get('linked', 0):,} of {counts['asked']:,} texts lead to an entity; the others are not fetched")
     say(f"{fetched.images:,} of {counts.get('to fetch', 0):,} images fetched")

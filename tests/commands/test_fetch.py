@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -390,10 +390,22 @@ def test_every_form_of_table_gives_the_same_rows(form: str, tmp_path: Path) -> N
     else:
         pc_csv.write_csv(table, path, pc_csv.WriteOptions(delimiter="\t" if form == "tsv" else ","))
     pairs = PairsConfig(path=str(path), url_column="link", text_column="alt", key_column="id")
-    counts = addresses.write([source for source, _ in addresses.tables(pairs)], pairs, out, None)
+    counts = addresses.write(addresses.tables(pairs), pairs, out, None)
     assert rows(out) == [("http://x/1", "1984", "a"), ("http://x/2", "two\nlines", "b")]
     wanted = {"rows": 4, "without an address": 1, "without a text": 1, "to fetch": 2, "with a key": 2}
     assert {name: n for name, n in counts.items() if n} == wanted
+
+
+def test_columns_that_are_kept_are_fetched_along(tmp_path: Path) -> None:
+    lines = [{"url": f"http://x/{n}", "caption": "a", "likeness": value} for n, value in enumerate([1, 0.5, "high"])]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    keep = {"likeness": "double", "sha256": None, "original_width": None}  # img2dataset writes the last two
+    pairs = PairsConfig(path=f"{tmp_path}/t.jsonl", keep_columns=keep)
+    counts = addresses.write(addresses.tables(pairs), pairs, tmp_path, None)
+    assert [row["likeness"] for row in pq.read_table(tmp_path / "000000.parquet").to_pylist()] == [1.0, 0.5, None]
+    assert counts["whose likeness is no double"] == 1
+    with pytest.raises(InputError, match="no input file has a column 'licence'"):
+        addresses.tables(PairsConfig(path=f"{tmp_path}/t.jsonl", keep_columns=["licence"]))
 
 
 @pytest.mark.parametrize(
@@ -560,11 +572,13 @@ def test_doctor_says_which_img2dataset_there_is(python: str) -> None:
     assert said.endswith(f"of {python} (fetch.python)")
 
 
-def fetched(table: Path, folder: Path, python: str, **more: Any) -> tuple[fetch.Fetched, PairsConfig]:
+def fetched(
+    table: Path, folder: Path, python: str, keep: Sequence[str] = (), **more: Any
+) -> tuple[fetch.Fetched, PairsConfig]:
     """What a fetch comes to, and the settings that it tells for a run."""
     made = from_tree(
         {
-            "pairs": {"path": str(table)},
+            "pairs": {"path": str(table), "keep_columns": list(keep)},
             "output": str(folder.parent / "out"),
             "fetch": {
                 "folder": str(folder), "contact": "me@example.org", "python": python, "processes": 1, "threads": 8,

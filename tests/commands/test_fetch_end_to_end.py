@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pc_csv
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -40,6 +41,7 @@ from tests.inputs.test_forms import with_knowledge as with_knowledge
 
 pytestmark = [pytest.mark.env, pytest.mark.slow]
 FORMS = ("parquet", "webdataset", "files")
+KEPT = ("similarity", "license", "watermark", "seen")
 
 
 def test_each_of_its_forms_gives_the_same_dataset(
@@ -51,24 +53,38 @@ def test_each_of_its_forms_gives_the_same_dataset(
     site = open_site({f"/{p.key}": p.image for p in known})
     table = tmp_path / "t.csv"
     gone = {"key": "gone", "caption": "An image that is there no more", "url": site.url("/gone")}
-    rows = [{"key": p.key, "caption": p.caption, "url": site.url(f"/{p.key}")} for p in known] + [gone]
+    rows = [
+        {"key": p.key, "caption": p.caption, "url": site.url(f"/{p.key}"), **{n: p.facts[n] for n in KEPT}}
+        for p in known
+    ] + [gone]
     pc_csv.write_csv(pa.Table.from_pylist(rows), table)
     datasets = {}
     for form in FORMS:
         output = tmp_path / form
         shutil.copytree(with_knowledge, output)
-        found, pairs = fetched(table, tmp_path / f"fetched-{form}", python, output_format=form, shard_rows=30)
+        found, pairs = fetched(
+            table, tmp_path / f"fetched-{form}", python, keep=[*KEPT, "sha256"], output_format=form, shard_rows=30
+        )
         assert found.results == {"success": len(known), "HTTP 404": 1}
         told = pairs.model_dump(include={"path", "text_column", "key_column"})
         overrides = [f"pairs.{name}={list(v) if name == 'path' else v}" for name, v in told.items()]
+        overrides += [f"pairs.keep_columns=[{', '.join(KEPT)}, sha256]"]
         assert run(settings(world, output, *overrides), spark)["knowledge_base"] == 0
         images, entities = content(output)
-        datasets[form] = images, {entity: row["name"] for entity, row in entities.items()}
+        rows_kept = ds.dataset(output / "i2e" / "images", format="parquet").to_table(["image_id", *KEPT, "sha256"])
+        datasets[form] = images, {entity: row["name"] for entity, row in entities.items()}, by_image(rows_kept)
     assert datasets["parquet"] == datasets["webdataset"] == datasets["files"]
-    images, names = datasets["parquet"]
+    images, names, kept = datasets["parquet"]
+    facts = {site.url(f"/{p.key}"): {name: p.facts[name] for name in KEPT} for p in known}
+    for image, (sha256, _, url, _) in images.items():
+        assert kept[image] == {**facts[url], "sha256": sha256}
     assert len(images) > 20
     assert len(names) > 5
     assert {url for _, _, url, _ in images.values()} <= {row["url"] for row in rows}
+
+
+def by_image(rows: pa.Table) -> dict[bytes, dict[str, Any]]:
+    return {row.pop("image_id"): row for row in rows.to_pylist()}
 
 
 def photo(size: tuple[int, int], kind: str = "JPEG", orientation: int = 1, mode: str = "RGB") -> bytes:
