@@ -160,34 +160,13 @@ class Units:
             unreadable = [source.path for source, file in zip(to_read, found, strict=True) if file is None]
             changed += [Gone(seen[path][0].name, path, "has changed") for path in unreadable]
         read = [file for file in found if file is not None]
-        by_digest = {f.digest: f for _, f in seen.values()}
         present = {s.path for s in listed}
-        fresh: dict[str, InputFile] = {}
-        moved: dict[str, InputFile] = {}
         if empty := [f for f in read if not f.rows]:
             if len(empty) == len(listed):
                 raise InputError(f"no row in any of {len(empty)} files, the first of which is {empty[0].path}")
             log.info("%d input files without a row, such as %s", len(empty), empty[0].path)
-        for file in read:
-            if not file.rows:
-                continue
-            if file.digest in dropped:
-                continue
-            twin = by_digest.get(file.digest)
-            if file.path in seen and (twin is None or twin.path != file.path):
-                if changed is not None:
-                    changed.append(Gone(seen[file.path][0].name, file.path, "has changed"))
-                    continue
-                raise InputError(
-                    f"{file.path} has changed since unit {seen[file.path][0].name} was read from it: use another "
-                    f"output, or give the new content another name, or `i2e run --forget {seen[file.path][0].name}`"
-                )
-            if twin is not None and twin.path != file.path and (twin.path in present or twin.digest in fresh):
-                raise InputError(f"{file.path} and {twin.path} hold the same rows: leave one of them out of pairs.path")
-            if twin is not None:
-                moved[file.digest] = file
-                continue
-            by_digest[file.digest] = fresh[file.digest] = file
+        with_rows = [f for f in read if f.rows and f.digest not in dropped]
+        fresh, moved = _fresh_and_moved(with_rows, seen, present, changed)
         units = [self._with_files(unit, moved, remember) for unit in units]
         next_shard = 1 + max((f.shard for unit in units for f in unit.files), default=-1)
         for done, to_read_on in sorted(_by_share_done(units, list(fresh.values()), present, pairs.sample).items()):
@@ -293,6 +272,39 @@ def _kinds(source: Source, images: bool, pairs: PairsConfig) -> Mapping[str, str
 def kept_columns(units: Sequence[Unit], pairs: PairsConfig) -> pa.Schema:
     """The columns that the dataset of these units keeps of its input. Raises InputError where no file has one."""
     return kept.schema([(f.path, f.kinds) for unit in units for f in unit.files], pairs)
+
+
+def _fresh_and_moved(
+    read: Sequence[InputFile],
+    seen: Mapping[str, tuple[Unit, InputFile]],
+    present: Set[str],
+    changed: list[Gone] | None,
+) -> tuple[dict[str, InputFile], dict[str, InputFile]]:
+    """Files whose content was not there before, and those that lie elsewhere than they did, by their digests.
+
+    seen      files of units by their paths
+    present   all paths that are listed
+    """
+    by_digest = {f.digest: f for _, f in seen.values()}
+    fresh: dict[str, InputFile] = {}
+    moved: dict[str, InputFile] = {}
+    for file in read:
+        twin = by_digest.get(file.digest)
+        if file.path in seen and (twin is None or twin.path != file.path):
+            unit = seen[file.path][0].name
+            if changed is None:
+                raise InputError(
+                    f"{file.path} has changed since unit {unit} was read from it: use another output, or give the new "
+                    f"content another name, or `i2e run --forget {unit}`"
+                )
+            changed.append(Gone(unit, file.path, "has changed"))
+        elif twin is not None and twin.path != file.path and (twin.path in present or twin.digest in fresh):
+            raise InputError(f"{file.path} and {twin.path} hold the same rows: leave one of them out of pairs.path")
+        elif twin is not None:
+            moved[file.digest] = file
+        else:
+            by_digest[file.digest] = fresh[file.digest] = file
+    return fresh, moved
 
 
 def _by_share_done(
