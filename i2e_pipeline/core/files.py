@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
@@ -515,6 +516,14 @@ def write_table(path: str, table: pa.Table) -> None:
     """Write a small table as a Parquet file, as `write_bytes` does."""
     with fresh_stream(path) as stream:
         pq.write_table(table, stream, compression="zstd")
+
+
+def write_batches(path: str, batches: Iterator[pa.RecordBatch]) -> None:
+    """Write batches as a Parquet file, a row group each, as `write_bytes` does; one of them is held at a time."""
+    first = next(batches)
+    with fresh_stream(path) as stream, pq.ParquetWriter(stream, first.schema, compression="zstd") as writer:
+        for batch in chain([first], batches):
+            writer.write_batch(batch)
 
 
 def create_json(path: str, value: Any) -> None:

@@ -222,7 +222,10 @@ class Units:
         found, info = look.look(source, pairs, images), source.info
         digest = str(found.digest)
         if remember and found.index is not None and found.rows:
-            files.write_table(self._index(digest), found.index)
+            if isinstance(found.index, pa.Table):
+                files.write_table(self._index(digest), found.index)
+            else:
+                files.write_batches(self._index(digest), found.index())
         indexed = found.index is not None
         return InputFile(
             -1, info.path, info.size, info.modified, digest, found.rows, None, source.format, indexed, found.kinds

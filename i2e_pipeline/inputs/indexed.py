@@ -8,11 +8,9 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from i2e_pipeline.core import files
 from i2e_pipeline.inputs import samples
-from i2e_pipeline.inputs.shard import Format, Shard, ShardChanged, ShardError
+from i2e_pipeline.inputs.shard import Format, Shard, ShardChanged, opened_index
 
 _ROWS = 1024
 """Samples whose texts are held at a time."""
@@ -58,12 +56,5 @@ class Indexed(Format):
 
 def read_index(shard: Shard) -> pa.Table:
     """What the plan has written of a shard. Raises ShardError where it is gone."""
-    if shard.index is None:
-        raise ShardError(f"{shard.path} has no index: it was not planned in this form")
-    try:
-        filesystem, inner = files.open_filesystem(shard.index)
-        return pq.read_table(inner, filesystem=filesystem, partitioning=None)
-    except FileNotFoundError:
-        raise ShardError(
-            f"the index of {shard.path} is gone ({shard.index}): put it back, or use another output"
-        ) from None
+    with opened_index(shard) as file:
+        return file.read()

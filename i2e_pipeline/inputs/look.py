@@ -71,7 +71,7 @@ def _check_images(source: Source, found: Look, pairs: PairsConfig) -> None:
     rows = min(found.rows, _ROWS_SAMPLED)
     with TemporaryDirectory() as place:
         index = None
-        if found.index is not None:
+        if isinstance(found.index, pa.Table):
             index = f"{place}/index.parquet"
             files.write_table(index, found.index.slice(0, rows))
         with formats.images(source.shard(pairs, index)) as reader:

@@ -7,13 +7,16 @@ formats.py names them all. A `Shard` is small and travels to workers, which open
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.files import FileInfo
 from i2e_pipeline.core.stored_image import StoredImage
@@ -87,6 +90,22 @@ def shard_of(path: str, format_: str, index: str | None, pairs: PairsConfig) -> 
     )
 
 
+@contextmanager
+def opened_index(shard: Shard) -> Iterator[pq.ParquetFile]:
+    """What the plan has written of a shard. Raises ShardError where it is gone."""
+    if shard.index is None:
+        raise ShardError(f"{shard.path} has no index: it was not planned in this form")
+    filesystem, inner = files.open_filesystem(shard.index)
+    try:
+        stream = filesystem.open_input_file(inner)
+    except FileNotFoundError:
+        raise ShardError(
+            f"the index of {shard.path} is gone ({shard.index}): put it back, or use another output"
+        ) from None
+    with stream:
+        yield pq.ParquetFile(stream, pre_buffer=False)
+
+
 @dataclass(frozen=True)
 class Look:
     """What a plan learns of a shard without reading its images."""
@@ -94,8 +113,9 @@ class Look:
     rows: int
     schema: pa.Schema
     """Types of its columns; of those of formats without types, what the first rows show."""
-    index: pa.Table | None = None
-    """What workers need to find rows, where the format does not say it."""
+    index: pa.Table | Callable[[], Iterator[pa.RecordBatch]] | None = None
+    """What workers need to find rows, where the format does not say it; of what does not fit into memory, how to make
+    it, at least one batch."""
     digest: str | None = None
     """32 hex characters that name the content; None: those of the file at the path."""
     kinds: Mapping[str, str] = field(default_factory=dict)

@@ -8,20 +8,24 @@ import json
 import math
 from abc import abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import cached_property, partial
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc_csv
+import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.stored_image import StoredImage
 from i2e_pipeline.inputs import columns as types
 from i2e_pipeline.inputs import kept
 from i2e_pipeline.inputs.named_files import NamedFiles
-from i2e_pipeline.inputs.shard import Format, Images, Look, Shard, ShardError
+from i2e_pipeline.inputs.parquet import selected_rows
+from i2e_pipeline.inputs.shard import Format, Images, Look, Shard, ShardError, opened_index
 
 if TYPE_CHECKING:
     from i2e_pipeline.core.config import PairsConfig
@@ -30,22 +34,68 @@ if TYPE_CHECKING:
 _BLOCK = 16 << 20
 """Bytes that are parsed at a time; a row may not be longer."""
 _LINES = 4096
+"""Rows that are held at a time, and a row group of the index."""
+_LINE = "line"
+"""The column of JSON lines' index."""
 
 
 class _Table(Format):
-    """What these formats share: no types, and images that rows name by path."""
+    """What these formats share: rows that are found by reading from the beginning, and images that rows name by path.
+
+    So the plan writes all rows once more, as Parquet, from which tasks read their own.
+    """
 
     looks_at_all = True
 
-    def look(self, source: Source, pairs: PairsConfig) -> Look:
-        shard = source.shard(pairs)
-        names = self.names(shard)
-        rows, kinds = self.looked_through(shard, pairs.text_column, list(pairs.keep_columns))
-        return Look(rows, pa.schema([pa.field(n, pa.string()) for n in names]), kinds=kinds)
+    @abstractmethod
+    def records(self, path: str, columns: Sequence[str] | None = None) -> Generator[pa.RecordBatch, None, None]:
+        """All rows of a file, _LINES at a time, as the index keeps them; of these columns (None: all). Raises
+        ShardError."""
 
     @abstractmethod
-    def looked_through(self, shard: Shard, text_column: str, keep: Sequence[str]) -> tuple[int, dict[str, str]]:
-        """How many rows it has, and what the columns `keep` hold (kept.py)."""
+    def parsed(self, records: pa.RecordBatch, columns: Sequence[str], shard: Shard) -> pa.RecordBatch:
+        """These columns of records."""
+
+    @abstractmethod
+    def kinds_of(self, records: pa.RecordBatch, keep: Sequence[str]) -> dict[str, str]:
+        """What these columns hold, that the dataset is to keep (kept.py)."""
+
+    def indexed(self, columns: Sequence[str]) -> Sequence[str]:
+        """The columns of the index that these are made of."""
+        return columns
+
+    def look(self, source: Source, pairs: PairsConfig) -> Look:
+        path, keep = source.path, list(pairs.keep_columns)
+        names = self.names(source.shard(pairs))
+        rows, found = 0, [dict.fromkeys(keep, kept.ABSENT)]
+        with closing(self.records(path, list(dict.fromkeys([pairs.text_column, *keep])))) as parts:
+            for records in parts:
+                rows += records.num_rows
+                found.append(self.kinds_of(records, [name for name in keep if name in names]))
+        schema = pa.schema([pa.field(n, pa.string()) for n in names])
+        return Look(rows, schema, partial(self.records, path), kinds=kept.of_parts(found))
+
+    def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        start = 0
+        with closing(self._all_records(shard, columns)) as parts:
+            for records in parts:
+                yield start, self.parsed(records, columns, shard)
+                start += records.num_rows
+
+    def _all_records(self, shard: Shard, columns: Sequence[str]) -> Generator[pa.RecordBatch, None, None]:
+        if shard.index is None:
+            yield from self.records(shard.path, columns)
+            return
+        with opened_index(shard) as file:
+            here = [c for c in self.indexed(columns) if c in file.schema_arrow.names]
+            yield from file.iter_batches(_LINES, columns=here, use_threads=False)
+
+    def rows(self, shard: Shard, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        if shard.index is None:
+            yield from super().rows(shard, rows, columns)
+            return
+        for records in selected_rows(shard.index, rows, self.indexed(columns)):
+            yield self.parsed(records, columns, shard)
 
     def images(self, shard: Shard, column: str) -> Images:
         return TableImages(self, shard, column)
@@ -59,29 +109,30 @@ class Csv(_Table):
     )
 
     def names(self, shard: Shard) -> list[str]:
-        with _opened(shard.path) as stream, closing(self._reader(shard.path, stream, None)) as reader:
+        with _opened(shard.path) as stream, closing(self._reader(shard.path, stream)) as reader:
             return list(reader.schema.names)
 
-    def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        has = self.names(shard)
-        here, start = [c for c in columns if c in has], 0
-        with _opened(shard.path) as stream, closing(self._reader(shard.path, stream, here or has[:1])) as reader:
+    def records(self, path: str, columns: Sequence[str] | None = None) -> Generator[pa.RecordBatch, None, None]:
+        with _opened(path) as stream, closing(self._reader(path, stream)) as reader:
+            names = list(reader.schema.names)
+        # Where a name stands twice, and is used, the plan refuses the file.
+        once = [name for name in names if names.count(name) == 1]
+        here = [name for name in columns if name in once] if columns is not None else once
+        with _opened(path) as stream, closing(self._reader(path, stream, here or once[:1] or names[:1])) as reader:
             for batch in reader:
-                yield start, types.only(batch, columns)
-                start += batch.num_rows
+                for start in range(0, batch.num_rows, _LINES):
+                    yield batch.slice(start, _LINES)
 
-    def looked_through(self, shard: Shard, text_column: str, keep: Sequence[str]) -> tuple[int, dict[str, str]]:
-        rows, found = 0, [dict.fromkeys(keep, kept.ABSENT)]
-        here = [name for name in keep if name in self.names(shard)]
-        for start, batch in self.batches(shard, list(dict.fromkeys([text_column, *here]))):
-            rows = start + batch.num_rows
-            found.append({name: kept.of_cells(batch.column(name)) for name in here})
-        return rows, kept.of_parts(found)
+    def parsed(self, records: pa.RecordBatch, columns: Sequence[str], shard: Shard) -> pa.RecordBatch:
+        return types.only(records, columns)
+
+    def kinds_of(self, records: pa.RecordBatch, keep: Sequence[str]) -> dict[str, str]:
+        return {name: kept.of_cells(records.column(name)) for name in keep if name in records.schema.names}
 
     @staticmethod
-    def _reader(path: str, stream: IO[bytes], columns: Sequence[str] | None) -> Any:
+    def _reader(path: str, stream: IO[bytes], columns: Sequence[str] | None = None) -> Any:
+        """`columns`: as bytes, since what is no UTF-8 is mended later; None: all, with types by their first rows."""
         tabs = any(part in path.lower().rsplit("/", 1)[-1] for part in (".tsv", ".tab"))
-        kinds = None if columns is None else dict.fromkeys(columns, pa.binary())  # what is no UTF-8 is mended later
         try:
             return pc_csv.open_csv(
                 stream,
@@ -89,7 +140,7 @@ class Csv(_Table):
                 parse_options=pc_csv.ParseOptions(delimiter="\t" if tabs else ",", newlines_in_values=True),
                 convert_options=pc_csv.ConvertOptions(
                     check_utf8=False,
-                    column_types=kinds,
+                    column_types=None if columns is None else dict.fromkeys(columns, pa.binary()),
                     include_columns=list(columns) if columns is not None else [],
                     strings_can_be_null=False,
                     null_values=[],
@@ -103,27 +154,27 @@ class JsonLines(_Table):
     name, suffixes, kind = "jsonl", (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"), "file of JSON lines"
 
     def names(self, shard: Shard) -> list[str]:
-        with closing(_objects(shard.path)) as lines:
-            return list(dict.fromkeys(name for row in islice(lines, 100) for name in row))
+        with closing(_lines(shard.path)) as lines:
+            return list(dict.fromkeys(name for _, row in islice(lines, 100) for name in row))
 
-    def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        start = 0
-        with closing(_objects(shard.path)) as lines:
-            while rows := list(islice(lines, _LINES)):
-                yield start, from_objects(rows, columns, shard.kept)
-                start += len(rows)
+    def records(self, path: str, columns: Sequence[str] | None = None) -> Generator[pa.RecordBatch, None, None]:
+        with closing(_lines(path)) as lines:
+            while part := [line for line, _ in islice(lines, _LINES)]:
+                yield pa.RecordBatch.from_arrays([pa.array(part, pa.binary())], [_LINE])
 
-    def looked_through(self, shard: Shard, text_column: str, keep: Sequence[str]) -> tuple[int, dict[str, str]]:
-        count, found = 0, [dict.fromkeys(keep, kept.ABSENT)]
-        with closing(_objects(shard.path)) as lines:
-            while rows := list(islice(lines, _LINES)):
-                count += len(rows)
-                found.append(kept.of_objects(rows, keep))
-        return count, kept.of_parts(found)
+    def indexed(self, columns: Sequence[str]) -> Sequence[str]:
+        return [_LINE]
+
+    def parsed(self, records: pa.RecordBatch, columns: Sequence[str], shard: Shard) -> pa.RecordBatch:
+        return from_objects([json_of(line) for line in records.column(_LINE).to_pylist()], columns, shard.kept)
+
+    def kinds_of(self, records: pa.RecordBatch, keep: Sequence[str]) -> dict[str, str]:
+        return kept.of_objects([json_of(line) for line in records.column(_LINE).to_pylist()] if keep else [], keep)
 
 
-def _objects(path: str) -> Generator[dict[str, Any], None, None]:
-    """The objects of a file of JSON lines; blank lines are none. Raises ShardError with the line's number."""
+def _lines(path: str) -> Generator[tuple[bytes, dict[str, Any]], None, None]:
+    """The lines of a file of JSON lines, each with its object; blank lines are none. Raises ShardError with the line's
+    number."""
     with _opened(path) as stream:
         for number, line in enumerate(stream, 1):
             line = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
@@ -135,7 +186,7 @@ def _objects(path: str) -> Generator[dict[str, Any], None, None]:
                 raise ShardError(f"{path}, line {number}: no JSON ({error}): mend the line or leave it out") from None
             if not isinstance(row, dict):
                 raise ShardError(f"{path}, line {number}: an object is wanted in each line, not {type(row).__name__}")
-            yield row
+            yield line, row
 
 
 def json_of(stored: bytes) -> Any:
@@ -194,31 +245,51 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
 
 
 class TableImages(Images):
-    """Files that a column of a table names."""
+    """Files that a column of a table names. The names of a chunk of rows are held at a time."""
 
-    def __init__(self, table: Format, shard: Shard, column: str) -> None:
+    def __init__(self, table: _Table, shard: Shard, column: str) -> None:
         self.path = shard.path
         self._table, self._shard, self._column = table, shard, column
         self._files = NamedFiles(shard)
-        self._names: list[str | None] | None = None
+        self._names: list[str | None] = []
+        self._start = 0
+        """Row of the first of these names."""
+        self._index = ExitStack()
+        self._file: pq.ParquetFile | None = None
+        if shard.index is not None:
+            self._file = self._index.enter_context(opened_index(shard))
+            sizes = [self._file.metadata.row_group(g).num_rows for g in range(self._file.metadata.num_row_groups)]
+            self._ends = np.cumsum(sizes, dtype=np.int64)
 
-    @property
+    @cached_property
     def rows(self) -> int:  # type: ignore[override]
-        return len(self._all())
-
-    def _all(self) -> list[str | None]:
-        """All names: they are short, and a table is read from its start in any case."""
-        if self._names is None:
-            parts = [types.text(b.column(0))[0] for _, b in self._table.batches(self._shard, [self._column])]
-            self._names = [name for part in parts for name in part.to_pylist()]
-        return self._names
+        if self._file is not None:
+            return int(self._file.metadata.num_rows)
+        return sum(b.num_rows for _, b in self._table.batches(self._shard, [self._column]))
 
     def read(self, rows: Iterable[int]) -> Iterator[StoredImage]:
-        asked, names = iter(rows), self._all()
+        asked = iter(rows)
         while some := list(islice(asked, 16)):
-            for row in some:
-                self.check_row(row)
-            yield from self._files.read([names[row] for row in some])
+            yield from self._files.read([self._name(row) for row in some])
+
+    def _name(self, row: int) -> str | None:
+        if not self._start <= row < self._start + len(self._names):
+            self.check_row(row)
+            self._go_to(row)
+        return self._names[row - self._start]
+
+    def _go_to(self, row: int) -> None:
+        if self._file is not None:
+            group = int(np.searchsorted(self._ends, row, side="right"))
+            self._start = int(self._ends[group - 1]) if group else 0
+            here = [c for c in self._table.indexed([self._column]) if c in self._file.schema_arrow.names]
+            table = self._file.read_row_group(group, columns=here, use_threads=False).combine_chunks()
+            chunk = self._table.parsed(table.to_batches()[0], [self._column], self._shard)
+        else:
+            batches = self._table.batches(self._shard, [self._column])
+            self._start, chunk = next((n, b) for n, b in batches if row < n + b.num_rows)
+        self._names = types.text(chunk.column(0))[0].to_pylist()
 
     def close(self) -> None:
         self._files.close()
+        self._index.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,7 +17,8 @@ import pytest
 
 from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.engine.units import Units, kept_columns
-from i2e_pipeline.inputs import formats, where
+from i2e_pipeline.inputs import formats, tables, where
+from i2e_pipeline.inputs.shard import ShardChanged
 from i2e_pipeline.publish.images import Columns, rows_of_shards
 from tests.chain import content, run, settings
 from tests.inputs.forms import FORMS, KEPT, WITHOUT_URL, Pair, kept_of, pairs_of
@@ -169,3 +173,41 @@ def test_every_form_gives_the_same_dataset(
     by_content = {(p.url, p.caption): kept_of(p) for p in everything}
     for row in table.to_pylist():
         assert {name: row[name] for name in KEPT} == by_content[row["url"], row["alt_text"]]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl.gz"])
+def test_a_task_does_not_read_a_table_from_its_beginning(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a table of millions of rows that each of a thousand tasks reads whole, and holds the names of."""
+    count = 10_000
+    rows = [{"n": str(n), "caption": f"row\n{n}", "jpg": f"{n % 10}.jpg", "tags": n} for n in range(count)]
+    for n in range(10):
+        (tmp_path / f"{n}.jpg").write_bytes(b"image %d" % n)
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["n", "caption", "jpg", "tags"])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    pairs = PairsConfig(path=str(path), key_column="n", keep_columns=["tags"])
+    registry = Units(str(tmp_path / "out"))
+    (unit,) = registry.plan(pairs)
+    shard = registry.shard(unit.files[0], pairs)
+    assert kept_columns([unit], pairs) == pa.schema([("tags", pa.int64())])
+    monkeypatch.setattr(tables, "_opened", lambda path: pytest.fail(f"{path} was read again"))
+    some = [0, 4095, 4096, 9999]
+    read = [row for batch in formats.rows(shard, some, ["n", "caption"]) for row in batch.to_pylist()]
+    assert [formats.texts(shard, pa.RecordBatch.from_pylist(read))[0].to_pylist()] == [
+        [{"n": str(n), "caption": f"row\n{n}"} for n in some]
+    ]
+    assert sum(batch.num_rows for _, batch in formats.columns(shard, ["caption", "no such column"])) == count
+    with formats.images(shard) as images:
+        assert images.rows == count
+        asked = [3, 9998, 4096, 0, 17]
+        assert list(images.read(asked)) == [b"image %d" % (n % 10) for n in asked]
+        assert len(images._names) <= 4096  # type: ignore[attr-defined]
+        with pytest.raises(ShardChanged, match=r"has 10000 rows, and row 10000 was asked for"):
+            list(images.read([count]))
