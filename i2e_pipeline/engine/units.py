@@ -296,8 +296,9 @@ def _fresh_and_moved(
         if file.path in seen and (twin is None or twin.path != file.path):
             unit = seen[file.path][0].name
             if changed is None:
+                what = f"an image or a text in the folder of {file.path}" if file.format == "files" else file.path
                 raise InputError(
-                    f"{file.path} has changed since unit {unit} was read from it: use another output, or give the new "
+                    f"{what} has changed since unit {unit} was read from it: use another output, or give the new "
                     f"content another name, or `i2e run --forget {unit}`"
                 )
             changed.append(Gone(unit, file.path, "has changed"))

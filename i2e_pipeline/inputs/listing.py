@@ -17,14 +17,13 @@ from i2e_pipeline.core import files, stores
 from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.files import FileInfo
-from i2e_pipeline.inputs import img2dataset, samples
+from i2e_pipeline.inputs import img2dataset, sidecars
 from i2e_pipeline.inputs.columns import InputError
 from i2e_pipeline.inputs.formats import FORMATS
 from i2e_pipeline.inputs.shard import Source
 
 log = logging.getLogger(__name__)
 
-_IMAGES_IN_A_SHARD = 10_000
 _LOG = "_delta_log"
 _OTHERS = {
     ".tfrecord": "TFRecord: write its features as Parquet (img2dataset has output_format=parquet)",
@@ -56,6 +55,7 @@ def listed(pairs: PairsConfig, known: Iterable[Sequence[str]] = ()) -> list[Sour
     Raises InputError where a pattern names nothing, or nothing that can be read.
     """
     found: dict[str, Source] = {}
+    known = list(known)
     for pattern in pairs.path:
         for source in _of_pattern(pattern, pairs, known):
             found[source.path] = source
@@ -88,7 +88,6 @@ def _sorted(
         by_format.setdefault(name or "", []).append(info)
     others = by_format.pop("", [])
     images = by_format.pop("files", [])
-    present = {i.path for i in [*others, *images]}
     if not alone:  # who names one file means it
         by_format = img2dataset.without_unfinished({**by_format, "files": images}, others, pairs.allow_partial)
         by_format = img2dataset.without_facts(by_format, others)
@@ -98,7 +97,7 @@ def _sorted(
         by_format = {name: found for name, found in by_format.items() if name == pairs.format}
     sources = [Source(info, name) for name, found in by_format.items() for info in found]
     if not sources and images:
-        sources = _of_images(images, present, known)
+        sources = sidecars.shards(images, others, known)
     if not sources:
         raise InputError(_nothing(pattern, [*others, *images], pairs))
     return sources
@@ -120,52 +119,6 @@ def _sniffed(path: str) -> str | None:
     if first[:4] == b"PAR1":
         return "parquet"
     return "webdataset" if first[257:262] == b"ustar" else None
-
-
-# Folders of images
-
-
-def _of_images(images: Sequence[FileInfo], present: set[str], known: Iterable[Sequence[str]]) -> list[Source]:
-    """Shards of images with sidecars: those of before, and new ones of what is new."""
-    by_path = {info.path: info for info in images}
-    sources = []
-    for before in known:
-        if all(path in by_path for path in before):
-            sources.append(_folder_shard([by_path.pop(path) for path in before], present))
-    by_folder: dict[str, list[FileInfo]] = {}
-    for info in by_path.values():
-        by_folder.setdefault(info.path.rpartition("/")[0], []).append(info)
-    for found in by_folder.values():
-        kept = _best_of_each(sorted(found, key=lambda i: i.path))
-        with_text = [i for i in kept if any(samples.split(i.path)[0] + end in present for end in _SIDECARS)]
-        for start in range(0, len(with_text), _IMAGES_IN_A_SHARD):
-            sources.append(_folder_shard(with_text[start : start + _IMAGES_IN_A_SHARD], present))
-    return sources
-
-
-_SIDECARS = tuple(f".{suffix}" for suffix in (*samples.TEXT_SUFFIXES, "json"))
-
-
-def _best_of_each(infos: Sequence[FileInfo]) -> list[FileInfo]:
-    """One image of each name."""
-    best: dict[str, FileInfo] = {}
-    for info in infos:
-        key, suffix = samples.split(info.path)
-        rank = samples.IMAGE_SUFFIXES.index(suffix) if suffix in samples.IMAGE_SUFFIXES else 99
-        if key not in best or rank < samples.IMAGE_SUFFIXES.index(samples.split(best[key].path)[1]):
-            best[key] = info
-    return list(best.values())
-
-
-def _folder_shard(infos: Sequence[FileInfo], present: set[str]) -> Source:
-    members = []
-    for info in infos:
-        stem = samples.split(info.path)[0]
-        text = next((stem + f".{s}" for s in samples.TEXT_SUFFIXES if stem + f".{s}" in present), None)
-        parts = {"image": info.path, "text": text, "json": stem + ".json" if stem + ".json" in present else None}
-        members.append({part: path for part, path in parts.items() if path is not None})
-    info = FileInfo(infos[0].path, sum(i.size for i in infos), max(i.modified for i in infos))
-    return Source(info, "files", tuple(members), tuple(i.size for i in infos))
 
 
 # Delta tables

@@ -7,6 +7,7 @@ is not read.
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,9 @@ class NamedFiles:
             roots = ", ".join(self._roots)
             return NoImage(Reason.MISSING_IMAGE, f"{name} is not below {roots} (pairs.image_root)")
         try:
+            if files.is_local(place) and not os.path.isfile(place):  # a pipe would be waited for, for ever
+                why = "it is no file" if os.path.exists(place) else os.strerror(errno.ENOENT)
+                return NoImage(Reason.MISSING_IMAGE, f"{name}: {why}")
             filesystem, inner = files.open_filesystem(place)
             with filesystem.open_input_file(inner) as stream:
                 if stream.size() > LARGEST:

@@ -6,6 +6,7 @@ the columns that such samples have.
 
 from __future__ import annotations
 
+import codecs
 import posixpath
 from collections.abc import Sequence
 from typing import Any
@@ -22,15 +23,27 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 """Of images, the ones that are preferred first."""
 TEXT_SUFFIXES = ("txt", "caption", "text", "cap")
+_KNOWN = (*IMAGE_SUFFIXES, *TEXT_SUFFIXES, "json")
 PARTS = ("image", "text", "json")
 LOOKED_AT = 20
 """Samples whose .json tells which columns there are."""
 
 
-def split(path: str) -> tuple[str, str]:
-    """(key, suffix) of a path, as WebDataset has it: the name up to its first dot, and what comes behind it."""
+def split(path: str, image_column: str | None = None) -> tuple[str, str]:
+    """(key, suffix) of a path, as WebDataset has it: the name up to its first dot, and what comes behind it.
+
+    Where that is no suffix of ours, but what comes behind the last dot is, the key has dots (`St. Louis.jpg`). A text
+    or facts may be named after the whole name of their image (`a.jpg.json`).
+    """
     folder, _, name = path.rpartition("/")
     stem, _, suffix = name.partition(".")
+    if suffix.lower() not in (*_KNOWN, (image_column or "").lower()):
+        dotted, _, last = name.rpartition(".")
+        if dotted and last.lower() in _KNOWN:
+            stem, suffix = dotted, last
+            before, _, image = dotted.rpartition(".")
+            if before and last.lower() not in IMAGE_SUFFIXES and image.lower() in IMAGE_SUFFIXES:
+                stem = before
     return posixpath.join(folder, stem), suffix.lower()
 
 
@@ -78,6 +91,7 @@ def _facts(stored: bytes | None) -> dict[str, Any]:
 def _with_texts(batch: pa.RecordBatch, column: str, texts: Sequence[bytes | None]) -> pa.RecordBatch:
     """The batch with a sample's .txt where it has no value in this column."""
     said = batch.column(column)
+    texts = [None if t is None else _text_of_file(t) for t in texts]
     if pa.types.is_list(said.type):
         lists = zip(said.to_pylist(), texts, strict=True)
         new = pa.array([[t] if v is None and t is not None else v for v, t in lists], pa.list_(pa.binary()))
@@ -86,6 +100,13 @@ def _with_texts(batch: pa.RecordBatch, column: str, texts: Sequence[bytes | None
         raw = zip(said.cast(pa.string()).cast(pa.binary()).to_pylist(), texts, strict=True)
         new = pa.array([t if v is None else v for v, t in raw], pa.binary())
     return batch.set_column(batch.schema.get_field_index(column), column, new)
+
+
+def _text_of_file(stored: bytes) -> bytes:
+    """Without the line break that editors end a file with; of UTF-16, which says so at its beginning, as UTF-8."""
+    if stored.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        stored = stored.decode("utf-16", "replace").encode("utf-8", "replace")
+    return stored.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n")
 
 
 def names_of(facts: Sequence[bytes | None]) -> list[str]:

@@ -7,6 +7,7 @@ plan writes, so rows keep their numbers when other images come into the folder: 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,16 +17,20 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.schemas import Reason
-from i2e_pipeline.core.stored_image import NoImage, StoredImage
+from i2e_pipeline.core.files import FileInfo
+from i2e_pipeline.core.stored_image import StoredImage
 from i2e_pipeline.inputs import samples
 from i2e_pipeline.inputs.indexed import Indexed, Parts, read_index
-from i2e_pipeline.inputs.shard import Images, Look, Shard
+from i2e_pipeline.inputs.named_files import NamedFiles
+from i2e_pipeline.inputs.shard import Images, Look, Shard, Source
 
 if TYPE_CHECKING:
     from i2e_pipeline.core.config import PairsConfig
-    from i2e_pipeline.inputs.shard import Source
 
+log = logging.getLogger(__name__)
+
+IN_A_SHARD = 10_000
+"""Images of one folder that are a shard."""
 _AT_ONCE = 32
 _DIGESTED = 4096
 """Bytes of each image that its shard is named by, beside its name and size."""
@@ -41,26 +46,27 @@ class Sidecars(Indexed):
         rows = [{"key": samples.split(member["image"])[0].rpartition("/")[2], **member} for member in source.members]
         index = pa.Table.from_pylist(rows, schema=INDEX)
         shard = source.shard(pairs)
-        facts = list(_read(index.slice(0, samples.looked_at(pairs, index.num_rows)).column("json").to_pylist()))
+        with self.parts(shard) as read:
+            facts = list(read(index.slice(0, samples.looked_at(pairs, index.num_rows)), "json"))
+            digest = _digest(index, source.sizes, read)
         has_texts = index.column("text").null_count < index.num_rows
         schema = samples.schema_of(shard, facts, has_texts, True)
         kinds = samples.kinds_of(facts, list(pairs.keep_columns))
-        return Look(index.num_rows, schema, index, _digest(index, source.sizes), kinds)
+        return Look(index.num_rows, schema, index, digest, kinds)
 
     @contextmanager
     def parts(self, shard: Shard) -> Iterator[Parts]:
-        yield lambda index, part: _read(index.column(part).to_pylist())
+        with NamedFiles(shard) as named:
+            # What a link brings in from elsewhere is no text of this folder.
+            yield lambda index, part: (
+                stored if isinstance(stored, bytes) else None for stored in named.read(index.column(part).to_pylist())
+            )
 
     def images(self, shard: Shard, column: str) -> Images:
         return FolderImages(shard)
 
 
-def _read(paths: Sequence[str | None]) -> Iterator[bytes | None]:
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(lambda path: None if path is None else files.read_bytes(path), paths)
-
-
-def _digest(index: pa.Table, sizes: Sequence[int]) -> str:
+def _digest(index: pa.Table, sizes: Sequence[int], read: Parts) -> str:
     """Of the images' names, sizes and first bytes, and of their texts."""
     digest = hashlib.blake2b(digest_size=16)
     names = index.column("image").to_pylist()
@@ -69,7 +75,7 @@ def _digest(index: pa.Table, sizes: Sequence[int]) -> str:
             digest.update(f"{name.rpartition('/')[2]}\0{size}\0".encode())
             digest.update(first)
     for part in ("text", "json"):
-        for stored in _read(index.column(part).to_pylist()):
+        for stored in read(index, part):
             digest.update(b"\0none" if stored is None else hashlib.blake2b(stored, digest_size=16).digest())
     return digest.hexdigest()
 
@@ -87,21 +93,58 @@ class FolderImages(Images):
         self.path = shard.path
         self._names: list[str] = read_index(shard).column("image").to_pylist()
         self.rows = len(self._names)
-        self._pool = ThreadPoolExecutor(_AT_ONCE // 2, thread_name_prefix="images")
+        self._files = NamedFiles(shard)
 
     def read(self, rows: Iterable[int]) -> Iterator[StoredImage]:
         asked = iter(rows)
         while some := list(islice(asked, _AT_ONCE // 2)):
             for row in some:
                 self.check_row(row)
-            yield from self._pool.map(_image, [self._names[row] for row in some])
+            yield from self._files.read([self._names[row] for row in some])
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._files.close()
 
 
-def _image(path: str) -> StoredImage:
-    try:
-        return files.read_bytes(path)
-    except OSError as error:
-        return NoImage(Reason.MISSING_IMAGE, f"{path}: {error}")
+# Which shards there are
+
+
+def shards(images: Sequence[FileInfo], others: Iterable[FileInfo], known: Iterable[Sequence[str]] = ()) -> list[Source]:
+    """Shards of images that have a text or facts beside them: those of before, and new ones of what is new.
+
+    others   what else was listed
+    known    images of the shards of before, each in its order
+    """
+    of_sample: dict[str, dict[str, tuple[int, FileInfo]]] = {}
+    for info in sorted([*images, *others], key=lambda i: i.path):
+        key, suffix = samples.split(info.path)
+        if (found := samples.part_of(suffix, "")) is not None:
+            part, rank = found
+            of_key = of_sample.setdefault(key, {})
+            if part not in of_key or rank < of_key[part][0]:
+                of_key[part] = rank, info
+    by_image = {
+        parts["image"][1].path: {part: info for part, (_, info) in parts.items()}
+        for parts in of_sample.values()
+        if len(parts) > 1 and "image" in parts
+    }
+    if by_image and (alone := [p["image"][1].path for p in of_sample.values() if {*p} == {"image"}]):
+        log.warning("%d images without a text beside them are passed over, such as %s", len(alone), alone[0])
+    sources = []
+    for before in known:
+        if all(path in by_image for path in before):
+            sources.append(_shard([by_image.pop(path) for path in before]))
+    by_folder: dict[str, list[dict[str, FileInfo]]] = {}
+    for path, parts in by_image.items():
+        by_folder.setdefault(path.rpartition("/")[0], []).append(parts)
+    for of_folder in by_folder.values():
+        in_order = sorted(of_folder, key=lambda parts: parts["image"].path)
+        sources += [_shard(in_order[start : start + IN_A_SHARD]) for start in range(0, len(in_order), IN_A_SHARD)]
+    return sources
+
+
+def _shard(rows: Sequence[dict[str, FileInfo]]) -> Source:
+    infos = [info for parts in rows for info in parts.values()]  # a text that changes changes the shard
+    info = FileInfo(rows[0]["image"].path, sum(i.size for i in infos), max(i.modified for i in infos))
+    members = tuple({part: info.path for part, info in parts.items()} for parts in rows)
+    return Source(info, "files", members, tuple(parts["image"].size for parts in rows))

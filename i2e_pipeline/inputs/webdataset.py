@@ -19,9 +19,11 @@ import numpy as np
 import pyarrow as pa
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.stored_image import StoredImage
+from i2e_pipeline.core.schemas import Reason
+from i2e_pipeline.core.stored_image import NoImage, StoredImage
 from i2e_pipeline.inputs import samples
 from i2e_pipeline.inputs.indexed import Indexed, Parts, read_index
+from i2e_pipeline.inputs.named_files import LARGEST
 from i2e_pipeline.inputs.shard import Images, Look, Shard, ShardError
 
 if TYPE_CHECKING:
@@ -73,7 +75,8 @@ def index_of(stream: Any, path: str, image_column: str = "jpg", ahead: bool = Fa
     """
     keys: list[str] = []
     parts: list[list[int]] = []
-    best: dict[str, int] = {}
+    ranks: list[dict[str, int]] = []
+    rows: dict[str, int] = {}
     size = stream.size()
     try:
         with tarfile.open(fileobj=io.BufferedReader(stream, _AHEAD) if ahead else stream, mode="r:") as tar:
@@ -88,19 +91,22 @@ def index_of(stream: Any, path: str, image_column: str = "jpg", ahead: bool = Fa
                     )
                 if not member.isreg() or files.is_hidden(member.name.removeprefix("./").rpartition("/")[2]):
                     continue
-                key, suffix = samples.split(member.name.removeprefix("./"))
+                key, suffix = samples.split(_valid(member.name).removeprefix("./"), image_column)
                 found = samples.part_of(suffix, image_column)
                 if found is None:
                     continue
                 part, rank = found
-                if not keys or keys[-1] != key:
+                row = rows.get(key)
+                # The same part once more is of another sample of the name.
+                if row is None or ranks[row].get(part) == rank:
+                    rows[key] = row = len(keys)
                     keys.append(key)
                     parts.append([-1] * (2 * len(samples.PARTS)))
-                    best = {}
-                if part not in best or rank < best[part]:
-                    best[part] = rank
+                    ranks.append({})
+                if part not in ranks[row] or rank < ranks[row][part]:
+                    ranks[row][part] = rank
                     at = 2 * samples.PARTS.index(part)
-                    parts[-1][at : at + 2] = [member.offset_data, member.size]
+                    parts[row][at : at + 2] = [member.offset_data, member.size]
     except tarfile.TarError as error:
         raise ShardError(
             f"{path} is no whole tar ({error}): fetch it again, or leave it out{_packed(stream)}"
@@ -110,8 +116,31 @@ def index_of(stream: Any, path: str, image_column: str = "jpg", ahead: bool = Fa
             f"{path} has no end: after its last whole member, at byte {end:,}, neither another nor an empty block "
             "follows, so it is damaged, or its writer or the copy was cut off. Fetch it again, or leave it out"
         )
+    if (behind := _behind(stream, end, size)) is not None:
+        raise ShardError(
+            f"{path}: its end comes before byte {behind:,}, where something else follows, such as another tar: take "
+            "them apart (`tar --concatenate` joins tars, `cat` does not), or leave it out"
+        )
     table = np.array(parts, dtype=np.int64).reshape(len(parts), 2 * len(samples.PARTS))
     return pa.table([pa.array(keys, pa.string()), *(pa.array(column) for column in table.T)], schema=INDEX)
+
+
+def _valid(name: str) -> str:
+    """A member's name; one that is no UTF-8 as Latin-1, which every name is."""
+    try:
+        name.encode()
+        return name
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _behind(stream: Any, end: int, size: int) -> int | None:
+    """The place of the first byte that is not empty behind a tar's end."""
+    for start in range(end, size, _AHEAD):
+        block = bytes(stream.read_at(min(_AHEAD, size - start), start))
+        if left := len(block.lstrip(b"\0")):
+            return start + len(block) - left
+    return None
 
 
 def _packed(stream: Any) -> str:
@@ -173,7 +202,10 @@ class TarImages(Images):
         while some := list(islice(asked, 64)):
             for row in some:
                 self.check_row(row)
-            yield from ranges(self._stream, self._offsets[some], self._sizes[some])
+            sizes = self._sizes[some]
+            stored = ranges(self._stream, np.where(sizes > LARGEST, -1, self._offsets[some]), sizes)
+            for size, image in zip(sizes, stored, strict=True):
+                yield NoImage(Reason.TOO_MANY_BYTES, f"it has {size:,} bytes") if size > LARGEST else image
 
     def close(self) -> None:
         self._stream.close()
