@@ -132,8 +132,9 @@ def shards(images: Sequence[FileInfo], others: Iterable[FileInfo], known: Iterab
         log.warning("%d images without a text beside them are passed over, such as %s", len(alone), alone[0])
     sources = []
     for before in known:
-        if all(path in by_image for path in before):
-            sources.append(_shard([by_image.pop(path) for path in before]))
+        # What is left of a shard of which something is gone keeps its name, so that its unit is known to have changed.
+        if left := [by_image.pop(path) for path in before if path in by_image]:
+            sources.append(_shard(left, before[0]))
     by_folder: dict[str, list[dict[str, FileInfo]]] = {}
     for path, parts in by_image.items():
         by_folder.setdefault(path.rpartition("/")[0], []).append(parts)
@@ -143,8 +144,8 @@ def shards(images: Sequence[FileInfo], others: Iterable[FileInfo], known: Iterab
     return sources
 
 
-def _shard(rows: Sequence[dict[str, FileInfo]]) -> Source:
+def _shard(rows: Sequence[dict[str, FileInfo]], name: str | None = None) -> Source:
     infos = [info for parts in rows for info in parts.values()]  # a text that changes changes the shard
-    info = FileInfo(rows[0]["image"].path, sum(i.size for i in infos), max(i.modified for i in infos))
+    info = FileInfo(name or rows[0]["image"].path, sum(i.size for i in infos), max(i.modified for i in infos))
     members = tuple({part: info.path for part, info in parts.items()} for parts in rows)
     return Source(info, "files", members, tuple(parts["image"].size for parts in rows))
