@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -111,6 +112,16 @@ def read_anchors(
     counted = _rows(spark, paths, _ANCHORS, _anchors, schema, warn, open_filesystem)
     summed = counted.groupBy("surface", "entity_id").agg(F.sum("count").alias("count"))
     return summed.mapInArrow(_with_normal_form, from_arrow_schema(ANCHORS))
+
+
+def first_ids(
+    paths: Sequence[str], of: Literal["popularity", "anchors"], open_filesystem: OpenFileSystem = of_its_own
+) -> list[int]:
+    """Entity ids of the first rows, at most 1,000: enough to see that a file is of another knowledge base."""
+    form = _POPULARITY if of == "popularity" else _ANCHORS
+    first = next(parsed(recognised(paths, form.said, open_filesystem)[0], form), None)
+    ids: list[int] = [] if first is None else pc.unique(_entity_ids(first["qid"][:10_000])).to_pylist()
+    return ids[:1000]
 
 
 def read_importance(

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
@@ -135,6 +135,13 @@ class KnowledgeBase(Stage):
             *settled,
         ]
         rows = sum(f.rows for f in written[0].files["kb/entities"])
+        if popularity is not None and not kb.allow_partial:
+            try:
+                _refuse_strangers("popularity", str(kb.popularity), entities.where("popularity is not null"), entities)
+            except StageError:
+                for one in (raw, *written):
+                    files.remove(one.staging)
+                raise
         yield [self.conclude(run, unit, [replace(raw.only("rejects"), rows_out=rows), *written])]
 
     def _staged(self, run: Run, raw: Written, table: str) -> DataFrame:
@@ -169,6 +176,27 @@ class KnowledgeBase(Stage):
         tables = () if table == "rejects" else (table,)
         made = run.tables.write(rows, lambda: partial(pass_on, table), self.name, WHOLE, tables)
         return made.only(table)
+
+
+def _refuse_strangers(
+    setting: Literal["popularity", "anchors"], path: str, rows: DataFrame, entities: DataFrame
+) -> None:
+    """Raise StageError where a source knows none of the entities. Its first rows show it otherwise, at no cost.
+
+    rows   of the source, with `entity_id`
+    """
+    from pyspark.sql import functions as F
+
+    from wikidata.sources import first_ids
+
+    first = first_ids(_files_of(path), setting, files.open_filesystem)
+    if not entities.where(F.col("entity_id").isin(first)).isEmpty():
+        return
+    if rows.join(entities.select("entity_id"), "entity_id", "leftsemi").isEmpty():
+        raise StageError(
+            f"knowledge_base.{setting}: {path} knows none of the dump's entities, such as Q{first[0]} of its first "
+            f"row: it is of another dump or no file of Wikidata's ids{_PARTIAL}"
+        )
 
 
 def _has_duplicates(entities: DataFrame) -> bool:
@@ -214,7 +242,7 @@ class Surfaces(Stage):
         from wikidata.sources import read_anchors
 
         kb = run.config.knowledge_base
-        anchors = None
+        anchors, entities = None, run.read("kb/entities")
         if kb.anchors is not None:
             anchors = read_anchors(
                 run.spark,
@@ -222,9 +250,11 @@ class Surfaces(Stage):
                 lambda said: log.warning("knowledge_base.anchors: %s", said),
                 files.open_filesystem,
             )
+            if not kb.allow_partial:
+                _refuse_strangers("anchors", kb.anchors, anchors, entities)
         surfaces = wikidata.surfaces(
             run.read("kb/names"),
-            run.read("kb/entities"),
+            entities,
             anchors=anchors,
             limits=SurfaceLimits(max_candidates=kb.max_candidates),
         )

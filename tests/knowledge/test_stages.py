@@ -124,3 +124,18 @@ def test_anchors_in_another_encoding_are_said(make: Make, tmp_path: Path, caplog
     said = [r.message for r in caplog.records if "UTF-8" in r.message]
     assert len(said) == 1
     assert f"knowledge_base.anchors: {path}: 1 of 2 rows are not UTF-8, the first in line 1" in said[0]
+
+
+@pytest.mark.parametrize(("setting", "row"), [("popularity", "Q{},5\n"), ("anchors", "thing\tQ{}\t5\n")])
+def test_a_source_that_knows_none_of_the_entities_is_refused(
+    setting: str, row: str, make: Make, tmp_path: Path
+) -> None:
+    """Catches: priors of a file of another dump, which bends every one of them silently."""
+    strangers = "".join(row.format(n) for n in range(9000, 11_500))
+    source = tmp_path / "source.txt"
+    source.write_text(strangers)
+    said = rf"knowledge_base\.{setting}: .*source\.txt knows none of the dump's entities, such as Q9000"
+    with pytest.raises(StageError, match=said):
+        make("d.json", ARRAY, "knowledge_base", "surfaces", **{setting: str(source)})
+    source.write_text(strangers + row.format(7))  # the last row alone is known
+    make("d.json", ARRAY, "knowledge_base", "surfaces", **{setting: str(source)})
