@@ -24,7 +24,8 @@ _ITS_OWN = (
     "key", "url", "caption", "status", "error_message", "width", "height", "original_width", "original_height", "exif",
     "sha256", "jpg", "png", "webp", KEY,
 )  # fmt: skip
-"""Columns that img2dataset writes by itself; where `pairs.keep_columns` names one, a run finds it there."""
+"""Columns that img2dataset writes by itself. Where `pairs.keep_columns` names one that the table has not, a run finds it
+there."""
 _TABLES = ("parquet", "csv", "jsonl")
 _NOT_TAKEN, _NO_ADDRESS, _NO_TEXT = "not taken (pairs.where)", "without an address", "without a text"
 LEFT_OUT = (_NOT_TAKEN, _NO_ADDRESS, _NO_TEXT)
@@ -58,6 +59,7 @@ def tables(pairs: PairsConfig) -> list[Addresses]:
     if pairs.url_column is None:
         raise InputError("pairs.url_column is null: name the column of the addresses")
     pairs = pairs.model_copy(update={"image_column": None})  # what these tables lack
+    its_own = [name for name in pairs.keep_columns if name in _ITS_OWN and name != pairs.text_column]
     pairs = _without_its_own(pairs)
     found = []
     for source in listing.listed(pairs):
@@ -68,6 +70,11 @@ def tables(pairs: PairsConfig) -> list[Addresses]:
             raise InputError(
                 f"{source.path} has no column {pairs.url_column!r} (pairs.url_column); it has "
                 f"{', '.join(seen.schema.names)}"
+            )
+        if lost := [name for name in its_own if name in seen.schema.names]:
+            raise InputError(
+                f"{source.path}: column {lost[0]!r} (pairs.keep_columns) would be lost, since img2dataset writes one of "
+                "that name by itself: give it another name in the table, or leave it out of pairs.keep_columns"
             )
         found.append(Addresses(source, str(seen.digest), seen.kinds))
     _schema(found, pairs)
