@@ -24,8 +24,8 @@ _ITS_OWN = (
     "key", "url", "caption", "status", "error_message", "width", "height", "original_width", "original_height", "exif",
     "sha256", "jpg", "png", "webp", KEY,
 )  # fmt: skip
-"""Columns that img2dataset writes by itself. Where `pairs.keep_columns` names one that the table has not, a run finds it
-there."""
+"""Columns that img2dataset writes by itself. Where `pairs.keep_columns` names one that the table has not, a run finds
+it there."""
 _TABLES = ("parquet", "csv", "jsonl")
 _NOT_TAKEN, _NO_ADDRESS, _NO_TEXT = "not taken (pairs.where)", "without an address", "without a text"
 LEFT_OUT = (_NOT_TAKEN, _NO_ADDRESS, _NO_TEXT)
@@ -73,8 +73,8 @@ def tables(pairs: PairsConfig) -> list[Addresses]:
             )
         if lost := [name for name in its_own if name in seen.schema.names]:
             raise InputError(
-                f"{source.path}: column {lost[0]!r} (pairs.keep_columns) would be lost, since img2dataset writes one of "
-                "that name by itself: give it another name in the table, or leave it out of pairs.keep_columns"
+                f"{source.path}: column {lost[0]!r} (pairs.keep_columns) would be lost, since img2dataset writes one "
+                "of that name by itself: give it another name in the table, or leave it out of pairs.keep_columns"
             )
         found.append(Addresses(source, str(seen.digest), seen.kinds))
     _schema(found, pairs)
