@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from urllib.parse import unquote
 
-import pyarrow as pa
-
-from i2e_pipeline.core import files, stores
+from i2e_pipeline.core import files
 from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.core.errors import I2EError
-from i2e_pipeline.core.files import FileInfo
-from i2e_pipeline.inputs import img2dataset, samples
+from i2e_pipeline.core.files import Beside, FileInfo
+from i2e_pipeline.inputs import img2dataset, samples, versioned
 from i2e_pipeline.inputs.columns import InputError
 from i2e_pipeline.inputs.formats import FORMATS
 from i2e_pipeline.inputs.shard import Source
@@ -25,7 +22,6 @@ from i2e_pipeline.inputs.shard import Source
 log = logging.getLogger(__name__)
 
 _IMAGES_IN_A_SHARD = 10_000
-_LOG = "_delta_log"
 _OTHERS = {
     ".tfrecord": "TFRecord: write its features as Parquet (img2dataset has output_format=parquet)",
     ".tfrecords": "TFRecord: write its features as Parquet (img2dataset has output_format=parquet)",
@@ -46,7 +42,6 @@ _OTHERS = {
     ".xlsx": "a spreadsheet: save it as CSV",
     ".json": "JSON: write an object a line (.jsonl)",
 }
-_ICEBERG = ".metadata.json"
 
 
 def listed(pairs: PairsConfig, known: Iterable[Sequence[str]] = ()) -> list[Source]:
@@ -63,19 +58,15 @@ def listed(pairs: PairsConfig, known: Iterable[Sequence[str]] = ()) -> list[Sour
 
 
 def _of_pattern(pattern: str, pairs: PairsConfig, known: Iterable[Sequence[str]]) -> list[Source]:
-    if files.exists(files.join(pattern, _LOG)):
-        return _of_delta(pattern)
+    if files.exists(files.join(pattern, versioned.DELTA_LOG)):
+        return versioned.of_delta(pattern)
+    beside = Beside(versioned.NAMES)
     try:
-        infos = files.find((pattern,), "")
+        infos = files.find((pattern,), "", beside)
     except I2EError as error:
         raise InputError(f"pairs.path: {img2dataset.unfinished_fetch(pattern) or error}") from None
-    if deltas := _delta_tables(pattern, infos):
-        inside = tuple(f"{folder}/" for folder in deltas)
-        rest = [i for i in infos if not i.path.startswith(inside)]
-        return [source for folder in deltas for source in _of_delta(folder)] + (
-            _sorted(rest, pairs, known, pattern) if rest else []
-        )
-    return _sorted(infos, pairs, known, pattern)
+    live, rest = versioned.live(pattern, infos, beside)
+    return live + (_sorted(rest, pairs, known, pattern) if rest or not live else [])
 
 
 def _sorted(
@@ -168,54 +159,13 @@ def _folder_shard(infos: Sequence[FileInfo], present: set[str]) -> Source:
     return Source(info, "files", tuple(members), tuple(i.size for i in infos))
 
 
-# Delta tables
-
-
-def _delta_tables(pattern: str, infos: Sequence[FileInfo]) -> list[str]:
-    """Folders of Delta tables among those that were looked through."""
-    folders: dict[str, None] = {}
-    for info in infos:
-        folder = info.path.rpartition("/")[0]
-        while "=" in folder.rpartition("/")[2]:  # a partition's
-            folder = folder.rpartition("/")[0]
-        folders[folder] = None
-    return [folder for folder in list(folders)[:256] if files.exists(files.join(folder, _LOG))]
-
-
-def _of_delta(folder: str) -> list[Source]:
-    """The files of a table's last version. Raises InputError where its rows are not just those of its files."""
-    from deltalake import DeltaTable
-    from deltalake.exceptions import DeltaError
-
-    try:
-        table = DeltaTable(folder, storage_options=stores.delta(folder))
-        features = set(table.protocol().reader_features or [])
-        actions = pa.table(table.get_add_actions(flatten=True))
-    except (DeltaError, OSError) as error:
-        raise InputError(f"{folder} is a Delta table whose log cannot be read: {error}") from None
-    if features & {"deletionVectors", "columnMapping"}:
-        raise InputError(
-            f"{folder} is a Delta table with {' and '.join(sorted(features))}, which its files do not show: write its "
-            "rows anew (`REORG TABLE … APPLY (PURGE)`, or spark.read.format('delta').load(…).write.parquet(…))"
-        )
-    rows = actions.select(["path", "size_bytes", "modification_time"]).to_pylist()
-    return [
-        Source(FileInfo(files.join(folder, unquote(r["path"])), r["size_bytes"], _nanoseconds(r["modification_time"])))
-        for r in rows
-    ]
-
-
-def _nanoseconds(when: object) -> int:
-    return int(when.timestamp() * 1e3) * 1_000_000 if hasattr(when, "timestamp") else int(str(when)) * 1_000_000
-
-
 def _nothing(pattern: str, infos: Sequence[FileInfo], pairs: PairsConfig) -> str:
     """What lies at a pattern where nothing can be read."""
     kinds = "; ".join(f"{' '.join(f.suffixes[:4])} ({f.kind})" for f in FORMATS.values() if f.name != "files")
     if pairs.format is not None:
         what = f"nothing of the format {pairs.format} (pairs.format) among {len(infos)} files"
-    elif any(i.path.endswith(_ICEBERG) for i in infos):
-        what = "an Iceberg table: write its rows as Parquet (`spark.table(…).write.parquet(…)`)"
+    elif any(versioned.is_iceberg(i.path) for i in infos):
+        what = versioned.refused("an Iceberg table")
     else:
         known = next(((i, why) for i in infos for end, why in _OTHERS.items() if i.path.lower().endswith(end)), None)
         if known is not None:
