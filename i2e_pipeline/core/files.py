@@ -369,8 +369,8 @@ def _find_one(pattern: str, suffix: str, beside: Beside | None = None) -> list[F
         matched = _matched(filesystem, inner, wanted, listing)
     except re.error:
         raise PatternError(
-            f"{pattern}: its brackets stand for no character: in [a-z] the first comes before the last, and an empty [] "
-            "is none; a bracket that belongs to the name is written [[]"
+            f"{pattern}: its brackets stand for no character: in [a-z] the first comes before the last, and an empty "
+            "[] is none; a bracket that belongs to the name is written [[]"
         ) from None
     for info in matched:
         if info.type == pafs.FileType.File:
@@ -438,8 +438,8 @@ def _listing(filesystem: pafs.FileSystem, folder: str, recursive: bool) -> list[
         except UnicodeDecodeError as error:
             name = bytes(error.object)
             raise BadName(
-                f"{folder}: the name of a file in it is no UTF-8 ({name!r}): rename it (`convmv -r -f latin1 -t utf8`), "
-                "or move it out of the folder"
+                f"{folder}: the name of a file in it is no UTF-8 ({name!r}): rename it (`convmv -r -f latin1 -t "
+                "utf8`), or move it out of the folder"
             ) from None
     return infos
 

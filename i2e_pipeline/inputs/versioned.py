@@ -121,8 +121,8 @@ def of_delta(folder: str) -> list[Source]:
     except (DeltaError, OSError, ValueError) as error:
         why = str(error).strip().partition("\n")[0]  # a backtrace of Rust's follows
         raise InputError(
-            f"{folder} is a Delta table whose log cannot be read ({why}): copy {files.join(folder, DELTA_LOG)} anew from "
-            "where the table was made, or restore it; or write its rows as Parquet, and name these"
+            f"{folder} is a Delta table whose log cannot be read ({why}): copy {files.join(folder, DELTA_LOG)} anew "
+            "from where the table was made, or restore it; or write its rows as Parquet, and name these"
         ) from None
     if features:
         raise InputError(

@@ -74,7 +74,8 @@ def test_every_delta_table_of_a_folder_is_read_by_its_log(tmp_path: Path, monkey
     for n in range(300):
         parquet(tmp_path / "many" / f"f{n:03}" / "a.parquet")
     live, dead = delta(tmp_path / "many" / "zz")
-    assert live and dead
+    assert live
+    assert dead
     asked: list[str] = []
     ask = Beside.ask
     real_exists = versioned.files.exists
