@@ -103,17 +103,19 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), os.path.abspath(path)
 
 
-_HADOOP_WILD = re.compile(r"([\\{}\[\]*?])")
+AS_NAMED = ("__globPaths__", "false")
+"""The option of Spark's readers with which a path is no glob. Spark has it for its own reads of tables. No escape does
+this: a path with an escaped bracket is still looked for as a glob, and in one Hadoop takes no name with a colon
+(HADOOP-14217)."""
 
 
-def for_spark(path: str, glob: bool = True) -> str:
-    """A file or folder as Spark is to be told of it: this one, whatever characters its name has.
+def for_spark(path: str) -> str:
+    """A file or folder as Spark is to be told of it, beside the option AS_NAMED: this one, whatever characters its name
+    has.
 
-    Spark takes paths for globs of Hadoop's, and one without a scheme for a path of its default file system.
-    glob   False: for `basePath`, which Spark takes as it is
+    Spark takes one without a scheme for a path of its default file system.
     """
-    spelled = f"file://{open_filesystem(path)[1]}" if is_local(path) else stores.QUERY.sub("", path)
-    return _HADOOP_WILD.sub(r"\\\1", spelled) if glob else spelled
+    return f"file://{open_filesystem(path)[1]}" if is_local(path) else stores.QUERY.sub("", path)
 
 
 def at_home(path: str) -> str:

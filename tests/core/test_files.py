@@ -188,11 +188,10 @@ def test_any_name_may_be_in_a_path(tmp_path: Path, name: str) -> None:
         assert files.read_bytes(f"{base}/f {name}.txt") == b"x"
 
 
-def test_spark_is_told_of_a_path_without_wildcards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spark_is_told_of_a_path_with_its_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert files.for_spark("a,b/{x}[1]*?\\ é#%20") == f"file://{tmp_path}/a,b/\\{{x\\}}\\[1\\]\\*\\?\\\\ é#%20"
-    assert files.for_spark("{x}", glob=False) == f"file://{tmp_path}/{{x}}"
-    assert files.for_spark("s3://bucket/{x}?region=r") == "s3://bucket/\\{x\\}"
+    assert files.for_spark("a,b/{x}[1]*?\\ é#%20") == f"file://{tmp_path}/a,b/{{x}}[1]*?\\ é#%20"
+    assert files.for_spark("s3://bucket/{x}?region=r") == "s3://bucket/{x}"
 
 
 def test_an_unknown_kind_of_store_is_told() -> None:
