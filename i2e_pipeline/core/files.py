@@ -441,7 +441,7 @@ def _listing(filesystem: pafs.FileSystem, folder: str, recursive: bool) -> list[
             name = bytes(error.object)
             raise BadName(
                 f"{folder}: the name of a file in it is no UTF-8 ({name!r}): rename it (`convmv -r -f latin1 -t "
-                "utf8`), or move it out of the folder"
+                "utf8 --notest`), or move it out of the folder"
             ) from None
     return infos
 

@@ -76,12 +76,21 @@ def _of_pattern(pattern: str, pairs: PairsConfig, known: Iterable[Sequence[str]]
     except I2EError as error:
         raise InputError(f"pairs.path: {img2dataset.unfinished_fetch(pattern) or error}") from None
     live, rest = versioned.live(pattern, infos, beside)
-    return live + (_sorted(rest, pairs, known, pattern, beside) if rest or not live else [])
+    return [*live, *_sorted(rest, pairs, known, pattern, beside, live)] if rest or not live else live
 
 
 def _sorted(
-    infos: Sequence[FileInfo], pairs: PairsConfig, known: Iterable[Sequence[str]], pattern: str, beside: Beside
+    infos: Sequence[FileInfo],
+    pairs: PairsConfig,
+    known: Iterable[Sequence[str]],
+    pattern: str,
+    beside: Beside,
+    read: Sequence[Source],
 ) -> list[Source]:
+    """Shards among what a pattern has found. Raises InputError where there is none.
+
+    read   what else is read from the pattern; then there may be none
+    """
     by_format: dict[str, list[FileInfo]] = {}
     alone = len(infos) == 1 and infos[0].path.rstrip("/") == pattern.removeprefix("file://").rstrip("/")
     looked_through = Ancestors(beside.whole)
@@ -95,9 +104,12 @@ def _sorted(
     others = by_format.pop("", [])
     images = by_format.pop("files", [])
     present = {i.path for i in [*others, *images]}
+    facts: list[FileInfo] = []
     if not alone:  # who names one file means it
         by_format = img2dataset.without_unfinished({**by_format, "files": images}, others, pairs.allow_partial)
+        tables = by_format.get("parquet", [])
         by_format = img2dataset.without_facts(by_format, others, partial(_with_images, pairs=pairs))
+        facts = [] if "parquet" in by_format else tables
         images = by_format.pop("files", [])
     if pairs.format is not None:
         images = images if pairs.format == "files" else []
@@ -108,10 +120,10 @@ def _sorted(
         passed_over = others
     else:
         passed_over = [*others, *images]
-    if not sources:
-        raise InputError(_nothing(pattern, [*others, *images], pairs))
+    if not sources and not read:
+        raise InputError(_nothing(pattern, [*others, *images], pairs, facts))
     if pairs.format is None:
-        _say_passed_over(pattern, passed_over, images, sources, pairs)
+        _say_passed_over(pattern, passed_over, images, [*read, *sources], pairs)
     return sources
 
 
@@ -270,28 +282,34 @@ def _folder_shard(infos: Sequence[FileInfo], present: set[str]) -> Source:
     return Source(info, "files", tuple(members), tuple(i.size for i in infos))
 
 
-def _nothing(pattern: str, infos: Sequence[FileInfo], pairs: PairsConfig) -> str:
-    """What lies at a pattern where nothing can be read."""
+def _nothing(pattern: str, infos: Sequence[FileInfo], pairs: PairsConfig, facts: Sequence[FileInfo]) -> str:
+    """What lies at a pattern where nothing can be read.
+
+    facts   tables that were taken for img2dataset's facts
+    """
     kinds = "; ".join(f"{' '.join(f.suffixes[:4])} ({f.kind})" for f in FORMATS.values() if f.name != "files")
-    if pairs.format is not None:
-        what = f"nothing of the format {pairs.format} (pairs.format) among {len(infos)} files"
-    elif any(versioned.is_iceberg(i.path) for i in infos):
+    other = next((f"{i.path} is {_OTHERS[end]}" for i in infos if (end := _other(i.path))), None)
+    if any(versioned.is_iceberg(i.path) for i in infos):
         what = versioned.refused("an Iceberg table")
+    elif pairs.format is not None:
+        what = f"nothing of the format {pairs.format} (pairs.format) among {len(infos)} files"
+        what += f"; {other}" if other else ""
+    elif other is not None:
+        what = other
+    elif infos and all(format_of(i.path) == "files" for i in infos):
+        what = f"{len(infos)} images without a text: put NAME.txt or NAME.json beside each, or name a table of paths"
+    elif infos:
+        what = (
+            f"nothing that can be read; the first file is {infos[0].path} (name the files, and pairs.format, where "
+            "their names do not tell what they are)"
+        )
     else:
-        known = next(((i, why) for i in infos for end, why in _OTHERS.items() if i.path.lower().endswith(end)), None)
-        if known is not None:
-            what = f"{known[0].path} is {known[1]}"
-        elif infos and all(format_of(i.path) == "files" for i in infos):
-            what = (
-                f"{len(infos)} images without a text: put NAME.txt or NAME.json beside each, or name a table of paths"
-            )
-        else:
-            what = (
-                f"nothing that can be read; the first file is {infos[0].path} (name the files, and pairs.format, where "
-                "their names do not tell what they are)"
-                if infos
-                else "no file"
-            )
+        what = "no file"
+    if facts:
+        what += (
+            f". {facts[0].path} is called like a tar or a folder beside it and has no column {pairs.image_column!r} "
+            "(pairs.image_column), so it is taken for img2dataset's facts of these"
+        )
     return (
         f"pairs.path: {pattern}: {what}. Read are {kinds}; a folder of images with .txt or .json beside; a Delta table"
     )

@@ -4,6 +4,7 @@ by its log, and Iceberg and Hudi, which are refused.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote
@@ -14,6 +15,8 @@ from i2e_pipeline.core import files, stores
 from i2e_pipeline.core.files import Ancestors, Beside, FileInfo, folder_of
 from i2e_pipeline.inputs.columns import InputError
 from i2e_pipeline.inputs.shard import Source
+
+log = logging.getLogger(__name__)
 
 DELTA_LOG = "_delta_log"
 _HUDI, _HUDI_PARTITION = ".hoodie", ".hoodie_partition_metadata"
@@ -60,17 +63,24 @@ def live(pattern: str, infos: Sequence[FileInfo], beside: Beside) -> tuple[list[
     looked_through = Ancestors(beside.whole)
     with ThreadPoolExecutor(_LOGS_AT_ONCE) as pool:
         of_tables = list(pool.map(of_delta, tables))
-    sources, named = [], False
+    sources: list[Source] = []
+    dead: dict[str, int] = {}
     for (table, found), all_live in zip(tables.items(), of_tables, strict=True):
-        whole = looked_through.nearest(table) is not None
-        named |= not whole
-        sources += [s for s in all_live if whole or s.path in found]
-    if named and not sources and not rest:
-        count = sum(map(len, tables.values()))
-        raise InputError(
-            f"pairs.path: {pattern}: none of {count} files is live in the Delta table {next(iter(tables))}: its last "
-            "version does not have their rows. Name the table, or files that it has"
+        if looked_through.nearest(table) is not None:
+            sources += all_live
+            continue
+        here = [s for s in all_live if s.path in found]
+        sources += here
+        if len(here) < len(found):
+            dead[table] = len(found) - len(here)
+    if dead:
+        said = (
+            f"pairs.path: {pattern}: {sum(dead.values())} of the files that it names are not live in the Delta table "
+            f"{next(iter(dead))}: its last version does not have their rows"
         )
+        if not sources and not rest:
+            raise InputError(f"{said}. Name the table, or files that it has")
+        log.warning("%s, and they are not read", said)
     return sources, rest
 
 

@@ -60,6 +60,10 @@ def test_a_table_called_like_a_folder_or_a_tar_beside_it_is_a_table(tmp_path: Pa
             put(tmp_path / "hf" / name, JPEG)
         table(tmp_path / "hf" / f"{split}.parquet", names)
     assert found(tmp_path / "hf", image_column="path") == [("test.parquet", "parquet"), ("train.parquet", "parquet")]
+    with pytest.raises(
+        InputError, match=r"test\.parquet is called like .* has no column 'jpg' \(pairs\.image_column\)"
+    ):
+        found(tmp_path / "hf")
     table(tmp_path / "both" / "data.parquet")
     tar(tmp_path / "both" / "data.tar")
     assert found(tmp_path / "both") == [("data.parquet", "parquet"), ("data.tar", "webdataset")]
@@ -186,6 +190,11 @@ def test_what_is_certainly_not_of_the_format_is_not_taken_for_it(tmp_path: Path)
             put(tmp_path / name)
         with pytest.raises(InputError, match="nothing of the format csv"):
             found(tmp_path / name, format="csv")
+    put(tmp_path / "x.tar.gz")
+    with pytest.raises(
+        InputError, match=r"nothing of the format webdataset .*x\.tar\.gz is a compressed tar: unpack it"
+    ):
+        found(tmp_path / "x.tar.gz", format="webdataset")
     assert found(tmp_path / "bare", format="parquet") == [("bare", "parquet")]
 
 

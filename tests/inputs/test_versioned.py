@@ -101,8 +101,26 @@ def test_of_files_named_in_a_delta_table_those_that_are_live_are_read(tmp_path: 
     assert len(names(tmp_path / "t" / "key=*")) == 3
     for gone in (tmp_path / "t").glob("key=*/*.parquet"):
         if gone.name in dead:
-            with pytest.raises(InputError, match=r"none of 1 files is live in the Delta table .*/t: its last version"):
+            with pytest.raises(
+                InputError, match=r"1 of the files that it names are not live in the Delta table .*/t: its last"
+            ):
                 names(gone)
+
+
+def test_of_what_lies_beside_a_delta_table_pairs_are_read_and_the_rest_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches: a table that is refused because of a paper on it beside."""
+    live, _ = delta(tmp_path / "t")
+    (tmp_path / "README.md").touch()
+    assert names(tmp_path) == live
+    assert caplog.records == []
+    (tmp_path / "notes.doc").touch()
+    assert names(tmp_path) == live
+    (warning,) = [r.getMessage() for r in caplog.records]
+    assert "passed over are 1 .doc files, such as" in warning
+    parquet(tmp_path / "a.parquet")
+    assert sorted(names(tmp_path)) == ["a.parquet", *live]
 
 
 def of_log(table: Path, change: Any) -> None:
