@@ -236,9 +236,14 @@ class Beside:
             return
         self._listed.update(unknown)
         asked = [(name, folder) for folder in unknown for name in self.names]
-        opened = [open_filesystem(join(folder, name) + self._query) for name, folder in asked]
+        filesystem, first = open_filesystem(unknown[0] + self._query)  # once, since a store's client costs much
+        above = first.removesuffix(_in_store(unknown[0])).rstrip("/")
+        inner = [
+            os.path.abspath(join(folder, name)) if is_local(folder) else f"{above}/{join(_in_store(folder), name)}"
+            for name, folder in asked
+        ]
         with suppress(OSError):  # folders above what was named need not be open to its reader
-            infos = opened[0][0].get_file_info([inner for _, inner in opened])
+            infos = filesystem.get_file_info(inner)
             for (name, folder), info in zip(asked, infos, strict=True):
                 if info.type != pafs.FileType.NotFound:
                     self._holding[name].add(folder)
@@ -246,6 +251,11 @@ class Beside:
     def holding(self, name: str) -> set[str]:
         """The folders seen to hold this name."""
         return self._holding[name]
+
+
+def _in_store(uri: str) -> str:
+    """What stands behind the bucket or server."""
+    return uri.partition("://")[2].partition("/")[2]
 
 
 class Ancestors:

@@ -156,6 +156,9 @@ def test_what_lies_beside_is_told_by_what_was_listed_and_else_asked(store: str, 
     deep = files.Ancestors(beside.holding("_delta_log"))
     assert deep.nearest(f"{base}/sub/deep/deeper") == f"{base}/sub"
     assert deep.nearest(base) is None
+    asked = files.Beside(["_delta_log"])
+    asked.ask([files.folder_of(base), f"{base}/none", base, f"{base}/sub", f"{base}/sub/deep"])  # a bucket is the first
+    assert asked.holding("_delta_log") == {f"{base}/sub"}
 
 
 def test_sizes_of_files_that_are_there_and_of_those_that_are_not(store: str) -> None:
