@@ -56,6 +56,8 @@ def read_dump(
     if cut:
         # The files that were listed and no others: nothing in a folder's name is a column.
         reader = spark.read.option("recursiveFileLookup", True).option("ignoreCorruptFiles", allow_partial)
+        # Nor is anything in it a wildcard: Spark's own option, since Hadoop's globs take no name with a colon.
+        reader = reader.option("__globPaths__", False)
         frames.append(reader.text(cut, lineSep="\n").select(F.col("value").cast("binary").alias("value")))
     if whole:
         numbers = spark.range(0, len(whole), 1, len(whole))

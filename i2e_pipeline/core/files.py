@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -45,6 +45,14 @@ _UNFINISHED = re.compile(r"\.?(?P<name>.+)\.[0-9a-f]{32}\.tmp")
 
 class StoreError(I2EError, ValueError):
     """A path or URI that no file system is known for."""
+
+
+class PatternError(I2EError, ValueError):
+    """A glob that can name nothing."""
+
+
+class BadName(I2EError, ValueError):
+    """A file whose name is no text; the message names the folder and the remedy."""
 
 
 class RecordError(I2EError, ValueError):
@@ -95,17 +103,19 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), os.path.abspath(path)
 
 
-_HADOOP_WILD = re.compile(r"([\\{}\[\]*?])")
+AS_NAMED = ("__globPaths__", "false")
+"""The option of Spark's readers with which a path is no glob. Spark has it for its own reads of tables. No escape does
+this: a path with an escaped bracket is still looked for as a glob, and in one Hadoop takes no name with a colon
+(HADOOP-14217)."""
 
 
-def for_spark(path: str, glob: bool = True) -> str:
-    """A file or folder as Spark is to be told of it: this one, whatever characters its name has.
+def for_spark(path: str) -> str:
+    """A file or folder as Spark is to be told of it, beside the option AS_NAMED: this one, whatever characters its name
+    has.
 
-    Spark takes paths for globs of Hadoop's, and one without a scheme for a path of its default file system.
-    glob   False: for `basePath`, which Spark takes as it is
+    Spark takes one without a scheme for a path of its default file system.
     """
-    spelled = f"file://{open_filesystem(path)[1]}" if is_local(path) else stores.QUERY.sub("", path)
-    return _HADOOP_WILD.sub(r"\\\1", spelled) if glob else spelled
+    return f"file://{open_filesystem(path)[1]}" if is_local(path) else stores.QUERY.sub("", path)
 
 
 def at_home(path: str) -> str:
@@ -192,7 +202,88 @@ def is_hidden(path: str) -> bool:
 _WILD = re.compile(r"[*?[]")
 
 
-def find(patterns: Sequence[str], suffix: str) -> list[FileInfo]:
+class Beside:
+    """Which folders hold one of some names that no pattern takes, such as `_delta_log`; and which were taken whole.
+
+    `find` notes here what its listings show, hidden names included. So folders that it has listed are not asked once
+    more, however many they are. Folders are spelled as the paths that `find` gives.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.whole: set[str] = set()
+        """Folders of which all was taken that is not hidden."""
+        self._holding: dict[str, set[str]] = {name: set() for name in names}
+        self._listed: set[str] = set()
+        self._trees: set[str] = set()
+        self._query = ""
+
+    def note(self, folder: str, below: Sequence[str], recursive: bool, query: str) -> None:
+        """What a listing has shown: the paths below a folder."""
+        (self._trees if recursive else self._listed).add(folder)
+        self._query = query
+        for path in below:
+            for name in self.names:
+                if name in path and name in (parts := path.split("/")):
+                    above = "/".join(parts[: parts.index(name)])
+                    self._holding[name].add(join(folder, above) if above else folder)
+
+    def ask(self, folders: Sequence[str]) -> None:
+        """Look into those of these folders that no listing has shown."""
+        trees = Ancestors(self._trees)
+        unknown = [f for f in dict.fromkeys(folders) if f not in self._listed and trees.nearest(f) is None]
+        if not unknown:
+            return
+        self._listed.update(unknown)
+        asked = [(name, folder) for folder in unknown for name in self.names]
+        filesystem, first = open_filesystem(unknown[0] + self._query)  # once, since a store's client costs much
+        above = first.removesuffix(_in_store(unknown[0])).rstrip("/")
+        inner = [
+            os.path.abspath(join(folder, name)) if is_local(folder) else f"{above}/{join(_in_store(folder), name)}"
+            for name, folder in asked
+        ]
+        with suppress(OSError):  # folders above what was named need not be open to its reader
+            infos = filesystem.get_file_info(inner)
+            for (name, folder), info in zip(asked, infos, strict=True):
+                if info.type != pafs.FileType.NotFound:
+                    self._holding[name].add(folder)
+
+    def holding(self, name: str) -> set[str]:
+        """The folders seen to hold this name."""
+        return self._holding[name]
+
+
+def _in_store(uri: str) -> str:
+    """What stands behind the bucket or server."""
+    return uri.partition("://")[2].partition("/")[2]
+
+
+class Ancestors:
+    """Which of some folders a path lies in, in time that does not grow with how many they are."""
+
+    def __init__(self, folders: Collection[str]) -> None:
+        self._folders = folders
+        self._known: dict[str, str | None] = {}
+
+    def nearest(self, folder: str) -> str | None:
+        """This folder, or the nearest above it, that is one of them."""
+        if folder in self._folders:
+            return folder
+        if folder not in self._known:
+            above = folder_of(folder)
+            self._known[folder] = self.nearest(above) if above != folder else None
+        return self._known[folder]
+
+
+def folder_of(path: str) -> str:
+    """The folder of a path as it is spelled; "" of a name alone; of a root, itself."""
+    above, slash, _ = path.rpartition("/")
+    if not slash:
+        return ""
+    return path if above.endswith(("/", ":")) else above or "/"
+
+
+def find(patterns: Sequence[str], suffix: str, beside: Beside | None = None) -> list[FileInfo]:
     """Files that paths, folders or globs name, sorted by path, each once.
 
     A path is taken as it is. Of a folder, and of a folder that a glob matches, all files below it whose names end with
@@ -202,12 +293,14 @@ def find(patterns: Sequence[str], suffix: str) -> list[FileInfo]:
     `~` before a local path is the home folder. No wildcard and no folder gives names that begin with `.` or `_`; a
     pattern that spells that first character does. All this holds on disks and on object stores.
 
-    Raises NoSuchFile for a pattern that names nothing, StoreError for a URI of an unknown kind.
+    beside   is told what was listed
+    Raises NoSuchFile for a pattern that names nothing, PatternError for one that can name nothing, StoreError for a URI
+    of an unknown kind.
     """
     found: dict[str, FileInfo] = {}
     for pattern in patterns:
         for one in _alternatives(os.path.expanduser(pattern)):
-            matched = _find_one(one, suffix)
+            matched = _find_one(one, suffix, beside)
             if not matched:
                 of = "" if one == pattern else f" of {pattern}"
                 what = "a folder without a file that counts" if exists(one) else "no file matches"
@@ -245,7 +338,7 @@ def _numbers(first: str, last: str) -> list[str]:
     return [f"{n:0{width}d}" for n in range(int(first), int(last) + step, step)]
 
 
-def _find_one(pattern: str, suffix: str) -> list[FileInfo]:
+def _find_one(pattern: str, suffix: str, beside: Beside | None = None) -> list[FileInfo]:
     pattern, query = pattern.removeprefix("file://"), ""
     scheme, authority, rest = "", "", pattern
     if not is_local(pattern):
@@ -267,27 +360,48 @@ def _find_one(pattern: str, suffix: str) -> list[FileInfo]:
     filesystem, inner = open_filesystem(said + query if said else ".")
     wanted = [name for name in names[fixed:] if name]
 
-    def named(info: pafs.FileInfo) -> FileInfo:
+    def spelled(path: str) -> str:
         """As the user spells it: what stands before the wildcards stays as it is written."""
-        below = info.path[len(inner.rstrip("/")) :].lstrip("/")
-        path = f"{said.rstrip('/')}/{below}" if said and below else said or below
-        return FileInfo(path + query, info.size, info.mtime_ns or 0)
+        below = path[len(inner.rstrip("/")) :].lstrip("/")
+        return f"{said.rstrip('/')}/{below}" if said and below else said or below
+
+    def named(info: pafs.FileInfo) -> FileInfo:
+        return FileInfo(spelled(info.path) + query, info.size, info.mtime_ns or 0)
+
+    def listing(folder: str, recursive: bool) -> list[pafs.FileInfo]:
+        listed = _listing(filesystem, folder, recursive)
+        if beside is not None:
+            start = len(folder.rstrip("/")) + 1
+            at = spelled(folder)
+            beside.note(at.rstrip("/") or at, [i.path[start:] for i in listed], recursive, query)
+        return listed
 
     found = []
-    for info in _matched(filesystem, inner, wanted):
+    try:
+        matched = _matched(filesystem, inner, wanted, listing)
+    except re.error:
+        raise PatternError(
+            f"{pattern}: its brackets stand for no character: in [a-z] the first comes before the last, and an empty "
+            "[] is none; a bracket that belongs to the name is written [[]"
+        ) from None
+    for info in matched:
         if info.type == pafs.FileType.File:
             found.append(named(info))
         elif info.type == pafs.FileType.Directory:
             start = len(info.path.rstrip("/")) + 1
+            if beside is not None:
+                beside.whole.add(spelled(info.path).rstrip("/") or spelled(info.path))
             found += [
                 named(i)
-                for i in _listing(filesystem, info.path, recursive=True)
+                for i in listing(info.path, recursive=True)
                 if i.type == pafs.FileType.File and i.path.endswith(suffix) and not is_hidden(i.path[start:])
             ]
     return found
 
 
-def _matched(filesystem: pafs.FileSystem, base: str, names: Sequence[str]) -> list[pafs.FileInfo]:
+def _matched(
+    filesystem: pafs.FileSystem, base: str, names: Sequence[str], listing: Callable[[str, bool], list[pafs.FileInfo]]
+) -> list[pafs.FileInfo]:
     """Files and folders below `base` that these names, some of them wildcards, lead to."""
     found: list[pafs.FileInfo] = [filesystem.get_file_info(base)]
     for n, name in enumerate(names):
@@ -297,12 +411,12 @@ def _matched(filesystem: pafs.FileSystem, base: str, names: Sequence[str]) -> li
             return [
                 info
                 for folder in folders
-                for info in _listing(filesystem, folder or "/", recursive=True)
+                for info in listing(folder or "/", True)
                 if below.fullmatch(info.path[len(folder) :])
             ]
         if _WILD.search(name):
             here = re.compile(_expression(name))
-            listed = [i for folder in folders for i in _listing(filesystem, folder or "/", recursive=False)]
+            listed = [i for folder in folders for i in listing(folder or "/", False)]
             found = [i for i in listed if here.fullmatch(f"/{i.base_name}")]
         else:
             found = filesystem.get_file_info([f"{folder}/{name}" for folder in folders]) if folders else []
@@ -329,7 +443,17 @@ def _expression(name: str) -> str:
 
 def _listing(filesystem: pafs.FileSystem, folder: str, recursive: bool) -> list[pafs.FileInfo]:
     selector = pafs.FileSelector(folder, recursive=recursive, allow_not_found=True)
-    return list(filesystem.get_file_info(selector))
+    infos = list(filesystem.get_file_info(selector))
+    for info in infos:
+        try:
+            _ = info.path
+        except UnicodeDecodeError as error:
+            name = bytes(error.object)
+            raise BadName(
+                f"{folder}: the name of a file in it is no UTF-8 ({name!r}): rename it (`convmv -r -f latin1 -t "
+                "utf8 --notest`), or move it out of the folder"
+            ) from None
+    return infos
 
 
 # Reading

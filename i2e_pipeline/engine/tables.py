@@ -236,7 +236,7 @@ class Tables:
         named = sorted({files.join(root, p.rpartition("/")[0] if whole_folders else p) for p in paths})
         schema = self.spark_schema(table, [*(n for n in names if n != "unit"), "unit"])
         named = [files.for_spark(path) for path in named]
-        reader = spark.read.schema(schema).option("basePath", files.for_spark(root, glob=False))
+        reader = spark.read.schema(schema).option("basePath", files.for_spark(root)).option(*files.AS_NAMED)
         return reader.parquet(*named).select(*names)
 
     def load(self, table: str, commits: Iterable[Commit], columns: Sequence[str] | None = None) -> pa.Table:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from i2e_pipeline.core import files
@@ -127,23 +127,28 @@ def without_unfinished(
     return {kind: infos for kind, infos in kept.items() if infos}
 
 
-def without_facts(by_format: Mapping[str, Sequence[FileInfo]], others: Sequence[FileInfo]) -> dict[str, list[FileInfo]]:
+def without_facts(
+    by_format: Mapping[str, Sequence[FileInfo]],
+    others: Sequence[FileInfo],
+    with_images: Callable[[Sequence[FileInfo]], set[str]],
+) -> dict[str, list[FileInfo]]:
     """What is listed, without the Parquet files of facts beside tars and folders.
 
+    with_images   paths of those of some Parquet files that have the image column
+
     A folder of img2dataset's has one format. So beside tars or folders a Parquet file of a shard that has stats is
-    facts, too, where none of the shard's images could be had, and no folder is listed.
+    facts, too, where none of the shard's images could be had, and no folder is listed. A file of that name without
+    stats may be a table of somebody else's (`train.parquet` beside `train/`): it is facts if it has no image column.
     """
     tables = by_format.get("parquet", [])
     stems = {i.path.removesuffix(".tar") for i in by_format.get("webdataset", [])}
     stems |= {i.path.rpartition("/")[0] for i in by_format.get("files", [])}
-    facts = {i.path for i in tables if i.path.rpartition(".")[0] in stems}
+    there = {i.path for i in others}
+    with_stats = {i.path for i in tables if i.path.rpartition(".")[0] + "_stats.json" in there}
+    namesakes = [i for i in tables if i.path.rpartition(".")[0] in stems]
+    facts = {i.path for i in namesakes} - with_images([i for i in namesakes if i.path not in with_stats])
     folders = {path.rpartition("/")[0] for path in facts}
-    stats = {i.path for i in others}
-    facts |= {
-        i.path
-        for i in tables
-        if i.path.rpartition("/")[0] in folders and i.path.rpartition(".")[0] + "_stats.json" in stats
-    }
+    facts |= {path for path in with_stats if path.rpartition("/")[0] in folders}
     if facts:
         log.info(
             "%d Parquet files beside tars or folders of the same name are img2dataset's facts of these: not read",

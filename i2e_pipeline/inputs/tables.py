@@ -132,7 +132,11 @@ class Csv(_Table):
     @staticmethod
     def _reader(path: str, stream: IO[bytes], columns: Sequence[str] | None = None) -> Any:
         """`columns`: as bytes, since what is no UTF-8 is mended later; None: all, with types by their first rows."""
-        tabs = any(part in path.lower().rsplit("/", 1)[-1] for part in (".tsv", ".tab"))
+        name = path.lower().rsplit("/", 1)[-1]
+        tabs = ".tsv" in name or ".tab" in name
+        if not tabs and ".csv" not in name:  # the name does not say
+            first = bytes(stream.peek(1)).partition(b"\n")[0]  # type: ignore[attr-defined]
+            tabs = first.count(b"\t") > first.count(b",")
         try:
             return pc_csv.open_csv(
                 stream,

@@ -146,7 +146,8 @@ class KnowledgeBase(Stage):
 
     def _staged(self, run: Run, raw: Written, table: str) -> DataFrame:
         folder = files.for_spark(files.join(raw.staging, table))
-        return run.spark.read.schema(run.tables.spark_schema(table)).parquet(folder)
+        reader = run.spark.read.schema(run.tables.spark_schema(table)).option(*files.AS_NAMED)
+        return reader.parquet(folder)
 
     def _refuse_doubtful(
         self, run: Run, raw: Written, brackets: DataFrame, dump: Sequence[source_files.Source]

@@ -144,6 +144,23 @@ def test_globs_mean_the_same_on_disks_and_in_stores(store: str, patterns: list[s
     assert {f.size for f in found} == {1}
 
 
+@pytest.mark.parametrize("pattern", ["", "*", "*/*", "**/*", "sub", "sub/*", "sub/d.parquet", "sub/deep"])
+def test_what_lies_beside_is_told_by_what_was_listed_and_else_asked(store: str, pattern: str) -> None:
+    """Catches: hidden folders that say what the files beside them are, and that only a disk's listing shows."""
+    beside = files.Beside(["_delta_log"])
+    found = files.find([f"{store}/{pattern}"], "", beside)
+    base = store.removeprefix("file://")
+    beside.ask([files.folder_of(i.path) for i in found] + [f"{base}/sub"])
+    assert beside.holding("_delta_log") == {f"{base}/sub"}
+    assert (files.Ancestors(beside.whole).nearest(f"{base}/sub") is None) == (pattern not in ("", "*", "**/*", "sub"))
+    deep = files.Ancestors(beside.holding("_delta_log"))
+    assert deep.nearest(f"{base}/sub/deep/deeper") == f"{base}/sub"
+    assert deep.nearest(base) is None
+    asked = files.Beside(["_delta_log"])
+    asked.ask([files.folder_of(base), f"{base}/none", base, f"{base}/sub", f"{base}/sub/deep"])  # a bucket is the first
+    assert asked.holding("_delta_log") == {f"{base}/sub"}
+
+
 def test_sizes_of_files_that_are_there_and_of_those_that_are_not(store: str) -> None:
     there = [f"{store}/{name}" for name in ("a.parquet", "sub/d.parquet", ".hidden.parquet", "[1]/i.parquet")]
     gone = [f"{store}/{name}" for name in ("none.parquet", "none/a.parquet", "sub", "sub/a.parquet")]
@@ -188,11 +205,10 @@ def test_any_name_may_be_in_a_path(tmp_path: Path, name: str) -> None:
         assert files.read_bytes(f"{base}/f {name}.txt") == b"x"
 
 
-def test_spark_is_told_of_a_path_without_wildcards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spark_is_told_of_a_path_with_its_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert files.for_spark("a,b/{x}[1]*?\\ é#%20") == f"file://{tmp_path}/a,b/\\{{x\\}}\\[1\\]\\*\\?\\\\ é#%20"
-    assert files.for_spark("{x}", glob=False) == f"file://{tmp_path}/{{x}}"
-    assert files.for_spark("s3://bucket/{x}?region=r") == "s3://bucket/\\{x\\}"
+    assert files.for_spark("a,b/{x}[1]*?\\ é#%20") == f"file://{tmp_path}/a,b/{{x}}[1]*?\\ é#%20"
+    assert files.for_spark("s3://bucket/{x}?region=r") == "s3://bucket/{x}"
 
 
 def test_an_unknown_kind_of_store_is_told() -> None:
