@@ -47,9 +47,9 @@ def split(path: str, image_column: str | None = None) -> tuple[str, str]:
     return posixpath.join(folder, stem), suffix.lower()
 
 
-def part_of(suffix: str, image_column: str) -> tuple[str, int] | None:
+def part_of(suffix: str, image_column: str | None = None) -> tuple[str, int] | None:
     """Which part of a sample a member is, and how far behind others of the kind it stands; None: none of them."""
-    if suffix == image_column.lower() and suffix not in (*TEXT_SUFFIXES, "json"):
+    if image_column and suffix == image_column.lower() and suffix not in (*TEXT_SUFFIXES, "json"):
         return "image", -1
     if suffix in IMAGE_SUFFIXES:
         return "image", IMAGE_SUFFIXES.index(suffix)

@@ -118,7 +118,7 @@ def shards(images: Sequence[FileInfo], others: Iterable[FileInfo], known: Iterab
     of_sample: dict[str, dict[str, tuple[int, FileInfo]]] = {}
     for info in sorted([*images, *others], key=lambda i: i.path):
         key, suffix = samples.split(info.path)
-        if (found := samples.part_of(suffix, "")) is not None:
+        if (found := samples.part_of(suffix)) is not None:
             part, rank = found
             of_key = of_sample.setdefault(key, {})
             if part not in of_key or rank < of_key[part][0]:
