@@ -41,8 +41,8 @@ class Sidecars(Indexed):
         rows = [{"key": samples.split(member["image"])[0].rpartition("/")[2], **member} for member in source.members]
         index = pa.Table.from_pylist(rows, schema=INDEX)
         shard = source.shard(pairs)
-        facts = list(_read(index.slice(0, samples.looked_at(pairs, index.num_rows)).column("json").to_pylist()))
         has_texts = index.column("text").null_count < index.num_rows
+        facts = samples.facts_of(pairs, index, has_texts, lambda rows: _read(rows.column("json").to_pylist()))
         schema = samples.schema_of(shard, facts, has_texts, True)
         kinds = samples.kinds_of(facts, list(pairs.keep_columns))
         return Look(index.num_rows, schema, index, _digest(index, source.sizes), kinds)
