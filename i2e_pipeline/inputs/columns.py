@@ -40,14 +40,16 @@ def check(schema: pa.Schema, pairs: PairsConfig, path: str) -> None:
         if not found:
             if column == _DEFAULTS.get(setting):  # both may be missing
                 continue
-            raise InputError(f"{path} has no column {column!r} (pairs.{setting}); {has(schema)}{_hint(setting, schema)}")
+            raise InputError(
+                f"{path} has no column {column!r} (pairs.{setting}); {has(schema)}{_hint(setting, schema)}"
+            )
         if len(found) > 1:
             raise InputError(f"{path} has {len(found)} columns named {column!r} (pairs.{setting}): leave one of them")
         kind = schema.field(found[0]).type
         if not (_is_image(kind) if wanted == "image" else _is_text(kind, lists=setting == "text_column")):
             raise InputError(
-                f"{path}: column {column!r} (pairs.{setting}) is {shortened(str(kind))}, and {_MAY_BE[wanted]} is wanted: convert the "
-                "column, or name another one"
+                f"{path}: column {column!r} (pairs.{setting}) is {shortened(str(kind))}, and {_MAY_BE[wanted]} is "
+                "wanted: convert the column, or name another one"
             )
 
 
@@ -71,8 +73,8 @@ def has(schema: pa.Schema) -> str:
     if other is None:
         return said
     return (
-        f"{said}: is it split by {other!r}? Columns of .csv are split by commas, those of .tsv by tabs: write it so, or "
-        "name the file by what splits it"
+        f"{said}: is it split by {other!r}? Columns of .csv are split by commas, those of .tsv by tabs: write it so, "
+        "or name the file by what splits it"
     )
 
 

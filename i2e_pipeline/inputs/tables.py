@@ -201,8 +201,8 @@ def _fault(path: str, dialect: _Dialect) -> str | None:
             for _ in rows:
                 last = rows.line_num + 1
         except csv.Error as error:
-            if rows.line_num > last and "expected after" not in str(error):
-                return f"line {last}: a quotation mark opens a cell and is never closed"
+            if "expected after" not in str(error):  # it ends, or a cell grows beyond all bounds
+                return f"line {last}: a quotation mark opens a cell and is not closed for {_BLOCK >> 20} MiB, or at all"
             return f"line {last}: a quotation mark stands where none may ({error})"
     return None
 
@@ -230,11 +230,7 @@ def _batches(
         try:
             yield from reader
         except pa.ArrowInvalid as error:
-            if "straddling" in str(error):
-                said = f"a row is longer than {_BLOCK >> 20} MiB: shorten it, or leave it out"
-            else:
-                said = f"{error}: mend the row, or leave it out"
-            raise ShardError(f"{path} is no table of separated values: {said}") from None
+            raise _no_table(path, error) from None
 
 
 def _reader(path: str, stream: IO[bytes], dialect: _Dialect, columns: Sequence[str] | None = None) -> Any:
@@ -258,7 +254,15 @@ def _reader(path: str, stream: IO[bytes], dialect: _Dialect, columns: Sequence[s
             ),
         )
     except pa.ArrowInvalid as error:
-        raise ShardError(f"{path} is no table of separated values: {error}") from None
+        raise _no_table(path, error) from None
+
+
+def _no_table(path: str, error: pa.ArrowInvalid) -> ShardError:
+    if "straddling" in str(error):
+        said = f"a row is longer than {_BLOCK >> 20} MiB: shorten it, or leave it out"
+    else:
+        said = f"{error}" + (": mend the row, or leave it out" if "Row #" in str(error) else "")
+    return ShardError(f"{path} is no table of separated values: {said}")
 
 
 _WHOLE = r'^"([^"]|"")*"$'
@@ -287,7 +291,8 @@ class JsonLines(_Table):
 
     def look(self, source: Source, pairs: PairsConfig) -> Look:
         path, keep = source.path, list(pairs.keep_columns)
-        rows, first, names = 0, [], dict[str, None]()
+        rows, names = 0, dict[str, None]()
+        first: list[dict[str, Any]] = []
         found = [dict.fromkeys(keep, kept.ABSENT)]
         with closing(_lines(path)) as lines:
             while part := [row for _, row in islice(lines, _LINES)]:
@@ -461,7 +466,7 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
             raise ShardError(f"{path} is not whole gzip ({error}): fetch it again, or leave it out") from None
 
 
-def _refuse_wide(path: str, stream: io.BufferedReader) -> None:
+def _refuse_wide(path: str, stream: io.BufferedReader[Any]) -> None:
     first = stream.peek(4)[:4]
     if first.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in first[:2]:
         raise ShardError(f"{path} is UTF-16: convert it, as by `iconv -f UTF-16 -t UTF-8`")

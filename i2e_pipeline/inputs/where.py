@@ -7,9 +7,9 @@ numbers, texts, True, False, None and lists of them. There are comparisons, `in`
 `and`, `or`, `not` and parentheses.
 
 What a value is, and which are null, is kept.py's: a missing value, an empty text and NaN are null, texts are made
-valid, lists and structs are JSON. A comparison with a null is not true, nor is its opposite; only "" is null itself. Where
-a column of text is compared with a number, the text is read as one, and what is none counts as null. Numbers are
-compared exactly: whole ones of any size, and those of a float column as that column would hold them.
+valid, lists and structs are JSON. A comparison with a null is not true, nor is its opposite; only "" is null
+itself. Where a column of text is compared with a number, the text is read as one, and what is none counts as null.
+Numbers are compared exactly: whole ones of any size, and those of a float column as that column would hold them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -214,18 +214,19 @@ def _value(node: ast.expr, batch: pa.RecordBatch, numbers: set[str]) -> pa.Array
         null = _is_null(column, name in numbers)
         return null if how == "is" else pc.invert(null)
     if how in ("in", "not_in"):
-        inside = _any(_compared(column, "equal", one) for one in value)
-        if inside is None:
-            inside = pc.if_else(_is_null(column, name in numbers), pa.scalar(None, pa.bool_()), False)
+        inside = _inside(column, value)
         return inside if how == "in" else pc.invert(inside)
     return _compared(column, how, value)
 
 
-def _any(found: Iterator[pa.Array]) -> pa.Array | None:
-    made = None
-    for one in found:
-        made = one if made is None else pc.or_kleene(made, one)
-    return made
+def _inside(column: pa.Array, wanted: list[Any]) -> pa.Array:
+    """Whether each value is one of these, null for a null."""
+    if all(isinstance(value, str) for value in wanted):
+        said = kept.values(column, pa.string())[0]
+        return pc.if_else(
+            pc.is_null(said), "" in wanted or pa.scalar(None, pa.bool_()), pc.is_in(said, pa.array(wanted, pa.string()))
+        )
+    return reduce(pc.or_kleene, (_compared(column, "equal", value) for value in wanted))
 
 
 def _is_null(column: pa.Array, number: bool) -> pa.Array:
@@ -244,6 +245,8 @@ def _compared(column: pa.Array, how: str, value: Any) -> pa.Array:
         null = _is_null(column, False)
         return null if how == "equal" else pc.invert(null)
     if isinstance(value, str):
+        if pa.types.is_boolean(column.type):
+            value = value.lower()  # Python and pandas write True
         return pc.call_function(how, [kept.values(column, pa.string())[0], pa.scalar(value)])
     if isinstance(value, bool):
         return pc.call_function(how, [kept.values(column, pa.bool_())[0], pa.scalar(value)])
