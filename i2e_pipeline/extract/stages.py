@@ -210,7 +210,9 @@ def read_shards(
                     taken = rows_in_share(file["digest"], rows, share)
                     rows, columns = rows[taken], columns.filter(pa.array(taken))
                 taken_by = {"taken": mask(where, columns)} if where else {}
-                columns, wrong = formats.texts(shard, columns.select([c for c in roles.values() if c]))
+                columns, wrong = formats.texts(
+                    shard, columns.select(list(dict.fromkeys(c for c in roles.values() if c)))
+                )
                 mended.update({f"{name} is no UTF-8, mended": count for name, count in wrong.items()})
                 none = pa.nulls(len(rows), pa.string())
                 read = {role: columns.column(column) if column else none for role, column in roles.items()}
