@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import logging
 import math
 import re
 import zlib
@@ -35,6 +36,8 @@ from i2e_pipeline.inputs.shard import Format, Images, Look, Shard, ShardError, o
 if TYPE_CHECKING:
     from i2e_pipeline.core.config import PairsConfig
     from i2e_pipeline.inputs.shard import Source
+
+log = logging.getLogger(__name__)
 
 _BLOCK = 16 << 20
 """Bytes that are parsed at a time; a row may not be longer."""
@@ -170,12 +173,15 @@ def _dialect_of(path: str) -> _Dialect:
     delimiter = "\t" if tabs else ","
     if not _has_quotes(path):
         return _Dialect(delimiter)
-    faults = []
-    for dialect in (_Dialect(delimiter), _Dialect(delimiter, escape="\\")):
-        fault = _fault(path, dialect)
-        if fault is None:
-            return dialect
-        faults.append(fault)
+    doubled, escaped = _Dialect(delimiter), _Dialect(delimiter, escape="\\")
+    faults = [_fault(path, doubled)]
+    if not any(faults):
+        return doubled
+    if _fault(path, escaped) is None:
+        return escaped
+    if wrong is None and _fault(path, doubled, lenient=True) is None:
+        log.warning("%s, %s, among others: such marks are left out; double those inside of quoted cells", path, *faults)
+        return doubled
     raise wrong or ShardError(
         f"{path}, {faults[0]}: close the cell, or double the quotation marks inside of quoted cells"
     )
@@ -186,8 +192,11 @@ def _has_quotes(path: str) -> bool:
         return any(b'"' in block for block in iter(partial(stream.read, _BLOCK), b""))
 
 
-def _fault(path: str, dialect: _Dialect) -> str | None:
-    """Where quotation marks do not close as they open, and how; Arrow passes over it, and rows are lost."""
+def _fault(path: str, dialect: _Dialect, lenient: bool = False) -> str | None:
+    """Where quotation marks do not close as they open, and how; Arrow passes over it, and rows are lost.
+
+    lenient   text behind a closing mark is no fault where the row is one line, since then no other row is lost
+    """
     csv.field_size_limit(_BLOCK)
     last = 1
     with _opened(path) as stream, io.TextIOWrapper(stream, "latin-1") as lines:
@@ -197,14 +206,20 @@ def _fault(path: str, dialect: _Dialect) -> str | None:
             escapechar=dialect.escape,
             strict=True,
         )
-        try:
-            for _ in rows:
+        while True:
+            try:
+                for _ in rows:
+                    last = rows.line_num + 1
+                return None
+            except csv.Error as error:
+                if "expected after" not in str(error):  # it ends, or a cell grows beyond all bounds
+                    return (
+                        f"line {last}: a quotation mark opens a cell and is not closed for {_BLOCK >> 20} MiB, "
+                        "or at all"
+                    )
+                if not lenient or rows.line_num > last:
+                    return f"line {last}: a quotation mark stands where none may ({error})"
                 last = rows.line_num + 1
-        except csv.Error as error:
-            if "expected after" not in str(error):  # it ends, or a cell grows beyond all bounds
-                return f"line {last}: a quotation mark opens a cell and is not closed for {_BLOCK >> 20} MiB, or at all"
-            return f"line {last}: a quotation mark stands where none may ({error})"
-    return None
 
 
 def _header(path: str, dialect: _Dialect) -> list[str]:

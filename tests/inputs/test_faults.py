@@ -346,8 +346,9 @@ def test_a_table_that_cannot_be_read_is_refused_with_its_line(
          ['He said "hi" there', 'a "b, c" d', 'pipe 5"']),
         ("a.csv", 'jpg,caption\n1,"C:\\lion\\"\n1,"two\nlines ""here"""\n1,5" pipe\n',
          ["C:\\lion\\", 'two\nlines "here"', '5" pipe']),
+        ("a.csv", 'jpg,caption\n1,"Lion King" poster\n1,"a, b"\n', ["Lion King poster", "a, b"]),
     ],
-    ids=["tabs without quoting", "tabs, cells quoted", "tabs, quoting needed", "Spark's escapes", "doubled"],
+    ids=["tabs without quoting", "tabs, cells quoted", "tabs, quoting needed", "Spark's escapes", "doubled", "stray"],
 )  # fmt: skip
 def test_quotation_marks_lose_no_rows(name: str, content: str, captions: list[str], tmp_path: Path) -> None:
     """Catches: two captions that begin with a quotation mark swallow the rows between."""

@@ -79,7 +79,7 @@ def test_it_is_checked_at_the_plan(expression: str, says: str, tmp_path: Path) -
 
 
 NAN = float("nan")
-SAME = {
+SAME: dict[str, list[Any]] = {
     "key": ["a", "b", "c", "d", "e"],
     "jpg": ["1.jpg"] * 5,
     "caption": ["x"] * 5,
