@@ -415,11 +415,14 @@ def _refuse_empty(run: Run, state: StageState) -> None:
     reasons: Counter[str] = Counter()
     for commit in made:
         reasons.update(commit.rejected)
-    reason, rejected = reasons.most_common(1)[0] if reasons else ("", 0)
-    nearly_all = rows_in >= _TELLING_ROWS and rejected >= _NEARLY_ALL * rows_in
-    if rows_out and not nearly_all:
-        return
     stage = state.stage
+    unasked = reasons - Counter({reason_name(reason): rows_in for reason in stage.asked_for})
+    if rows_out:
+        wanted = rows_in - (reasons.total() - unasked.total())
+        if wanted < _TELLING_ROWS or max(unasked.values(), default=0) < _NEARLY_ALL * wanted:
+            return
+        reasons = unasked
+    reason, rejected = reasons.most_common(1)[0] if reasons else ("", 0)
     why = next((said for r, said in stage.reasons.items() if reason_name(r) == reason), "")
     raise StageError(
         f"stage {stage.name}: of {rows_in:,} {stage.rows_are} {rows_out:,} were passed on"

@@ -110,6 +110,8 @@ class Stage:
     """In which table, by which key, the rows are that it passes on."""
     reasons: Mapping[Any, str] = {}
     """Why it rejects rows: each reason with a sentence for a reader who has not seen the code."""
+    asked_for: tuple[Any, ...] = ()
+    """Those of the reasons that are the user's wish: however many rows they take, the run goes on with the others."""
     narrows: str | None = None
     """A table that was written before it. The stages behind it see only those rows of the table that it passed on,
     which are those whose `passes.key` is in `passes.table`."""

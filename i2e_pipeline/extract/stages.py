@@ -35,6 +35,7 @@ from i2e_pipeline.extract import gazetteer, recognizer
 from i2e_pipeline.extract.mentions import find_mentions
 from i2e_pipeline.extract.text import read_texts
 from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs.columns import or_null
 from i2e_pipeline.inputs.shard import Shard, of_row, shard_of
 from i2e_pipeline.inputs.where import columns as looked_at
 from i2e_pipeline.inputs.where import mask
@@ -68,6 +69,7 @@ class Pairs(Stage):
         ),
         Reason.NO_LETTERS: "The alt-text has no letter in any script: only digits, prices or punctuation.",
     }
+    asked_for = (Reason.FILTERED_OUT,)
     sections = ("pairs", "extract")
     leaves_out = {
         "pairs.path": "units are named by the content of their files",
@@ -191,7 +193,8 @@ def read_shards(
     batches   shard: int32, SHARD_COLUMNS, digest: binary, share_from, share_to: float64
     mended    gets how many values of each column were no UTF-8
     where     an expression over the input's columns (inputs/where.py)
-    yields    shard: int32, row: int64, pair_id: binary(16), key, url, caption: string or null; where there is a `where`
+    yields    shard: int32, row: int64, pair_id: binary(16), key, url, caption: string or null, key and url never
+              empty; where there is a `where`
               also taken: bool
     """
     import numpy as np
@@ -207,15 +210,19 @@ def read_shards(
                     taken = rows_in_share(file["digest"], rows, share)
                     rows, columns = rows[taken], columns.filter(pa.array(taken))
                 taken_by = {"taken": mask(where, columns)} if where else {}
-                columns, wrong = formats.texts(shard, columns.select([c for c in roles.values() if c]))
+                columns, wrong = formats.texts(
+                    shard, columns.select(list(dict.fromkeys(c for c in roles.values() if c)))
+                )
                 mended.update({f"{name} is no UTF-8, mended": count for name, count in wrong.items()})
                 none = pa.nulls(len(rows), pa.string())
+                read = {role: columns.column(column) if column else none for role, column in roles.items()}
+                read |= {role: or_null(read[role]) for role in ("key", "url")}
                 yield pa.RecordBatch.from_pydict(
                     {
                         "shard": pa.array(np.full(len(rows), file["shard"], dtype=np.int32)),
                         "row": pa.array(rows),
                         "pair_id": row_ids(file["digest"], rows),
-                        **{role: columns.column(column) if column else none for role, column in roles.items()},
+                        **read,
                         **taken_by,
                     }
                 )

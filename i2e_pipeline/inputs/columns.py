@@ -17,6 +17,8 @@ from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.inputs.shard import Captions
 
+_QUOTED = 200
+"""Characters of a value that a message quotes at most: a cell may hold a whole image as text."""
 _DEFAULTS = {name: PairsConfig.model_fields[name].default for name in ("key_column", "url_column")}
 
 
@@ -24,9 +26,13 @@ class InputError(I2EError, RuntimeError):
     """Input that cannot be used; the message names the file and the remedy."""
 
 
+def shortened(value: str) -> str:
+    """The value as a message quotes it."""
+    return value if len(value) <= _QUOTED else f"{value[: _QUOTED - 1]}…"
+
+
 def check(schema: pa.Schema, pairs: PairsConfig, path: str) -> None:
     """Raise InputError where a shard with these columns cannot be read as `pairs` says."""
-    has = f"it has {', '.join(dict.fromkeys(schema.names)) or 'no column'}"
     for setting, column, wanted in _wanted(pairs):
         if column is None:
             continue
@@ -34,14 +40,16 @@ def check(schema: pa.Schema, pairs: PairsConfig, path: str) -> None:
         if not found:
             if column == _DEFAULTS.get(setting):  # both may be missing
                 continue
-            raise InputError(f"{path} has no column {column!r} (pairs.{setting}); {has}{_hint(setting, schema)}")
+            raise InputError(
+                f"{path} has no column {column!r} (pairs.{setting}); {has(schema)}{_hint(setting, schema)}"
+            )
         if len(found) > 1:
             raise InputError(f"{path} has {len(found)} columns named {column!r} (pairs.{setting}): leave one of them")
         kind = schema.field(found[0]).type
         if not (_is_image(kind) if wanted == "image" else _is_text(kind, lists=setting == "text_column")):
             raise InputError(
-                f"{path}: column {column!r} (pairs.{setting}) is {kind}, and {_MAY_BE[wanted]} is wanted: convert the "
-                "column, or name another one"
+                f"{path}: column {column!r} (pairs.{setting}) is {shortened(str(kind))}, and {_MAY_BE[wanted]} is "
+                "wanted: convert the column, or name another one"
             )
 
 
@@ -56,6 +64,30 @@ _MAY_BE = {
     "text": "text (string, bytes, a number, or for captions a list of strings)",
     "image": "bytes, Hugging Face's struct<bytes, path>, or a string with the path of a file",
 }
+
+
+def has(schema: pa.Schema) -> str:
+    """Which columns a file has, where one is missing, and why it may be."""
+    said = f"it has {shortened(', '.join(dict.fromkeys(schema.names))) or 'no column'}"
+    other = next((mark for mark in (";", "\t", "|", ",") if len(schema) == 1 and mark in schema.names[0]), None)
+    if other is None:
+        return said
+    return (
+        f"{said}: is it split by {other!r}? Columns of .csv are split by commas, those of .tsv by tabs: write it so, "
+        "or name the file by what splits it"
+    )
+
+
+def named(pairs: PairsConfig) -> list[str]:
+    """Columns that the settings name and that a file must have, other than the image's."""
+    columns = (getattr(pairs, setting) for setting in ("key_column", "url_column", "text_column"))
+    optional = [None, *_DEFAULTS.values()]
+    return [column for column in columns if column not in optional]
+
+
+def or_null(values: pa.Array) -> pa.Array:
+    """Texts, null where they are empty: a table of texts cannot say null otherwise."""
+    return pc.if_else(pc.equal(pc.utf8_trim_whitespace(values), ""), pa.scalar(None, values.type), values)
 
 
 def _hint(setting: str, schema: pa.Schema) -> str:

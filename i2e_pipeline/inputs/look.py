@@ -24,6 +24,7 @@ _ROWS_SAMPLED = 16
 _ADDRESS = re.compile(rb"(?:https?:)?//", re.IGNORECASE)
 _BASE64 = re.compile(rb"(?:data:[\w/+.-]*;base64,)?(?:/9j/|iVBORw0KGgo|UklGR|R0lGOD)[A-Za-z0-9+/_-]")
 """How base64 of JPEG, PNG, WebP and GIF begins."""
+_IS_BASE64 = "this is base64: decode it into bytes first"
 
 
 def sampled(count: int) -> set[int]:
@@ -42,7 +43,7 @@ def look(source: Source, pairs: PairsConfig, images: bool = False) -> Look:
         found = formats.FORMATS[source.format].look(source, pairs)
         if found.rows:
             columns.check(found.schema, pairs, source.path)
-            _check_where(found.schema, pairs.where, source.path)
+            _check_where(found.schema, pairs, source.path)
             if images:
                 _check_images(source, found, pairs)
         return found if found.digest else replace(found, digest=files.fingerprint(source.path))
@@ -54,15 +55,22 @@ def look(source: Source, pairs: PairsConfig, images: bool = False) -> Look:
         raise InputError(f"{source.path} is not a readable {kind} ({error}): mend it or leave it out") from None
 
 
-def _check_where(schema: pa.Schema, expression: str | None, path: str) -> None:
-    if expression is None:
+def _check_where(schema: pa.Schema, pairs: PairsConfig, path: str) -> None:
+    if pairs.where is None:
         return
-    looked_at = where.columns(expression)
-    if missing := [c for c in looked_at if c not in schema.names]:
-        raise InputError(f"{path} has no column {missing[0]!r} (pairs.where); it has {', '.join(schema.names)}")
-    none = [pa.array([], schema.field(c).type) for c in looked_at]
+    for name in where.columns(pairs.where):
+        found = schema.get_all_field_indices(name)
+        if len(found) != 1:
+            few = f"has {len(found)} columns" if found else "has no column"
+            raise InputError(f"{path} {few} {name!r} (pairs.where); {columns.has(schema)}")
+        kind = columns.plain(schema.field(found[0]).type)
+        if name == pairs.image_column and (columns.is_bytes(kind) or pa.types.is_struct(kind)):
+            raise InputError(
+                f"{path}: pairs.where looks at {name!r}, which holds the images: each would be loaded before any is "
+                "wanted. Leave it out; rows without an image are rejected anyway"
+            )
     try:
-        where.mask(expression, pa.RecordBatch.from_arrays(none, names=looked_at))
+        where.check(pairs.where, schema)
     except where.WhereError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -89,7 +97,9 @@ def _why_none(stored: Sequence[StoredImage]) -> str | None:
     missing = [s for s in stored if isinstance(s, NoImage)]
     held = [s for s in stored if isinstance(s, bytes)]
     if len(missing) == len(stored):
-        said = missing[0].detail
+        said = columns.shortened(missing[0].detail)
+        if all(_BASE64.match(s.detail.encode()) for s in missing):
+            return _IS_BASE64
         if _ADDRESS.match(said.encode()):
             return (
                 f"{said}: these are addresses of the web; fetch them first (`i2e fetch`), and name the folder it fills"
@@ -98,5 +108,5 @@ def _why_none(stored: Sequence[StoredImage]) -> str | None:
     if held and all(_ADDRESS.match(s) for s in held):
         return "these are addresses of the web as bytes; fetch them first (`i2e fetch`)"
     if held and all(_BASE64.match(s) for s in held):
-        return "this is base64: decode it into bytes first"
+        return _IS_BASE64
     return None

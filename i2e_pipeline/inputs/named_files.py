@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from i2e_pipeline.core import files
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.core.stored_image import NoImage, StoredImage
+from i2e_pipeline.inputs.columns import shortened
 from i2e_pipeline.inputs.shard import Shard
 
 _AT_ONCE = 16
@@ -45,7 +46,7 @@ class NamedFiles:
         place = self.place(name)
         if place is None:
             roots = ", ".join(self._roots)
-            return NoImage(Reason.MISSING_IMAGE, f"{name} is not below {roots} (pairs.image_root)")
+            return NoImage(Reason.MISSING_IMAGE, f"{shortened(name)} is not below {roots} (pairs.image_root)")
         try:
             if files.is_local(place) and not os.path.isfile(place):  # a pipe would be waited for, for ever
                 why = "it is no file" if os.path.exists(place) else os.strerror(errno.ENOENT)
@@ -53,10 +54,11 @@ class NamedFiles:
             filesystem, inner = files.open_filesystem(place)
             with filesystem.open_input_file(inner) as stream:
                 if stream.size() > LARGEST:
-                    return NoImage(Reason.TOO_MANY_BYTES, f"{name} has {stream.size():,} bytes")
+                    return NoImage(Reason.TOO_MANY_BYTES, f"{shortened(name)} has {stream.size():,} bytes")
                 return bytes(stream.read())
         except (OSError, files.StoreError) as error:
-            return NoImage(Reason.MISSING_IMAGE, f"{name}: {str(error) or type(error).__name__}")
+            why = shortened(str(error) or type(error).__name__)
+            return NoImage(Reason.MISSING_IMAGE, f"{shortened(name)}: {why}")
 
     def place(self, name: str) -> str | None:
         """Where the file of that name lies; None where it would be outside of the folders."""

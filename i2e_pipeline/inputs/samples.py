@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import codecs
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from i2e_pipeline.core.config import PairsConfig
-from i2e_pipeline.inputs import kept
+from i2e_pipeline.inputs import columns, kept, where
 from i2e_pipeline.inputs.shard import Shard
-from i2e_pipeline.inputs.tables import from_objects, json_of
+from i2e_pipeline.inputs.tables import from_objects, json_of, schema_of_objects
 
 IMAGE_SUFFIXES = (
     "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jxl", "jp2", "jpe", "jfif",
@@ -71,7 +71,7 @@ def columns_of(
     for row, key in zip(rows, keys, strict=True):
         if shard.key_column is not None and row.get(shard.key_column) is None:
             row[shard.key_column] = key
-    batch = from_objects(rows, names, shard.kept)
+    batch = from_objects(rows, names, shard.kept, shard.text_column)
     if shard.text_column in names and any(t is not None for t in texts):
         batch = _with_texts(batch, shard.text_column, texts)
     return batch
@@ -97,7 +97,8 @@ def _with_texts(batch: pa.RecordBatch, column: str, texts: Sequence[bytes | None
         new = pa.array([[t] if v is None and t is not None else v for v, t in lists], pa.list_(pa.binary()))
     else:
         # As bytes: what is no UTF-8 is mended, and counted, at the door.
-        raw = zip(said.cast(pa.string()).cast(pa.binary()).to_pylist(), texts, strict=True)
+        stored = said if pa.types.is_binary(said.type) else said.cast(pa.string()).cast(pa.binary())
+        raw = zip(stored.to_pylist(), texts, strict=True)
         new = pa.array([t if v is None else v for v, t in raw], pa.binary())
     return batch.set_column(batch.schema.get_field_index(column), column, new)
 
@@ -119,18 +120,30 @@ def kinds_of(facts: Sequence[bytes | None], keep: Sequence[str]) -> dict[str, st
     return kept.of_objects([_facts(stored) for stored in facts], keep)
 
 
-def looked_at(pairs: PairsConfig, count: int) -> int:
-    """Of how many of so many samples a plan reads the .json: all where that says what a column holds."""
-    return count if kept.unknown({}, pairs) else min(count, LOOKED_AT)
+def facts_of(
+    pairs: PairsConfig, index: pa.Table, has_texts: bool, read: Callable[[pa.Table], Iterable[bytes | None]]
+) -> list[bytes | None]:
+    """The .json of as many samples as tell what columns there are: the first, or all where what these columns hold is
+    asked, or where the settings name a column that the first do not have.
+
+    read   the .json of rows of the index
+    """
+    facts = list(read(index.slice(0, LOOKED_AT)))
+    wanted = {*columns.named(pairs), *(where.columns(pairs.where) if pairs.where else ())} - {pairs.key_column}
+    if has_texts:
+        wanted -= {pairs.text_column}
+    if kept.unknown({}, pairs) or wanted - {*names_of(facts)}:
+        facts += read(index.slice(LOOKED_AT))
+    return facts
 
 
 def schema_of(shard: Shard, facts: Sequence[bytes | None], has_texts: bool, has_images: bool) -> pa.Schema:
     """The columns that samples like these have."""
-    fields = dict.fromkeys(names_of(facts))
+    found = schema_of_objects(_facts(stored) for stored in facts)
+    fields = dict(zip(found.names, found.types, strict=True))
     if shard.key_column is not None:
-        fields.setdefault(shard.key_column)
+        fields.setdefault(shard.key_column, pa.string())
     if has_texts:
-        fields.setdefault(shard.text_column)
+        fields.setdefault(shard.text_column, pa.string())
     fields.pop(shard.image_column, None)
-    columns = [pa.field(name, pa.string()) for name in fields]
-    return pa.schema([*columns, *([pa.field(shard.image_column, pa.binary())] if has_images else [])])
+    return pa.schema([*fields.items(), *([pa.field(shard.image_column, pa.binary())] if has_images else [])])

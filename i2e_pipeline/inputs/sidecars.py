@@ -46,10 +46,10 @@ class Sidecars(Indexed):
         rows = [{"key": samples.split(member["image"])[0].rpartition("/")[2], **member} for member in source.members]
         index = pa.Table.from_pylist(rows, schema=INDEX)
         shard = source.shard(pairs)
-        with self.parts(shard) as read:
-            facts = list(read(index.slice(0, samples.looked_at(pairs, index.num_rows)), "json"))
-            digest = _digest(index, source.sizes, read)
         has_texts = index.column("text").null_count < index.num_rows
+        with self.parts(shard) as read:
+            facts = samples.facts_of(pairs, index, has_texts, lambda rows: read(rows, "json"))
+            digest = _digest(index, source.sizes, read)
         schema = samples.schema_of(shard, facts, has_texts, True)
         kinds = samples.kinds_of(facts, list(pairs.keep_columns))
         return Look(index.num_rows, schema, index, digest, kinds)

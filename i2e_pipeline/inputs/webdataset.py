@@ -52,7 +52,7 @@ class WebDataset(Indexed):
             index = index_of(stream, source.path, pairs.image_column, not files.is_local(source.path))
             shard = source.shard(pairs)
             has = {part: bool(np.any(index.column(f"{part}_offset").to_numpy() >= 0)) for part in samples.PARTS}
-            facts = list(_parts(stream, index.slice(0, samples.looked_at(pairs, index.num_rows)), "json"))
+            facts = samples.facts_of(pairs, index, has["text"], lambda rows: _parts(stream, rows, "json"))
             schema = samples.schema_of(shard, facts, has["text"], has["image"])
         return Look(index.num_rows, schema, index, kinds=samples.kinds_of(facts, list(pairs.keep_columns)))
 

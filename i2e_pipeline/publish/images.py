@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from i2e_pipeline.core.stored_image import NoImage
 from i2e_pipeline.inputs import formats, kept
+from i2e_pipeline.inputs.columns import or_null
 from i2e_pipeline.inputs.shard import Shard, ShardChanged
 
 BYTES_PER_TASK = 512 << 20
@@ -49,7 +50,7 @@ def rows_of_shards(
     for batch in formats.rows(shard, rows, list(dict.fromkeys([*texts, *columns.kept.names]))):
         said = formats.texts(shard, batch.select(texts))[0]
         part = {
-            "url": said.column(columns.url) if columns.url else pa.nulls(batch.num_rows, pa.string()),
+            "url": or_null(said.column(columns.url)) if columns.url else pa.nulls(batch.num_rows, pa.string()),
             "alt_text": said.column(columns.alt_text),
         }
         for field in columns.kept:

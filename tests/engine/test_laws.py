@@ -757,6 +757,19 @@ def test_a_stage_that_passes_on_nothing_stops_the_run(tmp_path: Path, spark: Any
     assert worked(states) == {"read": 0, "total": 1}
 
 
+def test_what_the_user_wants_left_out_stops_no_run_unless_it_is_everything(tmp_path: Path, spark: Any) -> None:
+    """Catches: an expression that takes 8 of 2,000 rows as asked, and ends the run."""
+    rare = Read()
+    rare.modulus, rare.asked_for = 500, ("odd",)
+    write_shard(tmp_path / "in" / "a.parquet", *range(1_100))
+    _, states = toys(config(tmp_path), spark, read=rare).run()
+    assert worked(states) == {"read": 1, "total": 1}
+    write_shard(tmp_path / "none" / "a.parquet", *range(1, 1_100, 2))
+    rare.modulus = 2
+    with pytest.raises(StageError, match=r"of 550 numbers 0 were passed on, and 550 rejected as odd"):
+        toys(config(tmp_path, output=f"{tmp_path}/other", pairs={"path": f"{tmp_path}/none"}), spark, read=rare).run()
+
+
 def test_nearly_everything_rejected_for_one_reason_stops_the_run(tmp_path: Path, spark: Any) -> None:
     rare = Read()
     rare.modulus = 500

@@ -151,7 +151,9 @@ def test_captions_in_lists_are_joined_where_that_is_asked(tmp_path: Path) -> Non
         ({}, {"url_column": "source"}, r"no column 'source' \(pairs\.url_column\)"),
         ({"jpg": ["http://x/1.jpg"] * 3}, {}, r"addresses of the web; fetch them first"),
         ({"jpg": [b"https://x/1.jpg"] * 3}, {}, r"addresses of the web as bytes"),
-        ({"jpg": ["/9j/4AAQSkZJRgABAQ" * 9] * 3}, {}, r"is not below|No such file|File name too long"),
+        ({"jpg": ["/9j/4AAQSkZJRgABAQ" * 9] * 3}, {}, r"this is base64: decode it into bytes first$"),
+        ({"jpg": ["iVBORw0KGgo" + "A" * 25_000] * 3}, {}, r"this is base64: decode it into bytes first$"),
+        ({"jpg": ["x" * 25_000] * 3}, {}, r"holds no image in its first 3 rows that have one: x{100,200}….{0,200}$"),
         ({"jpg": [b"/9j/4AAQSkZJRgABAQ" * 9] * 3}, {}, r"this is base64"),
     ],
 )  # fmt: skip
@@ -330,6 +332,148 @@ def test_a_table_that_cannot_be_read_is_refused_with_its_line(
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=says):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "captions"),
+    [
+        ("a.tsv", 'jpg\tcaption\n1\t"Lion King" poster\n1\t"one\n1\tfish\n1\ttwo" here\n1\t"three\n',
+         ['"Lion King" poster', '"one', "fish", 'two" here', '"three']),
+        ("a.tsv", '"jpg"\t"caption"\n"1"\t"say ""hi"", ""you"""\n1\t"say \\"hi\\""\n1\t""\n',
+         ['say "hi", "you"', 'say "hi"', ""]),
+        ("a.tsv", 'jpg\tcaption\n1\t"two\nlines"\n1\t"a ""tab\t"""\n', ["two\nlines", 'a "tab\t"']),
+        ("a.csv", 'jpg,caption\n1,"He said \\"hi\\" there"\n1,"a \\"b, c\\" d"\n1,"pipe 5\\""\n',
+         ['He said "hi" there', 'a "b, c" d', 'pipe 5"']),
+        ("a.csv", 'jpg,caption\n1,"C:\\lion\\"\n1,"two\nlines ""here"""\n1,5" pipe\n',
+         ["C:\\lion\\", 'two\nlines "here"', '5" pipe']),
+        ("a.csv", 'jpg,caption\n1,"Lion King" poster\n1,"a, b"\n', ["Lion King poster", "a, b"]),
+    ],
+    ids=["tabs without quoting", "tabs, cells quoted", "tabs, quoting needed", "Spark's escapes", "doubled", "stray"],
+)  # fmt: skip
+def test_quotation_marks_lose_no_rows(name: str, content: str, captions: list[str], tmp_path: Path) -> None:
+    """Catches: two captions that begin with a quotation mark swallow the rows between."""
+    (tmp_path / "1").write_bytes(JPEG)
+    (tmp_path / name).write_text(content)
+    rows, stored, _ = read(tmp_path / name)
+    assert [row["caption"] for row in rows] == captions
+    assert stored == [JPEG] * len(captions)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", b'jpg,caption\n1,lion\n1,"open\n1,fish\n',
+         r"a\.csv, line 3: a quotation mark opens a cell and is not closed"),
+        ("a.csv", b'jpg,caption\n1,"open\n1,fish\n1,"last" one\n',
+         r"a\.csv, line 2: a quotation mark stands where none may .*double"),
+        ("a.csv", b'jpg,caption\n1,"' + b"x" * (17 << 20) + b'"\n', r"line 2: .* not closed for 16 MiB"),
+        ("a.tsv", b'jpg\tcaption\n1\t"one\n1\ttwo\tthree\n', r"Row #3: Expected 2 columns, got 3.*: mend the row"),
+        ("a.csv", "jpg,légende\n1,x\n".encode("latin-1"), r"columns' names, is no UTF-8: convert .*iconv -f LATIN1"),
+        ("a.csv", "jpg,caption\n1,x\n".encode("utf-16"), r"a\.csv is UTF-16: convert it.*iconv -f UTF-16"),
+        ("a.tsv", "jpg\tcaption\n1\tx\n".encode("utf-16-be"), r"a\.tsv is UTF-16"),
+        ("a.jsonl", '{"jpg": "1"}\n'.encode("utf-16"), r"a\.jsonl is UTF-16"),
+        ("a.csv", b"jpg;caption\n1;x\n", r"it has jpg;caption: is it split by ';'\?"),
+        ("a.jsonl", b'{"caption": "x", "a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}\n",
+         r"line 1: no JSON \(it is nested"),
+        ("a.jsonl", b'{"jpg": "1", "caption": {"en": "lion"}}\n', r"column 'caption' .* is map<.*text .* is wanted"),
+        ("a.jsonl", b'{"jpg": "1", "caption": [["lion"]]}\n', r"column 'caption' .* is list<item: list<.* is wanted"),
+        ("a.jsonl", b'{"jpg": "1", "caption": "x", "url": ["a"]}\n', r"column 'url' .* is list<.* is wanted"),
+        ("a.jsonl", b'{"jpg": "/9j/4AAQSkZJRgABAQ", "caption": "x"}\n', r"this is base64: decode it into bytes first$"),
+    ],
+)  # fmt: skip
+def test_a_table_in_another_writing_is_refused_with_the_remedy(
+    name: str, content: bytes, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=says) as refused:
+        read(tmp_path / name)
+    assert len(str(refused.value)) < 1_000
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_damaged_gzip_is_refused(name: str, damage: str, tmp_path: Path) -> None:
+    lines = b"".join(b'{"caption": "%d"}\n' % (n * n * 7919) for n in range(5000))
+    packed = gzip.compress(lines)
+    (tmp_path / name).write_bytes(packed[:-20] if damage == "cut" else packed[:200] + b"\0" * 4 + packed[204:])
+    with pytest.raises(InputError, match=rf"{name} is not whole gzip .*: fetch it again"):
+        read(tmp_path / name)
+
+
+# JSON
+
+BROKEN = {
+    "half a character": (b'"lion \\ud83d"', "lion \ufffd", 1),
+    "a wrong byte": (b'"f\xfcr"', "f\ufffdr", 1),
+    "half of a list": (b'["\\udc80 lion", "x"]', "\ufffd lion", 1),
+    "a whole one": (b'"\\ud83e\\udd81"', "\U0001f981", 0),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("form", ["lines", "tar"])
+def test_json_whose_texts_are_broken_is_mended_and_counted(name: str, form: str, tmp_path: Path) -> None:
+    stored, wanted, count = BROKEN[name]
+    facts = b'{"caption": ' + stored + b', "\\ud83d": 1, "jpg": "1.jpg", "deep": {"a": "\\ud83d"}}'
+    (tmp_path / "1.jpg").write_bytes(JPEG)
+    if form == "tar":
+        path = tar(tmp_path / "a.tar", {"1.jpg": JPEG, "1.json": facts, "2.jpg": JPEG, "2.txt": b"beside"})
+    else:
+        path = tmp_path / "a.jsonl"
+        path.write_bytes(facts + b'\n{"caption": "beside", "jpg": "1.jpg"}\n')
+    rows, kept, mended = read(path, where="deep is None or deep is not None", keep_columns=["deep"])
+    assert [row["caption"] for row in rows] == [wanted, "beside"]
+    assert kept == [JPEG, JPEG]
+    assert mended == ({"caption": count} if count else {})
+
+
+def test_a_json_path_with_half_a_character_names_no_file(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(JPEG)
+    (tmp_path / "a.jsonl").write_text('{"jpg": "\\ud83d.jpg", "caption": "x"}\n{"jpg": "1.jpg", "caption": "y"}\n')
+    _, (first, second), _ = read(tmp_path / "a.jsonl")
+    assert isinstance(first, NoImage)
+    assert second == JPEG
+
+
+def test_json_that_is_nested_too_deep_is_as_other_broken_json(tmp_path: Path) -> None:
+    deep = b'{"caption": "x", "a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+    path = tar(
+        tmp_path / "a.tar", {"1.jpg": JPEG, "1.json": deep, "2.jpg": JPEG, "2.json": b'\xef\xbb\xbf{"caption": "y"}'}
+    )
+    rows, _, _ = read(path)
+    assert [row["caption"] for row in rows] == [None, "y"]
+
+
+@pytest.mark.parametrize("form", ["lines", "tar", "folder"])
+def test_fields_that_only_later_samples_have_are_columns(form: str, tmp_path: Path) -> None:
+    """Catches: a column that the first rows do not have is said to be in none."""
+    facts = [
+        b'{"caption": "x", "jpg": "000.jpg"' + (b', "license": "cc"' if n > 120 else b"") + b"}" for n in range(130)
+    ]
+    parts = {
+        f"{n:03d}.{end}": part
+        for n, fact in enumerate(facts)
+        for end, part in (("jpg", JPEG + b"%d" % n), ("json", fact))
+    }
+    if form == "tar":
+        path = tar(tmp_path / "a.tar", parts)
+    else:
+        path = tmp_path / "in"
+        path.mkdir()
+        for name, content in parts.items() if form == "folder" else [("000.jpg", JPEG), ("a.jsonl", b"\n".join(facts))]:
+            (path / name).write_bytes(content)
+    rows, _, _ = read(path, where="license is None", url_column="license")
+    assert [row["license"] for row in rows] == [None] * 121 + ["cc"] * 9
+    with pytest.raises(InputError, match=r"no column 'licence' \(pairs\.where\)"):
+        read(path, where="licence is None")
+
+
+def test_later_objects_are_no_captions(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(JPEG)
+    lines = [b'{"jpg": "1.jpg", "caption": "x"}'] * 150 + [b'{"jpg": "1.jpg", "caption": {"en": "x"}}']
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    rows, _, _ = read(tmp_path / "a.jsonl")
+    assert [row["caption"] for row in rows] == ["x"] * 150 + [None]
 
 
 # What is not read
