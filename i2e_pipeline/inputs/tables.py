@@ -188,9 +188,9 @@ def _dialect_of(path: str) -> _Dialect:
 
 def _split_by_tabs(path: str) -> bool:
     """By its name, or by its first line where that does not say it."""
-    name = path.lower().rsplit("/", 1)[-1]
-    if ".tsv" in name or ".tab" in name or ".csv" in name:
-        return ".csv" not in name
+    name = path.lower().removesuffix(".gz")
+    if name.endswith((".csv", ".tsv", ".tab")):
+        return not name.endswith(".csv")
     with _opened(path) as stream:
         first = bytes(stream.peek(1)).partition(b"\n")[0]  # type: ignore[attr-defined]
     return first.count(b"\t") > first.count(b",")
