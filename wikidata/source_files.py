@@ -265,6 +265,8 @@ def blocks(source: Source, partial: bool = False, size: int = BLOCK) -> Iterator
             else:
                 rest.append(piece)
     except _DAMAGES as error:
+        if "too much memory" in str(error):
+            raise SourceError(f"{source.path} was packed with a long window (zstd --long): {_UNPACK}") from None
         if not partial:
             raise SourceError(
                 f"{source.path} is damaged or cut short ({str(error).strip() or type(error).__name__}): {_DOWNLOAD}"

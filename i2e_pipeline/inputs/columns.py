@@ -6,6 +6,7 @@ names) becomes valid UTF-8 here, once, wherever a column enters.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import unquote
 
@@ -93,6 +94,8 @@ def or_null(values: pa.Array) -> pa.Array:
 def _hint(setting: str, schema: pa.Schema) -> str:
     if setting == "image_column" and any(n.lower() in ("url", "image_url", "img_url") for n in schema.names):
         return ". A table of addresses without images: fetch them first (`i2e fetch`), and name the folder it fills"
+    if any(re.match(r"https?://", name) for name in schema.names):
+        return ". That is a row and no header: put one before it that names the columns"
     return ""
 
 

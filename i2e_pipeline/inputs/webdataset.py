@@ -77,24 +77,34 @@ def index_of(stream: Any, path: str, image_column: str = "jpg", ahead: bool = Fa
     parts: list[list[int]] = []
     ranks: list[dict[str, int]] = []
     rows: dict[str, int] = {}
+    places: dict[str, tuple[int, int]] = {}
     size = stream.size()
     try:
         with tarfile.open(fileobj=io.BufferedReader(stream, _AHEAD) if ahead else stream, mode="r:") as tar:
             end = 0
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                if member.issparse():
+                    raise ShardError(
+                        f"{path}: {member.name} is stored with holes: pack the tar anew, without --sparse, or leave it "
+                        "out"
+                    )
                 end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                 if member.offset_data + member.size > size:
                     raise ShardError(
                         f"{path} is cut off in {member.name}: it ends after {size:,} bytes. Fetch it again, or leave "
                         "it out"
                     )
-                if not member.isreg() or files.is_hidden(member.name.removeprefix("./").rpartition("/")[2]):
+                # A hard link has the bytes of a member before it.
+                at = places.get(member.linkname) if member.islnk() else (member.offset_data, member.size)
+                hidden = files.is_hidden(member.name.removeprefix("./").rpartition("/")[2])
+                if at is None or hidden or not (member.isreg() or member.islnk()):
                     continue
                 key, suffix = samples.split(_valid(member.name).removeprefix("./"), image_column)
                 found = samples.part_of(suffix, image_column)
                 if found is None:
                     continue
+                places[member.name] = at
                 part, rank = found
                 row = rows.get(key)
                 # The same part once more is of another sample of the name.
@@ -105,8 +115,8 @@ def index_of(stream: Any, path: str, image_column: str = "jpg", ahead: bool = Fa
                     ranks.append({})
                 if part not in ranks[row] or rank < ranks[row][part]:
                     ranks[row][part] = rank
-                    at = 2 * samples.PARTS.index(part)
-                    parts[row][at : at + 2] = [member.offset_data, member.size]
+                    column = 2 * samples.PARTS.index(part)
+                    parts[row][column : column + 2] = at
     except tarfile.TarError as error:
         raise ShardError(
             f"{path} is no whole tar ({error}): fetch it again, or leave it out{_packed(stream)}"

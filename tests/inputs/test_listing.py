@@ -18,6 +18,7 @@ import pytest
 from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.inputs.columns import InputError
 from i2e_pipeline.inputs.listing import listed
+from i2e_pipeline.inputs.look import look
 from tests.inputs.test_faults import JPEG, read
 
 
@@ -218,3 +219,12 @@ def test_a_name_that_is_no_text_is_refused_with_its_folder(named: str, tmp_path:
     with pytest.raises(InputError, match=r"no UTF-8 \(.*caf\\xe9\.jpg.*rename it") as refused:
         found(tmp_path / named)
     assert str(tmp_path) in str(refused.value)
+
+
+def test_a_table_without_a_header_is_said(tmp_path: Path) -> None:
+    """Catches: CC3M's own form, whose first row is taken for names."""
+    (tmp_path / "train.tsv").write_text("a lion\thttp://example.org/1.jpg\na tent\thttp://example.org/2.jpg\n")
+    pairs = PairsConfig(path=f"{tmp_path}/train.tsv", image_column="http://example.org/1.jpg")
+    (source,) = listed(pairs)
+    with pytest.raises(InputError, match=r"has no column 'caption'.*a row and no header: put one before it"):
+        look(source, pairs)

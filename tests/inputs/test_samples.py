@@ -6,6 +6,7 @@ import codecs
 import io
 import logging
 import os
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -192,3 +193,22 @@ def test_members_that_no_image_is_as_large_as_are_not_read(tmp_path: Path, monke
     found = rows(place, tmp_path / "out")
     assert found["a"] == NoImage(Reason.TOO_MANY_BYTES, "it has 2,000 bytes")
     assert found["b"] == JPEG
+
+
+def test_a_hard_link_is_the_member_that_it_links_to(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", {"a.jpg": JPEG, "a.txt": b"a", "b.txt": b"b"})
+    (folder / "b.jpg").hardlink_to(folder / "a.jpg")
+    with tarfile.open(tmp_path / "a.tar", "w") as out:
+        for name in ("a.jpg", "a.txt", "b.jpg", "b.txt"):
+            out.add(folder / name, name)
+    assert rows(tmp_path / "a.tar", tmp_path / "out") == {"a": JPEG, "b": JPEG}
+
+
+def test_members_with_holes_are_said(tmp_path: Path) -> None:
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(1 << 19)
+        file.write(JPEG)
+    subprocess.run(["tar", "--sparse", "-cf", "a.tar", "a.jpg"], cwd=tmp_path, check=True)
+    with pytest.raises(InputError, match=r"a\.jpg is stored with holes: pack the tar anew"):
+        rows(tmp_path / "a.tar", tmp_path / "out")

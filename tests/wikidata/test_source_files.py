@@ -252,3 +252,10 @@ def test_a_job_says_what_is_wrong_with_a_source() -> None:
     )
     assert fault(ValueError(said)) == "/a b/c.bz2 is damaged or cut short (crc error): download the file again"
     assert fault(ValueError("something else")) is None
+
+
+def test_a_long_window_of_zstd_is_said(tmp_path: Path) -> None:
+    """Catches: "damaged or cut short" of a file that is whole."""
+    frame = b"\x28\xb5\x2f\xfd" + b"\x00" + bytes([21 << 3]) + b"\x01\x00\x00"  # RFC 8878: a window of 2 GB
+    with pytest.raises(SourceError, match=r"was packed with a long window \(zstd --long\): unpack it first"):
+        list(blocks(of(written(tmp_path, frame))))
