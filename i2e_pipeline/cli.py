@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from i2e_pipeline.commands import evaluate as evaluation
 from i2e_pipeline.core import config as configuration
-from i2e_pipeline.core import extras, files, logs
+from i2e_pipeline.core import extras, files, logs, places, stores
 from i2e_pipeline.core.config import Config, ConfigError, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.files import at_home
@@ -215,7 +215,12 @@ def _guarded(work: Callable[[], int]) -> int:
         print(f"i2e: {hide(str(error))}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
-        if os.environ.get("I2E_DEBUG") or not type(error).__module__.startswith(("pyspark", "py4j")):
+        if os.environ.get("I2E_DEBUG"):
+            raise
+        if told := stores.later_fault(error) or places.later_fault(error):
+            print(f"i2e: {hide(str(told))}\n(I2E_DEBUG=1 shows where)", file=sys.stderr)
+            return ExitCode.FAULT
+        if not type(error).__module__.startswith(("pyspark", "py4j")):
             raise
         from i2e_pipeline.engine.causes import cause
 

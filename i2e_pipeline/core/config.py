@@ -835,7 +835,7 @@ def from_tree(
     tree = settings.settled(tree, model)
     try:
         config = model.model_validate(tree)
-        stores.use(config.storage.options)
+        stores.use(config.storage.options, paths(config))
         return config
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(e, source, file, model) for e in error.errors())) from None

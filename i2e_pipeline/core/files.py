@@ -207,14 +207,33 @@ def find(patterns: Sequence[str], suffix: str) -> list[FileInfo]:
     found: dict[str, FileInfo] = {}
     for pattern in patterns:
         for one in _alternatives(os.path.expanduser(pattern)):
-            matched = _find_one(one, suffix)
+            try:
+                matched = _find_one(one, suffix)
+            except OSError as error:
+                if is_local(one) or isinstance(error, I2EError):
+                    raise
+                raise stores.fault(error, one) from None
             if not matched:
+                if lacking := no_bucket(one):
+                    raise stores.fault(lacking, one)
                 of = "" if one == pattern else f" of {pattern}"
                 what = "a folder without a file that counts" if exists(one) else "no file matches"
                 raise NoSuchFile(f"{one}{of}: {what}" + (f" (looked for *{suffix})" if suffix else ""))
             for info in matched:
                 found[info.path] = info
     return [found[path] for path in sorted(found)]
+
+
+def no_bucket(path: str) -> str:
+    """That the bucket of this URI does not exist; empty where it does, or where nobody may ask for it."""
+    if not (bucket := stores.bucket_of(path)):
+        return ""
+    filesystem, inner = open_filesystem(path)
+    try:
+        there = filesystem.get_file_info(inner.partition("/")[0]).type != pafs.FileType.NotFound
+    except OSError:  # keys of a folder alone may not ask for its bucket
+        return ""
+    return "" if there else f"the bucket {bucket} does not exist"
 
 
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*|-?\d+\.\.-?\d+)\}")
