@@ -105,6 +105,9 @@ def test_what_the_machine_refuses_later_is_one_line() -> None:
     told = places.later_fault(OSError(errno.ENOSPC, "No space left on device", "/data/x"))
     assert str(told).startswith("/data/x: No space left on device: free some space")
     assert places.later_fault(OSError(errno.ENOENT, "No such file", "x")) is None
-    with pytest.raises(OSError) as error, pafs.LocalFileSystem().open_output_stream("/dev/full") as stream:
+    with (
+        pytest.raises(OSError, match="No space") as error,
+        pafs.LocalFileSystem().open_output_stream("/dev/full") as stream,
+    ):
         stream.write(b"x" * 100_000)
     assert places.later_fault(error.value) is not None
