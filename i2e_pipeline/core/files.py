@@ -109,8 +109,17 @@ def for_spark(path: str, glob: bool = True) -> str:
 
 
 def at_home(path: str) -> str:
-    """A path that a user wrote, with the home that `~` or `~NAME` at its beginning stands for. A URI stays as it is."""
-    return os.path.expanduser(path) if path.startswith("~") else path
+    """A path that a user wrote, with the home that `~` or `~NAME` at its beginning stands for. A URI stays as it is.
+
+    Raises NoSuchFile for the home of a user who is not there.
+    """
+    if not path.startswith("~"):
+        return path
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        user = path[1:].partition("/")[0]
+        raise NoSuchFile(f"{path}: there is no user {user} with a home; a folder of that name is written ./{path}")
+    return found
 
 
 def is_local(path: str) -> bool:

@@ -110,6 +110,21 @@ def scheme_of(path: str) -> str:
     return path.partition("://")[0] if "://" in path else ""
 
 
+_SCHEMES = ("file", *OF_SCHEME, "hdfs", "viewfs")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def refuse_scheme(path: str) -> None:
+    """Raise ValueError for a URI that no client opens."""
+    if not (found := _SCHEME.match(path)) or found[1] in _SCHEMES:
+        return
+    if found[1].lower() in _SCHEMES:
+        raise ValueError(f"{found[1]}:// is not known: write it in small letters, {found[1].lower()}://")
+    raise ValueError(
+        f"{found[1]}:// is no store that is known: known are paths of this machine, s3://, gs://, abfs:// and hdfs://"
+    )
+
+
 QUERY = re.compile(r"\?\w+=.*$")
 """How pyarrow is told in a URI how its store is opened."""
 
