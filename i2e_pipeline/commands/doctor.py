@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import textwrap
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -36,6 +37,27 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.state:<7} {self.name:<14} {self.said}" if self.name else f"{self.state:<7} {self.said}"
+
+
+def told(finding: Finding, width: int | None) -> str:
+    """The finding as it is printed; `width`: of the terminal, None where there is none."""
+    lines = str(finding).splitlines()
+    if width is None:
+        return "\n".join(line.rstrip() for line in lines)
+    indent = " " * (23 if finding.name else 8)
+    return "\n".join(
+        part
+        for n, line in enumerate(lines)
+        for part in textwrap.wrap(
+            line,
+            width,
+            initial_indent=indent if n else "",
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+            drop_whitespace=True,
+        )
+    )
 
 
 def as_json(findings: Sequence[Finding]) -> dict[str, Any]:

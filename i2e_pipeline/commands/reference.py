@@ -82,8 +82,11 @@ def _kind(kind: Any) -> str:
     return {str: "text", int: "integer", float: "number", bool: "true | false"}.get(kind, str(kind))
 
 
-def explain(model: type[Config], section: str | None = None) -> str:
-    """The settings of a section (None: of all) for a terminal. Raises ConfigError for a section that is not there."""
+def explain(model: type[Config], section: str | None = None, width: int = 110) -> str:
+    """The settings of a section (None: of all), in lines of at most `width` characters but for long words.
+
+    Raises ConfigError for a section that is not there.
+    """
     lines: list[str] = []
     names = [name for name, _ in _sections(model)]
     if section is not None and section not in names:
@@ -91,9 +94,10 @@ def explain(model: type[Config], section: str | None = None) -> str:
     for found in settings(model):
         if isinstance(found, tuple):
             if section is None or f"{found[0]}.".startswith(f"{section}."):
-                lines += ["", f"{found[0]}: {found[1]}"]
+                lines += ["", *_wrapped(f"{found[0]}: {found[1]}", 0, width)]
         elif section is None or found.path.startswith(f"{section}."):
-            lines += [f"  {found.path} = {found.default}   ({found.allowed})", *_wrapped(found.about, 6)]
+            lines += _wrapped(f"{found.path} = {found.default}   ({found.allowed})", 2, width, 8)
+            lines += _wrapped(found.about, 6, width)
     return "\n".join(lines).strip("\n") + "\n"
 
 
@@ -103,10 +107,14 @@ def _sections(model: type[Config]) -> Iterator[tuple[str, str]]:
             yield found
 
 
-def _wrapped(text: str, indent: int) -> list[str]:
+def _wrapped(text: str, indent: int, width: int, below: int | None = None) -> list[str]:
     import textwrap
 
-    return textwrap.wrap(text, 110, initial_indent=" " * indent, subsequent_indent=" " * indent)
+    further = " " * (indent if below is None else below)
+    return textwrap.wrap(
+        text, width, initial_indent=" " * indent, subsequent_indent=further, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 _PREFACE = """\
