@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from i2e_pipeline.core.config import Config, ConfigError, Section
+from i2e_pipeline.core.errors import ExitCode
 from i2e_pipeline.core.rejects import reason_name
 from i2e_pipeline.engine.stage import OF_NO_STAGE, Stage
 
@@ -128,8 +129,10 @@ and `~` is your home.
 
 Where text is wanted, a scalar of YAML is text: `no`, `2024` and `1e3` are what they look like. A key that stands twice
 is refused. `--set` takes the value of a text whole, so a `#`, a `: ` or a quote in it means nothing; of other settings
-it is YAML (`pairs.path=[a, b]`). Keys of Spark's hold dots: `--set session.conf.spark.executor.memory=8g`.
-**Secrets** (names that end in secret, token, password, key of an access or account; passwords in URLs) are shown as
+it is YAML (`pairs.path=[a, b]`). A list may be one value. Keys of Spark's hold dots:
+`--set session.conf.spark.executor.memory=8g`.
+**Secrets** (names that end in secret, token, password, key of an access or account; passwords in URLs; what a text
+gives as `password=…`) are shown as
 `***` wherever settings are printed or written, and are in no fingerprint.
 
 A setting counts for the **fingerprint** of the stages that use it: change it, and these are done again, and those
@@ -139,7 +142,9 @@ behind them. The last column says which. What is in no fingerprint changes no ro
 
 def configuration_page(model: type[Config], stages: Sequence[Stage]) -> str:
     """docs/configuration.md."""
-    out = [_PREFACE]
+    out = [_PREFACE, "## Exit codes", "", "| code | what it says |", "|---|---|"]
+    out += [f"| {code.value} | {code.about.replace('|', chr(92) + '|')} |" for code in ExitCode]
+    out += [""]
     used = used_by(stages)
     heading = "| setting | allowed | default | about | done again |\n|---|---|---|---|---|"
     out += ["## At the top", "", heading]
