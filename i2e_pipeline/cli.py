@@ -7,25 +7,37 @@ import io
 import json
 import logging
 import os
+import shutil
+import signal
+import stat
 import sys
+import tempfile
+import textwrap
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from i2e_pipeline.commands import evaluate as evaluation
-from i2e_pipeline.core import config as configuration
-from i2e_pipeline.core import extras, files, logs
-from i2e_pipeline.core.config import Config, ConfigError, digest
-from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
-from i2e_pipeline.core.files import at_home
-from i2e_pipeline.core.secrets import hide
-from i2e_pipeline.core.version import __version__
+try:
+    from i2e_pipeline.commands import evaluate as evaluation
+    from i2e_pipeline.core import config as configuration
+    from i2e_pipeline.core import extras, files, logs, places, stores
+    from i2e_pipeline.core.config import Config, ConfigError, digest
+    from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
+    from i2e_pipeline.core.files import at_home
+    from i2e_pipeline.core.secrets import hide
+    from i2e_pipeline.core.version import __version__
+except KeyboardInterrupt:  # it takes a second, and who stops a command then wants no trace of imports
+    sys.exit(130)
 
 log = logging.getLogger("i2e_pipeline.cli")
 """Not `__name__`, which is `__main__` where the module is run."""
 
 _STDOUT = "-"
+_PIPED = 110
+"""Columns of what is wrapped for a pipe or a file."""
 
 if TYPE_CHECKING:
     from i2e_pipeline.engine.pipeline import Pipeline
@@ -38,11 +50,32 @@ class _Parser(argparse.ArgumentParser):
         super().error(hide(message))
 
 
+class _Ended(KeyboardInterrupt):
+    """Somebody ended the process (SIGTERM): what is open is closed as after Ctrl-C."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
+    def work() -> int:
+        options = _parser().parse_args(arguments)
+        if getattr(options, "json", None) is not None:
+            _refuse_closed_json(options.json)
+        code: int = options.call(options)
+        return code
+
+    _end(work)
+
+
+def _exit_codes() -> str:
+    width = shutil.get_terminal_size().columns - 2
+    lines = (textwrap.wrap(f"  {c.value:<5} {c.about}", width, subsequent_indent=" " * 8) for c in ExitCode)
+    return "\n".join(["exit codes:", *(line for wrapped in lines for line in wrapped)])
+
+
+def _parser() -> _Parser:
     parser = _Parser(
         prog="i2e",
         description="Images labelled with Wikidata entities.",
-        epilog="exit codes:\n" + "\n".join(f"  {code.value:<5} {code.about}" for code in ExitCode),
+        epilog=_exit_codes(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"i2e {__version__}")
@@ -118,8 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     doctor.add_argument("--cluster", action="store_true", help="ask the workers of the cluster instead")
     _json_argument(doctor)
 
-    options = parser.parse_args(arguments)
-    _end(lambda: options.call(options))
+    return parser
 
 
 def _command(
@@ -157,10 +189,41 @@ def _as_json(options: argparse.Namespace, tree: Mapping[str, Any]) -> bool:
     if options.json is None:
         return False
     if options.json != _STDOUT:
-        files.write_json(options.json, tree)
+        try:
+            if _is_no_plain_file(options.json):  # a pipe is written to, and replaced by nothing
+                Path(options.json).write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+            else:
+                files.write_json(options.json, tree)
+        except OSError as error:
+            raise _no_json(options.json, error) from None
         return False
     print(json.dumps(tree, indent=1, ensure_ascii=not _speaks_unicode()))
     return True
+
+
+def _is_no_plain_file(path: str) -> bool:
+    return files.is_local(path) and os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode)
+
+
+def _refuse_closed_json(path: str) -> None:
+    """Raise ConfigError, before any work, where --json names what cannot be written. Makes nothing."""
+    if path == _STDOUT or not files.is_local(path):
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        raise ConfigError(f"--json {path} is a folder: name a file")
+    if not os.path.isdir(folder):
+        raise ConfigError(f"--json {path}: {folder} is no folder: make it, or name a file elsewhere")
+    if not _is_no_plain_file(path):
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(1 << 16))
+        except OSError as error:
+            raise _no_json(path, error) from None
+
+
+def _no_json(path: str, error: OSError) -> ConfigError:
+    return ConfigError(f"--json {path} cannot be written ({error.strerror or error}): name a file elsewhere")
 
 
 def run_stage(job: str) -> None:
@@ -170,9 +233,9 @@ def run_stage(job: str) -> None:
     """
     parser = _Parser(prog=f"{job}.py")
     _config_arguments(parser)
-    options = parser.parse_args()
 
     def work() -> int:
+        options = parser.parse_args()
         from i2e_pipeline.stages import pipeline
 
         if job == "report" and options.config is not None:
@@ -187,14 +250,80 @@ def run_stage(job: str) -> None:
 def _end(work: Callable[[], int]) -> NoReturn:
     """Do the work and end the process as core/errors.ExitCode says. A fault of the code keeps its traceback, without
     secrets."""
+    _open_closed_streams()
+    _remember_faults_of_output()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the locale cannot spell ends no command
+    _end_by_signal()
     try:
         code = _guarded(work)
+    except SystemExit as ended:  # argparse's, of --help and of an argument that it does not understand
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except Exception:
         print(hide(traceback.format_exc()), file=sys.stderr, end="")
         code = ExitCode.FAULT
-    sys.exit(code)
+    sys.exit(_flushed(code))
+
+
+def _end_by_signal() -> None:
+    """SIGTERM ends a command as Ctrl-C does, with an exit code of its own. Children that were forked end at once."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        return
+    mine = os.getpid()
+
+    def end(number: int, _: object) -> None:
+        if os.getpid() == mine:
+            raise _Ended
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def _open_closed_streams() -> None:
+    """Give a process that was started without standard output or error (`>&-`) one that nobody reads: the next file
+    that it opens would become that."""
+    for name, of in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != of:
+                os.dup2(nowhere, of)
+            setattr(sys, name, open(of, "w", closefd=False))  # noqa: SIM115 - until the process ends
+
+
+class _Output(io.FileIO):
+    """Standard output, which remembers why it could not be written: argparse and rich pass over it."""
+
+    fault: OSError | None = None
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            type(self).fault = error
+            raise
+
+
+def _remember_faults_of_output() -> None:
+    before = sys.stdout
+    if before is sys.__stdout__ and isinstance(before, io.TextIOWrapper):
+        before.flush()
+        into = io.BufferedWriter(_Output(1, "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(into, before.encoding, line_buffering=before.line_buffering)
+
+
+def _flushed(code: int) -> int:
+    """The exit code, when what was printed is out. Where nobody reads it, or its disk is full, nothing of it is tried
+    again at the end of the process."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    if _Output.fault is None:
+        return code
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if isinstance(_Output.fault, BrokenPipeError):
+        return ExitCode.UNREAD
+    print(f"i2e: standard output cannot be written: {_Output.fault.strerror}", file=sys.stderr)
+    return code or ExitCode.FAULT
 
 
 def _guarded(work: Callable[[], int]) -> int:
@@ -215,12 +344,22 @@ def _guarded(work: Callable[[], int]) -> int:
         print(f"i2e: {hide(str(error))}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
-        if os.environ.get("I2E_DEBUG") or not type(error).__module__.startswith(("pyspark", "py4j")):
+        if error is _Output.fault:
+            return ExitCode.FAULT
+        if os.environ.get("I2E_DEBUG"):
+            raise
+        if told := stores.later_fault(error) or places.later_fault(error):
+            print(f"i2e: {hide(str(told))}\n(I2E_DEBUG=1 shows where)", file=sys.stderr)
+            return ExitCode.FAULT
+        if not type(error).__module__.startswith(("pyspark", "py4j")):
             raise
         from i2e_pipeline.engine.causes import cause
 
         print(f"i2e: {hide(cause(error))}\n(I2E_DEBUG=1 shows where; Spark's log has the rest)", file=sys.stderr)
         return ExitCode.FAULT
+    except _Ended:
+        print("i2e: ended (SIGTERM); the next run goes on where this one was", file=sys.stderr)
+        return ExitCode.ENDED
     except KeyboardInterrupt:
         print("i2e: interrupted; the next run goes on where this one was", file=sys.stderr)
         return ExitCode.INTERRUPTED
@@ -232,6 +371,12 @@ def _refuse_no_folder() -> None:
         os.getcwd()
     except FileNotFoundError:
         raise NoSuchFile("the folder that this command is run in is gone: cd to one that is there") from None
+
+
+def _width() -> int | None:
+    """Columns of the terminal, or as COLUMNS says; None where a pipe or a file has none."""
+    asked = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    return max(40, shutil.get_terminal_size().columns) if asked else None
 
 
 def _speaks_unicode() -> bool:
@@ -358,7 +503,7 @@ def _show_config(options: argparse.Namespace) -> int:
     if options.explain is None:
         print(configuration.as_yaml(config.shown(), not _speaks_unicode()), end="")
     else:
-        print(explain(type(config), options.explain or None), end="")
+        print(explain(type(config), options.explain or None, _width() or _PIPED), end="")
     return 0
 
 
@@ -413,9 +558,9 @@ def run_training() -> None:
     parser = _Parser(prog="train.py")
     _config_arguments(parser)
     parser.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
-    options = parser.parse_args()
 
     def work() -> int:
+        options = parser.parse_args()
         from i2e_pipeline.commands.train import on_spark
 
         config = _train_config(options)
@@ -461,7 +606,7 @@ def _doctor(options: argparse.Namespace) -> int:
     for finding in (doctor.examine_cluster if options.cluster else doctor.examine)(config):
         found.append(finding)
         if options.json != _STDOUT:
-            print(finding, flush=True)
+            print(doctor.told(finding, _width()), flush=True)
     _as_json(options, doctor.as_json(found))
     return ExitCode.FAULT if doctor.failed(found) else ExitCode.DONE
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from i2e_pipeline.core import config as configuration
+from i2e_pipeline.core import places
 from i2e_pipeline.core.config import Config, Section
 from i2e_pipeline.engine.arrange import arrange, from_outside
 from i2e_pipeline.engine.pipeline import Pipeline
@@ -59,5 +60,6 @@ def from_tree(tree: Mapping[str, Any], file: str, overrides: Sequence[str] = ())
 
 
 def pipeline(config: Config, start_spark: Callable[[], SparkSession] | None = None) -> Pipeline:
-    """All stages over the config's output."""
+    """All stages over the config's output. Raises StoreFault or PlaceError for an output that cannot be opened."""
+    places.refuse_closed(config.output, "output")
     return Pipeline(config, stages(config), start_spark)

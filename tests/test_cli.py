@@ -118,3 +118,87 @@ def test_a_working_folder_that_is_gone_is_said(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path / "gone")
     assert done.returncode == 2
     assert done.stderr == "i2e: the folder that this command is run in is gone: cd to one that is there\n"
+
+
+def shell(tmp_path: Path, line: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A line of bash, in which `i2e` is the command."""
+    write_shard(tmp_path / "in" / "a.parquet", 1, 2)
+    (tmp_path / "c.yaml").write_text(
+        "output: out\npairs: {path: in}\nknowledge_base: {dump: c.yaml}\nscore: {model: ViT-B-32@laion2b_e16}\n"
+    )
+    function = f'i2e() {{ "{sys.executable}" -m i2e_pipeline.cli "$@"; }}; {line}'
+    environ = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    run = ["bash", "-c", function, "bash", *arguments]
+    return subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, timeout=120, env=environ)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "says"),
+    [
+        ("i2e config | true; exit ${PIPESTATUS[0]}", 141, ""),
+        ("i2e --help | true; exit ${PIPESTATUS[0]}", 141, ""),
+        ("i2e status --config c.yaml | true; exit ${PIPESTATUS[0]}", 141, ""),
+        ("i2e config > /dev/full", 1, "i2e: standard output cannot be written: No space left on device\n"),
+        ("i2e --help > /dev/full", 1, "i2e: standard output cannot be written: No space left on device\n"),
+        ("i2e config >&-", 0, ""),
+        ("i2e status --config c.yaml >&-", 0, ""),
+    ],
+)
+def test_an_output_that_nobody_reads_or_that_is_full_is_no_traceback(
+    tmp_path: Path, line: str, code: int, says: str
+) -> None:
+    """Catches: `i2e doctor | head` ends in BrokenPipeError, and `>&-` in an AttributeError of None."""
+    slow = line.replace("| true", "| (exec <&-; sleep 3)")
+    done = shell(tmp_path, slow)
+    assert (done.returncode, done.stderr) == (code, says)
+
+
+@pytest.mark.parametrize("place", ["/proc/x", ".", "none/x", "c.yaml/x", "/dev/full"])
+def test_a_json_that_cannot_be_written_is_said_before_the_work(tmp_path: Path, place: str) -> None:
+    done = shell(tmp_path, 'i2e status --config c.yaml --json "$1"', place)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"i2e: --json {place}")
+    assert done.stderr.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.yaml", "in"]
+
+
+def test_a_json_goes_into_a_pipe(tmp_path: Path) -> None:
+    done = shell(
+        tmp_path, "i2e status --config <(sed 's/: out/: piped/' c.yaml) --json >(cat >&2) > /dev/null; wait $!; sleep 1"
+    )
+    assert json.loads(done.stderr)["output"] == "piped"
+
+
+@pytest.mark.parametrize("module", ["pydantic", "pyarrow", "i2e_pipeline.core.config"])
+def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(tmp_path: Path, module: str) -> None:
+    """Catches: Ctrl-C in a command's first second, in which pydantic and pyarrow are imported."""
+    script = (
+        "import os, signal, sys\n"
+        "class Stopped:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Stopped())\n"
+        "from i2e_pipeline import cli\ncli.main(['config'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_sigterm_is_a_sentence_and_an_exit_code_of_its_own(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    script = (
+        "import os, signal, threading\nfrom i2e_pipeline import cli\n"
+        "threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()\n"
+        "cli.main(['status', '--config', 'pipe'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 143
+    assert done.stderr == "i2e: ended (SIGTERM); the next run goes on where this one was\n"
+
+
+@pytest.mark.parametrize("line", ["i2e --help", "i2e config --explain score", "i2e status --config c.yaml"])
+def test_lines_are_as_wide_as_the_terminal(tmp_path: Path, line: str) -> None:
+    done = shell(tmp_path, f"export COLUMNS=80; {line}")
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert not [each for each in done.stdout.splitlines() if each != each.rstrip()]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
+import textwrap
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from i2e_pipeline.core import files, stores
-from i2e_pipeline.core.config import Config
+from i2e_pipeline.core import files, places, stores
+from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.secrets import hide
 from wikidata.source_files import ANCHORS, DUMP, POPULARITY, SourceError, recognised, unclosed
@@ -37,6 +37,27 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.state:<7} {self.name:<14} {self.said}" if self.name else f"{self.state:<7} {self.said}"
+
+
+def told(finding: Finding, width: int | None) -> str:
+    """The finding as it is printed; `width`: of the terminal, None where there is none."""
+    lines = str(finding).splitlines()
+    if width is None:
+        return "\n".join(line.rstrip() for line in lines)
+    indent = " " * (23 if finding.name else 8)
+    return "\n".join(
+        part
+        for n, line in enumerate(lines)
+        for part in textwrap.wrap(
+            line,
+            width,
+            initial_indent=indent if n else "",
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+            drop_whitespace=True,
+        )
+    )
 
 
 def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
@@ -146,6 +167,8 @@ _SMALL = b"a small file"
 
 def _store(config: Config) -> str:
     """Write, read and delete below the output with each client that a run opens it by."""
+    from i2e_pipeline.engine.causes import cause
+
     if not stores.scheme_of(config.output) or files.is_local(config.output):
         return "the output is on this machine"
     place = files.join(config.output, f"_doctor-{uuid.uuid4().hex}")
@@ -155,51 +178,17 @@ def _store(config: Config) -> str:
     ]
     if config.storage.format == "delta":
         clients.append(("delta-rs", _by_delta))
-    stores.use(config.storage.options)
+    stores.use(config.storage.options, paths(config))
+    places.refuse_closed(config.output, "output")
     for client, tried in clients:
         try:
             read = tried(place)
         except Exception as error:
-            raise Failed(f"{client} cannot write, read and delete in {config.output}: {_why(error, config)}") from None
+            why = stores.explained(cause(error), config.output, "output")
+            raise Failed(f"{client} cannot write, read and delete in {config.output}: {why}") from None
         if read != _SMALL:
             raise Failed(f"{client} reads other bytes than it has written to {place}: is something between it and it?")
     return f"{config.output} is written, read and deleted by {', '.join(name for name, _ in clients)}"
-
-
-_FAULTS = (
-    (r"NoSuchBucket|bucket.{0,40}(not (exist|found))|ContainerNotFound", "output", "name a bucket that is there"),
-    (
-        r"InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|ExpiredToken|AccessDenied|ACCESS_DENIED|Forbidden|\b403\b"
-        r"|credential|\b401\b|AuthenticationFailed",
-        "key",
-        "give keys that may write there",
-    ),
-    (r"PermanentRedirect|AuthorizationHeaderMalformed|\b301\b", "region", "name the bucket's region"),
-    (r"connect|resolve|timed? ?out|curlCode|UnknownHost|error sending request|SSL|TLS", "endpoint", "name its server"),
-)
-"""What a client says, the setting that it is of, and the remedy."""
-_SETTINGS = {
-    "s3": {
-        "key": "s3.access_key_id and s3.secret_access_key",
-        "region": "s3.region",
-        "endpoint": "s3.endpoint",
-    },
-    "gs": {"key": "gs.service_account_file"},
-    "abfs": {"key": "abfs.account_key, abfs.sas_token or abfs.client_secret"},
-}
-
-
-def _why(error: Exception, config: Config) -> str:
-    from i2e_pipeline.engine.causes import cause
-
-    said = cause(error).rstrip(".")
-    store = stores.OF_SCHEME.get(stores.scheme_of(config.output), "")
-    of, remedy = next(((of, r) for pattern, of, r in _FAULTS if re.search(pattern, said, re.IGNORECASE)), ("", ""))
-    told = ", ".join(name for name in config.storage.options if name.startswith(f"{store}."))
-    known = f"storage.options sets {told}" if told else "storage.options sets nothing of it, so its environment holds"
-    setting = "output" if of == "output" else _SETTINGS.get(store, {}).get(of)
-    where = f"storage.options: {setting}" if setting and setting != "output" else setting
-    return f"{said} ({known})" + (f"; look at {where}: {remedy}" if where else "")
 
 
 def _by_pyarrow(place: str) -> bytes:
@@ -350,7 +339,8 @@ def _data_set(name: str, path: str) -> str:
 def _disk(config: Config) -> str:
     if not files.is_local(config.output):
         return f"{config.output} is remote: not checked"
-    folder = Path(config.output).absolute()
+    places.refuse_closed(config.output, "output")
+    folder = Path(config.output.removeprefix("file://")).absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free

@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from i2e_pipeline.core.config import Config, ConfigError, Section
+from i2e_pipeline.core.errors import ExitCode
 from i2e_pipeline.core.rejects import reason_name
 from i2e_pipeline.engine.stage import OF_NO_STAGE, Stage
 
@@ -82,8 +83,11 @@ def _kind(kind: Any) -> str:
     return {str: "text", int: "integer", float: "number", bool: "true | false"}.get(kind, str(kind))
 
 
-def explain(model: type[Config], section: str | None = None) -> str:
-    """The settings of a section (None: of all) for a terminal. Raises ConfigError for a section that is not there."""
+def explain(model: type[Config], section: str | None = None, width: int = 110) -> str:
+    """The settings of a section (None: of all), in lines of at most `width` characters but for long words.
+
+    Raises ConfigError for a section that is not there.
+    """
     lines: list[str] = []
     names = [name for name, _ in _sections(model)]
     if section is not None and section not in names:
@@ -91,9 +95,10 @@ def explain(model: type[Config], section: str | None = None) -> str:
     for found in settings(model):
         if isinstance(found, tuple):
             if section is None or f"{found[0]}.".startswith(f"{section}."):
-                lines += ["", f"{found[0]}: {found[1]}"]
+                lines += ["", *_wrapped(f"{found[0]}: {found[1]}", 0, width)]
         elif section is None or found.path.startswith(f"{section}."):
-            lines += [f"  {found.path} = {found.default}   ({found.allowed})", *_wrapped(found.about, 6)]
+            lines += _wrapped(f"{found.path} = {found.default}   ({found.allowed})", 2, width, 8)
+            lines += _wrapped(found.about, 6, width)
     return "\n".join(lines).strip("\n") + "\n"
 
 
@@ -103,10 +108,14 @@ def _sections(model: type[Config]) -> Iterator[tuple[str, str]]:
             yield found
 
 
-def _wrapped(text: str, indent: int) -> list[str]:
+def _wrapped(text: str, indent: int, width: int, below: int | None = None) -> list[str]:
     import textwrap
 
-    return textwrap.wrap(text, 110, initial_indent=" " * indent, subsequent_indent=" " * indent)
+    further = " " * (indent if below is None else below)
+    return textwrap.wrap(
+        text, width, initial_indent=" " * indent, subsequent_indent=further, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 _PREFACE = """\
@@ -120,8 +129,10 @@ and `~` is your home.
 
 Where text is wanted, a scalar of YAML is text: `no`, `2024` and `1e3` are what they look like. A key that stands twice
 is refused. `--set` takes the value of a text whole, so a `#`, a `: ` or a quote in it means nothing; of other settings
-it is YAML (`pairs.path=[a, b]`). Keys of Spark's hold dots: `--set session.conf.spark.executor.memory=8g`.
-**Secrets** (names that end in secret, token, password, key of an access or account; passwords in URLs) are shown as
+it is YAML (`pairs.path=[a, b]`). A list may be one value. Keys of Spark's hold dots:
+`--set session.conf.spark.executor.memory=8g`.
+**Secrets** (names that end in secret, token, password, key of an access or account; passwords in URLs; what a text
+gives as `password=…`) are shown as
 `***` wherever settings are printed or written, and are in no fingerprint.
 
 A setting counts for the **fingerprint** of the stages that use it: change it, and these are done again, and those
@@ -131,7 +142,9 @@ behind them. The last column says which. What is in no fingerprint changes no ro
 
 def configuration_page(model: type[Config], stages: Sequence[Stage]) -> str:
     """docs/configuration.md."""
-    out = [_PREFACE]
+    out = [_PREFACE, "## Exit codes", "", "| code | what it says |", "|---|---|"]
+    out += [f"| {code.value} | {code.about.replace('|', chr(92) + '|')} |" for code in ExitCode]
+    out += [""]
     used = used_by(stages)
     heading = "| setting | allowed | default | about | done again |\n|---|---|---|---|---|"
     out += ["## At the top", "", heading]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections import Counter
@@ -20,15 +21,26 @@ from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import Gone, Unit
 
 
+class _Console(Console):
+    """rich's, but quiet about blanks at the ends of lines and about a pipe that nobody reads."""
+
+    def print(self, *what: Any, **how: Any) -> None:
+        if self.is_terminal:
+            super().print(*what, **how)
+            return
+        with self.capture() as captured:
+            super().print(*what, **how)
+        self.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))  # cli.py ends quietly
+
+
 def _console() -> Console:
-    # In brackets are parts of names, and no markup.
-    console = Console(file=sys.stdout, markup=False)
     # A log file or a pipe has no width: let a line be as long as what it says, unless COLUMNS says how long.
-    return (
-        console
-        if console.is_terminal or os.environ.get("COLUMNS")
-        else Console(file=sys.stdout, markup=False, width=160)
-    )
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    # In brackets are parts of names, and no markup; figures of a text are no code.
+    return _Console(file=sys.stdout, markup=False, highlight=False, width=None if known else 160)
 
 
 def _table(title: str) -> Table:

@@ -50,7 +50,11 @@ def _path(value: Any) -> Any:
             value.encode()
         except UnicodeEncodeError:
             raise ValueError("a name that is no UTF-8: rename it, or export LC_ALL=C.UTF-8") from None
-        return files.at_home(value)
+        stores.refuse_scheme(value)
+        try:
+            return files.at_home(value)
+        except NoSuchFile as error:
+            raise ValueError(str(error)) from None
     return value
 
 
@@ -835,7 +839,7 @@ def from_tree(
     tree = settings.settled(tree, model)
     try:
         config = model.model_validate(tree)
-        stores.use(config.storage.options)
+        stores.use(config.storage.options, paths(config))
         return config
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(e, source, file, model) for e in error.errors())) from None

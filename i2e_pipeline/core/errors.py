@@ -24,6 +24,8 @@ class ExitCode(IntEnum):
     FAULT = 1, "a run failed, or a check of `i2e doctor`; what was made is kept"
     MISTAKE = 2, "what was asked for cannot be done: an argument, a setting, an input, the environment"
     INTERRUPTED = 130, "somebody stopped it (Ctrl-C); the same command goes on where it was"
+    UNREAD = 141, "nobody reads its output any more (`| head`)"
+    ENDED = 143, "somebody ended it (SIGTERM); the same command goes on where it was"
 
 
 class I2EError(Exception):

@@ -119,8 +119,17 @@ def for_spark(path: str) -> str:
 
 
 def at_home(path: str) -> str:
-    """A path that a user wrote, with the home that `~` or `~NAME` at its beginning stands for. A URI stays as it is."""
-    return os.path.expanduser(path) if path.startswith("~") else path
+    """A path that a user wrote, with the home that `~` or `~NAME` at its beginning stands for. A URI stays as it is.
+
+    Raises NoSuchFile for the home of a user who is not there.
+    """
+    if not path.startswith("~"):
+        return path
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        user = path[1:].partition("/")[0]
+        raise NoSuchFile(f"{path}: there is no user {user} with a home; a folder of that name is written ./{path}")
+    return found
 
 
 def is_local(path: str) -> bool:
@@ -300,14 +309,33 @@ def find(patterns: Sequence[str], suffix: str, beside: Beside | None = None) -> 
     found: dict[str, FileInfo] = {}
     for pattern in patterns:
         for one in _alternatives(os.path.expanduser(pattern)):
-            matched = _find_one(one, suffix, beside)
+            try:
+                matched = _find_one(one, suffix, beside)
+            except OSError as error:
+                if is_local(one) or isinstance(error, I2EError):
+                    raise
+                raise stores.fault(error, one) from None
             if not matched:
+                if lacking := no_bucket(one):
+                    raise stores.fault(lacking, one)
                 of = "" if one == pattern else f" of {pattern}"
                 what = "a folder without a file that counts" if exists(one) else "no file matches"
                 raise NoSuchFile(f"{one}{of}: {what}" + (f" (looked for *{suffix})" if suffix else ""))
             for info in matched:
                 found[info.path] = info
     return [found[path] for path in sorted(found)]
+
+
+def no_bucket(path: str) -> str:
+    """That the bucket of this URI does not exist; empty where it does, or where nobody may ask for it."""
+    if not (bucket := stores.bucket_of(path)):
+        return ""
+    filesystem, inner = open_filesystem(path)
+    try:
+        there = filesystem.get_file_info(inner.partition("/")[0]).type != pafs.FileType.NotFound
+    except OSError:  # keys of a folder alone may not ask for its bucket
+        return ""
+    return "" if there else f"the bucket {bucket} does not exist"
 
 
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*|-?\d+\.\.-?\d+)\}")

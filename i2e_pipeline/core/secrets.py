@@ -22,26 +22,48 @@ _KINDS = (
 )
 SPARK_REDACTION = (
     r"(?i)secret|passw(or)?d|passphrase|credential|token|(access|account|api|private)[._-]?key|[.]sas[.]"
-    r"|://[^/@\s]+:[^/@\s]+@|[?&](sig|signature|x-amz-signature|x-amz-credential|x-goog-signature|x-goog-credential)="
+    r"|[._-](pwd|pat|pass)$|://[^/@\s]+:[^/@\s]+@|[?&](sig|signature|x-amz-signature|x-amz-credential|x-goog-signature|x-goog-credential)="
 )
 """The same for Spark (`spark.redaction.regex`), which looks at keys and values alike: its event log, its pages and its
 log leave out what matches."""
 
-_NAMED = re.compile(rf"{_KINDS}|(?:^|[._-])(?:sas|token)(?:$|[._-])", re.IGNORECASE)
-_ENDS = re.compile(rf"(?:^|_)(?:{_KINDS}s?|token)(?:_id)?$", re.IGNORECASE)
+_SHORT = r"(?:sas|token|pwd|pat|pass)"
+"""Too short to tell within a word: they stand between dots, dashes and lines, or as a `Token` behind a small letter."""
+_NAMED = re.compile(rf"{_KINDS}|(?:^|[._-]){_SHORT}(?:$|[._-])|(?-i:[a-z]Token)\b", re.IGNORECASE)
+_ENDS = re.compile(rf"(?:^|_)(?:{_KINDS}s?|{_SHORT})(?:_id)?$", re.IGNORECASE)
 _IN_URL = re.compile(r"(?<=://)[^\s/@:'\"]*:(?P<password>(?!\d+/)[^\s@'\"]+)(?=@)")
 """A key may hold a slash, and is then no part of the address as others read it; a port is followed by one."""
 _USER_OF_THE_WEB = re.compile(r"(?P<scheme>https?://)[^\s/@'\"]+(?=@)")
 """A token alone may stand there."""
 _IN_QUERY = re.compile(
     rf"(?P<key>[?&;](?:sig|signature|token|x-(?:amz|goog)-(?:signature|credential|security-token)|[\w.-]*{_KINDS}[\w.-]*)=)"
-    r"[^\s&;'\"]+",
+    r"(?P<value>[^\s&;'\"]+)",
     re.IGNORECASE,
 )
-_IN_TEXT = re.compile(
-    rf"(?P<key>(?:\b[\w.-]*(?:{_KINDS}|[.]sas[.])[\w.-]*['\"]?(?:\s*=\s*|:\s+)|\b[\w.-]*token['\"]?=))"
-    r"(?P<value>'[^']*'|\"[^\"]*\"|[^\s,;'\")}\]]+)",
-    re.IGNORECASE,
+_KEY = rf"(?:[\w.-]*(?:{_KINDS}|[.]sas[.])[\w.-]*|(?:[\w.-]*[._-]|D)?{_SHORT}|[\w.-]*(?-i:[a-z]Token))"
+_QUOTE = r"\\?['\"]"
+_VALUE = r"(?P<value>\\?'[^']*'|\\?\"[^\"]*\"|[^\s,;'\")}\]]+)"
+_PROSE = (
+    r"(?!(?:an?|and|are|as|at|both|cannot|does|either|else|empty|expected|for|from|give|given|has|in|is|it|known|leave|"
+    r"missing|must|name|names|need(?:s|ed)?|neither|no|none|nor|not|nothing|null|of|one|or|set|should|stands?|that|the|"
+    r"this|to|unknown|unset|until|value|wanted|was|which|with|without|write)\b(?![\w/+=-]))"
+)
+"""Words that a message goes on with behind the name of a setting."""
+_IN_TEXT = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        # Authorization: Bearer X · {"authorization":"Basic X"}
+        rf"(?P<key>\b(?:[\w-]*-)?authorization(?:{_QUOTE})?\s*[:=]\s*(?:{_QUOTE})?(?:(?:bearer|basic|token)\s+)?)"
+        r"(?P<value>[^'\"\r\n,;]+)",
+        rf"(?P<key>\bbearer\s+){_PROSE}(?P<value>[\w.~+/=-]{{6,}})",
+        # {"api_key":"X"} · 'secret.key' : 'X' · -Dx.password=X · --token=X
+        rf"(?P<key>\b{_KEY}(?:{_QUOTE}\s*[:=]\s*|\s*=\s*)){_VALUE}",
+        # secret.key: X; a file of such a name is none
+        rf"(?P<key>(?<![/\w.-])(?<!unexpected ){_KEY}:\s+){_PROSE}{_VALUE}",
+        # --password X · AWS_SECRET_ACCESS_KEY X · spark.ssl.keyPassword X
+        rf"(?P<key>(?:(?<!\S)--?{_KEY}|(?<![/\w.-])(?-i:[A-Z][A-Z0-9]*_(?=[A-Z0-9_]+\s)){_KEY}"
+        rf"|(?<![/\w.-])(?=\w+\.[\w.-]+\s){_KEY})[ \t]+)(?!-|=|:){_PROSE}{_VALUE}",
+    )
 )
 _SHORTEST = 4
 """Characters: a shorter value would be found in every other word."""
@@ -65,25 +87,30 @@ def remember(values: Iterable[str]) -> None:
 
 
 def found(tree: Any, key: str = "") -> set[str]:
-    """The secrets of a tree of settings: texts under secret keys, passwords in URLs. `key`: where the tree stands."""
+    """The secrets of a tree of settings: texts under secret keys, and those that a text tells. `key`: where the tree
+    stands."""
     if isinstance(tree, Mapping):
         return {secret for k, v in tree.items() for secret in found(v, f"{key}/{k}")}
     if isinstance(tree, list | tuple):
         return {secret for v in tree for secret in found(v, key)}
     if not isinstance(tree, str) or not tree:
         return set()
-    return {tree} if _at(key) else {match["password"] for match in _IN_URL.finditer(tree)}
+    if _at(key):
+        return {tree}
+    told = [*_IN_QUERY.finditer(tree), *(m for kind in _IN_TEXT for m in kind.finditer(_addresses(tree)))]
+    in_urls = {match["password"] for match in _IN_URL.finditer(tree)}
+    return in_urls | {match["value"].strip("\\'\"") for match in told} - {HIDDEN}
 
 
 def without(tree: Any, key: str = "") -> Any:
-    """A tree of settings as others may see it: `***` for texts under secret keys and for what a URL tells of them."""
+    """A tree of settings as others may see it: `***` for texts under secret keys and for what a text tells of them."""
     if isinstance(tree, Mapping):
         return {k: without(v, f"{key}/{k}") for k, v in tree.items()}
     if isinstance(tree, list | tuple):
         return type(tree)(without(v, key) for v in tree)
     if not isinstance(tree, str) or not tree:
         return tree
-    return HIDDEN if _at(key) else _addresses(tree)
+    return HIDDEN if _at(key) else _told(tree)
 
 
 def in_address(text: str) -> bool:
@@ -102,18 +129,30 @@ def _addresses(text: str) -> str:
     return _IN_QUERY.sub(rf"\g<key>{HIDDEN}", text)
 
 
+def _told(text: str) -> str:
+    """A text without the secrets that it tells for itself."""
+    text = _addresses(text)
+    for kind in _IN_TEXT:
+        text = kind.sub(rf"\g<key>{HIDDEN}", text)
+    return text
+
+
 def hide(text: str) -> str:
     """A line or a trace as it may be printed and written."""
-    text = _IN_TEXT.sub(rf"\g<key>{HIDDEN}", _addresses(text))
+    text = _told(text)
     for value in sorted(_remembered | _of_the_environment(), key=len, reverse=True):
         if value in text:
             text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", HIDDEN, text)
     return text
 
 
+_FOLDERS = ("pwd", "oldpwd")
+"""What a shell calls the working folder."""
+
+
 def _of_the_environment() -> set[str]:
     named = ((key.lower().replace("_", "."), value) for key, value in os.environ.items())
-    return {value for key, value in named if len(value) >= 2 * _SHORTEST and is_secret(key)}
+    return {value for key, value in named if len(value) >= 2 * _SHORTEST and is_secret(key) and key not in _FOLDERS}
 
 
 class Hiding(logging.Filter):

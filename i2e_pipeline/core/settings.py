@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -74,10 +74,14 @@ for _kind in ("bool", "int", "float", "timestamp"):
 
 def read(file: str) -> dict[str, Any]:
     """The tree of a YAML file, on this machine or in a store; an empty one for an empty file. Raises SettingsError."""
-    if "://" not in file and not Path(file).is_file():
+    local = Path(file.removeprefix("file://")) if files.is_local(file) else None
+    if local is not None and local.is_dir():
+        raise SettingsError(f"--config {file} is a folder: name the YAML file in it")
+    if local is not None and not local.exists():
         raise SettingsError(f"--config {file}: no such file")
     try:
-        tree = _load(files.read_bytes(file).decode("utf-8"))
+        # A pipe has no size, and is read to its end: --config <(…), /dev/stdin.
+        tree = _load((files.read_bytes(file) if local is None else local.read_bytes()).decode("utf-8"))
     except (OSError, files.StoreError) as error:
         raise SettingsError(f"--config {secrets.hide(file)} cannot be read: {error}") from None
     except SettingsError as error:
@@ -152,6 +156,11 @@ def put(tree: dict[str, Any], path: str, text: str, model: type[BaseModel]) -> N
     if not all(part.strip() for part in path.split(".")):
         raise SettingsError("a name is missing beside a dot: write it as section.key=value")
     *sections, leaf = _parts(path, model)
+    kind = _wanted(model, (*sections, leaf))
+    if isinstance(value, str) and kind is not _UNKNOWN and not _is_text(kind) and (closing := _unclosed(text)):
+        raise SettingsError(
+            f"a bracket is not closed: end the list with {closing}, or put a name of such signs in quotes"
+        )
     node = tree
     for section in sections:
         below = node.get(section)
@@ -177,6 +186,26 @@ def _parts(path: str, model: type[BaseModel]) -> list[str]:
     return parts
 
 
+def _wanted(model: Any, parts: Sequence[str]) -> Any:
+    """The type of a setting; _UNKNOWN where nobody has said it."""
+    for part in parts:
+        if _origin(model) is dict:
+            return get_args(_plain(model))[1]
+        if not (isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields):
+            return _UNKNOWN
+        model = model.model_fields[part].annotation
+    return model
+
+
+def _unclosed(text: str) -> str:
+    """The bracket that a list or mapping of several lacks at its end; empty where it lacks none. A name may begin with
+    one."""
+    for opening, closing in (("[", "]"), ("{", "}")):
+        if text.lstrip().startswith(opening) and "," in text and text.count(opening) > text.count(closing):
+            return closing
+    return ""
+
+
 def settled(value: Any, kind: Any) -> Any:
     """A tree with all that was `Written` as its settings want it.
 
@@ -196,7 +225,7 @@ def settled(value: Any, kind: Any) -> Any:
         listed = isinstance(whole, list) and (value.text.lstrip().startswith("[") or not _wants_text(kind))
         if (listed and not _is_text(kind)) or (isinstance(whole, Mapping) and not _wants_text(kind)):
             return settled(whole, kind)
-        return value.text if _wants_text(kind) else settled(whole, kind)
+        return settled(value.text, kind) if _wants_text(kind) else settled(whole, kind)
     if isinstance(value, Mapping):
         fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
         below = get_args(kind)[1] if _origin(kind) is dict and get_args(kind) else None
@@ -204,6 +233,8 @@ def settled(value: Any, kind: Any) -> Any:
         return {k: settled(v, fields[k].annotation if k in fields else elsewhere) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [settled(v, _element(kind, n)) for n, v in enumerate(value)]
+    if isinstance(value, str | int | float) and not isinstance(value, bool) and _is_many(kind) and str(value).strip():
+        return [settled(value, _element(kind, 0))]  # one may stand alone
     if isinstance(value, str) and _is_whole(kind):
         return _whole(value)
     if isinstance(value, bool | int | float) and _is_text(kind):
@@ -236,6 +267,15 @@ def _is_text(kind: Any) -> bool:
     ways = [way for way in _ways(kind) if way is not type(None)]
     return bool(ways) and all(
         way is str or (get_origin(way) is Literal and all(isinstance(a, str) for a in get_args(way))) for way in ways
+    )
+
+
+def _is_many(kind: Any) -> bool:
+    """Is a list of any length wanted, and nothing else (but None)?"""
+    ways = [way for way in _ways(kind) if way is not type(None)]
+    return bool(ways) and all(
+        get_origin(way) in (list, set, frozenset) or (get_origin(way) is tuple and Ellipsis in get_args(way))
+        for way in ways
     )
 
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from pyarrow import fs as pafs
 
 from i2e_pipeline.core import secrets
+from i2e_pipeline.core.errors import I2EError
 
 VARIABLE = "I2E_STORAGE_OPTIONS"
 """The environment variable that holds the options of a process, as JSON."""
@@ -77,8 +78,20 @@ def checked(options: Mapping[str, str]) -> dict[str, str]:
     return dict(options)
 
 
-def use(options: Mapping[str, str]) -> None:
-    """Whatever this process and those that it starts open from now on, they open with these options."""
+class StoreFault(I2EError, OSError):
+    """A store that cannot be opened, read or written; the message names the setting, what is wrong and the remedy."""
+
+
+_named: list[tuple[str, str]] = []
+"""Settings of this process's config and their paths, for messages; output is the first."""
+
+
+def use(options: Mapping[str, str], named: Iterable[tuple[str, str]] = ()) -> None:
+    """Whatever this process and those that it starts open from now on, they open with these options.
+
+    named   (setting, path) of what lies in stores: a fault of a store is told as one of that setting
+    """
+    _named[:] = [(setting, path) for setting, path in named if scheme_of(path) not in ("", "file")]
     if options:
         os.environ[VARIABLE] = json.dumps(dict(options), sort_keys=True)
     else:
@@ -95,6 +108,21 @@ def in_use() -> dict[str, str]:
 def scheme_of(path: str) -> str:
     """The scheme of a URI; of a path of this machine, the empty text."""
     return path.partition("://")[0] if "://" in path else ""
+
+
+_SCHEMES = ("file", *OF_SCHEME, "hdfs", "viewfs")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def refuse_scheme(path: str) -> None:
+    """Raise ValueError for a URI that no client opens."""
+    if not (found := _SCHEME.match(path)) or found[1] in _SCHEMES:
+        return
+    if found[1].lower() in _SCHEMES:
+        raise ValueError(f"{found[1]}:// is not known: write it in small letters, {found[1].lower()}://")
+    raise ValueError(
+        f"{found[1]}:// is no store that is known: known are paths of this machine, s3://, gs://, abfs:// and hdfs://"
+    )
 
 
 QUERY = re.compile(r"\?\w+=.*$")
@@ -131,6 +159,97 @@ def _of(path: str) -> dict[str, str]:
     if store is None or VARIABLE not in os.environ or QUERY.search(path.partition("://")[2].partition("/")[2]):
         return {}
     return {name.partition(".")[2]: v for name, v in in_use().items() if name.startswith(f"{store}.")}
+
+
+# Faults
+
+
+_SAID_BY_STORES = re.compile(
+    r"AWS Error|\bS3\b|Generic \w+ error|google::cloud|GetObjectMetadata|\bAzure\b|lib(?:jvm|hdfs)\b|\bHDFS\b"
+)
+_LONGEST = 400
+"""Characters of what a client says: libhdfs names each folder that it looked in."""
+_FAULTS = (
+    (r"lib(?:jvm|hdfs)\b", "client", "set JAVA_HOME, and HADOOP_HOME to a Hadoop whose lib/native holds libhdfs.so"),
+    (r"NoSuchBucket|bucket.{0,80}(?:not (?:exist|found))|ContainerNotFound", "path", "name a bucket that is there"),
+    (
+        r"InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|ExpiredToken|AccessDenied|ACCESS_DENIED|Forbidden|\b403\b"
+        r"|credential|\b401\b|AuthenticationFailed",
+        "key",
+        "give keys that may read and write there",
+    ),
+    (r"PermanentRedirect|AuthorizationHeaderMalformed|\b301\b", "region", "name the bucket's region"),
+    (
+        r"curlCode: (?:35|60)\b|SSL|TLS|certificate",
+        "endpoint",
+        "name its server, with http:// where it speaks no TLS",
+    ),
+    (
+        r"connect|resolve|timed? ?out|does not answer|curlCode|UnknownHost|error sending request",
+        "endpoint",
+        "name a server that answers from this machine",
+    ),
+)
+"""What a client says, the setting that it is of, and the remedy."""
+_SETTINGS = {
+    "s3": {
+        "key": "s3.access_key_id and s3.secret_access_key",
+        "region": "s3.region",
+        "endpoint": "s3.endpoint",
+    },
+    "gs": {"key": "gs.service_account_file"},
+    "abfs": {"key": "abfs.account_key, abfs.sas_token or abfs.client_secret"},
+}
+
+
+def explained(said: str, path: str, setting: str) -> str:
+    """What a client said of a path in a store, in one line: with the options in use, the one to look at, a remedy."""
+    said = next((line.strip() for line in said.splitlines() if line.strip()), "")[:_LONGEST].rstrip(".")
+    store = OF_SCHEME.get(scheme_of(path), "")
+    of, remedy = next(((of, r) for pattern, of, r in _FAULTS if re.search(pattern, said, re.IGNORECASE)), ("", ""))
+    known = ""
+    if store:
+        told = ", ".join(name for name in in_use() if name.startswith(f"{store}."))
+        known = f" (storage.options sets {told or 'nothing of it, so its environment holds'})"
+    option = _SETTINGS.get(store, {}).get(of)
+    where = f"look at storage.options: {option}: " if option else f"look at {setting}: " if of == "path" else ""
+    return f"{said}{known}" + (f"; {where}{remedy}" if remedy else "")
+
+
+def fault(error: BaseException | str, path: str, setting: str | None = None) -> StoreFault:
+    """This error of a client, as users are told it. `setting`: None: the one that names this path, if one does."""
+    setting = setting or setting_of(path)
+    said = f"{path} cannot be opened: {explained(str(error), path, setting)}"
+    return StoreFault(said if not setting or setting == "the path" else f"{setting}: {said}")
+
+
+def setting_of(path: str) -> str:
+    """The setting of the config in use that names this path, or else its bucket."""
+    same = [(name, p) for name, p in _named if p == path] or [(n, p) for n, p in _named if _top(p) == _top(path)]
+    return same[0][0] if same else "the path"
+
+
+def later_fault(error: BaseException) -> StoreFault | None:
+    """An error in the middle of a command, as users are told it; None where it is not a store's.
+
+    Only its text tells which store it is of.
+    """
+    said = str(error)
+    ours = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("deltalake", "pyarrow")
+    if not ours or isinstance(error, I2EError) or not _SAID_BY_STORES.search(said):
+        return None
+    hit = next(((n, p) for n, p in _named if bucket_of(p) and bucket_of(p) in said), None) or next(iter(_named), None)
+    return fault(error, hit[1], hit[0]) if hit else StoreFault(explained(said, "", ""))
+
+
+def bucket_of(path: str) -> str:
+    """The bucket or container of a URI; empty where its scheme knows none."""
+    return path.partition("://")[2].partition("/")[0].partition("@")[0] if scheme_of(path) in OF_SCHEME else ""
+
+
+def _top(path: str) -> str:
+    scheme, _, rest = path.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}"
 
 
 # pyarrow

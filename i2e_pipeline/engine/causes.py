@@ -14,6 +14,12 @@ _LOST = (
 )
 """Where an exception without a cause of its own stands: a task's, the driver's, one of Python's without its trace."""
 _FRAME = re.compile(r"^\s*(?:at |\.\.\. \d+ more|Driver stacktrace:|JVM stacktrace:|Suppressed: )")
+_LIMITS = {
+    "File too large": "a limit of the size of files: ulimit -f unlimited, or a disk that takes larger ones",
+    "Too many open files": "a limit of open files: ulimit -n 4096",
+    "unable to create native thread": "a limit of processes and threads: ulimit -u, or the container's pids",
+}
+"""What Java and Python say of limits that a shell or a container sets, and the remedy."""
 _DIED = "Python worker exited unexpectedly"
 
 
@@ -25,9 +31,18 @@ def cause(error: BaseException | str) -> str:
         return "a Python worker died, of a crash in a library or because memory ran out (the executor's log says which)"
     found = _of_python(said) or _of_java(said)
     if found:
-        return found[:_LONGEST]
+        return found[:_LONGEST] + limit(said)
     first = next((line.strip() for line in said.splitlines() if line.strip() and not _FRAME.match(line)), "")
-    return (first if isinstance(error, str) else f"{type(error).__name__}: {first}".removesuffix(": "))[:_LONGEST]
+    first = first if isinstance(error, str) else f"{type(error).__name__}: {first}".removesuffix(": ")
+    return first[:_LONGEST] + limit(said)
+
+
+def limit(said: str) -> str:
+    """Which limit of a process an error is of, and the remedy, where it is of one; else empty."""
+    for pattern, about in _LIMITS.items():
+        if pattern in said:
+            return f" ({about})"
+    return ""
 
 
 def _of_python(said: str) -> str:
@@ -58,4 +73,4 @@ def of_a_start(said: str) -> str:
         )
         or re.search(rf"^(?:Exception in thread .*)?{_NAMED}(?:Error|Exception)\b", line)
     ]
-    return " · ".join(dict.fromkeys(telling[-3:] or lines[:3]))[:_LONGEST]
+    return " · ".join(dict.fromkeys(telling[-3:] or lines[:3]))[:_LONGEST] + limit(said)

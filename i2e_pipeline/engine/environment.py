@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from i2e_pipeline.core import secrets
@@ -24,6 +26,7 @@ from i2e_pipeline.engine.master import is_local, master_of, submitted
 
 OLDEST_SPARK = (4, 1)
 """4.0 runs for a while, and dies in the middle of a run: it lacks Arrow calls that stages make."""
+_OPEN_FILES = 1024
 WORKERS_NEED = {
     "pyarrow": "pyarrow", "numpy": "numpy", "pandas": "pandas", "pydantic": "pydantic", "msgspec": "msgspec",
     "pillow": "PIL", "pyyaml": "yaml", "filelock": "filelock", "deltalake": "deltalake",
@@ -41,6 +44,7 @@ Check = tuple[str, Callable[[Config], str]]
 
 def refuse(config: Config) -> None:
     """Raise EnvironmentFault, with a line for each, where checks of the list fail."""
+    unset_empty()
     wrong = []
     for _, check in CHECKS:
         try:
@@ -49,6 +53,17 @@ def refuse(config: Config) -> None:
             wrong.append(str(error))
     if wrong:
         raise EnvironmentFault("\n".join(wrong))
+
+
+_ARE_UNSET = ("SPARK_HOME", "SPARK_CONF_DIR", "SPARK_LOCAL_DIRS", "SPARK_LOCAL_IP", "PYSPARK_PYTHON", "JAVA_HOME")
+
+
+def unset_empty() -> None:
+    """Take variables that are set to nothing out of the environment: pyspark starts './bin/spark-submit' for an empty
+    SPARK_HOME."""
+    for name in _ARE_UNSET:
+        if not os.environ.get(name, "-").strip():
+            del os.environ[name]
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -73,6 +88,7 @@ def spark_home(config: Config) -> str:
     """SPARK_HOME decides which JVM pyspark starts, whatever version pyspark has itself."""
     import pyspark
 
+    unset_empty()
     home = os.environ.get("SPARK_HOME")
     if not home or submitted():
         return home or "not set"
@@ -162,6 +178,22 @@ def temporary_folder(config: Config) -> str:
     return str(scratch())
 
 
+def open_files(config: Config) -> str:
+    """How many files a process may have open: Spark opens its jars alone by hundreds. What may be raised is raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < _OPEN_FILES:
+        wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < _OPEN_FILES:
+        raise EnvironmentFault(
+            f"a process may have {soft} files open (ulimit -n), and Spark needs {_OPEN_FILES}: ulimit -n 4096, where "
+            "that is refused by who runs this machine (limits.conf; docker run --ulimit nofile=4096)"
+        )
+    return "no limit" if soft == resource.RLIM_INFINITY else f"{soft:,} at once"
+
+
 def locale(config: Config) -> str:
     """A JVM reads and writes names of files in the locale's encoding, and in `C` that is ASCII."""
     said = next((f"{n}={v}" for n in ("LC_ALL", "LC_CTYPE", "LANG") if (v := os.environ.get(n))), "")
@@ -223,6 +255,7 @@ CHECKS: tuple[Check, ...] = (
     ("java", java_version),
     ("user", user),
     ("temporary", temporary_folder),
+    ("open files", open_files),
     ("locale", locale),
     ("python", worker_python),
 )

@@ -22,8 +22,8 @@ from itertools import count
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
-from i2e_pipeline.core import files, stores
-from i2e_pipeline.core.config import Config
+from i2e_pipeline.core import files, places, stores
+from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.rejects import reason_name
 from i2e_pipeline.engine import cluster, looking, merging, session
@@ -102,7 +102,7 @@ class Pipeline:
         self, config: Config, stages: Sequence[Stage], start_spark: Callable[[], SparkSession] | None = None
     ) -> None:
         """`start_spark` is called when Spark is first needed. None: as the config says."""
-        stores.use(config.storage.options)
+        stores.use(config.storage.options, paths(config))
         self.config = config
         self.stages = list(stages)
         start = start_spark or self._start_spark
@@ -280,6 +280,7 @@ class Pipeline:
         if self._held:
             yield
             return
+        places.refuse_unwritable(self.config.output, "output")
         with exclusive(self.config.output):
             self._held = True
             try:

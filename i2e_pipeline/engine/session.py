@@ -150,6 +150,7 @@ def _refuse_connect(config: Config, spark: SparkSession | None = None) -> None:
 def _started(config: Config, name: str) -> SparkSession:
     from pyspark.sql import SparkSession
 
+    environment.unset_empty()
     # Workers must run the driver's python: another has no pyarrow, and the job dies in the middle.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     by_submit = submitted()

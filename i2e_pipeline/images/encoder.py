@@ -219,6 +219,7 @@ def load(
     _named(config)
     place = choose_device(device or config.device)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    models.refuse_untrained(config.model, config.pretrained, config.section)
     try:
         model = models.create(
             config.model,
@@ -253,6 +254,7 @@ def check(config: ModelConfig, at_hand: bool = False) -> None:
     """
     _named(config)
     (models.check_at_hand if at_hand else models.check)(config.model, config.pretrained, config.section)
+    models.refuse_untrained(config.model, config.pretrained, config.section)
 
 
 def _named(config: ModelConfig) -> None:

@@ -102,6 +102,20 @@ def check(name: str, pretrained: str | None, setting: str) -> None:
         )
 
 
+def refuse_untrained(name: str, pretrained: str | None, setting: str) -> None:
+    """Raise ModelError for an architecture of open_clip's without weights, where trained ones are needed."""
+    if pretrained is not None or parse(name).kind != "name":
+        return
+    import open_clip
+
+    check(name, None, setting)
+    known = _nearest("", open_clip.list_pretrained_tags_by_model(_built_in(name)))
+    raise ModelError(
+        f"{setting}.model={name} names an architecture and no weights: write {name}@TAG; known are "
+        f"{known or 'none: write ' + name + '@FILE'}"
+    )
+
+
 def check_at_hand(name: str, pretrained: str | None, setting: str) -> None:
     """Raise ModelError where the weights are neither on this machine nor to be had from where they are kept."""
     check(name, pretrained, setting)

@@ -9,6 +9,7 @@ import pytest
 
 from i2e_pipeline.commands import doctor
 from i2e_pipeline.core.config import load
+from i2e_pipeline.core.errors import I2EError
 from tests.wikidata.lines import line
 
 WHOLE = b"[\n" + b",\n".join(line(n).removesuffix(b",") for n in range(1, 9)) + b"\n]\n"
@@ -45,3 +46,23 @@ def test_doctor_looks_at_a_dump_as_a_run_does(tmp_path: Path, name: str, content
     if "does not close" in said:
         (check,) = (check for called, check in doctor.checks(partial) if called == "knowledge base")
         assert check()
+
+
+def test_a_finding_is_as_wide_as_the_terminal() -> None:
+    said = "the JVM is Java 8, and Spark runs on 17 to 21: set JAVA_HOME to such a one, of the driver and of executors"
+    finding = doctor.Finding("java", "FAILED", f"{said}\n{said}")
+    lines = doctor.told(finding, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) >= 4
+    assert " ".join(" ".join(lines).split()) == " ".join(str(finding).split())
+    assert doctor.told(finding, None) == str(finding)
+
+
+def test_doctor_refuses_an_output_that_is_a_file_and_a_model_without_weights(tmp_path: Path) -> None:
+    """Catches: ok for what a run dies of, the model after hours."""
+    (tmp_path / "file").write_text("x")
+    checks = dict(doctor.checks(load(None, [f"output={tmp_path}/file", "score.model=ViT-B-32"])))
+    with pytest.raises(I2EError, match=r"output: .*file is a file: name a folder"):
+        checks["disk"]()
+    with pytest.raises(doctor.Failed, match="write ViT-B-32@TAG; known are "):
+        checks["score model"]()

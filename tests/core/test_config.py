@@ -43,7 +43,7 @@ def test_one_path_is_a_list_of_one() -> None:
         ("session.conf.=3", "a name is missing beside a dot"),
         ("score=3", "score: 3 is not allowed (a section: a setting and its value in each line below it), from --set"),
         ("session.conf=x", "session.conf: 'x' is not allowed (names with their values: {name: value}), from --set"),
-        ("knowledge_base.languages=en", "knowledge_base.languages: 'en' is not allowed (a list: [one, other]), from"),
+        ("train.optimizer.betas=0.9", "train.optimizer.betas: 0.9 is not allowed (a list: [one, other]), from"),
         ("score.batch_size=", "score.batch_size: nothing is not allowed (a whole number), from --set"),
         ("score.batch_size=2026-01-02", "score.batch_size: '2026-01-02' is not allowed (a whole number), from --set"),
         ("score.batch_size=1:30", "score.batch_size: '1:30' is not allowed (a whole number), from --set"),

@@ -20,7 +20,9 @@ SECRET = "wJalrXUtnFEMI"
         "fs.azure.account.key.mine.blob.core.windows.net", "fs.azure.sas.box.mine.blob.core.windows.net",
         "fs.azure.account.oauth2.client.secret", "spark.authenticate.secret", "password", "api_token", "hf_token",
         "token",
-        "client_secret", "api_key", "credentials", "passwd", "aws_access_key_id", "spark.my.credential",
+        "spark.pwd", "spark.executorEnv.GITHUB_PAT", "spark.executorEnv.MYSQL_PWD", "spark.my.accessToken",
+        "spark.my.githubToken", "db_pass", "client_secret", "api_key",
+        "credentials", "passwd", "aws_access_key_id", "spark.my.credential",
     ],
 )  # fmt: skip
 def test_the_name_of_a_secret_tells_it(key: str) -> None:
@@ -59,10 +61,58 @@ def test_a_secret_in_a_line_is_hidden(text: str) -> None:
     assert "***" in secrets.hide(text)
 
 
+_SPELLINGS = (
+    "{key}={value}", "{key} = {value}", "{key}: {value}", "{key}='{value}'", "-D{key}={value}", 
+    "--conf {key}={value} x",
+    "--{key} {value}", "--{key}={value} failed", '{{"{key}":"{value}"}}', '{{"{key}": "{value}", "n": 1}}',
+    "{{'{key}' : '{value}'}}", '"{{\\"{key}\\":\\"{value}\\"}}"', "a line\n{key}={value}\nanother", "({key}={value})",
+    "a={key}={value}", "x;{key}={value};y",
+)  # fmt: skip
+_KEYS = (
+    "password", "passwd", "pwd", "db.pwd", "api_key", "apiKey", "api-key", "javax.net.ssl.keyStorePassword",
+    "AWS_SECRET_ACCESS_KEY", "GITHUB_PAT", "HF_TOKEN", "access_token", "accessToken", "client_secret", "token",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", _KEYS)
+@pytest.mark.parametrize("value", [SECRET, "SEKRET", "hunter2", "sekret", "a+b/c==", "nothing-else", "no1knows"])
+def test_a_secret_is_hidden_however_it_is_spelled(key: str, value: str) -> None:
+    """Catches: -Djavax.net.ssl.keyStorePassword=SEKRET in config.yaml, {"api_key":"X"} in a message."""
+    for spelling in _SPELLINGS:
+        text = spelling.format(key=key, value=value)
+        assert value not in secrets.hide(text), text
+        assert value not in str(secrets.without({"session": {"conf": {"spark.x": text}}})), text
+        assert value in secrets.found({"spark.x": text}), text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Authorization: Bearer {}", '{{"Authorization":"Basic {}"}}', "Proxy-Authorization: {}", 
+     "curl -H 'authorization: token {}'",
+     "sent bearer {}", "AWS_SECRET_ACCESS_KEY {}", "spark.hadoop.fs.s3a.secret.key   {}", "--password {} --user me"],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [SECRET, "hunter2x"])
+def test_a_secret_in_a_header_or_behind_a_blank_is_hidden(text: str, value: str) -> None:
+    assert value not in secrets.hide(text.format(value))
+    assert "***" in secrets.hide(text.format(value))
+
+
+def test_the_working_folder_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/home/somebody/work")
+    assert secrets.hide("in /home/somebody/work") == "in /home/somebody/work"
+
+
 @pytest.mark.parametrize(
     "text",
     ["score.model=ViT-B-32: no such tag", "s3://bucket/pairs/0.parquet", "unexpected token: '<'", "key=00012 is twice",
-     "its tokenizer gives token 49407", "hf:x@random", "/data/a:b@c/d"],
+     "its tokenizer gives token 49407", "api_token: no such setting, from --set; known here: output",
+     "output: /etc/passwd: /etc/passwd is a file", "/etc/secrets/token: no such file", 
+     "AWS_SECRET_ACCESS_KEY is not set",
+     "HF_TOKEN needs a value", "s3.access_key_id is set without s3.secret_access_key", 
+     "--password: expected one argument",
+     "pass over what is there", "a path/pat: x", "Bearer of news", "give keys: s3.access_key_id, s3.secret_access_key",
+     "look at storage.options: s3.access_key_id and s3.secret_access_key: give keys that may write there",
+     "hf:x@random", "/data/a:b@c/d"],
 )  # fmt: skip
 def test_other_lines_stay_as_they_are(text: str) -> None:
     assert secrets.hide(text) == text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -283,3 +285,54 @@ def test_a_config_may_lie_in_a_store(tmp_path: Path) -> None:
     assert config.load(f"file://{tmp_path}/a b.yaml").output == "out/x"
     with pytest.raises(ConfigError, match=r"--config nowhere://x/a\.yaml cannot be read"):
         config.load("nowhere://x/a.yaml")
+
+
+@pytest.mark.parametrize("override", ["pairs.path=[a, b", "evaluate.models={a, b", "evaluate.knn_k=[1, 2"])
+def test_a_bracket_that_is_not_closed_is_refused(override: str) -> None:
+    """Catches: a path called "[a, b", of which nobody finds a file."""
+    with pytest.raises(config.ConfigError, match="a bracket is not closed: end the list with"):
+        config.load(None, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("knowledge_base.languages=no", "knowledge_base.languages", ("no",)),
+        ("knowledge_base.languages=en", "knowledge_base.languages", ("en",)),
+        ("knowledge_base.skip=category", "knowledge_base.skip", ("category",)),
+        ("evaluate.knn_k=10", "evaluate.knn_k", (10,)),
+        ("pairs.path=0123", "pairs.path", ("0123",)),
+    ],
+)
+def test_one_value_is_a_list_of_one(override: str, path: str, value: tuple[object, ...], tmp_path: Path) -> None:
+    section, key = path.split(".")
+    assert getattr(getattr(config.load(None, [override]), section), key) == value
+    file = tmp_path / "c.yaml"
+    file.write_text(f"{section}:\n  {key}: {override.partition('=')[2]}\n")
+    assert getattr(getattr(config.load(str(file)), section), key) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("output=ftp://h/x", "output: ftp:// is no store that is known"),
+        ("output=https://h/x", "output: https:// is no store that is known"),
+        ("pairs.path=S3://b/x", "pairs.path.*: S3:// is not known: write it in small letters, s3://"),
+        ("train.folder=GS://b/x", "train.folder: GS:// is not known: write it in small letters, gs://"),
+        ("output=~nobody-of-this-name/i2e", "output: ~nobody-of-this-name/i2e: there is no user nobody-of-this-name"),
+    ],
+)
+def test_a_place_that_no_client_opens_is_refused_with_its_setting(override: str, says: str) -> None:
+    with pytest.raises(config.ConfigError, match=says):
+        config.load(None, [override])
+
+
+def test_settings_are_read_from_a_pipe(tmp_path: Path) -> None:
+    """Catches: `--config <(…)` and /dev/stdin are said to be no files."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text("output: piped\n"), daemon=True)
+    writer.start()
+    assert config.load(str(pipe)).output == "piped"
+    with pytest.raises(config.ConfigError, match=r"--config .* is a folder: name the YAML file in it"):
+        config.load(str(tmp_path))

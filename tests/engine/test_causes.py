@@ -87,3 +87,17 @@ def test_an_exception_of_pythons_own_is_named_by_its_class() -> None:
 )  # fmt: skip
 def test_a_start_that_failed_quotes_the_jvm(said: str, found: str) -> None:
     assert found in of_a_start(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("Caused by: java.io.IOException: File too large", "ulimit -f unlimited"),
+        ("java.io.FileNotFoundException: /x (Too many open files)", "ulimit -n 4096"),
+    ],
+)
+def test_a_limit_of_the_shell_is_named_with_its_remedy(said: str, remedy: str) -> None:
+    for told in (cause(said), of_a_start(said)):
+        assert said.removeprefix("Caused by: ") in told
+        assert remedy in told
+    assert cause(OSError("no such thing")) == "OSError: no such thing"

@@ -385,3 +385,27 @@ def test_a_start_that_fails_quotes_the_jvm(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environ)
     assert "SessionError: Spark does not start: " in done.stderr
     assert "Could not find agent library nowhere" in done.stderr
+
+
+def test_variables_that_are_set_to_nothing_are_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: SPARK_HOME= passes the check, and pyspark starts './bin/spark-submit'."""
+    for name in ("SPARK_HOME", "PYSPARK_PYTHON", "SPARK_LOCAL_IP"):
+        monkeypatch.setenv(name, "")
+    assert environment.spark_home(LOCAL) == "not set"
+    assert not {"SPARK_HOME", "PYSPARK_PYTHON", "SPARK_LOCAL_IP"} & os.environ.keys()
+
+
+@pytest.mark.parametrize(("limits", "code"), [("-n 64", 1), ("-Sn 64", 0), ("-n 2048", 0)])
+def test_a_limit_of_open_files_is_said_or_raised(limits: str, code: int) -> None:
+    ask = (
+        "import sys, resource\nfrom i2e_pipeline.core.config import load\nfrom i2e_pipeline.engine import environment\n"
+        "try: print(environment.open_files(load()), resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n"
+        "except environment.EnvironmentFault as error: sys.exit(str(error))"
+    )
+    run = ["bash", "-c", f'ulimit {limits}; exec "$0" -c "$1"', sys.executable, ask]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    if code:
+        assert "64 files open (ulimit -n), and Spark needs 1024: ulimit -n 4096" in done.stderr
+    else:
+        assert int(done.stdout.split()[-1]) >= 1024

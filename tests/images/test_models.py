@@ -104,6 +104,7 @@ def test_every_tag_of_open_clip_is_built_with_its_own_activation() -> None:
         ("ViT-B-32-quickgelu@laion2b_e16", r"take score\.model=ViT-B-32@laion2b_e16"),
         ("ViT-B-32@/no/weights.pt", r"score\.pretrained=/no/weights\.pt: neither a file"),
         ("", r"score\.model is empty"),
+        ("ViT-B-32", r"names an architecture and no weights: write ViT-B-32@TAG; known are .*\bopenai\b"),
     ],
 )
 def test_an_unknown_model_or_tag_names_the_known_ones_nearest_first(model: str, says: str) -> None:
