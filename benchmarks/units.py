@@ -72,7 +72,7 @@ def measure(units: int, wave: int, storage: str) -> dict[str, Any]:
         allowed = "run.allow_empty=true"
         overrides = [allowed, f"output={folder}/out", f"session.conf={conf}", f"storage.format={storage}"]
         tree = embedded.composed([*overrides, f"run.wave_units={wave}"])
-        tiny_files([f.path for f in files.find([tree["pairs"]["path"]], ".parquet")], folder / "tiny", units)
+        tiny_files([f.path for f in files.find(tree["pairs"]["path"], ".parquet")], folder / "tiny", units)
         tree["pairs"] |= {"path": str(folder / "tiny"), "files_per_unit": 1}
         pipeline = stages.pipeline(stages.from_tree(tree, "the embedded sample"))
         pipeline.run([s.name for s in pipeline.stages if s.name in ("knowledge_base", "surfaces", "pairs")])

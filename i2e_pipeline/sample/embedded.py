@@ -65,6 +65,8 @@ def tree(overrides: Sequence[str] = ()) -> dict[str, Any]:
 def _fill(value: Any, output: str) -> Any:
     if isinstance(value, dict):
         return {k: _fill(v, output) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_fill(v, output) for v in value]
     if isinstance(value, str):
         return value.replace("{output}", output).replace("{package}", str(_HERE))
     return value
