@@ -64,6 +64,6 @@ def test_doctor_says_which_client_and_which_setting(store: Store, world: Path, t
     done = run(config, tmp_path, "doctor")
     (line,) = [line for line in done.stdout.splitlines() if " store " in line]
     assert line.startswith("FAILED")
-    assert "pyarrow cannot write" in line
+    assert f"output: s3://{store.bucket}/asked cannot be opened" in line
     assert "look at storage.options: s3.endpoint" in line
     assert SECRET not in done.stdout + done.stderr
