@@ -164,10 +164,6 @@ class Tables:
 
     # Reading
 
-    def _known_schema(self, table: str) -> pa.Schema | None:
-        known = table == "rejects" or table in self.catalogue.tables
-        return self.catalogue.schema(table) if known else None
-
     def commits(self, stage: str) -> dict[str, Commit]:
         """Commits of a stage by unit, as they lie there now."""
         return self.records.read(stage)
@@ -470,7 +466,7 @@ class Tables:
         )
         if self.storage.format == "delta":
             folders = {f.path.rpartition("/")[0] for f in new}
-            self._log(table).replace(self._known_schema(table), new, folders, same_rows=True)
+            self._log(table).replace(None, new, folders, same_rows=True)
         else:
             self._each(files.remove, [self.path(table, f.path) for f in old])
 
@@ -531,7 +527,7 @@ class Tables:
         for table in sorted({t for c in gone for t in c.files}):
             folders = {f.path.rpartition("/")[0] for c in gone for f in c.files.get(table, [])}
             if self.storage.format == "delta":
-                self._log(table).replace(self._known_schema(table), [], folders)
+                self._log(table).replace(None, [], folders)
             else:
                 self._each(lambda folder, table=table: files.remove(self.path(table, folder)), sorted(folders))
 

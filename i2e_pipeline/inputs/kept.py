@@ -98,14 +98,27 @@ def of_objects(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dict[
     return {name: joined(kinds) if kinds else ABSENT for name, kinds in found.items()}
 
 
-def of_schema(schema: pa.Schema, names: Sequence[str]) -> dict[str, str]:
-    """Kinds of columns of a table with types. Raises InputError where one stands twice."""
-    found = {name: schema.get_all_field_indices(name) for name in names}
-    if twice := [name for name, places in found.items() if len(places) > 1]:
-        raise InputError(
-            f"{len(found[twice[0]])} columns are named {twice[0]!r} (pairs.keep_columns): leave one of them"
-        )
-    return {name: of_type(schema.field(places[0]).type) if places else ABSENT for name, places in found.items()}
+def of_schema(schema: pa.Schema, pairs: PairsConfig, path: str) -> dict[str, str]:
+    """Kinds of the kept columns of a table with types. Raises InputError where one stands twice, or can be no value of
+    the kind that the settings name."""
+    kinds = {}
+    for name, named in pairs.keep_columns.items():
+        found = schema.get_all_field_indices(name)
+        if len(found) > 1:
+            raise InputError(f"{path} has {len(found)} columns named {name!r} (pairs.keep_columns): leave one of them")
+        kinds[name] = of_type(stored := schema.field(found[0]).type) if found else ABSENT
+        if found and named not in (None, "string") and not _may_be_number(stored):
+            raise InputError(
+                f"{path}: column {name!r} (pairs.keep_columns) is {stored}, which is no {named}: keep it as string, or "
+                "leave it out"
+            )
+    return kinds
+
+
+def _may_be_number(kind: pa.DataType) -> bool:
+    """Whether its values are numbers or truth values, or texts that may be some."""
+    kind = plain(kind)
+    return is_string(kind) or is_bytes(kind) or of_type(kind) != "string" or pa.types.is_uint64(kind)
 
 
 def schema(of_files: Sequence[tuple[str, Mapping[str, str]]], pairs: PairsConfig) -> pa.Schema:
@@ -130,7 +143,12 @@ def schema(of_files: Sequence[tuple[str, Mapping[str, str]]], pairs: PairsConfig
 
 def unknown(kinds: Mapping[str, str], pairs: PairsConfig) -> list[str]:
     """Columns of which it was not looked at what a file holds."""
-    return [name for name, named in pairs.keep_columns.items() if named is None and name not in kinds]
+    return [name for name in pairs.keep_columns if name not in kinds]
+
+
+def to_be_found(pairs: PairsConfig) -> bool:
+    """Whether what a column holds has to be found in all its values, since the settings do not say it."""
+    return None in pairs.keep_columns.values()
 
 
 def values(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, int]:
@@ -187,5 +205,3 @@ def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
         else:
             fits = pc.equal(column.cast(kind, safe=False).cast(column.type, safe=False), column)
         return pc.if_else(fits, column, None).cast(kind, safe=False)
-    except pa.ArrowNotImplementedError:  # a struct, a date: no number
-        return pa.nulls(len(column), kind)

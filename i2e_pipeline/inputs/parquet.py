@@ -39,7 +39,7 @@ class Parquet(Format):
             footer = pq.ParquetFile(stream)
             schema, folders = footer.schema_arrow, types.of_folders(source.path)
             further = [name for name in folders if name not in schema.names]
-            kinds = kept.of_schema(schema, list(pairs.keep_columns))
+            kinds = kept.of_schema(schema, pairs, source.path)
             kinds |= {n: kept.of_cells(pa.array([folders[n]], pa.string())) for n in further if n in kinds}
             schema = pa.schema([*schema, *(pa.field(name, pa.string()) for name in further)])
             return Look(footer.metadata.num_rows, schema, kinds=kinds)

@@ -115,31 +115,26 @@ def names_of(facts: Sequence[bytes | None]) -> list[str]:
     return list(dict.fromkeys(name for stored in facts for name in _facts(stored)))
 
 
-def kinds_of(facts: Sequence[bytes | None], keep: Sequence[str]) -> dict[str, str]:
-    """What the columns `keep` hold, by all of these .json."""
-    return kept.of_objects([_facts(stored) for stored in facts], keep)
-
-
 def facts_of(
     pairs: PairsConfig, index: pa.Table, has_texts: bool, read: Callable[[pa.Table], Iterable[bytes | None]]
-) -> list[bytes | None]:
-    """The .json of as many samples as tell what columns there are: the first, or all where what these columns hold is
-    asked, or where the settings name a column that the first do not have.
+) -> list[dict[str, Any]]:
+    """The fields of the .json of as many samples as tell what columns there are: the first, or all where what these
+    columns hold is asked, or where the settings name a column that the first do not have.
 
     read   the .json of rows of the index
     """
-    facts = list(read(index.slice(0, LOOKED_AT)))
+    facts = [_facts(stored) for stored in read(index.slice(0, LOOKED_AT))]
     wanted = {*columns.named(pairs), *(where.columns(pairs.where) if pairs.where else ())} - {pairs.key_column}
     if has_texts:
         wanted -= {pairs.text_column}
-    if kept.unknown({}, pairs) or wanted - {*names_of(facts)}:
-        facts += read(index.slice(LOOKED_AT))
+    if kept.to_be_found(pairs) or wanted.difference(*facts):
+        facts += (_facts(stored) for stored in read(index.slice(LOOKED_AT)))
     return facts
 
 
-def schema_of(shard: Shard, facts: Sequence[bytes | None], has_texts: bool, has_images: bool) -> pa.Schema:
+def schema_of(shard: Shard, facts: Sequence[dict[str, Any]], has_texts: bool, has_images: bool) -> pa.Schema:
     """The columns that samples like these have."""
-    found = schema_of_objects(_facts(stored) for stored in facts)
+    found = schema_of_objects(facts)
     fields = dict(zip(found.names, found.types, strict=True))
     if shard.key_column is not None:
         fields.setdefault(shard.key_column, pa.string())

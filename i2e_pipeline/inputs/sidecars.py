@@ -19,7 +19,7 @@ import pyarrow as pa
 from i2e_pipeline.core import files
 from i2e_pipeline.core.files import FileInfo
 from i2e_pipeline.core.stored_image import StoredImage
-from i2e_pipeline.inputs import samples
+from i2e_pipeline.inputs import kept, samples
 from i2e_pipeline.inputs.indexed import Indexed, Parts, read_index
 from i2e_pipeline.inputs.named_files import NamedFiles
 from i2e_pipeline.inputs.shard import Images, Look, Shard, Source
@@ -51,7 +51,7 @@ class Sidecars(Indexed):
             facts = samples.facts_of(pairs, index, has_texts, lambda rows: read(rows, "json"))
             digest = _digest(index, source.sizes, read)
         schema = samples.schema_of(shard, facts, has_texts, True)
-        kinds = samples.kinds_of(facts, list(pairs.keep_columns))
+        kinds = kept.of_objects(facts, list(pairs.keep_columns))
         return Look(index.num_rows, schema, index, digest, kinds)
 
     @contextmanager

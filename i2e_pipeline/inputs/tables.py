@@ -127,7 +127,10 @@ class Csv(_Table):
         return Look(rows, schema, partial(self._records, path, dialect), kinds=kept.of_parts(found))
 
     def names(self, shard: Shard) -> list[str]:
-        return _names(shard.path, _dialect_of(shard.path))
+        if shard.index is None:
+            return _names(shard.path, _dialect_of(shard.path))
+        with opened_index(shard) as file:  # how a table is written, only all of it says
+            return list(file.schema_arrow.names)
 
     def records(self, path: str, columns: Sequence[str] | None = None) -> Generator[pa.RecordBatch, None, None]:
         return self._records(path, _dialect_of(path), columns)

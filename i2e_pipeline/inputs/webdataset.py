@@ -21,7 +21,7 @@ import pyarrow as pa
 from i2e_pipeline.core import files
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.core.stored_image import NoImage, StoredImage
-from i2e_pipeline.inputs import samples
+from i2e_pipeline.inputs import kept, samples
 from i2e_pipeline.inputs.indexed import Indexed, Parts, read_index
 from i2e_pipeline.inputs.named_files import LARGEST
 from i2e_pipeline.inputs.shard import Images, Look, Shard, ShardError
@@ -54,7 +54,7 @@ class WebDataset(Indexed):
             has = {part: bool(np.any(index.column(f"{part}_offset").to_numpy() >= 0)) for part in samples.PARTS}
             facts = samples.facts_of(pairs, index, has["text"], lambda rows: _parts(stream, rows, "json"))
             schema = samples.schema_of(shard, facts, has["text"], has["image"])
-        return Look(index.num_rows, schema, index, kinds=samples.kinds_of(facts, list(pairs.keep_columns)))
+        return Look(index.num_rows, schema, index, kinds=kept.of_objects(facts, list(pairs.keep_columns)))
 
     @contextmanager
     def parts(self, shard: Shard) -> Iterator[Parts]:

@@ -117,6 +117,8 @@ class KnowledgeBase(Stage):
         read = {t: self._staged(run, raw, t) for t in self.scratch}
         try:
             self._refuse_doubtful(run, raw, read["kb/raw_brackets"], dump)
+            if popularity is not None and not kb.allow_partial:
+                _refuse_strangers("popularity", str(kb.popularity), popularity, read["kb/raw_entities"])
         except StageError:
             files.remove(raw.staging)
             raise
@@ -135,13 +137,6 @@ class KnowledgeBase(Stage):
             *settled,
         ]
         rows = sum(f.rows for f in written[0].files["kb/entities"])
-        if popularity is not None and not kb.allow_partial:
-            try:
-                _refuse_strangers("popularity", str(kb.popularity), entities.where("popularity is not null"), entities)
-            except StageError:
-                for one in (raw, *written):
-                    files.remove(one.staging)
-                raise
         yield [self.conclude(run, unit, [replace(raw.only("rejects"), rows_out=rows), *written])]
 
     def _staged(self, run: Run, raw: Written, table: str) -> DataFrame:

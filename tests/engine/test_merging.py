@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import StorageConfig
@@ -204,3 +205,16 @@ def test_a_job_never_writes_a_name_twice(tmp_path: Path) -> None:
     for last in (5, 7):
         made(tables, "u-1", [range(last)])
         assert len(content(tables, "texts")) == last
+
+
+def test_who_removes_or_merges_leaves_a_delta_table_s_columns_as_they_are(tmp_path: Path) -> None:
+    """Catches: `i2e clean`, which plans no input and knows no kept column, and whose readers then find none."""
+    made(opened(tmp_path, "delta"), "u-1", [range(3), range(3, 5)])
+    made(opened(tmp_path, "delta"), "u-2", [range(5, 7)])
+    before = DeltaTable(tmp_path / "texts").schema()
+    fewer = Catalogue({"texts": Table(pa.schema([TEXTS.field("text_id")]))}, {"texts": "extract"})
+    tables = Tables(str(tmp_path), StorageConfig(format="delta"), None, fewer)  # type: ignore[arg-type]
+    merging.merge(tables, counting(tables))
+    tables.discard("extract", ["u-2"])
+    assert DeltaTable(tmp_path / "texts").schema() == before
+    assert len(content(tables, "texts")) == 5
