@@ -73,10 +73,10 @@ def wants_quick_gelu(name: str, pretrained: str | None) -> bool:
 
 def check(name: str, pretrained: str | None, setting: str) -> None:
     """Raise ModelError where open_clip has no such architecture or no such weights for it. Fetches nothing."""
-    import open_clip
-
     if parse(name).kind != "name":
         return
+    import open_clip  # seconds, which a folder's model does not want
+
     if not _config(name):
         raise ModelError(
             f"{setting}.model={name}: open_clip knows no such architecture; near to it are "
