@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import pyarrow as pa
 
-from wikidata.filters import FILTERS, is_human, is_visual, unwanted
+from wikidata.filters import FILTERS, is_human, unwanted
 from wikidata.reasons import Reason
 from wikidata.schemas import BRACKETS, RAW_ENTITIES, RAW_NAMES, REJECTS
 from wikidata.surface import (
@@ -36,7 +36,10 @@ from wikidata.surface import (
     unaccented,
     without_qualifier,
 )
+from wikidata.types import TYPES, UNKNOWN
 
+_MAY_BE_A_PERSON = (UNKNOWN, TYPES.code("person"))
+"""What an item without a class may be if its last name is a surname: "Three Gorges Dam" is none."""
 MAX_ALIASES = 200
 """Aliases kept per entity, in the order of the dump; a few items have tens of thousands."""
 
@@ -93,6 +96,8 @@ class _Claims(msgspec.Struct, gc=False):
     """The properties that are read; all others are skipped unparsed."""
 
     P31: list[_Statement[_EntityId]] = []  # instance of
+    P279: list[_Statement[_EntityId]] = []  # subclass of
+    P171: list[_Statement[_EntityId]] = []  # parent taxon
     P18: list[_Statement[str]] = []  # image
     P1448: list[_Statement[_Monolingual]] = []  # official name
     P1813: list[_Statement[_Monolingual]] = []  # short name
@@ -312,7 +317,7 @@ def read_items(
             parsed = parse(line)
             if isinstance(parsed, Item):
                 claims = parsed.claims or _Claims()
-                types = _types(claims)
+                types = _items(claims.P31) if claims.P31 else []
                 reason = unwanted(types, filters)
                 if reason is None:
                     row, its_names = describe(parsed, types, languages, max_aliases)
@@ -365,10 +370,8 @@ def _ranked(statements: Iterable[_Statement[V]]) -> list[V]:
     return [s.mainsnak.datavalue.value for s in ranked if s.rank == best and s.mainsnak.datavalue is not None]
 
 
-def _types(claims: _Claims) -> list[int]:
-    if not claims.P31:
-        return []
-    return list(dict.fromkeys(n for v in _ranked(claims.P31) if 0 < (n := v.number) <= MAX_ID))
+def _items(statements: Iterable[_Statement[_EntityId]]) -> list[int]:
+    return list(dict.fromkeys(n for v in _ranked(statements) if 0 < (n := v.number) <= MAX_ID))
 
 
 def describe(
@@ -428,7 +431,7 @@ def describe(
     for form, surface, _, kind, language in tuple(names):
         derived = [(short, "short") for short in short_forms(surface, form)] if kind in _WHOLE else []
         derived += [(unaccented(f), "unaccented") for f, _ in ((form, ""), *derived)]
-        if kind == "label" and (not types or is_human(types)):
+        if kind == "label" and (is_human(types) if types else TYPES.of_text(surface) in _MAY_BE_A_PERSON):
             last = surname(surface)
             derived += [(last, "surname"), (unaccented(last), "surname")]
         for other, kind in derived:
@@ -443,10 +446,12 @@ def describe(
         _description(item, languages),
         [alias for alias in aliases if alias and alias != name],
         list(types),
+        _items(claims.P279) + _items(claims.P171) if claims.P279 or claims.P171 else [],
+        None,
         len(sites),
         None,
         bool(claims.P18) and bool(_ranked(claims.P18)),
-        is_visual(types),
+        TYPES.mean_visual,
         is_human(types),
     )
     return row, names

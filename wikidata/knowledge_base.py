@@ -9,7 +9,7 @@ No function builds a session, collects rows or depends on partitions: ids decide
     lines               = read_dump(spark, recognised(paths, DUMP))
     raw (three tables)  = lines, mapInArrow with items.read_items           lines = raw entities + rejects
     settled             = without_duplicates(raw entities, raw names)       raw entities = entities + rejects
-    entities            = with_popularity(entities, popularity)
+    entities            = with_types(with_popularity(entities, popularity))
     surfaces            = surfaces(names, entities, anchors=anchors)
 """
 
@@ -23,7 +23,7 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from wikidata import priors
+from wikidata import priors, types
 from wikidata.priors import LIMITS, NAME_ROWS, WEIGHTS, PriorWeights, SurfaceLimits
 from wikidata.reasons import Reason
 from wikidata.schemas import ENTITIES, NAMES, REJECTS, SURFACES
@@ -98,6 +98,21 @@ def with_popularity(entities: DataFrame, popularity: DataFrame) -> DataFrame:
     """ENTITIES with `popularity` from POPULARITY; null, unknown, where that has no row."""
     best = popularity.groupBy("entity_id").agg(F.max("popularity").alias("popularity"))
     return entities.drop("popularity").join(best, on="entity_id", how="left").select(*ENTITIES.names)
+
+
+def with_types(entities: DataFrame) -> DataFrame:
+    """ENTITIES with `coarse_type` and `visual` (types.py).
+
+    entities   ENTITIES whose two columns are not yet filled in; read three times
+    The classes that other items have, some hundred thousand, go to one task, which walks their graph. What it finds, 9
+    bytes a class, goes to the tasks that type the items.
+    """
+    above = entities.select(F.explode(F.concat("types", "parents")).alias("entity_id")).distinct()
+    classes = entities.select("entity_id", "name", "parents").join(above, on="entity_id", how="left_semi")
+    found = classes.repartition(1).mapInArrow(types.class_types, from_arrow_schema(types.CLASS_TYPES)).toArrow()
+    ids, codes = found.column("class_id").to_numpy(), found.column("code").to_numpy()
+    kernel = partial(types.typed, class_ids=ids, codes=codes)
+    return entities.select(*ENTITIES.names).mapInArrow(kernel, from_arrow_schema(ENTITIES))
 
 
 def surfaces(

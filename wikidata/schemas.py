@@ -17,10 +17,14 @@ ENTITIES = pa.schema(
         pa.field("description", pa.string()),
         pa.field("aliases", pa.list_(pa.string()), nullable=False),
         pa.field("types", pa.list_(pa.int64()), nullable=False),  # P31, of the best rank alone
+        pa.field("parents", pa.list_(pa.int64()), nullable=False),  # P279 and P171, of the best rank alone
+        pa.field("coarse_type", pa.string()),  # a name of types.yaml; null: unknown
         pa.field("sitelinks", pa.int32(), nullable=False),
         pa.field("popularity", pa.float64()),  # null: unknown, which is not 0
         pa.field("has_image", pa.bool_(), nullable=False),  # P18
-        pa.field("visual", pa.bool_(), nullable=False),
+        pa.field(
+            "visual", pa.float32(), nullable=False
+        ),  # of photographs that name one of its type, those that show it
         pa.field("is_human", pa.bool_(), nullable=False),  # P31 Q5
     ]
 )

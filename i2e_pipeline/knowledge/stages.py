@@ -60,7 +60,7 @@ _AGAIN = f"Download it again{_PARTIAL}"
 
 class KnowledgeBase(Stage):
     name, job, does, rows_are = "knowledge_base", "build_knowledge_base", "read the Wikidata dump", "dump lines"
-    scope, version = "whole", 2
+    scope, version = "whole", 3
     tables = {
         "kb/entities": Table(ENTITIES, key=("entity_id",), holds="the items of the dump that can be labels"),
         "kb/names": Table(NAMES, holds="what each entity is called, and where that was found"),
@@ -130,7 +130,7 @@ class KnowledgeBase(Stage):
         if popularity is not None:
             entities = wikidata.with_popularity(entities, popularity)
         # In the order of entity_id, part after part: link lays the context out in one pass.
-        in_order = entities.select(*ENTITIES.names).orderBy("entity_id")
+        in_order = wikidata.with_types(entities).orderBy("entity_id")
         written = [
             self._write(run, "kb/entities", in_order),
             self._write(run, "kb/names", names.select(*NAMES.names)),
@@ -211,7 +211,7 @@ def _raw_tables(batches: Iterator[pa.RecordBatch], **options: Any) -> Iterator[t
 class Surfaces(Stage):
     name, job, rows_are = "surfaces", "build_knowledge_base", "surface forms"
     does = "give every name its entities, with priors"
-    scope, version = "whole", 2
+    scope, version = "whole", 3
     after = ("knowledge_base",)
     reads = ("kb/names", "kb/entities")
     tables = {

@@ -1,0 +1,258 @@
+"""Coarse types: what kind of thing is an item, and how often does a photograph that names one show it?
+
+Reads    types.yaml: some thirty types with their roots, head words and visual shares · ENTITIES
+Writes   ENTITIES with `coarse_type` and `visual`
+
+An item has the type of its classes (P31), else of the classes above it (P279, P171), else of its description's head.
+The class graph is walked from the roots down, level by level, in arrays: an edge is 16 bytes, so the five million edges
+of Wikidata's class tree are 80 MB in one process, and a circle in it ends by itself. EntityNet (arXiv 2505.02746) takes
+the visual entities below 21 such roots; here every item gets a type, and none is thrown away for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from wikidata.surface import singulars
+
+I64 = npt.NDArray[np.int64]
+I8 = npt.NDArray[np.int8]
+
+UNKNOWN = -1
+"""Code of an item without a type."""
+MAX_DEPTH = 32
+"""Levels below a root. Wikidata's longest chains of P279 that matter have some twenty; taxa are roots themselves."""
+
+
+@dataclass(frozen=True)
+class CoarseType:
+    """One type of types.yaml."""
+
+    name: str
+    says: str
+    """How one is named in a sentence: "a photo of {says}"."""
+    visual: float
+    """Of the photographs whose caption names one, the share that shows it."""
+    why: str
+    roots: tuple[int, ...]
+    words: tuple[str, ...]
+
+
+class Types:
+    """The types of a file, by code: the place in the file."""
+
+    def __init__(self, types: Iterable[CoarseType]) -> None:
+        """Raises ValueError where a root or a word belongs to two types, or a share is none."""
+        self.all = tuple(types)
+        self.names = tuple(t.name for t in self.all)
+        self.visual = np.array([t.visual for t in self.all])
+        self._words: dict[str, int] = {}
+        self._roots: dict[int, int] = {}
+        for code, type_ in enumerate(self.all):
+            if not 0 < type_.visual < 1:
+                raise ValueError(f"types: visual of {type_.name} is {type_.visual}: a share between 0 and 1")
+            for root in type_.roots:
+                if self._roots.setdefault(root, code) != code:
+                    raise ValueError(f"types: Q{root} is a root of {self.names[self._roots[root]]} and {type_.name}")
+            for word in type_.words:
+                if self._words.setdefault(word, code) != code:
+                    raise ValueError(f"types: {word!r} is a word of {self.names[self._words[word]]} and {type_.name}")
+
+    @property
+    def mean_visual(self) -> float:
+        """What counts for an item of unknown type."""
+        return float(np.exp(np.log(self.visual).mean()))
+
+    def code(self, name: str | None) -> int:
+        return self.names.index(name) if name in self.names else UNKNOWN
+
+    def of_classes(self, child: I64, parent: I64, more: Mapping[int, int] | None = None) -> tuple[I64, I8]:
+        """The classes that have a type, rising, and their codes.
+
+        child, parent   the edges of the class graph (E), in any order; circles and repeated edges do no harm
+        more            classes that are roots as well, with their codes
+        The nearest root decides; of two as near, the type that stands first. The roots are among the classes.
+        """
+        roots = {**(more or {}), **self._roots}
+        ids = np.unique(np.concatenate([child, parent, np.fromiter(roots, np.int64, len(roots))]))
+        code = np.full(len(ids), len(self.all), dtype=np.int8)
+        frontier = np.searchsorted(ids, np.fromiter(sorted(roots), np.int64, len(roots)))
+        code[frontier] = [roots[int(i)] for i in ids[frontier]]
+        order = np.argsort(parent, kind="stable")
+        below, above = np.searchsorted(ids, child[order]), np.searchsorted(ids, parent[order])
+        first, last = np.searchsorted(above, np.arange(len(ids))), np.searchsorted(above, np.arange(len(ids)), "right")
+        unseen = np.ones(len(ids), dtype=bool)
+        unseen[frontier] = False
+        for _ in range(MAX_DEPTH):
+            sizes = last[frontier] - first[frontier]
+            within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            children = below[np.repeat(first[frontier], sizes) + within]
+            its = np.repeat(code[frontier], sizes)
+            new = unseen[children]
+            children, its = children[new], its[new]
+            if not len(children):
+                break
+            np.minimum.at(code, children, its)
+            frontier = np.unique(children)
+            unseen[frontier] = False
+        typed = code < len(self.all)
+        return ids[typed], code[typed]
+
+    def of_text(self, text: str | None) -> int:
+        """The code of the type that heads a description or a class's name, UNKNOWN where no word of it is known.
+
+        >>> TYPES.names[TYPES.of_text("1994 studio album by the Cranes")]
+        'album'
+        """
+        if not text:
+            return UNKNOWN
+        for phrase in _head_phrases(text):
+            words = phrase.split()
+            for end in range(len(words), 0, -1):
+                for start in (end - 3, end - 2, end - 1):
+                    if start < 0:
+                        continue
+                    code = self._of_word("-".join(words[start:end]))
+                    if code != UNKNOWN:
+                        return code
+        return UNKNOWN
+
+    def _of_word(self, word: str) -> int:
+        found = self._words.get(word)
+        if found is None:
+            for single in singulars(word):
+                found = self._words.get(single)
+                if found is not None:
+                    break
+        if found is None and word.endswith(_PERSONS) and len(word) > 6:
+            found = self._words.get("person")
+        return UNKNOWN if found is None else found
+
+
+_PERSONS = ("ologist", "ographer", "player", "woman", "sman")
+_END = re.compile(
+    r"\s(?:in|of|by|from|for|at|on|with|to|near|that|which|who|whose|where|is|was|are|were|has|have|had|used|having|located|born|based|"
+    r"between|as|made|about|formed|containing|consisting|found|produced|directed|written|published|created|founded|built|the|known|native|"
+    r"situated|released|starring|featuring|set|under|within|during|after|before|since|against|belonging|than|per|via|into|along)\b"
+    r"|[,;:()\[\]{}.–—/|\"“”]"
+)
+_KIND = re.compile(
+    r"^(?:(?:\w+\s){0,2}?)(species|subspecies|genus|cultivar|breed|(?:type|kind|variety|sort|form|style|piece|pair|set|model|item|series|part|member|class|any|one|name|family|order|phylum|suborder|superfamily|subfamily|tribe|clade|group)"
+    r"(?:\sor\s\w+)?) of (?:the |an? )?"
+)
+_LEADING_YEARS = re.compile(r"^(?:the )?(?:c\. ?|ca\. ?)?\d[\d\s–/-]*(?:s |(?:th|st|nd|rd)[ -]century )?(?=\D)")
+_LIVING = ("species", "subspecies", "genus", "cultivar", "breed")
+_IS_A = re.compile(r"^(?:\S+\s){1,6}?(?:is|are|was|were) (?:an? |the |one of the )(?=\w)")
+
+
+def _head_phrases(text: str) -> list[str]:
+    """The noun phrases that may head it, likeliest first: "1974 film by X" gives "1974 film"."""
+    lower = _LEADING_YEARS.sub("", " ".join(text.lower().split())[:200])
+    found = []
+    if match := _IS_A.match(lower):
+        lower = lower[match.end() :]
+    if match := _KIND.match(lower):
+        if match.group(1) in _LIVING:
+            return ["taxon"]
+        found.append(_END.split(lower[match.end() :], 1)[0])
+    for article in ("a ", "an ", "the ", "any "):
+        lower = lower.removeprefix(article)
+    found.append(_END.split(lower, 1)[0])
+    return [phrase.replace("/", " ").strip() for phrase in found if phrase.strip()]
+
+
+def load(text: str) -> Types:
+    """The types of a file's text. Raises ValueError, saying what is wrong."""
+    return Types(
+        CoarseType(
+            name, t["says"], float(t["visual"]), t["why"], tuple(map(int, t["roots"])), tuple(t["words"].split())
+        )
+        for name, t in yaml.safe_load(text).items()
+    )
+
+
+TYPES = load(files("wikidata").joinpath("types.yaml").read_text(encoding="utf-8"))
+
+
+CLASS_TYPES = pa.schema([pa.field("class_id", pa.int64(), nullable=False), pa.field("code", pa.int8(), nullable=False)])
+
+
+def class_types(batches: Iterable[pa.RecordBatch], types: Types = TYPES) -> Iterator[pa.RecordBatch]:
+    """The codes of all classes that have a type: one batch of CLASS_TYPES, by rising id.
+
+    batches   entity_id: int64, name: string, parents: list<int64>: every item that is a class of another one, once
+    A class that no root leads to has the type that its name is headed by ("county of Ohio"), and hands it on to the
+    classes below it that have none. Holds 16 bytes an edge and the names that are asked for.
+    """
+    ids, child, parent, names = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)], []
+    for batch in batches:
+        here = batch.column("entity_id").to_numpy(zero_copy_only=False).astype(np.int64)
+        lists = batch.column("parents")
+        ids.append(here)
+        names.append(batch.column("name"))
+        parent.append(lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64))
+        child.append(here[pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)])
+    edges = np.concatenate(child), np.concatenate(parent)
+    found, codes = types.of_classes(*edges)
+    asked = np.concatenate(ids)
+    at = np.flatnonzero(~np.isin(asked, found))
+    said = pa.chunked_array(names, pa.string()).take(pa.array(at)).to_pylist() if names else []
+    by_name = {int(asked[i]): code for i, text in zip(at, said, strict=True) if (code := types.of_text(text)) >= 0}
+    if by_name:
+        found, codes = types.of_classes(*edges, more=by_name)
+    yield pa.RecordBatch.from_arrays([pa.array(found), pa.array(codes)], schema=CLASS_TYPES)
+
+
+def typed(
+    batches: Iterable[pa.RecordBatch], class_ids: I64, codes: I8, types: Types = TYPES
+) -> Iterator[pa.RecordBatch]:
+    """The same rows with `coarse_type` and `visual` filled in.
+
+    batches     ENTITIES
+    class_ids   rising, with their `codes`, as `class_types` gives them
+    """
+    names = pa.array([*types.names, None], pa.string())
+    visual = np.append(types.visual, types.mean_visual).astype(np.float32)
+    for batch in batches:
+        code = _first_known(batch.column("types"), class_ids, codes)
+        own = batch.column("entity_id").to_numpy(zero_copy_only=False).astype(np.int64)
+        for other in (_known(own, class_ids, codes), _first_known(batch.column("parents"), class_ids, codes)):
+            code = np.where(code == UNKNOWN, other, code)
+        at = np.flatnonzero(code == UNKNOWN)
+        if len(at):
+            said = batch.column("description").take(pa.array(at)).to_pylist()
+            code[at] = [UNKNOWN if text is None else types.of_text(text) for text in said]
+        yield _with(batch, {"coarse_type": names.take(pa.array(code % len(visual))), "visual": pa.array(visual[code])})
+
+
+def _with(batch: pa.RecordBatch, columns: dict[str, pa.Array]) -> pa.RecordBatch:
+    arrays = [columns.get(field.name, batch.column(field.name)) for field in batch.schema]
+    return pa.RecordBatch.from_arrays(
+        [a.cast(f.type) for a, f in zip(arrays, batch.schema, strict=True)], schema=batch.schema
+    )
+
+
+def _known(ids: I64, class_ids: I64, codes: I8) -> npt.NDArray[np.int64]:
+    if not len(class_ids):
+        return np.full(len(ids), UNKNOWN)
+    at = np.minimum(np.searchsorted(class_ids, ids), len(class_ids) - 1)
+    return np.where(class_ids[at] == ids, codes[at], UNKNOWN).astype(np.int64)
+
+
+def _first_known(lists: pa.Array, class_ids: I64, codes: I8) -> npt.NDArray[np.int64]:
+    """For each list the code of the first of its classes that has one."""
+    code = _known(lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64), class_ids, codes)
+    row = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
+    result = np.full(len(lists), UNKNOWN)
+    known = np.flatnonzero(code != UNKNOWN)[::-1]
+    result[row[known]] = code[known]  # of several the one that is written last, which stands first
+    return result
