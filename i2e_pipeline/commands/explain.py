@@ -227,7 +227,7 @@ class _Explanation:
 
     def _pair(self, unit: str, pair_id: bytes) -> dict[str, Any]:
         is_pair = pc.field("pair_id") == pa.scalar(pair_id, ID)
-        (row,) = self.search.rows("pairs", is_pair, units=[unit]) or [None]
+        row = _first(self.search.rows("pairs", is_pair, units=[unit]))
         text_id = row["text_id"] if row else None
         steps = self._steps(unit, [i for i in (pair_id, text_id) if i is not None])
         place = row or next((s for s in steps if s["shard"] is not None), {"shard": None, "row": None})
@@ -455,18 +455,15 @@ class _Explanation:
 
     def _image(self, image_id: bytes) -> dict[str, Any]:
         is_it = pc.field("image_id") == pa.scalar(image_id, ID)
-        (selected,) = self.search.rows("selection", is_it) or [None]
-        units = [selected["unit"]] if selected else None
-        columns = ["image_id", "url", "alt_text", "width", "height"]
-        (published,) = (self.search.rows("i2e/images", is_it, columns, units) if units else []) or [None]
-        size = selected or next(iter(self.search.rows("scores", is_it, ["width", "height"], most=1)), None)
+        selected = _first(self.search.rows("selection", is_it))
+        columns = ["url", "alt_text"]
+        published = _first(self.search.rows("i2e/images", is_it, columns, [selected["unit"]])) if selected else None
+        size = selected or _first(self.search.rows("scores", is_it, ["width", "height"], most=1))
         is_label = is_it & pc.field("reason").is_null()
-        chosen = self.search.rows("labels", is_label, ["pair_id", "entity_id", "probability"])
+        chosen = self.search.rows("labels", is_label, ["pair_id", "image_id", "entity_id", "probability"])
         selecting = self.run.writer("selection")
-        for unit, pair_id in {(r["unit"], r["pair_id"]) for r in chosen} if self.run.narrowing("labels", selecting) else ():
-            of_pair = [r for r in chosen if r["pair_id"] == pair_id]
-            seen = self._narrowed("labels", selecting, unit, {"pair_id": pair_id, "image_id": image_id}, of_pair)
-            chosen = [r for r in chosen if r["pair_id"] != pair_id or r in seen]
+        if self.run.narrowing("labels", selecting):
+            chosen = self._labels_passed_on(image_id, chosen, selecting)
         return {
             "image_id": image_id.hex(),
             "selected": selected is not None,
@@ -479,7 +476,21 @@ class _Explanation:
             "labels": self._of_image(chosen, selected),
         }
 
-    def _of_image(self, chosen: Sequence[Mapping[str, Any]], selected: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    def _labels_passed_on(
+        self, image_id: bytes, chosen: Sequence[dict[str, Any]], reader: Stage
+    ) -> list[dict[str, Any]]:
+        """The labels of an image that stages before the reader have passed on, pair by pair."""
+        by_pair: dict[tuple[str, bytes], list[dict[str, Any]]] = {}
+        for row in chosen:
+            by_pair.setdefault((row["unit"], row["pair_id"]), []).append(row)
+        passed = []
+        for (unit, pair_id), rows in by_pair.items():
+            passed += self._narrowed("labels", reader, unit, {"pair_id": pair_id, "image_id": image_id}, rows)
+        return passed
+
+    def _of_image(
+        self, chosen: Sequence[Mapping[str, Any]], selected: Mapping[str, Any] | None
+    ) -> list[dict[str, Any]]:
         """The labels of all pairs of the image, merged, and whether each is published."""
         merged: dict[int, float] = {}
         for row in chosen:
@@ -533,3 +544,7 @@ _OPTION = (
 
 def _same(a: Any, b: Any) -> bool:
     return bool(a == b or (isinstance(a, float) and isinstance(b, float) and np.float32(a) == np.float32(b)))
+
+
+def _first(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    return rows[0] if rows else None

@@ -103,10 +103,8 @@ def _of_knowledge_base(
 ) -> list[dict[str, Any]]:
     commits = run.commits_of(table)
     if not commits:
-        raise NoKnowledgeBase(
-            f"{run.tables.path('kb')} holds no knowledge base: `i2e run --until {run.writer('kb/surfaces').name}` makes "
-            "it"
-        )
+        last = run.writer("kb/surfaces").name
+        raise NoKnowledgeBase(f"{run.tables.path('kb')} holds no knowledge base: `i2e run --until {last}` makes it")
     rows: list[dict[str, Any]] = run.tables.where(table, commits, wanted, columns).to_pylist()
     return rows
 
@@ -139,8 +137,8 @@ def _overlooked(
     def why(row: Mapping[str, Any]) -> str:
         if not run.config.extract.gazetteer:
             return "the recognizer does not see it, and extract.gazetteer is off"
-        told = gazetteer.refused(row, gate)
-        return told or "the gazetteer holds it: the text names more than extract.max_mentions, or a longer name hides it"
+        held = "the gazetteer holds it: the text names more than extract.max_mentions, or a longer name hides it"
+        return gazetteer.refused(row, gate) or held
 
     found: dict[bytes, list[dict[str, Any]]] = {}
     for i, (text, _) in texts.items():

@@ -11,6 +11,7 @@ from wikidata.surface import inadmissible, normal_form
 LONGEST = 5
 """Words of a run that are looked up together."""
 _WORD = re.compile(r"[^\W_]+(?:[’'&.-][^\W_]+)*")
+_JOINS = frozenset("of the de la le du des del der den van von di da".split())
 
 Span = tuple[int, int]
 
@@ -19,7 +20,7 @@ def name_like(text: str, mentions: Iterable[Span]) -> list[list[Span]]:
     """Runs of words, each with its words' spans, that no mention touches.
 
     A word looks like a name if it has a capital or is of a script without; in a text without a capital any word may.
-    Function words join what stands on both sides ("Bay of Biscay"), and are none by themselves, nor are numbers.
+    Some function words join what stands on both sides ("Bay of Biscay"). By themselves they are none, nor are numbers.
     """
     taken = sorted(mentions)
     cased = text != text.lower()
@@ -32,8 +33,9 @@ def name_like(text: str, mentions: Iterable[Span]) -> list[list[Span]]:
         if run and text[run[-1][1] : start].strip(" "):
             runs.append(run)
             run = []
-        named = not cased or word[:1] != word[:1].lower() or word.lower() == word.upper()
-        if free and (named or (run and word.lower() in FUNCTION_WORDS)):
+        small = word == word.lower() and word.lower() in FUNCTION_WORDS
+        named = not small and (not cased or word[:1] != word[:1].lower() or word.lower() == word.upper())
+        if free and (named or (run and word in _JOINS)):
             run.append((start, end))
         elif run:
             runs.append(run)
