@@ -11,7 +11,7 @@ from wikidata.surface import inadmissible, normal_form
 LONGEST = 5
 """Words of a run that are looked up together."""
 _WORD = re.compile(r"[^\W_]+(?:[’'&.-][^\W_]+)*")
-_JOINS = frozenset("of the de la le du des del der den van von di da".split())
+_JOINS = frozenset(["of", "the", "de", "la", "le", "du", "des", "del", "der", "den", "van", "von", "di", "da"])
 
 Span = tuple[int, int]
 
