@@ -479,7 +479,7 @@ def _link(options: argparse.Namespace) -> int:
         raise ConfigError("--output holds plain links: --explain prints, and --json FILE writes what it says")
     if options.explain or options.text:
         given = [{"id": n, "text": text} for n, text in enumerate(options.text or ())]
-        told = explain_texts(pipeline(_config(options, compose=False)), given or list(read_lines(options.input)))
+        told = explain_texts(pipeline(_config(options, compose=False)), given or read_lines(options.input))
         if not options.explain:
             for text in told:
                 print(json.dumps(plain(text), ensure_ascii=not _speaks_unicode()))

@@ -28,7 +28,7 @@ from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run, Stage
 from i2e_pipeline.engine.tables import WHOLE, Commit
 from i2e_pipeline.extract.stages import read_shards
-from i2e_pipeline.inputs.shard import ShardError, shard_of
+from i2e_pipeline.inputs.shard import shard_of
 from i2e_pipeline.label.calibration import FEATURES, CalibrationError
 from i2e_pipeline.label.explain import explain_labels
 from i2e_pipeline.label.stages import calibration_of
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 MOST_PAIRS = 10
 """Pairs of an image, or of a url, that are told in full."""
-_LEAST_DIGITS = 4
+_LEAST_DIGITS, _UNREAD_SHOWN = 4, 3
 _MANY_ROWS = 100_000_000
 _IMAGES = ("i2e/images", "selection", "scores")
 """Tables that name images, the cheapest to search first: the files of the first lie in the order of image_id."""
@@ -78,6 +78,8 @@ class _Search:
     run: Run
     asked: str
     looked: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    """What could not be looked in, and why."""
 
     def rows(
         self,
@@ -112,10 +114,12 @@ class _Search:
                 return found
         if (found := self._among_rejected_rows()) is not None:
             return found
+        unread = f", and not in {'; '.join(self.unread[:_UNREAD_SHOWN])}" if self.unread else ""
+        more = f" and that of {len(self.unread) - _UNREAD_SHOWN} units more" if len(self.unread) > _UNREAD_SHOWN else ""
         raise NotFound(
             f"{hide(asked)} is no image id, pair id, url or key in {hide(self.run.tables.root)}; looked in "
-            f"{'; '.join(self.looked)}. A url and a key must be written as the source has them, an id in hex, from its "
-            "beginning"
+            f"{', '.join(self.looked)}{unread}{more}. A url and a key must be written as the source has "
+            "them, an id in hex, from its beginning"
         )
 
     def _by_image(self) -> _Found | None:
@@ -164,6 +168,7 @@ class _Search:
     def _among_rejected_rows(self) -> _Found | None:
         """Rows of the input that did not become pairs: their url and key stand in the input alone."""
         stage, found = self.run.writer("pairs"), []
+        self.looked.append(f"the rows that {stage.name} rejected")
         for unit, commit in self.run.commits[stage.name].items():
             if not commit.rejected:
                 continue
@@ -172,7 +177,6 @@ class _Search:
                 found += [(unit, r["id"]) for r in self.run.tables.where("rejects", [commit], wanted).to_pylist()]
             else:
                 found += self._in_input(unit)
-        self.looked.append(f"what {stage.name} rejected")
         return self._of_pairs(found)
 
     def _in_input(self, unit: str) -> list[tuple[str, bytes]]:
@@ -195,10 +199,8 @@ class _Search:
             for rows in read_shards(iter([batch]), settings, key, url, text, Counter()):
                 is_it = pc.or_kleene(pc.equal(rows.column("url"), self.asked), pc.equal(rows.column("key"), self.asked))
                 found += [(unit, pair) for pair in rows.filter(is_it).column("pair_id").to_pylist()]
-        except (OSError, ShardError, pa.ArrowException) as error:
-            self.looked.append(f"not in the input of {unit}, which cannot be read ({hide(str(error))})")
-        else:
-            self.looked.append(f"the input of {unit}")
+        except (OSError, I2EError, pa.ArrowException) as error:
+            self.unread.append(f"the input of {unit} ({hide(str(error))})")
         return found
 
 
@@ -314,14 +316,16 @@ class _Explanation:
 
     def _links(self, unit: str, text_id: bytes) -> dict[str, Any]:
         is_text = pc.field("text_id") == pa.scalar(text_id, ID)
-        texts = self.search.rows("texts", is_text, ["text"], [unit])
+        ids, reader = {"text_id": text_id}, self.run.writer("candidates")
+        texts = self.search.rows("texts", is_text, ["text_id", "text"], [unit])
         text = texts[0]["text"] if texts else None
         mentions = self.search.rows("mentions", is_text, units=[unit])
-        if text is None or not mentions:
+        mentions = self._narrowed("mentions", reader, unit, ids, mentions)
+        if text is None or not mentions or not self._narrowed("texts", reader, unit, ids, texts):
             return {"text": text, "mentions": []}
         run = self._as_made(unit, "candidates")
         told = explained(run, {text_id: text}, mentions)[text_id]
-        if self.run.commits[self.run.writer("candidates").name].get(unit) is None:
+        if unit not in self.run.commits[reader.name]:
             return {"text": text, "mentions": told}
         stored = {
             (r["start"], r["end"], r["entity_id"]): r for r in self.search.rows("candidates", is_text, units=[unit])
@@ -380,10 +384,10 @@ class _Explanation:
         ]
         options = self._with_features(run.handed_to(reader), unit, ids, options)
         config = run.config.label
-        calibration = calibration_of(run.config)
-        further = [f for f in calibration.features if f not in FEATURES]
-        schema = pa.schema([*_OPTION, *(pa.field(name, pa.float64()) for name in further)])
         try:
+            calibration = calibration_of(run.config)
+            further = [f for f in calibration.features if f not in FEATURES]
+            schema = pa.schema([*_OPTION, *(pa.field(name, pa.float64()) for name in further)])
             table = pa.Table.from_pylist(options, schema=schema)
             told = explain_labels(table, calibration, config.threshold, config.max_labels_per_image)
         except (CalibrationError, ValueError) as error:

@@ -46,9 +46,7 @@ def link_texts(pipeline: Pipeline, texts: str, links: str) -> int:
         )
     if files.is_folder(links):
         raise InputError(f"--output {links} is a folder: name a file")
-    lines = list(read_lines(texts))
-    if not lines:
-        raise InputError(f'--input {texts} holds no line {{"id": …, "text": …}}')
+    lines = read_lines(texts)
     with as_unit(pipeline, [(row["id"], row["text"]) for row in lines], "candidates") as (run, unit):
         _write(links, lines, _found(run, unit), pipeline.config.extract.max_characters)
     return len(lines)
@@ -83,7 +81,15 @@ def as_unit(pipeline: Pipeline, texts: Sequence[tuple[Any, Any]], table: str) ->
             files.remove(shard)
 
 
-def read_lines(path: str) -> Iterator[dict[str, Any]]:
+def read_lines(path: str) -> list[dict[str, Any]]:
+    """The {id, text} of a file's lines. Raises InputError, naming the line, for one that is not as said."""
+    lines = list(_lines(path))
+    if not lines:
+        raise InputError(f'--input {path} holds no line {{"id": …, "text": …}}')
+    return lines
+
+
+def _lines(path: str) -> Iterator[dict[str, Any]]:
     if not files.exists(path):
         raise InputError(f"--input {path}: no such file")
     try:
