@@ -1,7 +1,7 @@
 """`i2e explain`: the whole way of one image through a run, from its text to its labels or to where it ended.
 
 Reads    the tables, rejects and commit records of an output, whichever stages have come by. Starts no Spark
-Writes   nothing
+Writes   nothing, but the context of the knowledge base where no worker has laid it out yet (linking.py)
 
 Rows are found by filters that the files' statistics and columns are read with, and never a table as a whole. What
 speaks for candidates and labels is computed again by the stages' own functions, and compared with what the run stored.
