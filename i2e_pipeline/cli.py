@@ -100,8 +100,14 @@ def _parser() -> _Parser:
     fetching.add_argument("--linked-only", action="store_true", help="only of rows whose text leads to an entity")
 
     link = _command(commands, "link", _link, "mentions and candidates of texts: {id, text} lines in, links out")
-    link.add_argument("--input", required=True, type=at_home, metavar="TEXTS.jsonl")
-    link.add_argument("--output", required=True, type=at_home, metavar="LINKS.jsonl")
+    texts = link.add_mutually_exclusive_group(required=True)
+    texts.add_argument("--input", type=at_home, metavar="TEXTS.jsonl")
+    texts.add_argument("--text", action="append", metavar="TEXT", help="one or several; links as lines on stdout")
+    link.add_argument("--output", type=at_home, metavar="LINKS.jsonl", help="where the links of --input go")
+    link.add_argument(
+        "--explain", action="store_true", help="print why: each candidate's evidence, and what is no mention"
+    )
+    _json_argument(link)
 
     calibrate = _command(
         commands, "calibrate", _calibrate, "fit label probability and threshold on pairs of known truth"
@@ -127,6 +133,11 @@ def _parser() -> _Parser:
     entity.add_argument(
         "--live", metavar="CONTACT", help="ask Wikidata instead; CONTACT: your address, as it wants one"
     )
+
+    about = "why an image has its labels, or where it ended: its whole way through a run"
+    why = _command(commands, "explain", _explain, about)
+    why.add_argument("asked", metavar="IMAGE_ID|URL|KEY", help="an image's id in hex, or the beginning of one")
+    _json_argument(why)
 
     show = _command(commands, "config", _show_config, "print the settings that a command would see")
     show.add_argument("--explain", nargs="?", const="", metavar="SECTION", help="what each setting means instead")
@@ -458,9 +469,25 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def _link(options: argparse.Namespace) -> int:
-    from i2e_pipeline.commands.link import link_texts
+    from i2e_pipeline.commands import summary
+    from i2e_pipeline.commands.link import explain_texts, link_texts, plain, read_lines
     from i2e_pipeline.stages import pipeline
 
+    if options.json is not None and not options.explain:
+        raise ConfigError("--json goes with --explain: links are JSON lines as they are")
+    if options.explain and options.output is not None:
+        raise ConfigError("--output holds plain links: --explain prints, and --json FILE writes what it says")
+    if options.explain or options.text:
+        given = [{"id": n, "text": text} for n, text in enumerate(options.text or ())]
+        told = explain_texts(pipeline(_config(options, compose=False)), given or read_lines(options.input))
+        if not options.explain:
+            for text in told:
+                print(json.dumps(plain(text), ensure_ascii=not _speaks_unicode()))
+        elif not _as_json(options, {"texts": told}):
+            summary.print_links(told)
+        return 0
+    if options.output is None:
+        raise ConfigError("--input needs --output, a file for the links, or --explain")
     texts = link_texts(pipeline(_config(options)), options.input, options.output)
     log.info(f"{texts:,} texts linked into {options.output}")
     return 0
@@ -493,6 +520,17 @@ def _entity(options: argparse.Namespace) -> int:
         print(entity.live(options.asked, options.live))
     else:
         print(entity.describe(pipeline(_config(options, compose=False)), options.asked))
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import summary
+    from i2e_pipeline.commands.explain import explain
+    from i2e_pipeline.stages import pipeline
+
+    found = explain(pipeline(_config(options, compose=False)), options.asked)
+    if not _as_json(options, found):
+        summary.print_explanation(found)
     return 0
 
 

@@ -6,9 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from i2e_pipeline.commands.explain import explain
 from i2e_pipeline.core.config import Config, merge
+from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.tables import Commit, Tables
 from i2e_pipeline.sample import embedded
 from i2e_pipeline.stages import from_tree, pipeline
@@ -51,3 +55,31 @@ def commits(output: Path, *stages: str) -> dict[str, Commit]:
     """What each stage made of each unit, by `stage/unit`."""
     tables = Tables(str(output))
     return {f"{s}/{unit}": commit for s in stages for unit, commit in tables.commits(s).items()}
+
+
+def rows(whole: Pipeline, table: str, **values: Any) -> list[dict[str, Any]]:
+    """Rows of a table with their unit, where columns have these values; without images."""
+    wanted = pc.scalar(True)
+    for name, value in values.items():
+        wanted = wanted & (pc.field(name).is_null() if value is None else pc.field(name) == value)
+    columns = [*(n for n in whole.tables.catalogue.schema(table).names if n != "image"), "unit"]
+    found: list[dict[str, Any]] = whole.tables.where(
+        table, whole.tables.commits_of(table).values(), wanted, columns
+    ).to_pylist()
+    return found
+
+
+def explained_as_stored(whole: Pipeline) -> int:
+    """What is computed again equals what the run stored, of every scored pair. Returns their number."""
+    with_labels = {row["pair_id"] for row in rows(whole, "labels")}
+    pairs = {row["pair_id"]: row for row in rows(whole, "pairs")}
+    assert with_labels
+    for pair_id in sorted(with_labels):
+        told = explain(whole, pair_id.hex())
+        assert told["notes"] == [], pairs[pair_id]
+        (pair,) = told["pairs"]
+        stored = rows(whole, "labels", pair_id=pa.scalar(pair_id, pa.binary(16)))
+        assert {(r["entity_id"], r["probability"], r["reason"]) for r in stored} == {
+            (r["entity_id"], r["probability"], r["reason"]) for r in pair["labels"]
+        }
+    return len(with_labels)

@@ -22,7 +22,7 @@ from i2e_pipeline.dataset.commits import NotPublished
 from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.engine.units import Units
 from i2e_pipeline.stages import pipeline
-from tests.chain import commits, content, run, settings
+from tests.chain import commits, content, explained_as_stored, run, settings
 
 pytestmark = pytest.mark.slow
 
@@ -148,6 +148,7 @@ def test_the_result_does_not_depend_on_partitions_order_or_format(
         spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "true")
     export(pipeline(config).tables, str(tmp_path / "exported"))
     assert content(tmp_path / "exported") == content(whole)
+    assert explained_as_stored(pipeline(config, lambda: pytest.fail("Spark was started"))) > 50
     images = spark.read.format("delta").load(str(tmp_path / "out" / "i2e" / "images"))
     assert images.count() == len(content(whole)[0])
     assert not any(run(config, spark).values())

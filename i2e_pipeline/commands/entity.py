@@ -7,11 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
-from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine.pipeline import Pipeline
 from wikidata.api import WikidataClient, WikidataError
@@ -94,11 +91,7 @@ def _rows(pipeline: Pipeline, table: str, wanted: pc.Expression) -> list[dict[st
     commits = tables.commits_of(table)
     if not commits:
         raise UnknownEntity(f"{tables.path('kb')} holds no knowledge base: `i2e run --until surfaces` makes it")
-    filesystem, _ = files.open_filesystem(tables.root)
-    paths = [files.open_filesystem(tables.path(table, f.path))[1] for c in commits.values() for f in c.files[table]]
-    schema = tables.catalogue.schema(table)
-    rows: pa.Table = ds.dataset(paths, schema=schema, format="parquet", filesystem=filesystem).to_table(filter=wanted)
-    return list(rows.to_pylist())
+    return list(tables.where(table, commits.values(), wanted).to_pylist())
 
 
 def live(asked: str, contact: str) -> str:

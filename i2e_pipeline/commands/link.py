@@ -1,7 +1,8 @@
-"""`i2e link`: mentions and candidates of texts in a file, by the stages and tables of a run.
+"""`i2e link`: mentions and candidates of texts, by the stages and tables of a run.
 
-The file becomes one unit of pairs without images. The stages pairs, extract and link run on it. What they wrote is read
-back and then removed.
+A file becomes one unit of pairs without images. The stages pairs, extract and link run on it. What they wrote is read
+back and then removed. Texts of the command line, and those that are to be explained, are linked in this process without
+Spark (linking.py).
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from i2e_pipeline.commands.linking import linked, open_as_it_is
 from i2e_pipeline.core import files
+from i2e_pipeline.core.ids import row_ids
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run
 from i2e_pipeline.engine.units import InputError, InputFile, Unit
-from i2e_pipeline.extract.text import clean_with_offsets
+from i2e_pipeline.extract.text import clean_with_offsets, read_texts
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +46,7 @@ def link_texts(pipeline: Pipeline, texts: str, links: str) -> int:
         )
     if files.is_folder(links):
         raise InputError(f"--output {links} is a folder: name a file")
-    lines = list(read_lines(texts))
-    if not lines:
-        raise InputError(f'--input {texts} holds no line {{"id": …, "text": …}}')
+    lines = read_lines(texts)
     with as_unit(pipeline, [(row["id"], row["text"]) for row in lines], "candidates") as (run, unit):
         _write(links, lines, _found(run, unit), pipeline.config.extract.max_characters)
     return len(lines)
@@ -79,7 +81,15 @@ def as_unit(pipeline: Pipeline, texts: Sequence[tuple[Any, Any]], table: str) ->
             files.remove(shard)
 
 
-def read_lines(path: str) -> Iterator[dict[str, Any]]:
+def read_lines(path: str) -> list[dict[str, Any]]:
+    """The {id, text} of a file's lines. Raises InputError, naming the line, for one that is not as said."""
+    lines = list(_lines(path))
+    if not lines:
+        raise InputError(f'--input {path} holds no line {{"id": …, "text": …}}')
+    return lines
+
+
+def _lines(path: str) -> Iterator[dict[str, Any]]:
     if not files.exists(path):
         raise InputError(f"--input {path}: no such file")
     try:
@@ -150,22 +160,83 @@ def _found(run: Run, unit: str) -> dict[int, list[dict[str, Any]]]:
 
 
 def _write(path: str, lines: list[dict[str, Any]], found: dict[int, list[dict[str, Any]]], max_characters: int) -> None:
-    out = []
-    for row, line in enumerate(lines):
-        text, spans = _valid(line["text"]) or "", None
-        mentions = []
-        for m in found.get(row, []):
-            if spans is None:
-                spans = clean_with_offsets(text, max_characters)[1]
-            start, end = int(spans[m["start"], 0]), int(spans[m["end"] - 1, 1])
-            mentions.append(
-                {
-                    "start": start,
-                    "end": end,
-                    "surface": text[start:end],
-                    "label": m["label"],
-                    "candidates": m["candidates"],
-                }
-            )
-        out.append(json.dumps({"id": line["id"], "mentions": mentions}, ensure_ascii=False))
+    out = [
+        json.dumps(
+            {"id": line["id"], "mentions": _in_text(line["text"], found.get(row, []), max_characters)},
+            ensure_ascii=False,
+        )
+        for row, line in enumerate(lines)
+    ]
     files.write_bytes(path, ("\n".join(out) + "\n").encode())
+
+
+def _in_text(given: Any, mentions: Sequence[dict[str, Any]], max_characters: int) -> list[dict[str, Any]]:
+    """Mentions of a cleaned text, in offsets of the text as it was given."""
+    if not mentions:
+        return []
+    text = _valid(given) or ""
+    spans = clean_with_offsets(text, max_characters)[1]
+    told = []
+    for m in mentions:
+        start, end = int(spans[m["start"], 0]), int(spans[m["end"] - 1, 1])
+        place = {"start": start, "end": end, "surface": text[start:end]}
+        told.append({**place, **{what: value for what, value in m.items() if what not in place}})
+    return told
+
+
+def explain_texts(pipeline: Pipeline, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each {id, text} what it names and why, without Spark: id, text, cleaned, `rejected` (why no name is looked for
+    in it; None: it is), and what `linked` tells, in offsets of the text as it was given.
+
+    Raises NoKnowledgeBase where the output holds none. Reads the tables as they lie there, whatever config made them.
+    """
+    run = open_as_it_is(pipeline)
+    before = [t for s in pipeline.stages[: pipeline.names.index(pipeline.writer("candidates")) + 1] for t in s.tables]
+    for stage in pipeline.stages:
+        if stage.narrows in before:
+            log.warning("%s leaves rows of %s out in a run, and takes no part here", stage.name, stage.narrows)
+    limit = pipeline.config.extract.max_characters
+    rows = {
+        "shard": pa.array([0] * len(lines), pa.int32()),
+        "row": pa.array(range(len(lines)), pa.int64()),
+        "pair_id": row_ids(bytes(16), np.arange(len(lines))),
+        "key": pa.nulls(len(lines), pa.string()),
+        "url": pa.nulls(len(lines), pa.string()),
+        "caption": pa.array([_valid(line["text"]) for line in lines], pa.string()),
+    }
+    read: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for table, batch in read_texts([pa.RecordBatch.from_pydict(rows)], limit):
+        read[table] += batch.to_pylist()
+    texts = {t["text_id"]: t["text"] for t in read["texts"]}
+    text_of = {p["row"]: p["text_id"] for p in read["pairs"]}
+    refused = {r["row"]: r["reason"] for r in read["rejects"]}
+    found = linked(run, texts) if texts else {}
+    told = []
+    for row, line in enumerate(lines):
+        text_id = text_of.get(row)
+        parts = found[text_id] if text_id is not None else {"mentions": [], "overlooked": []}
+        given = {what: _in_text(line["text"], spans, limit) for what, spans in parts.items()}
+        cleaned = texts[text_id] if text_id is not None else None
+        told.append({**line, "cleaned": cleaned, "rejected": refused.get(row), **given})
+    return told
+
+
+def plain(explained: dict[str, Any]) -> dict[str, Any]:
+    """A text's links as the lines of `link_texts` hold them."""
+    return {
+        "id": explained["id"],
+        "mentions": [
+            {
+                "start": m["start"],
+                "end": m["end"],
+                "surface": m["surface"],
+                "label": m["label"],
+                "candidates": [
+                    {"entity_id": c["entity_id"], "probability": round(float(np.float32(c["probability"])), 6)}
+                    for c in m["candidates"]
+                    if c["dropped"] is None
+                ],
+            }
+            for m in explained["mentions"]
+        ],
+    }

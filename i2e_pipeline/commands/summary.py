@@ -1,4 +1,5 @@
-"""What a run prints when it is done: the funnel, precision and recall against a known truth, where the outputs lie."""
+"""What a run prints when it is done: the funnel, precision and recall against a known truth, where the outputs lie.
+And what other commands say in tables."""
 
 from __future__ import annotations
 
@@ -243,3 +244,103 @@ def _amount(value: float) -> str:
 
 def _short(count: float) -> str:
     return f"{count:,.0f}" if count < 1e6 else f"{count:.2g}".replace("e+0", "e").replace("e+", "e")
+
+
+def print_links(texts: Sequence[Mapping[str, Any]]) -> None:
+    """What `i2e link --explain` found in each text: its mentions and candidates, and what is no mention and why."""
+    console = _console()
+    for text in texts:
+        console.print(f"text {text['id']}: {_quoted(text['text'])}", soft_wrap=True)
+        if text["rejected"]:
+            console.print(f"  no name is looked for in it: {text['rejected']}")
+        _print_mentions(console, text["mentions"])
+        for words in text["overlooked"]:
+            console.print(f"  {_quoted(words['surface'])} is no mention: {words['why']}", style="dim")
+        if not text["mentions"] and not text["rejected"]:
+            console.print("  no mention")
+        console.print()
+
+
+def print_explanation(found: Mapping[str, Any]) -> None:
+    """What `i2e explain` found: the image, then each of its pairs from text to label."""
+    console, image = _console(), found["image"]
+    if image is not None:
+        stands = "published" if image["published"] else "selected" if image["selected"] else "not published"
+        size = f", {image['width']} × {image['height']}" if image["width"] else ""
+        console.print(f"image {image['image_id']}{size}: {stands}", soft_wrap=True)
+        for label in image["labels"]:
+            kept = f"class {label['class_index']}" if label["class_index"] is not None else "not published"
+            why = f": {label['reason']}: {label['sentence']}" if label["reason"] else ""
+            console.print(f"  {_entity(label)}: {label['score']:.3f}, {kept}{why}")
+    for pair in found["pairs"]:
+        place = f"row {pair['row']} of {pair['file']}" if pair["file"] else f"unit {pair['unit']}"
+        console.print(f"\npair {pair['pair_id']}: {place}", soft_wrap=True)
+        for what in ("key", "url"):
+            if pair[what]:
+                console.print(f"  {what:<6} {pair[what]}", soft_wrap=True)
+        if pair["text"] is not None:
+            console.print(f"  text   {_quoted(pair['text'])}", soft_wrap=True)
+        console.print(f"  ended  {pair['ended']}")
+        for step in pair["steps"]:
+            where = "" if step["start"] is None else f" [{step['start']}:{step['end']}]"
+            detail = f" ({hide(step['detail'])})" if step["detail"] else ""
+            console.print(f"  {step['stage']}{where} {step['reason']}: {step['sentence']}{detail}")
+        _print_mentions(console, pair["mentions"])
+        if pair["labels"]:
+            console.print(_labels(pair["labels"]))
+    for note in found["notes"]:
+        console.print(f"note: {note}", style="yellow")
+
+
+def _print_mentions(console: Console, mentions: Sequence[Mapping[str, Any]]) -> None:
+    for m in mentions:
+        seen = f", {m['label']}" if m["label"] else ""
+        title = f"[{m['start']}:{m['end']}] {m['surface']} (found by {m['source']}{seen})"
+        if m["rejected"]:
+            title += f": {m['rejected']}"
+        table = _table(title)
+        _column(table, "rank", right=True)
+        _column(table, "may mean", breaks=True)
+        for heading in ("prior", "p", "sum"):
+            _column(table, heading, right=True)
+        _column(table, "of", breaks=True)
+        for c in m["candidates"]:
+            of = _contributions(c["features"]) + (f" → {c['dropped']}" if c["dropped"] else "")
+            figures = (f"{c['prior']:.4f}", f"{c['probability']:.4f}", f"{c['score']:+.2f}")
+            table.add_row(str(c["rank"]), _entity(c), *figures, of, style="dim" if c["dropped"] else "")
+        none = m["none"]
+        score = "" if none["score"] is None else f"{none['score']:+.2f}"
+        table.add_row("", "none of these", "", f"{none['probability']:.4f}", score, "")
+        console.print(table)
+
+
+def _labels(labels: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table(f"by text and image; the threshold is {labels[0]['threshold']:.4f}")
+    _column(table, "is it", breaks=True)
+    for heading in ("CLIP", "z", "text p", "p"):
+        _column(table, heading, right=True)
+    _column(table, "of", breaks=True)
+    for row in labels:
+        figures = (row["clip_score"], row["background_z"], row["text_probability"], row["probability"])
+        told = f"→ {row['reason']}: {row['sentence']}" if row["reason"] else "→ a label"
+        of = f"{_contributions(row['features'])}, bias {row['bias']:+.2f} = {row['score']:+.2f} {told}"
+        table.add_row(_entity(row), *(f"{value:.3f}" for value in figures), of)
+    return table
+
+
+def _contributions(features: Mapping[str, Mapping[str, float]]) -> str:
+    """Those that are not 0: `words 2.31 × 0.4 = +0.92`."""
+    return ", ".join(
+        f"{name} {f['value']:.3g} × {f['weight']:.3g} = {f['contribution']:+.2f}"
+        for name, f in features.items()
+        if f["contribution"]
+    )
+
+
+def _entity(row: Mapping[str, Any]) -> str:
+    described = f": {row['description']}" if row["description"] else ""
+    return f"Q{row['entity_id']} {row['name'] or '(not in the knowledge base)'}{described}"
+
+
+def _quoted(text: Any) -> str:
+    return "nothing" if text is None else f"“{text}”"

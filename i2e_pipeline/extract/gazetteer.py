@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 from i2e_pipeline.core.arrays import Arrays, new
 from i2e_pipeline.core.draws import GOLDEN, mixed
 from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
+from wikidata.schemas import SURFACES
 from wikidata.surface import LEADING, inflections, length, normal_form
 
 U64 = npt.NDArray[np.uint64]
@@ -290,6 +291,31 @@ def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str
             kinds.append(_EXACT)
             spellings += capitals
     return bases, kinds, spellings
+
+
+def refused(surface: Mapping[str, Any], min_link_probability: float) -> str | None:
+    """Why a name of the knowledge base is not looked for in running text as `build` decides; None: it is.
+
+    surface   a row of kb/surfaces: normal_form, candidates, link_probability, forms, gazetteer
+    """
+    form, probability = surface["normal_form"], surface["link_probability"]
+    if length(form) < MIN_LENGTH:
+        return f"shorter than {MIN_LENGTH} characters: left to the recognizer"
+    if form.isdigit():
+        return "a number"
+    if _never(form):
+        return "a common word"
+    batch = pa.RecordBatch.from_pylist([dict(surface)], schema=SURFACES)
+    bases, kinds, spellings = _admit(batch, min_link_probability)
+    if not bases:
+        if not surface["gazetteer"]:
+            return f"link probability {probability:.3f} is below the gate of the knowledge base itself"
+        return f"link probability {probability:.3f} is below extract.min_link_probability ({min_link_probability:g})"
+    if not _beginnings(bases)[0].any():
+        return f"longer than {MAX_TOKENS} words"
+    if kinds == [_EXACT]:
+        return f"only as spelled ({', '.join(spellings)}), in a text that has words in small letters"
+    return None
 
 
 def _only_spelled(candidates: pa.Array) -> pa.Array:

@@ -11,8 +11,8 @@ hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -152,3 +152,41 @@ def resolve(forms: DataFrame, surfaces: DataFrame) -> DataFrame:
     return best.select(
         "normal_form", F.when(F.col("exact").isNull(), marked("other", False)).otherwise(both).alias("candidates")
     )
+
+
+def candidates_of(form: str, known: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """What `resolve` finds for one normal form, without Spark: rows of CANDIDATE.
+
+    known   normal form to its candidates, for all of `keys_of(form)` that kb/surfaces holds
+    """
+    hits = [(step, key, inflected) for step, (key, inflected) in enumerate(keys_of(form)) if key in known]
+
+    def marked(key: str, inflected: bool) -> list[dict[str, Any]]:
+        return [{**c, "inflected": inflected} for c in known[key]]
+
+    if not hits:
+        return []
+    (step, key, _), *others = hits
+    if step > 0:
+        return marked(key, False)
+    singular = next((key for _, key, inflected in others if inflected), None)
+    return marked(key, False) + (marked(singular, True) if singular is not None else [])
+
+
+def link_rows(
+    texts: Mapping[bytes, str],
+    mentions: Iterable[Mapping[str, Any]],
+    known: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> pa.RecordBatch:
+    """LINK_ROWS of some texts, what `with_candidates` gives, without Spark: a row per text in the order of `texts`,
+    though it may be without a mention.
+
+    mentions   rows of the table mentions
+    known      as in `candidates_of`
+    """
+    by_text: dict[bytes, list[dict[str, Any]]] = {text_id: [] for text_id in texts}
+    for m in sorted(mentions, key=lambda m: (m["start"], m["end"])):
+        row = {field.name: m.get(field.name) for field in MENTION}
+        by_text[m["text_id"]].append({**row, "candidates": candidates_of(m["normal_form"], known)})
+    rows = [{"text_id": i, "text": text, "mentions": by_text[i]} for i, text in texts.items()]
+    return pa.RecordBatch.from_pylist(rows, schema=LINK_ROWS)

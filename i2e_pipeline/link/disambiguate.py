@@ -109,9 +109,7 @@ def disambiguate(
         starts, ends = (
             mentions.field(name).to_numpy(zero_copy_only=False).astype(np.int64) for name in ("start", "end")
         )
-        order = np.lexsort((flat.entity, -flat.prior, -probability, flat.mention))
-        first = np.searchsorted(flat.mention[order], np.arange(len(mentions)))
-        rank = np.arange(len(order)) - first[flat.mention[order]] + 1
+        order, rank = by_rank(flat, probability, len(mentions))
         good = (probability[order] >= settings.min_probability) & (rank <= settings.max_candidates)
         kept, rank = order[good], rank[good]
         of = flat.mention[kept]
@@ -145,13 +143,30 @@ def disambiguate(
             yield "rejects", reject(spans, ~linked, reasons.tolist(), surfaces, key="text_id")
 
 
-def probabilities(flat: Flat, mentions: int, settings: LinkConfig, weights: Weights) -> F64:
-    """Softmax over each mention's candidates and "none of these"; one number per candidate."""
+def by_rank(flat: Flat, probability: F64, mentions: int) -> tuple[I64, I64]:
+    """The candidates by mention and falling probability, and the rank of each in that order (1: the most probable)."""
+    order = np.lexsort((flat.entity, -flat.prior, -probability, flat.mention))
+    first = np.searchsorted(flat.mention[order], np.arange(mentions))
+    return order, np.arange(len(order)) - first[flat.mention[order]] + 1
+
+
+def in_force(settings: LinkConfig, weights: Weights) -> F64:
+    """The weight of each of FEATURES under these settings."""
     w = np.array([getattr(weights, name) for name in FEATURES])
     w[[FEATURES.index("words"), FEATURES.index("support")]] *= settings.context_weight
+    return w
+
+
+def none_score(settings: LinkConfig) -> float:
+    """What speaks for "none of these"."""
+    return float(np.log(settings.nil_weight)) if settings.nil_weight > 0 else -np.inf
+
+
+def probabilities(flat: Flat, mentions: int, settings: LinkConfig, weights: Weights) -> F64:
+    """Softmax over each mention's candidates and "none of these"; one number per candidate."""
     # Not a matrix product: BLAS may round a row by its place in the batch.
-    scores = (flat.features * w).sum(axis=1)
-    nil = np.log(settings.nil_weight) if settings.nil_weight > 0 else -np.inf
+    scores = (flat.features * in_force(settings, weights)).sum(axis=1)
+    nil = none_score(settings)
     top = np.full(mentions, nil)
     np.maximum.at(top, flat.mention, scores)
     top = np.where(np.isfinite(top), top, 0.0)

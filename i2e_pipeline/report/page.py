@@ -9,6 +9,7 @@ are always shown.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,8 +114,15 @@ def page(pipeline: Pipeline) -> str:
             typical_unit=figures.typical_unit(dataset),
             does={s.name: s.does for s in dataset.stages},
             output=hide(config.output),
+            settings=_settings(config.output),
         )
     )
+
+
+def _settings(output: str) -> str:
+    """The file that a command over this dataset names as --config: what a run keeps in its output. Of a store's, the
+    reader's own."""
+    return shlex.quote(files.join(output, "config.yaml")) if files.is_local(output) else "mine.yaml"
 
 
 def _share(part: float, whole: float) -> str:

@@ -30,6 +30,8 @@ from i2e_pipeline.report.figures import MAX_ROWS, Dataset
 _MAX_REJECTS = 500_000
 """How many rejects of a stage are searched for different examples, at most."""
 _MAX_TEXT = 160
+_SHORT_ID = 12
+"""Hex digits of an image's id that tell it apart among 10^7 others, and among 10^9 nearly always."""
 
 Place = tuple[str, int]
 """A published image: file, relative to the table, and row."""
@@ -45,6 +47,8 @@ class Label:
 class Picture:
     """A published image as the page shows it."""
 
+    short_id: str
+    """The beginning of its id, by which `i2e explain` finds it."""
     thumbnail: Thumbnail
     alt_text: str
     url: str | None
@@ -125,10 +129,11 @@ def read(dataset: Dataset, places: Mapping[Place, int], thumbnail: Thumbnails) -
     found: dict[Place, Picture] = {}
     for path, rows in by_file.items():
         whole = dataset.tables.path("i2e/images", path)
-        batches = selected_rows(whole, rows, ["image", "url", "alt_text", "labels"])
+        batches = selected_rows(whole, rows, ["image_id", "image", "url", "alt_text", "labels"])
         for row, picture in zip(rows, (r for batch in batches for r in batch.to_pylist()), strict=True):
             labels = sorted((Label(x["entity_id"], x["score"]) for x in picture["labels"]), key=lambda x: -x.score)
             found[path, row] = Picture(
+                picture["image_id"].hex()[:_SHORT_ID],
                 thumbnail(_bytes(picture["image"]), places[path, row]),
                 _short(picture["alt_text"]),
                 _web(picture["url"]),
@@ -145,6 +150,8 @@ class Example:
     detail: str
     thumbnail: Thumbnail
     url: str | None = None
+    pair_id: str | None = None
+    """In hex, by which `i2e explain` finds it; None: the row is a text or a mention of several pairs."""
 
 
 def rejected_examples(dataset: Dataset, per_reason: int, thumbnail: Thumbnails) -> dict[tuple[str, str], list[Example]]:
@@ -167,7 +174,9 @@ def rejected_examples(dataset: Dataset, per_reason: int, thumbnail: Thumbnails) 
         for row in chosen:
             text, image, url = inputs.get((row["shard"], row["row"]), (None, None, None))
             text = text or texts.get(row["id"])
-            found.setdefault(key, []).append(Example(_short(text), row["detail"] or "", thumbnail(image), url))
+            pair_id = row["id"].hex() if row["id"] is not None and row["shard"] is not None else None
+            example = Example(_short(text), row["detail"] or "", thumbnail(image), url, pair_id)
+            found.setdefault(key, []).append(example)
     return found
 
 

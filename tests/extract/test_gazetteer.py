@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from i2e_pipeline.extract.gazetteer import FORMAT, MAX_TOKENS, MIN_LENGTH, Gazetteer, build, hashes
+from i2e_pipeline.extract.gazetteer import FORMAT, MAX_TOKENS, MIN_LENGTH, Gazetteer, build, hashes, refused
 from tests.examples import examples
 from wikidata.priors import is_common
 from wikidata.schemas import SURFACES
@@ -250,3 +250,28 @@ def test_longer_names_than_the_limit_are_left_out(tmp_path: Path) -> None:
     fits = " ".join(f"v{i}" for i in range(MAX_TOKENS))
     names = gazetteer(tmp_path, surfaces(long, fits))
     assert found(names, f"{long} {fits}") == [fits]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "why"),
+    [
+        ("seal", {}, None),
+        ("seal", {"link_probability": 0.01}, r"link probability 0.010 is below extract.min_link_probability \(0.05\)"),
+        ("seal", {"gazetteer": False, "link_probability": 0.02}, "below the gate of the knowledge base itself"),
+        ("the", {}, "a common word"),
+        ("2019", {}, "a number"),
+        ("x", {}, "shorter than 3"),
+        (" ".join(["seal"] * (MAX_TOKENS + 1)), {}, f"longer than {MAX_TOKENS} words"),
+        ("Baker", {"kind": "surname", "gazetteer": False}, r"only as spelled \(Baker\)"),
+    ],
+)
+def test_a_name_that_is_not_looked_for_has_its_reason(
+    tmp_path: Path, name: str, values: dict[str, Any], why: str | None
+) -> None:
+    """Catches: an explanation that says other than what `build` decides."""
+    batch = surfaces(name, **values)
+    told = refused(batch.to_pylist()[0], 0.05)
+    assert (told is None) == (why is None)
+    assert why is None or re.search(why, str(told))
+    build([batch], tmp_path / "g", 0.05)
+    assert (found(Gazetteer(tmp_path / "g"), name.upper()) == [name.upper()]) == (why is None)

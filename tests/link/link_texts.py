@@ -12,7 +12,7 @@ from i2e_pipeline.extract.gazetteer import Gazetteer
 from i2e_pipeline.extract.mentions import find_mentions
 from i2e_pipeline.extract.recognizer import Recognizer
 from i2e_pipeline.extract.text import clean_with_offsets
-from i2e_pipeline.link.candidates import LINK_ROWS, keys_of
+from i2e_pipeline.link.candidates import LINK_ROWS, candidates_of, keys_of
 from i2e_pipeline.link.context import Context
 from i2e_pipeline.link.disambiguate import Weights, disambiguate
 
@@ -21,16 +21,8 @@ Lookup = Callable[[str], list[dict[str, Any]]]
 
 
 def resolve(form: str, lookup: Lookup) -> list[dict[str, Any]]:
-    """What `candidates.resolve` gives for one form."""
-    keys = keys_of(form)
-    exact = lookup(form)
-    others = [(key, inflected) for key, inflected in keys[1:] if lookup(key)]
-    if not exact:
-        return [{**c, "inflected": False} for c in (lookup(others[0][0]) if others else [])]
-    singular = [key for key, inflected in others if inflected]
-    return [{**c, "inflected": False} for c in exact] + [
-        {**c, "inflected": True} for c in (lookup(singular[0]) if singular else [])
-    ]
+    """The candidates of one form."""
+    return candidates_of(form, {key: found for key, _ in keys_of(form) if (found := lookup(key))})
 
 
 def link_rows(

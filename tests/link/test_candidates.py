@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from i2e_pipeline.link.candidates import KEYS, LINK_ROWS, explode_keys, keys_of, with_candidates
+from i2e_pipeline.link.candidates import KEYS, LINK_ROWS, explode_keys, keys_of, link_rows, with_candidates
 from tests.link.link_texts import resolve
 
 SURFACES = "normal_form string, candidates array<struct<entity_id: bigint, prior: float, kind: string>>"
@@ -98,10 +98,24 @@ def test_rows_fit_the_kernel(linked: dict[bytes, dict[str, Any]]) -> None:
     assert pa.RecordBatch.from_pylist(list(linked.values()), schema=LINK_ROWS).num_rows == 3
 
 
-def test_the_harness_resolves_as_spark_does(linked: dict[bytes, dict[str, Any]]) -> None:
+def test_one_form_is_resolved_as_spark_does(linked: dict[bytes, dict[str, Any]]) -> None:
     base = {
         row["normal_form"]: row["candidates"]
         for row in (known("banana", 503), known("bananas", 1), known("the beatles", 1299))
     }
     for form, text, place in (("bananas", b"b" * 16, 0), ("beatles", b"c" * 16, 0)):
         assert resolve(form, lambda f: base.get(f, [])) == linked[text]["mentions"][place]["candidates"]
+
+
+def test_rows_of_a_few_texts_are_those_of_spark(linked: dict[bytes, dict[str, Any]]) -> None:
+    """Catches: `i2e explain` told of other candidates, or another order of mentions, than the run had."""
+    mentions = [{"text_id": i, **m} for i, row in linked.items() for m in reversed(row["mentions"])]
+    base = {
+        row["normal_form"]: row["candidates"]
+        for row in (known("banana", 503), known("bananas", 1), known("turkey", 43, 43794), known("the beatles", 1299))
+    }
+    rows = link_rows({i: row["text"] for i, row in linked.items()}, mentions, base)
+    assert rows.schema == LINK_ROWS
+    assert {bytes(row.pop("text_id")): row for row in rows.to_pylist()} == {
+        i: {k: v for k, v in row.items() if k != "text_id"} for i, row in linked.items()
+    }

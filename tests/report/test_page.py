@@ -75,6 +75,16 @@ def test_contents_lead_somewhere(published: Publish) -> None:
     assert targets <= seen.ids
 
 
+def test_a_picture_has_the_command_that_explains_it(published: Publish) -> None:
+    """Catches: a label that looks wrong, and no way from the page to the reason."""
+    output = published(rejects=[{"reason": "below_bar", "id": key("lost"), "shard": 0, "row": 0}])
+    html = page(output.pipeline)
+    commands = re.findall(r"<code class=\"why\"[^>]*>([^<]+)</code>", html)
+    settings = f"--config {output.root}/config.yaml"
+    assert f"i2e explain {key('pear').hex()[:12]} {settings}" in commands
+    assert f"i2e explain {key('lost').hex()} {settings}" in commands
+
+
 def test_least_sure_label_comes_first(published: Publish) -> None:
     unsure = section(page(published().pipeline), "unsure")
     assert unsure.index("apple two") < unsure.index("pear") < unsure.index("apple one")

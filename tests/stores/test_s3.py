@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.chain import content
 from tests.cluster.tables import tables
 from tests.stores.conftest import SECRET, Store, on_the_store, run
 
@@ -38,6 +40,11 @@ def test_a_run_on_s3_makes_the_rows_of_one_on_a_disk(
     assert [file for file in written if SECRET.encode() in file.read_bytes()] == []
     status = run(config, tmp_path, "status")
     assert status.returncode == 0, status.stderr
+    image = min(content(whole)[0]).hex()
+    why = run(config, tmp_path, "explain", image, "--json")
+    assert why.returncode == 0, why.stderr
+    told = json.loads(why.stdout)
+    assert (told["image"]["image_id"], told["pairs"][0]["ended"], told["notes"]) == (image, "published", [])
 
 
 def test_readme_names_the_paths_that_are_tested(store: Store, world: Path) -> None:
