@@ -62,11 +62,9 @@ def sentences(figures: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"({figure['wrong_on_none']:,} labels)"
             )
         if undecided := figure.get("undecided"):
-            said.append(
-                f"{step}: labels of which it is not known whether they are right: {undecided:,}, counted nowhere"
-            )
+            said.append(f"{step}: labels that are neither right nor wrong, and not counted: {undecided:,}")
         if (error := figure.get("calibration_error")) is not None:
-            said.append(f"{step}: calibration error of probabilities, of labels and best candidates: {error:.3f}")
+            said.append(f"{step}: calibration error of labels and best candidates: {error:.3f}")
     return said
 
 

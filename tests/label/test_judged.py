@@ -61,7 +61,7 @@ def test_a_truth_alone_is_enough() -> None:
 
 
 def test_rows_keep_their_own_lists() -> None:
-    """Catches: lists that are compared by their place in the flat array, where some are null or the table is chunked."""
+    """Catches: lists compared by their place in the flat array, where some are null or the table is chunked."""
     parts = [candidate(7, "not Q8 Q7"), candidate(7, None), candidate(7, "not Q8"), candidate(7, "not Q7")]
     assert right(pa.concat_tables(parts)).to_pylist() == [False, None, None, False]
 
