@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def read(*paths: Path, share: tuple[float, float] = (0.0, 1.0)) -> list[dict]:
         [
             {
                 "shard": number, "path": str(path), "format": "parquet", "index": None,
-                "digest": hashlib.sha256(str(number).encode()).digest()[:16], "share_from": share[0], "share_to": share[1],
+                "digest": number.to_bytes(16, "little"), "share_from": share[0], "share_to": share[1],
             }
             for number, path in enumerate(paths)
         ]
