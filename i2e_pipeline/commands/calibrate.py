@@ -77,31 +77,38 @@ def _named(table: pa.Table) -> int:
 
 
 def _scored_with_truth(run: Run) -> pa.Table:
-    """pair_id, shard, truth, named and what text and image say: a row per candidate, or one with nulls for a pair that
-    has none."""
+    """pair_id, shard, what is known of the image (label/judged.py), named, and what text and image say: a row per
+    candidate, or one with nulls for a pair that has none."""
     from pyspark.sql import functions as F
 
-    columns = quality.truth_columns(run)
+    columns, pairs = quality.truth_columns(run), run.config.pairs
     if columns is None:
         raise InputError(
-            f"the pairs have no columns {run.config.pairs.truth_column!r} and {run.config.pairs.mentioned_column!r} "
-            "(pairs.truth_column, pairs.mentioned_column): calibration needs pairs of known truth"
+            f"the pairs have no column {pairs.truth_column!r} (pairs.truth_column): calibration needs pairs of known "
+            "truth"
         )
-    scored = scored_candidates(run)
-    truth = quality.truth(run, []).select(
-        "pair_id", "truth", F.array_contains("mentioned", F.col("truth")).alias("named"), "shard"
-    )
-    everything = truth.join(scored.drop("unit", "shard", "row", "width", "height", "text_id"), "pair_id", how="left")
+    truth = quality.truth(run, columns)
+    unread = truth.where(F.col("unread").isNotNull()).agg(F.count("*"), F.min("unread")).collect()[0]
+    if unread[0]:
+        raise InputError(quality.unread_truths(unread[0], unread[1], pairs.truth_column))
+    scored = scored_candidates(run).drop("unit", "shard", "row", "width", "height", "text_id")
+    named = F.coalesce(F.array_contains("mentioned", F.col("truth")), F.lit(False)).alias("named")
+    known = truth.select("pair_id", "truth", "nothing", "refuted", "wider", named, "shard")
+    everything = known.join(scored, "pair_id", how="left")
     total = sum(u.rows for u in run.units)
     if total > _MOST_PAIRS:
         share = F.pmod(F.xxhash64("pair_id"), F.lit(1 << 20)) < F.lit(int((1 << 20) * _MOST_PAIRS / total))
         everything = everything.where(share)
     return (
-        everything.select(
+        quality.with_wider(everything, run, columns)
+        .select(
             "pair_id",
             "image_id",
             "shard",
             "truth",
+            "nothing",
+            "refuted",
+            "wider",
             "named",
             "start",
             "end",

@@ -20,6 +20,7 @@ from i2e_pipeline.core.secrets import hide
 from i2e_pipeline.engine.pipeline import StageState
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import Gone, Unit
+from i2e_pipeline.report import quality
 
 
 class _Console(Console):
@@ -111,6 +112,8 @@ def print_quality(figures: Sequence[dict[str, Any]]) -> None:
     console.print(table)
     for stage in stages:
         console.print(f"  {stage}: {by_slice[stage, 'all']['counted']}", style="dim")
+    for sentence in quality.sentences(figures):
+        console.print(f"  {sentence}")
 
 
 def _share(value: float | None) -> str:

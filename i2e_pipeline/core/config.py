@@ -226,7 +226,8 @@ def _column_names(value: dict[str, Any]) -> dict[str, Any]:
 
 class PairsConfig(Section):
     added_later: ClassVar[tuple[str, ...]] = (
-        "sample", "format", "image_root", "captions", "where", "keep_columns", "allow_partial"
+        "sample", "format", "image_root", "captions", "where", "keep_columns", "allow_partial",
+        "wider_column",
     )  # fmt: skip
 
     path: Paths = ()
@@ -270,10 +271,15 @@ class PairsConfig(Section):
     """Input files in a unit of work. None: one where there are up to 1,000 files, else as many as hold about a million
     rows."""
     truth_column: str = "truth_qid"
-    """Column of the entity that the image shows: "Q42", "none", or null where it is unknown. Where the files have this
-    column and `mentioned_column`, the run reports precision and recall against them."""
+    """Column of what the image shows: "Q42"; "none", no entity of the knowledge base; "not Q42", not that one (or
+    several), and more is not known; null, nothing is known. Where files have it, the run reports how right labels are
+    (docs/quality.md)."""
     mentioned_column: str = "mentioned_qids"
-    """Column of the entities that the text names, a list of ids."""
+    """Column of the entities that the text names, a list of ids. Without it there are no figures of mentions and links,
+    and recall is not known."""
+    wider_column: str = "wider"
+    """Column of names of wider things that the image shows too, a list: "dog" where the truth is a breed. A label whose
+    entity has such a name is neither right nor wrong. Files may lack it."""
     slice_columns: tuple[str, ...] = ("hand", "colliding")
     """Columns for whose values precision and recall are reported apart, where the files have them (the sample's `hand`
     is the art style of a picture)."""

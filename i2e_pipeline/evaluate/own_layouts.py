@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
@@ -21,13 +22,15 @@ from i2e_pipeline.dataset import published
 from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES, class_images, folders_in, images_in
 from i2e_pipeline.evaluate.image_set import DatasetError, Files, ImageSet, Rows, split_by_content
 from i2e_pipeline.evaluate.vectors import natural
+from i2e_pipeline.inputs.truth import truths
 
 GPR_NAME = re.compile(r"(\d+)_.+")
 HALVES = {"train": 0.5, "test": 0.5}
 """Of a set without splits: what neighbours and probes learn on, and what they are asked about."""
 HALVES_TEXT = "half of each class, drawn by hash of the content"
 IMAGE_COLUMNS = ("jpg", "image", "png", "webp")
-LABEL_COLUMNS = ("truth_qid", "label", "class", "cls", "entity_id", "qid")
+_TRUTH_COLUMN = "truth_qid"
+LABEL_COLUMNS = (_TRUTH_COLUMN, "label", "class", "cls", "entity_id", "qid")
 """Columns of Parquet files that are looked for, in this order."""
 
 
@@ -96,7 +99,7 @@ def parquet(name: str, path: str) -> ImageSet:
     """Rows of Parquet files with an image column and a label column (IMAGE_COLUMNS, LABEL_COLUMNS).
 
     `entities.jsonl` beside the files, where there is one, names the labels: {"qid", "label", "description"} a line.
-    Rows without a label are left out and counted.
+    Rows without a label are left out and counted, and so are truths that name no entity (`none`, `not Q42`).
     """
     paths = [info.path for info in files.find((path,), ".parquet")]
     schema = _schema(paths[0])
@@ -116,7 +119,12 @@ def parquet(name: str, path: str) -> ImageSet:
         found = _schema(file)
         if label not in found.names or column not in found.names:
             raise DatasetError(f"{name}: {file} has no column {column} or {label}, and {paths[0]} has both")
-        for row, key in enumerate(pq.read_table(file, columns=[label]).column(0).to_pylist()):
+        column_L = pq.read_table(file, columns=[label]).column(0).combine_chunks()
+        if label == _TRUTH_COLUMN:  # what an image does not show is no class
+            said = truths(column_L)
+            no_class = pc.or_(said["nothing"], pc.is_valid(said["refuted"]))
+            column_L = pc.if_else(no_class, pa.scalar(None, column_L.type), column_L)
+        for row, key in enumerate(column_L.to_pylist()):
             if key is None:
                 unlabelled += 1
                 continue

@@ -80,6 +80,7 @@ class Pairs(Stage):
         "pairs.keep_columns": "what is published reads them",
         "pairs.truth_column": "it is for precision and recall alone",
         "pairs.mentioned_column": "it is for precision and recall alone",
+        "pairs.wider_column": "it is for precision and recall alone",
         "pairs.slice_columns": "they are for precision and recall alone",
         **{
             f"extract.{key}": "the stage `extract` applies it"

@@ -1,6 +1,7 @@
 """Fits a calibration (calibration.py) to images whose truth is known.
 
-Reads    candidates joined with scores, and `truth`: the entity that each image shows (int64; null: unknown, left out)
+Reads    candidates joined with scores, and what is known of each image: `truth`, `nothing`, `refuted`, `wider`
+         (judged.py). Rows that are neither right nor wrong are looked at beside the others, and not fitted on
 Writes   a Calibration: weights, bias, and the lowest threshold with the wanted precision on images that were not fitted
 on
 """
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from i2e_pipeline.label import judged
 from i2e_pipeline.label.calibration import FEATURES, Calibration, CalibrationError, features, select
 
 FOLDS = 10
@@ -33,46 +35,53 @@ def fit(
 ) -> Calibration:
     """Weights, and the threshold at which labels of unseen images reach `target_precision`.
 
-    table          calibration.NEEDED and truth; all candidates of an image together
-    named_images   how many images have a text that names the truth; `measured["recall"]` is a share of them. None: of
-                   the images that have the truth among their candidates
+    table          calibration.NEEDED, and what judged.right reads; all candidates of an image together. `named` (bool):
+                   whether the row's text names the truth; without it, all do
+    named_images   how many images have a text that names the truth; `measured["recall"]` is a share of them. None or 0:
+                   of the images that have the truth among their candidates
     confidence     standard deviations of the Wilson interval of the precision; its lower end must reach the target
     Probabilities for the threshold come from models that did not see the image (10 folds by image_id). They are those
     of the labels that the selection rule chooses, as labels are published. Raises CalibrationError where no threshold
     reaches the target.
     """
-    table = table.filter(pc.is_valid(table["truth"]))
+    table = _of_known_images(table)
     if not table.num_rows:
         raise CalibrationError("no row has a known truth: nothing to calibrate on")
     x_PF = features(table, names)
-    right_P = pc.equal(table["entity_id"], table["truth"]).to_numpy(zero_copy_only=False).astype(np.float64)
+    decided_P = pc.is_valid(table["right"]).to_numpy()
+    right_P = pc.fill_null(table["right"], False).to_numpy().astype(np.float64)
     folds_P = np.array([i[0] for i in table["image_id"].to_pylist()]) % FOLDS
 
+    if not right_P.any() or len(np.unique(folds_P[decided_P])) < 2:
+        raise CalibrationError(
+            f"{int(right_P.sum())} of {int(decided_P.sum())} candidates of known truth are right, on too few images to "
+            "calibrate on: give more images of known truth whose texts name what they show"
+        )
     folds = [folds_P == fold for fold in np.unique(folds_P)]
-    parts = [(pa.array(held), *_logistic(x_PF[~held], right_P[~held])) for held in folds]
+    parts = [(pa.array(held), *_logistic(x_PF[~held & decided_P], right_P[~held & decided_P])) for held in folds]
 
-    def chosen(slope: float, shift: float) -> tuple[np.ndarray, np.ndarray]:
-        """Probability of each label, by a model that did not see its image, and whether it is right."""
+    def chosen(slope: float, shift: float) -> pa.Table:
+        """The labels that the selection rule chooses at any probability, by models that did not see their images."""
         labels = pa.concat_tables(
             select(table.filter(held), _scaled(names, weights, bias, slope, shift), threshold=0.0)
             for held, weights, bias in parts
         )
-        labels = labels.filter(pc.is_null(labels["reason"]))
-        is_right = pc.equal(labels["entity_id"], labels["truth"]).to_numpy(zero_copy_only=False)
-        return np.clip(labels["probability"].to_numpy().astype(np.float64), 1e-6, 1 - 1e-6), is_right
+        return labels.filter(pc.is_null(labels["reason"]))
 
     # A label that was chosen among several is right more often, or less often, than its own probability says; and the
     # ridge pulls all probabilities together. So slope and shift are fitted once more, on labels as the selection rule
     # chooses them, and only on those above one half, as published labels are.
-    p, is_right = chosen(1.0, 0.0)
+    p, is_right = _probabilities_of_judged(chosen(1.0, 0.0))
     likely = p > 0.5
     slope, shift = 1.0, 0.0
     if 0 < is_right[likely].sum() < likely.sum():
         (slope,), shift = _logistic(np.log(p / (1 - p))[likely, None], is_right[likely].astype(np.float64), ridge=1.0)
         slope = max(slope, 0.1)
-    wanted = named_images or len(pc.unique(table.filter(pa.array(right_P > 0))["image_id"]))
-    threshold, measured = _threshold(*chosen(slope, shift), target_precision, wanted, confidence)
-    whole = _scaled(names, *_logistic(x_PF, right_P), slope, shift)
+    labels = chosen(slope, shift)
+    threshold, lowest = _threshold(*_probabilities_of_judged(labels), target_precision, confidence)
+    measured = _figures(labels, _probabilities(labels) >= lowest, named_images or _with_truth(table))
+    measured["target_precision"] = target_precision
+    whole = _scaled(names, *_logistic(x_PF[decided_P], right_P[decided_P]), slope, shift)
     return replace(whole, threshold=threshold, measured=measured, fitted_on=fitted_on)
 
 
@@ -81,27 +90,77 @@ def _scaled(names: tuple[str, ...], weights: tuple[float, ...], bias: float, slo
 
 
 def report(
-    table: pa.Table, calibration: Calibration, named_images: int, threshold: float | None = None
+    table: pa.Table, calibration: Calibration, named_images: int | None, threshold: float | None = None
 ) -> dict[str, float]:
-    """Precision and recall of the labels that a calibration chooses, on images with a known truth."""
-    table = table.filter(pc.is_valid(table["truth"]))
-    labels = select(table, calibration, threshold)
-    labels = labels.filter(pc.is_null(labels["reason"]))
-    right = pc.sum(pc.equal(labels["entity_id"], labels["truth"])).as_py() or 0
-    return _figures(right, labels.num_rows, named_images)
+    """Figures of the labels that a calibration chooses, on images of known truth; table and named_images as in `fit`.
+
+    labels              right, wrong and undecided ones
+    wrong_on_none       those of the wrong labels whose image shows no entity of the knowledge base
+    undecided           labels of which it is not known whether they are right; they count nowhere else
+    precision           right ones of right and wrong ones
+    recall              images whose text names the truth and that have it as a label, of `named_images`
+    calibration_error   of the probabilities of labels, and of the best candidate of each image
+    """
+    table = _of_known_images(table)
+    rows = select(table, calibration, threshold)
+    is_label = pc.is_null(rows["reason"]).to_numpy()
+    return _figures(rows, is_label, named_images or _with_truth(table))
 
 
-def _figures(right: int, labels: int, wanted: int) -> dict[str, float]:
+def _of_known_images(table: pa.Table) -> pa.Table:
+    """Rows of images of which something is known, with `right`, `nothing`, and `named_image`: whether a text of the
+    image names its truth."""
+    table = table.filter(judged.told(table))
+    named_image = pa.array(np.ones(table.num_rows, dtype=bool))
+    if "named" in table.schema.names and pc.any(table["named"]).as_py():
+        named_image = pc.is_in(table["image_id"], pc.unique(table.filter(table["named"])["image_id"]))
+    further = {"right": judged.right(table), "nothing": judged.told_nothing(table), "named_image": named_image}
+    table = table.drop_columns([name for name in further if name in table.schema.names])
+    for name, column in further.items():
+        table = table.append_column(name, column)
+    return table
+
+
+def _with_truth(table: pa.Table) -> int:
+    """Images that have their truth among their candidates."""
+    return len(pc.unique(table.filter(table["right"])["image_id"]))
+
+
+def _probabilities(labels: pa.Table) -> np.ndarray:
+    return np.clip(labels["probability"].to_numpy().astype(np.float64), 1e-6, 1 - 1e-6)
+
+
+def _probabilities_of_judged(labels: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of each label that is right or wrong, and which of both it is."""
+    labels = labels.filter(pc.is_valid(labels["right"]))
+    return _probabilities(labels), labels["right"].to_numpy()
+
+
+def _figures(rows: pa.Table, is_label: np.ndarray, wanted: int) -> dict[str, float]:
+    """Figures of `report`. rows: what `select` returned, so that the best candidate of an image is its first row."""
+    labels = rows.filter(pa.array(is_label))
+    right = labels.filter(labels["right"])
+    wrong = labels.filter(pc.invert(labels["right"]))
+    found = len(pc.unique(right.filter(right["named_image"])["image_id"]))
+    ids = rows["image_id"].combine_chunks()
+    best = pc.not_equal(ids, pa.concat_arrays([pa.nulls(min(1, len(ids)), ids.type), ids[:-1]]))
+    first = pc.fill_null(best, True).to_numpy(zero_copy_only=False)
+    bins = judged.reliability(*_probabilities_of_judged(rows.filter(pa.array(first | is_label))))
+    decided = right.num_rows + wrong.num_rows
     return {
-        "labels": labels,
-        "precision": round(right / labels, 4) if labels else 0.0,
-        "recall": round(right / wanted, 4) if wanted else 0.0,
+        "labels": labels.num_rows,
+        "right": right.num_rows,
+        "wrong": wrong.num_rows,
+        "wrong_on_none": pc.sum(wrong["nothing"]).as_py() or 0,
+        "undecided": labels.num_rows - decided,
+        "precision": round(right.num_rows / decided, 4) if decided else 0.0,
+        "recall": round(found / wanted, 4) if wanted else 0.0,
+        "calibration_error": judged.calibration_error(bins) or 0.0,
     }
 
 
-def _threshold(
-    p: np.ndarray, right: np.ndarray, target: float, wanted: int, confidence: float
-) -> tuple[float, dict[str, float]]:
+def _threshold(p: np.ndarray, right: np.ndarray, target: float, confidence: float) -> tuple[float, float]:
+    """The lowest threshold whose labels reach the target, and the probability of the last label above it."""
     falling = np.argsort(-p, kind="stable")
     p, right = p[falling], right[falling]
     labels = np.arange(1, len(p) + 1)
@@ -117,9 +176,8 @@ def _threshold(
             "(lower end); ask for less, or give more images"
         )
     last = int(good[-1])
-    figures = _figures(int(right[: last + 1].sum()), last + 1, wanted)
     below = float(p[last + 1]) if last + 1 < len(p) else float(p[last])
-    return round((float(p[last]) + below) / 2, 4), figures | {"target_precision": target}
+    return round((float(p[last]) + below) / 2, 4), float(p[last])
 
 
 def _logistic(x_PF: np.ndarray, right_P: np.ndarray, ridge: float = RIDGE) -> tuple[tuple[float, ...], float]:

@@ -20,6 +20,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.secrets import hide
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.images.thumbnails import Thumbnails
+from i2e_pipeline.label.judged import BINS
 from i2e_pipeline.pages import svg
 from i2e_pipeline.pages.html import environment
 from i2e_pipeline.report import charts, figures, pictures, quality
@@ -92,6 +93,8 @@ def page(pipeline: Pipeline) -> str:
             rejections=rejections,
             slices={f["slice"]: f["pairs"] for f in measured},
             quality_charts=[(stage, what, Markup(chart)) for stage, what, chart in _quality_charts(measured)],
+            quality_sentences=quality.sentences(measured),
+            reliability=_reliability(measured),
             scores=scores,
             probability=Markup(
                 _histogram(
@@ -230,6 +233,21 @@ def _quality_charts(measured: Sequence[Mapping[str, Any]]) -> list[tuple[str, st
         counted.setdefault(f["stage"], f["counted"])
     floor = charts.lowest_tenth([line for lines in by_stage.values() for line in lines])
     return [(stage, counted[stage], charts.precision_recall(lines, floor)) for stage, lines in by_stage.items()]
+
+
+def _reliability(measured: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Bins of label probability that hold labels: from, to, labels, and shares expected and found."""
+    bins = [b for f in measured if f["slice"] == "all" for b in f.get("reliability", ()) if b["labels"]]
+    return [
+        {
+            "from": b["bin"] / BINS,
+            "to": (b["bin"] + 1) / BINS,
+            "labels": b["labels"],
+            "expected": b["expected"] / b["labels"],
+            "right": b["right"] / b["labels"],
+        }
+        for b in bins
+    ]
 
 
 def _threshold(manifest: Mapping[str, Any]) -> float | None:

@@ -1,14 +1,16 @@
 """Precision and recall of each stage, where the input says what its images show.
 
-The input files may have two more columns: the entity that the image shows (`pairs.truth_column`, "Q42" or null) and
-those that its text names (`pairs.mentioned_column`). Only pairs whose truth is known are counted. Recall is over
-those whose text names it: what a text does not name, no stage can find.
+The input files may have further columns: what the image shows (`pairs.truth_column`; inputs/truth.py says how it is
+written), the entities that its text names (`pairs.mentioned_column`), and the names of wider things that the image
+shows too (`pairs.wider_column`). Only pairs of which something is known are counted. Recall is over those whose text
+names the truth: what a text does not name, no stage can find. Which labels are right, label/judged.py says.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,7 +20,9 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.ids import row_ids, rows_in_share
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs import truth as written
 from i2e_pipeline.inputs.shard import Shard, of_row, shard_of
+from i2e_pipeline.label import judged
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -28,18 +32,40 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FILE = "quality.json"
-_STEPS = {
+_COUNTED = {
     "extract": "P: mentions that can mean an entity that the text names; R: named entities that a mention can mean",
     "link": "P: top candidates that the text names; R: named entities that are a top candidate",
     "label": "P: labels that are right; R: of pairs whose text names the truth, those that got it as a label",
     "published": "the same for published images, with duplicates merged",
 }
+_LABEL_COUNTS = ("right", "wrong", "undecided", "none", "none_labelled", "wrong_on_none")
+"""Of labels, beside precision and recall: labels by verdict, pairs whose image shows no entity of the knowledge base,
+those of them that have a label, and these labels."""
 
 
 def read(tables: Tables) -> list[dict[str, Any]]:
     """Figures of the last run; none where no truth is known."""
     path = tables.path(_FILE)
     return list(files.read_json(path)) if files.exists(path) else []
+
+
+def sentences(figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the figures of all pairs say beside precision and recall: a line on each of the labels' steps."""
+    said = []
+    for figure in figures:
+        if figure["slice"] != "all":
+            continue
+        step = figure["stage"]
+        if none := figure.get("none"):
+            said.append(
+                f"{step}: labels on images of nothing known: {figure['none_labelled']:,} of {none:,} images "
+                f"({figure['wrong_on_none']:,} labels)"
+            )
+        if undecided := figure.get("undecided"):
+            said.append(f"{step}: labels that are neither right nor wrong, and not counted: {undecided:,}")
+        if (error := figure.get("calibration_error")) is not None:
+            said.append(f"{step}: calibration error of labels and best candidates: {error:.3f}")
+    return said
 
 
 def measure(run: Run) -> None:
@@ -55,17 +81,27 @@ def measure(run: Run) -> None:
     files.write_json(run.tables.path(_FILE), figures)
 
 
-def truth_columns(run: Run) -> list[str] | None:
-    """Names of the slice columns that the input has; None where it has no truth."""
+@dataclass(frozen=True)
+class TruthColumns:
+    """Which columns beside the truth the input has, all its files together."""
+
+    slices: tuple[str, ...]
+    wider: bool
+    """Whether there is one of wider names."""
+
+
+def truth_columns(run: Run) -> TruthColumns | None:
+    """What the input says beside the truth; None where it has no truth."""
     pairs = run.config.pairs
     names: set[str] = set()
     shards = run.shards([unit.name for unit in run.units])
     # A unit's files come from one source, so one file of each unit is looked at.
     for unit in run.units:
         here = formats.names(shards[unit.files[0].shard])
-        if pairs.truth_column in here and pairs.mentioned_column in here:
+        if pairs.truth_column in here:
             names |= here
-    return [c for c in pairs.slice_columns if c in names] if names else None
+    slices = tuple(c for c in pairs.slice_columns if c in names)
+    return TruthColumns(slices, pairs.wider_column in names) if names else None
 
 
 def truth_rows(
@@ -73,29 +109,33 @@ def truth_rows(
     settings: Shard,
     truth_column: str,
     mentioned_column: str,
+    wider_column: str,
     slice_columns: Sequence[str],
 ) -> Iterator[pa.RecordBatch]:
-    """What the input says of each pair whose truth is known.
+    """What the input says of each pair of whose truth it says anything.
 
     batches   shard: int32, SHARD_COLUMNS, digest: binary, share_from, share_to: float64
-    yields    pair_id: binary, shard: int32, truth: int64, mentioned: list<int64>, slices: list<string>: "all" and
-              "column: value" for each slice column
+    yields    pair_id: binary, shard: int32, truth: int64, nothing: bool, refuted: list<int64>, mentioned: list<int64>
+              (null: not known), wider: list<string>, slices: list<string>: "all" and "column: value" for each slice
+              column; unread: string, file, row and value where the truth cannot be read, else null
     """
     import numpy as np
 
     for batch in batches:
         for file in batch.to_pylist():
             here = formats.names(shard := of_row(file, settings))
-            if truth_column not in here or mentioned_column not in here:
+            if truth_column not in here:
                 continue
             slices_here = [c for c in slice_columns if c in here]
-            names = [truth_column, mentioned_column, *slices_here]
+            names = list(dict.fromkeys([truth_column, mentioned_column, wider_column, *slices_here]))
             for start, rows in formats.columns(shard, names):
                 numbers = np.arange(start, start + rows.num_rows)
                 taken = rows_in_share(file["digest"], numbers, (file["share_from"], file["share_to"]))
-                known = pc.and_(pc.is_valid(rows.column(truth_column)), pa.array(taken))
+                truths = written.truths(rows.column(truth_column))
+                is_unread = pc.is_valid(truths["unread"])
+                wanted = pc.and_(pc.or_(judged.told(truths), is_unread), pa.array(taken))
                 ids = row_ids(file["digest"], numbers).cast(pa.binary())
-                rows = rows.filter(known)
+                rows, truths, numbers = rows.filter(wanted), truths.filter(wanted), numbers[np.asarray(wanted)]
                 slices = (
                     [
                         ["all", *(f"{c}: {_plain(v)}" for c, v in row.items() if v is not None)]
@@ -104,17 +144,21 @@ def truth_rows(
                     if slices_here
                     else [["all"]] * rows.num_rows
                 )
-                mentioned = [
-                    [n for q in qids or [] if (n := _number(q)) is not None]
-                    for qids in rows.column(mentioned_column).to_pylist()
+                unread = [
+                    None if value is None else f"{shard.path}, row {number}: {value}"
+                    for number, value in zip(numbers.tolist(), truths["unread"].to_pylist(), strict=True)
                 ]
                 yield pa.RecordBatch.from_pydict(
                     {
-                        "pair_id": ids.filter(known),
+                        "pair_id": ids.filter(wanted),
                         "shard": pa.array([file["shard"]] * rows.num_rows, pa.int32()),
-                        "truth": pa.array([_number(q) for q in rows.column(truth_column).to_pylist()], pa.int64()),
-                        "mentioned": pa.array(mentioned, pa.list_(pa.int64())),
+                        "truth": truths["truth"],
+                        "nothing": truths["nothing"],
+                        "refuted": truths["refuted"],
+                        "mentioned": written.ids(rows.column(mentioned_column)),
+                        "wider": written.names(rows.column(wider_column)),
                         "slices": pa.array(slices, pa.list_(pa.string())),
+                        "unread": pa.array(unread, pa.string()),
                     }
                 )
 
@@ -123,33 +167,137 @@ def _plain(value: Any) -> str:
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
-def _number(qid: Any) -> int | None:
-    """42 for "Q42" or 42; None for what is no id, which makes the truth unknown."""
-    digits = str(qid).strip().lstrip("Qq")
-    return int(digits) if digits.isascii() and digits.isdigit() else None
-
-
-def truth(run: Run, slice_columns: Sequence[str]) -> DataFrame:
+def truth(run: Run, columns: TruthColumns) -> DataFrame:
     """`truth_rows` of all input files."""
     pairs = run.config.pairs
     of_units = [(unit.share, f) for unit in run.units for f in unit.files]
-    columns = {
+    table = {
         "shard": pa.array([f.shard for _, f in of_units], pa.int32()),
         **run.shard_columns(f for _, f in of_units),
         "digest": pa.array([bytes.fromhex(f.digest) for _, f in of_units], pa.binary()),
         "share_from": pa.array([share[0] for share, _ in of_units], pa.float64()),
         "share_to": pa.array([share[1] for share, _ in of_units], pa.float64()),
     }
-    files_of = run.spark.createDataFrame(pa.table(columns)).repartition(run.spark.sparkContext.defaultParallelism)
+    files_of = run.spark.createDataFrame(pa.table(table)).repartition(run.spark.sparkContext.defaultParallelism)
     settings = shard_of("", "parquet", None, pairs)
-    names = (pairs.truth_column, pairs.mentioned_column, list(slice_columns))
+    names = (pairs.truth_column, pairs.mentioned_column, pairs.wider_column, columns.slices)
     return files_of.mapInArrow(
         lambda batches: truth_rows(iter(batches), settings, *names),
-        "pair_id binary, shard int, truth long, mentioned array<long>, slices array<string>",
+        "pair_id binary, shard int, truth long, nothing boolean, refuted array<long>, mentioned array<long>, "
+        "wider array<string>, slices array<string>, unread string",
     )
 
 
-def _measure(run: Run, slice_columns: Sequence[str]) -> list[dict[str, Any]]:
+def unread_truths(count: int, first: str, column: str) -> str:
+    """What is said of values of the truth column that are none."""
+    return f"pairs.truth_column: {count:,} values of {column!r} are no truth, such as {first}: {written.REMEDY}"
+
+
+def with_wider(rows: DataFrame, run: Run, columns: TruthColumns) -> DataFrame:
+    """The rows, of `entity_id` and `wider` (names), with `wider` as a bool: whether the entity bears such a name."""
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import BooleanType, StructField, StructType
+
+    others = [c for c in rows.columns if c != "wider"]
+    if not columns.wider:
+        return rows.select(*others, F.lit(False).alias("wider"))
+    # Names are asked for beside the run's stages: no stage depends on them for this.
+    entities = replace(run, reader=None).read("kb/entities", columns=["entity_id", "name"])
+    schema = StructType([*rows.select(*others).schema.fields, StructField("wider", BooleanType())])
+    return rows.join(entities, "entity_id", how="left").select(*others, "wider", "name").mapInArrow(_wider_rows, schema)
+
+
+def _wider_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        wider = judged.bears_wider_name(batch["name"], batch["wider"])
+        yield batch.drop_columns(["name", "wider"]).append_column("wider", wider)
+
+
+def _judged_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch.select(["pair_id", "of", "chosen", "probability", "entity_id"]).append_column(
+            "right", judged.right(batch)
+        )
+
+
+def _reliability_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        is_right = batch["right"].to_numpy(zero_copy_only=False)
+        yield pa.RecordBatch.from_pylist(judged.reliability(batch["probability"].to_numpy(), is_right))
+
+
+def _measure(run: Run, columns: TruthColumns) -> list[dict[str, Any]]:
+    from pyspark import StorageLevel
+    from pyspark.sql import functions as F
+
+    known = truth(run, columns).persist(StorageLevel.MEMORY_AND_DISK)
+    unread = known.where(F.col("unread").isNotNull()).agg(F.count("*"), F.min("unread")).collect()[0]
+    if unread[0]:
+        log.warning("%s. They are left out", unread_truths(unread[0], unread[1], run.config.pairs.truth_column))
+    pairs = known.where(F.col("unread").isNull()).drop("unread")
+    labels = _judged_labels(run, pairs, columns).persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        figures = _steps(_sums(run, pairs, labels))
+        bins = _reliability(labels)
+    finally:
+        labels.unpersist()
+        known.unpersist()
+    for figure in figures:
+        if (figure["stage"], figure["slice"]) == ("label", "all"):
+            figure |= {"calibration_error": judged.calibration_error(bins), "reliability": bins}
+    return figures
+
+
+def _judged_labels(run: Run, pairs: DataFrame, columns: TruthColumns) -> DataFrame:
+    """pair_id, of ("label", "published"), chosen, probability, entity_id and whether it is right: every candidate that
+    the label stage weighed for a pair of known truth, and the labels of its image where the pair stands for it."""
+    from pyspark.sql import functions as F
+
+    weighed = run.read("labels").select(
+        "pair_id",
+        F.lit("label").alias("of"),
+        F.col("reason").isNull().alias("chosen"),
+        F.col("probability").cast("double").alias("probability"),
+        "entity_id",
+    )
+    published = (
+        run.read("selection")
+        .select("pair_id", F.explode("labels").alias("label"))
+        .select(
+            "pair_id",
+            F.lit("published").alias("of"),
+            F.lit(True).alias("chosen"),
+            F.col("label.score").cast("double").alias("probability"),
+            F.col("label.entity_id").alias("entity_id"),
+        )
+    )
+    of_pairs = weighed.unionByName(published).join(
+        pairs.select("pair_id", "truth", "nothing", "refuted", "wider"), "pair_id", how="inner"
+    )
+    return with_wider(of_pairs, run, columns).mapInArrow(
+        _judged_rows, "pair_id binary, of string, chosen boolean, probability double, entity_id long, right boolean"
+    )
+
+
+def _reliability(labels: DataFrame) -> list[dict[str, float]]:
+    """judged.reliability of labels, and of the best candidate of each pair."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    best = Window.partitionBy("pair_id").orderBy(F.desc("probability"), F.desc("chosen"), "entity_id")
+    parts = (
+        labels.where(F.col("of") == "label")
+        .withColumn("rank", F.row_number().over(best))
+        .where((F.col("chosen") | (F.col("rank") == 1)) & F.col("right").isNotNull())
+        .select("probability", "right")
+        .mapInArrow(_reliability_rows, "bin long, labels long, expected double, right double")
+        .collect()
+    )
+    return judged.summed([part.asDict() for part in sorted(parts)])
+
+
+def _sums(run: Run, pairs: DataFrame, judged_labels: DataFrame) -> list[dict[str, Any]]:
+    """What is counted, a dictionary for each slice, that of all pairs first."""
     from pyspark.sql import functions as F
 
     empty = F.array().cast("array<bigint>")
@@ -166,30 +314,6 @@ def _measure(run: Run, slice_columns: Sequence[str]) -> list[dict[str, Any]]:
         .join(texts, ["unit", "text_id"], how="inner")
         .select("pair_id", "mentions", F.array_distinct(F.flatten("mentions")).alias("candidates"), "top")
     )
-    labels = run.read("labels")
-    labelled = labels.groupBy("pair_id").agg(
-        F.first("image_id").alias("image_id"),
-        F.collect_set(F.when(F.col("reason").isNull(), F.col("entity_id"))).alias("labels"),
-    )
-    selection = run.read("selection")
-    published = selection.select(
-        "image_id", F.col("pair_id").alias("standing"), F.col("labels.entity_id").alias("published")
-    )
-    rows = (
-        truth(run, slice_columns)
-        .join(linked, "pair_id", how="left")
-        .join(labelled, "pair_id", how="left")
-        .join(published, "image_id", how="left")
-        .select(
-            "truth",
-            "mentioned",
-            "slices",
-            F.coalesce("mentions", F.array(empty)).alias("mentions"),
-            *(F.coalesce(c, empty).alias(c) for c in ("candidates", "top", "labels", "published")),
-            (F.col("standing").isNull() | (F.col("standing") == F.col("pair_id"))).alias("stands"),
-        )
-        .withColumn("named", F.array_contains("mentioned", F.col("truth")))
-    )
 
     def count(condition: Any) -> Any:
         return F.sum(F.coalesce(condition.cast("long"), F.lit(0)))
@@ -197,50 +321,91 @@ def _measure(run: Run, slice_columns: Sequence[str]) -> list[dict[str, Any]]:
     def size(column: Any) -> Any:
         return F.sum(F.size(column))
 
-    def right(column: str) -> Any:
-        return F.array_contains(column, F.col("truth"))
-
-    stands = F.col("stands")
+    verdicts = {"right": F.col("right"), "wrong": ~F.col("right"), "undecided": F.col("right").isNull()}
+    of_pair = [f"{of}_{verdict}" for of in ("label", "published") for verdict in verdicts]
+    counts = judged_labels.groupBy("pair_id").agg(
+        *(
+            count((F.col("of") == of) & F.col("chosen") & condition).alias(f"{of}_{verdict}")
+            for of in ("label", "published")
+            for verdict, condition in verdicts.items()
+        )
+    )
+    images = run.read("labels").groupBy("pair_id").agg(F.first("image_id").alias("image_id"))
+    standing = run.read("selection").select("image_id", F.col("pair_id").alias("standing"))
+    knows_mentioned = F.col("mentioned").isNotNull()
+    rows = (
+        pairs.join(linked, "pair_id", how="left")
+        .join(images, "pair_id", how="left")
+        .join(standing, "image_id", how="left")
+        .join(counts, "pair_id", how="left")
+        .select(
+            "truth",
+            "nothing",
+            "slices",
+            F.coalesce("mentioned", empty).alias("mentioned"),
+            # Where it is not known what the text names, mentions and links are neither right nor wrong.
+            F.when(knows_mentioned, F.col("mentions")).otherwise(F.array(empty)).alias("mentions"),
+            *(F.when(knows_mentioned, F.col(c)).otherwise(empty).alias(c) for c in ("candidates", "top")),
+            *(F.coalesce(c, F.lit(0)).alias(c) for c in of_pair),
+            (F.col("standing").isNull() | (F.col("standing") == F.col("pair_id"))).alias("stands"),
+        )
+        .withColumn("mentions", F.coalesce("mentions", F.array(empty)))
+        .withColumns({c: F.coalesce(c, empty) for c in ("candidates", "top")})
+        .withColumn("named", F.array_contains("mentioned", F.col("truth")))
+    )
+    everything = F.lit(True)
     sums = (
         rows.withColumn("slice", F.explode("slices"))
         .groupBy("slice")
         .agg(
             F.count("*").alias("pairs"),
-            count(F.col("named")).alias("named"),
             size(F.filter("mentions", lambda m: F.arrays_overlap(m, F.col("mentioned")))).alias("mentions_right"),
             size(F.filter("mentions", lambda m: F.size(m) > 0)).alias("mentions_all"),
             size(F.array_intersect("top", "mentioned")).alias("top_right"),
             size("top").alias("top_all"),
             size(F.array_intersect("candidates", "mentioned")).alias("mentioned_found"),
             size("mentioned").alias("mentioned_all"),
-            count(right("labels")).alias("labels_right"),
-            size("labels").alias("labels_all"),
-            count(F.col("named") & right("labels")).alias("labels_found"),
-            count(stands & right("published")).alias("published_right"),
-            F.sum(F.when(stands, F.size("published")).otherwise(0)).alias("published_all"),
-            count(stands & F.col("named") & right("published")).alias("published_found"),
-            count(stands & F.col("named")).alias("published_named"),
+            *(
+                what.alias(f"{of}_{key}")
+                for of, here in (("label", everything), ("published", F.col("stands")))
+                for key, what in {
+                    "right": F.sum(F.when(here, F.col(f"{of}_right")).otherwise(0)),
+                    "wrong": F.sum(F.when(here, F.col(f"{of}_wrong")).otherwise(0)),
+                    "undecided": F.sum(F.when(here, F.col(f"{of}_undecided")).otherwise(0)),
+                    "wrong_on_none": F.sum(F.when(here & F.col("nothing"), F.col(f"{of}_wrong")).otherwise(0)),
+                    "none": count(here & F.col("nothing")),
+                    "none_labelled": count(here & F.col("nothing") & (F.col(f"{of}_wrong") > 0)),
+                    "named": count(here & F.col("named")),
+                    "found": count(here & F.col("named") & (F.col(f"{of}_right") > 0)),
+                }.items()
+            ),
         )
     )
-    found = sorted((r.asDict() for r in sums.collect()), key=lambda r: (r["slice"] != "all", r["slice"]))
-    steps = {
+    return sorted((r.asDict() for r in sums.collect()), key=lambda r: (r["slice"] != "all", r["slice"]))
+
+
+def _steps(sums: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Figures of each stage and slice, of sums by slice."""
+    mentions = {
         "extract": ("mentions_right", "mentions_all", "mentioned_found", "mentioned_all"),
         "link": ("top_right", "top_all", "top_right", "mentioned_all"),
-        "label": ("labels_right", "labels_all", "labels_found", "named"),
-        "published": ("published_right", "published_all", "published_found", "published_named"),
     }
-    return [
-        {
-            "stage": step,
-            "slice": row["slice"],
-            "pairs": row["pairs"],
-            "precision": _ratio(row[keys[0]], row[keys[1]]),
-            "recall": _ratio(row[keys[2]], row[keys[3]]),
-            "counted": _STEPS[step],
-        }
-        for step, keys in steps.items()
-        for row in found
-    ]
+    figures = []
+    for step, counted in _COUNTED.items():
+        for row in sums:
+            figure = {"stage": step, "slice": row["slice"], "pairs": row["pairs"]}
+            if step in mentions:
+                right, total, found, wanted = (row[key] for key in mentions[step])
+                figure |= {"precision": _ratio(right, total), "recall": _ratio(found, wanted)}
+            else:
+                right, wrong = row[f"{step}_right"], row[f"{step}_wrong"]
+                figure |= {
+                    "precision": _ratio(right, right + wrong),
+                    "recall": _ratio(row[f"{step}_found"], row[f"{step}_named"]),
+                    **{k: row[f"{step}_{k}"] for k in _LABEL_COUNTS},
+                }
+            figures.append(figure | {"counted": counted})
+    return figures
 
 
 def _ratio(part: int, whole: int) -> float | None:

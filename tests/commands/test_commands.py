@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
 from i2e_pipeline import cli, stages
 from i2e_pipeline.commands import doctor, entity, summary
-from i2e_pipeline.commands.calibrate import calibrate
+from i2e_pipeline.commands.calibrate import _scored_with_truth, calibrate
 from i2e_pipeline.commands.export import ExportError, export
 from i2e_pipeline.commands.fit_link import fit_link
 from i2e_pipeline.commands.link import link_texts
@@ -29,6 +31,8 @@ from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import InputError, Units
 from i2e_pipeline.label.calibration import Calibration
+from i2e_pipeline.label.fit import fit, report
+from i2e_pipeline.label.stages import calibration_of
 from i2e_pipeline.report import quality
 from i2e_pipeline.stages import pipeline
 from tests.chain import content, run, settings
@@ -166,6 +170,145 @@ def test_calibration_is_fitted_on_some_shards_and_reported_on_the_others(
     assert figures["held_out_shards"]["labels"] > 0
     with pytest.raises(InputError, match="nothing to calibrate on"):
         calibrate(pipeline(config, lambda: spark), {99}, 0.6, str(tmp_path / "c.json"))
+
+
+TRUTHS = ("truth_qid", "mentioned_qids", "wider")
+
+
+@pytest.fixture
+def told(world: Path, copied: Path, tmp_path: Path, spark: Any) -> Callable[[Callable[[dict[str, Any]], Any]], Run]:
+    """A finished run over the small world whose input says something else of its truth: `say` gets each row, with its
+    shard and number, and returns the columns of TRUTHS."""
+
+    def run_told(say: Callable[[dict[str, Any]], dict[str, Any]]) -> Run:
+        made, _ = pipeline(settings(world, copied), lambda: spark).run()
+        units = []
+        for unit in made.units:
+            moved = []
+            for file in unit.files:
+                rows = pq.read_table(file.path)
+                said = [say({"shard": file.shard, "row": n, **r}) for n, r in enumerate(rows.to_pylist())]
+                others = rows.drop_columns([c for c in TRUTHS if c in rows.column_names])
+                types = (pa.string(), pa.list_(pa.string()), pa.list_(pa.string()))
+                for name, kind in zip(TRUTHS, types, strict=True):
+                    others = others.append_column(name, pa.array([s.get(name) for s in said], kind))
+                path = tmp_path / Path(file.path).name
+                pq.write_table(others, path)
+                moved.append(replace(file, path=str(path)))
+            units.append(replace(unit, files=tuple(moved)))
+        return replace(made, units=units)
+
+    return run_told
+
+
+def chosen_labels(copied: Path) -> dict[str, dict[tuple[int, int], set[int]]]:
+    """Labels of each row of the input, by shard and row: as chosen, and as published where the row stands for its
+    image."""
+    rows = ds.dataset(copied / "labels", format="parquet").to_table(["shard", "row", "entity_id", "reason"])
+    label: dict[tuple[int, int], set[int]] = {}
+    for r in rows.to_pylist():
+        label.setdefault((r["shard"], r["row"]), set()).update({r["entity_id"]} if r["reason"] is None else ())
+    selection = ds.dataset(copied / "selection", format="parquet").to_table(["shard", "row", "labels"]).to_pylist()
+    published = {(r["shard"], r["row"]): {lab["entity_id"] for lab in r["labels"]} for r in selection}
+    return {"label": label, "published": published}
+
+
+def test_labels_are_counted_by_what_is_known_of_their_images(
+    copied: Path, told: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Against a count of every row by hand: none, with and without wider names, one refuted, an unknown mention list,
+    and a value that is no truth."""
+    labels = chosen_labels(copied)
+    kb = ds.dataset(copied / "kb" / "entities", format="parquet").to_table(["entity_id", "name"]).to_pylist()
+    names = {e["entity_id"]: e["name"] for e in kb}
+    sayings: dict[tuple[int, int], dict[str, Any]] = {}
+
+    def say(row: dict[str, Any]) -> dict[str, Any]:
+        place = row["shard"], row["row"]
+        mine = sorted(labels["label"].get(place, ()))
+        said: dict[str, Any] = {c: row.get(c) for c in TRUTHS}
+        if row["row"] % 5 == 0:
+            said = {"truth_qid": "None", "mentioned_qids": []}
+        elif row["row"] % 5 == 1 and mine:
+            said = {"truth_qid": "none", "mentioned_qids": [], "wider": ["x", names[mine[0]].upper()]}
+        elif row["row"] % 5 == 2 and mine:
+            said = {"truth_qid": f"not Q1, q{mine[0]}"}
+        elif row["row"] % 5 == 3 and mine:
+            said = {"truth_qid": "not Q1"}
+        elif place == (1, 4):
+            said = {"truth_qid": "a cat"}
+        sayings[place] = said
+        return said
+
+    run_ = told(say)
+    quality.measure(run_)
+    figures = {f["stage"]: f for f in quality.read(run_.tables) if f["slice"] == "all"}
+    for stage in ("label", "published"):
+        counts = dict.fromkeys(("right", "wrong", "undecided", "none_labelled", "wrong_on_none"), 0)
+        for place, chosen in labels[stage].items():
+            truth = (sayings[place]["truth_qid"] or "").lower()
+            wider = {n.casefold() for n in sayings[place].get("wider") or ()}
+            wrong = 0
+            for entity_id in chosen if truth and truth != "a cat" else ():
+                if truth == f"q{entity_id}":
+                    counts["right"] += 1
+                elif truth.startswith("not"):
+                    refuted = f"q{entity_id}" in truth.replace(",", " ").split()
+                    counts["wrong" if refuted else "undecided"] += 1
+                elif names[entity_id].casefold() in wider:
+                    counts["undecided"] += 1
+                else:
+                    wrong += 1
+            counts["wrong"] += wrong
+            counts["wrong_on_none"] += wrong * (truth == "none")
+            counts["none_labelled"] += bool(wrong) and truth == "none"
+        assert min(counts.values()) > 0
+        assert {key: figures[stage][key] for key in counts} == counts, stage
+        assert figures[stage]["precision"] == round(counts["right"] / (counts["right"] + counts["wrong"]), 4)
+    assert figures["label"]["none"] == sum((s["truth_qid"] or "").lower() == "none" for s in sayings.values())
+    assert figures["label"]["pairs"] == sum(s["truth_qid"] not in (None, "a cat") for s in sayings.values())
+    bins = figures["label"]["reliability"]
+    assert sum(b["right"] for b in bins) >= figures["label"]["right"]
+    assert sum(b["labels"] for b in bins) >= figures["label"]["right"] + figures["label"]["wrong"]
+    off = sum(abs(b["expected"] - b["right"]) for b in bins) / sum(b["labels"] for b in bins)
+    assert figures["label"]["calibration_error"] == pytest.approx(off, abs=1e-3)
+    assert "1 values of 'truth_qid' are no truth, such as " in caplog.text
+    assert ", row 4: 'a cat': write Q42" in caplog.text
+
+
+def test_calibration_reads_what_is_known_of_images_and_refuses_what_is_none(
+    copied: Path, told: Callable[..., Run]
+) -> None:
+    labels = chosen_labels(copied)["label"]
+
+    def say(row: dict[str, Any]) -> dict[str, Any]:
+        mine = labels.get((row["shard"], row["row"]), set())
+        if row["row"] % 4 == 0:
+            return {"truth_qid": "none"}
+        if row["row"] % 4 == 1:
+            return {"truth_qid": f"not Q{min(mine)}" if mine else None}
+        return {c: row.get(c) for c in TRUTHS}
+
+    run_ = told(say)
+    table = _scored_with_truth(replace(run_, reader=run_.writer("labels")))
+    scored = table.filter(table["entity_id"].is_valid())
+    # Images that one pair has: an image of several counts once, whatever pairs say of it.
+    pairs_of = scored.group_by("image_id").aggregate([("pair_id", "count_distinct")])
+    alone = pairs_of.filter(pc.equal(pairs_of["pair_id_count_distinct"], 1))["image_id"]
+    scored = scored.filter(pc.is_in(scored["image_id"], alone))
+    rows = ds.dataset(copied / "labels", format="parquet").to_table(["shard", "row", "image_id"])
+    here = {(r["shard"], r["row"]) for r in rows.filter(pc.is_in(rows["image_id"], alone)).to_pylist()}
+    said = report(scored, calibration_of(run_.config), 0, threshold=0.2)
+    chosen = {place: len(mine) for place, mine in labels.items() if place in here}
+    assert said["wrong_on_none"] == sum(n for (_, row), n in chosen.items() if row % 4 == 0) > 0
+    assert said["undecided"] == sum(max(0, n - 1) for (_, row), n in chosen.items() if row % 4 == 1)
+    assert said["wrong"] - said["wrong_on_none"] >= sum(n > 0 for (_, row), n in chosen.items() if row % 4 == 1) > 0
+    measured = fit(scored, 0.2).measured
+    assert measured["wrong_on_none"] > 0
+    assert measured["labels"] == measured["right"] + measured["wrong"] + measured["undecided"]
+    wrong = told(lambda row: {"truth_qid": "Q1 Q2" if (row["shard"], row["row"]) == (0, 3) else None})
+    with pytest.raises(InputError, match=r"1 values of 'truth_qid' .*\.parquet, row 3: 'Q1 Q2': write Q42"):
+        _scored_with_truth(replace(wrong, reader=wrong.writer("labels")))
 
 
 def test_doctor_status_and_errors(

@@ -66,6 +66,27 @@ def test_the_table_of_quality_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert any("hand: fluent-emoji-flat" in line for line in said)
 
 
+def test_labels_on_images_of_nothing_known_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """For all pairs alone; nothing is said where no image is known to show nothing."""
+    figure = {"pairs": 511, "precision": 0.5, "recall": None, "counted": "labels"}
+    none = {"right": 36, "wrong": 41, "undecided": 3, "none": 455, "none_labelled": 40, "wrong_on_none": 41}
+    summary.print_quality(
+        [
+            {"stage": "link", "slice": "all"} | figure,
+            {"stage": "label", "slice": "all", "calibration_error": 0.0314} | figure | none,
+            {"stage": "label", "slice": "hand: a"} | figure | none | {"none": 7},
+            {"stage": "link", "slice": "hand: a"} | figure,
+        ]
+    )
+    said = [line.strip() for line in lines(capsys)]
+    assert "label: labels on images of nothing known: 40 of 455 images (41 labels)" in said
+    assert sum("nothing known" in line for line in said) == 1
+    assert any("not counted: 3" in line for line in said)
+    assert any("calibration error" in line and line.endswith("0.031") for line in said)
+    summary.print_quality([{"stage": "label", "slice": "all"} | figure | dict.fromkeys(none, 0)])
+    assert "nothing known" not in "".join(lines(capsys))
+
+
 def test_status_fits_and_wraps_its_reasons_alone(capsys: pytest.CaptureFixture[str]) -> None:
     units = [Unit("u-1", (InputFile(0, "a.parquet", 1, 0, "d", 1_000_000),))]
     found = states()

@@ -379,6 +379,14 @@ def test_parquet_rows_without_label_are_counted(tmp_path: Path) -> None:
     assert check("mine", str(tmp_path)).endswith("1 left out: no label")
 
 
+def test_a_truth_that_names_no_entity_is_no_class(tmp_path: Path) -> None:
+    """Catches: photos of a hundred things as one class, because none of them is in the knowledge base."""
+    path = write_pairs(tmp_path / "0.parquet", ["Q9", "none", "not Q9", "cat", "None"])
+    data = open_dataset("mine", path)
+    assert (data.class_names, data.left_out) == (("Q9", "cat"), {"no label": 3})
+    assert data.labels_N.tolist() == [0, 1]
+
+
 def test_parquet_of_hugging_face_keeps_labels_that_are_numbers(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "0.parquet", ["10", "9"], as_struct=True)
     assert open_dataset("mine", path).class_names == ("9", "10")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from i2e_pipeline.label.calibration import FEATURES, Calibration, select
+from i2e_pipeline.label.calibration import FEATURES, Calibration, CalibrationError, select
 from i2e_pipeline.label.fit import fit, report, rounded
 
 
@@ -111,3 +113,124 @@ def test_a_target_out_of_reach_says_so() -> None:
 def test_figures_can_be_shortened_for_print(fitted: Calibration) -> None:
     assert fitted.features == tuple(FEATURES)
     assert all(w == round(w, 4) for w in rounded(fitted).weights)
+
+
+def with_truths(table: pa.Table, kinds: list[str]) -> pa.Table:
+    """The table with what else is known: each image is, in turn, of the next kind: "known", "none" (what it shows is no
+    candidate), or "not" (its first candidate is refuted, where that is wrong)."""
+    is_right = pc.fill_null(pc.equal(table["entity_id"], table["truth"]), False)
+    is_none = pa.array(np.array(kinds)[table["image"].to_numpy() % len(kinds)] == "none")
+    table = table.filter(pc.invert(pc.and_(is_right, is_none)))
+    kind = np.array(kinds)[table["image"].to_numpy() % len(kinds)]
+    known = pa.array(kind == "known")
+    first = [999 if truth == 100 else 100 for truth in table["truth"].to_pylist()]
+    refuted = [[entity] if k == "not" else None for k, entity in zip(kind, first, strict=True)]
+    rest = table.drop_columns(["truth"])
+    return (
+        rest.append_column("truth", pc.if_else(known, table["truth"], pa.scalar(None, pa.int64())))
+        .append_column("nothing", pa.array(kind == "none"))
+        .append_column("refuted", pa.array(refuted, pa.list_(pa.int64())))
+        .append_column("wider", pa.array(np.zeros(len(kind), dtype=bool)))
+    )
+
+
+def flagged(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    return table.drop_columns(["wider"]).append_column("wider", pa.array(rows))
+
+
+def test_every_candidate_of_an_image_of_nothing_known_is_a_negative() -> None:
+    """The same as a truth that no candidate is."""
+    table = with_truths(world(600, seed=1), ["known", "known", "known", "none"])
+    elsewhere = pc.if_else(table["nothing"], -1, table["truth"])
+    other = table.drop_columns(["truth", "nothing"]).append_column("truth", elsewhere)
+    assert fit(table, 0.8).weights == fit(other, 0.8).weights
+    assert fit(table, 0.8).threshold == fit(other, 0.8).threshold
+    without = table.filter(pc.invert(table["nothing"]))
+    assert fit(table, 0.8).weights != fit(without, 0.8).weights
+
+
+def test_labels_on_images_of_nothing_known_raise_the_threshold() -> None:
+    """Catches: a precision that is measured where the answer is among the candidates, and a web where it is not."""
+    table = with_truths(world(2000, seed=1), ["known", "none"])
+    without = table.filter(pc.invert(table["nothing"]))
+    figures = fit(table, 0.75).measured
+    assert 0 < figures["wrong_on_none"] <= figures["wrong"]
+    assert figures["right"] + figures["wrong"] == figures["labels"]
+    assert figures["precision"] == pytest.approx(figures["right"] / figures["labels"], abs=1e-4)
+    naive = fit(without, 0.9)
+    assert naive.measured["wrong_on_none"] == 0
+    assert report(table, naive, named(table))["precision"] < report(without, naive, named(table))["precision"]
+    assert fit(table, 0.9).threshold > 0
+    assert report(table, fit(table, 0.75), named(table))["precision"] >= 0.75
+
+
+def test_of_an_image_that_does_not_show_one_entity_only_that_one_is_a_negative() -> None:
+    """The same as if its other candidates bore wider names, of which nothing is known either."""
+    table = with_truths(world(900, seed=1), ["known", "known", "not"])
+    is_not = pc.is_valid(table["refuted"])
+    one = pc.and_(is_not, pc.equal(table["entity_id"], pc.list_element(pc.fill_null(table["refuted"], [0]), 0)))
+    as_wider = flagged(table, np.asarray(pc.and_not(is_not, one)))
+    as_wider = as_wider.drop_columns(["nothing", "refuted"]).append_column("nothing", is_not)
+    whole = fit(table, 0.8)
+    assert whole.weights == fit(as_wider, 0.8).weights
+    assert whole.threshold == fit(as_wider, 0.8).threshold
+    assert whole.weights != fit(table.filter(pc.is_valid(table["truth"])), 0.8).weights
+    figures = report(table, whole, named(table))
+    assert figures["undecided"] > 0
+    assert figures["labels"] == figures["right"] + figures["wrong"] + figures["undecided"]
+    assert figures["wrong_on_none"] == 0
+
+
+def test_a_row_of_a_wider_name_is_left_out_of_the_fit_and_of_the_precision() -> None:
+    """Catches: the dog that is a wrong label of a beagle's photo, and pulls the weights."""
+    table = with_truths(world(900, seed=2), ["known", "none"])
+    first_of_none = np.asarray(pc.and_(table["nothing"], pc.equal(table["entity_id"], 100)))
+    wider = flagged(table, first_of_none)
+    assert fit(wider, 0.6).weights != fit(table, 0.6).weights
+    calibration = fit(table, 0.6)
+    before, after = report(table, calibration, named(table)), report(wider, calibration, named(table))
+    assert after["undecided"] > 0
+    assert before["wrong"] == after["wrong"] + after["undecided"]
+    assert (before["right"], before["recall"]) == (after["right"], after["recall"])
+    assert after["precision"] > before["precision"]
+    whatever = fit(flagged(table, np.asarray(pc.equal(table["entity_id"], table["truth"]).fill_null(False))), 0.6)
+    assert whatever.weights == calibration.weights  # a right one stays right
+
+
+def test_recall_is_of_images_whose_text_names_their_truth() -> None:
+    table = with_truths(world(600, seed=3), ["known", "none"])
+    is_right = pc.fill_null(pc.equal(table["entity_id"], table["truth"]), False)
+    by_image = dict.fromkeys(table.filter(is_right)["image"].to_pylist())
+    some = pa.array([n in by_image and n % 4 == 0 for n in table["image"].to_pylist()])
+    told = table.append_column("named", some)
+    wanted = len(pc.unique(told.filter(some)["image_id"]))
+    calibration = fit(table, 0.6)
+    labels = select(told, calibration)
+    labels = labels.filter(pc.is_null(labels["reason"]))
+    found = labels.filter(pc.and_(labels["named"], pc.equal(labels["entity_id"], labels["truth"])))
+    assert report(told, calibration, wanted)["recall"] == round(len(pc.unique(found["image_id"])) / wanted, 4)
+    nobody_says = table.append_column("named", pa.array(np.zeros(table.num_rows, dtype=bool)))
+    assert report(nobody_says, calibration, 0)["recall"] == report(table, calibration, named(table))["recall"]
+
+
+def test_images_that_are_too_few_or_have_nothing_right_say_so() -> None:
+    with pytest.raises(CalibrationError, match=r"0 of \d+ candidates .* are right.*give more"):
+        fit(with_truths(world(50, seed=3), ["none"]))
+    table = world(50, seed=3)
+    with pytest.raises(CalibrationError, match="on too few images"):
+        fit(table.filter(pc.equal(table["image"], 0)))
+
+
+def test_a_report_on_nothing_known_has_no_figures(fitted: Calibration) -> None:
+    figures = report(world(20, seed=3, known=0.0), fitted, 0)
+    assert set(figures.values()) == {0}
+
+
+def test_probabilities_of_the_world_that_was_fitted_on_are_believed(fitted: Calibration) -> None:
+    """Catches: a calibration error over all labels but the first candidates that are none, or without weights."""
+    fresh = world(4000, seed=9)
+    error = report(fresh, fitted, named(fresh))["calibration_error"]
+    sure = replace(fitted, bias=fitted.bias + 3)
+    assert 0 < error < 0.06
+    assert report(fresh, sure, named(fresh))["calibration_error"] > error + 0.05
+    assert fitted.measured["calibration_error"] < 0.06

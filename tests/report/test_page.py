@@ -288,6 +288,21 @@ def test_precision_is_told_apart_by_slice(published: Publish) -> None:
     assert "P 0.840" in section(html, "right")
 
 
+def test_how_far_probabilities_can_be_believed_stands_in_a_table(published: Publish) -> None:
+    """Bins that hold nothing are left out, and figures of before these were counted have no table."""
+    figure = {"stage": "label", "slice": "all", "pairs": 10, "precision": 0.9, "recall": 0.5, "counted": "c"}
+    bins = [{"bin": n, "labels": 0, "expected": 0.0, "right": 0.0} for n in range(10)]
+    bins[9] = {"bin": 9, "labels": 1_200, "expected": 1_152.0, "right": 1_020.0}
+    none = {"none": 455, "none_labelled": 40, "wrong_on_none": 41}
+    html = page(published(quality=[{**figure, **none, "calibration_error": 0.11, "reliability": bins}]).pipeline)
+    right = section(html, "right")
+    assert "labels on images of nothing known: 40 of 455 images (41 labels)" in right
+    assert "0.110" in right
+    (row,) = re.findall(r"<tr><td>(.*?)</td></tr>", right.split('id="reliability"')[1])
+    assert re.sub(r"<.*?>", "|", row) == "0.9–1.0||1,200||0.960||0.850"
+    assert 'id="reliability"' not in page(published(quality=[figure]).pipeline)
+
+
 def test_cost_is_stretched_to_a_billion_pairs(published: Publish) -> None:
     costs = {c.stage: c for c in figures.costs(Dataset.open(published().pipeline))}
     assert costs["label"].core_hours == pytest.approx(1.5 / 3 * figures.cores_used(published().config) * 1e9 / 3600)
