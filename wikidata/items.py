@@ -450,6 +450,8 @@ def describe(
         None,
         len(sites),
         None,
+        0.0,
+        0,
         bool(claims.P18) and bool(_ranked(claims.P18)),
         TYPES.mean_visual,
         is_human(types),

@@ -9,7 +9,7 @@ No function builds a session, collects rows or depends on partitions: ids decide
     lines               = read_dump(spark, recognised(paths, DUMP))
     raw (three tables)  = lines, mapInArrow with items.read_items           lines = raw entities + rejects
     settled             = without_duplicates(raw entities, raw names)       raw entities = entities + rejects
-    entities            = with_types(with_popularity(entities, popularity))
+    entities            = with_types(with_fame(with_popularity(entities, popularity)))
     surfaces            = surfaces(names, entities, anchors=anchors)
 """
 
@@ -100,6 +100,22 @@ def with_popularity(entities: DataFrame, popularity: DataFrame) -> DataFrame:
     return entities.drop("popularity").join(best, on="entity_id", how="left").select(*ENTITIES.names)
 
 
+def _reference(entities: DataFrame) -> DataFrame:
+    """reference: the geometric mean of the popularities that are known, null where none is."""
+    # As a mean of integers: equal whatever the order of the sum. One row, so that joins broadcast it.
+    logs = F.round(F.ln("popularity") * 1e6).cast("bigint")
+    mean = F.exp(F.sum(logs) / F.count(logs) / 1e6)
+    return F.broadcast(entities.where("popularity > 0").agg(mean.alias("reference")))
+
+
+def with_fame(entities: DataFrame, settings: PriorWeights = WEIGHTS) -> DataFrame:
+    """ENTITIES with `fame`: ln of the part of w(e, s) (priors.py) that an entity has by itself, without anchors."""
+    relative = F.coalesce(F.col("popularity") / F.col("reference"), F.lit(settings.unknown))
+    fame = F.lit(settings.popularity) * F.log1p(relative) + F.lit(settings.sitelinks) * F.log1p("sitelinks")
+    joined = entities.crossJoin(_reference(entities)).withColumn("fame", fame.cast("float"))
+    return joined.select(*ENTITIES.names)
+
+
 def with_types(entities: DataFrame) -> DataFrame:
     """ENTITIES with `coarse_type` and `visual` (types.py).
 
@@ -139,11 +155,7 @@ def surfaces(
     if anchors is not None:
         linked = anchors.select("normal_form", "surface", "entity_id", F.lit("anchor").alias("kind"), "count")
         rows = rows.unionByName(linked)
-    # The geometric mean as a mean of integers: equal whatever the order of the sum. One row, so the join broadcasts it.
-    positive = entities.where("popularity > 0")
-    logs = F.round(F.ln("popularity") * 1e6).cast("bigint")
-    reference = positive.agg(F.exp(F.sum(logs) / F.count(logs) / 1e6).alias("reference"))
-    known = known.crossJoin(F.broadcast(reference)).withColumn("popularity", F.col("popularity") / F.col("reference"))
+    known = known.crossJoin(_reference(entities)).withColumn("popularity", F.col("popularity") / F.col("reference"))
     # Links of an entity are its rows' counts together. Asking the anchors a second time would work out their normal
     # forms a second time, which no plan saves: what a kernel puts out cannot be pruned.
     links = F.lit(0).cast("bigint") if anchors is None else F.sum("count").over(Window.partitionBy("entity_id"))

@@ -1,7 +1,7 @@
 """Coarse types: what kind of thing is an item, and how often does a photograph that names one show it?
 
 Reads    types.yaml: some thirty types with their roots, head words and visual shares · ENTITIES
-Writes   ENTITIES with `coarse_type` and `visual`
+Writes   ENTITIES with `coarse_type`, `visual` and `name_case`
 
 An item has the type of its classes (P31), else of the classes above it (P279, P171), else of its description's head.
 The class graph is walked from the roots down, level by level, in arrays: an edge is 16 bytes, so the five million edges
@@ -11,6 +11,7 @@ the visual entities below 21 such roots; here every item gets a type, and none i
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,12 @@ class CoarseType:
     why: str
     roots: tuple[int, ...]
     words: tuple[str, ...]
+    recognized_as: tuple[str, ...] = ()
+    """What name recognizers call its names."""
+    said_with: tuple[str, ...] = ()
+    """Words of captions that speak of one."""
+    proper: bool = False
+    """Whether its names are mostly proper ones."""
 
 
 class Types:
@@ -55,6 +62,7 @@ class Types:
         self.all = tuple(types)
         self.names = tuple(t.name for t in self.all)
         self.visual = np.array([t.visual for t in self.all])
+        self.fingerprint = hashlib.blake2b(repr(self.all).encode(), digest_size=8).hexdigest()
         self._words: dict[str, int] = {}
         self._roots: dict[int, int] = {}
         for code, type_ in enumerate(self.all):
@@ -174,7 +182,15 @@ def load(text: str) -> Types:
     """The types of a file's text. Raises ValueError, saying what is wrong."""
     return Types(
         CoarseType(
-            name, t["says"], float(t["visual"]), t["why"], tuple(map(int, t["roots"])), tuple(t["words"].split())
+            name,
+            says=t["says"],
+            visual=float(t["visual"]),
+            why=t["why"],
+            roots=tuple(map(int, t["roots"])),
+            words=tuple(t["words"].split()),
+            recognized_as=tuple(t.get("recognized_as", "").split()),
+            said_with=tuple(t.get("said_with", "").split()),
+            proper=bool(t.get("proper", False)),
         )
         for name, t in yaml.safe_load(text).items()
     )
@@ -215,7 +231,7 @@ def class_types(batches: Iterable[pa.RecordBatch], types: Types = TYPES) -> Iter
 def typed(
     batches: Iterable[pa.RecordBatch], class_ids: I64, codes: I8, types: Types = TYPES
 ) -> Iterator[pa.RecordBatch]:
-    """The same rows with `coarse_type` and `visual` filled in.
+    """The same rows with `coarse_type`, `visual` and `name_case` filled in.
 
     batches     ENTITIES
     class_ids   rising, with their `codes`, as `class_types` gives them
@@ -231,7 +247,29 @@ def typed(
         if len(at):
             said = batch.column("description").take(pa.array(at)).to_pylist()
             code[at] = [UNKNOWN if text is None else types.of_text(text) for text in said]
-        yield _with(batch, {"coarse_type": names.take(pa.array(code % len(visual))), "visual": pa.array(visual[code])})
+        columns = {"coarse_type": names.take(pa.array(code % len(visual))), "visual": pa.array(visual[code])}
+        yield _with(batch, {**columns, "name_case": name_case(batch.column("name"))})
+
+
+_LINKING = (
+    r"(?i)\b(of|the|and|in|for|to|on|with|at|de|la|le|les|el|los|las|du|des|del|della|di|da|do|dos|das|von|van|der|den|"
+    r"und|y|e|et)\b"
+)
+
+
+def name_case(names: pa.Array) -> pa.Array:
+    """int8: 1 where a name is spelled as a word for things ("harp", "Red fox"), -1 as a proper name ("Red Fox Inn"), 0
+    where its spelling does not tell ("Harp", "東京").
+
+    Wikidata's labels have a capital where the language has one; page titles have one always, so that only their later
+    words tell.
+    """
+    later = pc.replace_substring_regex(names, _LINKING, "")
+    lower = pc.or_(
+        pc.match_substring_regex(names, r"^[\p{Ll}]"), pc.match_substring_regex(later, r"[ -][\p{Ll}][\p{L}]{2}")
+    )
+    upper = pc.match_substring_regex(later, r" [\p{Lu}]")
+    return pc.if_else(lower, 1, pc.if_else(upper, -1, 0)).cast(pa.int8())
 
 
 def _with(batch: pa.RecordBatch, columns: dict[str, pa.Array]) -> pa.RecordBatch:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run
 from i2e_pipeline.engine.units import InputError
-from i2e_pipeline.label.calibration import FEATURES
+from i2e_pipeline.label.calibration import FEATURES, OPTIONAL
 from i2e_pipeline.label.fit import fit, report, rounded
 from i2e_pipeline.label.stages import scored_candidates
 from i2e_pipeline.report import quality
@@ -116,6 +116,7 @@ def _scored_with_truth(run: Run) -> pa.Table:
             "clip_score",
             "background_z",
             "described",
+            *OPTIONAL,
             F.col("probability").alias("text_probability"),
             *run.feature_names(),
         )

@@ -368,7 +368,8 @@ class _Explanation:
         reader = run.writer("labels")
         is_pair = pc.field("pair_id") == pa.scalar(pair_id, ID)
         ids = {"pair_id": pair_id, "text_id": text_id}
-        columns = ["pair_id", "entity_id", "image_id", "clip_score", "background_z", "described", "width", "height"]
+        seen = ["clip_score", "background_z", "described", *OPTIONAL]
+        columns = ["pair_id", "entity_id", "image_id", *seen, "width", "height"]
         scores = self._narrowed("scores", reader, unit, ids, self.search.rows("scores", is_pair, columns, [unit]))
         if not scores:
             return []
@@ -541,6 +542,7 @@ _OPTION = (
     pa.field("clip_score", pa.float32()),
     pa.field("background_z", pa.float32()),
     pa.field("described", pa.bool_()),
+    *(pa.field(name, pa.float32()) for name in OPTIONAL),
     pa.field("text_probability", pa.float32()),
 )
 """What the stage that chooses labels sees of a candidate."""

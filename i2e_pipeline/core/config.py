@@ -443,6 +443,14 @@ class ModelConfig(Section):
 class ScoreConfig(ModelConfig, ImageLimits):
     text_template: str = "{name}, {description}"
     """The text by which the model is told an entity. An entity without a description is told by its name alone."""
+    name_template: str = "{name}"
+    """The text by which the model is told the name alone. How much better the image fits the name with its description
+    tells its sense from those of its namesakes."""
+    description_template: str = "{description}"
+    """The text by which the model is told what the entity is, without its name."""
+    type_exemplars: int = Field(128, ge=0)
+    """Entities that stand for a coarse type (person, place, taxon …), the most famous ones with a description. An image
+    is of the types whose exemplars it fits best. 0: nothing is told of types."""
     rows_per_task: int = Field(16_384, ge=1)
     """Rows that a task scores at most: a part of a large input file, or several small files."""
     background_entities: int = Field(256, ge=2)

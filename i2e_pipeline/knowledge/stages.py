@@ -27,6 +27,7 @@ from wikidata.items import read_items
 from wikidata.priors import SurfaceLimits
 from wikidata.reasons import SENTENCES
 from wikidata.schemas import BRACKETS, ENTITIES, NAMES, RAW_ENTITIES, RAW_NAMES, SURFACES
+from wikidata.types import TYPES
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -82,7 +83,7 @@ class KnowledgeBase(Stage):
     def settings(self, config: Config) -> dict[str, Any]:
         if config.knowledge_base.dump is None:
             raise StageError("knowledge_base.dump is not set: name a Wikidata JSON dump (.json, .json.bz2)")
-        return super().settings(config)
+        return {**super().settings(config), "types": TYPES.fingerprint}
 
     def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made], None, None]:
         from wikidata import knowledge_base as wikidata
@@ -130,7 +131,7 @@ class KnowledgeBase(Stage):
         if popularity is not None:
             entities = wikidata.with_popularity(entities, popularity)
         # In the order of entity_id, part after part: link lays the context out in one pass.
-        in_order = wikidata.with_types(entities).orderBy("entity_id")
+        in_order = wikidata.with_types(wikidata.with_fame(entities)).orderBy("entity_id")
         written = [
             self._write(run, "kb/entities", in_order),
             self._write(run, "kb/names", names.select(*NAMES.names)),

@@ -3,10 +3,14 @@
 Reads    candidates joined with scores: pair_id, image_id, start, end, entity_id, text_probability, background_z
 Writes   probability per row; per (image, entity) whether it is a label, and why not
 
-Text proposes, the image disposes. For each candidate a small logistic model weighs how far the image's cosine to it
-stands above the background, how far it stands above the best other candidate of the same text, and how probable the
-candidate is by the text. No raw cosine is a feature: cosines of two CLIP models cannot be compared, while standard
-deviations above a background nearly can. label/fit.py fits the weights; this module needs numpy and pyarrow alone.
+Text proposes, the image disposes. For each candidate a small logistic model weighs how far the image's cosines to its
+texts stand above the background, how far it stands above the best other candidate of the same text, how probable the
+candidate is by the text, how famous it is, and whether it is of a kind of thing that pictures show and that this one
+shows. What tells a sense from its word: of an iron, "iron, chemical element" fits the image nearly as well as "iron"
+does, "chemical element" does not, and the image is not of that type. No raw cosine is a feature: cosines of two CLIP
+models cannot be compared, while standard deviations above a background nearly can. What "none of these" gets is what
+is left to 1: a model that shares each mention's probability among its candidates and "none" was measured beside this
+one and is no better. label/fit.py fits the weights; this module needs numpy and pyarrow alone.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
 
 NEEDED = ("pair_id", "image_id", "start", "end", "entity_id", "text_probability", "background_z")
+OPTIONAL = ("name_z", "description_z", "type_z", "type_gap", "visual", "fame")
+"""Further columns (numbers, null where unknown). One that a table lacks counts as unknown throughout."""
 DESCRIBED = "described"
 """One more column (bool): whether the model was told the entity's description, and not its bare name alone. Without the
 column, all descriptions were told."""
@@ -64,6 +70,8 @@ class _Rows:
     text_P: np.ndarray
     z_P: np.ndarray
     described_P: np.ndarray
+    optional: dict[str, np.ndarray] = field(default_factory=dict)
+    """OPTIONAL columns, NaN where unknown."""
 
     @classmethod
     def of(cls, table: pa.Table | pa.RecordBatch) -> _Rows:
@@ -87,12 +95,30 @@ class _Rows:
             text_P=_numbers(table["text_probability"]),
             z_P=_numbers(table["background_z"]),
             described_P=np.asarray(table[DESCRIBED], dtype=bool) if told else np.ones(table.num_rows, dtype=bool),
+            optional={name: _optional(table, name) for name in OPTIONAL},
         )
+
+    def known(self, name: str) -> np.ndarray:
+        """bool (P): where an OPTIONAL column has a number."""
+        return ~np.isnan(self.optional[name])
+
+    def filled(self, name: str, unknown: float | np.ndarray) -> np.ndarray:
+        """An OPTIONAL column with `unknown` where it has no number."""
+        return np.where(self.known(name), self.optional[name], unknown)
 
     def mentions_P(self) -> np.ndarray:
         """Which mention a row belongs to: a number per (pair, start, end)."""
         keys = np.stack([self.pair_P, self.start_P, self.end_P])
         return np.unique(keys, axis=1, return_inverse=True)[1].reshape(-1)
+
+
+def _optional(table: pa.Table | pa.RecordBatch, name: str) -> np.ndarray:
+    if name not in table.schema.names:
+        return np.full(table.num_rows, np.nan)
+    column = table[name]
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def _codes(column: Any) -> np.ndarray:
@@ -140,6 +166,78 @@ def _described(rows: _Rows) -> np.ndarray:
     return rows.described_P.astype(np.float64)
 
 
+def _name_z(rows: _Rows) -> np.ndarray:
+    return np.clip(rows.filled("name_z", rows.z_P), -3, 12)
+
+
+def _name_z_low(rows: _Rows) -> np.ndarray:
+    return np.clip(_name_z(rows), -3, 3)
+
+
+def _lost(rows: _Rows) -> np.ndarray:
+    """What the name loses by its description. The word alone fits all senses; the right description takes nothing."""
+    return np.where(rows.described_P, np.clip(_name_z(rows) - rows.z_P, -6, 8), 0.0)
+
+
+def _description_z(rows: _Rows) -> np.ndarray:
+    return rows.filled("description_z", np.where(rows.described_P, 0.0, -3.0))
+
+
+def _description_low(rows: _Rows) -> np.ndarray:
+    return np.clip(_description_z(rows), -3, 3) + 3
+
+
+def _description_high(rows: _Rows) -> np.ndarray:
+    return np.clip(_description_z(rows), 3, 12) - 3
+
+
+def _least_z(rows: _Rows) -> np.ndarray:
+    """The lower of what name and description say: they speak of one thing only where both fit."""
+    return np.minimum(np.minimum(_name_z(rows), rows.filled("description_z", _name_z(rows))), 8)
+
+
+def _bare_z(rows: _Rows) -> np.ndarray:
+    return np.where(rows.described_P, 0.0, np.clip(rows.z_P, -3, 12))
+
+
+def _bare_text(rows: _Rows) -> np.ndarray:
+    return np.where(rows.described_P, 0.0, np.log(np.clip(rows.text_P, 0.05, 1)))
+
+
+def _typed(rows: _Rows) -> np.ndarray:
+    return rows.known("type_z").astype(np.float64)
+
+
+def _type_z(rows: _Rows) -> np.ndarray:
+    return rows.filled("type_z", 0.0)
+
+
+def _type_gap(rows: _Rows) -> np.ndarray:
+    return np.clip(rows.filled("type_gap", 0.0), 0, 4)
+
+
+def _type_is_best(rows: _Rows) -> np.ndarray:
+    return (rows.filled("type_gap", 9.0) < 0.3).astype(np.float64)
+
+
+def _visual(rows: _Rows) -> np.ndarray:
+    """ln of the odds that a photograph whose caption names such a thing shows it."""
+    share_P = np.clip(rows.filled("visual", 0.25), 0.01, 0.99)
+    return np.log(share_P / (1 - share_P))
+
+
+def _fame(rows: _Rows) -> np.ndarray:
+    return rows.filled("fame", FAME_UNKNOWN)
+
+
+def _fame_low(rows: _Rows) -> np.ndarray:
+    return np.clip(_fame(rows), 0, 1.5)
+
+
+FAME_UNKNOWN = 1.5
+"""What counts where a table tells no fame."""
+
+
 def _best_other(rows: _Rows) -> np.ndarray:
     """The highest z among the pair's other entities; -inf where there is none."""
     distinct = np.lexsort((rows.entity_P, rows.pair_P))
@@ -165,6 +263,21 @@ FEATURES: dict[str, Callable[[_Rows], np.ndarray]] = {
     "log_readings_of_mention": _log_readings,
     "log_mentions_of_text": _log_mentions,
     "described": _described,
+    "name_z": _name_z,
+    "name_z_up_to_3": _name_z_low,
+    "lost_by_description": _lost,
+    "description_z_up_to_3": _description_low,
+    "description_z_above_3": _description_high,
+    "least_of_name_and_description": _least_z,
+    "bare_name_z": _bare_z,
+    "bare_name_log_text": _bare_text,
+    "typed": _typed,
+    "type_z": _type_z,
+    "type_gap": _type_gap,
+    "type_is_best": _type_is_best,
+    "visual": _visual,
+    "fame_of_entity": _fame,
+    "fame_up_to_1.5": _fame_low,
 }
 """What the model may look at, by name. A Calibration names those that it uses."""
 

@@ -16,7 +16,7 @@ from i2e_pipeline.core.schemas import LABELS, Reason
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError, WhichUnits
 from i2e_pipeline.engine.tables import Kernel
-from i2e_pipeline.label.calibration import DEFAULT, FEATURES, Calibration
+from i2e_pipeline.label.calibration import DEFAULT, FEATURES, OPTIONAL, Calibration
 from i2e_pipeline.label.labels import choose_labels
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _PAIRS_PER_TASK = 100_000
 
 class Label(Stage):
     name, job, rows_are = "label", "build_dataset", "pairs"
+    version = 2
     does = "choose labels by text and image together"
     after = ("score",)
     reads = ("scores", "candidates", "pairs")
@@ -84,6 +85,7 @@ class Label(Stage):
             "clip_score",
             "background_z",
             "described",
+            *OPTIONAL,
             F.col("probability").alias("text_probability"),
             *weighed,
         )
@@ -127,6 +129,7 @@ def scored_candidates(run: Run, units: WhichUnits = None) -> DataFrame:
             "clip_score",
             "background_z",
             "described",
+            *OPTIONAL,
             "width",
             "height",
         ],

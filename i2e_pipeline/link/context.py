@@ -1,11 +1,11 @@
 """What is known of each entity, as far as it helps to tell namesakes apart in a text.
 
-Reads    kb/entities (entity_id, name, description, is_human, visual), once, by rising entity_id
+Reads    kb/entities (entity_id, description, coarse_type, name_case), once, by rising entity_id
 Writes   kb/context: a folder of flat arrays, memory-mapped by every worker of a machine together
 
-An entity's context is the set of words of its description, hashed to 32 bits, and two flags. A text speaks for an
-entity as far as they share words, each weighted by how few descriptions have it. This takes some 40 bytes per entity;
-building it holds one batch and a table of word counts in memory.
+An entity's context is the set of words of its description, hashed to 32 bits, its coarse type and how its name is
+spelled. A text speaks for an entity as far as they share words, each weighted by how few descriptions have it. This
+takes some 40 bytes per entity; building it holds one batch and a table of word counts in memory.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from i2e_pipeline.core.arrays import Arrays, new
 from wikidata.common_words import FUNCTION_WORDS
 from wikidata.surface import singulars
+from wikidata.types import TYPES, UNKNOWN
 
-FORMAT = 1
+FORMAT = 2
 _HEADER = "context"
-HUMAN, VISUAL = 1, 2
+COLUMNS = ("entity_id", "description", "coarse_type", "name_case")
+"""Of kb/entities, what `build` reads."""
 _BUCKETS = 1 << 20
 """Buckets of the table of word counts. Words that share a bucket count as equally frequent, which does no harm."""
 _WORD = re.compile(r"[^\W_]{2,}")
@@ -56,15 +59,16 @@ def tokens(text: str) -> set[int]:
 def build(batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str]) -> dict[str, int]:
     """Write the context of these entities to `folder`; returns what is in it.
 
-    batches   entity_id: int64, rising; description: string?, is_human: bool, visual: bool (rows of kb/entities, sorted)
+    batches   COLUMNS: entity_id: int64, rising; description, coarse_type: string?; name_case: int8
     Raises ValueError where the ids do not rise.
     """
     counts = np.zeros(_BUCKETS, dtype=np.int64)
     entities = total = 0
     last = -1
-    digests = [hashlib.blake2b(digest_size=16) for _ in range(4)]
+    digests = [hashlib.blake2b(digest_size=16) for _ in range(5)]
+    names = pa.array(TYPES.names)
     with new(folder, _HEADER) as store:
-        streams = [store.stream(name) for name in ("ids", "ends", "words", "flags")]
+        streams = [store.stream(name) for name in ("ids", "ends", "words", "types", "cases")]
         for batch in batches:
             if not batch.num_rows:
                 continue
@@ -75,12 +79,12 @@ def build(batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str]) -> 
             bags = [sorted(tokens(d)) if d else [] for d in batch.column("description").to_pylist()]
             flat = np.fromiter((t for bag in bags for t in bag), dtype=np.uint32)
             sizes = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
-            flag = sum(
-                np.asarray(batch.column(name).fill_null(False).to_numpy(zero_copy_only=False), dtype=np.uint8)
-                * np.uint8(bit)
-                for name, bit in (("is_human", HUMAN), ("visual", VISUAL))
+            code = pc.index_in(batch.column("coarse_type"), value_set=names).fill_null(UNKNOWN)
+            type_, case = (
+                np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.int8)
+                for column in (code, batch.column("name_case"))
             )
-            parts = (here, total + np.cumsum(sizes), flat, np.asarray(flag, dtype=np.uint8))
+            parts = (here, total + np.cumsum(sizes), flat, type_, case)
             for stream, digest, part in zip(streams, digests, parts, strict=True):
                 stream.write(np.ascontiguousarray(part).data)
                 digest.update(np.ascontiguousarray(part).data)
@@ -103,7 +107,8 @@ class Context:
         self._ids: I64 = stored.numbers("ids", np.int64)
         self._ends: I64 = stored.numbers("ends", np.int64)
         self._words: U32 = stored.numbers("words", np.uint32)
-        self._flags = stored.numbers("flags", np.uint8)
+        self._types = stored.numbers("types", np.int8)
+        self._cases = stored.numbers("cases", np.int8)
         self._rarity: F32 = stored["rarity"]
 
     def rows(self, entity_ids: I64) -> I64:
@@ -113,11 +118,19 @@ class Context:
         places = np.minimum(np.searchsorted(self._ids, entity_ids), len(self._ids) - 1)
         return np.where(self._ids[places] == entity_ids, places, -1)
 
-    def flags(self, rows: I64) -> npt.NDArray[np.uint8]:
-        """HUMAN | VISUAL of each row; 0 where unknown."""
-        if not len(self._flags):
-            return np.zeros(len(rows), dtype=np.uint8)
-        return np.where(rows < 0, np.uint8(0), self._flags[np.maximum(rows, 0)])
+    def types(self, rows: I64) -> npt.NDArray[np.int8]:
+        """The code in `wikidata.types.TYPES` of each row's coarse type; -1 where unknown."""
+        return self._of(self._types, rows, UNKNOWN)
+
+    def cases(self, rows: I64) -> npt.NDArray[np.int8]:
+        """`name_case` of each row; 0 where unknown."""
+        return self._of(self._cases, rows, 0)
+
+    @staticmethod
+    def _of(values: npt.NDArray[np.int8], rows: I64, unknown: int) -> npt.NDArray[np.int8]:
+        if not len(values):
+            return np.full(len(rows), unknown, dtype=np.int8)
+        return np.where(rows < 0, np.int8(unknown), values[np.maximum(rows, 0)])
 
     def words(self, rows: I64) -> tuple[I64, U32]:
         """The words of each row, flat, and for each word the place in `rows` that it belongs to."""

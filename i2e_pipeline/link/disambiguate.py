@@ -6,7 +6,8 @@ Rejects  no_candidate · below_floor (id = text_id, start, end, detail = surface
 
 A candidate's probability is a softmax over the mention's candidates and "none of these":
 
-    score(e) = a ln prior + b shared words + c named elsewhere in the text + d what the recognizer saw + e spelling
+    score(e) = a ln prior + b shared words + c named elsewhere in the text + d its type, by recognizer and caption
+               + e spelling
     score(none) = ln nil_weight
 
 The weights were fitted by maximum likelihood on gold links that the priors had not counted (fit.py);
@@ -30,12 +31,20 @@ from i2e_pipeline.core.config import LinkConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import CANDIDATES, ID, Reason
-from i2e_pipeline.link.context import HUMAN, Context, tokens
+from i2e_pipeline.link.context import Context, tokens
+from wikidata.types import TYPES, UNKNOWN
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 
-PERSON_LABELS = ("PERSON", "PER")
+_LABELS = sorted({label for type_ in TYPES.all for label in type_.recognized_as})
+_STANDS_FOR = np.array([[label in type_.recognized_as for type_ in TYPES.all] + [False] for label in _LABELS])
+"""Whether each label of a recognizer stands for each type; the last column is for unknown types."""
+_PROPER = np.array([type_.proper for type_ in TYPES.all] + [False])
+_SAID_WITH = [np.array(sorted(tokens(" ".join(type_.said_with))), dtype=np.uint64) for type_ in TYPES.all]
+"""For each type the hashes of the words that go with it."""
+_PARTS = pa.array(["surname", "short"])
+"""Kinds of names that are parts of names."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +61,18 @@ class Weights:
     """Per unit of shared rare words, see `_shared_words`. Scaled by `link.context_weight`."""
     support: float = 1.2
     """Named elsewhere in the text by another name. Scaled by `link.context_weight`."""
-    person: float = 0.1
-    """A human where the recognizer saw a person."""
-    not_person: float = -0.2
-    """A human where the recognizer saw something else."""
-    lower_human: float = -2.0
-    """A human written without a capital."""
+    type_agrees: float = 0.8
+    """Of a coarse type that the recognizer's label stands for (`recognized_as` in wikidata/types.yaml)."""
+    type_disagrees: float = -0.5
+    """Of another type than those."""
+    said_with: float = 0.5
+    """The text has a word that goes with its type: a poster with a film, a map with a town."""
+    lower_proper: float = -1.4
+    """Of a type whose names are proper ones, and written without a capital."""
+    lower_thing: float = 0.9
+    """Its name is spelled as a word for things, and the mention has no capital either."""
+    lower_part: float = -2.5
+    """Written without a capital, and only a part of its name: a surname, a short form."""
 
     @classmethod
     def load(cls, path: str | None) -> Weights:
@@ -195,24 +210,25 @@ def features(texts: pa.Array, mentions: pa.StructArray, text_of: I64, context: C
 
     surfaces = mentions.field("surface")
     lower = pc.equal(surfaces, pc.utf8_lower(surfaces)).to_numpy(zero_copy_only=False).astype(bool)[mention]
-    label = mentions.field("label")
-    seen = pc.is_valid(label).to_numpy(zero_copy_only=False).astype(bool)[mention]
-    person = (
-        pc.fill_null(pc.is_in(label, pa.array(PERSON_LABELS)), False)
-        .to_numpy(zero_copy_only=False)
-        .astype(bool)[mention]
-    )
     rows = context.rows(entity) if context is not None else np.full(len(entity), -1)
-    human = (context.flags(rows) & HUMAN) > 0 if context is not None else np.zeros(len(entity), dtype=bool)
+    type_ = context.types(rows) if context is not None else np.full(len(entity), UNKNOWN)
+    case = context.cases(rows) if context is not None else np.zeros(len(entity))
+    label = pc.index_in(mentions.field("label"), value_set=pa.array(_LABELS)).fill_null(-1).to_numpy()[mention]
+    known = (label >= 0) & (type_ != UNKNOWN)
+    agrees = known & _STANDS_FOR[label, type_]
+    part = pc.is_in(candidates.field("kind"), value_set=_PARTS).to_numpy(zero_copy_only=False)[keep]
     columns = {
         "prior": np.log(np.maximum(prior, 1e-6)),
         "inflected": inflected,
         "inflected_lower": inflected & lower,
         "words": _shared_words(texts, surfaces, text_of, mention, rows, context),
         "support": _support(text_of[mention], entity, prior, _codes(mentions.field("normal_form"))[mention]),
-        "person": human & person,
-        "not_person": human & seen & ~person,
-        "lower_human": human & lower,
+        "type_agrees": agrees,
+        "type_disagrees": known & ~agrees,
+        "said_with": _said_with(texts)[text_of[mention], type_],
+        "lower_proper": lower & _PROPER[type_] & (case < 1),
+        "lower_thing": lower & (case == 1),
+        "lower_part": lower & part,
     }
     matrix = np.stack([np.asarray(columns[name], dtype=np.float64) for name in FEATURES], axis=1)
     return Flat(mention, entity, prior, matrix)
@@ -233,6 +249,16 @@ def _shared_words(
     np.add.at(result, place[shared], context.rarity(words[shared]))
     length = np.bincount(place, minlength=len(mention))
     return result / np.sqrt(np.maximum(length, 1))
+
+
+def _said_with(texts: pa.Array) -> npt.NDArray[np.bool_]:
+    """(texts, types + 1): whether the text has a word that goes with the type; the last column is for unknown types."""
+    pairs = _pairs(list(map(tokens, texts.to_pylist())))
+    has = np.zeros((len(texts), len(_SAID_WITH) + 1), dtype=bool)
+    word = pairs & np.uint64(0xFFFFFFFF)
+    for code, words in enumerate(_SAID_WITH):
+        has[(pairs[np.isin(word, words)] >> np.uint64(32)).astype(np.int64), code] = True
+    return has
 
 
 def _pairs(sets: list[set[int]]) -> npt.NDArray[np.uint64]:

@@ -28,6 +28,7 @@ _MENTIONS_PER_TASK = 50_000
 class Link(Stage):
     name, job, does, rows_are = "link", "link_entities", "ask which entities each name can mean", "mentions"
     after = ("surfaces", "extract")
+    version = 2
     reads = ("mentions", "texts", "kb/surfaces", "kb/entities")
     tables = {
         "candidates": Table(
@@ -51,9 +52,7 @@ class Link(Stage):
         """Lay out the entities' context, once per knowledge base."""
         if not os.path.exists(os.path.join(context_folder(run), "context.json")):
             # kb/entities is written in the order of entity_id, part after part.
-            entities = run.tables.batches(
-                "kb/entities", run.commits_of("kb/entities"), ["entity_id", "description", "is_human", "visual"]
-            )
+            entities = run.tables.batches("kb/entities", run.commits_of("kb/entities"), [*context.COLUMNS])
             context.build(entities, context_folder(run))
 
     def lays_out(self, run: Run) -> Mapping[str, str]:

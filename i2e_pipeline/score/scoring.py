@@ -14,7 +14,7 @@ Legend: N images, P (pair, entity) rows, M background entities, D the model's wi
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -32,6 +32,7 @@ from i2e_pipeline.images.encoder import Encoder
 from i2e_pipeline.inputs.formats import StoredImages
 from i2e_pipeline.inputs.shard import Images
 from i2e_pipeline.score.entity_vectors import EntityVectors
+from wikidata.types import TYPES, UNKNOWN
 
 BLOCK_BATCHES = 16
 """Rows are worked on in blocks of so many encoder batches, sorted by file and row, whatever batches they came in."""
@@ -60,23 +61,86 @@ def score(
     vectors: EntityVectors,
     config: ScoreConfig,
     background: Sequence[int] | np.ndarray = (),
+    exemplars: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Kernel: cosine of each image with each of its candidate entities.
 
     batches      shard: int32, row: int64, pair_id: binary(16), entity_ids: list<int64>; best in order of shard and row
     open_shard   the reader of a shard by its number; the kernel closes it
     background   entities against whose cosines background_z is measured; fewer than two: background_z is null
-    yields       ("scores", SCORES): a row per pair and distinct entity, clip_score in [-1, 1], background_z in standard
-                 deviations above the image's mean cosine to the background;
+    exemplars    by coarse type, entities that stand for it; None, or of fewer than two types: type_z and type_gap null
+    yields       ("scores", SCORES): a row per pair and distinct entity, clip_score in [-1, 1]; background_z, name_z and
+                 description_z in standard deviations above the image's mean cosine to the background, of name and
+                 description, name, description; type_z and type_gap, how far the image fits the entity's type, and how
+                 much less than the type that it fits best, in standard deviations among the types;
                  ("rejects", reason, id, shard, row, detail): a row per pair that is not scored
     Each pair comes out exactly once, scored or rejected. Equal bytes within a task are decoded and encoded once. A bad
     row raises nothing; a missing entity vector, shard or row does, since then the tables do not fit together.
     With `keep_vectors`, a pair's first row carries the image's vector (D little-endian float16) and its others null.
     """
-    background_MD = vectors.lookup(np.asarray(background, dtype=np.int64)) if len(background) >= 2 else None
+    measure = Measure(vectors, background, exemplars or {})
     with _Images(open_shard, encoder, config) as images:
         for block in _blocks(batches, config.batch_size * BLOCK_BATCHES):
-            yield from _score_block(block, images, vectors, background_MD, config.keep_vectors)
+            yield from _score_block(block, images, measure, config.keep_vectors)
+
+
+BEST = 3
+"""Exemplars of a type that an image is held against: those that it fits best. One alone is a matter of luck, and no
+image fits half of all animals."""
+
+
+class Measure:
+    """Cosines of images with entities, and what they are held against."""
+
+    def __init__(
+        self, vectors: EntityVectors, background: Sequence[int] | np.ndarray, exemplars: Mapping[str, Sequence[int]]
+    ) -> None:
+        self.vectors = vectors
+        ids = np.asarray(background, dtype=np.int64)
+        whole, name, description = "vector", "name_vector", "description_vector"
+        # In float64: the sum of float32 products depends on the shape of the matrices, and so on a pair's neighbours.
+        self._background = {}
+        if len(ids) >= 2:
+            self._background[whole] = vectors.lookup(ids).astype(np.float64)
+            for kind in (name, description):
+                if vectors.has(kind):
+                    told_MD = vectors.of(kind, ids).astype(np.float64)
+                    self._background[kind] = told_MD[np.linalg.norm(told_MD, axis=1) > 0]
+        named = {TYPES.code(t): vectors.lookup(np.asarray(e)) for t, e in exemplars.items() if len(e) >= BEST}
+        self._exemplars = {code: of_type.astype(np.float64) for code, of_type in named.items() if code != UNKNOWN}
+
+    def cosines(self, kind: str, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray) -> np.ndarray:
+        """Of each row's image with its entity's vector of this kind."""
+        entities, at_P = np.unique(entity_P, return_inverse=True)
+        of_kind = self.vectors.lookup(entities) if kind == "vector" else self.vectors.of(kind, entities)
+        return np.einsum("pd,pd->p", images_ND[image_P], of_kind.astype(np.float64)[at_P])
+
+    def above_background(
+        self, kind: str, images_ND: np.ndarray, image_P: np.ndarray, cosines_P: np.ndarray
+    ) -> np.ndarray | None:
+        """In standard deviations above the image's mean cosine to the background; None where there is none."""
+        background_MD = self._background.get(kind)
+        if background_MD is None or len(background_MD) < 2:
+            return None
+        background_NM = images_ND @ background_MD.T
+        mean_N, std_N = background_NM.mean(axis=1), background_NM.std(axis=1)
+        return (cosines_P - mean_N[image_P]) / np.maximum(std_N[image_P], 1e-6)
+
+    def types(
+        self, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """type_z and type_gap of each row, NaN where its type is unknown or has no exemplars."""
+        if len(self._exemplars) < 2 or not self.vectors.has("type"):
+            return None
+        fit_NT = np.full((len(images_ND), len(TYPES.all) + 1), np.nan)
+        for code, of_type_MD in self._exemplars.items():
+            cosines_NM = images_ND @ of_type_MD.T
+            fit_NT[:, code] = np.sort(np.partition(cosines_NM, -BEST, axis=1)[:, -BEST:], axis=1).mean(axis=1)
+        z_NT = (fit_NT - np.nanmean(fit_NT, axis=1, keepdims=True)) / np.maximum(
+            np.nanstd(fit_NT, axis=1, keepdims=True), 1e-6
+        )
+        own_P = z_NT[image_P, self.vectors.of("type", entity_P).astype(np.int64)]
+        return own_P, np.nanmax(z_NT, axis=1)[image_P] - own_P
 
 
 def _blocks(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
@@ -99,8 +163,7 @@ def _blocks(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordB
 def _score_block(
     block: pa.RecordBatch,
     images: _Images,
-    vectors: EntityVectors,
-    background_MD: np.ndarray | None,
+    measure: Measure,
     keep_vectors: bool,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     block = block.take(pc.sort_indices(block, [("shard", "ascending"), ("row", "ascending")]))
@@ -120,7 +183,7 @@ def _score_block(
             good.append(image)
     if scored:
         pairs = block.take(pa.array(scored))
-        table, unscored = _scores(pairs, good, vectors, background_MD, keep_vectors)
+        table, unscored = _scores(pairs, good, measure, keep_vectors)
         for at, detail in unscored.items():
             refused[scored[at]] = Rejected(Reason.NAN_SCORE, detail)
         if table.num_rows:
@@ -132,8 +195,7 @@ def _score_block(
 def _scores(
     pairs: pa.RecordBatch,
     images: list[Seen],
-    vectors: EntityVectors,
-    background_MD: np.ndarray | None,
+    measure: Measure,
     keep_vectors: bool,
 ) -> tuple[pa.RecordBatch, dict[int, str]]:
     """SCORES of the pairs; and the pairs whose score for some entity is NaN, each with that entity."""
@@ -147,17 +209,9 @@ def _scores(
     entity_P = pc.list_flatten(listed).to_numpy()
     once = np.unique(np.stack([pair_P, entity_P]), axis=1)  # a text may name an entity twice
     pair_P, entity_P = once[0], once[1]
-    entities, entity_at_P = np.unique(entity_P, return_inverse=True)
-    entities_ED = vectors.lookup(entities)
-    # In float64: the sum of float32 products depends on the shape of the matrices, and so on a pair's neighbours.
-    images_ND, entities_ED = images_ND.astype(np.float64), entities_ED.astype(np.float64)
-    clip_P = np.einsum("pd,pd->p", images_ND[image_R[pair_P]], entities_ED[entity_at_P])
-
-    z_P = None
-    if background_MD is not None:
-        background_NM = images_ND @ background_MD.T.astype(np.float64)
-        mean_N, std_N = background_NM.mean(axis=1), background_NM.std(axis=1)
-        z_P = (clip_P - mean_N[image_R[pair_P]]) / np.maximum(std_N[image_R[pair_P]], 1e-6)
+    images_ND = images_ND.astype(np.float64)
+    clip_P = measure.cosines("vector", images_ND, image_R[pair_P], entity_P)
+    z_P = measure.above_background("vector", images_ND, image_R[pair_P], clip_P)
 
     finite_P = np.isfinite(clip_P) if z_P is None else np.isfinite(clip_P) & np.isfinite(z_P)
     unscored = {int(pair_P[i]): f"Q{entity_P[i]}" for i in np.flatnonzero(~finite_P)[::-1]}
@@ -178,7 +232,8 @@ def _scores(
         "row": pairs["row"].take(of_pair),
         "clip_score": pa.array(np.clip(clip_P, -1, 1).astype(np.float32)),
         "background_z": pa.nulls(len(pair_P), pa.float32()) if z_P is None else pa.array(z_P.astype(np.float32)),
-        "described": pa.array(vectors.described(entity_P)),
+        "described": pa.array(measure.vectors.described(entity_P)),
+        **_senses(measure, images_ND, image_R[pair_P], entity_P),
         "width": pa.array(sides_2R[0, pair_P]),
         "height": pa.array(sides_2R[1, pair_P]),
         "perceptual_hash": pa.array(hash_R[pair_P]),
@@ -187,6 +242,31 @@ def _scores(
     if keep_vectors:
         columns["vector"] = _vectors(images_ND, image_R, pair_P)
     return pa.RecordBatch.from_arrays([columns[name] for name in SCORES.names], schema=SCORES), unscored
+
+
+def _senses(measure: Measure, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray) -> dict[str, pa.Array]:
+    """What tells the sense from the word: the name alone, the description alone, the type; null where unknown."""
+    columns: dict[str, np.ndarray | None] = dict.fromkeys(
+        ("name_z", "description_z", "type_z", "type_gap", "visual", "fame")
+    )
+    for column, kind in (("name_z", "name_vector"), ("description_z", "description_vector")):
+        if measure.vectors.has(kind):
+            cosines_P = measure.cosines(kind, images_ND, image_P, entity_P)
+            columns[column] = measure.above_background(kind, images_ND, image_P, cosines_P)
+    if columns["description_z"] is not None:
+        columns["description_z"] = np.where(measure.vectors.described(entity_P), columns["description_z"], np.nan)
+    of_type = measure.types(images_ND, image_P, entity_P)
+    if of_type is not None:
+        columns["type_z"], columns["type_gap"] = of_type
+    for column in ("visual", "fame"):
+        if measure.vectors.has(column):
+            columns[column] = measure.vectors.of(column, entity_P)
+    return {
+        name: pa.nulls(len(entity_P), pa.float32())
+        if values is None
+        else pa.array(values.astype(np.float32), from_pandas=True)  # NaN is null
+        for name, values in columns.items()
+    }
 
 
 def _vectors(images_ND: np.ndarray, image_R: np.ndarray, pair_P: np.ndarray) -> pa.Array:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from i2e_pipeline.core.config import Config, digest
 from i2e_pipeline.core.schemas import ENTITY_VECTORS, SCORES, Reason
@@ -23,8 +23,11 @@ from i2e_pipeline.engine.stage import Made, Plan, Run, Stage
 from i2e_pipeline.engine.tables import Counting, Kernel
 from i2e_pipeline.images import encoder
 from i2e_pipeline.images.decode import REASONS as IMAGE_REASONS
-from i2e_pipeline.score.entity_vectors import EntityVectors, encode_entities
+from i2e_pipeline.score.entity_vectors import OF_ENTITIES, EntityVectors, Templates, encode_entities, most_famous
 from i2e_pipeline.score.scoring import score
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 _ENTITIES_PER_TASK = 8192
 _LOCAL = "local-dir:"
@@ -40,7 +43,7 @@ _OF_THE_MODEL = {
 
 class EncodeEntities(Stage):
     name, job, does, rows_are = "entity_vectors", "score_images", "encode the entities' texts", "entities"
-    scope = "segments"
+    scope, version = "segments", 2
     after = ("knowledge_base",)
     reads = ("candidates", "kb/entities", "entity_vectors")
     tables = {
@@ -60,7 +63,11 @@ class EncodeEntities(Stage):
             for key in ("max_pixels", "min_side", "max_aspect", "max_bytes", "keep_vectors")
         },
     }
-    stored_as = {"score.text_template": "template", "score.background_entities": "background"}
+    stored_as = {
+        "score.text_template": "template",
+        "score.background_entities": "background",
+        "score.type_exemplars": "exemplars",
+    }
 
     def settings(self, config: Config) -> dict[str, Any]:
         return {**super().settings(config), "model": model_name(config)}
@@ -89,14 +96,17 @@ class EncodeEntities(Stage):
         tables, config = run.tables, run.config.score
         segments = run.committed(self.name)
         candidates = run.read("candidates", columns=["entity_id"])
-        entities = run.read("kb/entities", columns=["entity_id", "name", "description"])
-        by_hash = entities.where(F.col("description").isNotNull()).orderBy(F.xxhash64("entity_id"), "entity_id")
+        entities = run.read("kb/entities", columns=[*OF_ENTITIES])
+        described = entities.where(F.col("description").isNotNull())
+        exemplars = _exemplars(described, config.type_exemplars)
+        by_hash = described.orderBy(F.xxhash64("entity_id"), "entity_id")
         background = sorted(r["entity_id"] for r in by_hash.limit(config.background_entities).collect())
-        wanted = candidates.union(run.spark.createDataFrame([(e,) for e in background], "entity_id long")).distinct()
+        further = [(e,) for e in {*background, *(e for of_type in exemplars.values() for e in of_type)}]
+        wanted = candidates.union(run.spark.createDataFrame(further, "entity_id long")).distinct()
         if segments:
             known = run.read("entity_vectors", columns=["entity_id"])
             wanted = wanted.join(known, "entity_id", how="left_anti")
-        rows = entities.join(wanted, "entity_id", how="inner").select("entity_id", "name", "description")
+        rows = entities.join(wanted, "entity_id", how="inner").select(*OF_ENTITIES)
         model = ship_model(run)
 
         def make_kernel() -> Kernel:
@@ -105,7 +115,7 @@ class EncodeEntities(Stage):
                 encoder=encoder.load_once(
                     model_config(config, model), threads=1, device=cluster.task_device(config.device)
                 ),
-                template=config.text_template,
+                templates=Templates(config.text_template, config.name_template, config.description_template),
             )
 
         counting = Counting(passed=self.passes)
@@ -113,8 +123,24 @@ class EncodeEntities(Stage):
         written = tables.write(
             rows.orderBy("entity_id"), make_kernel, self.name, unit, tuple(self.tables), counting, profile
         )
-        facts = {"links": sorted(_links(run)), "background": background}
+        facts = {"links": sorted(_links(run)), "background": background, "exemplars": exemplars}
         yield [self.conclude(run, unit, [written], facts=facts)]
+
+
+def _exemplars(described: DataFrame, count: int) -> dict[str, list[int]]:
+    """By coarse type the most famous entities with a description: part by part, then of what the parts gave."""
+    if not count:
+        return {}
+    schema = "coarse_type string, entity_id long, fame float"
+    kernel = partial(most_famous, count=count)
+    rows = described.where("coarse_type is not null").select("coarse_type", "entity_id", "fame")
+    found = rows.mapInArrow(kernel, schema).repartition(1).mapInArrow(kernel, schema).toArrow()
+    by_type: dict[str, list[int]] = {}
+    for name, entity in zip(
+        found.column("coarse_type").to_pylist(), found.column("entity_id").to_pylist(), strict=True
+    ):
+        by_type.setdefault(name, []).append(entity)
+    return by_type
 
 
 def _links(run: Run) -> set[str]:
@@ -124,6 +150,7 @@ def _links(run: Run) -> set[str]:
 
 class Score(Stage):
     name, job, does, rows_are = "score", "score_images", "look at each image beside its candidates", "pairs"
+    version = 2
     after = ("link",)
     reads = ("pairs", "candidates", "entity_vectors")
     tables = {
@@ -175,7 +202,7 @@ class Score(Stage):
         segments = run.commits_of("entity_vectors")
         vector_files = [run.tables.path("entity_vectors", f.path) for c in segments for f in c.files["entity_vectors"]]
         key = digest([c.fingerprint + c.unit for c in segments])
-        background = segments[0].facts["background"]
+        background, exemplars = (segments[0].facts[fact] for fact in ("background", "exemplars"))
         open_shard = run.open_shards(units)
         model = ship_model(run)
         threads = _threads_per_task(run)
@@ -192,6 +219,7 @@ class Score(Stage):
                 vectors=EntityVectors.from_files(vector_files, key=key),
                 config=config,
                 background=background,
+                exemplars=exemplars,
             )
 
         in_order = run.in_shard_order(rows, units, config.rows_per_task)
