@@ -66,15 +66,6 @@ TITLES = pa.schema(
 LINES = pa.schema([pa.field("reason", pa.string(), nullable=False), pa.field("lines", pa.int64(), nullable=False)])
 """How many lines of a dump were what: a `reasons.Reason`, or "item"."""
 
-REDIRECTS = pa.schema(
-    [
-        pa.field("site", pa.string(), nullable=False),
-        pa.field("title", pa.string(), nullable=False),
-        pa.field("redirect", pa.string(), nullable=False),
-    ]
-)
-
-
 class PageReason(str, Enum):
     """Why a record has no links and no text; the value is what stands in the table."""
 
