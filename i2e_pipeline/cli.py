@@ -122,10 +122,18 @@ def _parser() -> _Parser:
     )
 
     anchors = _command(
-        commands, "count-anchors", _count_anchors, "how often Wikipedia's links have which text, for knowledge_base.anchors"
+        commands,
+        "count-anchors",
+        _count_anchors,
+        "how often Wikipedia's links have which text, for knowledge_base.anchors",
     )
     anchors.add_argument(
-        "--pages", required=True, nargs="+", type=at_home, metavar="FILE", help="pages-articles.xml.bz2, of any languages"
+        "--pages",
+        required=True,
+        nargs="+",
+        type=at_home,
+        metavar="FILE",
+        help="pages-articles.xml.bz2, of any languages",
     )
     anchors.add_argument("--output", required=True, type=at_home, metavar="ANCHORS.tsv")
     anchors.add_argument("--languages", metavar="en,de", help="read the files of these Wikipedias alone")

@@ -11,7 +11,7 @@ captions are running text. Where a link or something left out stood, no name goe
 The scanner is one regular expression that finds brackets and braces, and a stack. It is no parser: what MediaWiki does
 with bad nesting is met where that decides what readers see (of links in one another the inner one is a link), and a
 bracket that is never closed is text. Every step is linear in the page, whatever stands in it. mwparserfromhell
-0.7, which builds the tree of all that wikitext can be, takes SLOWER times as long (benchmarks/anchors.py).
+0.7, which builds the tree of all that wikitext can be, takes 16 times as long (benchmarks/anchors.py).
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ TITLES = pa.schema(
 LINES = pa.schema([pa.field("reason", pa.string(), nullable=False), pa.field("lines", pa.int64(), nullable=False)])
 """How many lines of a dump were what: a `reasons.Reason`, or "item"."""
 
+
 class PageReason(str, Enum):
     """Why a record has no links and no text; the value is what stands in the table."""
 
@@ -111,6 +112,10 @@ SENTENCES = {
 """Each reason in a sentence."""
 
 
+def _words(text: str) -> Sequence[str]:
+    return tuple(text.split())
+
+
 # --- the wiki -------------------------------------------------------------------------------------------------------
 
 _FILE, _CATEGORY = 6, 14
@@ -121,10 +126,10 @@ _CANONICAL = {
     "wikipedia": 4, "wikipedia talk": 5, "wp": 4, "wt": 5, "draft": 118, "timedtext": 710, "module": 828,
 }  # fmt: skip
 """Names of namespaces that work in every Wikipedia; the local ones stand in its dump."""
-_INTERWIKI = frozenset(
+_INTERWIKI = _words(
     """b wikibooks c commons d wikidata f wikifunctions m meta metawikipedia mw mediawikiwiki n wikinews q wikiquote s
     wikisource species wikispecies v wikiversity voy wikivoyage w wikt wiktionary foundation incubator outreach phab
-    phabricator bugzilla doi google imdbname imdbtitle iarchive rfc pmid toollabs tools""".split()
+    phabricator bugzilla doi google imdbname imdbtitle iarchive rfc pmid toollabs tools"""
 )
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}(?:-[a-z]{2,})*|simple|be-x-old|roa-rup)\Z")
 _IMAGE = re.compile(r"\.(?:jpe?g|png|gif|svg|tiff?|webp|xcf|djvu|pdf|og[agv]|webm|flac|wav|mp3|midi?|stl)\s*\Z", re.I)
@@ -197,8 +202,10 @@ _TOKEN = re.compile(r"(\[\[(?!\[)|\]\]|\{\{|\}\})")
 _DEEP = 16
 """Captions in one another that are followed."""
 
-_LEFT_OUT = """ref references math chem ce code source syntaxhighlight pre score timeline imagemap templatedata graph
-    mapframe maplink hiero inputbox categorytree includeonly templatestyles section indicator""".split()
+_LEFT_OUT = _words(
+    """ref references math chem ce code source syntaxhighlight pre score timeline imagemap templatedata graph mapframe
+    maplink hiero inputbox categorytree includeonly templatestyles section indicator"""
+)
 _OPENS = re.compile(rf"<(?:!--|(nowiki|gallery|{'|'.join(_LEFT_OUT)})(?=[\s/>])([^<>]*)>)", re.IGNORECASE)
 _CLOSES = {tag: re.compile(rf"</{tag}\s*>", re.IGNORECASE) for tag in ("nowiki", "gallery", *_LEFT_OUT)}
 _HEADING = re.compile(r"^=.*=[ \t]*$", re.MULTILINE)
@@ -213,7 +220,7 @@ _LOWER = "".join(c for c in map(chr, range(0x250)) if c.islower()) + "α-ωά-ώ
 _TRAIL = re.compile(f"[{_LOWER}]+")
 _QUOTES = re.compile(r"''+")
 _TAGS = re.compile(r"</?([a-zA-Z][a-zA-Z0-9]*)[^<>]*>")
-_LINES_APART = frozenset("br hr p div li ul ol dl dd dt td th tr table blockquote center h1 h2 h3 h4 h5 h6".split())
+_LINES_APART = _words("br hr p div li ul ol dl dd dt td th tr table blockquote center h1 h2 h3 h4 h5 h6")
 _MARKED = re.compile(r"['<&\[\]{}\x01\x02\n\t_]")
 
 
@@ -357,7 +364,9 @@ def _instead(tag: str, content: str) -> str:
 _TABLE_LINE = re.compile(r"^[ \t:]*(?:\{\||\|[-}]).*$", re.MULTILINE)
 _CELL = re.compile(r"(?:^[ \t]*[|!]\+?|\|\||!!)(?:[^|\n\[]*\|(?!\|))?", re.MULTILINE)
 _LIST = re.compile(r"^[*#:;]+", re.MULTILINE)
-_EXTERNAL = re.compile(r"\[(?:[a-z]{3,6}:)?//[^\[\]\n]*\]|\[mailto:[^\[\]\n]*\]|(?:https?|ftp)://[^\s<>\[\]\x01]*", re.I)
+_EXTERNAL = re.compile(
+    r"\[(?:[a-z]{3,6}:)?//[^\[\]\n]*\]|\[mailto:[^\[\]\n]*\]|(?:https?|ftp)://[^\s<>\[\]\x01]*", re.I
+)
 _SWITCH = re.compile(r"__[A-Z]{3,}__")
 _APART = re.compile(r"[\x01\n]+")
 
@@ -523,9 +532,7 @@ def _batch(rows: Sequence[tuple[Any, ...]]) -> pa.RecordBatch:
 _NO_TARGET = (Reason.DISAMBIGUATION, Reason.CATEGORY, Reason.TEMPLATE, Reason.WIKIMEDIA_PAGE)
 
 
-def read_titles(
-    batches: Iterable[pa.RecordBatch], sites: Sequence[str]
-) -> Iterator[tuple[str, pa.RecordBatch]]:
+def read_titles(batches: Iterable[pa.RecordBatch], sites: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
     """To which items the pages of these wikis belong, of lines of a Wikidata dump.
 
     batches   one column of lines, string or binary

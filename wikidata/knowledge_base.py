@@ -63,9 +63,11 @@ def read_dump(
         frames.append(reader.text(cut, lineSep=separator).select(F.col("value").cast("binary").alias("value")))
     if whole:
         numbers = spark.range(0, len(whole), 1, len(whole))
-        frames.append(numbers.mapInArrow(
+        frames.append(
+            numbers.mapInArrow(
                 partial(lines, sources=whole, partial=allow_partial, separator=separator.encode()), "value binary"
-            ))
+            )
+        )
     read = reduce(DataFrame.unionByName, frames)
     if partitions is None and sum(s.size for s in sources) <= SMALL_DUMP:
         partitions = spark.sparkContext.defaultParallelism

@@ -1,15 +1,16 @@
 """Wikipedia's links on Spark: pages to links, redirects to their ends, titles to items, counts by surface and item.
 
-Reads    pages-articles.xml.bz2 of any Wikipedias · a Wikidata JSON dump · instead of the XML's redirects, page.sql.gz and
-         redirect.sql.gz
+Reads    pages-articles.xml.bz2 of any Wikipedias · a Wikidata JSON dump · page.sql.gz and redirect.sql.gz, which may
+         take the place of the XML's redirects
 Writes   pages (PAGES) · titles (TITLES) · links (surface, entity_id, count)
 
-    pages      = read_pages(spark, sources, site)                a row per page; its links, its text, or why not
+    pages      = read_pages(spark, sources, site)          a row per page; its links, its text, or why not
     titles     = the Wikidata dump's sitelinks, without disambiguation pages and what else no link means
     redirects  = followed(redirects of the pages or of the SQL tables)
-    links      = linked(pages, titles, redirects)                equal links of a wiki are counted before they are joined
+    links      = linked(links_of(pages), targets(titles, redirects, pages))
 
-No function collects a page or a group, and nothing depends on partitions: sums are of integers, ties go to the smaller.
+No function collects a page or a group, and nothing depends on partitions: sums are of integers, of what is equal the
+smaller wins.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def redirects_of_pages(pages: DataFrame) -> DataFrame:
 
 
 def redirects_of_tables(spark: SparkSession, sources: Sequence[tuple[Source, str]]) -> DataFrame:
-    """REDIRECTS of SQL dumps of the tables `page` and `redirect`, each with the name of its wiki. A task reads a file."""
+    """REDIRECTS of SQL dumps of the tables `page` and `redirect`, each with the name of its wiki; a task reads one."""
     rows = [
         spark.range(0, 1, 1, 1).mapInArrow(partial(wiki_sql.read, source=source, site=site), wiki_sql.SPARK_ROWS)
         for source, site in sources

@@ -17,10 +17,10 @@ as 0; links is the number of anchors that lead to e under any text. How the expo
 **Link probability.**  What words, case and kinds say (`base_link_probability`) is the mean of a Beta prior of weight
 `anchor_weight`. Where the anchors say how often a text had the name and nobody linked it (`unlinked`, as
 `jobs/count_anchors.py` counts it), each link is a success and each occurrence without one a failure: linked / (linked +
-unlinked), the keyphraseness of Mihalcea & Csomai (CIKM 2007), of whatever name but numbers and function words. Where
-they do not, each anchor is a success, and a name whose guess is below `FIXED` stays there. It decides the gazetteer: at
-least 0.05 (Yamada et al., ICADL 2016 prune there); a number, a common word, or two letters (`surface.length`) are kept
-out there, whatever they reach here.
+unlinked), the keyphraseness of Mihalcea & Csomai (CIKM 2007), who count texts where this counts occurrences; so for any
+name but numbers and function words. Where they do not say it, each anchor is a success, and a name whose guess is below
+`FIXED` stays there. It decides the gazetteer: at least 0.05 (Yamada et al., ICADL 2016 prune there); numbers, common
+words and two letters (`surface.length`) are kept out there, whatever they reach here.
 """
 
 from __future__ import annotations
@@ -368,7 +368,7 @@ def _forms(
 def _occurrences(rows: pa.Table, group: Ints, total: Ints) -> tuple[Ints, Ints]:
     """How often each group's names are links, and how often not; -1: not counted.
 
-    Where the latter is known of some of a group's rows, links are those rows' alone, so that both are of the same texts.
+    Where the latter is known of some of a group's rows, links are those rows' alone: both are of the same texts.
     Each raw surface has its number once, in whichever of its rows.
     """
     linked, unlinked = total.copy(), np.full(len(total), -1, np.int64)

@@ -266,9 +266,7 @@ def head_of(source: Source) -> str:
     return _first_bytes(source).removeprefix(_BOM).decode("utf-8", "replace")
 
 
-def blocks(
-    source: Source, partial: bool = False, size: int = BLOCK, separator: bytes = b"\n"
-) -> Iterator[bytes]:
+def blocks(source: Source, partial: bool = False, size: int = BLOCK, separator: bytes = b"\n") -> Iterator[bytes]:
     """The unpacked file in blocks of whole lines; the last line may lack its end.
 
     partial   what stands before a damage or a cut is taken, but for some kilobytes

@@ -320,7 +320,7 @@ def _checked(
     width: int,
     further: bool = False,
 ) -> dict[str, pa.Array] | None:
-    """The named columns of rows, with the further one where it is there; None for no row. Raises SourceError for the first that is wrong."""
+    """The named columns of rows, and the further one; None for no row. Raises SourceError for the first wrong one."""
     if not len(lines):
         return None
     sizes = pc.list_value_length(fields)
@@ -375,10 +375,10 @@ def _fault(source: Source, form: _Form, number: int, line: pa.Scalar, why: str) 
 
 
 def _with_normal_form(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """surface, entity_id, count -> ANCHORS."""
+    """surface, entity_id, count, unlinked -> ANCHORS."""
     for batch in batches:
         forms = normal_forms(batch.column("surface"))
-        table = pa.table([forms, *(batch.column(n) for n in ("surface", "entity_id", "count"))], names=ANCHORS.names)
+        table = pa.table([forms, *(batch.column(n) for n in ANCHORS.names[1:])], names=ANCHORS.names)
         yield from _admissible(table).cast(ANCHORS).to_batches()
 
 

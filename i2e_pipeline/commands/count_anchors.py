@@ -3,8 +3,8 @@
 Reads    --pages, pages-articles.xml.bz2 of one Wikipedia or more · knowledge_base.dump · --redirects, SQL tables
 Writes   --output: surface, qid, count, unlinked · beside it `_<name>.rejects.tsv`: pages that could not be read
 
-Twice the texts are gone through: once as XML, of which links and running text stay in a folder beside the output, and
-once that text, for the names that links have. That folder needs about a quarter of the unpacked XML's size, and goes at the end.
+Texts are gone through twice: once as XML, of which links and running text stay in a folder beside the output, and once
+for the names that links have. That folder is about 0.35 of the unpacked XML's size, and goes at the end.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def _wikis(pages: Sequence[str], languages: Sequence[str]) -> list[tuple[Site, l
         site = site_of(source_files.head_of(source), source.path)
         if site is None:
             raise AnchorsError(
-                f"--pages: {source.path} does not say of which Wikipedia it is: take it whole from dumps.wikimedia.org, "
-                "or call it as there, enwiki-….xml.bz2"
+                f"--pages: {source.path} does not say of which Wikipedia it is: take it whole from "
+                "dumps.wikimedia.org, or call it as there, enwiki-….xml.bz2"
             )
         by_site.setdefault(site.name, (site, []))[1].append(source)
     wanted = {name: both for name, both in by_site.items() if not languages or both[0].language in languages}
@@ -204,12 +204,12 @@ class _Counting:
         linked = self.kept(link_counting.linked(links, link_counting.targets(titles, redirects, pages)), "linked")
         all_links, to_items = (_sum(frame, "count") for frame in (links, linked))
         if not to_items:
-            names = ", ".join(site.name for site, _ in wikis)
+            named = ", ".join(site.name for site, _ in wikis)
             raise AnchorsError(
-                f"none of the {all_links:,} links of {names} leads to an item: "
+                f"none of the {all_links:,} links of {named} leads to an item: "
                 + (
-                    f"{self.config.knowledge_base.dump} has no sitelinks of {names}; name a Wikidata dump that does, in "
-                    "knowledge_base.dump"
+                    f"{self.config.knowledge_base.dump} has no sitelinks of {named}; name a Wikidata dump that has, "
+                    "in knowledge_base.dump"
                     if titles.isEmpty()
                     else "the dump in knowledge_base.dump has pages of it, but none of those; is it a part of Wikidata?"
                 )

@@ -207,8 +207,8 @@ def print_anchors(counted: Counted, output: str) -> None:
     console = _console()
     console.print(table)
     console.print(
-        f"{counted.links:,} links to articles, {counted.to_items:,} of which lead to an item; {counted.rows:,} rows, and "
-        f"{counted.looked_for:,} names looked for in the texts"
+        f"{counted.links:,} links to articles, {counted.to_items:,} of which lead to an item; {counted.rows:,} rows, "
+        f"and {counted.looked_for:,} names looked for in the texts"
     )
     if counted.rejects:
         console.print(f"pages that could not be read: {counted.rejects}")

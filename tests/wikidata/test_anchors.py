@@ -101,7 +101,7 @@ def test_a_link_has_the_text_that_readers_see_and_the_title_that_it_leads_to(
         "<!-- [[Paris]]",
         "<math>[[Paris]]</math>",
         "<code>[[Paris]]</code>",
-        "<syntaxhighlight lang=\"lua\">[[Paris]]</syntaxhighlight>",
+        '<syntaxhighlight lang="lua">[[Paris]]</syntaxhighlight>',
         "<source>[[Paris]]</source>",
         "<pre>[[Paris]]</pre>",
         "\n== [[Paris]] ==\n",
@@ -308,8 +308,8 @@ def test_no_record_stops_the_kernel(noise: bytes, at: int) -> None:
     "piece",
     [
         "[[", "]]", "{{", "}}", "[", "[[A|{{", "[[A|", "[[File:a.jpg|", "[[File:a.jpg|[[b]]", "{{x|", "<ref>", "<ref ",
-        "<!--", "<nowiki>", "<gallery>\n", "{|\n|", "||", "[http://", "http://", "''", "=", "==\n", "&#", "<a ", " ", "\n",
-        "__A", "*", "]]]", "[[a]]b",
+        "<!--", "<nowiki>", "<gallery>\n", "{|\n|", "||", "[http://", "http://", "''", "=", "==\n", "&#", "<a ", " ",
+        "\n", "__A", "*", "]]]", "[[a]]b",
     ],
 )  # fmt: skip
 def test_time_is_in_proportion_to_the_length(piece: str) -> None:
@@ -361,7 +361,7 @@ def test_titles_lead_to_items_and_disambiguation_pages_to_none() -> None:
 def test_tables_are_read_from_sql() -> None:
     pages = b"INSERT INTO `page` VALUES (7,0,'O\\'Neill_\\\"x\\\"','',1,0,0.1),(8,10,'A,(1,2,\\'b','',0),(9,0,'B',1,0);"
     assert list(wiki_sql.rows(pages)) == [
-        ("page", 7, 0, "O'Neill \"x\""),
+        ("page", 7, 0, 'O\'Neill "x"'),
         ("page", 8, 10, "A,(1,2,'b"),
         ("page", 9, 0, "B"),
     ]
@@ -384,11 +384,11 @@ def test_only_pages_are_taken_for_pages(tmp_path: Path) -> None:
         ("-- MySQL dump\nINSERT INTO `page`", "an SQL dump"),
     ):
         path.write_text(content)
-        with pytest.raises(SourceError, match=f"pages.xml is {what}.*Wanted is Wikipedia's pages as XML"):
+        with pytest.raises(SourceError, match=rf"pages\.xml is {what}.*Wanted is Wikipedia's pages as XML"):
             recognised([str(path)], WANTED)
     assert len(recognised([str(path)], SQL)) == 1
     path.write_text(head())
-    with pytest.raises(SourceError, match="pages.xml is XML"):
+    with pytest.raises(SourceError, match=r"pages\.xml is XML"):
         recognised([str(path)], source_files.DUMP)
 
 
