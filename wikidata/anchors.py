@@ -40,6 +40,11 @@ SEPARATOR = "</page>"
 MAX_BYTES = 8 << 20
 """Longer pages are rejected unread. MediaWiki refuses to save 2 MB of wikitext; markup and escapes come on top."""
 
+MAX_SURFACE = 255
+"""Characters of a link's text; longer ones name nothing."""
+_LONG = 2000
+"""Characters of a target, with its fragment and percent signs, of which no link has more."""
+
 BATCH_BYTES = 16 << 20
 """Text that leaves in one batch, about."""
 
@@ -285,7 +290,7 @@ def _is_file(content: str, site: Site) -> bool:
 def _link(content: str, site: Site) -> tuple[str, tuple[str, str] | None]:
     """What stands in the text for a link, and its surface and target where that is an article."""
     target, piped, label = content.partition("|")
-    if _NO_TITLE.search(target) or not target.strip():
+    if len(target) > _LONG or _NO_TITLE.search(target) or not target.strip():
         return content, None
     target = unquote(target).strip() if "%" in target else target.strip()
     colon = target[0] == ":"
@@ -311,7 +316,7 @@ def _link(content: str, site: Site) -> tuple[str, tuple[str, str] | None]:
     elif not label.strip():  # the pipe trick
         label = without_qualifier(target.replace("_", " ")).partition(", ")[0]
     surface = shown(label)
-    return _BREAK, (surface, page) if surface else None
+    return _BREAK, (surface, page) if 0 < len(surface) <= MAX_SURFACE else None
 
 
 def shown(label: str) -> str:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from i2e_pipeline.core import files, machine
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.engine import cluster
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.shipping import Shipped, ship
 from i2e_pipeline.extract.gazetteer import Gazetteer, build_of, findable
@@ -104,10 +105,15 @@ def count_anchors(
     tables = _tables(redirects, [site.name for site, _ in wikis])
     name = output.rpartition("/")[2]
     staging = files.join(files.folder_of(output) or ".", f"_{name}.{uuid.uuid4().hex[:12]}")
+    spark = pipeline.tables.spark
+    reads = [("--pages", wikis[0][1][0].path), ("knowledge_base.dump", dump[0].path)]
+    cluster.check(spark, config, [("--output", files.folder_of(output) or ".")], reads)
+    counting = _Counting(spark, config, staging)
     try:
-        return _Counting(pipeline.tables.spark, config, staging).count(wikis, dump, tables, output, min_links)
+        return counting.count(wikis, dump, tables, output, min_links)
     finally:
         files.remove(staging)
+        files.remove(counting.names)
 
 
 def _wikis(pages: Sequence[str], languages: Sequence[str]) -> list[tuple[Site, list[Source]]]:
@@ -166,6 +172,12 @@ class _Counting:
     def __init__(self, spark: SparkSession, config: Config, staging: str) -> None:
         self.spark, self.config, self.staging = spark, config, staging
         self.partial = config.knowledge_base.allow_partial
+        # Mapped by the workers of this machine: beside what else is staged, or where that is remote, on this machine.
+        self.names = (
+            files.open_filesystem(staging)[1] + "/gazetteer"
+            if files.is_local(staging)
+            else str(machine.scratch("anchors") / uuid.uuid4().hex)
+        )
 
     def kept(self, frame: DataFrame, name: str) -> DataFrame:
         folder = files.for_spark(files.join(self.staging, name))
@@ -295,12 +307,7 @@ class _Counting:
             by_surface.mapInArrow(_with_forms, "surface string, links bigint, normal_form string"), "names"
         )
         self.kept(names.select("normal_form").distinct(), "forms")
-        local = machine.scratch("anchors") / f"gazetteer-{uuid.uuid4().hex[:12]}"
-        folder = files.open_filesystem(self.staging)[1] + "/gazetteer" if files.is_local(self.staging) else str(local)
-        about = build_of((batch.column(0).to_pylist() for batch in self.batches("forms")), folder)
-        self.gazetteer = ship(self.spark, folder, self.staging, self.config.session.shared_folders)
-        if folder == str(local):
-            files.remove(folder)
+        about = build_of((batch.column(0).to_pylist() for batch in self.batches("forms")), self.names)
         return names, about["names"]
 
     def _unlinked(self, pages: DataFrame, names: DataFrame) -> DataFrame:
@@ -308,8 +315,9 @@ class _Counting:
         normal form that most links have."""
         from pyspark.sql import functions as F
 
+        shipped = ship(self.spark, self.names, self.staging, self.config.session.shared_folders)
         texts = pages.where(F.col("reason").isNull()).select("text")
-        stands = texts.mapInArrow(partial(_occurrences, shipped=self.gazetteer), "spelled string, count bigint")
+        stands = texts.mapInArrow(partial(_occurrences, shipped=shipped), "spelled string, count bigint")
         spelled = self.kept(stands.groupBy("spelled").agg(F.sum("count").alias("count")), "spelled")
         formed = spelled.mapInArrow(_formed, "spelled string, count bigint, normal_form string")
         best = names.groupBy("normal_form").agg(F.min(F.struct(-F.col("links"), "surface")).alias("best"))
