@@ -126,6 +126,7 @@ def _parser() -> _Parser:
         "count-anchors",
         _count_anchors,
         "how often Wikipedia's links have which text, for knowledge_base.anchors",
+        without="the defaults",
     )
     anchors.add_argument(
         "--pages",
@@ -185,15 +186,16 @@ def _command(
     name: str,
     call: Callable[[argparse.Namespace], int],
     about: str,
+    without: str = "the embedded sample",
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=about, description=about)
-    _config_arguments(parser)
+    _config_arguments(parser, without)
     parser.set_defaults(call=call)
     return parser
 
 
-def _config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=at_home, metavar="FILE", help="YAML; without it, the embedded sample")
+def _config_arguments(parser: argparse.ArgumentParser, without: str = "the embedded sample") -> None:
+    parser.add_argument("--config", type=at_home, metavar="FILE", help=f"YAML; without it, {without}")
     parser.add_argument(
         "--set", action="append", nargs="+", default=[], metavar="section.key=value", help="overrides of the config"
     )

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
@@ -116,15 +116,19 @@ def read_anchors(
     """
     schema = "surface string, entity_id bigint, count bigint, unlinked bigint, source int"
     counted = _rows(spark, paths, _ANCHORS, _anchors, schema, warn, open_filesystem)
-    summed = counted.groupBy("surface", "entity_id").agg(F.sum("count").alias("count"))
-    if any("unlinked" in first for path in paths if (first := _first_rows([path], _ANCHORS, open_filesystem))):
-        by_file = counted.groupBy("surface", "source").agg(F.max("unlinked").alias("unlinked"))
-        known = by_file.groupBy("surface").agg(F.sum("unlinked").alias("unlinked"))
-        summed = summed.join(known, on="surface", how="left")
-    else:
+    if not any("unlinked" in first for path in paths if (first := _first_rows([path], _ANCHORS, open_filesystem))):
+        summed = counted.groupBy("surface", "entity_id").agg(F.sum("count").alias("count"))
         summed = summed.withColumn("unlinked", F.lit(None).cast("bigint"))
-    summed = summed.select("surface", "entity_id", "count", "unlinked")
-    return summed.mapInArrow(_with_normal_form, from_arrow_schema(ANCHORS))
+    else:
+        # Of each file a surface's number once, and then their sum; by one shuffle, so that files are read once.
+        in_file, whole = Window.partitionBy("surface", "source"), Window.partitionBy("surface")
+        best = F.max("unlinked").over(in_file)
+        once = F.when(F.row_number().over(in_file.orderBy("entity_id")) == 1, best)
+        rows = counted.repartition("surface").withColumn("once", once).withColumn("all", F.sum("once").over(whole))
+        summed = rows.groupBy("surface", "entity_id").agg(F.sum("count").alias("count"), F.max("all").alias("unlinked"))
+    return summed.select("surface", "entity_id", "count", "unlinked").mapInArrow(
+        _with_normal_form, from_arrow_schema(ANCHORS)
+    )
 
 
 def first_ids(

@@ -28,7 +28,7 @@ from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.shipping import Shipped, ship
 from i2e_pipeline.extract.gazetteer import Gazetteer, build_of, findable
 from i2e_pipeline.extract.occurrences import occurrences
-from i2e_pipeline.knowledge.stages import files_of, said_of
+from i2e_pipeline.knowledge.stages import PARTIAL, files_of, said_of
 from wikidata import source_files
 from wikidata.anchors import PageReason, Site, site_of
 from wikidata.source_files import Source, recognised
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 log = logging.getLogger(__name__)
-
-MIN_LINKS = 1
-"""Links that a surface has at least to be looked for in the texts. It is the rare ones that are no names."""
 
 _FEW = 0.05
 """Share of malformed pages from which on a dump is hardly whole."""
@@ -77,7 +74,7 @@ def count_anchors(
     output: str,
     languages: Sequence[str] = (),
     redirects: Sequence[str] = (),
-    min_links: int = MIN_LINKS,
+    min_links: int = 1,
 ) -> Counted:
     """Write the anchors of Wikipedia's pages to `output`, whole or not at all.
 
@@ -242,7 +239,7 @@ class _Counting:
             read_pages(self.spark, sources, site, allow_partial=self.partial, for_spark=files.for_spark)
             for site, sources in wikis
         ]
-        with said_of("--pages", _PARTIAL):
+        with said_of("--pages", PARTIAL):
             return self.kept(reduce(DataFrame.unionByName, read), "pages")
 
     def _kinds(self, pages: DataFrame, wikis: Sequence[tuple[Site, list[Source]]]) -> dict[str, dict[str, int]]:
@@ -287,7 +284,7 @@ class _Counting:
         from wikidata import knowledge_base, link_counting
 
         lines = knowledge_base.read_dump(self.spark, dump, allow_partial=self.partial, for_spark=files.for_spark)
-        with said_of("knowledge_base.dump", _PARTIAL):
+        with said_of("knowledge_base.dump", PARTIAL):
             read = self.kept(link_counting.read_titles(lines, sites), "titles")
             told = read.where("reason is not null").groupBy("reason").agg(F.sum("lines").alias("lines")).collect()
             counts = {row.reason: row.lines for row in told}
@@ -342,7 +339,6 @@ class _Counting:
 
 
 _ARTICLE = "article"
-_PARTIAL = ", or set knowledge_base.allow_partial=true to take what there is"
 _HEADERS = {"entity_id": "qid"}
 _UNSPLIT = r"[\x00-\x1f\x7f]+"
 

@@ -7,19 +7,21 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from i2e_pipeline.commands.count_anchors import Counted
 from i2e_pipeline.commands.plan import Estimate
 from i2e_pipeline.core import files
 from i2e_pipeline.core.secrets import hide
 from i2e_pipeline.engine.pipeline import StageState
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import Gone, Unit
+
+if TYPE_CHECKING:
+    from i2e_pipeline.commands.count_anchors import Counted
 
 
 class _Console(Console):

@@ -54,8 +54,9 @@ def files_of(path: str) -> list[str]:
     return [files.open_filesystem(path)[1] if files.is_local(path) else path for path in found]
 
 
-_PARTIAL = ", or set knowledge_base.allow_partial=true to take what there is"
-_AGAIN = f"Download it again{_PARTIAL}"
+PARTIAL = ", or set knowledge_base.allow_partial=true to take what there is"
+"""The way out of a source that is not whole."""
+_AGAIN = f"Download it again{PARTIAL}"
 
 
 class KnowledgeBase(Stage):
@@ -106,7 +107,7 @@ class KnowledgeBase(Stage):
                 read_anchors(run.spark, files_of(kb.anchors), lambda said: None, opened)
         lines = wikidata.read_dump(run.spark, dump, allow_partial=kb.allow_partial, for_spark=files.for_spark)
         languages, filters = tuple(kb.languages), {k: r for k, r in FILTERS.items() if r.value in kb.skip}
-        with said_of("knowledge_base.dump", "" if kb.allow_partial else _PARTIAL):
+        with said_of("knowledge_base.dump", "" if kb.allow_partial else PARTIAL):
             raw = tables.write(
                 lines,
                 lambda: partial(_raw_tables, languages=languages, filters=filters),
@@ -191,7 +192,7 @@ def _refuse_strangers(
     if rows.join(entities.select("entity_id"), "entity_id", "leftsemi").isEmpty():
         raise StageError(
             f"knowledge_base.{setting}: {path} knows none of the dump's entities, such as Q{first[0]} of its first "
-            f"row: it is of another dump or no file of Wikidata's ids{_PARTIAL}"
+            f"row: it is of another dump or no file of Wikidata's ids{PARTIAL}"
         )
 
 
