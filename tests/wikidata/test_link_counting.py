@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +49,22 @@ def test_every_page_of_a_split_file_is_read_once(spark: SparkSession, tmp_path: 
             spark.conf.unset("spark.sql.files.maxPartitionBytes")
         assert sorted(r.title for r in read if r.reason is None) == sorted(titles)
         assert {r.reason for r in read} <= {None, "frame"}
+
+
+def test_pages_may_be_packed_in_any_way(spark: SparkSession, tmp_path: Path) -> None:
+    """A file that Hadoop would not cut is read by one task, over the borders of its streams and pieces."""
+    whole = (head() + "".join(page(f"Page {n}", "x " * n) for n in range(1, 400)) + FOOT).encode()
+    for name, content in (
+        ("pages.xml", whole),
+        ("pages.xml.gz", gzip.compress(whole[:9000]) + gzip.compress(whole[9000:])),
+        ("pages.xml.xz", lzma.compress(whole)),
+        ("_hidden.xml.bz2", bz2.compress(whole)),
+    ):
+        (tmp_path / name).write_bytes(content)
+        read = link_counting.read_pages(spark, recognised([str(tmp_path / name)], PAGES), EN).select("title", "reason")
+        rows = read.collect()
+        assert sorted(r.title for r in rows if r.reason is None) == sorted(f"Page {n}" for n in range(1, 400)), name
+        assert [r.reason for r in rows if r.reason] == ["frame"]
 
 
 def test_redirects_are_followed_and_circles_lead_nowhere(
