@@ -127,6 +127,33 @@ def _parser() -> _Parser:
         "--write", required=True, type=at_home, metavar="FILE.json", help="where link.weights finds it"
     )
 
+    anchors = _command(
+        commands,
+        "count-anchors",
+        _count_anchors,
+        "how often Wikipedia's links have which text, for knowledge_base.anchors",
+        without="the defaults",
+    )
+    anchors.add_argument(
+        "--pages",
+        required=True,
+        nargs="+",
+        type=at_home,
+        metavar="FILE",
+        help="pages-articles.xml.bz2, of any languages",
+    )
+    anchors.add_argument("--output", required=True, type=at_home, metavar="ANCHORS.tsv")
+    anchors.add_argument("--languages", metavar="en,de", help="read the files of these Wikipedias alone")
+    anchors.add_argument(
+        "--redirects", nargs="+", default=[], type=at_home, metavar="FILE",
+        help="page.sql.gz and redirect.sql.gz, in place of what the pages say",
+    )  # fmt: skip
+    anchors.add_argument(
+        "--min-links", type=int, default=1, metavar="N",
+        help="surfaces with fewer links are not looked for in the texts (default 1: all are)",
+    )  # fmt: skip
+    _json_argument(anchors)
+
     about = "what the knowledge base knows of an entity (Q308) or of all that a name can mean (Mercury)"
     entity = _command(commands, "entity", _entity, about)
     entity.add_argument("asked", metavar="Q308|NAME")
@@ -170,15 +197,16 @@ def _command(
     name: str,
     call: Callable[[argparse.Namespace], int],
     about: str,
+    without: str = "the embedded sample",
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=about, description=about)
-    _config_arguments(parser)
+    _config_arguments(parser, without)
     parser.set_defaults(call=call)
     return parser
 
 
-def _config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=at_home, metavar="FILE", help="YAML; without it, the embedded sample")
+def _config_arguments(parser: argparse.ArgumentParser, without: str = "the embedded sample") -> None:
+    parser.add_argument("--config", type=at_home, metavar="FILE", help=f"YAML; without it, {without}")
     parser.add_argument(
         "--set", action="append", nargs="+", default=[], metavar="section.key=value", help="overrides of the config"
     )
@@ -509,6 +537,20 @@ def _fit_link(options: argparse.Namespace) -> int:
 
     figures = fit_link(pipeline(_config(options)), options.gold, options.test, options.write)
     print(json.dumps(figures, indent=1))
+    return 0
+
+
+def _count_anchors(options: argparse.Namespace) -> int:
+    from i2e_pipeline import stages
+    from i2e_pipeline.commands import summary
+    from i2e_pipeline.commands.count_anchors import count_anchors
+
+    overrides = [o for group in options.set for o in group]  # without --config the defaults, and not the sample
+    whole = stages.pipeline(stages.load(options.config, overrides))
+    languages = [language.strip() for language in (options.languages or "").split(",") if language.strip()]
+    counted = count_anchors(whole, options.pages, options.output, languages, options.redirects, options.min_links)
+    if not _as_json(options, counted.as_json()):
+        summary.print_anchors(counted, options.output)
     return 0
 
 

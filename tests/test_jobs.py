@@ -33,8 +33,12 @@ IN_ORDER = (
 )
 
 LAST = ("train",)
-ELSEWHERE = {"evaluate": "tests/commands/test_evaluate.py", "doctor": "tests/cluster/test_standalone.py"}
-"""Jobs that need no Spark, or a cluster, and the tests that run them."""
+ELSEWHERE = {
+    "evaluate": "tests/commands/test_evaluate.py",
+    "doctor": "tests/cluster/test_standalone.py",
+    "count_anchors": "tests/commands/test_count_anchors.py",
+}
+"""Jobs that are no stages, need no Spark, or a cluster, and the tests that run them."""
 
 Main = Callable[..., tuple[int, str]]
 

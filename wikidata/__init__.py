@@ -7,6 +7,9 @@
     surface.py         normal form of a name, its lookup keys, which names are admissible
     common_words.py    English words that are no entity when they stand in running text
     priors.py          p(entity | surface), how likely a surface is a mention (kernel)
+    anchors.py         pages of Wikipedia's XML -> links and running text (kernel)
+    wiki_sql.py        rows of Wikipedia's SQL tables (kernel)
+    link_counting.py   links by surface and item, on Spark
     source_files.py    what a source file is, by its first bytes, and its lines
     sources.py         popularity and anchor counts from files
     knowledge_base.py  the same on Spark

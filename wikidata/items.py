@@ -316,8 +316,7 @@ def read_items(
                     brackets.add((opens, closes))
             parsed = parse(line)
             if isinstance(parsed, Item):
-                claims = parsed.claims or _Claims()
-                types = _items(claims.P31) if claims.P31 else []
+                types = classes(parsed)
                 reason = unwanted(types, filters)
                 if reason is None:
                     row, its_names = describe(parsed, types, languages, max_aliases)
@@ -370,6 +369,11 @@ def _ranked(statements: Iterable[_Statement[V]]) -> list[V]:
     return [s.mainsnak.datavalue.value for s in ranked if s.rank == best and s.mainsnak.datavalue is not None]
 
 
+def classes(item: Item) -> list[int]:
+    """What an item is an instance of (P31, of the best rank), in the order of the dump."""
+    return _items(item.claims.P31) if item.claims and item.claims.P31 else []
+
+
 def _items(statements: Iterable[_Statement[_EntityId]]) -> list[int]:
     return list(dict.fromkeys(n for v in _ranked(statements) if 0 < (n := v.number) <= MAX_ID))
 
@@ -387,7 +391,7 @@ def describe(
     claims = item.claims or _Claims()
     labels = {language: _clean(text.value) for language, text in item.labels.items()} if item.labels else {}
     sites = item.sitelinks or {}
-    title = _its_title(sites, f"{languages[0].partition('-')[0]}wiki" if languages else "enwiki")
+    title = title_of(item, f"{languages[0].partition('-')[0]}wiki" if languages else "enwiki")
     chosen = choose_name(labels, title, languages)
     name, name_language = chosen or (item.id, "")
 
@@ -476,8 +480,9 @@ def _clean(text: str) -> str:
     return text if text.isprintable() else _CONTROL.sub(" ", text).strip()
 
 
-def _its_title(sites: Mapping[str, msgspec.Raw], site: str) -> str | None:
-    raw = sites.get(site)
+def title_of(item: Item, site: str) -> str | None:
+    """The title of an item's page in a wiki (enwiki), or None where it has none."""
+    raw = item.sitelinks.get(site) if item.sitelinks else None
     if raw is None:
         return None
     try:

@@ -39,6 +39,7 @@ def read_dump(
     partitions: int | None = None,
     allow_partial: bool = False,
     for_spark: Callable[[str], str] = str,
+    separator: str = "\n",
 ) -> DataFrame:
     """The lines of a dump's files (`source_files.recognised`) as `value: binary`, blank ones too.
 
@@ -46,6 +47,7 @@ def read_dump(
     allow_partial  of a file that is damaged or cut short, what can be read is taken; without it the job fails, and
                    `source_files.fault` says why
     for_spark      spells a path as Spark is to be told of it
+    separator      what ends a line
     Bytes are not validated. bz2 and plain files are read by many tasks. gz, xz and zst, and files whose names say
     something else than their bytes, are read by one task each, which is an hour for a small dump and days for
     Wikidata's; use bz2.
@@ -58,10 +60,14 @@ def read_dump(
         reader = spark.read.option("recursiveFileLookup", True).option("ignoreCorruptFiles", allow_partial)
         # Nor is anything in it a wildcard: Spark's own option, since Hadoop's globs take no name with a colon.
         reader = reader.option("__globPaths__", False)
-        frames.append(reader.text(cut, lineSep="\n").select(F.col("value").cast("binary").alias("value")))
+        frames.append(reader.text(cut, lineSep=separator).select(F.col("value").cast("binary").alias("value")))
     if whole:
         numbers = spark.range(0, len(whole), 1, len(whole))
-        frames.append(numbers.mapInArrow(partial(lines, sources=whole, partial=allow_partial), "value binary"))
+        frames.append(
+            numbers.mapInArrow(
+                partial(lines, sources=whole, partial=allow_partial, separator=separator.encode()), "value binary"
+            )
+        )
     read = reduce(DataFrame.unionByName, frames)
     if partitions is None and sum(s.size for s in sources) <= SMALL_DUMP:
         partitions = spark.sparkContext.defaultParallelism
@@ -152,8 +158,11 @@ def surfaces(
         entities = with_popularity(entities, popularity)
     rows = names.select("normal_form", "surface", "entity_id", "kind", F.lit(0).cast("bigint").alias("count"))
     known = entities.select("entity_id", "sitelinks", "popularity")
+    unknown = F.lit(None).cast("bigint").alias("unlinked")
+    rows = rows.select("*", unknown)
     if anchors is not None:
-        linked = anchors.select("normal_form", "surface", "entity_id", F.lit("anchor").alias("kind"), "count")
+        unlinked = "unlinked" if "unlinked" in anchors.columns else unknown
+        linked = anchors.select("normal_form", "surface", "entity_id", F.lit("anchor").alias("kind"), "count", unlinked)
         rows = rows.unionByName(linked)
     known = known.crossJoin(_reference(entities)).withColumn("popularity", F.col("popularity") / F.col("reference"))
     # Links of an entity are its rows' counts together. Asking the anchors a second time would work out their normal

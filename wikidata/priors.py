@@ -14,11 +14,13 @@ of the popularities that are known (so a scale cancels out), an unknown populari
 as 0; links is the number of anchors that lead to e under any text. How the exponents were chosen:
 `PriorWeights`.
 
-**Link probability.**  Where link counts and text counts are both known it is their ratio (Mihalcea & Csomai, CIKM
-2007). Anchor files have no text counts, so this first version takes what words, case and kinds say
-(`base_link_probability`) as the mean of a Beta prior of weight `anchor_weight` and each anchor as a success. It decides
-the gazetteer: at least 0.05 (Yamada et al., ICADL 2016 prune there), and never for a function word, a common word, a
-number, or two letters (`surface.length`).
+**Link probability.**  What words, case and kinds say (`base_link_probability`) is the mean of a Beta prior of weight
+`anchor_weight`. Where the anchors say how often a text had the name and nobody linked it (`unlinked`, as
+`jobs/count_anchors.py` counts it), each link is a success and each occurrence without one a failure: linked / (linked +
+unlinked), the keyphraseness of Mihalcea & Csomai (CIKM 2007), who count texts where this counts occurrences; so for any
+name but numbers and function words. Where they do not say it, each anchor is a success, and a name whose guess is below
+`FIXED` stays there. It decides the gazetteer: at least 0.05 (Yamada et al., ICADL 2016 prune there); numbers, common
+words and two letters (`surface.length`) are kept out there, whatever they reach here.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ NAME_ROWS = pa.schema(
         pa.field("popularity", pa.float64()),  # divided by the geometric mean of the known ones; null: unknown
         pa.field("sitelinks", pa.int32(), nullable=False),
         pa.field("links", pa.int64(), nullable=False),  # anchors to this entity under any text
+        pa.field("unlinked", pa.int64()),  # times the surface was no link; null: not counted
     ]
 )
 
@@ -159,8 +162,8 @@ def _is_common_word(word: str) -> bool:
 
 
 FIXED = 0.04
-"""A surface with a guess below this is no mention, whatever its anchors say: anchors do not tell how often a text had
-it and nobody linked it."""
+"""A surface with a guess below this is no mention, whatever anchors say that do not tell how often a text had it and
+nobody linked it."""
 
 
 def base_link_probability(form: str, best_kind: str, forms: Sequence[str]) -> float:
@@ -189,11 +192,20 @@ def base_link_probability(form: str, best_kind: str, forms: Sequence[str]) -> fl
     return p
 
 
-def link_probability(base: float, anchors: int, anchor_weight: float = SurfaceLimits.anchor_weight) -> float:
-    """The guess `base`, updated by the anchors; a guess below `FIXED` stays as it is."""
-    if base < FIXED:
+def link_probability(
+    base: float,
+    anchors: int,
+    anchor_weight: float = SurfaceLimits.anchor_weight,
+    unlinked: int | None = None,
+) -> float:
+    """The guess `base`, updated by the anchors and by how often the name was no link.
+
+    unlinked   None: not counted; then a guess below `FIXED` stays as it is
+    A guess of 0 stays 0.
+    """
+    if base <= 0 or (unlinked is None and base < FIXED):
         return base
-    return (base * anchor_weight + anchors) / (anchor_weight + anchors)
+    return (base * anchor_weight + anchors) / (anchor_weight + anchors + (unlinked or 0))
 
 
 def surfaces(
@@ -287,7 +299,8 @@ def _fold(held: pa.Table, settings: PriorWeights, limits: SurfaceLimits, rest: _
     c = _candidates(held, np.zeros(held.num_rows, np.int64), settings)
     free = np.flatnonzero(c.count == 0)
     heaviest = free[np.lexsort((c.entity[free], -c.weight[free]))][: limits.max_candidates]
-    keep = c.count > 0
+    counted = held.column("entity_id").filter(pc.is_valid(held.column("unlinked"))).unique()
+    keep = (c.count > 0) | np.isin(c.entity, counted.to_numpy())
     keep[heaviest] = True
     keep[-1] = True
     forms = sorted({*rest.forms, *pc.unique(held.column("surface")).to_pylist()})[: limits.max_forms]
@@ -318,7 +331,8 @@ def _finish(rows: pa.Table, settings: PriorWeights, limits: SurfaceLimits, rest:
     forms, form_offsets = _forms(rows, group, n, limits, rest)
     normal = rows.column("normal_form").combine_chunks().take(pa.array(starts))
     best = np.minimum.reduceat(c.kind, first)  # KINDS stand in falling reliability
-    link = _link_probabilities(normal.to_pylist(), best, total, forms, form_offsets, limits)
+    linked, unlinked = _occurrences(rows, group, total)
+    link = _link_probabilities(normal.to_pylist(), best, linked, unlinked, forms, form_offsets, limits)
     return pa.RecordBatch.from_arrays(
         [
             normal,
@@ -352,10 +366,30 @@ def _forms(
     return table.column("s").filter(pa.array(keep)).to_pylist(), offsets
 
 
+def _occurrences(rows: pa.Table, group: Ints, total: Ints) -> tuple[Ints, Ints]:
+    """How often each group's names are links, and how often not; -1: not counted.
+
+    Where the latter is known of some of a group's rows, links are those rows' alone: both are of the same texts.
+    Each raw surface has its number once, in whichever of its rows.
+    """
+    linked, unlinked = total.copy(), np.full(len(total), -1, np.int64)
+    known = pc.is_valid(rows.column("unlinked"))
+    if not pc.any(known).as_py():
+        return linked, unlinked
+    table = pa.table({"g": group, **{n: rows.column(n) for n in ("surface", "count", "unlinked")}}).filter(known)
+    by_surface = table.group_by(["g", "surface"], use_threads=False).aggregate([("count", "sum"), ("unlinked", "max")])
+    sums = by_surface.group_by("g", use_threads=False).aggregate([("count_sum", "sum"), ("unlinked_max", "sum")])
+    places = sums.column("g").to_numpy()
+    linked[places] = sums.column("count_sum_sum").to_numpy()
+    unlinked[places] = sums.column("unlinked_max_sum").to_numpy()
+    return linked, unlinked
+
+
 def _link_probabilities(
     normal: Sequence[str],
     kind: Ints,
-    anchors: Ints,
+    linked: Ints,
+    unlinked: Ints,
     forms: Sequence[str],
     offsets: npt.NDArray[np.int64],
     limits: SurfaceLimits,
@@ -364,5 +398,6 @@ def _link_probabilities(
     link = np.empty(len(normal))
     for i, form in enumerate(normal):
         base = base_link_probability(form, names[kind[i]], forms[offsets[i] : offsets[i + 1]])
-        link[i] = link_probability(base, int(anchors[i]), limits.anchor_weight)
+        not_linked = None if unlinked[i] < 0 else int(unlinked[i])
+        link[i] = link_probability(base, int(linked[i]), limits.anchor_weight, not_linked)
     return link

@@ -87,6 +87,7 @@ ANCHORS = pa.schema(
         pa.field("surface", pa.string(), nullable=False),
         pa.field("entity_id", pa.int64(), nullable=False),
         pa.field("count", pa.int64(), nullable=False),  # links with this text to this entity
+        pa.field("unlinked", pa.int64()),  # times the surface, of whichever entity, was no link; null: not counted
     ]
 )
 POPULARITY = pa.schema(

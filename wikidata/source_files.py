@@ -28,6 +28,8 @@ from wikidata.items import bare
 DUMP = "a Wikidata JSON dump, an entity a line (latest-all.json.bz2)"
 POPULARITY = "a CSV of `qid,number`"
 ANCHORS = "a TSV of `surface<TAB>qid<TAB>count`"
+PAGES = "Wikipedia's pages as XML (enwiki-latest-pages-articles.xml.bz2)"
+SQL = "a table of Wikipedia's as SQL (enwiki-latest-redirect.sql.gz)"
 
 BLOCK = 256 << 10
 """Bytes of a file, as it lies there, that are read together."""
@@ -44,6 +46,7 @@ _CODECS = (".bz2", ".gz", ".zst", ".lz4", ".snappy", ".deflate")
 _DOWNLOAD = "download the file again"
 _UNPACK = "unpack it first"
 _OTHER_FORM = "take the file in the other form"
+_OTHER_FILE = "name the other file"
 _FROM_UTF16 = "convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"
 _OTHERS: Sequence[tuple[bytes, str, str]] = (
     (b"PK\x03\x04", "a zip archive", _UNPACK),
@@ -84,6 +87,13 @@ _MARKUP: Sequence[tuple[re.Pattern[bytes], str, str]] = (
     ),
     (re.compile(rb"<\w"), "markup", _OTHER_FORM),
 )
+
+
+_MADE_OF = {
+    PAGES: (re.compile(rb"<mediawiki\b|<page>"), "XML"),
+    SQL: (re.compile(rb"(?i)CREATE TABLE|INSERT INTO"), "an SQL dump"),
+}
+"""Of sources that are markup themselves: what is in the head of each, and what it then is."""
 
 
 class SourceError(ValueError):
@@ -162,6 +172,9 @@ def _look_at(path: str, wanted: str, open_filesystem: OpenFileSystem) -> Source 
     begins = head.removeprefix(_BOM)[:60].decode("utf-8", "replace").strip()
     if not what and wanted == DUMP and not _may_be_json(head):
         what, remedy = f"no JSON, it begins with {begins!r}", f"{_DOWNLOAD}, or leave it out"
+    if (named := _MADE_OF.get(wanted)) and what in ("", "markup", named[1]):
+        ours = named[0].search(head)
+        what, remedy = ("", "") if ours else (f"no {named[1]} of that kind, it begins with {begins!r}", _OTHER_FILE)
     if what:
         raise SourceError(f"{path} is {what}{packed}: {remedy}. Wanted is {wanted}")
     return replace(source, begins=begins)
@@ -248,17 +261,27 @@ def _of_streams(raw: Any, begin: Callable[[], Any], size: int) -> Iterator[bytes
         raise EOFError("it ends within a compressed stream")
 
 
-def blocks(source: Source, partial: bool = False, size: int = BLOCK) -> Iterator[bytes]:
+def head_of(source: Source) -> str:
+    """The first characters of the unpacked file."""
+    return _first_bytes(source).removeprefix(_BOM).decode("utf-8", "replace")
+
+
+def blocks(source: Source, partial: bool = False, size: int = BLOCK, separator: bytes = b"\n") -> Iterator[bytes]:
     """The unpacked file in blocks of whole lines; the last line may lack its end.
 
     partial   what stands before a damage or a cut is taken, but for some kilobytes
     size      bytes of the file, as it lies there, that are read together
+    separator what ends a line
     Raises SourceError where the file cannot be read to its end.
     """
     rest: list[bytes] = []
     try:
         for piece in _unpacked(source, min(size, _SMALL) if partial else size):
-            whole, end, after = piece.rpartition(b"\n")
+            if rest and len(separator) > 1:  # it may begin in what was read before
+                last = rest.pop()
+                rest += [begin] if (begin := last[: 1 - len(separator)]) else []
+                piece = last[1 - len(separator) :] + piece
+            whole, end, after = piece.rpartition(separator)
             if end:
                 yield b"".join([*rest, whole, end])
                 rest = [after] if after else []
@@ -276,13 +299,13 @@ def blocks(source: Source, partial: bool = False, size: int = BLOCK) -> Iterator
 
 
 def lines(
-    batches: Iterable[pa.RecordBatch], sources: Sequence[Source], partial: bool = False
+    batches: Iterable[pa.RecordBatch], sources: Sequence[Source], partial: bool = False, separator: bytes = b"\n"
 ) -> Iterator[pa.RecordBatch]:
     """The lines of the sources that a column of their numbers names, as `value: binary`."""
     for batch in batches:
         for number in batch.column(0).to_pylist():
-            for block in blocks(sources[number], partial):
-                read = block.removesuffix(b"\n").split(b"\n")
+            for block in blocks(sources[number], partial, separator=separator):
+                read = block.removesuffix(separator).split(separator)
                 yield pa.RecordBatch.from_arrays([pa.array(read, pa.binary())], ["value"])
 
 

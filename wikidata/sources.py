@@ -1,7 +1,9 @@
 """Popularity and anchor counts from files, as Spark reads them.
 
 popularity   `qid,number`: in-degrees, QRank page views, importances; the scale does not matter
-anchors      `surface<TAB>qid<TAB>count`: how often a link with this text led to this entity
+anchors      `surface<TAB>qid<TAB>count`: how often a link with this text led to this entity; a fourth column
+             `unlinked` says how often the surface stands in running text and is no link, the same in each row of a
+             surface, empty where that was not counted
 importance   osm-search's wikimedia_importance: `language<TAB>type<TAB>title<TAB>importance<TAB>wikidata_id`
 
 A first row that parses is data, any other is a header. Rows have as many fields as the header, of which those behind
@@ -22,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
@@ -56,6 +58,9 @@ class _Form:
     quoted: bool = False
     """Whether quotation marks around a field belong to the file and not to the field."""
     ids_may_lack: bool = False
+    further: str = ""
+    """A column behind the others that a file may have: of whole numbers, or empty. A header names it so, and without a
+    header rows have one field more."""
 
     def trimmed(self, name: str, values: pa.Array) -> pa.Array:
         if self.quoted:
@@ -64,7 +69,7 @@ class _Form:
 
 
 _POPULARITY = _Form(source_files.POPULARITY, ("qid", "number"), "number", ",", quoted=True)
-_ANCHORS = _Form(source_files.ANCHORS, ("surface", "qid", "count"), "count", whole=True)
+_ANCHORS = _Form(source_files.ANCHORS, ("surface", "qid", "count"), "count", whole=True, further="unlinked")
 _IMPORTANCE = _Form(
     "wikimedia_importance.tsv", ("language", "type", "title", "importance", "qid"), "importance", ids_may_lack=True
 )
@@ -102,16 +107,28 @@ def read_anchors(
     warn: Warn = log.warning,
     open_filesystem: OpenFileSystem = of_its_own,
 ) -> DataFrame:
-    """Anchor counts from files of `surface<TAB>qid<TAB>count`.
+    """Anchor counts from files of `surface<TAB>qid<TAB>count`, with or without `unlinked`.
 
     warn    is told of lines that are not UTF-8; what is no character in them is U+FFFD
     Returns ANCHORS, one row per (surface, entity); surfaces that are no admissible names (numbers, signs) are left out.
+            `unlinked` is the surface's own, and so the same in each of its rows; that of several files is their sum
     Raises  FileNotFoundError; SourceError that names file and line for a row that does not parse.
     """
-    schema = "surface string, entity_id bigint, count bigint"
+    schema = "surface string, entity_id bigint, count bigint, unlinked bigint, source int"
     counted = _rows(spark, paths, _ANCHORS, _anchors, schema, warn, open_filesystem)
-    summed = counted.groupBy("surface", "entity_id").agg(F.sum("count").alias("count"))
-    return summed.mapInArrow(_with_normal_form, from_arrow_schema(ANCHORS))
+    if not any("unlinked" in first for path in paths if (first := _first_rows([path], _ANCHORS, open_filesystem))):
+        summed = counted.groupBy("surface", "entity_id").agg(F.sum("count").alias("count"))
+        summed = summed.withColumn("unlinked", F.lit(None).cast("bigint"))
+    else:
+        # Of each file a surface's number once, and then their sum; by one shuffle, so that files are read once.
+        in_file, whole = Window.partitionBy("surface", "source"), Window.partitionBy("surface")
+        best = F.max("unlinked").over(in_file)
+        once = F.when(F.row_number().over(in_file.orderBy("entity_id")) == 1, best)
+        rows = counted.repartition("surface").withColumn("once", once).withColumn("all", F.sum("once").over(whole))
+        summed = rows.groupBy("surface", "entity_id").agg(F.sum("count").alias("count"), F.max("all").alias("unlinked"))
+    return summed.select("surface", "entity_id", "count", "unlinked").mapInArrow(
+        _with_normal_form, from_arrow_schema(ANCHORS)
+    )
 
 
 def first_ids(
@@ -119,9 +136,17 @@ def first_ids(
 ) -> list[int]:
     """Entity ids of the first rows, at most 1,000: enough to see that a file is of another knowledge base."""
     form = _POPULARITY if of == "popularity" else _ANCHORS
-    first = next(parsed(recognised(paths, form.said, open_filesystem)[0], form), None)
-    ids: list[int] = [] if first is None else pc.unique(_entity_ids(first["qid"][:10_000])).to_pylist()
+    first = _first_rows(paths, form, open_filesystem)
+    ids: list[int] = [] if not first else pc.unique(_entity_ids(first["qid"][:10_000])).to_pylist()
     return ids[:1000]
+
+
+def _first_rows(paths: Sequence[str], form: _Form, open_filesystem: OpenFileSystem) -> dict[str, pa.Array]:
+    """Those of the first block of the first file that is not empty; {} where there is none."""
+    try:
+        return next(parsed(recognised(paths, form.said, open_filesystem)[0], form), {})
+    except SourceError:
+        return {}  # an empty file among others; who reads all says what is wrong with them
 
 
 def read_importance(
@@ -146,7 +171,12 @@ def _popularity(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
 
 
 def _anchors(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
-    return [columns["surface"].cast(pa.string()), _entity_ids(columns["qid"]), columns["count"].cast(pa.int64())]
+    unlinked = pa.nulls(len(columns["qid"]), pa.int64())
+    if "unlinked" in columns:
+        has = pc.not_equal(columns["unlinked"], "")
+        unlinked = pc.if_else(has, columns["unlinked"], pa.scalar(None, columns["unlinked"].type)).cast(pa.int64())
+    counts = columns["count"].cast(pa.int64())
+    return [columns["surface"].cast(pa.string()), _entity_ids(columns["qid"]), counts, unlinked]
 
 
 def _importance(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
@@ -215,7 +245,10 @@ def _read(
 ) -> Iterator[pa.RecordBatch]:
     for number in (n for batch in batches for n in batch.column(0).to_pylist()):
         for columns in parsed(sources[number], form):
-            yield pa.RecordBatch.from_arrays(made(columns), list(names))
+            arrays = made(columns)
+            if names[-1] == "source":
+                arrays.append(pa.repeat(pa.scalar(number, pa.int32()), len(arrays[0])))
+            yield pa.RecordBatch.from_arrays(arrays, list(names))
 
 
 def parsed(
@@ -227,6 +260,7 @@ def parsed(
     Raises SourceError, with file and line, for the first row that does not parse.
     """
     survey, width, lines_before = survey or _Survey(), 0, 0
+    further = False
     for block in blocks(source, size=size):
         if not lines_before:
             block = block.removeprefix(b"\xef\xbb\xbf")
@@ -244,12 +278,17 @@ def parsed(
         if not width:
             first = fields[0].as_py()
             width = len(form.columns)
-            if _is_header(first, form):
+            header = _is_header(first, form)
+            if form.further and len(first) > width:
+                said = form.trimmed("", pa.array([first[width]]))[0].as_py()
+                further = said.lower() == form.further if header else len(first) == width + 1
+                width += further
+            if header:
                 width = max(width, len(first))
                 if len(first) < len(form.columns):
                     raise _fault(source, form, numbers[0], lines[0], f"it has {_counted(len(first))}{_split(first)}")
                 fields, lines, numbers = fields.slice(1), lines.slice(1), numbers[1:]
-        if columns := _checked(source, form, fields, lines, numbers, width):
+        if columns := _checked(source, form, fields, lines, numbers, width, further):
             survey.rows += len(lines)
             yield columns
 
@@ -277,15 +316,22 @@ def _is_header(fields: Sequence[str], form: _Form) -> bool:
 
 
 def _checked(
-    source: Source, form: _Form, fields: pa.Array, lines: pa.Array, numbers: npt.NDArray[np.int64], width: int
+    source: Source,
+    form: _Form,
+    fields: pa.Array,
+    lines: pa.Array,
+    numbers: npt.NDArray[np.int64],
+    width: int,
+    further: bool = False,
 ) -> dict[str, pa.Array] | None:
-    """The named columns of rows; None for no row. Raises SourceError for the first that is wrong."""
+    """The named columns of rows, and the further one; None for no row. Raises SourceError for the first wrong one."""
     if not len(lines):
         return None
     sizes = pc.list_value_length(fields)
     wrong = {"columns": pc.not_equal(sizes, width)}
     right = fields.filter(pc.invert(wrong["columns"]))
-    columns = {name: form.trimmed(name, pc.list_element(right, n)) for n, name in enumerate(form.columns)}
+    named = (*form.columns, form.further) if further else form.columns
+    columns = {name: form.trimmed(name, pc.list_element(right, n)) for n, name in enumerate(named)}
     is_id = pc.match_substring_regex(columns["qid"], _ID)
     if form.ids_may_lack:
         is_id = pc.or_(is_id, pc.equal(columns["qid"], ""))
@@ -297,6 +343,9 @@ def _checked(
         (is_id, "qid is not Q and a positive number"),
         (is_number, f"{form.number} is not a {'whole ' if form.whole else 'finite '}number ≥ 0"),
     ]
+    if further:
+        whole = pc.match_substring_regex(columns[form.further], _COUNT)
+        faults.append((pc.or_(whole, pc.equal(columns[form.further], "")), f"{form.further} is not a whole number ≥ 0"))
     if "surface" in columns:
         faults.append((pc.not_equal(columns["surface"], ""), "surface is empty"))
     standing = np.flatnonzero(~wrong["columns"].to_numpy(zero_copy_only=False))
@@ -330,10 +379,10 @@ def _fault(source: Source, form: _Form, number: int, line: pa.Scalar, why: str) 
 
 
 def _with_normal_form(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """surface, entity_id, count -> ANCHORS."""
+    """surface, entity_id, count, unlinked -> ANCHORS."""
     for batch in batches:
         forms = normal_forms(batch.column("surface"))
-        table = pa.table([forms, *(batch.column(n) for n in ("surface", "entity_id", "count"))], names=ANCHORS.names)
+        table = pa.table([forms, *(batch.column(n) for n in ANCHORS.names[1:])], names=ANCHORS.names)
         yield from _admissible(table).cast(ANCHORS).to_batches()
 
 

@@ -29,7 +29,7 @@ from i2e_pipeline.engine.stage import Run, Stage
 from i2e_pipeline.engine.tables import WHOLE, Commit
 from i2e_pipeline.extract.stages import read_shards
 from i2e_pipeline.inputs.shard import shard_of
-from i2e_pipeline.label.calibration import FEATURES, CalibrationError
+from i2e_pipeline.label.calibration import FEATURES, OPTIONAL, CalibrationError
 from i2e_pipeline.label.explain import explain_labels
 from i2e_pipeline.label.stages import calibration_of
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -21,6 +21,9 @@ from i2e_pipeline.engine.pipeline import StageState
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import Gone, Unit
 from i2e_pipeline.report import quality
+
+if TYPE_CHECKING:
+    from i2e_pipeline.commands.count_anchors import Counted
 
 
 class _Console(Console):
@@ -196,6 +199,26 @@ def print_training(found: dict[str, Any]) -> None:
     for reason, count in found["skipped"].items():
         console.print(f"could not be decoded: {count:,} times {reason}")
     console.print(f"{'export':<15} {found['export']}\n{'training':<15} {found['folder']}", soft_wrap=True)
+
+
+def print_anchors(counted: Counted, output: str) -> None:
+    """What the pages of each Wikipedia were, and what was written."""
+    table = _table("Pages of Wikipedia")
+    _column(table, "wiki")
+    _column(table, "what", breaks=True)
+    _column(table, "pages", right=True)
+    for wiki, kinds in counted.pages.items():
+        for what, pages in sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0])):
+            table.add_row(wiki, what, f"{pages:,}")
+    console = _console()
+    console.print(table)
+    console.print(
+        f"{counted.links:,} links to articles, {counted.to_items:,} of which lead to an item; {counted.rows:,} rows, "
+        f"and {counted.looked_for:,} names looked for in the texts"
+    )
+    if counted.rejects:
+        console.print(f"pages that could not be read: {counted.rejects}")
+    console.print(f"anchors: {output} (knowledge_base.anchors)")
 
 
 def print_plan(found: Estimate) -> None:

@@ -352,8 +352,9 @@ class KnowledgeBaseConfig(Section):
     """CSV of `qid,number`: how popular an item is. For an item that is not in it, this is unknown, not 0. A first row
     that names the columns is passed over."""
     anchors: ContentPath = None
-    """TSV of `surface, qid, count`: how often texts used this name for this entity. A first row that names the columns
-    is passed over."""
+    """TSV of `surface, qid, count`: how often texts used this name for this entity. A fourth column `unlinked` says how
+    often they had the name and meant nothing by it. `i2e count-anchors` makes such a file of Wikipedia. A first row
+    that names the columns is passed over."""
     allow_partial: bool = False
     """Take what there is of a dump that is damaged, cut short, or of which more than one line in twenty is no entity.
     Without it, such a dump is an error."""

@@ -635,7 +635,8 @@ def fresh_stream(path: str) -> Iterator[IO[bytes]]:
     renames = path.startswith(_RENAMING)
     written = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp" if renames else inner
     try:
-        with filesystem.open_output_stream(written) as out:
+        # pyarrow compresses what is called .gz; here the bytes are the caller's, as on a disk.
+        with filesystem.open_output_stream(written, compression=None) as out:
             yield out
         if renames:
             filesystem.move(written, inner)

@@ -261,6 +261,26 @@ def build(
     return _write(Path(folder), keys, flags, beginnings, exact_forms, names)
 
 
+def build_of(parts: Iterable[list[str]], folder: str | os.PathLike[str]) -> dict[str, int]:
+    """Write a gazetteer of these normal forms alone, whatever `build` would keep out: each matches in any case, and no
+    inflection does. `findable` says which can match at all; memory is as for `build`."""
+    keys: list[U64] = []
+    beginnings: list[U64] = []
+    names = 0
+    for forms in parts:
+        keep, variant_keys, starts = _beginnings(forms)
+        keys.append(variant_keys)
+        beginnings.append(starts)
+        names += int(keep.sum())
+    flags = [np.full(len(part), _CASELESS, dtype=np.uint8) for part in keys]
+    return _write(Path(folder), keys, flags, beginnings, [], names)
+
+
+def findable(forms: list[str]) -> npt.NDArray[np.bool_]:
+    """Which normal forms have a token, and at most MAX_TOKENS."""
+    return _beginnings(forms)[0]
+
+
 def _slices(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
     for start in range(0, batch.num_rows, rows):
         yield batch.slice(start, rows)

@@ -36,27 +36,28 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def _said_of(setting: str, remedy: str = "") -> Iterator[None]:
+def said_of(setting: str, remedy: str = "") -> Iterator[None]:
     """Names the setting where a source is at fault: `wikidata` knows no settings. It raises as Python and Spark do."""
     try:
         yield
     except (FileNotFoundError, source_files.SourceError) as error:
-        raise StageError(f"knowledge_base.{setting}: {error}{remedy}") from None
+        raise StageError(f"{setting}: {error}{remedy}") from None
     except Exception as error:
         said = source_files.fault(error)
         if said is None:
             raise
-        raise StageError(f"knowledge_base.{setting}: {said}{remedy}") from None
+        raise StageError(f"{setting}: {said}{remedy}") from None
 
 
-def _files_of(path: str) -> list[str]:
+def files_of(path: str) -> list[str]:
     """The files that a setting names, as every process of this machine finds them."""
     found = [f.path for f in files.find((path,), "")]
     return [files.open_filesystem(path)[1] if files.is_local(path) else path for path in found]
 
 
-_PARTIAL = ", or set knowledge_base.allow_partial=true to take what there is"
-_AGAIN = f"Download it again{_PARTIAL}"
+PARTIAL = ", or set knowledge_base.allow_partial=true to take what there is"
+"""The way out of a source that is not whole."""
+_AGAIN = f"Download it again{PARTIAL}"
 
 
 class KnowledgeBase(Stage):
@@ -93,21 +94,21 @@ class KnowledgeBase(Stage):
         tables, kb = run.tables, run.config.knowledge_base
         opened = files.open_filesystem
         assert kb.dump is not None
-        with _said_of("dump"):
-            dump = source_files.recognised(_files_of(kb.dump), source_files.DUMP, opened)
+        with said_of("knowledge_base.dump"):
+            dump = source_files.recognised(files_of(kb.dump), source_files.DUMP, opened)
         if not kb.allow_partial and (doubt := source_files.unclosed(dump)):
             raise StageError(f"knowledge_base.dump: {kb.dump}: {doubt}. {_AGAIN}")
         # A fault of theirs is found before the hours that the dump takes.
         popularity = None
         if kb.popularity is not None:
-            with _said_of("popularity"):
-                popularity = read_popularity(run.spark, _files_of(kb.popularity), opened)
+            with said_of("knowledge_base.popularity"):
+                popularity = read_popularity(run.spark, files_of(kb.popularity), opened)
         if kb.anchors is not None:
-            with _said_of("anchors"):
-                read_anchors(run.spark, _files_of(kb.anchors), lambda said: None, opened)
+            with said_of("knowledge_base.anchors"):
+                read_anchors(run.spark, files_of(kb.anchors), lambda said: None, opened)
         lines = wikidata.read_dump(run.spark, dump, allow_partial=kb.allow_partial, for_spark=files.for_spark)
         languages, filters = tuple(kb.languages), {k: r for k, r in FILTERS.items() if r.value in kb.skip}
-        with _said_of("dump", "" if kb.allow_partial else _PARTIAL):
+        with said_of("knowledge_base.dump", "" if kb.allow_partial else PARTIAL):
             raw = tables.write(
                 lines,
                 lambda: partial(_raw_tables, languages=languages, filters=filters),
@@ -186,13 +187,13 @@ def _refuse_strangers(
 
     from wikidata.sources import first_ids
 
-    first = first_ids(_files_of(path), setting, files.open_filesystem)
+    first = first_ids(files_of(path), setting, files.open_filesystem)
     if not entities.where(F.col("entity_id").isin(first)).isEmpty():
         return
     if rows.join(entities.select("entity_id"), "entity_id", "leftsemi").isEmpty():
         raise StageError(
             f"knowledge_base.{setting}: {path} knows none of the dump's entities, such as Q{first[0]} of its first "
-            f"row: it is of another dump or no file of Wikidata's ids{_PARTIAL}"
+            f"row: it is of another dump or no file of Wikidata's ids{PARTIAL}"
         )
 
 
@@ -231,7 +232,7 @@ class Surfaces(Stage):
     }
 
     def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made | Failed], None, None]:
-        with _said_of("anchors"):
+        with said_of("knowledge_base.anchors"):
             yield from super().carry_out(run, units)
 
     def plan(self, run: Run, units: Sequence[str]) -> Plan:
@@ -243,7 +244,7 @@ class Surfaces(Stage):
         if kb.anchors is not None:
             anchors = read_anchors(
                 run.spark,
-                _files_of(kb.anchors),
+                files_of(kb.anchors),
                 lambda said: log.warning("knowledge_base.anchors: %s", said),
                 files.open_filesystem,
             )

@@ -71,6 +71,7 @@ def world(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
         [popularity[e] / middle if e in popularity else None for e in ids],
         [sitelinks[e] for e in ids],
         [links[e] for e in ids],
+        [None] * len(ids),
     ]
     table = pa.Table.from_arrays(
         [pa.array(c, f.type) for c, f in zip(columns, NAME_ROWS, strict=True)], schema=NAME_ROWS

@@ -184,7 +184,23 @@ def test_anchors_file(spark: SparkSession, tmp_path: Path) -> None:
     path = tmp_path / "anchors.tsv"
     path.write_text('surface\tqid\tcount\n"Fireside Chat"\tQ4\t1\nIran\tQ794\t2\nIran\tQ794\t3\n$\tQ5\t9\n', "utf-8")
     rows = {tuple(r) for r in sources.read_anchors(spark, [str(path)]).collect()}
-    assert rows == {("fireside chat", '"Fireside Chat"', 4, 1), ("iran", "Iran", 794, 5)}
+    assert rows == {("fireside chat", '"Fireside Chat"', 4, 1, None), ("iran", "Iran", 794, 5, None)}
+
+
+def test_an_anchors_file_may_say_how_often_a_surface_is_no_link(spark: SparkSession, tmp_path: Path) -> None:
+    """Each surface's own number stands in all its rows; what several files say of it is added up."""
+    counted, other, plain = (tmp_path / f"{name}.tsv" for name in ("counted", "other", "plain"))
+    counted.write_text("surface\tqid\tcount\tunlinked\nJava\tQ251\t6\t40\nJava\tQ3757\t4\t40\nrare\tQ9\t1\t\n")
+    other.write_text("Java\tQ3757\t1\t2\n")
+    plain.write_text("Java\tQ251\t1\nplain\tQ8\t3\n")
+    found = sources.read_anchors(spark, [str(p) for p in (counted, other, plain)])
+    assert found.columns == ANCHORS.names
+    assert {(r.surface, r.entity_id, r["count"], r.unlinked) for r in found.collect()} == {
+        ("Java", 251, 7, 42),
+        ("Java", 3757, 5, 42),
+        ("rare", 9, 1, None),
+        ("plain", 8, 3, None),
+    }
 
 
 def test_of_several_files_the_first_bad_row_is_named_before_any_is_used(spark: SparkSession, tmp_path: Path) -> None:

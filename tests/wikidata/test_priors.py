@@ -102,6 +102,7 @@ ROWS = st.lists(
         popularity=st.none() | st.floats(0, 100),
         sitelinks=st.integers(0, 300),
         surface=st.sampled_from(["A", "a", "b"]),
+        unlinked=st.none() | st.integers(0, 300),
     ),
     min_size=1,
     max_size=60,
@@ -207,6 +208,38 @@ def test_link_probability_rises_with_anchors_and_stays_in_range() -> None:
     assert values[0] == base
     assert values[-1] < 1.0
     assert base_link_probability("nba", "label", ["NBA"]) < base_link_probability("nba", "label", ["nba"])
+
+
+def test_link_probability_is_a_ratio_where_it_is_known_how_often_the_name_is_no_link() -> None:
+    """Mihalcea & Csomai's keyphraseness, with the guess as a prior that 5 occurrences are worth."""
+    base = base_link_probability("turku", "label", ["Turku"])
+    assert link_probability(base, 30, 5.0, 65) == pytest.approx((5 * base + 30) / 100)
+    assert link_probability(base, 9, 5.0, 0) == link_probability(base, 9)
+    assert link_probability(0.01, 9000, 5.0, 1000) == pytest.approx(0.9, abs=0.01)
+    assert link_probability(0.01, 9000) == 0.01
+    assert link_probability(0.0, 10**6, 5.0, 0) == 0.0
+
+
+def test_each_spelling_of_a_name_has_its_occurrences_once() -> None:
+    """Catches: a number that stands in every row of a surface is added up over its entities."""
+    rows = [
+        row("java", 1, surface="Java", count=6, unlinked=40),
+        row("java", 2, surface="Java", count=4, unlinked=40, kind="anchor"),
+        row("java", 2, surface="java", count=1, unlinked=10, kind="anchor"),
+        row("java", 1),
+        row("java", 3, surface="JAVA", count=500, kind="anchor"),
+    ]
+    (surface,) = run(rows)
+    base = base_link_probability("java", "label", surface["forms"])
+    # The 500 links are of a file that does not say how often the name is no link: not of the same texts.
+    assert surface["link_probability"] == pytest.approx((5 * base + 11) / (5 + 11 + 50))
+
+
+def test_what_texts_hardly_ever_link_passes_no_gate() -> None:
+    assert gazetteer("turku", count=9, links=9)
+    assert not gazetteer("turku", count=9, links=9, unlinked=2000)
+    assert gazetteer("museum", kind="anchor", count=90, unlinked=300)
+    assert not gazetteer("it", count=500, unlinked=0)
 
 
 @pytest.mark.parametrize("setting", [{"popularity": -1}, {"smoothing": 0}])

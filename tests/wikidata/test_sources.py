@@ -86,6 +86,7 @@ def test_a_bad_popularity_is_named_with_its_line(tmp_path: Path, line: str, why:
         ("a\tb\tQ2\t3", "it has 4 columns instead of 3"),
         ("a\tQ2", "it has 2 columns instead of 3"),
         ("a\tMercury\t3", "qid is not Q and a positive number"),
+        ("a\tQ2\t3\t4", "it has 4 columns instead of 3"),
     ],
 )
 def test_a_bad_anchor_is_named_with_its_line(tmp_path: Path, line: str, why: str) -> None:
@@ -134,3 +135,30 @@ def test_rows_that_are_not_utf8_are_counted_over_all_blocks(tmp_path: Path) -> N
     survey = sources._Survey()
     assert rows(tmp_path, "Café ’€\tQ1\t3\n".encode("cp1252"), ANCHORS, survey)[0][1:] == ("Q1", "3")
     assert survey.not_utf8 == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "unlinked"),
+    [
+        ("surface\tqid\tcount\tunlinked\na\tQ1\t3\t40\nb\tQ2\t1\t\n", ["40", ""]),
+        ("surface\tqid\tcount\tUnlinked \r\na\tQ1\t3\t40\r\nb\tQ2\t1\t\r\n", ["40", ""]),
+        ("a\tQ1\t3\t40\nb\tQ2\t1\t0", ["40", "0"]),
+        ("a\tQ1\t3\t\nb\tQ2\t1\t0\n", ["", "0"]),
+        ("surface\tqid\tcount\tunlinked\tnote\na\tQ1\t3\t40\tx\nb\tQ2\t1\t0\t\n", ["40", "0"]),
+        ("surface\tqid\tcount\tnote\na\tQ1\t3\t40\nb\tQ2\t1\t0\n", None),
+        ("surface\tqid\tcount\na\tQ1\t3\nb\tQ2\t1\n", None),
+        ("a\tQ1\t3\nb\tQ2\t1\n", None),
+    ],
+)
+def test_anchors_may_have_a_fourth_column(tmp_path: Path, content: str, unlinked: list[str] | None) -> None:
+    assert rows(tmp_path, content, ANCHORS) == [("a", "Q1", "3"), ("b", "Q2", "1")]
+    (source,) = recognised([str(tmp_path / "rows")], ANCHORS.said)
+    found = [row for columns in sources.parsed(source, ANCHORS) for row in columns.get("unlinked", ())]
+    assert [row.as_py() for row in found] == (unlinked or [])
+
+
+@pytest.mark.parametrize("value", ["-1", "2.5", "x", "1e3", "99999999999999999999"])
+@pytest.mark.parametrize("header", ["surface\tqid\tcount\tunlinked\n", "a\tQ1\t1\t1\n"])
+def test_a_bad_fourth_column_is_named_with_its_line(tmp_path: Path, header: str, value: str) -> None:
+    with pytest.raises(SourceError, match=r"line 2: .*: unlinked is not a whole number"):
+        rows(tmp_path, f"{header}a\tQ1\t3\t{value}\n", ANCHORS)
