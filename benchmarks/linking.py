@@ -54,7 +54,7 @@ from i2e_pipeline.extract.mentions import find_mentions
 from i2e_pipeline.extract.recognizer import BLANK, Recognizer, load
 from i2e_pipeline.extract.text import clean_with_offsets
 from i2e_pipeline.link.candidates import LINK_ROWS, keys_of, resolve, with_candidates
-from i2e_pipeline.link.context import Context
+from i2e_pipeline.link.context import COLUMNS, Context
 from i2e_pipeline.link.context import build as build_context
 from i2e_pipeline.link.disambiguate import FEATURES, Weights, disambiguate
 
@@ -334,8 +334,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
         )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         build_gazetteer(loaded.to_batches(max_chunksize=50_000), f"{folder}/gazetteer")
-        known = ["entity_id", "description", "is_human", "visual"]
-        build_context(tables.batches("kb/entities", run.committed("knowledge_base"), known), f"{folder}/context")
+        known = tables.batches("kb/entities", run.committed("knowledge_base"), [*COLUMNS])
+        build_context(known, f"{folder}/context")
         linker = Linker(tables.spark, surfaces, Gazetteer(f"{folder}/gazetteer"), Context(f"{folder}/context"))
         figures["pairs"] = measure_pairs(data, linker, recognizer, settings)
         figures["gold"] = {name: measure_gold(texts, linker, recognizer, settings) for name, texts in data.gold.items()}

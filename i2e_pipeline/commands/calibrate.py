@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run
 from i2e_pipeline.engine.units import InputError
-from i2e_pipeline.label.calibration import FEATURES, OPTIONAL
+from i2e_pipeline.label.calibration import FITTED, OPTIONAL
 from i2e_pipeline.label.fit import fit, report, rounded
 from i2e_pipeline.label.stages import scored_candidates
 from i2e_pipeline.report import quality
@@ -28,12 +28,8 @@ def calibrate(pipeline: Pipeline, shards: set[int] | None, precision: float, wri
 
     Raises InputError where the pairs have no truth.
     """
-    config, label = pipeline.config, pipeline.writer("labels")
-    with pipeline.exclusive():
-        run, _ = pipeline.run(pipeline.before(label))
-        # What the stage that chooses labels would see: without the rows that stages before it left out.
-        run = replace(run, reader=run.stage(label))
-        table = _scored_with_truth(run)
+    config = pipeline.config
+    run, table = scored(pipeline)
     here = pa.array(sorted({f.shard for u in run.units for f in u.files} if shards is None else shards), pa.int64())
     fitting = pc.is_in(table.column("shard").cast(pa.int64()), here)
     fitted = table.filter(fitting)
@@ -43,11 +39,11 @@ def calibrate(pipeline: Pipeline, shards: set[int] | None, precision: float, wri
     options = {c: fitted.column(c) for c in fitted.column_names}
     calibration = rounded(
         fit(
-            _options(pa.table(options)),
+            options_of(pa.table(options)),
             target_precision=precision,
-            names=(*FEATURES, *run.feature_names()),
+            names=(*FITTED, *run.feature_names()),
             fitted_on=on,
-            named_images=_named(fitted),
+            named_images=named_images(fitted),
         )
     )
     calibration.save(write)
@@ -57,19 +53,32 @@ def calibrate(pipeline: Pipeline, shards: set[int] | None, precision: float, wri
         "fitted_on": on,
         "threshold": calibration.threshold,
         "cross_validated": calibration.measured,
-        "on_fitting_shards": report(_options(fitted), calibration, _named(fitted)),
+        "on_fitting_shards": report(options_of(fitted), calibration, named_images(fitted)),
     }
     if held_out.num_rows:
-        figures["held_out_shards"] = report(_options(held_out), calibration, _named(held_out))
+        figures["held_out_shards"] = report(options_of(held_out), calibration, named_images(held_out))
     return figures
 
 
-def _options(table: pa.Table) -> pa.Table:
+def scored(pipeline: Pipeline) -> tuple[Run, pa.Table]:
+    """Run the chain up to the scores; what a fit sees of the pairs of known truth (`_scored_with_truth`).
+
+    Raises InputError where the pairs have no truth.
+    """
+    label = pipeline.writer("labels")
+    with pipeline.exclusive():
+        run, _ = pipeline.run(pipeline.before(label))
+        # What the stage that chooses labels would see: without the rows that stages before it left out.
+        run = replace(run, reader=run.stage(label))
+        return run, _scored_with_truth(run)
+
+
+def options_of(table: pa.Table) -> pa.Table:
     """Rows that have a candidate. Pairs without one are in the table only to be counted."""
     return table.filter(pc.is_valid(table.column("entity_id")))
 
 
-def _named(table: pa.Table) -> int:
+def named_images(table: pa.Table) -> int:
     """Distinct images whose text names what they show; an image that could not be scored counts by its pair."""
     named = table.filter(table.column("named"))
     images = pc.if_else(pc.is_valid(named.column("image_id")), named.column("image_id"), named.column("pair_id"))

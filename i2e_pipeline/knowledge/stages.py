@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,7 @@ from i2e_pipeline.engine.tables import WHOLE, Failed, Kernel, Written, pass_on
 from wikidata import source_files
 from wikidata.filters import FILTERS
 from wikidata.items import read_items
-from wikidata.priors import SurfaceLimits
+from wikidata.priors import WEIGHTS, SurfaceLimits
 from wikidata.reasons import SENTENCES
 from wikidata.schemas import BRACKETS, ENTITIES, NAMES, RAW_ENTITIES, RAW_NAMES, SURFACES
 from wikidata.types import TYPES
@@ -84,7 +84,7 @@ class KnowledgeBase(Stage):
     def settings(self, config: Config) -> dict[str, Any]:
         if config.knowledge_base.dump is None:
             raise StageError("knowledge_base.dump is not set: name a Wikidata JSON dump (.json, .json.bz2)")
-        return {**super().settings(config), "types": TYPES.fingerprint}
+        return {**super().settings(config), "types": TYPES.fingerprint, "weights": asdict(WEIGHTS)}
 
     def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made], None, None]:
         from wikidata import knowledge_base as wikidata
@@ -230,6 +230,9 @@ class Surfaces(Stage):
         f"knowledge_base.{key}": "the stage `knowledge_base` applies it"
         for key in ("dump", "popularity", "allow_partial", "languages", "skip")
     }
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        return {**super().settings(config), "weights": asdict(WEIGHTS)}
 
     def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made | Failed], None, None]:
         with said_of("knowledge_base.anchors"):

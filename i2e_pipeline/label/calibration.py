@@ -280,6 +280,27 @@ FEATURES: dict[str, Callable[[_Rows], np.ndarray]] = {
     "fame_up_to_1.5": _fame_low,
 }
 """What the model may look at, by name. A Calibration names those that it uses."""
+FITTED = (
+    "share_against_best_other",
+    "log_text_probability",
+    "log_readings_of_mention",
+    "visual",
+    "name_z",
+    "name_z_up_to_3",
+    "lost_by_description",
+    "description_z_up_to_3",
+    "description_z_above_3",
+    "least_of_name_and_description",
+    "bare_name_z",
+    "bare_name_log_text",
+    "typed",
+    "type_z",
+    "type_gap",
+    "type_is_best",
+    "fame_of_entity",
+    "fame_up_to_1.5",
+)
+"""What a fit weighs, unless it is told otherwise: those of FEATURES that more of them do not improve on."""
 
 
 @dataclass(frozen=True)
@@ -442,7 +463,15 @@ def _choose(spans: _Spans, p_P: np.ndarray, threshold: float, max_labels: int) -
 
 
 DEFAULT = Calibration(
-    features=tuple(FEATURES),
+    features=(
+        "background_z",
+        "background_z_up_to_3",
+        "share_against_best_other",
+        "log_text_probability",
+        "log_readings_of_mention",
+        "log_mentions_of_text",
+        "described",
+    ),
     weights=(0.6968, -0.1002, 6.0326, 0.8907, 0.2766, 0.0721, 4.0694),
     bias=-10.8089,
     threshold=0.8113,

@@ -51,27 +51,27 @@ _PARTS = pa.array(["surname", "short"])
 class Weights:
     """How much each kind of evidence counts, in natural logarithms of odds."""
 
-    prior: float = 0.95
+    prior: float = 1.1
     """Of ln prior."""
-    inflected: float = -2.6
+    inflected: float = -2.8
     """Found under the singular of a plural that is a name itself."""
     inflected_lower: float = 1.5
     """The same where the plural is written without a capital."""
-    words: float = 0.4
+    words: float = 0.46
     """Per unit of shared rare words, see `_shared_words`. Scaled by `link.context_weight`."""
-    support: float = 1.2
+    support: float = 2.1
     """Named elsewhere in the text by another name. Scaled by `link.context_weight`."""
-    type_agrees: float = 0.8
+    type_agrees: float = 0.0
     """Of a coarse type that the recognizer's label stands for (`recognized_as` in wikidata/types.yaml)."""
-    type_disagrees: float = -0.5
+    type_disagrees: float = -1.35
     """Of another type than those."""
-    said_with: float = 0.5
+    said_with: float = 0.12
     """The text has a word that goes with its type: a poster with a film, a map with a town."""
-    lower_proper: float = -1.4
+    lower_proper: float = -2.9
     """Of a type whose names are proper ones, and written without a capital."""
-    lower_thing: float = 0.9
+    lower_thing: float = 1.6
     """Its name is spelled as a word for things, and the mention has no capital either."""
-    lower_part: float = -2.5
+    lower_part: float = -3.1
     """Written without a capital, and only a part of its name: a surname, a short form."""
 
     @classmethod

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.schemas import CANDIDATES, Reason
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Plan, Run, Stage
@@ -44,6 +47,10 @@ class Link(Stage):
         Reason.BELOW_FLOOR: "The name is known, but no entity is a likely enough reading of it here.",
     }
     sections = ("link",)
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        # Those of the code, too: a table made with other defaults is another table.
+        return {**super().settings(config), "weighed": asdict(Weights.load(config.link.weights))}
 
     def check(self, run: Run) -> None:
         Weights.load(run.config.link.weights)
