@@ -454,7 +454,7 @@ def describe(
         None,
         len(sites),
         None,
-        0.0,
+        None,
         0,
         bool(claims.P18) and bool(_ranked(claims.P18)),
         TYPES.mean_visual,

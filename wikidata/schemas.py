@@ -21,7 +21,7 @@ ENTITIES = pa.schema(
         pa.field("coarse_type", pa.string()),  # a name of types.yaml; null: unknown
         pa.field("sitelinks", pa.int32(), nullable=False),
         pa.field("popularity", pa.float64()),  # null: unknown, which is not 0
-        pa.field("fame", pa.float32(), nullable=False),  # knowledge_base.with_fame; 0: nobody knows it
+        pa.field("fame", pa.float32()),  # knowledge_base.with_fame; 0: nobody knows it; null: unknown
         pa.field("name_case", pa.int8(), nullable=False),  # 1: a word for things, -1: a proper name, 0: no telling
         pa.field("has_image", pa.bool_(), nullable=False),  # P18
         pa.field(

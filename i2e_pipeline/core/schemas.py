@@ -101,7 +101,7 @@ ENTITY_VECTORS = _schema(
     pa.field("description_vector", pa.list_(pa.float32())),
     pa.field("coarse_type", pa.string()),
     _key("visual", pa.float32()),
-    _key("fame", pa.float32()),
+    pa.field("fame", pa.float32()),
 )
 SCORES = _schema(
     _key("pair_id", ID),

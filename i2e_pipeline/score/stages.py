@@ -129,11 +129,14 @@ class EncodeEntities(Stage):
 
 def _exemplars(described: DataFrame, count: int) -> dict[str, list[int]]:
     """By coarse type the most famous entities with a description: part by part, then of what the parts gave."""
+    from pyspark.sql import functions as F
+
     if not count:
         return {}
     schema = "coarse_type string, entity_id long, fame float"
     kernel = partial(most_famous, count=count)
-    rows = described.where("coarse_type is not null").select("coarse_type", "entity_id", "fame")
+    fame = F.coalesce("fame", F.lit(0.0)).cast("float").alias("fame")
+    rows = described.where("coarse_type is not null").select("coarse_type", "entity_id", fame)
     found = rows.mapInArrow(kernel, schema).repartition(1).mapInArrow(kernel, schema).toArrow()
     by_type: dict[str, list[int]] = {}
     for name, entity in zip(
@@ -201,7 +204,8 @@ class Score(Stage):
         )
         segments = run.commits_of("entity_vectors")
         vector_files = [run.tables.path("entity_vectors", f.path) for c in segments for f in c.files["entity_vectors"]]
-        key = digest([c.fingerprint + c.unit for c in segments])
+        sizes = [sum(f.rows for f in c.files["entity_vectors"]) for c in segments]
+        key = digest([f"{c.fingerprint} {c.unit} {n}" for c, n in zip(segments, sizes, strict=True)])
         background, exemplars = (segments[0].facts[fact] for fact in ("background", "exemplars"))
         open_shard = run.open_shards(units)
         model = ship_model(run)

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2e_pipeline.label.calibration import DEFAULT, FEATURES, FURTHER_LABEL, Calibration, Verdict, features, select
+from i2e_pipeline.label.calibration import (
+    DEFAULT,
+    FEATURES,
+    FITTED,
+    FURTHER_LABEL,
+    OPTIONAL,
+    Calibration,
+    Verdict,
+    features,
+    select,
+)
 from tests.examples import examples
 
 SCHEMA = pa.schema(
@@ -21,6 +31,7 @@ SCHEMA = pa.schema(
         ("text_probability", pa.float32()),
         ("background_z", pa.float32()),
         ("described", pa.bool_()),
+        *((name, pa.float32()) for name in OPTIONAL),
     ]
 )
 BY_Z = Calibration(("background_z",), (1.0,), -4.0, 0.5)
@@ -78,6 +89,36 @@ def test_features_do_not_depend_on_other_pairs_or_on_order() -> None:
 def test_a_table_without_the_column_counts_every_entity_as_described() -> None:
     whole = table(row(1, 5.0), row(2, 1.0))
     assert np.array_equal(features(whole), features(whole.drop_columns(["described"])))
+
+
+def test_what_a_table_does_not_know_counts_as_in_one_that_lacks_the_columns() -> None:
+    whole = table(row(1, 5.0), row(2, 1.0, described=False))
+    x = features(whole)
+    assert np.isfinite(x).all()
+    assert np.array_equal(x, features(whole.drop_columns(list(OPTIONAL))))
+
+
+def test_a_description_that_does_not_fit_costs_and_one_that_fits_gains() -> None:
+    """The image fits the word in both; only the sense differs."""
+    word = {"name_z": 7.0, "visual": 0.5, "fame": 2.0}
+    right = row(1, 7.0, description_z=6.0, type_z=2.0, type_gap=0.0, **word)
+    wrong = row(1, 5.0, description_z=0.0, type_z=-1.0, type_gap=3.0, **word)
+    fits, misses = (DEFAULT.probability(table(one))[0] for one in (right, wrong))
+    assert fits > 0.8 > 0.2 > misses
+
+
+def test_what_cannot_be_seen_or_is_heard_of_by_nobody_is_less_likely() -> None:
+    def p(**more: float) -> float:
+        base = {"name_z": 6.0, "description_z": 3.0, "type_z": 1.0, "type_gap": 0.5, "visual": 0.5, "fame": 2.0}
+        return float(DEFAULT.probability(table(row(1, 6.0, **{**base, **more})))[0])
+
+    assert p() > p(visual=0.1) > p(visual=0.03)
+    assert p() > p(fame=0.3)
+
+
+def test_the_fit_weighs_known_features_only() -> None:
+    assert set(FITTED) <= set(FEATURES)
+    assert set(DEFAULT.features) <= set(FEATURES)
 
 
 def test_a_table_that_cannot_be_weighed_says_why() -> None:

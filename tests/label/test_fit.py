@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from i2e_pipeline.label.calibration import FEATURES, Calibration, CalibrationError, select
+from i2e_pipeline.label.calibration import FITTED, Calibration, CalibrationError, select
 from i2e_pipeline.label.fit import fit, report, rounded
 
 
@@ -65,11 +65,10 @@ def fitted() -> Calibration:
 
 def test_the_bar_holds_on_images_that_were_not_fitted_on(fitted: Calibration) -> None:
     """Catches: a threshold read off the fitting set promises more than new images give."""
-    for seed in range(2, 6):
-        fresh = world(1500, seed)
-        figures = report(fresh, fitted, named(fresh))
-        assert figures["precision"] >= 0.95
-        assert figures["recall"] >= 0.7
+    fresh = world(6000, seed=2)  # so many that chance moves the precision by a third of a point
+    figures = report(fresh, fitted, named(fresh))
+    assert figures["precision"] >= 0.95
+    assert figures["recall"] >= 0.7
     assert fitted.measured["precision"] >= 0.95
 
 
@@ -111,7 +110,7 @@ def test_a_target_out_of_reach_says_so() -> None:
 
 
 def test_figures_can_be_shortened_for_print(fitted: Calibration) -> None:
-    assert fitted.features == tuple(FEATURES)
+    assert fitted.features == FITTED
     assert all(w == round(w, 4) for w in rounded(fitted).weights)
 
 

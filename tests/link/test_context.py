@@ -9,15 +9,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from i2e_pipeline.link.context import HUMAN, VISUAL, Context, build, tokens
+from i2e_pipeline.link.context import Context, build, tokens
+from wikidata.types import TYPES, UNKNOWN
 
 
-def entities(*rows: tuple[int, str | None], human: bool = False) -> pa.RecordBatch:
+def entities(*rows: tuple[int, str | None], coarse_type: str | None = None, name_case: int = 0) -> pa.RecordBatch:
     schema = pa.schema(
-        [("entity_id", pa.int64()), ("description", pa.string()), ("is_human", pa.bool_()), ("visual", pa.bool_())]
+        [
+            ("entity_id", pa.int64()),
+            ("description", pa.string()),
+            ("coarse_type", pa.string()),
+            ("name_case", pa.int8()),
+        ]
     )
     made: list[dict[str, Any]] = [
-        {"entity_id": i, "description": d, "is_human": human, "visual": True} for i, d in rows
+        {"entity_id": i, "description": d, "coarse_type": coarse_type, "name_case": name_case} for i, d in rows
     ]
     return pa.RecordBatch.from_pylist(made, schema=schema)
 
@@ -31,15 +37,21 @@ def test_words_are_those_of_the_description(tmp_path: Path) -> None:
     assert set(words[places == 0].tolist()) == tokens("large bird")
     assert set(words[places == 2].tolist()) == tokens("country Asia")
     assert set(places.tolist()) == {0, 2}
-    assert context.flags(rows).tolist() == [VISUAL, 0, VISUAL, VISUAL]
+
+
+def test_types_and_spelling_are_those_of_the_entity(tmp_path: Path) -> None:
+    build([entities((7, "bird"), coarse_type="taxon", name_case=1), entities((9, None), name_case=-1)], tmp_path / "c")
+    context = Context(tmp_path / "c")
+    rows = context.rows(np.array([9, 8, 7]))
+    assert context.types(rows).tolist() == [UNKNOWN, UNKNOWN, TYPES.code("taxon")]
+    assert context.cases(rows).tolist() == [-1, 0, 1]
 
 
 def test_rare_words_weigh_more(tmp_path: Path) -> None:
-    build([entities(*((i, "a film" if i else "a walrus") for i in range(100)), human=True)], tmp_path / "c")
+    build([entities(*((i, "a film" if i else "a walrus") for i in range(100)))], tmp_path / "c")
     context = Context(tmp_path / "c")
     film, walrus = (context.rarity(np.array(sorted(tokens(w)), dtype=np.uint32))[0] for w in ("film", "walrus"))
     assert walrus > film >= 0
-    assert context.flags(np.array([0]))[0] & HUMAN
 
 
 def test_the_file_does_not_depend_on_the_batches(tmp_path: Path) -> None:
@@ -61,4 +73,5 @@ def test_an_empty_context_knows_nobody(tmp_path: Path) -> None:
     rows = context.rows(np.array([42]))
     assert rows.tolist() == [-1]
     assert len(context.words(rows)[1]) == 0
-    assert context.flags(rows).tolist() == [0]
+    assert context.types(rows).tolist() == [UNKNOWN]
+    assert context.cases(rows).tolist() == [0]

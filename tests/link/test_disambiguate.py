@@ -50,7 +50,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
                 *filler,
                 (FRUIT, "elongated fruit"),
             ),
-            entities((ATATURK, "president"), human=True),
+            entities((ATATURK, "president"), coarse_type="person"),
             entities((BIRD, "large bird, roasted for dinner")),
         ],
         folder,
@@ -196,11 +196,11 @@ def test_probabilities_are_finite_and_sum_to_less_than_one(
 
 def test_fit_finds_the_weights_that_made_the_data() -> None:
     random = np.random.default_rng(0)
-    true = Weights(prior=1.0, inflected=-2.0, words=0.5, support=1.5, person=0.0, not_person=0.0, lower_human=-1.0)
+    true = Weights(prior=1.0, inflected=-2.0, words=0.5, support=1.5, lower_proper=-1.0)
     mentions, each = 4000, 3
     made = np.zeros((mentions * each, len(FEATURES)))
     made[:, FEATURES.index("prior")] = np.log(random.dirichlet(np.ones(each), mentions)).ravel()
-    for name in ("inflected", "inflected_lower", "support", "lower_human"):
+    for name in ("inflected", "inflected_lower", "support", "lower_proper"):
         made[:, FEATURES.index(name)] = random.random(len(made)) < 0.3
     made[:, FEATURES.index("words")] = random.exponential(1, len(made))
     flat = Flat(np.repeat(np.arange(mentions), each), np.arange(len(made)), np.ones(len(made), np.float32), made)
@@ -209,6 +209,6 @@ def test_fit_finds_the_weights_that_made_the_data() -> None:
     which = (draw[:, None] > p.cumsum(axis=1)).sum(axis=1)
     chosen = np.where(which < each, np.arange(mentions) * each + np.minimum(which, each - 1), -1)
     found, nil = fit(flat, mentions, chosen)
-    for name in ("prior", "inflected", "words", "support", "lower_human"):
+    for name in ("prior", "inflected", "words", "support", "lower_proper"):
         assert getattr(found, name) == pytest.approx(getattr(true, name), abs=0.25), name
     assert nil == pytest.approx(0.1, rel=0.4)

@@ -12,11 +12,15 @@ from i2e_pipeline.core.schemas import ENTITY_VECTORS
 from i2e_pipeline.images.encoder import Encoder
 from i2e_pipeline.score import entity_vectors
 from i2e_pipeline.score.entity_vectors import (
+    EXEMPLARS,
     EntityVectors,
     MissingVectorError,
+    Templates,
     encode_entities,
     entity_text,
+    most_famous,
 )
+from wikidata.types import TYPES, UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -40,20 +44,56 @@ def test_names_with_braces_stand_as_they_are() -> None:
 def entities(*rows: tuple[int, str, str | None]) -> pa.RecordBatch:
     ids, names, descriptions = zip(*rows, strict=True)
     return pa.record_batch(
-        {"entity_id": pa.array(ids, pa.int64()), "name": names, "description": pa.array(descriptions, pa.string())}
+        {
+            "entity_id": pa.array(ids, pa.int64()),
+            "name": names,
+            "description": pa.array(descriptions, pa.string()),
+            "coarse_type": pa.array([None, "region", "taxon"][: len(ids)], pa.string()),
+            "visual": pa.array([0.3] * len(ids), pa.float32()),
+            "fame": pa.array([None, 2.0, 3.0][: len(ids)], pa.float32()),
+        }
     )
 
 
 def test_each_entity_gets_the_vector_of_its_text(encoder: Encoder) -> None:
     batch = entities((5, "Mars", None), (3, "Turkey", "country"), (9, "Mars", None))
-    ((table, vectors),) = encode_entities([batch], encoder, "{name}, {description}")
+    ((table, vectors),) = encode_entities([batch], encoder, Templates())
     assert table == "entity_vectors"
     assert vectors.schema == ENTITY_VECTORS
     assert vectors["entity_id"].to_pylist() == [5, 3, 9]
     rows = np.array(vectors["vector"].to_pylist(), dtype=np.float32)
     assert np.allclose(rows, encoder.texts(["Mars", "Turkey, country", "Mars"]), atol=1e-6)
-    if "described" in vectors.schema.names:
-        assert vectors["described"].to_pylist() == [False, True, False]
+    assert vectors["described"].to_pylist() == [False, True, False]
+    names = np.array(vectors["name_vector"].to_pylist(), dtype=np.float32)
+    assert np.allclose(names, encoder.texts(["Mars", "Turkey", "Mars"]), atol=1e-6)
+    bare, told, _ = vectors["description_vector"].to_pylist()
+    assert bare is None
+    assert np.allclose(told, encoder.texts(["country"])[0], atol=1e-6)
+
+
+def test_what_is_known_besides_is_found_by_id(encoder: Encoder, tmp_path: Path) -> None:
+    batch = entities((5, "Mars", None), (3, "Turkey", "country"), (9, "Pan", "ape"))
+    ((_, vectors),) = encode_entities([batch], encoder, Templates())
+    files = write(tmp_path, pa.Table.from_batches([vectors]))
+    store = EntityVectors.from_files(files, cache=str(tmp_path / "cache"))
+    assert store.of("type", [9, 5, 3]).tolist() == [TYPES.code("taxon"), UNKNOWN, TYPES.code("region")]
+    assert np.isnan(store.of("fame", [5])).all()
+    assert store.of("fame", [3, 9]).tolist() == [2.0, 3.0]
+    assert not store.of("description_vector", [5]).any()
+    assert store.of("description_vector", [9])[0] @ encoder.texts(["ape"])[0] == pytest.approx(1, abs=1e-3)
+
+
+def test_the_most_famous_of_each_type_are_the_same_however_they_come() -> None:
+    rows = [("taxon", 4, 1.0), ("taxon", 2, 3.0), ("film", 9, 0.5), ("taxon", 3, 1.0), ("taxon", 1, 0.0)]
+    batches = [pa.RecordBatch.from_pylist([dict(zip(EXEMPLARS.names, r, strict=True))], EXEMPLARS) for r in rows]
+    wanted = [("film", 9), ("taxon", 2), ("taxon", 3)]
+
+    def found(parts: list[pa.RecordBatch]) -> list[tuple[str, int]]:
+        return [(r["coarse_type"], r["entity_id"]) for b in most_famous(parts, 2) for r in b.to_pylist()]
+
+    assert found(batches) == found(batches[::-1]) == found(pa.Table.from_batches(batches).to_batches()) == wanted
+    assert found([*most_famous(batches[:2], 2), *most_famous(batches[2:], 2)]) == wanted
+    assert found([]) == []
 
 
 def table(ids: list[int], width: int = 4) -> pa.Table:

@@ -21,6 +21,7 @@ from i2e_pipeline.score import scoring
 from i2e_pipeline.score.entity_vectors import EntityVectors, MissingVectorError
 from i2e_pipeline.score.scoring import score
 from tests.small_models import picture, rows_of, stored, write_shard
+from wikidata.types import TYPES
 
 NAMES = {1: "Mars", 2: "Turkey, country", 3: "Turkey, bird", 4: "chess rook", 5: "orange"}
 BACKGROUND = [1, 2, 3, 4, 5]
@@ -184,6 +185,49 @@ def test_an_entity_without_a_vector_is_named(shard, encoder, vectors, config) ->
 def test_without_a_background_there_is_no_z(shard, encoder, vectors, config) -> None:
     scores, _ = run([rows_of([[1]])], shard(IMAGES), encoder, vectors, config, background=())
     assert scores[0]["background_z"] is None
+
+
+def senses(encoder: Encoder) -> EntityVectors:
+    told = {1: ("Mars", "planet", "astronomy"), 2: ("Turkey", "country", "region"), 3: ("Turkey", "bird", "taxon"),
+            4: ("rook", None, None), 5: ("orange", "fruit", "food"), 6: ("hen", "bird", "taxon"),
+            7: ("duck", "bird", "taxon"), 8: ("pear", "fruit", "food"), 9: ("plum", "fruit", "food")}  # fmt: skip
+    empty = np.zeros((1, encoder.width), np.float32)
+    description = [encoder.texts([d]) if d else empty for _, d, _ in told.values()]
+    return EntityVectors(
+        np.array(list(told)),
+        encoder.texts([f"{n}, {d}" if d else n for n, d, _ in told.values()]),
+        np.array([bool(d) for _, d, _ in told.values()]),
+        beside={
+            "name_vector": encoder.texts([n for n, _, _ in told.values()]),
+            "description_vector": np.concatenate(description),
+            "type": np.array([TYPES.code(t) for _, _, t in told.values()], np.int8),
+            "visual": np.full(len(told), 0.5, np.float32),
+            "fame": np.array([np.nan, *range(8)], np.float32),
+        },
+    )
+
+
+def test_senses_are_measured_as_by_hand(shard, encoder, config) -> None:
+    """Name alone and description alone against the background's, and the type by its best three exemplars."""
+    vectors, exemplars = senses(encoder), {"taxon": [3, 6, 7], "food": [5, 8, 9], "region": [2]}
+    batches = score([rows_of([[3, 4, 1]])], shard(IMAGES), encoder, vectors, config, BACKGROUND, exemplars)
+    bird, rook, mars = sorted(next(iter(batches))[1].to_pylist(), key=lambda r: [3, 4, 1].index(r["entity_id"]))
+    image = encoder.images(np.stack([encoder.prepare(picture_of(0))]))[0].astype(np.float64)
+
+    def z(text: str, background: list[str]) -> float:
+        cosines = encoder.texts([text, *background]).astype(np.float64) @ image
+        return float((cosines[0] - cosines[1:].mean()) / cosines[1:].std())
+
+    assert bird["name_z"] == pytest.approx(z("Turkey", ["Mars", "Turkey", "Turkey", "rook", "orange"]), abs=0.02)
+    assert bird["description_z"] == pytest.approx(z("bird", ["planet", "country", "bird", "fruit"]), abs=0.02)
+    assert (rook["description_z"], rook["type_z"], rook["type_gap"]) == (None, None, None)
+    assert (bird["visual"], bird["fame"], mars["fame"]) == (0.5, 1.0, None)
+    fits = [(vectors.lookup(exemplars[t]).astype(np.float64) @ image).mean() for t in ("taxon", "food")]
+    # Two types: one stands a standard deviation above their mean, the other as far below. One exemplar is too few.
+    above = 1.0 if fits[0] > fits[1] else -1.0
+    assert bird["type_z"] == pytest.approx(above, abs=1e-4)
+    assert bird["type_gap"] == pytest.approx(1.0 - above, abs=1e-4)
+    assert mars["type_z"] is None
 
 
 def test_vectors_are_kept_on_the_first_row_of_a_pair(shard, encoder, vectors, config) -> None:

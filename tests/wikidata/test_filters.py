@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
-from wikidata.filters import is_human, is_visual, unwanted
+from wikidata.filters import is_human, unwanted
 from wikidata.reasons import Reason, Verdict
 
 
@@ -28,10 +28,7 @@ def test_unwanted_classes(types: list[int], reason: Reason | None) -> None:
     assert unwanted(types, {}) is None
 
 
-def test_visual_and_human() -> None:
-    assert is_visual([])
-    assert is_visual([5])
-    assert not is_visual([5, 34770])
+def test_a_person_is_no_figure_of_fiction() -> None:
     assert is_human([1, 5])
     assert not is_human([15632617])
 

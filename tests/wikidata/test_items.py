@@ -17,6 +17,7 @@ from tests.wikidata.lines import aliases, batch, instance_of, line, statement
 from wikidata.items import Item, parse, read_items, verdict
 from wikidata.reasons import Reason
 from wikidata.schemas import RAW_ENTITIES, RAW_NAMES, REJECTS
+from wikidata.types import TYPES
 
 
 def read(*lines: bytes, **settings: Any) -> dict[str, list[dict[str, Any]]]:
@@ -237,6 +238,7 @@ def test_facts_of_an_entity() -> None:
             lastrevid=7,
         )
     )
+    assert row.pop("visual") == pytest.approx(TYPES.mean_visual)
     assert {k: v for k, v in row.items() if k != "line_id"} == {
         "entity_id": 42,
         "name": "Douglas Adams",
@@ -244,10 +246,13 @@ def test_facts_of_an_entity() -> None:
         "description": "English writer",
         "aliases": ["DNA", "Douglas Noel Adams"],
         "types": [5],
+        "parents": [],
+        "coarse_type": None,
         "sitelinks": 2,
         "popularity": None,
+        "fame": None,
+        "name_case": 0,
         "has_image": True,
-        "visual": True,
         "is_human": True,
         "revision": 7,
     }
