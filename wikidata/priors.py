@@ -31,7 +31,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
+from wikidata.common_words import COMMON_WORDS
+from wikidata.function_words import ALL_FUNCTION_WORDS
 from wikidata.schemas import CANDIDATE, SURFACES
 from wikidata.surface import length, singulars
 
@@ -153,9 +154,9 @@ def is_common(form: str) -> bool:
 
 def _is_common_word(word: str) -> bool:
     word = word.removesuffix("'s")
-    if word in FUNCTION_WORDS or word in COMMON_WORDS:
+    if word in ALL_FUNCTION_WORDS or word in COMMON_WORDS:
         return True
-    return any(w in FUNCTION_WORDS or w in COMMON_WORDS for w in singulars(word))
+    return any(w in ALL_FUNCTION_WORDS or w in COMMON_WORDS for w in singulars(word))
 
 
 FIXED = 0.04
@@ -173,7 +174,7 @@ def base_link_probability(form: str, best_kind: str, forms: Sequence[str]) -> fl
     if len(form) < 2 or not any(map(str.isalpha, form)):
         return 0.0
     words = form.split()
-    content = [w for w in words if w not in FUNCTION_WORDS]
+    content = [w for w in words if w not in ALL_FUNCTION_WORDS]
     if not content:
         return 0.0
     if is_common(form):

@@ -25,7 +25,9 @@ from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import ID, MENTIONS, Reason
 from i2e_pipeline.extract.gazetteer import Gazetteer
 from i2e_pipeline.extract.recognizer import Recognizer
-from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
+from wikidata.common_words import COMMON_WORDS
+from wikidata.function_words import ALL_FUNCTION_WORDS
+from wikidata.inflection import bases
 from wikidata.surface import APOSTROPHES, inadmissible, inflections, normal_form
 
 I64 = npt.NDArray[np.int64]
@@ -132,7 +134,7 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
     end = _with_dot(text, start, end)
     surface = text[start:end]
     form = normal_form(surface)
-    if inadmissible(form) or (form in FUNCTION_WORDS and not surface.isupper()):
+    if inadmissible(form) or (form in ALL_FUNCTION_WORDS and not surface.isupper()):
         return None
     # The recognizer is given a text of one case as a title, so a capital there says nothing.
     if form in COMMON_WORDS and (surface.islower() or text.isupper()):
@@ -154,7 +156,7 @@ def _forms(
     for surface, (_, start, _) in zip(surfaces, places, strict=True):
         article = _ARTICLE.match(surface)
         form = normal_form(surface)
-        forms = [form, *inflections(form)]
+        forms = [form, *inflections(form), *bases(form, surface)]
         skip = 0
         if article and (surface[0].islower() or start == 0):
             skip = article.end()
