@@ -1,8 +1,9 @@
 """What is written on to a name in running text: case endings, plurals, particles, articles, prepositions.
 
 Rules are by script, for a text does not say its language, and hold only where they lead to a name that the knowledge
-base has. They are those that carry most of the words: no consonant changes (Skotlanti, Skotlannissa), no broken plurals
-(كلب, كلاب), no second word of a name that is inflected, too.
+base has. In Latin letters they are by language, and only for texts with a letter that few others have: English texts
+have none. The rules are those that carry most of the words: no consonant changes (Skotlanti, Skotlannissa), no broken
+plurals (كلب, كلاب), no name of which another word than the last is inflected.
 
 endings     the end of a word in a text and what stands there in the name: вина is вин + о. The mention is the whole
             word.
@@ -41,14 +42,18 @@ class Prefix(NamedTuple):
 
 
 class Script(NamedTuple):
-    """The endings of a script, the range of its characters, whether it has capitals, and whether it leaves vowels
-    out."""
+    """The endings of a script, or of a language in Latin letters."""
 
     first: str
     last: str
-    cased: bool
-    abjad: bool
+    """The range of its characters."""
     endings: tuple[Ending, ...]
+    cased: bool = False
+    """Has it capitals?"""
+    abjad: bool = False
+    """Does it leave vowels out?"""
+    signs: str = ""
+    """Letters of which a text must have one."""
 
 
 def _endings(text: str) -> tuple[Ending, ...]:
@@ -161,13 +166,85 @@ _HEBREW = _endings(
     ות: ה ת -
     """
 )
+# As `surface.normal_form` has them: without dotless i.
+_TURKISH_ENDINGS = """
+da de ta te dan den tan ten ya ye yi yu yü in un ün nin nun nün la le yla yle lar ler lari leri larin lerin larda lerde
+"""
+_TURKISH = _endings("\n".join(f"{e}: -" for e in _TURKISH_ENDINGS.split()))
+_POLISH = _endings(
+    """
+    a: - o
+    u: - o
+    em: - o
+    ie: - a o
+    y: a
+    ę: a
+    ą: a
+    ii: ia
+    ię: ia
+    ią: ia
+    ów: -
+    """
+)
+_CZECH = _endings(
+    """
+    a: - o
+    u: - a o
+    em: - o
+    ě: - a
+    y: a
+    ou: a
+    ů: -
+    ách: y - a
+    """
+)
+_HUNGARIAN_CASES = """
+ba be ban ben ból ből ra re ról ről hoz hez höz tól től nak nek val vel
+"""
+_HUNGARIAN = _endings(
+    "\n".join(
+        [
+            *(f"á{e}: a\né{e}: e" for e in _HUNGARIAN_CASES.split()),
+            *(f"{e}: -" for e in _HUNGARIAN_CASES.split() if len(e) > 2),
+        ]
+    )
+)
+_FINNISH_CASES = """
+ssa ssä sta stä lla llä lta ltä lle
+"""
+_FINNISH = _endings(
+    "\n".join([*(f"{e}: -" for e in _FINNISH_CASES.split()), *(f"{v}{v}n: {v}\n{v}{v}: {v}" for v in "aäöuyoi")])
+)
+_SWEDISH = _endings(
+    """
+    en: - e
+    n: -
+    et: - e
+    ar: - e
+    arna: - e
+    or: a
+    orna: a
+    erna: -
+    """
+)
 SCRIPTS = (
-    Script("\u0370", "\u03ff", True, False, _GREEK),
-    Script("\u0400", "\u052f", True, False, _CYRILLIC),
-    Script("\u0590", "\u05ff", False, True, _HEBREW),
-    Script("\u0600", "\u06ff", False, True, _ARABIC),
-    Script("\u0900", "\u097f", False, False, _DEVANAGARI),
-    Script("\u0980", "\u09ff", False, False, _BENGALI),
+    Script("\u0370", "\u03ff", _GREEK, cased=True),
+    Script("\u0400", "\u052f", _CYRILLIC, cased=True),
+    Script("\u0590", "\u05ff", _HEBREW, abjad=True),
+    Script("\u0600", "\u06ff", _ARABIC, abjad=True),
+    Script("\u0900", "\u097f", _DEVANAGARI),
+    Script("\u0980", "\u09ff", _BENGALI),
+    *(
+        Script("a", "\u024f", endings, cased=True, signs=signs)
+        for endings, signs in (
+            (_TURKISH, "ğşı"),
+            (_POLISH, "ąćęłńśźż"),
+            (_CZECH, "čďěňřšťůž"),
+            (_HUNGARIAN, "áéíóőúű"),
+            (_FINNISH, "äö"),
+            (_SWEDISH, "å"),
+        )
+    ),
 )
 
 _ARTICLES = ("ال", "ה")
@@ -190,19 +267,39 @@ PARTICLES = frozenset(_PARTICLES.split())
 """Particles of Korean, and the syllables that make a place's unit, people or language of its name."""
 
 
-def bases(form: str, surface: str) -> list[str]:
+def signs_in(text: str) -> int:
+    """Which of `SCRIPTS` a text may be of by its signs: a bit for each."""
+    if text.isascii():
+        return _UNSIGNED
+    found = _UNSIGNED
+    for char in set(text):
+        found |= SIGNS.get(char, 0)
+    return found
+
+
+SIGNS: dict[str, int] = {}
+"""The scripts, as bits, that a letter is a sign of."""
+for _place, _script in enumerate(SCRIPTS):
+    for _sign in {*_script.signs, *_script.signs.upper().replace("I", "İ")}:
+        SIGNS[_sign] = SIGNS.get(_sign, 0) | 1 << _place
+_UNSIGNED = sum(1 << place for place, script in enumerate(SCRIPTS) if not script.signs)
+
+
+def bases(form: str, surface: str, signs: int = _UNSIGNED) -> list[str]:
     """The normal forms that a name may have whose inflected form, or form with an article, this is, likeliest first.
 
     form     normal form of the mention
     surface  the mention as it is written: capitals decide how short a name may be
+    signs    `signs_in` its text
     """
-    if form.isascii():
-        return []
     front, blank, word = form.rpartition(" ")
     found = [form.removeprefix(article) for article in _ARTICLES if form.startswith(article) and len(form) > 4]
-    script = next((s for s in SCRIPTS if s.first <= word[-1:] <= s.last), None)
-    if script is not None and word not in ALL_FUNCTION_WORDS:
-        capital = surface[surface.rfind(" ") + 1 :][:1].isupper()
+    if word in ALL_FUNCTION_WORDS:
+        return found
+    capital = surface[surface.rfind(" ") + 1 :][:1].isupper()
+    for place, script in enumerate(SCRIPTS):
+        if not (signs >> place & 1 and script.first <= word[-1:] <= script.last):
+            continue
         shortest = SHORTEST if script.cased and not capital else SHORTEST_CAPITALISED
         for ending in script.endings:
             if word.endswith(ending.letters):

@@ -111,7 +111,7 @@ def without_optional_blanks(form: str) -> str:
 _ARABIC_MARKS = [*range(0x610, 0x61B), *range(0x64B, 0x660), 0x670, *range(0x6D6, 0x6DD), *range(0x6DF, 0x6E5),
                  0x6E7, 0x6E8, *range(0x6EA, 0x6EE), *range(0x8D3, 0x8FF)]  # fmt: skip
 _HEBREW_POINTS = [*range(0x591, 0x5BE), 0x5BF, 0x5C1, 0x5C2, 0x5C4, 0x5C5, 0x5C7]
-_TATWEEL, _NUKTA = 0x640, 0x93C
+TATWEEL, _NUKTA = 0x640, 0x93C
 _LETTERS = {
     "\u0671": "\u0627", "\u0672": "\u0627", "\u0673": "\u0627",  # alef with wasla, with wavy hamza
     "\u0649": "\u064a", "\u06cc": "\u064a", "\u06d0": "\u064a",  # alef maksura, Persian yeh
@@ -124,7 +124,7 @@ _ZEROS = (0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 
 # fmt: on
 _FOLDED: Mapping[int, str] = {
     **{ord(a): b for a, b in _LETTERS.items()},
-    **dict.fromkeys((*_ARABIC_MARKS, *_HEBREW_POINTS, _TATWEEL, _NUKTA), ""),
+    **dict.fromkeys((*_ARABIC_MARKS, *_HEBREW_POINTS, TATWEEL, _NUKTA), ""),
     **{zero + digit: str(digit) for zero in _ZEROS for digit in range(10)},
 }
 _MARKED = re.compile("[\u0370-\u052f][^\u0000-\u02ff]*[\u0300-\u036f]")

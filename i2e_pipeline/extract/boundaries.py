@@ -35,8 +35,8 @@ _PART_OF_HIRAGANA = 3
 _PART_OF_STACKED = 3
 _SYLLABLES_OF_STACKED = 2
 _ACROSS_BLANKS = 4
-"""Characters of the shortest name that a text may write with a blank inside though the name has none: "이 천" is two
-thousand, 이천 is a city."""
+"""Characters of the shortest name that may have a blank inside among other words: "이 천" is two thousand, 이천 is a
+city."""
 
 
 class Unspaced:
@@ -49,11 +49,14 @@ class Unspaced:
 
     def __init__(self, points: npt.NDArray[np.uint32], writing: npt.NDArray[np.uint8], gap: Bools) -> None:
         self.points, self.writing = points, writing
-        apart = np.ones(len(points) + 1, dtype=bool)
-        apart[1:-1] = (writing[1:] != writing[:-1]) | gap[1:]
-        self.apart = apart
-        """Of each place between characters: does another script or a blank part them?"""
-        self.gaps = np.concatenate([[0], np.cumsum(gap & (writing > 0) & ~_changes(writing))])
+        changes = np.ones(len(points) + 1, dtype=bool)
+        changes[1:-1] = writing[1:] != writing[:-1]
+        self.changes = changes
+        """Of each place between characters: does another script begin there?"""
+        self.apart = changes.copy()
+        """The same, or a blank stood there."""
+        self.apart[:-1] |= gap
+        self.gaps = np.concatenate([[0], np.cumsum(gap & (writing > 0) & ~changes[:-1])])
         self.may_part = self._may_part()
         """May a token begin with the character, as far as its neighbours go?"""
 
@@ -68,7 +71,7 @@ class Unspaced:
         joined = leaning | killed
         joined[1:] |= leading[:-1]
         stacked = (self.writing == Writing.STACKED) | (self.writing == Writing.KATAKANA)
-        return ~(joined & stacked) | self.apart[:-1]
+        return ~(joined & stacked) | self.changes[:-1]
 
     def allowed(self, starts: I64, ends: I64, tokens: I64) -> Bools:
         """Which runs of tokens may be names: first characters, ends behind the last ones, numbers of tokens."""
@@ -86,7 +89,8 @@ class Unspaced:
         if behind.any():
             good[behind] &= self._particle_from(ends[behind])
         inside = self.gaps[ends] - self.gaps[starts + 1] > 0
-        return good & ~(inside & (cut_start | (size < _ACROSS_BLANKS)))
+        among_words = ~self.changes[starts] | ~self.changes[ends]
+        return good & ~(inside & (cut_start | (among_words & (size < _ACROSS_BLANKS))))
 
     @staticmethod
     def _is(writing: npt.NDArray[np.uint8], kind: Writing, cut: Bools) -> Bools:
@@ -114,13 +118,6 @@ class Unspaced:
         for i in np.flatnonzero(rest <= longest).tolist():
             good[i] = self.points[ends[i] : ends[i] + rest[i]].tobytes() in particles
         return good
-
-
-def _changes(writing: npt.NDArray[np.uint8]) -> Bools:
-    """Where another script begins."""
-    changes = np.ones(len(writing), dtype=bool)
-    changes[1:] = writing[1:] != writing[:-1]
-    return changes
 
 
 @lru_cache(maxsize=1)

@@ -31,12 +31,13 @@ import pyarrow.compute as pc
 
 from i2e_pipeline.core.arrays import Arrays, new
 from i2e_pipeline.extract.boundaries import Unspaced
-from i2e_pipeline.extract.inflected import FIRST_CHARACTER, Inflected
+from i2e_pipeline.extract.inflected import FIRST_CHARACTER, FIRST_SIGN, Inflected, signs_of
 from i2e_pipeline.extract.substrings import Substrings, code_points, hashes, places_among
 from wikidata import scripts
 from wikidata.common_words import COMMON_WORDS
 from wikidata.function_words import ALL_FUNCTION_WORDS
 from wikidata.schemas import SURFACES
+from wikidata.scripts import TATWEEL
 from wikidata.surface import LEADING, inflections, length, normal_form
 
 U64 = npt.NDArray[np.uint64]
@@ -87,9 +88,11 @@ def _class(char: str) -> int:
 
 
 @lru_cache(maxsize=1)
-def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+def _tables() -> tuple[
+    npt.NDArray[np.uint32], npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.bool_]
+]:
     """Of each character of Unicode's first plane: the first character that it folds to, to how many it folds, its
-    class, and whether it may join the character before it."""
+    class, whether it may join the character before it, and whether it is a mark on it."""
     folded, count = np.arange(1 << 16, dtype=np.uint32), np.ones(1 << 16, dtype=np.uint8)
     kinds, joins = np.full(1 << 16, _MARK, dtype=np.uint8), np.zeros(1 << 16, dtype=bool)
     joins[[point for point in _joining() if point < 1 << 16]] = True
@@ -105,7 +108,8 @@ def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8], npt.NDArra
         form = _fold(char)
         folded[point] = ord(form[0]) if form else 0
         count[point] = len(form)
-    return folded, count, kinds, joins
+    marks = np.array([unicodedata.category(chr(p))[0] == "M" or p == TATWEEL for p in range(1 << 16)])
+    return folded, count, kinds, joins, marks
 
 
 _folded = lru_cache(maxsize=1 << 16)(_fold)
@@ -115,7 +119,7 @@ class _Folded:
     """A batch of texts, folded: characters, from where to where each was made of, and their tokens."""
 
     def __init__(self, texts: list[str]) -> None:
-        table, count, kinds, joins = _tables()
+        table, count, kinds, joins, marks = _tables()
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         self.original = code_points(texts, "\n")
         self.text_starts = np.cumsum(lengths + 1) - (lengths + 1)
@@ -128,6 +132,7 @@ class _Folded:
             here = points == point
             form = _folded(chr(point))
             folded[here], sizes[here], joined[here] = ord(form[0]) if form else 0, len(form), point in _joining()
+        self._marks = np.flatnonzero((sizes == 0) & marks[safe])
         breaks = self.text_starts[1:] - 1
         folded[breaks], sizes[breaks] = 0, 1
         until = np.arange(1, len(points) + 1)
@@ -176,11 +181,21 @@ class _Folded:
         self.may_start = ~np.isin(folded[self.starts], _NO_START)
         self.rows: I64 = np.searchsorted(self.text_starts, self.origin[self.starts], side="right") - 1
 
+    def with_marks(self, ends: I64) -> I64:
+        """Ends behind the vowel marks and accents that stand there and fold to nothing."""
+        marks = self._marks
+        while len(marks) and (marked := np.isin(ends, marks)).any():
+            ends = ends + marked
+        return ends
+
     def inflected(self, of: Substrings) -> Inflected | None:
         """The words that may be inflected, where there is one of the scripts in which that is looked for."""
-        if not len(self.points) or self.points.max() < FIRST_CHARACTER:
+        if not len(self.points) or self.original.max() < FIRST_SIGN:
             return None
-        return Inflected(self.points, self.starts, self.ends, self.original[self.origin[self.starts]], of)
+        signs = signs_of(self.original, self.text_starts)[self.rows]
+        if not signs.any() and self.points.max() < FIRST_CHARACTER:
+            return None
+        return Inflected(self.points, self.starts, self.ends, self.original[self.origin[self.starts]], signs, of)
 
 
 def _moved(values: npt.NDArray[Any], by: int, edge: int = 0) -> npt.NDArray[Any]:
@@ -413,7 +428,7 @@ class Gazetteer:
     def _find(self, texts: list[str], first_row: int) -> tuple[I64, I64, I64]:
         folded = _Folded(texts)
         tokens, first, last, places = self._runs(folded)
-        starts, ends, rows = folded.origin[first], folded.until[last - 1], folded.rows[tokens]
+        starts, ends, rows = folded.origin[first], folded.with_marks(folded.until[last - 1]), folded.rows[tokens]
         exact = (self._flags[places] & _EXACT) > 0
         if exact.any():
             allowed = ~exact

@@ -13,8 +13,9 @@ from wikidata.function_words import ALL_FUNCTION_WORDS
 
 I64 = npt.NDArray[np.int64]
 
-FIRST_CHARACTER = min(ord(script.first) for script in inflection.SCRIPTS)
+FIRST_SIGN = min(map(ord, inflection.SIGNS))
 """Texts without a character from here on have none of these words: English pays for one comparison."""
+FIRST_CHARACTER = min(ord(script.first) for script in inflection.SCRIPTS if not script.signs)
 
 
 class Inflected:
@@ -22,6 +23,7 @@ class Inflected:
 
     points, starts, ends   the folded characters, where tokens start and end
     initials               the first character of each token as it is written
+    signs                  for each token, which of `inflection.SCRIPTS` its text has signs of: a bit for each
     of                     the hashes of the characters
 
     prefixed, name_from, shown_from   tokens with a prefix, where the name behind it begins, and where the mention does
@@ -34,9 +36,10 @@ class Inflected:
         starts: I64,
         ends: I64,
         initials: npt.NDArray[np.uint32],
+        signs: npt.NDArray[np.uint16],
         of: Substrings,
     ) -> None:
-        words = np.flatnonzero(points[starts] >= FIRST_CHARACTER)
+        words = np.flatnonzero((points[starts] >= FIRST_CHARACTER) | (signs > 0))
         words = words[~places_among(_function_words(), of(starts[words], ends[words]))[0]]
         prefixed, name_from, shown_from = [_NONE], [_NONE], [_NONE]
         abjad = words[(points[starts[words]] >= _FIRST_ABJAD) & (points[starts[words]] <= _LAST_ABJAD)]
@@ -53,9 +56,12 @@ class Inflected:
 
         capital = scripts.tables().capital[np.minimum(initials, 0xFFFF)]
         tokens, stem_ends, bases = [_NONE], [_NONE], [np.zeros(0, dtype=np.uint64)]
-        for script, sums in zip(inflection.SCRIPTS, _base_sums(), strict=True):
-            last = points[ends[words] - 1]
-            here = words[(last >= ord(script.first)) & (last <= ord(script.last))]
+        last = points[ends[words] - 1]
+        for place, (script, sums) in enumerate(zip(inflection.SCRIPTS, _base_sums(), strict=True)):
+            of_script = (last >= ord(script.first)) & (last <= ord(script.last))
+            if script.signs:
+                of_script &= (signs[words] >> place) & 1 > 0
+            here = words[of_script]
             if not len(here):
                 continue
             shortest = np.where(
@@ -84,6 +90,24 @@ class Inflected:
         count = np.searchsorted(self._ended, last, side="right") - left
         run = np.repeat(np.arange(len(last)), count)
         return run, np.arange(len(run)) - np.repeat(np.cumsum(count) - count - left, count)
+
+
+def signs_of(texts: npt.NDArray[np.uint32], text_starts: I64) -> npt.NDArray[np.uint16]:
+    """For each of some texts, one after the other, which of `inflection.SCRIPTS` it has signs of: a bit for each."""
+    table = _sign_table()
+    found = np.zeros(len(text_starts), dtype=np.uint16)
+    places = np.flatnonzero((texts >= FIRST_SIGN) & (texts < len(table)))
+    rows = np.searchsorted(text_starts, places, side="right") - 1
+    np.bitwise_or.at(found, rows, table[texts[places]])
+    return found
+
+
+@lru_cache(maxsize=1)
+def _sign_table() -> npt.NDArray[np.uint16]:
+    table = np.zeros(1 + max(map(ord, inflection.SIGNS)), dtype=np.uint16)
+    for sign, scripts_of_it in inflection.SIGNS.items():
+        table[ord(sign)] = scripts_of_it
+    return table
 
 
 _NONE = np.zeros(0, dtype=np.int64)

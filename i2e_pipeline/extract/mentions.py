@@ -27,7 +27,7 @@ from i2e_pipeline.extract.gazetteer import Gazetteer
 from i2e_pipeline.extract.recognizer import Recognizer
 from wikidata.common_words import COMMON_WORDS
 from wikidata.function_words import ALL_FUNCTION_WORDS
-from wikidata.inflection import bases
+from wikidata.inflection import bases, signs_in
 from wikidata.surface import APOSTROPHES, inadmissible, inflections, normal_form
 
 I64 = npt.NDArray[np.int64]
@@ -94,7 +94,8 @@ def _spans(
     trimmed = [(row, _trimmed(texts[row], start, end), label) for row, start, end, label in seen]
     recognised = {(row, *span): label for row, span, label in trimmed if span is not None}
     places = sorted({*matches, *recognised})
-    articles, forms = _forms([texts[row][start:end] for row, start, end in places], places, gazetteer)
+    signs = list(map(signs_in, texts))
+    articles, forms = _forms([texts[row][start:end] for row, start, end in places], places, signs, gazetteer)
     bare = {place: (place[0], place[1] + skip, place[2]) for place, skip in zip(places, articles, strict=True)}
     spans: dict[tuple[int, int, int], tuple[str | None, bool, bool, str]] = {}
     matched = set(matches)
@@ -143,7 +144,7 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
 
 
 def _forms(
-    surfaces: list[str], places: list[tuple[int, int, int]], gazetteer: Gazetteer | None
+    surfaces: list[str], places: list[tuple[int, int, int]], signs: list[int], gazetteer: Gazetteer | None
 ) -> tuple[list[int], list[str]]:
     """How many characters of an article to leave out of each span, and the normal form under which the knowledge base
     most likely holds the rest.
@@ -153,10 +154,10 @@ def _forms(
     """
     tried: list[list[str]] = []
     skips: list[int] = []
-    for surface, (_, start, _) in zip(surfaces, places, strict=True):
+    for surface, (row, start, _) in zip(surfaces, places, strict=True):
         article = _ARTICLE.match(surface)
         form = normal_form(surface)
-        forms = [form, *inflections(form), *bases(form, surface)]
+        forms = [form, *inflections(form), *bases(form, surface, signs[row])]
         skip = 0
         if article and (surface[0].islower() or start == 0):
             skip = article.end()
