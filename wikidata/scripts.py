@@ -9,7 +9,8 @@ Arabic      without vowel marks, hamza on or under a letter, and tatweel; alef, 
 Hebrew      without points
 Greek       without accents, which capitals do not have
 Cyrillic    without stress marks; ё as е, its dots being optional in Russian
-Devanagari  without nukta
+Devanagari  without nukta; candrabindu and a nasal joined to a stop of its own place as anusvara (प्रिण्टर as प्रिंटर);
+            the joined ng of Bengali likewise
 digits      of any script as those of ASCII
 
 Simplified and traditional Chinese stay two: which of several traditional characters one simplified stands for is a
@@ -116,9 +117,14 @@ _LETTERS = {
     "\u0671": "\u0627", "\u0672": "\u0627", "\u0673": "\u0627",  # alef with wasla, with wavy hamza
     "\u0649": "\u064a", "\u06cc": "\u064a", "\u06d0": "\u064a",  # alef maksura, Persian yeh
     "\u06a9": "\u0643", "\u06aa": "\u0643",  # Persian kaf
+    "\u0901": "\u0902",  # candrabindu
     "\u0629": "\u0647", "\u06c1": "\u0647", "\u06c3": "\u0647", "\u06d5": "\u0647",  # teh marbuta, Urdu and Kurdish heh
 }  # fmt: skip
 # fmt: off
+_NASALS = {
+    0x919: (0x915, 0x918), 0x91E: (0x91A, 0x91D), 0x923: (0x91F, 0x922), 0x928: (0x924, 0x927), 0x92E: (0x92A, 0x92D),
+    0x999: (0x995, 0x998),
+}
 _ZEROS = (0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xDE6, 0xE50, 0xED0,
           0xF20, 0x1040, 0x1090, 0x17E0, 0x1810)
 # fmt: on
@@ -131,9 +137,33 @@ _MARKED = re.compile("[\u0370-\u052f][^\u0000-\u02ff]*[\u0300-\u036f]")
 _STRESSED = frozenset("аеиоуыэюяіїє")
 
 
+_NASAL = re.compile(
+    "|".join(f"{chr(n)}{chr((n & 0xF80) + 0x4D)}(?=[{chr(first)}-{chr(last)}])" for n, (first, last) in _NASALS.items())
+)
+
+
+def joined_nasals(points: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+    """Where, among folded characters, a nasal stands that `fold` makes an anusvara, with the sign behind it that joins
+    it to a stop."""
+    places = np.flatnonzero((points[:-2] >= min(_NASALS)) & (points[:-2] <= max(_NASALS)))
+    good = np.zeros(len(places), dtype=bool)
+    for nasal, (first, last) in _NASALS.items():
+        stop = points[places + 2]
+        joined = points[places + 1] == (nasal & 0xF80) + 0x4D
+        good |= (points[places] == nasal) & joined & (stop >= first) & (stop <= last)
+    return places[good]
+
+
+def anusvaras(nasals: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """The anusvara of the script of each nasal."""
+    return (nasals & np.uint32(0xF80)) + np.uint32(2)
+
+
 def fold(form: str) -> str:
     """What the module says, of a string after NFKD and case folding."""
     form = form.translate(_FOLDED)
+    if _NASAL.search(form):
+        form = _NASAL.sub(lambda match: chr((ord(match[0][0]) & 0xF80) + 2), form)
     return _without_optional_marks(form) if _MARKED.search(form) else form
 
 

@@ -325,6 +325,7 @@ _HONORIFICS = _words(
 _TITLES = ("prime minister ", "vice president ", "foreign minister ", "the late ")
 _COMPANY = _words("inc incorporated corp corporation co company ltd limited plc llc gmbh ag sa nv")
 _GENERATION = _words("jr sr ii iii iv")
+_KINDS_OF_PLACE = ("ประเทศ", "จังหวัด", "ປະເທດ", "ប្រទេស")  # country, province
 _ADDED = re.compile(r"\A(.*\w)(?:,\s.*|\s\([^()]*\))\Z", re.DOTALL)
 _INITIAL = re.compile(r"(?:\w\.?|(?:\w\.)+\w?)\Z")
 _PARTICLES = _words("de da di du del della von van der den ter la le al el bin ibn dos das do st y e of")
@@ -361,8 +362,8 @@ def short_forms(name: str, exact: str | None = None) -> list[str]:
     """Shorter normal forms under which texts name the same thing, distinct, without that of the name itself.
 
     "Ballesteros, Cagayan" is "ballesteros", "Garlic (allium sativum)" is "garlic", "Celanese Corporation" is
-    "celanese", "Hiram Bingham III" is "hiram bingham", "Johnson & Johnson" is "johnson and johnson". `exact` is the
-    normal form of the name, where it is known already.
+    "celanese", "Hiram Bingham III" is "hiram bingham", "Johnson & Johnson" is "johnson and johnson", "ประเทศลาว"
+    (country of Laos) is "ลาว". `exact` is the normal form of the name, where it is known already.
     """
     exact = normal_form(name) if exact is None else exact
     found = [_bare(exact)]
@@ -372,6 +373,8 @@ def short_forms(name: str, exact: str | None = None) -> list[str]:
         found += [short, _bare(short)]
     if " & " in exact:
         found.append(exact.replace(" & ", " and "))
+    # Thai, Lao and Khmer write what a place is before its name, and texts leave it out.
+    found += [bare for kind in _KINDS_OF_PLACE if (bare := exact.removeprefix(kind)) != exact]
     return [f for f in dict.fromkeys(found) if f and f != exact]
 
 

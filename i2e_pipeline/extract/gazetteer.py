@@ -154,6 +154,10 @@ class _Folded:
         if surplus.any():
             origin = origin[~surplus]
             folded = folded[~surplus]
+        if len(nasals := scripts.joined_nasals(folded)):
+            until[origin[nasals]] = until[origin[nasals + 1]]
+            folded[nasals] = scripts.anusvaras(folded[nasals])
+            folded, origin = np.delete(folded, nasals + 1), np.delete(origin, nasals + 1)
         high = folded >= (1 << 16)
         kind = kinds[np.where(high, 0, folded)]
         for point in np.unique(folded[high]).tolist() if high.any() else ():
