@@ -19,9 +19,9 @@ from typing import NamedTuple
 from wikidata.function_words import ALL_FUNCTION_WORDS
 from wikidata.surface import length
 
-SHORTEST, SHORTEST_CAPITALISED = 4, 3
-"""How long a name must be (`surface.length`) to have an ending: in small letters of a script that has capitals, else.
-Short words have too many neighbours."""
+SHORTEST = 3
+"""How long (`surface.length`) a name with a capital must be to have an ending. A text's first word has its capital from
+its place."""
 SHORTEST_STEM = 2
 
 
@@ -48,8 +48,9 @@ class Script(NamedTuple):
     last: str
     """The range of its characters."""
     endings: tuple[Ending, ...]
-    cased: bool = False
-    """Has it capitals?"""
+    shortest: int = SHORTEST
+    """How long a name in small letters must be. Words of three letters have too many neighbours where there are many
+    endings, and those of four in languages whose ordinary words end as their cases do."""
     abjad: bool = False
     """Does it leave vowels out?"""
     signs: str = ""
@@ -173,10 +174,10 @@ da de ta te dan den tan ten ya ye yi yu yü in un ün nin nun nün la le yla yle
 _TURKISH = _endings("\n".join(f"{e}: -" for e in _TURKISH_ENDINGS.split()))
 _POLISH = _endings(
     """
-    a: - o
-    u: - o
-    em: - o
-    ie: - a o
+    a: -
+    u: -
+    em: -
+    ie: - a
     y: a
     ę: a
     ą: a
@@ -188,14 +189,18 @@ _POLISH = _endings(
 )
 _CZECH = _endings(
     """
-    a: - o
-    u: - a o
-    em: - o
+    a: -
+    u: - a
+    em: -
     ě: - a
     y: a
     ou: a
     ů: -
     ách: y - a
+    ska: sko
+    sku: sko
+    cka: cko
+    cku: cko
     """
 )
 _HUNGARIAN_CASES = """
@@ -228,21 +233,21 @@ _SWEDISH = _endings(
     """
 )
 SCRIPTS = (
-    Script("\u0370", "\u03ff", _GREEK, cased=True),
-    Script("\u0400", "\u052f", _CYRILLIC, cased=True),
+    Script("\u0370", "\u03ff", _GREEK, shortest=4),
+    Script("\u0400", "\u052f", _CYRILLIC, shortest=4),
     Script("\u0590", "\u05ff", _HEBREW, abjad=True),
     Script("\u0600", "\u06ff", _ARABIC, abjad=True),
     Script("\u0900", "\u097f", _DEVANAGARI),
     Script("\u0980", "\u09ff", _BENGALI),
     *(
-        Script("a", "\u024f", endings, cased=True, signs=signs)
-        for endings, signs in (
-            (_TURKISH, "ğşı"),
-            (_POLISH, "ąćęłńśźż"),
-            (_CZECH, "čďěňřšťůž"),
-            (_HUNGARIAN, "áéíóőúű"),
-            (_FINNISH, "äö"),
-            (_SWEDISH, "å"),
+        Script("a", "\u024f", endings, shortest=shortest, signs=signs)
+        for endings, shortest, signs in (
+            (_TURKISH, 5, "ğşı"),
+            (_POLISH, 5, "ąćęłńśźż"),
+            (_CZECH, 5, "čďěňřšťůž"),
+            (_HUNGARIAN, 5, "áéíóőúű"),
+            (_FINNISH, 8, "äö"),
+            (_SWEDISH, 5, "å"),
         )
     ),
 )
@@ -285,22 +290,21 @@ for _place, _script in enumerate(SCRIPTS):
 _UNSIGNED = sum(1 << place for place, script in enumerate(SCRIPTS) if not script.signs)
 
 
-def bases(form: str, surface: str, signs: int = _UNSIGNED) -> list[str]:
+def bases(form: str, capital: bool, signs: int = _UNSIGNED) -> list[str]:
     """The normal forms that a name may have whose inflected form, or form with an article, this is, likeliest first.
 
     form     normal form of the mention
-    surface  the mention as it is written: capitals decide how short a name may be
+    capital  whether its last word has a capital, and not because a text begins with it
     signs    `signs_in` its text
     """
     front, blank, word = form.rpartition(" ")
     found = [form.removeprefix(article) for article in _ARTICLES if form.startswith(article) and len(form) > 4]
     if word in ALL_FUNCTION_WORDS:
         return found
-    capital = surface[surface.rfind(" ") + 1 :][:1].isupper()
     for place, script in enumerate(SCRIPTS):
         if not (signs >> place & 1 and script.first <= word[-1:] <= script.last):
             continue
-        shortest = SHORTEST if script.cased and not capital else SHORTEST_CAPITALISED
+        shortest = SHORTEST if capital else script.shortest
         for ending in script.endings:
             if word.endswith(ending.letters):
                 stem = word.removesuffix(ending.letters)

@@ -178,8 +178,12 @@ class _Folded:
         starts = (kind != _BLANK) & (single | (_moved(kind, 1) != kind))
         ends = (kind != _BLANK) & (single | (_moved(kind, -1) != kind))
         if self.unspaced is not None:
-            starts &= self.unspaced.may_part
-            ends &= _moved(self.unspaced.may_part, -1, True)
+            # What one character folds to is not torn apart either, nor a mark from what it stands on.
+            mark = marks[np.where(folded < (1 << 16), folded, 0)]
+            torn = (_moved(kind, 1) > _MARK) & (mark | (_moved(origin, 1, -1) == origin) & (kind > _MARK))
+            may_part = self.unspaced.may_part & ~torn
+            starts &= may_part
+            ends &= _moved(may_part, -1, True)
         self.starts: I64 = np.flatnonzero(starts)
         self.ends: I64 = np.flatnonzero(ends) + 1
         self.may_start = ~np.isin(folded[self.starts], _NO_START)
@@ -199,7 +203,11 @@ class _Folded:
         signs = signs_of(self.original, self.text_starts)[self.rows]
         if not signs.any() and self.points.max() < FIRST_CHARACTER:
             return None
-        return Inflected(self.points, self.starts, self.ends, self.original[self.origin[self.starts]], signs, of)
+        begins_text = np.ones(len(self.rows), dtype=bool)
+        begins_text[1:] = self.rows[1:] != self.rows[:-1]
+        initials = np.minimum(self.original[self.origin[self.starts]], 0xFFFF)
+        capital = scripts.tables().capital[initials] & ~begins_text
+        return Inflected(self.points, self.starts, self.ends, capital, signs, of)
 
 
 def _moved(values: npt.NDArray[Any], by: int, edge: int = 0) -> npt.NDArray[Any]:

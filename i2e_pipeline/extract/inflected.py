@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from i2e_pipeline.extract.substrings import U64, Substrings, continuation, hashes, places_among
-from wikidata import inflection, scripts
+from wikidata import inflection
 from wikidata.function_words import ALL_FUNCTION_WORDS
 
 I64 = npt.NDArray[np.int64]
@@ -22,7 +22,7 @@ class Inflected:
     """Words with a prefix or an ending.
 
     points, starts, ends   the folded characters, where tokens start and end
-    initials               the first character of each token as it is written
+    capital                whether a token has a capital, and not because a text begins with it
     signs                  for each token, which of `inflection.SCRIPTS` its text has signs of: a bit for each
     of                     the hashes of the characters
 
@@ -35,7 +35,7 @@ class Inflected:
         points: npt.NDArray[np.uint32],
         starts: I64,
         ends: I64,
-        initials: npt.NDArray[np.uint32],
+        capital: npt.NDArray[np.bool_],
         signs: npt.NDArray[np.uint16],
         of: Substrings,
     ) -> None:
@@ -54,7 +54,6 @@ class Inflected:
             shown_from.append(starts[t] + size - prefix.article)
         self.prefixed, self.name_from, self.shown_from = map(np.concatenate, (prefixed, name_from, shown_from))
 
-        capital = scripts.tables().capital[np.minimum(initials, 0xFFFF)]
         tokens, stem_ends, bases = [_NONE], [_NONE], [np.zeros(0, dtype=np.uint64)]
         last = points[ends[words] - 1]
         for place, (script, sums) in enumerate(zip(inflection.SCRIPTS, _base_sums(), strict=True)):
@@ -64,9 +63,7 @@ class Inflected:
             here = words[of_script]
             if not len(here):
                 continue
-            shortest = np.where(
-                capital[here] | (not script.cased), inflection.SHORTEST_CAPITALISED, inflection.SHORTEST
-            )
+            shortest = np.where(capital[here], inflection.SHORTEST, script.shortest)
             letters = ends[here] - starts[here]
             for ending, base in zip(script.endings, sums, strict=True):
                 stem = letters - len(ending.letters)

@@ -157,7 +157,7 @@ def _forms(
     for surface, (row, start, _) in zip(surfaces, places, strict=True):
         article = _ARTICLE.match(surface)
         form = normal_form(surface)
-        forms = [form, *inflections(form), *bases(form, surface, signs[row])]
+        forms = [form, *inflections(form), *bases(form, _capital(surface, start), signs[row])]
         skip = 0
         if article and (surface[0].islower() or start == 0):
             skip = article.end()
@@ -178,6 +178,12 @@ def _forms(
         if skips[i] and len(hits) and int(hits[0]) >= len(forms) // 2:
             skips[i] = 0
     return skips, chosen
+
+
+def _capital(surface: str, start: int) -> bool:
+    """Whether the last word of a surface has a capital that its place does not give it."""
+    last = surface.rfind(" ") + 1
+    return start + last > 0 and surface[last : last + 1].isupper()
 
 
 def _longest(rows: I64, starts: I64, ends: I64, limit: int) -> I64:
