@@ -275,8 +275,8 @@ PARTICLES = frozenset(_PARTICLES.split())
 def signs_in(text: str) -> int:
     """Which of `SCRIPTS` a text may be of by its signs: a bit for each."""
     if text.isascii():
-        return _UNSIGNED
-    found = _UNSIGNED
+        return UNSIGNED
+    found = UNSIGNED
     for char in set(text):
         found |= SIGNS.get(char, 0)
     return found
@@ -287,10 +287,11 @@ SIGNS: dict[str, int] = {}
 for _place, _script in enumerate(SCRIPTS):
     for _sign in {*_script.signs, *_script.signs.upper().replace("I", "İ")}:
         SIGNS[_sign] = SIGNS.get(_sign, 0) | 1 << _place
-_UNSIGNED = sum(1 << place for place, script in enumerate(SCRIPTS) if not script.signs)
+UNSIGNED = sum(1 << place for place, script in enumerate(SCRIPTS) if not script.signs)
+"""The scripts that need no sign."""
 
 
-def bases(form: str, capital: bool, signs: int = _UNSIGNED) -> list[str]:
+def bases(form: str, capital: bool, signs: int = UNSIGNED) -> list[str]:
     """The normal forms that a name may have whose inflected form, or form with an article, this is, likeliest first.
 
     form     normal form of the mention

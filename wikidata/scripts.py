@@ -59,7 +59,10 @@ _WRITINGS = (
 )
 # fmt: on
 _UNSPACED = "".join(f"{chr(first)}-{chr(last)}" for first, last, _ in _WRITINGS)
-_BLANK_BESIDE = re.compile(f"(?<=[{_UNSPACED}]) | (?=[{_UNSPACED}])")
+_COMPOSING = "\u0300-\u036f\u3099\u309a"
+"""Ranges of marks that become one with the letter before them. A blank before such a mark, of which it was a part,
+stays."""
+_BLANK_BESIDE = re.compile(f"(?<=[{_UNSPACED}]) (?![{_COMPOSING}])| (?=[{_UNSPACED}])")
 
 _LEANING = frozenset(
     "\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0eb0\u0eb2\u0eb3\u0ebd\u0ec6\u17d7ァィゥェォッャュョヮヵヶーンん"

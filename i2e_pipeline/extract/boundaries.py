@@ -61,17 +61,23 @@ class Unspaced:
         """May a token begin with the character, as far as its neighbours go?"""
 
     def _may_part(self) -> Bools:
+        may_part = np.ones(len(self.points), dtype=bool)
+        places = np.flatnonzero((self.writing == Writing.STACKED) | (self.writing == Writing.KATAKANA))
+        if not len(places):
+            return may_part
         known = tables()
-        safe = np.where(self.points < (1 << 16), self.points, 0)
-        leaning, leading = known.leaning[safe], known.leading[safe]
-        killed = np.zeros(len(safe), dtype=bool)
-        killed[:-1] = known.killing[safe[1:]]
+
+        def of_neighbour(table: Bools, by: int) -> Bools:
+            there = places + by
+            inside = (there >= 0) & (there < len(self.points))
+            points = self.points[np.where(inside, there, 0)]
+            return inside & (points < len(table)) & table[np.where(points < len(table), points, 0)]
+
+        leaning = of_neighbour(known.leaning, 0) | of_neighbour(known.leading, -1)
         # A silenced consonant may carry a vowel sign before the one that silences it.
-        killed[:-2] |= leaning[1:-1] & known.killing[safe[2:]]
-        joined = leaning | killed
-        joined[1:] |= leading[:-1]
-        stacked = (self.writing == Writing.STACKED) | (self.writing == Writing.KATAKANA)
-        return ~(joined & stacked) | self.changes[:-1]
+        killed = of_neighbour(known.killing, 1) | of_neighbour(known.leaning, 1) & of_neighbour(known.killing, 2)
+        may_part[places] = ~(leaning | killed) | self.changes[places]
+        return may_part
 
     def allowed(self, starts: I64, ends: I64, tokens: I64) -> Bools:
         """Which runs of tokens may be names: first characters, ends behind the last ones, numbers of tokens."""

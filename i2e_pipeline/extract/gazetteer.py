@@ -132,7 +132,8 @@ class _Folded:
             here = points == point
             form = _folded(chr(point))
             folded[here], sizes[here], joined[here] = ord(form[0]) if form else 0, len(form), point in _joining()
-        self._marks = np.flatnonzero((sizes == 0) & marks[safe])
+        dropped = sizes == 0
+        self._marks = np.flatnonzero(dropped & marks[safe]) if dropped.any() else np.zeros(0, dtype=np.int64)
         breaks = self.text_starts[1:] - 1
         folded[breaks], sizes[breaks] = 0, 1
         until = np.arange(1, len(points) + 1)
@@ -154,7 +155,7 @@ class _Folded:
         if surplus.any():
             origin = origin[~surplus]
             folded = folded[~surplus]
-        if len(nasals := scripts.joined_nasals(folded)):
+        if len(folded) and folded.max() > 0x900 and len(nasals := scripts.joined_nasals(folded)):
             until[origin[nasals]] = until[origin[nasals + 1]]
             folded[nasals] = scripts.anusvaras(folded[nasals])
             folded, origin = np.delete(folded, nasals + 1), np.delete(origin, nasals + 1)
@@ -166,7 +167,9 @@ class _Folded:
         self.unspaced: Unspaced | None = None
         if len(kind) and kind.max() > _MARK:
             # As `scripts.without_optional_blanks` does with names.
-            optional = (folded == 32) & (_moved(kind, 1) > _MARK) | (folded == 32) & (_moved(kind, -1) > _MARK)
+            blank, behind = folded == 32, _moved(folded, -1)
+            composing = (behind >= 0x300) & (behind <= 0x36F) | (behind == 0x3099) | (behind == 0x309A)
+            optional = blank & ((_moved(kind, 1) > _MARK) & ~composing | (_moved(kind, -1) > _MARK))
             kept = ~optional
             gap = _moved(optional, 1)[kept]
             folded, origin, kind = folded[kept], origin[kept], kind[kept]
@@ -431,13 +434,22 @@ class Gazetteer:
     def find(self, texts: list[str]) -> tuple[I64, I64, I64]:
         """The names in each text: rows, starts and ends in characters, ordered by row, start, end.
 
-        A match is a run of whole words; of matches one within the other only the longest stays, of others all do.
+        A match is a run of whole words, as far as the script has any (boundaries.py), or an inflected form of a name
+        (inflected.py); of matches one within the other only the longest stays, of others all do.
         """
-        parts = [self._find(texts[i : i + _CHUNK], i) for i in range(0, len(texts), _CHUNK)] or [_none()]
+        parts = [_none()]
+        # By themselves, texts of ASCII alone do not pay for what the others need.
+        ascii_only = np.fromiter(map(str.isascii, texts), dtype=bool, count=len(texts))
+        for of_kind in (np.flatnonzero(ascii_only), np.flatnonzero(~ascii_only)):
+            for i in range(0, len(of_kind), _CHUNK):
+                chunk = of_kind[i : i + _CHUNK]
+                rows, starts, ends = self._find([texts[row] for row in chunk.tolist()])
+                parts.append((chunk[rows], starts, ends))
         rows, starts, ends = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return rows, starts, ends
+        order = np.argsort(rows, kind="stable")
+        return rows[order], starts[order], ends[order]
 
-    def _find(self, texts: list[str], first_row: int) -> tuple[I64, I64, I64]:
+    def _find(self, texts: list[str]) -> tuple[I64, I64, I64]:
         folded = _Folded(texts)
         tokens, first, last, places = self._runs(folded)
         starts, ends, rows = folded.origin[first], folded.with_marks(folded.until[last - 1]), folded.rows[tokens]
@@ -455,7 +467,7 @@ class Gazetteer:
             outer[1:] = ends[1:] > np.maximum.accumulate(ends)[:-1]
             rows, starts, ends = rows[outer], starts[outer], ends[outer]
         offset = folded.text_starts[rows]
-        return rows + first_row, starts - offset, ends - offset
+        return rows, starts - offset, ends - offset
 
     def _runs(self, folded: _Folded) -> tuple[I64, I64, I64, I64]:
         """What may be a mention: its first token, where it starts and ends among the folded characters, and the place

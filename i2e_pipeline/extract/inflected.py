@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,52 +42,49 @@ class Inflected:
     ) -> None:
         words = np.flatnonzero((points[starts] >= FIRST_CHARACTER) | (signs > 0))
         words = words[~places_among(_function_words(), of(starts[words], ends[words]))[0]]
-        prefixed, name_from, shown_from = [_NONE], [_NONE], [_NONE]
-        abjad = words[(points[starts[words]] >= _FIRST_ABJAD) & (points[starts[words]] <= _LAST_ABJAD)]
-        for prefix in inflection.PREFIXES if len(abjad) else ():
-            size = len(prefix.letters)
-            letters = ends[abjad] - starts[abjad] - size
-            t = abjad[letters + letters // 2 >= prefix.shortest]
-            for i, letter in enumerate(prefix.letters):
-                t = t[points[starts[t] + i] == ord(letter)]
-            prefixed.append(t)
-            name_from.append(starts[t] + size)
-            shown_from.append(starts[t] + size - prefix.article)
-        self.prefixed, self.name_from, self.shown_from = map(np.concatenate, (prefixed, name_from, shown_from))
+        sizes = ends[words] - starts[words]
+        prefixes, endings = _prefixes(), _endings()
 
-        tokens, stem_ends, bases = [_NONE], [_NONE], [np.zeros(0, dtype=np.uint64)]
-        last = points[ends[words] - 1]
-        for place, (script, sums) in enumerate(zip(inflection.SCRIPTS, _base_sums(), strict=True)):
-            of_script = (last >= ord(script.first)) & (last <= ord(script.last))
-            if script.signs:
-                of_script &= (signs[words] >> place) & 1 > 0
-            here = words[of_script]
-            if not len(here):
-                continue
-            shortest = np.where(capital[here], inflection.SHORTEST, script.shortest)
-            letters = ends[here] - starts[here]
-            for ending, base in zip(script.endings, sums, strict=True):
-                stem = letters - len(ending.letters)
-                name = stem + len(ending.base)
-                name = name + name // 2 if script.abjad else name
-                t = here[(stem >= inflection.SHORTEST_STEM) & (name >= shortest)]
-                for i, letter in enumerate(reversed(ending.letters)):
-                    t = t[points[ends[t] - 1 - i] == ord(letter)]
-                tokens.append(t)
-                stem_ends.append(ends[t] - len(ending.letters))
-                bases.append(np.full(len(t), base))
-        ended = np.concatenate(tokens)
-        order = np.argsort(ended, kind="stable")
-        self._ended = ended[order]
-        self.stem_ends: I64 = np.concatenate(stem_ends)[order]
-        self.bases: U64 = np.concatenate(bases)[order]
+        abjad = np.flatnonzero((points[starts[words]] >= _FIRST_ABJAD) & (points[starts[words]] <= _LAST_ABJAD))
+        found = [(_NONE, _NONE)]
+        for size in np.unique(prefixes.size).tolist() if len(abjad) else ():
+            t = abjad[sizes[abjad] > size]
+            found.append(prefixes.places(t, of(starts[words[t]], starts[words[t]] + size), size))
+        which, prefix = map(np.concatenate, zip(*found, strict=True))
+        letters = sizes[which] - prefixes.size[prefix]
+        long = letters + letters // 2 >= prefixes["shortest"][prefix]
+        which, prefix = which[long], prefix[long]
+        self.prefixed: I64 = words[which]
+        self.name_from: I64 = starts[self.prefixed] + prefixes.size[prefix]
+        self.shown_from: I64 = self.name_from - prefixes["article"][prefix]
+
+        found = [(_NONE, _NONE)]
+        for size in np.unique(endings.size).tolist():
+            t = np.flatnonzero(sizes >= size + inflection.SHORTEST_STEM)
+            found.append(endings.places(t, of(ends[words[t]] - size, ends[words[t]]), size))
+        which, ending = map(np.concatenate, zip(*found, strict=True))
+        letters = sizes[which] - endings.size[ending] + endings["base_size"][ending]
+        letters += np.where(endings["abjad"][ending], letters // 2, 0)
+        shortest = np.where(capital[words[which]], inflection.SHORTEST, endings["shortest"][ending])
+        good = (letters >= shortest) & (endings["signs"][ending] & (signs[words[which]] | _UNSIGNED) > 0)
+        which, ending = which[good], ending[good]
+        order = np.argsort(which, kind="stable")
+        ended, ending = words[which[order]], ending[order]
+        self.stem_ends: I64 = ends[ended] - endings.size[ending]
+        self.bases: U64 = endings["base"][ending]
+        self._count = np.bincount(ended, minlength=len(starts))
+        self._first = np.cumsum(self._count) - self._count
 
     def endings_of(self, last: I64) -> tuple[I64, I64]:
         """(run, ending) for each ending of the last token of each run."""
-        left = np.searchsorted(self._ended, last, side="left")
-        count = np.searchsorted(self._ended, last, side="right") - left
-        run = np.repeat(np.arange(len(last)), count)
-        return run, np.arange(len(run)) - np.repeat(np.cumsum(count) - count - left, count)
+        count = self._count[last]
+        return _expanded(count, self._first[last])
+
+
+def _expanded(count: I64, first: I64) -> tuple[I64, I64]:
+    """(row, place) of `count` places from `first` on for each row."""
+    rows = np.repeat(np.arange(len(count)), count)
+    return rows, np.arange(len(rows)) - np.repeat(np.cumsum(count) - count - first, count)
 
 
 def signs_of(texts: npt.NDArray[np.uint32], text_starts: I64) -> npt.NDArray[np.uint16]:
@@ -116,6 +114,46 @@ def _function_words() -> U64:
     return np.unique(hashes(sorted(ALL_FUNCTION_WORDS)))
 
 
+_UNSIGNED = np.uint16(inflection.UNSIGNED)
+
+
+class _Affixes:
+    """Letters at one end of a word, sorted by their hash, and what holds of them, by name."""
+
+    def __init__(self, letters: list[str], **columns: list[Any]) -> None:
+        keys = hashes(letters)
+        order = np.lexsort((np.arange(len(keys)), keys))
+        self._keys = keys[order]
+        self.size: I64 = np.array([len(x) for x in letters], dtype=np.int64)[order]
+        self.columns = {name: np.array(values)[order] for name, values in columns.items()}
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return self.columns[name]
+
+    def places(self, words: I64, values: U64, size: int) -> tuple[I64, I64]:
+        """(word, affix) for each of these words that has one of that size; `values` are the hashes of their letters."""
+        left = np.searchsorted(self._keys, values, side="left")
+        count = np.searchsorted(self._keys, values, side="right") - left
+        which, affix = _expanded(count, left)
+        return words[which], affix
+
+
 @lru_cache(maxsize=1)
-def _base_sums() -> list[list[np.uint64]]:
-    return [[continuation(ending.base) for ending in script.endings] for script in inflection.SCRIPTS]
+def _prefixes() -> _Affixes:
+    rows = inflection.PREFIXES
+    return _Affixes([p.letters for p in rows], article=[p.article for p in rows], shortest=[p.shortest for p in rows])
+
+
+@lru_cache(maxsize=1)
+def _endings() -> _Affixes:
+    rows = [
+        (1 << place, script, ending) for place, script in enumerate(inflection.SCRIPTS) for ending in script.endings
+    ]
+    return _Affixes(
+        [ending.letters for _, _, ending in rows],
+        signs=[np.uint16(bit) for bit, _, _ in rows],
+        shortest=[script.shortest for _, script, _ in rows],
+        abjad=[script.abjad for _, script, _ in rows],
+        base=[continuation(ending.base) for *_, ending in rows],
+        base_size=[len(ending.base) for *_, ending in rows],
+    )
