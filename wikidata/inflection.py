@@ -243,7 +243,7 @@ SCRIPTS = (
         Script("a", "\u024f", endings, shortest=shortest, signs=signs)
         for endings, shortest, signs in (
             (_TURKISH, 5, "ğşı"),
-            (_POLISH, 5, "ąćęłńśźż"),
+            (_POLISH, 6, "ąćęłńśźż"),
             (_CZECH, 5, "čďěňřšťůž"),
             (_HUNGARIAN, 5, "áéíóőúű"),
             (_FINNISH, 8, "äö"),

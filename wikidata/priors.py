@@ -17,8 +17,8 @@ as 0; links is the number of anchors that lead to e under any text. How the expo
 **Link probability.**  Where link counts and text counts are both known it is their ratio (Mihalcea & Csomai, CIKM
 2007). Anchor files have no text counts, so this first version takes what words, case and kinds say
 (`base_link_probability`) as the mean of a Beta prior of weight `anchor_weight` and each anchor as a success. It decides
-the gazetteer: at least 0.05 (Yamada et al., ICADL 2016 prune there), and never for a function word, a common word, a
-number, or two letters (`surface.length`).
+the gazetteer: at least 0.05 (Yamada et al., ICADL 2016 prune there), and never for a function word of any
+language, a common word, a number, or two letters (`surface.length`, which says what that means in each script).
 """
 
 from __future__ import annotations

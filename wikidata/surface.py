@@ -2,8 +2,9 @@
 names are admissible.
 
 Knowledge base and text must agree on one spelling. `normal_form` is applied to both sides; it removes what never tells
-two entities apart (case, width, kind of quote or dash, a possessive, surrounding punctuation). What may tell them apart
-(number, accents, one word or two) stays, and `lookup_keys` tries it on the asking side only after the exact form.
+two entities apart (case, width, kind of quote or dash, a possessive, surrounding punctuation) and what each script
+leaves to the writer (scripts.py). What may tell them apart (number, accents, one word or two) stays, and `lookup_keys`
+tries it on the asking side only after the exact form.
 """
 
 from __future__ import annotations

@@ -3,10 +3,13 @@
 Reads    kb/surfaces, once, to build the file
 Writes   kb/gazetteer: a folder of flat arrays, memory-mapped by every worker of a machine together
 
-A name matches where a run of whole words has its normal form, or the normal form of its plural or singular. The file
-does not hold the names but their 64-bit hashes, and hashes of their beginnings. With these a dozen array operations
-match a batch of texts: one cumulative sum gives the hash of any run of words (a polynomial hash modulo 2^64), runs grow
-word by word only while they are the beginning of some name, and a bitmap spares most of the searches.
+A name matches where a run of whole words has its normal form, or the normal form of its plural or singular. Scripts
+that set no blanks between words have rules of their own for where a name may be cut out (boundaries.py), and where a
+language writes endings, articles or prepositions on to a name it is found under them (inflected.py).
+
+The file does not hold the names but their 64-bit hashes, and hashes of their beginnings. With these a dozen array
+operations match a batch of texts: one cumulative sum gives the hash of any run of words (a polynomial hash modulo
+2^64), runs grow word by word only while they are the beginning of some name, and a bitmap spares most of the searches.
 
 Per name this costs 25 bytes on disk, once per machine, and 270 while 0.4 M names are built. A double-array automaton of
 the same names costs 159 bytes in every worker and 1,500 while it is built, and it finds no plurals; both match about as
