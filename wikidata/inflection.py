@@ -14,6 +14,7 @@ particles   what Korean writes behind a word, which is no part of the mention.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from wikidata.function_words import ALL_FUNCTION_WORDS
@@ -298,10 +299,16 @@ def bases(form: str, capital: bool, signs: int = UNSIGNED) -> list[str]:
     capital  whether its last word has a capital, and not because a text begins with it
     signs    `signs_in` its text
     """
-    front, blank, word = form.rpartition(" ")
     found = [form.removeprefix(article) for article in _ARTICLES if form.startswith(article) and len(form) > 4]
+    for whole in (form, *found.copy()):
+        front, blank, word = whole.rpartition(" ")
+        found += [front + blank + name for name in _without_ending(word, capital, signs)]
+    return list(dict.fromkeys(found))
+
+
+def _without_ending(word: str, capital: bool, signs: int) -> Iterator[str]:
     if word in ALL_FUNCTION_WORDS:
-        return found
+        return
     for place, script in enumerate(SCRIPTS):
         if not (signs >> place & 1 and script.first <= word[-1:] <= script.last):
             continue
@@ -310,5 +317,4 @@ def bases(form: str, capital: bool, signs: int = UNSIGNED) -> list[str]:
             if word.endswith(ending.letters):
                 stem = word.removesuffix(ending.letters)
                 if len(stem) >= SHORTEST_STEM and length(stem + ending.base) >= shortest:
-                    found.append(front + blank + stem + ending.base)
-    return list(dict.fromkeys(found))
+                    yield stem + ending.base

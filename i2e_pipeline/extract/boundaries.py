@@ -95,8 +95,8 @@ class Unspaced:
         if behind.any():
             good[behind] &= self._particle_from(ends[behind])
         inside = self.gaps[ends] - self.gaps[starts + 1] > 0
-        among_words = ~self.changes[starts] | ~self.changes[ends]
-        return good & ~(inside & (cut_start | (among_words & (size < _ACROSS_BLANKS))))
+        among_words = ~self.changes[starts] & (first > 0) | ~self.changes[ends] & (last > 0)
+        return good & ~(inside & (cut_start & (first > 0) | (among_words & (size < _ACROSS_BLANKS))))
 
     @staticmethod
     def _is(writing: npt.NDArray[np.uint8], kind: Writing, cut: Bools) -> Bools:

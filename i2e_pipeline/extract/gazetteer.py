@@ -122,36 +122,19 @@ class _Folded:
     """A batch of texts, folded: characters, from where to where each was made of, and their tokens."""
 
     def __init__(self, texts: list[str]) -> None:
-        table, count, kinds, joins, marks = _tables()
+        table, kinds, marks = _tables()[0], _tables()[2], _tables()[4]
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         self.original = code_points(texts, "\n")
         self.text_starts = np.cumsum(lengths + 1) - (lengths + 1)
-        points = self.original
-        low = points < (1 << 16)
-        safe = points if low.all() else np.where(low, points, 0)
-        folded, sizes, joined = table[safe], count[safe], joins[safe]
-        several: dict[int, str] = {}
-        for point in np.unique(points[~low]).tolist() if safe is not points else ():
-            here = points == point
-            form = _folded(chr(point))
-            folded[here], sizes[here], joined[here] = ord(form[0]) if form else 0, len(form), point in _joining()
-        dropped = sizes == 0
-        self._marks = np.flatnonzero(dropped & marks[safe]) if dropped.any() else np.zeros(0, dtype=np.int64)
+        self._marks: I64 = np.zeros(0, dtype=np.int64)
         breaks = self.text_starts[1:] - 1
-        folded[breaks], sizes[breaks] = 0, 1
-        until = np.arange(1, len(points) + 1)
-        for start, end in _clusters(points, joined, sizes, breaks):
-            several[start] = form = _folded("".join(map(chr, points[start:end].tolist())))
-            sizes[start:end], sizes[start], until[start] = 0, len(form), end
-            folded[start] = ord(form[0]) if form else 0
-        origin = np.arange(len(points))
-        if (sizes != 1).any():
-            origin = np.repeat(origin, sizes)
-            first = np.cumsum(sizes, dtype=np.int64) - sizes
-            folded = folded[origin]
-            for place in np.flatnonzero(sizes > 1).tolist():
-                form = several.get(place) or _folded(chr(points[place]))
-                folded[first[place] : first[place] + len(form)] = [ord(c) for c in form]
+        if self.original.max(initial=0) < 0x80:  # each character of ASCII folds to one
+            folded = table[self.original]
+            folded[breaks] = 0
+            origin = np.arange(len(folded))
+            until = origin + 1
+        else:
+            folded, origin, until = self._fold(breaks)
         blank = (folded == 32) | (folded == 0)
         surplus = np.zeros(len(folded), dtype=bool)
         surplus[1:] = (folded[1:] == 32) & blank[:-1]
@@ -163,7 +146,7 @@ class _Folded:
             folded[nasals] = scripts.anusvaras(folded[nasals])
             folded, origin = np.delete(folded, nasals + 1), np.delete(origin, nasals + 1)
         high = folded >= (1 << 16)
-        kind = kinds[np.where(high, 0, folded)]
+        kind = kinds[np.where(high, 0, folded) if high.any() else folded]
         for point in np.unique(folded[high]).tolist() if high.any() else ():
             kind[folded == point] = _class(chr(point))
         kind[folded == 0] = _BLANK
@@ -193,7 +176,38 @@ class _Folded:
         self.starts: I64 = np.flatnonzero(starts)
         self.ends: I64 = np.flatnonzero(ends) + 1
         self.may_start = ~np.isin(folded[self.starts], _NO_START)
-        self.rows: I64 = np.searchsorted(self.text_starts, self.origin[self.starts], side="right") - 1
+        self.rows: I64 = np.cumsum(folded == 0)[self.starts]
+
+    def _fold(self, breaks: I64) -> tuple[npt.NDArray[np.uint32], I64, I64]:
+        """The folded characters, with 0 between the texts, where each comes from, and where each original one ends."""
+        table, count, _, joins, marks = _tables()
+        points = self.original
+        low = points < (1 << 16)
+        safe = points if low.all() else np.where(low, points, 0)
+        folded, sizes, joined = table[safe], count[safe], joins[safe]
+        several: dict[int, str] = {}
+        for point in np.unique(points[~low]).tolist() if safe is not points else ():
+            here = points == point
+            form = _folded(chr(point))
+            folded[here], sizes[here], joined[here] = ord(form[0]) if form else 0, len(form), point in _joining()
+        dropped = sizes == 0
+        if dropped.any():
+            self._marks = np.flatnonzero(dropped & marks[safe])
+        folded[breaks], sizes[breaks] = 0, 1
+        until = np.arange(1, len(points) + 1)
+        for start, end in _clusters(points, joined, sizes, breaks):
+            several[start] = form = _folded("".join(map(chr, points[start:end].tolist())))
+            sizes[start:end], sizes[start], until[start] = 0, len(form), end
+            folded[start] = ord(form[0]) if form else 0
+        origin = np.arange(len(points))
+        if (sizes != 1).any():
+            origin = np.repeat(origin, sizes)
+            first = np.cumsum(sizes, dtype=np.int64) - sizes
+            folded = folded[origin]
+            for place in np.flatnonzero(sizes > 1).tolist():
+                form = several.get(place) or _folded(chr(points[place]))
+                folded[first[place] : first[place] + len(form)] = [ord(c) for c in form]
+        return folded, origin, until
 
     def with_marks(self, ends: I64) -> I64:
         """Ends behind the vowel marks and accents that stand there and fold to nothing."""

@@ -105,6 +105,7 @@ INFLECTED = [
     ("ar", "وردة", "ردة", NONE),  # rose is no "and …"
     ("he", "טיול לחיפה ובחיפה", "חיפה", ["חיפה", "חיפה"]),
     ("he", "ליד ההר", "הר", NONE),
+    ("he", "החתולים ישנים", "חתול", ["החתולים"]),
     ("fa", "اسب‌ها و اسبها", "اسب", ["اسب‌ها", "اسبها"]),
     ("bn", "ঢাকার রাস্তা", "ঢাকা", ["ঢাকার"]),
     ("bn", "কলকাতায় বৃষ্টি", "কলকাতা", ["কলকাতায়"]),
@@ -203,6 +204,7 @@ def of_all(tmp_path_factory: pytest.TempPathFactory) -> Gazetteer:
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
 @example("بغدادٌ")
 @example("東 京")
+@example("البغدادها")
 def test_a_span_is_a_spelling_of_a_name_or_of_an_inflected_form_of_one(of_all: Gazetteer, text: str) -> None:
     """Catches: offsets that are off by a mark, a ligature or a blank that the fold left out."""
     text = unicodedata.normalize("NFC", text)
