@@ -18,9 +18,10 @@ as 0; links is the number of anchors that lead to e under any text. How the expo
 `anchor_weight`. Where the anchors say how often a text had the name and nobody linked it (`unlinked`, as
 `jobs/count_anchors.py` counts it), each link is a success and each occurrence without one a failure: linked / (linked +
 unlinked), the keyphraseness of Mihalcea & Csomai (CIKM 2007), who count texts where this counts occurrences; so for any
-name but numbers and function words. Where they do not say it, each anchor is a success, and a name whose guess is below
+name but numbers and function words of any language. Where they do not say it, each anchor is a success, and a name whose guess is below
 `FIXED` stays there. It decides the gazetteer: at least 0.05 (Yamada et al., ICADL 2016 prune there); numbers, common
-words and two letters (`surface.length`) are kept out there, whatever they reach here.
+words and two letters (`surface.length`, which says what that means in each script) are kept out there, whatever they
+reach here.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
+from wikidata.common_words import COMMON_WORDS
+from wikidata.function_words import ALL_FUNCTION_WORDS
 from wikidata.schemas import CANDIDATE, SURFACES
 from wikidata.surface import length, singulars
 
@@ -156,9 +158,9 @@ def is_common(form: str) -> bool:
 
 def _is_common_word(word: str) -> bool:
     word = word.removesuffix("'s")
-    if word in FUNCTION_WORDS or word in COMMON_WORDS:
+    if word in ALL_FUNCTION_WORDS or word in COMMON_WORDS:
         return True
-    return any(w in FUNCTION_WORDS or w in COMMON_WORDS for w in singulars(word))
+    return any(w in ALL_FUNCTION_WORDS or w in COMMON_WORDS for w in singulars(word))
 
 
 FIXED = 0.04
@@ -176,7 +178,7 @@ def base_link_probability(form: str, best_kind: str, forms: Sequence[str]) -> fl
     if len(form) < 2 or not any(map(str.isalpha, form)):
         return 0.0
     words = form.split()
-    content = [w for w in words if w not in FUNCTION_WORDS]
+    content = [w for w in words if w not in ALL_FUNCTION_WORDS]
     if not content:
         return 0.0
     if is_common(form):

@@ -2,8 +2,9 @@
 names are admissible.
 
 Knowledge base and text must agree on one spelling. `normal_form` is applied to both sides; it removes what never tells
-two entities apart (case, width, kind of quote or dash, a possessive, surrounding punctuation). What may tell them apart
-(number, accents, one word or two) stays, and `lookup_keys` tries it on the asking side only after the exact form.
+two entities apart (case, width, kind of quote or dash, a possessive, surrounding punctuation) and what each script
+leaves to the writer (scripts.py). What may tell them apart (number, accents, one word or two) stays, and `lookup_keys`
+tries it on the asking side only after the exact form.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from enum import Enum
 from functools import lru_cache
 
 import pyarrow as pa
+
+from wikidata import scripts
 
 MAX_CHARS = 120
 """Longer names are titles or whole sentences; no alt-text repeats them to the letter."""
@@ -29,8 +32,11 @@ APOSTROPHES = (
 )
 """What stands for an apostrophe: quotation marks, primes, accents without a letter, the okina of Hawaiian, ayin and
 hamza of transliterations, the saltillo. Few keyboards have the right one, so they are one letter."""
-_DOUBLE_QUOTES = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\u2036\uff02"
-_DASHES = "-_\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\u30fb\ufe58\ufe63\uff0d\u00b7"
+_DOUBLE_QUOTES = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\u2036\uff02\u05f4"
+_DASHES = (
+    "-_\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\u30fb\ufe58\ufe63\uff0d"
+    "\u00b7\u05be\u2022\u2027\u2219\u22c5\u30a0"  # middle dots, bullets for them, the maqaf of Hebrew
+)
 _DROPPED = (
     "\u2122\u00ae\u00a9\u2120\u2117\u00ad\ufeff\ufe0e\ufe0f\u061c"
     + "".join(map(chr, range(0x200B, 0x2010)))
@@ -64,7 +70,8 @@ def normal_form(surface: str) -> str:
     NFKC and case folding, the same for a name in capitals, in small letters and as a title (the Turkish i's are one
     with i), quotes and apostrophes unified, dashes and underscores read as blanks ("T-shirt" is "t shirt"), white space
     collapsed, control and format characters and trademark signs dropped, surrounding
-    punctuation and a final possessive 's stripped. Accents and inner punctuation stay.
+    punctuation and a final possessive 's stripped, and what each script leaves to the writer (`scripts.fold`,
+    `scripts.without_optional_blanks`). Accents of Latin letters and inner punctuation stay.
     `normal_form(normal_form(x)) == normal_form(x)`.
     """
     if surface.isascii():
@@ -78,9 +85,11 @@ def normal_form(surface: str) -> str:
         if not form.isascii():
             # The cases of a letter fold alike only when it is taken apart (U+0345). casefold can undo NFKC and the
             # reverse (U+0345, U+1E9E): hence the loop to a fixed point.
-            folded = unicodedata.normalize("NFKD", form.translate(_FOLD)).casefold()
+            folded = scripts.fold(unicodedata.normalize("NFKD", form.translate(_FOLD)).casefold())
             form = unicodedata.normalize("NFKC", _undotted(folded) if _DOT in folded else folded)
         form = _SPACES.sub(" ", form.translate(_FOLD))
+        if not form.isascii():
+            form = scripts.without_optional_blanks(form)
         form = _POSSESSIVE.sub("", _strip(form))
         if form == before:
             return form
@@ -139,9 +148,15 @@ def _is_syllable(char: str) -> bool:
 
 
 def length(form: str) -> int:
-    """How long a name is, in letters of an alphabet: a character that writes a word or a syllable (Han, Hangul, kana …)
-    counts as two. "北京" is as long as "rome", not as "uk"."""
-    return len(form) if form.isascii() else len(form) + sum(map(_is_syllable, form))
+    """How long a name is, in letters of an alphabet.
+
+    A character that writes a word or a syllable (Han, Hangul, kana …) counts as two: "北京" is as long as "rome",
+    not as "uk". Arabic and Hebrew leave vowels out, so two of their letters count as three: "رم" is as much as "rome".
+    In Thai, Lao, Khmer and Myanmar each letter and each sign counts. All that asks how long a name must be, asks here.
+    """
+    if form.isascii():
+        return len(form)
+    return len(form) + sum(map(_is_syllable, form)) + sum(map(scripts.is_abjad, form)) // 2
 
 
 class Inadmissible(str, Enum):
@@ -311,6 +326,7 @@ _HONORIFICS = _words(
 _TITLES = ("prime minister ", "vice president ", "foreign minister ", "the late ")
 _COMPANY = _words("inc incorporated corp corporation co company ltd limited plc llc gmbh ag sa nv")
 _GENERATION = _words("jr sr ii iii iv")
+_KINDS_OF_PLACE = ("ประเทศ", "จังหวัด", "ປະເທດ", "ប្រទេស")  # country, province
 _ADDED = re.compile(r"\A(.*\w)(?:,\s.*|\s\([^()]*\))\Z", re.DOTALL)
 _INITIAL = re.compile(r"(?:\w\.?|(?:\w\.)+\w?)\Z")
 _PARTICLES = _words("de da di du del della von van der den ter la le al el bin ibn dos das do st y e of")
@@ -347,8 +363,8 @@ def short_forms(name: str, exact: str | None = None) -> list[str]:
     """Shorter normal forms under which texts name the same thing, distinct, without that of the name itself.
 
     "Ballesteros, Cagayan" is "ballesteros", "Garlic (allium sativum)" is "garlic", "Celanese Corporation" is
-    "celanese", "Hiram Bingham III" is "hiram bingham", "Johnson & Johnson" is "johnson and johnson". `exact` is the
-    normal form of the name, where it is known already.
+    "celanese", "Hiram Bingham III" is "hiram bingham", "Johnson & Johnson" is "johnson and johnson", "ประเทศลาว"
+    (country of Laos) is "ลาว". `exact` is the normal form of the name, where it is known already.
     """
     exact = normal_form(name) if exact is None else exact
     found = [_bare(exact)]
@@ -358,6 +374,8 @@ def short_forms(name: str, exact: str | None = None) -> list[str]:
         found += [short, _bare(short)]
     if " & " in exact:
         found.append(exact.replace(" & ", " and "))
+    # Thai, Lao and Khmer write what a place is before its name, and texts leave it out.
+    found += [bare for kind in _KINDS_OF_PLACE if (bare := exact.removeprefix(kind)) != exact]
     return [f for f in dict.fromkeys(found) if f and f != exact]
 
 

@@ -3,10 +3,13 @@
 Reads    kb/surfaces, once, to build the file
 Writes   kb/gazetteer: a folder of flat arrays, memory-mapped by every worker of a machine together
 
-A name matches where a run of whole words has its normal form, or the normal form of its plural or singular. The file
-does not hold the names but their 64-bit hashes, and hashes of their beginnings. With these a dozen array operations
-match a batch of texts: one cumulative sum gives the hash of any run of words (a polynomial hash modulo 2^64), runs grow
-word by word only while they are the beginning of some name, and a bitmap spares most of the searches.
+A name matches where a run of whole words has its normal form, or the normal form of its plural or singular. Scripts
+that set no blanks between words have rules of their own for where a name may be cut out (boundaries.py), and where a
+language writes endings, articles or prepositions on to a name it is found under them (inflected.py).
+
+The file does not hold the names but their 64-bit hashes, and hashes of their beginnings. With these a dozen array
+operations match a batch of texts: one cumulative sum gives the hash of any run of words (a polynomial hash modulo
+2^64), runs grow word by word only while they are the beginning of some name, and a bitmap spares most of the searches.
 
 Per name this costs 25 bytes on disk, once per machine, and 270 while 0.4 M names are built. A double-array automaton of
 the same names costs 159 bytes in every worker and 1,500 while it is built, and it finds no plurals; both match about as
@@ -30,73 +33,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from i2e_pipeline.core.arrays import Arrays, new
-from i2e_pipeline.core.draws import GOLDEN, mixed
-from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
+from i2e_pipeline.extract.boundaries import Unspaced
+from i2e_pipeline.extract.inflected import FIRST_CHARACTER, FIRST_SIGN, Inflected, signs_of
+from i2e_pipeline.extract.substrings import Substrings, code_points, hashes, places_among
+from wikidata import scripts
+from wikidata.common_words import COMMON_WORDS
+from wikidata.function_words import ALL_FUNCTION_WORDS
 from wikidata.schemas import SURFACES
+from wikidata.scripts import TATWEEL
 from wikidata.surface import LEADING, inflections, length, normal_form
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
-FORMAT = 2
+FORMAT = 3
 _HEADER = "gazetteer"
-MAX_TOKENS = 16
-"""Longest name in tokens: words, and each punctuation mark by itself."""
+MAX_TOKENS = 32
+"""Longest name in tokens: words, punctuation marks, and in scripts without blanks syllables."""
 MIN_LENGTH = 3
 """Shorter names, as `surface.length` counts, are left to the recognizer."""
 SPELLED_KINDS = ("surname",)
 """A name that is only of these kinds matches only as it is spelled, with its capital, in a text where capitals mean
 something: one that also has a longer word in small letters."""
 
-_BASE = np.uint64(GOLDEN)
-_INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
 _CHUNK = 1024
 """Texts matched together: large enough for array operations, small enough to stay in the cache."""
 _CASELESS, _INFLECTED, _EXACT = 1, 2, 4
 # Their order: of equal keys a name that matches in any case wins, then an inflection of one.
 
 
-@lru_cache(maxsize=2)
-def _powers(size: int) -> tuple[U64, U64]:
-    up, down = np.full(size, _BASE), np.full(size, _INVERSE)
-    up[0] = down[0] = 1
-    return np.multiply.accumulate(up), np.multiply.accumulate(down)
-
-
-class _Hashes:
-    """Hashes of all substrings of an array of code points."""
-
-    def __init__(self, points: npt.NDArray[np.uint32]) -> None:
-        size = 1 << max(12, len(points).bit_length())
-        up, self.down = _powers(size)
-        self.sums = np.zeros(len(points) + 1, dtype=np.uint64)
-        salted = points.astype(np.uint64) + np.uint64(0x632BE59BD9B4E019)
-        np.cumsum(mixed(salted) * up[: len(points)], out=self.sums[1:])
-
-    def __call__(self, starts: I64, ends: I64) -> U64:
-        return mixed((self.sums[ends] - self.sums[starts]) * self.down[starts])
-
-
-def _points(strings: list[str], separator: str = "") -> npt.NDArray[np.uint32]:
-    return np.frombuffer(separator.join(strings).encode("utf-32-le", "replace"), dtype=np.uint32)
-
-
-def hashes(strings: list[str]) -> U64:
-    """The hash of each string."""
-    lengths = np.fromiter(map(len, strings), dtype=np.int64, count=len(strings))
-    ends = np.cumsum(lengths)
-    return _Hashes(_points(strings))(ends - lengths, ends)
-
-
 # --- text as the matcher sees it ----------------------------------------------------------------------------------
 
-_BLANK, _WORD, _MARK, _IDEOGRAPH = 0, 1, 2, 3
+_BLANK, _WORD, _MARK = 0, 1, 2  # and behind them the kinds of `scripts.Writing` that set no blanks
 
 
 def _fold(char: str) -> str:
     """What `normal_form` makes of a character, or of some that belong together, inside a name: nothing, one character
-    or several. No mark joins the ideographs beside it."""
-    return normal_form(f"\u4e00{char}\u4e00")[1:-1]
+    or several. No mark joins the Georgian letters beside it, and they have blanks between words."""
+    return normal_form(f"\u10d0{char}\u10d0")[1:-1]
 
 
 @lru_cache(maxsize=1)
@@ -111,35 +85,34 @@ def _joining() -> frozenset[int]:
 def _class(char: str) -> int:
     if char == " ":
         return _BLANK
-    if (
-        "\u3040" <= char <= "\u309f"
-        or "\u3400" <= char <= "\u9fff"
-        or "\uf900" <= char <= "\ufaff"
-        or char >= "\U00020000"
-    ):
-        return _IDEOGRAPH
+    if unspaced := scripts.writing(char):
+        return _MARK + unspaced
     return _WORD if unicodedata.category(char)[0] in "LMN" else _MARK
 
 
 @lru_cache(maxsize=1)
-def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+def _tables() -> tuple[
+    npt.NDArray[np.uint32], npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.bool_]
+]:
     """Of each character of Unicode's first plane: the first character that it folds to, to how many it folds, its
-    class, and whether it may join the character before it."""
+    class, whether it may join the character before it, and whether it is a mark on it."""
     folded, count = np.arange(1 << 16, dtype=np.uint32), np.ones(1 << 16, dtype=np.uint8)
     kinds, joins = np.full(1 << 16, _MARK, dtype=np.uint8), np.zeros(1 << 16, dtype=bool)
     joins[[point for point in _joining() if point < 1 << 16]] = True
+    writings = scripts.tables().writing
     for point in range(1 << 16):
         if 0xD800 <= point < 0xE000:
             continue
         char = chr(point)
-        kinds[point] = _class(char)
+        kinds[point] = _MARK + writings[point] if writings[point] else _class(char)
         # Ideographs and Hangul syllables, half of the plane, fold to themselves.
         if 0x3400 <= point < 0x9FFF or 0xAC00 <= point < 0xD7A4:
             continue
         form = _fold(char)
         folded[point] = ord(form[0]) if form else 0
         count[point] = len(form)
-    return folded, count, kinds, joins
+    marks = np.array([unicodedata.category(chr(p))[0] == "M" or p == TATWEEL for p in range(1 << 16)])
+    return folded, count, kinds, joins, marks
 
 
 _folded = lru_cache(maxsize=1 << 16)(_fold)
@@ -149,10 +122,65 @@ class _Folded:
     """A batch of texts, folded: characters, from where to where each was made of, and their tokens."""
 
     def __init__(self, texts: list[str]) -> None:
-        table, count, kinds, joins = _tables()
+        table, kinds, marks = _tables()[0], _tables()[2], _tables()[4]
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-        self.original = _points(texts, "\n")
+        self.original = code_points(texts, "\n")
         self.text_starts = np.cumsum(lengths + 1) - (lengths + 1)
+        self._marks: I64 = np.zeros(0, dtype=np.int64)
+        breaks = self.text_starts[1:] - 1
+        if self.original.max(initial=0) < 0x80:  # each character of ASCII folds to one
+            folded = table[self.original]
+            folded[breaks] = 0
+            origin = np.arange(len(folded))
+            until = origin + 1
+        else:
+            folded, origin, until = self._fold(breaks)
+        blank = (folded == 32) | (folded == 0)
+        surplus = np.zeros(len(folded), dtype=bool)
+        surplus[1:] = (folded[1:] == 32) & blank[:-1]
+        if surplus.any():
+            origin = origin[~surplus]
+            folded = folded[~surplus]
+        if len(folded) and folded.max() > 0x900 and len(nasals := scripts.joined_nasals(folded)):
+            until[origin[nasals]] = until[origin[nasals + 1]]
+            folded[nasals] = scripts.anusvaras(folded[nasals])
+            folded, origin = np.delete(folded, nasals + 1), np.delete(origin, nasals + 1)
+        high = folded >= (1 << 16)
+        kind = kinds[np.where(high, 0, folded) if high.any() else folded]
+        for point in np.unique(folded[high]).tolist() if high.any() else ():
+            kind[folded == point] = _class(chr(point))
+        kind[folded == 0] = _BLANK
+        self.unspaced: Unspaced | None = None
+        if len(kind) and kind.max() > _MARK:
+            # As `scripts.without_optional_blanks` does with names.
+            blank, behind = folded == 32, _moved(folded, -1)
+            composing = (behind >= 0x300) & (behind <= 0x36F) | (behind == 0x3099) | (behind == 0x309A)
+            optional = blank & ((_moved(kind, 1) > _MARK) & ~composing | (_moved(kind, -1) > _MARK))
+            kept = ~optional
+            gap = _moved(optional, 1)[kept]
+            folded, origin, kind = folded[kept], origin[kept], kind[kept]
+            self.unspaced = Unspaced(folded, np.where(kind > _MARK, kind - _MARK, 0), gap)
+        self.points = folded
+        self.origin: I64 = origin
+        self.until: I64 = until[origin]
+        single = kind >= _MARK
+        starts = (kind != _BLANK) & (single | (_moved(kind, 1) != kind))
+        ends = (kind != _BLANK) & (single | (_moved(kind, -1) != kind))
+        if self.unspaced is not None:
+            # What one character folds to is not torn apart either, nor a mark from what it stands on.
+            mark = marks[np.where(folded < (1 << 16), folded, 0)]
+            torn = (_moved(kind, 1) > _MARK) & (mark | (_moved(origin, 1, -1) == origin) & (kind > _MARK))
+            may_part = self.unspaced.may_part & ~torn
+            starts &= may_part
+            ends &= _moved(may_part, -1, True)
+        self.starts: I64 = np.flatnonzero(starts)
+        self.ends: I64 = np.flatnonzero(ends) + 1
+        self.may_start = ~np.isin(folded[self.starts], _NO_START)
+        self.rows: I64 = np.cumsum(folded == 0)[self.starts]
+
+    def _fold(self, breaks: I64) -> tuple[npt.NDArray[np.uint32], I64, I64]:
+        """The folded characters, with 0 between the texts, where each comes from, and where each original one ends."""
+        table, count, _, joins, marks = _tables()
         points = self.original
         low = points < (1 << 16)
         safe = points if low.all() else np.where(low, points, 0)
@@ -162,7 +190,9 @@ class _Folded:
             here = points == point
             form = _folded(chr(point))
             folded[here], sizes[here], joined[here] = ord(form[0]) if form else 0, len(form), point in _joining()
-        breaks = self.text_starts[1:] - 1
+        dropped = sizes == 0
+        if dropped.any():
+            self._marks = np.flatnonzero(dropped & marks[safe])
         folded[breaks], sizes[breaks] = 0, 1
         until = np.arange(1, len(points) + 1)
         for start, end in _clusters(points, joined, sizes, breaks):
@@ -177,26 +207,34 @@ class _Folded:
             for place in np.flatnonzero(sizes > 1).tolist():
                 form = several.get(place) or _folded(chr(points[place]))
                 folded[first[place] : first[place] + len(form)] = [ord(c) for c in form]
-        blank = (folded == 32) | (folded == 0)
-        surplus = np.zeros(len(folded), dtype=bool)
-        surplus[1:] = (folded[1:] == 32) & blank[:-1]
-        if surplus.any():
-            origin = origin[~surplus]
-            folded = folded[~surplus]
-        self.points = folded
-        self.origin: I64 = origin
-        self.until: I64 = until[origin]
-        high = folded >= (1 << 16)
-        kind = kinds[np.where(high, 0, folded)]
-        for point in np.unique(folded[high]).tolist() if high.any() else ():
-            kind[folded == point] = _class(chr(point))
-        kind[folded == 0] = _BLANK
-        before, after = np.concatenate([[_BLANK], kind[:-1]]), np.concatenate([kind[1:], [_BLANK]])
-        single = kind >= _MARK
-        self.starts: I64 = np.flatnonzero((kind != _BLANK) & (single | (before != kind)))
-        self.ends: I64 = np.flatnonzero((kind != _BLANK) & (single | (after != kind))) + 1
-        self.may_start = ~np.isin(folded[self.starts], _NO_START)
-        self.rows: I64 = np.searchsorted(self.text_starts, self.origin[self.starts], side="right") - 1
+        return folded, origin, until
+
+    def with_marks(self, ends: I64) -> I64:
+        """Ends behind the vowel marks and accents that stand there and fold to nothing."""
+        marks = self._marks
+        while len(marks) and (marked := np.isin(ends, marks)).any():
+            ends = ends + marked
+        return ends
+
+    def inflected(self, of: Substrings) -> Inflected | None:
+        """The words that may be inflected, where there is one of the scripts in which that is looked for."""
+        if not len(self.points) or self.original.max() < FIRST_SIGN:
+            return None
+        signs = signs_of(self.original, self.text_starts)[self.rows]
+        if not signs.any() and self.points.max() < FIRST_CHARACTER:
+            return None
+        begins_text = np.ones(len(self.rows), dtype=bool)
+        begins_text[1:] = self.rows[1:] != self.rows[:-1]
+        initials = np.minimum(self.original[self.origin[self.starts]], 0xFFFF)
+        capital = scripts.tables().capital[initials] & ~begins_text
+        return Inflected(self.points, self.starts, self.ends, capital, signs, of)
+
+
+def _moved(values: npt.NDArray[Any], by: int, edge: int = 0) -> npt.NDArray[Any]:
+    """Each value's neighbour: the one before it for 1, the one behind it for -1."""
+    if by > 0:
+        return np.concatenate([[edge], values[:-1]]).astype(values.dtype)
+    return np.concatenate([values[1:], [edge]]).astype(values.dtype)
 
 
 _NO_START = np.array([ord(char) for char in LEADING], dtype=np.uint32)
@@ -287,7 +325,7 @@ def _slices(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
 
 
 def _never(form: str) -> bool:
-    return form in FUNCTION_WORDS or form in COMMON_WORDS
+    return form in ALL_FUNCTION_WORDS or form in COMMON_WORDS
 
 
 def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str], list[int], list[str]]:
@@ -351,7 +389,7 @@ def _beginnings(forms: list[str]) -> tuple[npt.NDArray[np.bool_], U64, U64]:
     if not forms:
         return np.zeros(0, dtype=bool), np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.uint64)
     folded = _Folded(forms)
-    of = _Hashes(folded.points)
+    of = Substrings(folded.points)
     first = np.searchsorted(folded.rows, np.arange(len(forms)), side="left")
     last = np.searchsorted(folded.rows, np.arange(len(forms)), side="right") - 1
     size = last - first + 1
@@ -426,29 +464,36 @@ class Gazetteer:
 
     def known(self, forms: list[str]) -> npt.NDArray[np.bool_]:
         """Which normal forms are names of the gazetteer, as they stand (not as a plural or singular of one)."""
-        found, places = _search(self._keys, hashes(forms))
+        found, places = places_among(self._keys, hashes(forms))
         found[found] = (self._flags[places[found]] & _INFLECTED) == 0
         return found
 
     def find(self, texts: list[str]) -> tuple[I64, I64, I64]:
         """The names in each text: rows, starts and ends in characters, ordered by row, start, end.
 
-        A match is a run of whole words; of matches one within the other only the longest stays, of others all do.
+        A match is a run of whole words, as far as the script has any (boundaries.py), or an inflected form of a name
+        (inflected.py); of matches one within the other only the longest stays, of others all do.
         """
-        parts = [self._find(texts[i : i + _CHUNK], i) for i in range(0, len(texts), _CHUNK)] or [_none()]
+        parts = [_none()]
+        # By themselves, texts of ASCII alone do not pay for what the others need.
+        ascii_only = np.fromiter(map(str.isascii, texts), dtype=bool, count=len(texts))
+        for of_kind in (np.flatnonzero(ascii_only), np.flatnonzero(~ascii_only)):
+            for i in range(0, len(of_kind), _CHUNK):
+                chunk = of_kind[i : i + _CHUNK]
+                rows, starts, ends = self._find([texts[row] for row in chunk.tolist()])
+                parts.append((chunk[rows], starts, ends))
         rows, starts, ends = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return rows, starts, ends
+        order = np.argsort(rows, kind="stable")
+        return rows[order], starts[order], ends[order]
 
-    def _find(self, texts: list[str], first_row: int) -> tuple[I64, I64, I64]:
+    def _find(self, texts: list[str]) -> tuple[I64, I64, I64]:
         folded = _Folded(texts)
-        first, last, places = self._runs(folded)
-        starts = folded.origin[folded.starts[first]]
-        ends = folded.until[folded.ends[last] - 1]
-        rows = folded.rows[first]
+        tokens, first, last, places = self._runs(folded)
+        starts, ends, rows = folded.origin[first], folded.with_marks(folded.until[last - 1]), folded.rows[tokens]
         exact = (self._flags[places] & _EXACT) > 0
         if exact.any():
             allowed = ~exact
-            spelled, _ = _search(self._exact, _Hashes(folded.original)(starts[exact], ends[exact]))
+            spelled, _ = places_among(self._exact, Substrings(folded.original)(starts[exact], ends[exact]))
             allowed[exact] = spelled & _cased(folded, len(texts))[rows[exact]]
             rows, starts, ends = rows[allowed], starts[allowed], ends[allowed]
         order = np.lexsort((-ends, starts))
@@ -459,31 +504,54 @@ class Gazetteer:
             outer[1:] = ends[1:] > np.maximum.accumulate(ends)[:-1]
             rows, starts, ends = rows[outer], starts[outer], ends[outer]
         offset = folded.text_starts[rows]
-        return rows + first_row, starts - offset, ends - offset
+        return rows, starts - offset, ends - offset
 
-    def _runs(self, folded: _Folded) -> tuple[I64, I64, I64]:
-        """Runs of tokens that are names: first token, last token, place among the keys."""
-        of = _Hashes(folded.points)
-        firsts: list[I64] = [np.zeros(0, dtype=np.int64)]
-        lasts: list[I64] = [np.zeros(0, dtype=np.int64)]
-        keys: list[U64] = [np.zeros(0, dtype=np.uint64)]
-        alive = np.flatnonzero(folded.may_start)
+    def _runs(self, folded: _Folded) -> tuple[I64, I64, I64, I64]:
+        """What may be a mention: its first token, where it starts and ends among the folded characters, and the place
+        of its name among the keys."""
+        of = Substrings(folded.points)
+        words = folded.inflected(of)
+        tokens = np.flatnonzero(folded.may_start)
+        name_from = shown_from = folded.starts[tokens]
+        if words is not None and len(words.prefixed):
+            tokens = np.concatenate([tokens, words.prefixed])
+            name_from = np.concatenate([name_from, words.name_from])
+            shown_from = np.concatenate([shown_from, words.shown_from])
+        found: list[tuple[I64, I64, U64, int, bool]] = []
+        alive = np.arange(len(tokens))
         for width in range(MAX_TOKENS):
-            last = alive + width
+            last = tokens[alive] + width
             inside = last < len(folded.starts)
             alive, last = alive[inside], last[inside]
-            same = folded.rows[alive] == folded.rows[last]
+            same = folded.rows[tokens[alive]] == folded.rows[last]
             alive, last = alive[same], last[same]
             if not len(alive):
                 break
-            values = of(folded.starts[alive], folded.ends[last])
+            values = of(name_from[alive], folded.ends[last])
             hit = _probe(self._key_bits, values)
-            firsts.append(alive[hit])
-            lasts.append(last[hit])
-            keys.append(values[hit])
+            found.append((alive[hit], folded.ends[last[hit]], values[hit], width + 1, True))
+            if words is not None:
+                run, ending = words.endings_of(last)
+                stems = of.followed(name_from[alive[run]], words.stem_ends[ending], words.bases[ending])
+                hit = _probe(self._key_bits, stems)
+                run = run[hit]
+                found.append((alive[run], folded.ends[last[run]], stems[hit], width + 1, False))
             alive = alive[_probe(self._beginning_bits, values)]
-        found, places = _search(self._keys, np.concatenate(keys))
-        return np.concatenate(firsts)[found], np.concatenate(lasts)[found], places[found]
+        if not found:
+            return (*_none(), np.zeros(0, dtype=np.int64))
+        begun, ends, keys = (np.concatenate(part) for part in list(zip(*found, strict=True))[:3])
+        named, places = places_among(self._keys, keys)
+        begun, ends, places = begun[named], ends[named], places[named]
+        if words is not None:
+            # An inflected form of an inflected form is none of the name, nor is one of a surname as it is spelled.
+            whole = np.repeat([whole for *_, whole in found], [len(part[0]) for part in found])[named]
+            good = whole | (self._flags[places] == _CASELESS)
+            begun, ends, places, named = begun[good], ends[good], places[good], np.flatnonzero(named)[good]
+        if folded.unspaced is not None:
+            sizes = np.repeat([size for *_, size, _ in found], [len(part[0]) for part in found])[named]
+            good = folded.unspaced.allowed(shown_from[begun], ends, sizes)
+            begun, ends, places = begun[good], ends[good], places[good]
+        return tokens[begun], shown_from[begun], ends, places
 
 
 def _none() -> tuple[I64, I64, I64]:
@@ -504,12 +572,3 @@ def _probe(bitmap: npt.NDArray[np.uint8], values: U64) -> npt.NDArray[np.bool_]:
     shift = np.uint64(64 - (len(bitmap).bit_length() - 1 + 3))
     places = values >> shift
     return (bitmap[places >> np.uint64(3)] >> (places & np.uint64(7)).astype(np.uint8)) & 1 > 0
-
-
-def _search(keys: U64, values: U64) -> tuple[npt.NDArray[np.bool_], I64]:
-    """Which values are among the sorted keys, and where."""
-    if not len(keys):
-        return np.zeros(len(values), dtype=bool), np.zeros(len(values), dtype=np.int64)
-    places = np.searchsorted(keys, values)
-    places = np.minimum(places, len(keys) - 1)
-    return keys[places] == values, places

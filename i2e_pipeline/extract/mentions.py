@@ -25,7 +25,9 @@ from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import ID, MENTIONS, Reason
 from i2e_pipeline.extract.gazetteer import Gazetteer
 from i2e_pipeline.extract.recognizer import Recognizer
-from wikidata.common_words import COMMON_WORDS, FUNCTION_WORDS
+from wikidata.common_words import COMMON_WORDS
+from wikidata.function_words import ALL_FUNCTION_WORDS
+from wikidata.inflection import bases, signs_in
 from wikidata.surface import APOSTROPHES, inadmissible, inflections, normal_form
 
 I64 = npt.NDArray[np.int64]
@@ -92,7 +94,8 @@ def _spans(
     trimmed = [(row, _trimmed(texts[row], start, end), label) for row, start, end, label in seen]
     recognised = {(row, *span): label for row, span, label in trimmed if span is not None}
     places = sorted({*matches, *recognised})
-    articles, forms = _forms([texts[row][start:end] for row, start, end in places], places, gazetteer)
+    signs = list(map(signs_in, texts))
+    articles, forms = _forms([texts[row][start:end] for row, start, end in places], places, signs, gazetteer)
     bare = {place: (place[0], place[1] + skip, place[2]) for place, skip in zip(places, articles, strict=True)}
     spans: dict[tuple[int, int, int], tuple[str | None, bool, bool, str]] = {}
     matched = set(matches)
@@ -132,7 +135,7 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
     end = _with_dot(text, start, end)
     surface = text[start:end]
     form = normal_form(surface)
-    if inadmissible(form) or (form in FUNCTION_WORDS and not surface.isupper()):
+    if inadmissible(form) or (form in ALL_FUNCTION_WORDS and not surface.isupper()):
         return None
     # The recognizer is given a text of one case as a title, so a capital there says nothing.
     if form in COMMON_WORDS and (surface.islower() or text.isupper()):
@@ -141,7 +144,7 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
 
 
 def _forms(
-    surfaces: list[str], places: list[tuple[int, int, int]], gazetteer: Gazetteer | None
+    surfaces: list[str], places: list[tuple[int, int, int]], signs: list[int], gazetteer: Gazetteer | None
 ) -> tuple[list[int], list[str]]:
     """How many characters of an article to leave out of each span, and the normal form under which the knowledge base
     most likely holds the rest.
@@ -151,10 +154,10 @@ def _forms(
     """
     tried: list[list[str]] = []
     skips: list[int] = []
-    for surface, (_, start, _) in zip(surfaces, places, strict=True):
+    for surface, (row, start, _) in zip(surfaces, places, strict=True):
         article = _ARTICLE.match(surface)
         form = normal_form(surface)
-        forms = [form, *inflections(form)]
+        forms = [form, *inflections(form), *bases(form, _capital(surface, start), signs[row])]
         skip = 0
         if article and (surface[0].islower() or start == 0):
             skip = article.end()
@@ -175,6 +178,12 @@ def _forms(
         if skips[i] and len(hits) and int(hits[0]) >= len(forms) // 2:
             skips[i] = 0
     return skips, chosen
+
+
+def _capital(surface: str, start: int) -> bool:
+    """Whether the last word of a surface has a capital that its place does not give it."""
+    last = surface.rfind(" ") + 1
+    return start + last > 0 and surface[last : last + 1].isupper()
 
 
 def _longest(rows: I64, starts: I64, ends: I64, limit: int) -> I64:

@@ -497,8 +497,8 @@ DEFAULT = Calibration(
         "calibration_error": 0.0189,
         "target_precision": 0.962,
     },
-    fitted_on="1,750 photos of groceries and common objects and 511 of the open web's, with web-like captions, in three "
-    "knowledge bases: with sitelinks, with a crowd of namesakes, without sitelinks",
+    fitted_on="1,750 photos of groceries and common objects and 511 of the open web's, with web-like captions, in "
+    "three knowledge bases: with sitelinks, with a crowd of namesakes, without sitelinks",
 )
 """Fitted by benchmarks/labels.py. Its threshold keeps a precision of .962 with 99 % confidence on photos like those.
 Other kinds of images and other models need a calibration of their own (`fit`)."""
