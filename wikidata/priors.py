@@ -14,14 +14,14 @@ of the popularities that are known (so a scale cancels out), an unknown populari
 as 0; links is the number of anchors that lead to e under any text. How the exponents were chosen:
 `PriorWeights`.
 
-**Link probability.**  What words, case and kinds say (`base_link_probability`) is the mean of a Beta prior of weight
+**Link probability.** What words, case and kinds say (`base_link_probability`) is the mean of a Beta prior of weight
 `anchor_weight`. Where the anchors say how often a text had the name and nobody linked it (`unlinked`, as
 `jobs/count_anchors.py` counts it), each link is a success and each occurrence without one a failure: linked / (linked +
 unlinked), the keyphraseness of Mihalcea & Csomai (CIKM 2007), who count texts where this counts occurrences; so for any
-name but numbers and function words of any language. Where they do not say it, each anchor is a success, and a name whose guess is below
-`FIXED` stays there. It decides the gazetteer: at least 0.05 (Yamada et al., ICADL 2016 prune there); numbers, common
-words and two letters (`surface.length`, which says what that means in each script) are kept out there, whatever they
-reach here.
+name but numbers and function words of any language. Where they do not say it, each anchor is a success, and a name
+whose guess is below `FIXED` stays there. It decides the gazetteer: at least 0.05 (Yamada et al., ICADL 2016 prune
+there); numbers, common words and two letters (`surface.length`, which says what that means in each script) are kept out
+there, whatever they reach here.
 """
 
 from __future__ import annotations

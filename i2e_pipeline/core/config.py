@@ -442,6 +442,8 @@ class ModelConfig(Section):
 
 
 class ScoreConfig(ModelConfig, ImageLimits):
+    added_later: ClassVar[tuple[str, ...]] = ("name_template", "description_template", "type_exemplars")
+
     text_template: str = "{name}, {description}"
     """The text by which the model is told an entity. An entity without a description is told by its name alone."""
     name_template: str = "{name}"

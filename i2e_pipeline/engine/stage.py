@@ -168,6 +168,13 @@ class Stage:
             found["image_column"] = config.pairs.image_column
         return found
 
+    def weighs(self, config: Config) -> dict[str, Any]:
+        """Numbers of the code that the output depends on and that are no settings, in JSON form: fitted defaults, lists.
+
+        They are part of the fingerprint, so that a fit that moves them asks for no new `version`.
+        """
+        return {}
+
     def plan(self, run: Run, units: Sequence[str]) -> Plan:
         """The Spark job that makes these units. Stages of several jobs override `carry_out` instead.
 
@@ -210,7 +217,13 @@ class Stage:
         before: dict[str, Any] = {s: run.fingerprints[s] for s in names}
         if self.scope == "whole":
             before["units"] = {s: sorted(run.commits.get(s, {})) for s in names}
-        return {"version": self.version, "settings": run.settings_of(self), "after": before}
+        weighs = self.weighs(run.config)
+        return {
+            "version": self.version,
+            "settings": run.settings_of(self),
+            "after": before,
+            **({"weighs": weighs} if weighs else {}),
+        }
 
     def fingerprint(self, run: Run, unit: str) -> str:
         return digest(self.components(run, unit))

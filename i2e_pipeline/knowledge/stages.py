@@ -84,7 +84,10 @@ class KnowledgeBase(Stage):
     def settings(self, config: Config) -> dict[str, Any]:
         if config.knowledge_base.dump is None:
             raise StageError("knowledge_base.dump is not set: name a Wikidata JSON dump (.json, .json.bz2)")
-        return {**super().settings(config), "types": TYPES.fingerprint, "weights": asdict(WEIGHTS)}
+        return super().settings(config)
+
+    def weighs(self, config: Config) -> dict[str, Any]:
+        return {"types": TYPES.fingerprint, "priors": asdict(WEIGHTS)}
 
     def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made], None, None]:
         from wikidata import knowledge_base as wikidata
@@ -231,8 +234,8 @@ class Surfaces(Stage):
         for key in ("dump", "popularity", "allow_partial", "languages", "skip")
     }
 
-    def settings(self, config: Config) -> dict[str, Any]:
-        return {**super().settings(config), "weights": asdict(WEIGHTS)}
+    def weighs(self, config: Config) -> dict[str, Any]:
+        return asdict(WEIGHTS)
 
     def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made | Failed], None, None]:
         with said_of("knowledge_base.anchors"):

@@ -79,10 +79,10 @@ def build(batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str]) -> 
             bags = [sorted(tokens(d)) if d else [] for d in batch.column("description").to_pylist()]
             flat = np.fromiter((t for bag in bags for t in bag), dtype=np.uint32)
             sizes = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
-            code = pc.index_in(batch.column("coarse_type"), value_set=names).fill_null(UNKNOWN)
+            code = pc.index_in(_of(batch, "coarse_type", pa.string()), value_set=names).fill_null(UNKNOWN)
             type_, case = (
                 np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.int8)
-                for column in (code, batch.column("name_case"))
+                for column in (code, _of(batch, "name_case", pa.int8()).fill_null(0))
             )
             parts = (here, total + np.cumsum(sizes), flat, type_, case)
             for stream, digest, part in zip(streams, digests, parts, strict=True):
@@ -96,6 +96,11 @@ def build(batches: Iterable[pa.RecordBatch], folder: str | os.PathLike[str]) -> 
         content = hashlib.blake2b(b"".join(digest.digest() for digest in digests), digest_size=16)
         store.header = {**about, "fingerprint": content.hexdigest()}
     return about
+
+
+def _of(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> pa.Array:
+    """A column, of nulls where the table was written before there was such a column."""
+    return batch.column(name) if name in batch.schema.names else pa.nulls(batch.num_rows, kind)
 
 
 class Context:

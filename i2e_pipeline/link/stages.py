@@ -48,9 +48,8 @@ class Link(Stage):
     }
     sections = ("link",)
 
-    def settings(self, config: Config) -> dict[str, Any]:
-        # Those of the code, too: a table made with other defaults is another table.
-        return {**super().settings(config), "weighed": asdict(Weights.load(config.link.weights))}
+    def weighs(self, config: Config) -> dict[str, Any]:
+        return asdict(Weights())
 
     def check(self, run: Run) -> None:
         Weights.load(run.config.link.weights)
