@@ -349,6 +349,7 @@ def name_rows(lines: list[bytes]) -> pa.Table:
     joined = names.join(sitelinks.rename_columns(["entity_id", "sitelinks"]), "entity_id", join_type="inner")
     columns = {
         "count": pa.array([0] * joined.num_rows, pa.int64()),
+        "unlinked": pa.nulls(joined.num_rows, pa.int64()),
         "links": pa.array([0] * joined.num_rows, pa.int64()),
         "popularity": pa.nulls(joined.num_rows, pa.float64()),
     }

@@ -16,6 +16,7 @@ import yaml
 from i2e_pipeline import stages
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, Section
+from i2e_pipeline.label.calibration import Calibration
 
 STORED = Path(__file__).parent / "engine" / "stored" / "output-2bf44cd.tar.xz"
 
@@ -30,17 +31,33 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 RAISED = {
     "knowledge_base": "version: 1, now 4", "surfaces": "version: 1, now 4", "extract": "version: 1, now 3",
-    **dict.fromkeys(("link", "entity_vectors", "score", "label", "select"), "version: 1, now 2"),
+    **dict.fromkeys(("link", "score", "label", "select"), "version: 1, now 2"),
 }  # fmt: skip
 """Stages whose code makes something else of the same input than it did then."""
 
 
+DEFAULT_THEN = Calibration(
+    (
+        "background_z", "background_z_up_to_3", "share_against_best_other", "log_text_probability",
+        "log_readings_of_mention", "log_mentions_of_text", "described",
+    ),
+    (0.6968, -0.1002, 6.0326, 0.8907, 0.2766, 0.0721, 4.0694), -10.8089, 0.8113,
+)  # fmt: skip
+"""The calibration that was the default when the output was made."""
+
+
+@pytest.fixture
+def then(stored: Path) -> str:
+    DEFAULT_THEN.save("then.json")
+    return "label.calibration=then.json"
+
+
 def test_an_output_from_before_has_nothing_to_do(
-    stored: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    then: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for what raised versions ask for. Catches: a renamed setting, or another way of making fingerprints, that
     costs its users every image again."""
-    config = stages.load("config.yaml")
+    config = stages.load("config.yaml", [then])
     assert config.label.threshold == 0.001
     assert config.select.min_images_per_entity == 1
     assert "build.bar is now label.threshold: the old spelling is still read" in caplog.text
@@ -59,11 +76,11 @@ def test_an_output_from_before_has_nothing_to_do(
     assert all(s.done for s in states)
 
 
-def test_a_changed_setting_is_named_as_it_is_called_today(stored: Path) -> None:
-    config = stages.load("config.yaml", ["label.threshold=0.5", "score.text_template=a {name}"])
+def test_a_changed_setting_is_named_as_it_is_called_today(then: str) -> None:
+    config = stages.load("config.yaml", [then, "label.threshold=0.5", "score.text_template=a {name}"])
     _, states = stages.pipeline(config).status()
     reasons = {s.stage.name: set(s.to_do.values()) for s in states if s.to_do}
-    assert reasons["label"] >= {"changed: after.score; label.threshold: 0.001, now 0.5"}
+    assert reasons["label"] >= {"changed: after.score; label.threshold: 0.001, now 0.5; version: 1, now 2"}
     assert all("score.text_template: {name}, {description}, now a {name}" in r for r in reasons["score"])
     assert "label.threshold" not in str([reasons.get(s) for s in ("knowledge_base", "surfaces", "extract", "link")])
 

@@ -169,7 +169,7 @@ class Stage:
         return found
 
     def weighs(self, config: Config) -> dict[str, Any]:
-        """Numbers of the code that the output depends on and that are no settings, in JSON form: fitted defaults, lists.
+        """Numbers of the code that the output depends on and that are no settings, in JSON form: fitted defaults.
 
         They are part of the fingerprint, so that a fit that moves them asks for no new `version`.
         """

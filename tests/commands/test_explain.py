@@ -178,7 +178,7 @@ def test_the_command_prints_a_table_or_json(stored: Pipeline, capsys: pytest.Cap
     assert code == 0, err
     assert f"image {digits}" in out
     assert image["alt_text"] in out
-    assert "bias -10.81" in out
+    assert f"bias {DEFAULT.bias:.2f}" in out
     assert "none of these" in out
     code, out, _ = call(capsys, "explain", digits[:10], "--config", "config.yaml", "--json")
     assert (code, json.loads(out)["image"]["image_id"]) == (0, digits)
