@@ -170,13 +170,11 @@ def of_pairs(world: World, calibration: Calibration) -> dict[str, float]:
     return {**report(options_of(held_out), calibration, named_images(held_out)), "named": named_images(held_out)}
 
 
-def of_open(world: World, by_fold: Mapping[int, Calibration], threshold: float) -> dict[str, float]:
-    """Labels of pairs_open, each image by the calibration that did not see it."""
+def of_open(world: World, by_fold: Mapping[int, Calibration]) -> dict[str, float]:
+    """Labels of pairs_open, each image by a calibration, and its threshold, that did not see it."""
     table = options_of(world.part(True))
     fold = np.array([i[0] % FOLDS for i in table["image_id"].to_pylist()])
-    chosen = pa.concat_tables(
-        select(table.filter(pa.array(fold == f)), by_fold[int(f)], threshold) for f in np.unique(fold)
-    )
+    chosen = pa.concat_tables(select(table.filter(pa.array(fold == f)), by_fold[int(f)]) for f in np.unique(fold))
     chosen = chosen.filter(pc.is_null(chosen["reason"]))
     right = judged.right(chosen)
     wrong = pc.and_(pc.invert(right), judged.told_nothing(chosen))
@@ -202,7 +200,7 @@ def show(worlds: list[World], calibration: Calibration, by_fold: Mapping[int, Ca
     print("| world | precision, unseen shards | recall | calibration error | pairs_open right | wrong on none |")
     print("|---|---|---|---:|---:|---:|")
     for w in worlds:
-        p, o = of_pairs(w, calibration), of_open(w, by_fold, calibration.threshold)
+        p, o = of_pairs(w, calibration), of_open(w, by_fold)
         found[w.name] = {"pairs": p, "pairs_open": o, "links": w.links}
         print(
             f"| {w.name} | {interval(p['right'], p['right'] + p['wrong'])} | "
@@ -229,7 +227,7 @@ def ablate(worlds: list[World], whole: Calibration) -> dict[str, Any]:
         fit_ = fitted(worlds, names)
         cells = []
         for w in worlds:
-            p, o = of_pairs(w, fit_), of_open(w, by_fold, fit_.threshold)
+            p, o = of_pairs(w, fit_), of_open(w, by_fold)
             cells.append(f"{p['precision']:.3f} at {p['recall']:.3f}, {o['wrong_on_none']}")
         found[group] = cells
         print(f"| {group} | " + " | ".join(cells) + " |", flush=True)

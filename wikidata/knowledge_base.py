@@ -124,19 +124,19 @@ def _reference(entities: DataFrame) -> DataFrame:
 def with_fame(entities: DataFrame, settings: PriorWeights = WEIGHTS) -> DataFrame:
     """ENTITIES with `fame`: ln of the part of w(e, s) (priors.py) that an entity has by itself, without anchors.
 
-    Null, unknown, for items without sitelinks in a dump that does not know them (SITELINKS_KNOWN): none is not unknown.
+    Null, unknown, throughout a dump that does not know sitelinks (SITELINKS_KNOWN): there, having none says nothing.
     """
     relative = F.coalesce(F.col("popularity") / F.col("reference"), F.lit(settings.unknown))
     fame = F.lit(settings.popularity) * F.log1p(relative) + F.lit(settings.sitelinks) * F.log1p("sitelinks")
-    known = (F.col("sitelinks") > 0) | (F.col("sitelinked") >= SITELINKS_KNOWN)
+    known = F.col("sitelinked") >= SITELINKS_KNOWN
     joined = entities.crossJoin(_reference(entities)).withColumn("fame", F.when(known, fame.cast("float")))
     return joined.select(*ENTITIES.names)
 
 
 def with_types(entities: DataFrame) -> DataFrame:
-    """ENTITIES with `coarse_type` and `visual` (types.py).
+    """ENTITIES with `coarse_type`, `visual` and `name_case` (types.py), in the order of entity_id.
 
-    entities   ENTITIES whose two columns are not yet filled in; read three times
+    entities   ENTITIES whose three columns are not yet filled in; read three times
     The classes that other items have, some hundred thousand, go to one task, which walks their graph. What it finds, 9
     bytes a class, goes to the tasks that type the items.
     """
@@ -145,7 +145,9 @@ def with_types(entities: DataFrame) -> DataFrame:
     found = classes.repartition(1).mapInArrow(types.class_types, from_arrow_schema(types.CLASS_TYPES)).toArrow()
     ids, codes = found.column("class_id").to_numpy(), found.column("code").to_numpy()
     kernel = partial(types.typed, class_ids=ids, codes=codes)
-    return entities.select(*ENTITIES.names).mapInArrow(kernel, from_arrow_schema(ENTITIES))
+    # Sorted first: a sort samples what it sorts, and would run the kernel twice.
+    in_order = entities.select(*ENTITIES.names).orderBy("entity_id")
+    return in_order.mapInArrow(kernel, from_arrow_schema(ENTITIES))
 
 
 def surfaces(

@@ -3,7 +3,8 @@
 Reads    types.yaml: some thirty types with their roots, head words and visual shares · ENTITIES
 Writes   ENTITIES with `coarse_type`, `visual` and `name_case`
 
-An item has the type of its classes (P31), else of the classes above it (P279, P171), else of its description's head.
+An item that is a class has the type of what is above it (P279, P171), others that of most of their classes (P31), and
+where these tell nothing, what heads the description does.
 The class graph is walked from the roots down, level by level, in arrays: an edge is 16 bytes, so the five million edges
 of Wikidata's class tree are 80 MB in one process, and a circle in it ends by itself. EntityNet (arXiv 2505.02746) takes
 the visual entities below 21 such roots; here every item gets a type, and none is thrown away for it.
@@ -87,31 +88,34 @@ class Types:
         """The classes that have a type, rising, and their codes.
 
         child, parent   the edges of the class graph (E), in any order; circles and repeated edges do no harm
-        more            classes that are roots as well, with their codes
+        more            further classes with their codes, from which those are walked to that no root leads to
         The nearest root decides; of two as near, the type that stands first. The roots are among the classes.
         """
-        roots = {**(more or {}), **self._roots}
-        ids = np.unique(np.concatenate([child, parent, np.fromiter(roots, np.int64, len(roots))]))
+        further = {**(more or {}), **self._roots}
+        roots = self._roots
+        ids = np.unique(np.concatenate([child, parent, np.fromiter(further, np.int64, len(further))]))
         code = np.full(len(ids), len(self.all), dtype=np.int8)
-        frontier = np.searchsorted(ids, np.fromiter(sorted(roots), np.int64, len(roots)))
-        code[frontier] = [roots[int(i)] for i in ids[frontier]]
         order = np.argsort(parent, kind="stable")
         below, above = np.searchsorted(ids, child[order]), np.searchsorted(ids, parent[order])
         first, last = np.searchsorted(above, np.arange(len(ids))), np.searchsorted(above, np.arange(len(ids)), "right")
         unseen = np.ones(len(ids), dtype=bool)
-        unseen[frontier] = False
-        for _ in range(MAX_DEPTH):
-            sizes = last[frontier] - first[frontier]
-            within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-            children = below[np.repeat(first[frontier], sizes) + within]
-            its = np.repeat(code[frontier], sizes)
-            new = unseen[children]
-            children, its = children[new], its[new]
-            if not len(children):
-                break
-            np.minimum.at(code, children, its)
-            frontier = np.unique(children)
+        for start in (roots, further):
+            at = np.searchsorted(ids, np.fromiter(sorted(start), np.int64, len(start)))
+            frontier = at[unseen[at]]
+            code[frontier] = [start[int(i)] for i in ids[frontier]]
             unseen[frontier] = False
+            for _ in range(MAX_DEPTH):
+                sizes = last[frontier] - first[frontier]
+                within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+                children = below[np.repeat(first[frontier], sizes) + within]
+                its = np.repeat(code[frontier], sizes)
+                new = unseen[children]
+                children, its = children[new], its[new]
+                if not len(children):
+                    break
+                np.minimum.at(code, children, its)
+                frontier = np.unique(children)
+                unseen[frontier] = False
         typed = code < len(self.all)
         return ids[typed], code[typed]
 
@@ -235,13 +239,17 @@ def typed(
 
     batches     ENTITIES
     class_ids   rising, with their `codes`, as `class_types` gives them
+    What a class of things is, the classes above it say, and not the class of classes (P31) that it is an instance of;
+    but for professions, above which stands whoever has one.
     """
     names = pa.array([*types.names, None], pa.string())
     visual = np.append(types.visual, types.mean_visual).astype(np.float32)
+    occupation = types.code("occupation") if "occupation" in types.names else UNKNOWN - 1
     for batch in batches:
-        code = _first_known(batch.column("types"), class_ids, codes)
+        by_class = _most(batch.column("types"), class_ids, codes)
         own = batch.column("entity_id").to_numpy(zero_copy_only=False).astype(np.int64)
-        for other in (_known(own, class_ids, codes), _first_known(batch.column("parents"), class_ids, codes)):
+        code = np.where(by_class == occupation, by_class, _known(own, class_ids, codes))
+        for other in (_most(batch.column("parents"), class_ids, codes), by_class):
             code = np.where(code == UNKNOWN, other, code)
         at = np.flatnonzero(code == UNKNOWN)
         if len(at):
@@ -253,7 +261,7 @@ def typed(
 
 _LINKING = (
     r"(?i)\b(of|the|and|in|for|to|on|with|at|de|la|le|les|el|los|las|du|des|del|della|di|da|do|dos|das|von|van|der|den|"
-    r"und|y|e|et)\b"
+    r"und|y|e|et|bin|ibn|al|upon|ad|am|an|sur|ten|ter|zu|zum)\b"
 )
 
 
@@ -265,10 +273,15 @@ def name_case(names: pa.Array) -> pa.Array:
     words tell.
     """
     later = pc.replace_substring_regex(names, _LINKING, "")
+    mixed = pc.match_substring_regex(
+        later, r"^[ -]*[\p{Ll}]*[\p{Lu}].*[\p{Ll}][\p{Lu}]|^[ -]*[\p{Ll}]+[\p{Lu}]"
+    )  # eBay
+    linked = pc.and_(pc.match_substring_regex(names, r"^[\p{Ll}]"), pc.match_substring_regex(later, r"^[ -]*[\p{Lu}]"))
     lower = pc.or_(
-        pc.match_substring_regex(names, r"^[\p{Ll}]"), pc.match_substring_regex(later, r"[ -][\p{Ll}][\p{L}]{2}")
+        pc.match_substring_regex(later, r"^[ -]*[\p{Ll}]"), pc.match_substring_regex(later, r"[ ][\p{Ll}][\p{L}]{2}")
     )
-    upper = pc.match_substring_regex(later, r" [\p{Lu}]")
+    upper = pc.or_(pc.or_(pc.match_substring_regex(later, r"[ -][\p{Lu}]"), linked), mixed)
+    lower = pc.and_not(lower, mixed)
     return pc.if_else(lower, 1, pc.if_else(upper, -1, 0)).cast(pa.int8())
 
 
@@ -286,11 +299,14 @@ def _known(ids: I64, class_ids: I64, codes: I8) -> npt.NDArray[np.int64]:
     return np.where(class_ids[at] == ids, codes[at], UNKNOWN).astype(np.int64)
 
 
-def _first_known(lists: pa.Array, class_ids: I64, codes: I8) -> npt.NDArray[np.int64]:
-    """For each list the code of the first of its classes that has one."""
+def _most(lists: pa.Array, class_ids: I64, codes: I8) -> npt.NDArray[np.int64]:
+    """For each list the code that most of its classes have; of several the one whose class stands first."""
     code = _known(lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64), class_ids, codes)
-    row = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
+    row = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False).astype(np.int64)
+    known = np.flatnonzero(code != UNKNOWN)
+    pairs, first, count = np.unique(row[known] * 128 + code[known], return_index=True, return_counts=True)
+    order = np.lexsort((first, -count, pairs // 128))
+    lead = np.flatnonzero(np.diff(pairs[order] // 128, prepend=-1))
     result = np.full(len(lists), UNKNOWN)
-    known = np.flatnonzero(code != UNKNOWN)[::-1]
-    result[row[known]] = code[known]  # of several the one that is written last, which stands first
+    result[pairs[order][lead] // 128] = pairs[order][lead] % 128
     return result

@@ -103,8 +103,10 @@ def _scored_with_truth(run: Run) -> pa.Table:
     scored = scored_candidates(run).drop("unit", "shard", "row", "width", "height", "text_id")
     named = F.coalesce(F.array_contains("mentioned", F.col("truth")), F.lit(False)).alias("named")
     known = truth.select("pair_id", "truth", "nothing", "refuted", "wider", named, "shard")
+    # Of a crawl, few pairs are known; they alone are counted and drawn from.
+    known = known.where("truth is not null or nothing or size(refuted) > 0")
     everything = known.join(scored, "pair_id", how="left")
-    total = sum(u.rows for u in run.units)
+    total = known.count()
     if total > _MOST_PAIRS:
         share = F.pmod(F.xxhash64("pair_id"), F.lit(1 << 20)) < F.lit(int((1 << 20) * _MOST_PAIRS / total))
         everything = everything.where(share)

@@ -89,13 +89,15 @@ NAMELESS: Mapping[str, Any] = {"name": None, "description": None}
 def entities(run: Run, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
     """Name and description of entities, of those that the knowledge base holds."""
     columns = ["entity_id", "name", "description"]
-    found = _of_knowledge_base(run, "kb/entities", pc.field("entity_id").isin(sorted(ids)), columns)
+    found = _of_knowledge_base(
+        run, "kb/entities", pc.field("entity_id").isin(pa.array(sorted(ids), pa.int64())), columns
+    )
     return {row.pop("entity_id"): row for row in found}
 
 
 def surfaces(run: Run, forms: Iterable[str]) -> list[dict[str, Any]]:
     """Rows of kb/surfaces of these normal forms."""
-    return _of_knowledge_base(run, "kb/surfaces", pc.field("normal_form").isin(sorted(forms)))
+    return _of_knowledge_base(run, "kb/surfaces", pc.field("normal_form").isin(pa.array(sorted(forms), pa.string())))
 
 
 def _of_knowledge_base(

@@ -135,7 +135,7 @@ class KnowledgeBase(Stage):
         if popularity is not None:
             entities = wikidata.with_popularity(entities, popularity)
         # In the order of entity_id, part after part: link lays the context out in one pass.
-        in_order = wikidata.with_types(wikidata.with_fame(entities)).orderBy("entity_id")
+        in_order = wikidata.with_types(wikidata.with_fame(entities))
         written = [
             self._write(run, "kb/entities", in_order),
             self._write(run, "kb/names", names.select(*NAMES.names)),

@@ -196,6 +196,12 @@ def _least_z(rows: _Rows) -> np.ndarray:
     return np.minimum(np.minimum(_name_z(rows), rows.filled("description_z", _name_z(rows))), 8)
 
 
+def _fits_nothing(rows: _Rows) -> np.ndarray:
+    """How far the best of all that the image was told of the entity stays below 2: it fits no better than chance."""
+    best_P = np.fmax(np.fmax(rows.z_P, _name_z(rows)), rows.filled("description_z", -9.0))
+    return np.clip(2 - best_P, 0, 5)
+
+
 def _bare_z(rows: _Rows) -> np.ndarray:
     return np.where(rows.described_P, 0.0, np.clip(rows.z_P, -3, 12))
 
@@ -269,6 +275,7 @@ FEATURES: dict[str, Callable[[_Rows], np.ndarray]] = {
     "description_z_up_to_3": _description_low,
     "description_z_above_3": _description_high,
     "least_of_name_and_description": _least_z,
+    "fits_nothing": _fits_nothing,
     "bare_name_z": _bare_z,
     "bare_name_log_text": _bare_text,
     "typed": _typed,
@@ -280,6 +287,9 @@ FEATURES: dict[str, Callable[[_Rows], np.ndarray]] = {
     "fame_up_to_1.5": _fame_low,
 }
 """What the model may look at, by name. A Calibration names those that it uses."""
+GIVEN = {"fits_nothing": -1.0}
+"""Weights that a fit is given. Pairs of known truth are drawn from captions that say what is seen, so they cannot teach
+what most of the web has: an image that has nothing to do with its text."""
 FITTED = (
     "share_against_best_other",
     "log_text_probability",
@@ -287,18 +297,16 @@ FITTED = (
     "visual",
     "name_z",
     "name_z_up_to_3",
-    "lost_by_description",
     "description_z_up_to_3",
     "description_z_above_3",
     "least_of_name_and_description",
     "bare_name_z",
     "bare_name_log_text",
     "typed",
-    "type_z",
     "type_gap",
-    "type_is_best",
     "fame_of_entity",
     "fame_up_to_1.5",
+    "fits_nothing",
 )
 """What a fit weighs, unless it is told otherwise: those of FEATURES that more of them do not improve on."""
 

@@ -8,6 +8,7 @@ on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from i2e_pipeline.label import judged
-from i2e_pipeline.label.calibration import FITTED, Calibration, CalibrationError, features, select
+from i2e_pipeline.label.calibration import FITTED, GIVEN, Calibration, CalibrationError, features, select
 
 FOLDS = 10
 RIDGE = 3.0
@@ -47,6 +48,8 @@ def fit(
     table = _of_known_images(table)
     if not table.num_rows:
         raise CalibrationError("no row has a known truth: nothing to calibrate on")
+    given = {name: GIVEN[name] for name in names if name in GIVEN}
+    names = tuple(name for name in names if name not in given)
     x_PF = features(table, names)
     decided_P = pc.is_valid(table["right"]).to_numpy()
     right_P = pc.fill_null(table["right"], False).to_numpy().astype(np.float64)
@@ -63,7 +66,7 @@ def fit(
     def chosen(slope: float, shift: float) -> pa.Table:
         """The labels that the selection rule chooses at any probability, by models that did not see their images."""
         labels = pa.concat_tables(
-            select(table.filter(held), _scaled(names, weights, bias, slope, shift), threshold=0.0)
+            select(table.filter(held), _scaled(names, weights, bias, slope, shift, given), threshold=0.0)
             for held, weights, bias in parts
         )
         return labels.filter(pc.is_null(labels["reason"]))
@@ -81,12 +84,20 @@ def fit(
     threshold, lowest = _threshold(*_probabilities_of_judged(labels), target_precision, confidence)
     measured = _figures(labels, _probabilities(labels) >= lowest, named_images or _with_truth(table))
     measured["target_precision"] = target_precision
-    whole = _scaled(names, *_logistic(x_PF[decided_P], right_P[decided_P]), slope, shift)
+    whole = _scaled(names, *_logistic(x_PF[decided_P], right_P[decided_P]), slope, shift, given)
     return replace(whole, threshold=threshold, measured=measured, fitted_on=fitted_on)
 
 
-def _scaled(names: tuple[str, ...], weights: tuple[float, ...], bias: float, slope: float, shift: float) -> Calibration:
-    return Calibration(names, tuple(slope * w for w in weights), slope * bias + shift, 0.0)
+def _scaled(
+    names: tuple[str, ...],
+    weights: tuple[float, ...],
+    bias: float,
+    slope: float,
+    shift: float,
+    given: Mapping[str, float],
+) -> Calibration:
+    scaled = tuple(slope * w for w in weights)
+    return Calibration((*names, *given), (*scaled, *given.values()), slope * bias + shift, 0.0)
 
 
 def report(

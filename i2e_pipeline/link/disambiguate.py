@@ -68,7 +68,7 @@ class Weights:
     said_with: float = 0.12
     """The text has a word that goes with its type: a poster with a film, a map with a town."""
     lower_proper: float = -2.9
-    """Of a type whose names are proper ones, and written without a capital."""
+    """Its name is a proper one, by type or spelling, and is written without a capital in a text that has capitals."""
     lower_thing: float = 1.6
     """Its name is spelled as a word for things, and the mention has no capital either."""
     lower_part: float = -3.1
@@ -210,6 +210,7 @@ def features(texts: pa.Array, mentions: pa.StructArray, text_of: I64, context: C
 
     surfaces = mentions.field("surface")
     lower = pc.equal(surfaces, pc.utf8_lower(surfaces)).to_numpy(zero_copy_only=False).astype(bool)[mention]
+    has_capitals = pc.not_equal(texts, pc.utf8_lower(texts)).to_numpy(zero_copy_only=False).astype(bool)
     rows = context.rows(entity) if context is not None else np.full(len(entity), -1)
     type_ = context.types(rows) if context is not None else np.full(len(entity), UNKNOWN)
     case = context.cases(rows) if context is not None else np.zeros(len(entity))
@@ -226,7 +227,7 @@ def features(texts: pa.Array, mentions: pa.StructArray, text_of: I64, context: C
         "type_agrees": agrees,
         "type_disagrees": known & ~agrees,
         "said_with": _said_with(texts)[text_of[mention], type_],
-        "lower_proper": lower & _PROPER[type_] & (case < 1),
+        "lower_proper": lower & has_capitals[text_of[mention]] & ((_PROPER[type_] & (case < 1)) | (case == -1)),
         "lower_thing": lower & (case == 1),
         "lower_part": lower & part,
     }

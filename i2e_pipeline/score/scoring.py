@@ -68,7 +68,7 @@ def score(
     batches      shard: int32, row: int64, pair_id: binary(16), entity_ids: list<int64>; best in order of shard and row
     open_shard   the reader of a shard by its number; the kernel closes it
     background   entities against whose cosines background_z is measured; fewer than two: background_z is null
-    exemplars    by coarse type, entities that stand for it; None, or of fewer than two types: type_z and type_gap null
+    exemplars    by coarse type, entities that stand for it; of fewer than two types with four: type_z and type_gap null
     yields       ("scores", SCORES): a row per pair and distinct entity, clip_score in [-1, 1]; background_z, name_z and
                  description_z in standard deviations above the image's mean cosine to the background, of name and
                  description, name, description; type_z and type_gap, how far the image fits the entity's type, and how
@@ -106,8 +106,10 @@ class Measure:
                 if vectors.has(kind):
                     told_MD = vectors.of(kind, ids).astype(np.float64)
                     self._background[kind] = told_MD[np.linalg.norm(told_MD, axis=1) > 0]
-        named = {TYPES.code(t): vectors.lookup(np.asarray(e)) for t, e in exemplars.items() if len(e) >= BEST}
-        self._exemplars = {code: of_type.astype(np.float64) for code, of_type in named.items() if code != UNKNOWN}
+        named = {TYPES.code(t): np.asarray(e, dtype=np.int64) for t, e in exemplars.items() if len(e) > BEST}
+        known = {code: ids for code, ids in named.items() if code != UNKNOWN}
+        self._exemplars = {code: vectors.lookup(ids).astype(np.float64) for code, ids in known.items()}
+        self._is_exemplar = np.unique(np.concatenate([np.empty(0, np.int64), *known.values()]))
 
     def cosines(self, kind: str, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray) -> np.ndarray:
         """Of each row's image with its entity's vector of this kind."""
@@ -133,14 +135,26 @@ class Measure:
         if len(self._exemplars) < 2 or not self.vectors.has("type"):
             return None
         fit_NT = np.full((len(images_ND), len(TYPES.all) + 1), np.nan)
+        third_NT, fourth_NT = fit_NT.copy(), fit_NT.copy()
         for code, of_type_MD in self._exemplars.items():
-            cosines_NM = images_ND @ of_type_MD.T
-            fit_NT[:, code] = np.sort(np.partition(cosines_NM, -BEST, axis=1)[:, -BEST:], axis=1).mean(axis=1)
-        z_NT = (fit_NT - np.nanmean(fit_NT, axis=1, keepdims=True)) / np.maximum(
-            np.nanstd(fit_NT, axis=1, keepdims=True), 1e-6
+            best_NB = np.sort(np.partition(images_ND @ of_type_MD.T, -BEST - 1, axis=1)[:, -BEST - 1 :], axis=1)
+            fit_NT[:, code] = best_NB[:, 1:].mean(axis=1)
+            third_NT[:, code], fourth_NT[:, code] = best_NB[:, 1], best_NB[:, 0]
+        mean_N, std_N = np.nanmean(fit_NT, axis=1), np.maximum(np.nanstd(fit_NT, axis=1), 1e-6)
+        at = (image_P, self.vectors.of("type", entity_P).astype(np.int64))
+        # Whoever is an exemplar itself is held against the others, so that fame is no proof.
+        own_P = self.cosines("vector", images_ND, image_P, entity_P)
+        counted_P = np.isin(entity_P, self._is_exemplar) & (own_P >= third_NT[at] - 1e-9)
+        fit_P = np.where(counted_P, fit_NT[at] + (fourth_NT[at] - own_P) / BEST, fit_NT[at])
+        best_P = np.fmax(
+            np.nanmax(np.where(_other_types(len(fit_NT[0]), at[1]), fit_NT[image_P], np.nan), axis=1), fit_P
         )
-        own_P = z_NT[image_P, self.vectors.of("type", entity_P).astype(np.int64)]
-        return own_P, np.nanmax(z_NT, axis=1)[image_P] - own_P
+        return (fit_P - mean_N[image_P]) / std_N[image_P], (best_P - fit_P) / std_N[image_P]
+
+
+def _other_types(types: int, type_P: np.ndarray) -> np.ndarray:
+    """bool (P, types): the types that are not the row's own."""
+    return np.arange(types)[None, :] != (type_P % types)[:, None]
 
 
 def _blocks(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
