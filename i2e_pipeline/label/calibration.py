@@ -471,7 +471,24 @@ def _choose(spans: _Spans, p_P: np.ndarray, threshold: float, max_labels: int) -
 
 
 DEFAULT = Calibration(
-    features=FITTED,
+    features=(
+        "share_against_best_other",
+        "log_text_probability",
+        "log_readings_of_mention",
+        "visual",
+        "name_z",
+        "name_z_up_to_3",
+        "description_z_up_to_3",
+        "description_z_above_3",
+        "least_of_name_and_description",
+        "bare_name_z",
+        "bare_name_log_text",
+        "typed",
+        "type_gap",
+        "fame_of_entity",
+        "fame_up_to_1.5",
+        "fits_nothing",
+    ),
     weights=(
         3.9896,
         0.6127,
@@ -479,18 +496,16 @@ DEFAULT = Calibration(
         0.9222,
         0.8355,
         -1.4465,
-        0.3238,
         0.7315,
         0.6431,
         -0.4301,
         0.514,
         1.7728,
         2.7929,
-        -0.8883,
         -1.8357,
-        -0.2528,
         -0.063,
         2.4343,
+        -1.0,
     ),
     bias=-10.3479,
     threshold=0.8159,
@@ -508,5 +523,5 @@ DEFAULT = Calibration(
     fitted_on="1,750 photos of groceries and common objects and 511 of the open web's, with web-like captions, in "
     "three knowledge bases: with sitelinks, with a crowd of namesakes, without sitelinks",
 )
-"""Fitted by benchmarks/labels.py. Its threshold keeps a precision of .962 with 99 % confidence on photos like those.
-Other kinds of images and other models need a calibration of their own (`fit`)."""
+"""Fitted by benchmarks/labels.py. Its threshold keeps a precision of 0.962 with 99 % confidence on
+photos like those. Other kinds of images and other models need a calibration of their own (`fit`)."""

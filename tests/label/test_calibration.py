@@ -107,6 +107,16 @@ def test_a_description_that_does_not_fit_costs_and_one_that_fits_gains() -> None
     assert fits > 0.8 > 0.4 > misses
 
 
+def test_an_image_that_fits_nothing_gets_no_label() -> None:
+    """Catches: a fit on captions that all say what is seen, to which a photo of something else is as good as any."""
+    known = {"visual": 0.85, "fame": 3.0, "type_z": 1.0, "type_gap": 0.3, "text_probability": 0.95}
+    low = [
+        float(DEFAULT.probability(table(row(1, z, name_z=z, description_z=z, **known)))[0]) for z in (-3, -1, 0, 1, 6)
+    ]
+    assert low[:4] == sorted(low[:4])
+    assert low[2] < DEFAULT.threshold < low[4]
+
+
 def test_what_cannot_be_seen_or_is_heard_of_by_nobody_is_less_likely() -> None:
     def p(**more: float) -> float:
         base = {"name_z": 6.0, "description_z": 3.0, "type_z": 1.0, "type_gap": 0.5, "visual": 0.5, "fame": 2.0}

@@ -24,7 +24,7 @@ from i2e_pipeline.engine.units import InputError, Units
 from i2e_pipeline.report import quality
 from tests.engine.test_laws import Killed, changes
 from tests.engine.toys import worked
-from tests.test_stored_output import STORED
+from tests.test_stored_output import STORED, as_then
 
 
 @pytest.fixture
@@ -33,16 +33,14 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with tarfile.open(STORED) as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)
-    # So that nothing is to do because of what the code has become since.
-    for stage in stages.built_in():
-        monkeypatch.setattr(type(stage), "version", 1)
+    as_then(monkeypatch)
     return tmp_path / "out"
 
 
 def built(threshold: float, spark: Any = None) -> Pipeline:
     here = Path.cwd()  # Spark's workers are elsewhere
     paths = [f"output={here}/out", f"pairs.path={here}/in/*.parquet"]
-    config = stages.load("config.yaml", [f"label.threshold={threshold}", *paths])
+    config = stages.load("config.yaml", [f"label.threshold={threshold}", "label.calibration=then.json", *paths])
     return stages.pipeline(config, (lambda: spark) if spark is not None else lambda: pytest.fail("Spark was started"))
 
 

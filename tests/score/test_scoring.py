@@ -209,7 +209,7 @@ def senses(encoder: Encoder) -> EntityVectors:
 
 def test_senses_are_measured_as_by_hand(shard, encoder, config) -> None:
     """Name alone and description alone against the background's, and the type by its best three exemplars."""
-    vectors, exemplars = senses(encoder), {"taxon": [3, 6, 7], "food": [5, 8, 9], "region": [2]}
+    vectors, exemplars = senses(encoder), {"taxon": [3, 6, 7, 2], "food": [5, 8, 9, 1], "region": [2, 4]}
     batches = score([rows_of([[3, 4, 1]])], shard(IMAGES), encoder, vectors, config, BACKGROUND, exemplars)
     bird, rook, mars = sorted(next(iter(batches))[1].to_pylist(), key=lambda r: [3, 4, 1].index(r["entity_id"]))
     image = encoder.images(np.stack([encoder.prepare(picture_of(0))]))[0].astype(np.float64)
@@ -222,11 +222,14 @@ def test_senses_are_measured_as_by_hand(shard, encoder, config) -> None:
     assert bird["description_z"] == pytest.approx(z("bird", ["planet", "country", "bird", "fruit"]), abs=0.02)
     assert (rook["description_z"], rook["type_z"], rook["type_gap"]) == (None, None, None)
     assert (bird["visual"], bird["fame"], mars["fame"]) == (0.5, 1.0, None)
-    fits = [(vectors.lookup(exemplars[t]).astype(np.float64) @ image).mean() for t in ("taxon", "food")]
-    # Two types: one stands a standard deviation above their mean, the other as far below. One exemplar is too few.
-    above = 1.0 if fits[0] > fits[1] else -1.0
-    assert bird["type_z"] == pytest.approx(above, abs=1e-4)
-    assert bird["type_gap"] == pytest.approx(1.0 - above, abs=1e-4)
+    # The best three exemplars; the bird, one of them or not, is held against three others. Two are too few for a type.
+    cosines = {t: np.sort(vectors.lookup(exemplars[t]).astype(np.float64) @ image) for t in ("taxon", "food")}
+    fits = {t: c[-3:].mean() for t, c in cosines.items()}
+    own = float(vectors.lookup([3])[0].astype(np.float64) @ image)
+    others = np.sort([c for c in cosines["taxon"] if abs(c - own) > 1e-6])[-3:]
+    middle, spread = np.mean(list(fits.values())), np.std(list(fits.values()))
+    assert bird["type_z"] == pytest.approx((others.mean() - middle) / spread, abs=1e-3)
+    assert bird["type_gap"] == pytest.approx(max(0.0, fits["food"] - others.mean()) / spread, abs=1e-3)
     assert mars["type_z"] is None
 
 
