@@ -207,6 +207,9 @@ def test_texts_of_the_command_line_are_linked_without_spark(
     code, out, _ = call(capsys, "link", *texts, "--explain", "--config", "config.yaml")
     assert "“Sun” is no mention: a common word" in out
 
+    code, out, err = call(capsys, "link", "--text", "a nice day with my friends", "--config", "config.yaml")
+    assert (code, json.loads(out)["mentions"], err) == (0, [], err)
+
     Path("t.jsonl").write_text('{"id": "a", "text": "Apple"}\n')
     code, out, _ = call(capsys, "link", "--input", "t.jsonl", "--explain", "--config", "config.yaml")
     assert (code, "text a: “Apple”" in out) == (0, True)
