@@ -50,7 +50,7 @@ from i2e_pipeline.link.candidates import keys_of
 from i2e_pipeline.sample import compose
 from i2e_pipeline.stages import pipeline
 from wikidata.items import parse, read_items
-from wikidata.priors import KINDS, LIMITS, NAME_ROWS, base_link_probability, link_probability, smoothed
+from wikidata.priors import KINDS, LIMITS, NAME_ROWS, WEIGHTS, base_link_probability, link_probability, smoothed
 from wikidata.priors import surfaces as surfaces_kernel
 from wikidata.surface import normal_form
 
@@ -367,7 +367,8 @@ def surfaces_row_by_row(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, l
         best: dict[int, tuple[float, int]] = {}
         for r in names:
             known = 1.0 if r["popularity"] is None else r["popularity"]
-            weight = KINDS[r["kind"]] * ((1 + known) * (1 + r["sitelinks"])) ** 0.25 * (1.0 + r["links"])
+            weight = KINDS[r["kind"]] * (1 + known) ** WEIGHTS.popularity * (1 + r["sitelinks"]) ** WEIGHTS.sitelinks
+            weight *= (1.0 + r["links"]) ** WEIGHTS.links
             before = best.get(r["entity_id"], (0.0, 0))
             best[r["entity_id"]] = (max(weight, before[0]), before[1] + r["count"])
         priors = smoothed([n for _, n in best.values()], [w for w, _ in best.values()])
