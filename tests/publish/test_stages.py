@@ -180,7 +180,12 @@ def test_columns_that_are_kept_later_are_published_without_scoring_again(output:
 
     def columns(*keep: str) -> tuple[dict[str, int], pa.Table]:
         here = Path.cwd()
-        paths = [f"output={here}/out", f"pairs.path={here}/in/*.parquet", "label.threshold=0.001"]
+        paths = [
+            f"output={here}/out",
+            f"pairs.path={here}/in/*.parquet",
+            "label.threshold=0.001",
+            "label.calibration=then.json",
+        ]
         config = stages.load("config.yaml", [*paths, f"pairs.keep_columns=[{', '.join(keep)}]"])
         states = stages.pipeline(config, lambda: spark).run()[1]
         published = open_published(str(output / "i2e"))
