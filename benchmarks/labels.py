@@ -48,7 +48,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "fame": ("fame",),
     "visual share of the type": ("visual",),
     "what the image shows by type": ("type",),
-    "name alone": ("name_z", "lost_by", "least_of"),
+    "name alone": ("name_z", "least_of"),
     "description alone": ("description_z", "least_of"),
 }
 """Features by what they are made of: the beginnings of their names."""
@@ -150,10 +150,8 @@ def _renamed(world: str, id_: bytes) -> bytes:
     return id_[:1] + hashlib.blake2b(world.encode() + id_, digest_size=15).digest()
 
 
-def fitted(worlds: list[World], names: tuple[str, ...] = FITTED, without_fold: int | None = None) -> Calibration:
-    """One calibration for all worlds, on shards SEEN of pairs and on pairs_open."""
-    tables = {w.name: pa.concat_tables([w.part(False, SEEN), w.part(True)]) for w in worlds}
-    table = together(tables)
+def fitted(table: pa.Table, names: tuple[str, ...] = FITTED, without_fold: int | None = None) -> Calibration:
+    """One calibration on what a fit may see of all worlds."""
     if without_fold is not None:
         table = table.filter(
             pa.array([i is None or i[0] % FOLDS != without_fold for i in table["image_id"].to_pylist()])
@@ -216,15 +214,15 @@ def show(worlds: list[World], calibration: Calibration, by_fold: Mapping[int, Ca
     return found
 
 
-def ablate(worlds: list[World], whole: Calibration) -> dict[str, Any]:
-    """Recall at the precision that the whole model has, without each group of features; a row per world."""
+def ablate(worlds: list[World], seen: pa.Table) -> dict[str, Any]:
+    """What a fit without each group of features gives, at the threshold that it chooses; a column per world."""
     found: dict[str, Any] = {}
     print("\n| without | " + " | ".join(f"{w.name}: precision at recall, wrong on none" for w in worlds) + " |")
     print("|---|" + "---|" * len(worlds))
     for group, beginnings in {"nothing": (), **GROUPS}.items():
         names = tuple(n for n in FITTED if not n.startswith(beginnings or ("-",)))
-        by_fold = {f: fitted(worlds, names, f) for f in range(FOLDS)}
-        fit_ = fitted(worlds, names)
+        by_fold = {f: fitted(seen, names, f) for f in range(FOLDS)}
+        fit_ = fitted(seen, names)
         cells = []
         for w in worlds:
             p, o = of_pairs(w, fit_), of_open(w, by_fold)
@@ -251,13 +249,14 @@ def main(arguments: list[str]) -> dict[str, Any]:
     dumps = dict(w.split("=", 1) for w in options.world) or {"plain": f"{data}/wikidata/sample-dump.json.bz2"}
     options.folder.mkdir(parents=True, exist_ok=True)
     worlds = [measure(name, data, dump, options.folder.resolve()) for name, dump in dumps.items()]
-    by_fold = {f: fitted(worlds, without_fold=f) for f in range(FOLDS)}
-    calibration = rounded(fitted(worlds)) if options.fit else DEFAULT
+    seen = together({w.name: pa.concat_tables([w.part(False, SEEN), w.part(True)]) for w in worlds})
+    by_fold = {f: fitted(seen, without_fold=f) for f in range(FOLDS)}
+    calibration = rounded(fitted(seen)) if options.fit else DEFAULT
     if options.fit and options.write:
         calibration.save(options.write)
     found = show(worlds, calibration, by_fold)
     if options.ablate:
-        found["ablation"] = ablate(worlds, calibration)
+        found["ablation"] = ablate(worlds, seen)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
     return found

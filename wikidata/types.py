@@ -40,8 +40,6 @@ class CoarseType:
     """One type of types.yaml."""
 
     name: str
-    says: str
-    """How one is named in a sentence: "a photo of {says}"."""
     visual: float
     """Of the photographs whose caption names one, the share that shows it."""
     why: str
@@ -152,15 +150,19 @@ class Types:
 
 _PERSONS = ("ologist", "ographer", "player", "woman", "sman")
 _END = re.compile(
-    r"\s(?:in|of|by|from|for|at|on|with|to|near|that|which|who|whose|where|is|was|are|were|has|have|had|used|having|located|born|based|"
-    r"between|as|made|about|formed|containing|consisting|found|produced|directed|written|published|created|founded|built|the|known|native|"
-    r"situated|released|starring|featuring|set|under|within|during|after|before|since|against|belonging|than|per|via|into|along)\b"
+    r"\s(?:in|of|by|from|for|at|on|with|to|near|that|which|who|whose|where|is|was|are|were|has|have|had|used|having|"
+    r"located|born|based|between|as|made|about|formed|containing|consisting|found|produced|directed|written|published|"
+    r"created|founded|built|the|known|native|situated|released|starring|featuring|set|under|within|during|after|before|"
+    r"since|against|belonging|than|per|via|into|along)\b"
     r"|[,;:()\[\]{}.–—/|\"“”]"
 )
+"""What ends the noun phrase that heads a description."""
 _KIND = re.compile(
-    r"^(?:(?:\w+\s){0,2}?)(species|subspecies|genus|cultivar|breed|(?:type|kind|variety|sort|form|style|piece|pair|set|model|item|series|part|member|class|any|one|name|family|order|phylum|suborder|superfamily|subfamily|tribe|clade|group)"
-    r"(?:\sor\s\w+)?) of (?:the |an? )?"
+    r"^(?:(?:\w+\s){0,2}?)(species|subspecies|genus|cultivar|breed|(?:type|kind|variety|sort|form|style|piece|pair|set|"
+    r"model|item|series|part|member|class|any|one|name|family|order|phylum|suborder|superfamily|subfamily|tribe|clade|"
+    r"group)(?:\sor\s\w+)?) of (?:the |an? )?"
 )
+"""What is of the type of what follows: a kind of fruit is a fruit."""
 _LEADING_YEARS = re.compile(r"^(?:the )?(?:c\. ?|ca\. ?)?\d[\d\s–/-]*(?:s |(?:th|st|nd|rd)[ -]century )?(?=\D)")
 _LIVING = ("species", "subspecies", "genus", "cultivar", "breed")
 _IS_A = re.compile(r"^(?:\S+\s){1,6}?(?:is|are|was|were) (?:an? |the |one of the )(?=\w)")
@@ -187,7 +189,6 @@ def load(text: str) -> Types:
     return Types(
         CoarseType(
             name,
-            says=t["says"],
             visual=float(t["visual"]),
             why=t["why"],
             roots=tuple(map(int, t["roots"])),

@@ -174,11 +174,6 @@ def _name_z_low(rows: _Rows) -> np.ndarray:
     return np.clip(_name_z(rows), -3, 3)
 
 
-def _lost(rows: _Rows) -> np.ndarray:
-    """What the name loses by its description. The word alone fits all senses; the right description takes nothing."""
-    return np.where(rows.described_P, np.clip(_name_z(rows) - rows.z_P, -6, 8), 0.0)
-
-
 def _description_z(rows: _Rows) -> np.ndarray:
     return rows.filled("description_z", np.where(rows.described_P, 0.0, -3.0))
 
@@ -214,16 +209,8 @@ def _typed(rows: _Rows) -> np.ndarray:
     return rows.known("type_z").astype(np.float64)
 
 
-def _type_z(rows: _Rows) -> np.ndarray:
-    return rows.filled("type_z", 0.0)
-
-
 def _type_gap(rows: _Rows) -> np.ndarray:
     return np.clip(rows.filled("type_gap", 0.0), 0, 4)
-
-
-def _type_is_best(rows: _Rows) -> np.ndarray:
-    return (rows.filled("type_gap", 9.0) < 0.3).astype(np.float64)
 
 
 def _visual(rows: _Rows) -> np.ndarray:
@@ -271,7 +258,6 @@ FEATURES: dict[str, Callable[[_Rows], np.ndarray]] = {
     "described": _described,
     "name_z": _name_z,
     "name_z_up_to_3": _name_z_low,
-    "lost_by_description": _lost,
     "description_z_up_to_3": _description_low,
     "description_z_above_3": _description_high,
     "least_of_name_and_description": _least_z,
@@ -279,9 +265,7 @@ FEATURES: dict[str, Callable[[_Rows], np.ndarray]] = {
     "bare_name_z": _bare_z,
     "bare_name_log_text": _bare_text,
     "typed": _typed,
-    "type_z": _type_z,
     "type_gap": _type_gap,
-    "type_is_best": _type_is_best,
     "visual": _visual,
     "fame_of_entity": _fame,
     "fame_up_to_1.5": _fame_low,
@@ -471,6 +455,7 @@ def _choose(spans: _Spans, p_P: np.ndarray, threshold: float, max_labels: int) -
 
 
 DEFAULT = Calibration(
+    # Not FITTED: whoever changes that must still be able to run what fits this anew.
     features=(
         "share_against_best_other",
         "log_text_probability",

@@ -129,9 +129,12 @@ class Measure:
         return (cosines_P - mean_N[image_P]) / np.maximum(std_N[image_P], 1e-6)
 
     def types(
-        self, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray
+        self, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray, cosines_P: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """type_z and type_gap of each row, NaN where its type is unknown or has no exemplars."""
+        """type_z and type_gap of each row, NaN where its type is unknown or has no exemplars.
+
+        cosines_P   of each row's image with its entity, as `cosines("vector", …)` gives them
+        """
         if len(self._exemplars) < 2 or not self.vectors.has("type"):
             return None
         fit_NT = np.full((len(images_ND), len(TYPES.all) + 1), np.nan)
@@ -143,9 +146,8 @@ class Measure:
         mean_N, std_N = np.nanmean(fit_NT, axis=1), np.maximum(np.nanstd(fit_NT, axis=1), 1e-6)
         at = (image_P, self.vectors.of("type", entity_P).astype(np.int64))
         # Whoever is an exemplar itself is held against the others, so that fame is no proof.
-        own_P = self.cosines("vector", images_ND, image_P, entity_P)
-        counted_P = np.isin(entity_P, self._is_exemplar) & (own_P >= third_NT[at] - 1e-9)
-        fit_P = np.where(counted_P, fit_NT[at] + (fourth_NT[at] - own_P) / BEST, fit_NT[at])
+        counted_P = np.isin(entity_P, self._is_exemplar) & (cosines_P >= third_NT[at] - 1e-9)
+        fit_P = np.where(counted_P, fit_NT[at] + (fourth_NT[at] - cosines_P) / BEST, fit_NT[at])
         best_P = np.fmax(
             np.nanmax(np.where(_other_types(len(fit_NT[0]), at[1]), fit_NT[image_P], np.nan), axis=1), fit_P
         )
@@ -247,7 +249,7 @@ def _scores(
         "clip_score": pa.array(np.clip(clip_P, -1, 1).astype(np.float32)),
         "background_z": pa.nulls(len(pair_P), pa.float32()) if z_P is None else pa.array(z_P.astype(np.float32)),
         "described": pa.array(measure.vectors.described(entity_P)),
-        **_senses(measure, images_ND, image_R[pair_P], entity_P),
+        **_senses(measure, images_ND, image_R[pair_P], entity_P, clip_P),
         "width": pa.array(sides_2R[0, pair_P]),
         "height": pa.array(sides_2R[1, pair_P]),
         "perceptual_hash": pa.array(hash_R[pair_P]),
@@ -258,7 +260,9 @@ def _scores(
     return pa.RecordBatch.from_arrays([columns[name] for name in SCORES.names], schema=SCORES), unscored
 
 
-def _senses(measure: Measure, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray) -> dict[str, pa.Array]:
+def _senses(
+    measure: Measure, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray, clip_P: np.ndarray
+) -> dict[str, pa.Array]:
     """What tells the sense from the word: the name alone, the description alone, the type; null where unknown."""
     columns: dict[str, np.ndarray | None] = dict.fromkeys(
         ("name_z", "description_z", "type_z", "type_gap", "visual", "fame")
@@ -269,7 +273,7 @@ def _senses(measure: Measure, images_ND: np.ndarray, image_P: np.ndarray, entity
             columns[column] = measure.above_background(kind, images_ND, image_P, cosines_P)
     if columns["description_z"] is not None:
         columns["description_z"] = np.where(measure.vectors.described(entity_P), columns["description_z"], np.nan)
-    of_type = measure.types(images_ND, image_P, entity_P)
+    of_type = measure.types(images_ND, image_P, entity_P, clip_P)
     if of_type is not None:
         columns["type_z"], columns["type_gap"] = of_type
     for column in ("visual", "fame"):

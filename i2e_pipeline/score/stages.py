@@ -97,10 +97,13 @@ class EncodeEntities(Stage):
         segments = run.committed(self.name)
         candidates = run.read("candidates", columns=["entity_id"])
         entities = run.read("kb/entities", columns=[*OF_ENTITIES])
-        described = entities.where(F.col("description").isNotNull())
-        exemplars = _exemplars(described, config.type_exemplars)
-        by_hash = described.orderBy(F.xxhash64("entity_id"), "entity_id")
-        background = sorted(r["entity_id"] for r in by_hash.limit(config.background_entities).collect())
+        if segments:  # they are of the knowledge base, and so the same in each segment
+            background, exemplars = (segments[0].facts[fact] for fact in ("background", "exemplars"))
+        else:
+            described = entities.where(F.col("description").isNotNull())
+            exemplars = _exemplars(described, config.type_exemplars)
+            by_hash = described.orderBy(F.xxhash64("entity_id"), "entity_id")
+            background = sorted(r["entity_id"] for r in by_hash.limit(config.background_entities).collect())
         further = [(e,) for e in {*background, *(e for of_type in exemplars.values() for e in of_type)}]
         wanted = candidates.union(run.spark.createDataFrame(further, "entity_id long")).distinct()
         if segments:

@@ -17,7 +17,7 @@ import pytest
 from benchmarks import extract, knowledge_base, linking
 from wikidata.priors import surfaces
 
-FIVE_RUNS = {"costs", "labels", "plan"}
+FIVE_RUNS = {"costs", "labels", "languages", "plan"}
 """Whole runs of several sizes, minutes at their smallest: `make bench` runs them. What they compute with is tested in
 tests/commands/test_plan.py and tests/engine/test_eventlog.py."""
 

@@ -15,9 +15,9 @@ from wikidata.types import TYPES, UNKNOWN, Types, class_types, load, name_case, 
 
 SMALL = load(
     """
-person: {says: a person, visual: 0.7, why: seen, roots: [5], words: human actor}
-place: {says: a place, visual: 0.4, why: views, roots: [10, 11], words: town county river}
-film: {says: a film, visual: 0.1, why: posters, roots: [20], words: film, recognized_as: WORK, proper: true}
+person: {visual: 0.7, why: seen, roots: [5], words: human actor}
+place: {visual: 0.4, why: views, roots: [10, 11], words: town county river}
+film: {visual: 0.1, why: posters, roots: [20], words: film, recognized_as: WORK, proper: true}
 """
 )
 
@@ -176,14 +176,14 @@ def test_the_spelling_of_a_name_tells_things_from_proper_names() -> None:
 
 
 def test_a_file_that_contradicts_itself_is_refused() -> None:
-    twice = "a: {says: a, visual: 0.5, why: b, roots: [5], words: x}\n"
-    twice += "b: {says: a, visual: 0.5, why: b, roots: [5], words: y}"
+    twice = "a: {visual: 0.5, why: b, roots: [5], words: x}\n"
+    twice += "b: {visual: 0.5, why: b, roots: [5], words: y}"
     with pytest.raises(ValueError, match="Q5 is a root of a and b"):
         load(twice)
     with pytest.raises(ValueError, match="'x' is a word of a and b"):
         load(twice.replace("[5], words: y", "[6], words: x"))
     with pytest.raises(ValueError, match="visual of a is 1"):
-        load("a: {says: a, visual: 1.0, why: b, roots: [5], words: x}")
+        load("a: {visual: 1.0, why: b, roots: [5], words: x}")
 
 
 def test_every_type_says_why_and_its_words_head_it() -> None:
