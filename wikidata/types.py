@@ -136,6 +136,19 @@ class Types:
                         return code
         return UNKNOWN
 
+    def of_name(self, name: str | None) -> int:
+        """The code of the type that the last words of a name for things say; UNKNOWN where they say none, or are
+        spelled as a proper name's.
+
+        >>> TYPES.names[TYPES.of_name("Howler monkey")], TYPES.of_name("monkey puzzle"), TYPES.of_name("red Monkey")
+        ('taxon', -1, -1)
+        """
+        words = _END.split(" ".join((name or "").split()), 1)[0].split()
+        if not words or not words[-1][0].islower():
+            return UNKNOWN
+        codes = (self._of_word("-".join(words[start:]).lower()) for start in range(max(0, len(words) - 3), len(words)))
+        return next((code for code in codes if code != UNKNOWN), UNKNOWN)
+
     def _of_word(self, word: str) -> int:
         found = self._words.get(word)
         if found is None:
@@ -239,6 +252,8 @@ def typed(
     """The same rows with `coarse_type`, `visual` and `name_case` filled in.
 
     batches     ENTITIES
+    What neither classes nor description tell, a name that is spelled as a word for things does: a howler monkey is a
+    monkey, while a "Howler Monkey" may be a film.
     class_ids   rising, with their `codes`, as `class_types` gives them
     What a class of things is, the classes above it say, and not the class of classes (P31) that it is an instance of;
     but for professions, above which stands whoever has one.
@@ -256,8 +271,12 @@ def typed(
         if len(at):
             said = batch.column("description").take(pa.array(at)).to_pylist()
             code[at] = [UNKNOWN if text is None else types.of_text(text) for text in said]
+        case = name_case(batch.column("name"))
+        at = np.flatnonzero((code == UNKNOWN) & (case.to_numpy(zero_copy_only=False) == 1))
+        if len(at):
+            code[at] = [types.of_name(name) for name in batch.column("name").take(pa.array(at)).to_pylist()]
         columns = {"coarse_type": names.take(pa.array(code % len(visual))), "visual": pa.array(visual[code])}
-        yield _with(batch, {**columns, "name_case": name_case(batch.column("name"))})
+        yield _with(batch, {**columns, "name_case": case})
 
 
 _LINKING = (

@@ -453,7 +453,8 @@ class ScoreConfig(ModelConfig, ImageLimits):
     """The text by which the model is told what the entity is, without its name."""
     type_exemplars: int = Field(128, ge=0)
     """Entities that stand for a coarse type (person, place, taxon …), the most famous ones with a description. An image
-    is of the types whose exemplars it fits best. 0: nothing is told of types."""
+    is of the types whose exemplars it fits best; and all of them are the vocabulary of what else it might show. 0:
+    nothing is told of either."""
     rows_per_task: int = Field(16_384, ge=1)
     """Rows that a task scores at most: a part of a large input file, or several small files."""
     background_entities: int = Field(256, ge=2)

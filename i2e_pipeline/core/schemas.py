@@ -116,6 +116,8 @@ SCORES = _schema(
     pa.field("description_z", pa.float32()),
     pa.field("type_z", pa.float32()),
     pa.field("type_gap", pa.float32()),
+    pa.field("vocabulary_gap", pa.float32()),
+    pa.field("description_gap", pa.float32()),
     pa.field("visual", pa.float32()),
     pa.field("fame", pa.float32()),
     _key("width", pa.int32()),

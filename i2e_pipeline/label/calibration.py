@@ -30,7 +30,16 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
 
 NEEDED = ("pair_id", "image_id", "start", "end", "entity_id", "text_probability", "background_z")
-OPTIONAL = ("name_z", "description_z", "type_z", "type_gap", "visual", "fame")
+OPTIONAL = (
+    "name_z",
+    "description_z",
+    "type_z",
+    "type_gap",
+    "vocabulary_gap",
+    "description_gap",
+    "visual",
+    "fame",
+)
 """Further columns (numbers, null where unknown). One that a table lacks counts as unknown throughout."""
 DESCRIBED = "described"
 """One more column (bool): whether the model was told the entity's description, and not its bare name alone. Without the
@@ -213,6 +222,13 @@ def _type_gap(rows: _Rows) -> np.ndarray:
     return np.clip(rows.filled("type_gap", 0.0), 0, 4)
 
 
+def _vocabulary_gap(rows: _Rows) -> np.ndarray:
+    """How much less the image fits the entity than the best of what else it might be. The larger of the two gaps: a
+    name that fits the image best of all is worth nothing where its description does not."""
+    gap_P = rows.filled("vocabulary_gap", 0.0)
+    return np.clip(np.maximum(gap_P, rows.filled("description_gap", gap_P)), -3, 6)
+
+
 def _visual(rows: _Rows) -> np.ndarray:
     """ln of the odds that a photograph whose caption names such a thing shows it."""
     share_P = np.clip(rows.filled("visual", 0.25), 0.01, 0.99)
@@ -266,6 +282,7 @@ FEATURES: dict[str, Callable[[_Rows], np.ndarray]] = {
     "bare_name_log_text": _bare_text,
     "typed": _typed,
     "type_gap": _type_gap,
+    "vocabulary_gap": _vocabulary_gap,
     "visual": _visual,
     "fame_of_entity": _fame,
     "fame_up_to_1.5": _fame_low,
@@ -288,6 +305,7 @@ FITTED = (
     "bare_name_log_text",
     "typed",
     "type_gap",
+    "vocabulary_gap",
     "fame_of_entity",
     "fame_up_to_1.5",
     "fits_nothing",

@@ -68,11 +68,15 @@ def score(
     batches      shard: int32, row: int64, pair_id: binary(16), entity_ids: list<int64>; best in order of shard and row
     open_shard   the reader of a shard by its number; the kernel closes it
     background   entities against whose cosines background_z is measured; fewer than two: background_z is null
-    exemplars    by coarse type, entities that stand for it; of fewer than two types with four: type_z and type_gap null
+    exemplars    by coarse type, entities that stand for it; of fewer than two types with four: type_z and type_gap are
+                 null. Together they are the vocabulary: of fewer than four, vocabulary_gap and description_gap are null
     yields       ("scores", SCORES): a row per pair and distinct entity, clip_score in [-1, 1]; background_z, name_z and
                  description_z in standard deviations above the image's mean cosine to the background, of name and
                  description, name, description; type_z and type_gap, how far the image fits the entity's type, and how
-                 much less than the type that it fits best, in standard deviations among the types;
+                 much less than the type that it fits best, in standard deviations among the types; vocabulary_gap and
+                 description_gap, how much less the image fits the entity than what it fits best of the vocabulary, the
+                 entity itself left out, in standard deviations of the image's cosines to the vocabulary (below 0: the
+                 entity fits better than all of it), by name and description, and by descriptions alone;
                  ("rejects", reason, id, shard, row, detail): a row per pair that is not scored
     Each pair comes out exactly once, scored or rejected. Equal bytes within a task are decoded and encoded once. A bad
     row raises nothing; a missing entity vector, shard or row does, since then the tables do not fit together.
@@ -110,12 +114,23 @@ class Measure:
         known = {code: ids for code, ids in named.items() if code != UNKNOWN}
         self._exemplars = {code: vectors.lookup(ids).astype(np.float64) for code, ids in known.items()}
         self._is_exemplar = np.unique(np.concatenate([np.empty(0, np.int64), *known.values()]))
+        words = np.unique(
+            np.concatenate([np.empty(0, np.int64), *(np.asarray(e, np.int64) for e in exemplars.values())])
+        )
+        self._vocabulary: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for kind in (whole, description):
+            if len(words) > BEST and (kind == whole or vectors.has(kind)):
+                held_VD = self._vectors_of(kind, words).astype(np.float64)
+                there_V = np.linalg.norm(held_VD, axis=1) > 0
+                self._vocabulary[kind] = (words[there_V], held_VD[there_V])
 
     def cosines(self, kind: str, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray) -> np.ndarray:
         """Of each row's image with its entity's vector of this kind."""
         entities, at_P = np.unique(entity_P, return_inverse=True)
-        of_kind = self.vectors.lookup(entities) if kind == "vector" else self.vectors.of(kind, entities)
-        return np.einsum("pd,pd->p", images_ND[image_P], of_kind.astype(np.float64)[at_P])
+        return np.einsum("pd,pd->p", images_ND[image_P], self._vectors_of(kind, entities).astype(np.float64)[at_P])
+
+    def _vectors_of(self, kind: str, entity_ids: np.ndarray) -> np.ndarray:
+        return self.vectors.lookup(entity_ids) if kind == "vector" else self.vectors.of(kind, entity_ids)
 
     def above_background(
         self, kind: str, images_ND: np.ndarray, image_P: np.ndarray, cosines_P: np.ndarray
@@ -127,6 +142,23 @@ class Measure:
         background_NM = images_ND @ background_MD.T
         mean_N, std_N = background_NM.mean(axis=1), background_NM.std(axis=1)
         return (cosines_P - mean_N[image_P]) / np.maximum(std_N[image_P], 1e-6)
+
+    def below_vocabulary(
+        self, kind: str, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray, cosines_P: np.ndarray
+    ) -> np.ndarray | None:
+        """How much less each row's image fits its entity than what it fits best of the vocabulary; None without one.
+
+        What a caption names is seldom all that a picture might be: of two apples that look alike the caption names the
+        wrong one with the same right. Zero-shot classification among the vocabulary asks the image itself.
+        """
+        if kind not in self._vocabulary or len(self._vocabulary[kind][0]) < 2:
+            return None
+        ids_V, vectors_VD = self._vocabulary[kind]
+        fit_NV = images_ND @ vectors_VD.T
+        two_N2 = np.argpartition(fit_NV, -2, axis=1)[:, -2:]
+        fits_N2 = np.take_along_axis(fit_NV, two_N2, axis=1)
+        others_P2 = np.where(ids_V[two_N2[image_P]] == entity_P[:, None], -np.inf, fits_N2[image_P])
+        return (others_P2.max(axis=1) - cosines_P) / np.maximum(fit_NV.std(axis=1)[image_P], 1e-6)
 
     def types(
         self, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray, cosines_P: np.ndarray
@@ -260,20 +292,38 @@ def _scores(
     return pa.RecordBatch.from_arrays([columns[name] for name in SCORES.names], schema=SCORES), unscored
 
 
+SENSES = (
+    "name_z",
+    "description_z",
+    "type_z",
+    "type_gap",
+    "vocabulary_gap",
+    "description_gap",
+    "visual",
+    "fame",
+)
+"""Columns of SCORES that tell the sense from the word."""
+
+
 def _senses(
     measure: Measure, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray, clip_P: np.ndarray
 ) -> dict[str, pa.Array]:
-    """What tells the sense from the word: the name alone, the description alone, the type; null where unknown."""
-    columns: dict[str, np.ndarray | None] = dict.fromkeys(
-        ("name_z", "description_z", "type_z", "type_gap", "visual", "fame")
-    )
+    """What tells the sense from the word: the name alone, the description alone, the type, and
+    what else the image might be; null where unknown."""
+    of_images = (images_ND, image_P, entity_P)
+    columns: dict[str, np.ndarray | None] = dict.fromkeys(SENSES)
+    columns["vocabulary_gap"] = measure.below_vocabulary("vector", *of_images, clip_P)
     for column, kind in (("name_z", "name_vector"), ("description_z", "description_vector")):
         if measure.vectors.has(kind):
-            cosines_P = measure.cosines(kind, images_ND, image_P, entity_P)
+            cosines_P = measure.cosines(kind, *of_images)
             columns[column] = measure.above_background(kind, images_ND, image_P, cosines_P)
-    if columns["description_z"] is not None:
-        columns["description_z"] = np.where(measure.vectors.described(entity_P), columns["description_z"], np.nan)
-    of_type = measure.types(images_ND, image_P, entity_P, clip_P)
+            if kind == "description_vector":
+                columns["description_gap"] = measure.below_vocabulary(kind, *of_images, cosines_P)
+    described_P = measure.vectors.described(entity_P)
+    for column in ("description_z", "description_gap"):
+        if (values := columns[column]) is not None:
+            columns[column] = np.where(described_P, values, np.nan)
+    of_type = measure.types(*of_images, clip_P)
     if of_type is not None:
         columns["type_z"], columns["type_gap"] = of_type
     for column in ("visual", "fame"):

@@ -156,7 +156,7 @@ def _links(run: Run) -> set[str]:
 
 class Score(Stage):
     name, job, does, rows_are = "score", "score_images", "look at each image beside its candidates", "pairs"
-    version = 2
+    version = 3
     after = ("link",)
     reads = ("pairs", "candidates", "entity_vectors")
     tables = {

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +232,31 @@ def test_senses_are_measured_as_by_hand(shard, encoder, config) -> None:
     assert bird["type_z"] == pytest.approx((others.mean() - middle) / spread, abs=1e-3)
     assert bird["type_gap"] == pytest.approx(max(0.0, fits["food"] - others.mean()) / spread, abs=1e-3)
     assert mars["type_z"] is None
+
+
+def test_an_entity_is_held_against_the_best_of_all_else_that_the_image_might_be(shard, encoder, config) -> None:
+    """The vocabulary is all exemplars, of small types too; an entity of it is not held against itself, and one that
+    fits better than all of it stands below 0."""
+    vectors, exemplars = senses(encoder), {"taxon": [3, 6, 7], "food": [5, 8, 9], "region": [2]}
+    batches = score([rows_of([[1, 2, 3, 4, 5, 6, 7, 8, 9]])], shard(IMAGES), encoder, vectors, config, (), exemplars)
+    rows = {r["entity_id"]: r for r in next(iter(batches))[1].to_pylist()}
+    image = encoder.images(np.stack([encoder.prepare(picture_of(0))]))[0].astype(np.float64)
+    vocabulary = sorted(e for of_type in exemplars.values() for e in of_type)
+
+    def gap(entity: int, of: Callable[[list[int]], np.ndarray]) -> float:
+        cosines = dict(zip(vocabulary, of(vocabulary).astype(np.float64) @ image, strict=True))
+        best = max(c for e, c in cosines.items() if e != entity)
+        return float((best - of([entity])[0].astype(np.float64) @ image) / np.std(list(cosines.values())))
+
+    for entity, row in rows.items():
+        assert row["vocabulary_gap"] == pytest.approx(gap(entity, vectors.lookup), abs=1e-3)
+        if entity != 4:
+            alone = gap(entity, partial(vectors.of, "description_vector"))
+            assert row["description_gap"] == pytest.approx(alone, abs=1e-3)
+    assert rows[4]["description_gap"] is None
+    assert sum(row["vocabulary_gap"] < 0 for e, row in rows.items() if e in vocabulary) == 1
+    few = score([rows_of([[1]])], shard(IMAGES), encoder, vectors, config, (), {"taxon": [3, 6, 7]})
+    assert next(iter(few))[1].to_pylist()[0]["vocabulary_gap"] is None
 
 
 def test_vectors_are_kept_on_the_first_row_of_a_pair(shard, encoder, vectors, config) -> None:

@@ -126,6 +126,21 @@ def test_an_item_has_the_type_of_its_class_then_of_what_is_above_it_then_of_its_
     assert found[6][1] == pytest.approx(round(SMALL.mean_visual, 3))
 
 
+def test_where_nothing_else_tells_a_name_for_things_does() -> None:
+    """The last words of a name say what it is, and what is spelled as a proper name may be a film."""
+    rows = [
+        item(1, name="Border county"),
+        item(2, name="Border County"),
+        item(3, name="county line"),
+        item(4, name="county", description="1974 film by X"),
+        item(5, name="Border county", types=[5]),
+        item(6, name="unknown daughter County"),
+    ]
+    batch = pa.RecordBatch.from_pylist(rows, schema=ENTITIES)
+    (out,) = typed([batch], np.array([5]), np.array([SMALL.code("person")], np.int8), SMALL)
+    assert out.column("coarse_type").to_pylist() == ["place", None, None, "film", "person", None]
+
+
 def test_a_class_of_things_is_what_stands_above_it_and_not_a_class_of_classes() -> None:
     """Catches: ships and songs that are ideas, because the class "ship" is an instance of one."""
     found = kinds(
