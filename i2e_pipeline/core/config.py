@@ -442,7 +442,7 @@ class ModelConfig(Section):
 
 
 class ScoreConfig(ModelConfig, ImageLimits):
-    added_later: ClassVar[tuple[str, ...]] = ("name_template", "description_template", "type_exemplars")
+    added_later: ClassVar[tuple[str, ...]] = ("name_template", "description_template", "type_exemplars", "vocabulary")
 
     text_template: str = "{name}, {description}"
     """The text by which the model is told an entity. An entity without a description is told by its name alone."""
@@ -453,8 +453,11 @@ class ScoreConfig(ModelConfig, ImageLimits):
     """The text by which the model is told what the entity is, without its name."""
     type_exemplars: int = Field(128, ge=0)
     """Entities that stand for a coarse type (person, place, taxon …), the most famous ones with a description. An image
-    is of the types whose exemplars it fits best; and all of them are the vocabulary of what else it might show. 0:
-    nothing is told of either."""
+    is of the types whose exemplars it fits best. 0: nothing is told of types."""
+    vocabulary: int = Field(128, ge=0)
+    """Entities of each coarse type that an image is held against besides its candidates, the most famous ones with a
+    description: a label is doubted where the image fits one of them better. It helps as far as they hold what the
+    images show; of a whole Wikidata, several thousand. 0: an image is held against its candidates alone."""
     rows_per_task: int = Field(16_384, ge=1)
     """Rows that a task scores at most: a part of a large input file, or several small files."""
     background_entities: int = Field(256, ge=2)

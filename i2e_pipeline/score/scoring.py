@@ -68,8 +68,9 @@ def score(
     batches      shard: int32, row: int64, pair_id: binary(16), entity_ids: list<int64>; best in order of shard and row
     open_shard   the reader of a shard by its number; the kernel closes it
     background   entities against whose cosines background_z is measured; fewer than two: background_z is null
-    exemplars    by coarse type, entities that stand for it; of fewer than two types with four: type_z and type_gap are
-                 null. Together they are the vocabulary: of fewer than four, vocabulary_gap and description_gap are null
+    exemplars    by coarse type its most famous entities, by falling fame: `type_exemplars` of each stand for the type,
+                 `vocabulary` of each are the vocabulary. Without two types of four: type_z and type_gap are null;
+                 without four words: vocabulary_gap and description_gap
     yields       ("scores", SCORES): a row per pair and distinct entity, clip_score in [-1, 1]; background_z, name_z and
                  description_z in standard deviations above the image's mean cosine to the background, of name and
                  description, name, description; type_z and type_gap, how far the image fits the entity's type, and how
@@ -82,7 +83,7 @@ def score(
     row raises nothing; a missing entity vector, shard or row does, since then the tables do not fit together.
     With `keep_vectors`, a pair's first row carries the image's vector (D little-endian float16) and its others null.
     """
-    measure = Measure(vectors, background, exemplars or {})
+    measure = Measure(vectors, background, exemplars or {}, config.type_exemplars, config.vocabulary)
     with _Images(open_shard, encoder, config) as images:
         for block in _blocks(batches, config.batch_size * BLOCK_BATCHES):
             yield from _score_block(block, images, measure, config.keep_vectors)
@@ -97,8 +98,15 @@ class Measure:
     """Cosines of images with entities, and what they are held against."""
 
     def __init__(
-        self, vectors: EntityVectors, background: Sequence[int] | np.ndarray, exemplars: Mapping[str, Sequence[int]]
+        self,
+        vectors: EntityVectors,
+        background: Sequence[int] | np.ndarray,
+        exemplars: Mapping[str, Sequence[int]],
+        per_type: int,
+        vocabulary: int,
     ) -> None:
+        """`exemplars` as `score` takes them; the first `per_type` of each type stand for it, and the first `vocabulary`
+        of each are the vocabulary."""
         self.vectors = vectors
         ids = np.asarray(background, dtype=np.int64)
         whole, name, description = "vector", "name_vector", "description_vector"
@@ -110,19 +118,20 @@ class Measure:
                 if vectors.has(kind):
                     told_MD = vectors.of(kind, ids).astype(np.float64)
                     self._background[kind] = told_MD[np.linalg.norm(told_MD, axis=1) > 0]
-        named = {TYPES.code(t): np.asarray(e, dtype=np.int64) for t, e in exemplars.items() if len(e) > BEST}
-        known = {code: ids for code, ids in named.items() if code != UNKNOWN}
-        self._exemplars = {code: vectors.lookup(ids).astype(np.float64) for code, ids in known.items()}
-        self._is_exemplar = np.unique(np.concatenate([np.empty(0, np.int64), *known.values()]))
-        words = np.unique(
-            np.concatenate([np.empty(0, np.int64), *(np.asarray(e, np.int64) for e in exemplars.values())])
-        )
-        self._vocabulary: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for kind in (whole, description):
-            if len(words) > BEST and (kind == whole or vectors.has(kind)):
-                held_VD = self._vectors_of(kind, words).astype(np.float64)
+        falling = {TYPES.code(t): np.asarray(e, dtype=np.int64) for t, e in exemplars.items()}
+        of_type = {code: e[:per_type] for code, e in falling.items() if code != UNKNOWN and len(e[:per_type]) > BEST}
+        self._is_exemplar = _union(of_type.values())
+        words_V = _union(e[:vocabulary] for e in falling.values())
+        self._held: dict[str, _Held] = {}
+        for kind, held_V in ((whole, np.union1d(words_V, self._is_exemplar)), (description, words_V)):
+            if len(held_V) > BEST and (kind == whole or vectors.has(kind)):
+                held_VD = self._vectors_of(kind, held_V).astype(np.float64)
                 there_V = np.linalg.norm(held_VD, axis=1) > 0
-                self._vocabulary[kind] = (words[there_V], held_VD[there_V])
+                ids_V = held_V[there_V]
+                self._held[kind] = _Held(ids_V, held_VD[there_V], np.flatnonzero(np.isin(ids_V, words_V)))
+        self._exemplars = {
+            code: np.flatnonzero(np.isin(self._held[whole].ids_V, e)) for code, e in of_type.items() if self._held
+        }
 
     def cosines(self, kind: str, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray) -> np.ndarray:
         """Of each row's image with its entity's vector of this kind."""
@@ -143,25 +152,35 @@ class Measure:
         mean_N, std_N = background_NM.mean(axis=1), background_NM.std(axis=1)
         return (cosines_P - mean_N[image_P]) / np.maximum(std_N[image_P], 1e-6)
 
+    def held(self, images_ND: np.ndarray) -> dict[str, np.ndarray]:
+        """Cosines of each image with what it is held against, by kind: (N, V) each."""
+        return {kind: images_ND @ held.vectors_VD.T for kind, held in self._held.items()}
+
     def below_vocabulary(
-        self, kind: str, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray, cosines_P: np.ndarray
+        self,
+        kind: str,
+        held: Mapping[str, np.ndarray],
+        image_P: np.ndarray,
+        entity_P: np.ndarray,
+        cosines_P: np.ndarray,
     ) -> np.ndarray | None:
         """How much less each row's image fits its entity than what it fits best of the vocabulary; None without one.
 
-        What a caption names is seldom all that a picture might be: of two apples that look alike the caption names the
-        wrong one with the same right. Zero-shot classification among the vocabulary asks the image itself.
+        What a caption names is seldom all that a picture might be: of two apples that look alike it names the wrong one
+        with the same right. So the image itself is asked, as in zero-shot classification (CLIP, arXiv 2103.00020).
         """
-        if kind not in self._vocabulary or len(self._vocabulary[kind][0]) < 2:
+        of_kind = self._held.get(kind)
+        if of_kind is None or len(of_kind.words_W) <= BEST:
             return None
-        ids_V, vectors_VD = self._vocabulary[kind]
-        fit_NV = images_ND @ vectors_VD.T
-        two_N2 = np.argpartition(fit_NV, -2, axis=1)[:, -2:]
-        fits_N2 = np.take_along_axis(fit_NV, two_N2, axis=1)
-        others_P2 = np.where(ids_V[two_N2[image_P]] == entity_P[:, None], -np.inf, fits_N2[image_P])
-        return (others_P2.max(axis=1) - cosines_P) / np.maximum(fit_NV.std(axis=1)[image_P], 1e-6)
+        ids_W = of_kind.ids_V[of_kind.words_W]
+        fit_NW = held[kind] if len(ids_W) == len(of_kind.ids_V) else held[kind][:, of_kind.words_W]
+        two_N2 = np.argpartition(fit_NW, -2, axis=1)[:, -2:]
+        fits_N2 = np.take_along_axis(fit_NW, two_N2, axis=1)
+        others_P2 = np.where(ids_W[two_N2[image_P]] == entity_P[:, None], -np.inf, fits_N2[image_P])
+        return (others_P2.max(axis=1) - cosines_P) / np.maximum(fit_NW.std(axis=1)[image_P], 1e-6)
 
     def types(
-        self, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray, cosines_P: np.ndarray
+        self, held: Mapping[str, np.ndarray], image_P: np.ndarray, entity_P: np.ndarray, cosines_P: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """type_z and type_gap of each row, NaN where its type is unknown or has no exemplars.
 
@@ -169,10 +188,11 @@ class Measure:
         """
         if len(self._exemplars) < 2 or not self.vectors.has("type"):
             return None
-        fit_NT = np.full((len(images_ND), len(TYPES.all) + 1), np.nan)
+        cosines_NV = held["vector"]
+        fit_NT = np.full((len(cosines_NV), len(TYPES.all) + 1), np.nan)
         third_NT, fourth_NT = fit_NT.copy(), fit_NT.copy()
-        for code, of_type_MD in self._exemplars.items():
-            best_NB = np.sort(np.partition(images_ND @ of_type_MD.T, -BEST - 1, axis=1)[:, -BEST - 1 :], axis=1)
+        for code, at_V in self._exemplars.items():
+            best_NB = np.sort(np.partition(cosines_NV[:, at_V], -BEST - 1, axis=1)[:, -BEST - 1 :], axis=1)
             fit_NT[:, code] = best_NB[:, 1:].mean(axis=1)
             third_NT[:, code], fourth_NT[:, code] = best_NB[:, 1], best_NB[:, 0]
         mean_N, std_N = np.nanmean(fit_NT, axis=1), np.maximum(np.nanstd(fit_NT, axis=1), 1e-6)
@@ -184,6 +204,21 @@ class Measure:
             np.nanmax(np.where(_other_types(len(fit_NT[0]), at[1]), fit_NT[image_P], np.nan), axis=1), fit_P
         )
         return (fit_P - mean_N[image_P]) / std_N[image_P], (best_P - fit_P) / std_N[image_P]
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What images are held against."""
+
+    ids_V: np.ndarray
+    """Rising."""
+    vectors_VD: np.ndarray
+    words_W: np.ndarray
+    """Which of them are the vocabulary; the others stand for types alone."""
+
+
+def _union(lists: Iterable[np.ndarray]) -> np.ndarray:
+    return np.unique(np.concatenate([np.empty(0, np.int64), *lists]))
 
 
 def _other_types(types: int, type_P: np.ndarray) -> np.ndarray:
@@ -310,20 +345,20 @@ def _senses(
 ) -> dict[str, pa.Array]:
     """What tells the sense from the word: the name alone, the description alone, the type, and
     what else the image might be; null where unknown."""
-    of_images = (images_ND, image_P, entity_P)
     columns: dict[str, np.ndarray | None] = dict.fromkeys(SENSES)
-    columns["vocabulary_gap"] = measure.below_vocabulary("vector", *of_images, clip_P)
+    held = measure.held(images_ND)
+    columns["vocabulary_gap"] = measure.below_vocabulary("vector", held, image_P, entity_P, clip_P)
     for column, kind in (("name_z", "name_vector"), ("description_z", "description_vector")):
         if measure.vectors.has(kind):
-            cosines_P = measure.cosines(kind, *of_images)
+            cosines_P = measure.cosines(kind, images_ND, image_P, entity_P)
             columns[column] = measure.above_background(kind, images_ND, image_P, cosines_P)
             if kind == "description_vector":
-                columns["description_gap"] = measure.below_vocabulary(kind, *of_images, cosines_P)
+                columns["description_gap"] = measure.below_vocabulary(kind, held, image_P, entity_P, cosines_P)
     described_P = measure.vectors.described(entity_P)
     for column in ("description_z", "description_gap"):
         if (values := columns[column]) is not None:
             columns[column] = np.where(described_P, values, np.nan)
-    of_type = measure.types(*of_images, clip_P)
+    of_type = measure.types(held, image_P, entity_P, clip_P)
     if of_type is not None:
         columns["type_z"], columns["type_gap"] = of_type
     for column in ("visual", "fame"):

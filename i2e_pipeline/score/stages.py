@@ -101,7 +101,7 @@ class EncodeEntities(Stage):
             background, exemplars = (segments[0].facts[fact] for fact in ("background", "exemplars"))
         else:
             described = entities.where(F.col("description").isNotNull())
-            exemplars = _exemplars(described, config.type_exemplars)
+            exemplars = _exemplars(described, max(config.type_exemplars, config.vocabulary))
             by_hash = described.orderBy(F.xxhash64("entity_id"), "entity_id")
             background = sorted(r["entity_id"] for r in by_hash.limit(config.background_entities).collect())
         further = [(e,) for e in {*background, *(e for of_type in exemplars.values() for e in of_type)}]
