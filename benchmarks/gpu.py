@@ -1,7 +1,7 @@
 """What scoring costs on a machine with a CUDA card, and how many cores feed it. Knows no Spark.
 
     python benchmarks/gpu.py [--models ViT-B-32 ViT-L-14 …] [--batches 64 256 1024] [--dtype bfloat16]
-                             [--parts machine forward decode kernel memory precision] [--json FILE]
+                             [--parts machine forward decode kernel vocabulary memory precision] [--json FILE]
 
 forward     images/s of `Encoder.images` (pixels on the host in, vectors on the host out) and of the model alone (pixels
             on the card already), and the most memory that torch held, by model and batch size
@@ -9,6 +9,8 @@ decode      images/s of one core: opened and decoded, prepared for the model, al
             and of many threads of one process
 kernel      images/s of the whole scoring kernel by stored size, by processes on the card and decoding threads of each;
             `encoding` is the share of its time in which a process is in the model
+vocabulary  images/s of the whole kernel where images are held against so many entities of each coarse type besides
+            their candidates (`score.vocabulary`), with three vectors an entity; 0: against none, with no types
 memory      a batch that no card holds: what `Encoder` comes down to, and whether its vectors are the same
 precision   the shipped scorer on the sample's images (--pairs): cosines in bfloat16 and float32, on card and CPU
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -48,6 +51,7 @@ from i2e_pipeline.inputs import formats
 from i2e_pipeline.inputs.shard import Images, Shard
 from i2e_pipeline.score.entity_vectors import EntityVectors, entity_text
 from i2e_pipeline.score.scoring import score
+from wikidata.types import TYPES
 
 MODELS = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-B-16-SigLIP", "MobileCLIP-S2")
 PICTURES = {30: (440, 330), 100: (800, 600)}
@@ -274,13 +278,14 @@ def worker(name: str, options: argparse.Namespace, ready: Any, asked: Any, answe
 
     encoder.images = timed  # type: ignore[method-assign]
     rng = np.random.default_rng(0)
-    vectors_ED = rng.standard_normal((ENTITIES, encoder.width)).astype(np.float32)
-    vectors_ED /= np.linalg.norm(vectors_ED, axis=1, keepdims=True)
-    vectors = EntityVectors(np.arange(ENTITIES), vectors_ED)
+    vectors = entity_vectors(rng, encoder.width, max(ENTITIES, len(TYPES.names) * max(options.vocabulary)))
     while (order := asked.get()) is not None:
-        paths, threads, batch, active = order
+        paths, threads, batch, active, words = order
         encoder._rows_at_once = encoder.batch_size = batch
-        config = ScoreConfig(model=name, decode_threads=threads, batch_size=batch)
+        config = ScoreConfig(
+            model=name, decode_threads=threads, batch_size=batch, vocabulary=words, type_exemplars=min(words, 128)
+        )
+        exemplars = {t: range(i * words, (i + 1) * words) for i, t in enumerate(TYPES.names)}
         rows = [(s, r) for s, path in enumerate(paths) for r in range(pq.read_metadata(path).num_rows)]
         table = pa.record_batch(
             {
@@ -296,17 +301,42 @@ def worker(name: str, options: argparse.Namespace, ready: Any, asked: Any, answe
         inside, began = 0.0, time.perf_counter()
         scored = 0
         if active:
-            out = score([table], partial(_open, paths), encoder, vectors, config, range(256))
+            out = score([table], partial(_open, paths), encoder, vectors, config, range(256), exemplars)
             scored = sum(len(set(b["pair_id"].to_pylist())) for kind, b in out if kind == "scores")
         answers.put((scored, time.perf_counter() - began, inside))
 
 
+def entity_vectors(rng: np.random.Generator, width: int, count: int) -> EntityVectors:
+    """Random ones, with all that the kernel may ask for."""
+    told = [rng.standard_normal((count, width), dtype=np.float32) for _ in range(3)]
+    whole_ED, name_ED, description_ED = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in told)
+    beside = {
+        "name_vector": name_ED,
+        "description_vector": description_ED,
+        "type": (np.arange(count) % len(TYPES.names)).astype(np.int8),
+        "visual": np.full(count, 0.5, np.float32),
+        "fame": np.ones(count, np.float32),
+    }
+    return EntityVectors(np.arange(count), whole_ED, beside=beside)
+
+
 def kernel(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return through_kernel(options, PICTURES, options.feeding, [0])
+
+
+def vocabulary(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return through_kernel(options, list(PICTURES)[:1], options.feeding[-1:], options.vocabulary)
+
+
+def through_kernel(
+    options: argparse.Namespace, sizes: Sequence[int] | dict[int, Any], feedings: Sequence[tuple[int, int]],
+    vocabularies: Sequence[int],
+) -> list[dict[str, Any]]:  # fmt: skip
     context = multiprocessing.get_context("spawn")
     found = []
-    most = max(p for p, _ in options.feeding)
+    most = max(p for p, _ in feedings)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        files = {kb: lay_out(folder, kb, options.images * 30 // kb) for kb in PICTURES}
+        files = {kb: lay_out(folder, kb, options.images * 30 // kb) for kb in sizes}
         for name in options.kernel_models:
             ready, answers = context.Barrier(most), context.Queue()
             asked = [context.Queue() for _ in range(most)]
@@ -317,18 +347,18 @@ def kernel(options: argparse.Namespace) -> list[dict[str, Any]]:
             for process in workers:
                 process.start()
             for kilobytes, paths in files.items():
-                for processes, threads in options.feeding:
+                for (processes, threads), words in itertools.product(feedings, vocabularies):
                     few = threads * processes < 4  # a thread alone would take long over all
                     for rank in range(most):
                         own = paths[rank::processes] if rank < processes else []
                         own = own[:1] if few else own
-                        asked[rank].put((own, threads, options.kernel_batch, rank < processes))
+                        asked[rank].put((own, threads, options.kernel_batch, rank < processes, words))
                     told = [t for t in (answers.get(timeout=120) for _ in range(most)) if t[0]]
                     images, seconds = sum(t[0] for t in told), max(t[1] for t in told)
                     found.append(
                         {
                             "model": name, "kilobytes": kilobytes, "processes": processes, "decode_threads": threads,
-                            "batch": options.kernel_batch, "images": images,
+                            "batch": options.kernel_batch, "words_of_a_type": words, "images": images,
                             "images_per_second": round(images / seconds, 1),
                             "encoding": round(sum(t[2] for t in told) / len(told) / seconds, 3),
                         }
@@ -390,7 +420,7 @@ def precision(options: argparse.Namespace) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "machine": machine, "precision": precision, "forward": forward, "decode": decoding, "kernel": kernel,
-    "memory": memory,
+    "vocabulary": vocabulary, "memory": memory,
 }  # fmt: skip
 
 
@@ -406,6 +436,7 @@ def main(arguments: list[str]) -> None:
         "--feeding", nargs="+", default=["1x1", "1x4", "1x8", "1x16", "2x8", "4x4"], help="processes x threads"
     )
     parser.add_argument("--images", type=int, default=8192, help="images of 30 KB that the kernel is measured on")
+    parser.add_argument("--vocabulary", nargs="+", type=int, default=[0, 128, 1024], help="entities of a type")
     parser.add_argument("--memory-model", default="ViT-L-14")
     parser.add_argument("--absurd", type=int, default=32_768)
     parser.add_argument("--pairs", nargs="+", default=[], help="Parquet files of the sample, for `precision`")
