@@ -8,7 +8,7 @@ Rejects  no_linked_mention · null_image · empty_image · too_many_bytes · not
 Bytes in, scores out: a task reads its rows' bytes from the input file itself, and numbers leave it. Handing decoded
 pixels from one UDF to the next costs 15 times the throughput (150,528 floats an image).
 
-Legend: N images, P (pair, entity) rows, M background entities, D the model's width.
+Legend: N images, P (pair, entity) rows, D the model's width.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from i2e_pipeline.images.encoder import Encoder
 from i2e_pipeline.inputs.formats import StoredImages
 from i2e_pipeline.inputs.shard import Images
 from i2e_pipeline.score.entity_vectors import EntityVectors
-from wikidata.types import TYPES, UNKNOWN
+from i2e_pipeline.score.measure import Measure
 
 BLOCK_BATCHES = 16
 """Rows are worked on in blocks of so many encoder batches, sorted by file and row, whatever batches they came in."""
@@ -83,147 +83,12 @@ def score(
     row raises nothing; a missing entity vector, shard or row does, since then the tables do not fit together.
     With `keep_vectors`, a pair's first row carries the image's vector (D little-endian float16) and its others null.
     """
-    measure = Measure(vectors, background, exemplars or {}, config.type_exemplars, config.vocabulary)
+    measure = Measure(
+        vectors, background, exemplars or {}, config.type_exemplars, config.vocabulary, device=encoder.device
+    )
     with _Images(open_shard, encoder, config) as images:
         for block in _blocks(batches, config.batch_size * BLOCK_BATCHES):
             yield from _score_block(block, images, measure, config.keep_vectors)
-
-
-BEST = 3
-"""Exemplars of a type that an image is held against: those that it fits best. One alone is a matter of luck, and no
-image fits half of all animals."""
-
-
-class Measure:
-    """Cosines of images with entities, and what they are held against."""
-
-    def __init__(
-        self,
-        vectors: EntityVectors,
-        background: Sequence[int] | np.ndarray,
-        exemplars: Mapping[str, Sequence[int]],
-        per_type: int,
-        vocabulary: int,
-    ) -> None:
-        """`exemplars` as `score` takes them; the first `per_type` of each type stand for it, and the first `vocabulary`
-        of each are the vocabulary."""
-        self.vectors = vectors
-        ids = np.asarray(background, dtype=np.int64)
-        whole, name, description = "vector", "name_vector", "description_vector"
-        # In float64: the sum of float32 products depends on the shape of the matrices, and so on a pair's neighbours.
-        self._background = {}
-        if len(ids) >= 2:
-            self._background[whole] = vectors.lookup(ids).astype(np.float64)
-            for kind in (name, description):
-                if vectors.has(kind):
-                    told_MD = vectors.of(kind, ids).astype(np.float64)
-                    self._background[kind] = told_MD[np.linalg.norm(told_MD, axis=1) > 0]
-        falling = {TYPES.code(t): np.asarray(e, dtype=np.int64) for t, e in exemplars.items()}
-        of_type = {code: e[:per_type] for code, e in falling.items() if code != UNKNOWN and len(e[:per_type]) > BEST}
-        self._is_exemplar = _union(of_type.values())
-        words_V = _union(e[:vocabulary] for e in falling.values())
-        self._held: dict[str, _Held] = {}
-        for kind, held_V in ((whole, np.union1d(words_V, self._is_exemplar)), (description, words_V)):
-            if len(held_V) > BEST and (kind == whole or vectors.has(kind)):
-                held_VD = self._vectors_of(kind, held_V).astype(np.float64)
-                there_V = np.linalg.norm(held_VD, axis=1) > 0
-                ids_V = held_V[there_V]
-                self._held[kind] = _Held(ids_V, held_VD[there_V], np.flatnonzero(np.isin(ids_V, words_V)))
-        self._exemplars = {
-            code: np.flatnonzero(np.isin(self._held[whole].ids_V, e)) for code, e in of_type.items() if self._held
-        }
-
-    def cosines(self, kind: str, images_ND: np.ndarray, image_P: np.ndarray, entity_P: np.ndarray) -> np.ndarray:
-        """Of each row's image with its entity's vector of this kind."""
-        entities, at_P = np.unique(entity_P, return_inverse=True)
-        return np.einsum("pd,pd->p", images_ND[image_P], self._vectors_of(kind, entities).astype(np.float64)[at_P])
-
-    def _vectors_of(self, kind: str, entity_ids: np.ndarray) -> np.ndarray:
-        return self.vectors.lookup(entity_ids) if kind == "vector" else self.vectors.of(kind, entity_ids)
-
-    def above_background(
-        self, kind: str, images_ND: np.ndarray, image_P: np.ndarray, cosines_P: np.ndarray
-    ) -> np.ndarray | None:
-        """In standard deviations above the image's mean cosine to the background; None where there is none."""
-        background_MD = self._background.get(kind)
-        if background_MD is None or len(background_MD) < 2:
-            return None
-        background_NM = images_ND @ background_MD.T
-        mean_N, std_N = background_NM.mean(axis=1), background_NM.std(axis=1)
-        return (cosines_P - mean_N[image_P]) / np.maximum(std_N[image_P], 1e-6)
-
-    def held(self, images_ND: np.ndarray) -> dict[str, np.ndarray]:
-        """Cosines of each image with what it is held against, by kind: (N, V) each."""
-        return {kind: images_ND @ held.vectors_VD.T for kind, held in self._held.items()}
-
-    def below_vocabulary(
-        self,
-        kind: str,
-        held: Mapping[str, np.ndarray],
-        image_P: np.ndarray,
-        entity_P: np.ndarray,
-        cosines_P: np.ndarray,
-    ) -> np.ndarray | None:
-        """How much less each row's image fits its entity than what it fits best of the vocabulary; None without one.
-
-        What a caption names is seldom all that a picture might be: of two apples that look alike it names the wrong one
-        with the same right. So the image itself is asked, as in zero-shot classification (CLIP, arXiv 2103.00020).
-        """
-        of_kind = self._held.get(kind)
-        if of_kind is None or len(of_kind.words_W) <= BEST:
-            return None
-        ids_W = of_kind.ids_V[of_kind.words_W]
-        fit_NW = held[kind] if len(ids_W) == len(of_kind.ids_V) else held[kind][:, of_kind.words_W]
-        two_N2 = np.argpartition(fit_NW, -2, axis=1)[:, -2:]
-        fits_N2 = np.take_along_axis(fit_NW, two_N2, axis=1)
-        others_P2 = np.where(ids_W[two_N2[image_P]] == entity_P[:, None], -np.inf, fits_N2[image_P])
-        return (others_P2.max(axis=1) - cosines_P) / np.maximum(fit_NW.std(axis=1)[image_P], 1e-6)
-
-    def types(
-        self, held: Mapping[str, np.ndarray], image_P: np.ndarray, entity_P: np.ndarray, cosines_P: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """type_z and type_gap of each row, NaN where its type is unknown or has no exemplars.
-
-        cosines_P   of each row's image with its entity, as `cosines("vector", …)` gives them
-        """
-        if len(self._exemplars) < 2 or not self.vectors.has("type"):
-            return None
-        cosines_NV = held["vector"]
-        fit_NT = np.full((len(cosines_NV), len(TYPES.all) + 1), np.nan)
-        third_NT, fourth_NT = fit_NT.copy(), fit_NT.copy()
-        for code, at_V in self._exemplars.items():
-            best_NB = np.sort(np.partition(cosines_NV[:, at_V], -BEST - 1, axis=1)[:, -BEST - 1 :], axis=1)
-            fit_NT[:, code] = best_NB[:, 1:].mean(axis=1)
-            third_NT[:, code], fourth_NT[:, code] = best_NB[:, 1], best_NB[:, 0]
-        mean_N, std_N = np.nanmean(fit_NT, axis=1), np.maximum(np.nanstd(fit_NT, axis=1), 1e-6)
-        at = (image_P, self.vectors.of("type", entity_P).astype(np.int64))
-        # Whoever is an exemplar itself is held against the others, so that fame is no proof.
-        counted_P = np.isin(entity_P, self._is_exemplar) & (cosines_P >= third_NT[at] - 1e-9)
-        fit_P = np.where(counted_P, fit_NT[at] + (fourth_NT[at] - cosines_P) / BEST, fit_NT[at])
-        best_P = np.fmax(
-            np.nanmax(np.where(_other_types(len(fit_NT[0]), at[1]), fit_NT[image_P], np.nan), axis=1), fit_P
-        )
-        return (fit_P - mean_N[image_P]) / std_N[image_P], (best_P - fit_P) / std_N[image_P]
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What images are held against."""
-
-    ids_V: np.ndarray
-    """Rising."""
-    vectors_VD: np.ndarray
-    words_W: np.ndarray
-    """Which of them are the vocabulary; the others stand for types alone."""
-
-
-def _union(lists: Iterable[np.ndarray]) -> np.ndarray:
-    return np.unique(np.concatenate([np.empty(0, np.int64), *lists]))
-
-
-def _other_types(types: int, type_P: np.ndarray) -> np.ndarray:
-    """bool (P, types): the types that are not the row's own."""
-    return np.arange(types)[None, :] != (type_P % types)[:, None]
 
 
 def _blocks(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
@@ -347,18 +212,18 @@ def _senses(
     what else the image might be; null where unknown."""
     columns: dict[str, np.ndarray | None] = dict.fromkeys(SENSES)
     held = measure.held(images_ND)
-    columns["vocabulary_gap"] = measure.below_vocabulary("vector", held, image_P, entity_P, clip_P)
+    columns["vocabulary_gap"] = measure.below_vocabulary(held.get("vector"), image_P, entity_P, clip_P)
     for column, kind in (("name_z", "name_vector"), ("description_z", "description_vector")):
         if measure.vectors.has(kind):
             cosines_P = measure.cosines(kind, images_ND, image_P, entity_P)
             columns[column] = measure.above_background(kind, images_ND, image_P, cosines_P)
             if kind == "description_vector":
-                columns["description_gap"] = measure.below_vocabulary(kind, held, image_P, entity_P, cosines_P)
+                columns["description_gap"] = measure.below_vocabulary(held.get(kind), image_P, entity_P, cosines_P)
     described_P = measure.vectors.described(entity_P)
     for column in ("description_z", "description_gap"):
         if (values := columns[column]) is not None:
             columns[column] = np.where(described_P, values, np.nan)
-    of_type = measure.types(held, image_P, entity_P, clip_P)
+    of_type = measure.types(held.get("vector"), image_P, entity_P, clip_P)
     if of_type is not None:
         columns["type_z"], columns["type_gap"] = of_type
     for column in ("visual", "fame"):
