@@ -95,6 +95,7 @@ def page(pipeline: Pipeline) -> str:
             quality_charts=[(stage, what, Markup(chart)) for stage, what, chart in _quality_charts(measured)],
             quality_sentences=quality.sentences(measured),
             reliability=_reliability(measured),
+            reliability_by_type=_reliability_by_type(measured),
             scores=scores,
             probability=Markup(
                 _histogram(
@@ -247,6 +248,21 @@ def _reliability(measured: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
             "right": b["right"] / b["labels"],
         }
         for b in bins
+    ]
+
+
+def _reliability_by_type(measured: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Coarse types: labels, and shares expected and found."""
+    rows = [r for f in measured if f["slice"] == "all" for r in f.get("reliability_by_type", ())]
+    return [
+        {
+            "type": r["coarse_type"] or "of no known type",
+            "labels": r["labels"],
+            "expected": r["expected"] / r["labels"],
+            "right": r["right"] / r["labels"],
+            "error": r["calibration_error"],
+        }
+        for r in rows
     ]
 
 

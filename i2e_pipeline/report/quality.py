@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -221,9 +222,26 @@ def _judged_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _reliability_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """judged.reliability of each coarse type; without one: null."""
     for batch in batches:
+        probability = batch["probability"].to_numpy()
         is_right = batch["right"].to_numpy(zero_copy_only=False)
-        yield pa.RecordBatch.from_pylist(judged.reliability(batch["probability"].to_numpy(), is_right))
+        types = np.array(batch["coarse_type"].to_pylist(), dtype=object)
+        for of_type in dict.fromkeys(types):
+            at = types == of_type
+            bins = judged.reliability(probability[at], is_right[at])
+            yield pa.RecordBatch.from_pylist([{"coarse_type": of_type, **b} for b in bins], _TYPE_BINS)
+
+
+_TYPE_BINS = pa.schema(
+    [
+        ("coarse_type", pa.string()),
+        ("bin", pa.int64()),
+        ("labels", pa.int64()),
+        ("expected", pa.float64()),
+        ("right", pa.float64()),
+    ]
+)
 
 
 def _measure(run: Run, columns: TruthColumns) -> list[dict[str, Any]]:
@@ -238,13 +256,18 @@ def _measure(run: Run, columns: TruthColumns) -> list[dict[str, Any]]:
     labels = _judged_labels(run, pairs, columns).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         figures = _steps(_sums(run, pairs, labels))
-        bins = _reliability(labels)
+        by_type = _reliability(run, labels)
     finally:
         labels.unpersist()
         known.unpersist()
     for figure in figures:
         if (figure["stage"], figure["slice"]) == ("label", "all"):
-            figure |= {"calibration_error": judged.calibration_error(bins), "reliability": bins}
+            bins = judged.summed([b for of_type in by_type.values() for b in of_type])
+            figure |= {
+                "calibration_error": judged.calibration_error(bins),
+                "reliability": bins,
+                "reliability_by_type": _by_type(by_type),
+            }
     return figures
 
 
@@ -279,21 +302,46 @@ def _judged_labels(run: Run, pairs: DataFrame, columns: TruthColumns) -> DataFra
     )
 
 
-def _reliability(labels: DataFrame) -> list[dict[str, float]]:
-    """judged.reliability of labels, and of the best candidate of each pair."""
+def _reliability(run: Run, labels: DataFrame) -> dict[str | None, list[dict[str, float]]]:
+    """judged.reliability of labels, and of the best candidate of each pair, by the entity's coarse type."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     best = Window.partitionBy("pair_id").orderBy(F.desc("probability"), F.desc("chosen"), "entity_id")
+    types = replace(run, reader=None).read("kb/entities", columns=["entity_id", "coarse_type"])
     parts = (
         labels.where(F.col("of") == "label")
         .withColumn("rank", F.row_number().over(best))
         .where((F.col("chosen") | (F.col("rank") == 1)) & F.col("right").isNotNull())
-        .select("probability", "right")
-        .mapInArrow(_reliability_rows, "bin long, labels long, expected double, right double")
+        .select("entity_id", "probability", "right")
+        .join(types, "entity_id", how="left")
+        .select("coarse_type", "probability", "right")
+        .mapInArrow(_reliability_rows, "coarse_type string, bin long, labels long, expected double, right double")
+        .groupBy("coarse_type", "bin")
+        .agg(F.sum("labels"), F.sort_array(F.collect_list("expected")), F.sum("right"))
         .collect()
     )
-    return judged.summed([part.asDict() for part in sorted(parts)])
+    found: dict[str | None, list[dict[str, float]]] = {}
+    for of_type, bin_, labelled, expected, is_right in sorted(parts, key=lambda part: (part[0] or "", part[1])):
+        bins = found.setdefault(of_type, [])
+        # In one order: the sum of floats depends on it.
+        bins.append({"bin": bin_, "labels": labelled, "expected": sum(expected), "right": is_right})
+    return found
+
+
+def _by_type(by_type: Mapping[str | None, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
+    """A row per coarse type that has labels, most labels first; without a type: null."""
+    rows = [
+        {
+            "coarse_type": of_type,
+            "labels": int(sum(b["labels"] for b in bins)),
+            "expected": round(sum(b["expected"] for b in bins), 6),
+            "right": round(sum(b["right"] for b in bins), 6),
+            "calibration_error": judged.calibration_error(bins),
+        }
+        for of_type, bins in by_type.items()
+    ]
+    return sorted((r for r in rows if r["labels"]), key=lambda r: (-r["labels"], r["coarse_type"] or ""))
 
 
 def _sums(run: Run, pairs: DataFrame, judged_labels: DataFrame) -> list[dict[str, Any]]:

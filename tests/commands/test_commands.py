@@ -272,6 +272,10 @@ def test_labels_are_counted_by_what_is_known_of_their_images(
     assert sum(b["labels"] for b in bins) >= figures["label"]["right"] + figures["label"]["wrong"]
     off = sum(abs(b["expected"] - b["right"]) for b in bins) / sum(b["labels"] for b in bins)
     assert figures["label"]["calibration_error"] == pytest.approx(off, abs=1e-3)
+    by_type = figures["label"]["reliability_by_type"]
+    assert len({r["coarse_type"] for r in by_type}) == len(by_type) > 2
+    for key in ("labels", "expected", "right"):
+        assert sum(r[key] for r in by_type) == pytest.approx(sum(b[key] for b in bins), abs=1e-3)
     assert "1 values of 'truth_qid' are no truth, such as " in caplog.text
     assert ", row 4: 'a cat': write Q42" in caplog.text
 

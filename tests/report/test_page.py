@@ -294,12 +294,23 @@ def test_how_far_probabilities_can_be_believed_stands_in_a_table(published: Publ
     bins = [{"bin": n, "labels": 0, "expected": 0.0, "right": 0.0} for n in range(10)]
     bins[9] = {"bin": 9, "labels": 1_200, "expected": 1_152.0, "right": 1_020.0}
     none = {"none": 455, "none_labelled": 40, "wrong_on_none": 41}
-    html = page(published(quality=[{**figure, **none, "calibration_error": 0.11, "reliability": bins}]).pipeline)
+    by_type = [
+        {"coarse_type": "taxon", "labels": 1_000, "expected": 960.0, "right": 900.0, "calibration_error": 0.06},
+        {"coarse_type": None, "labels": 200, "expected": 192.0, "right": 120.0, "calibration_error": 0.36},
+    ]
+    believed = {"calibration_error": 0.11, "reliability": bins, "reliability_by_type": by_type}
+    html = page(published(quality=[{**figure, **none, **believed}]).pipeline)
     right = section(html, "right")
     assert "labels on images of nothing known: 40 of 455 images (41 labels)" in right
     assert "0.110" in right
-    (row,) = re.findall(r"<tr><td>(.*?)</td></tr>", right.split('id="reliability"')[1])
-    assert re.sub(r"<.*?>", "|", row) == "0.9–1.0||1,200||0.960||0.850"
+    rows = [
+        re.sub(r"<.*?>", "|", row) for row in re.findall(r"<tr><td>(.*?)</td></tr>", right.split('"reliability"')[1])
+    ]
+    assert rows == [
+        "0.9–1.0||1,200||0.960||0.850",
+        "taxon||1,000||0.960||0.900||0.060",
+        "of no known type||200||0.960||0.600||0.360",
+    ]
     assert 'id="reliability"' not in page(published(quality=[figure]).pipeline)
 
 
