@@ -48,6 +48,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "fame": ("fame",),
     "visual share of the type": ("visual",),
     "what the image shows by type": ("type",),
+    "what else the image might be": ("vocabulary",),
     "name alone": ("name_z", "least_of"),
     "description alone": ("description_z", "least_of"),
 }
