@@ -56,13 +56,29 @@ class _Ended(KeyboardInterrupt):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     def work() -> int:
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(_settings_last(sys.argv[1:] if arguments is None else arguments))
         if getattr(options, "json", None) is not None:
             _refuse_closed_json(options.json)
         code: int = options.call(options)
         return code
 
     _end(work)
+
+
+def _settings_last(arguments: Sequence[str]) -> list[str]:
+    """The same, with words that `--set` would take and that set nothing put before it: `explain --set a.b=c IMAGE` asks
+    for IMAGE."""
+    found: list[str] = []
+    place = None
+    for word in arguments:
+        if word.startswith("-"):
+            place = len(found) if word == "--set" else None
+        elif place is not None and "=" not in word and found[-1] != "--set":
+            found.insert(place, word)
+            place += 1
+            continue
+        found.append(word)
+    return found
 
 
 def _exit_codes() -> str:

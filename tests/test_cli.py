@@ -202,3 +202,17 @@ def test_lines_are_as_wide_as_the_terminal(tmp_path: Path, line: str) -> None:
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert not [each for each in done.stdout.splitlines() if each != each.rstrip()]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("explain --set a.b=c d.e=f Q1", "explain Q1 --set a.b=c d.e=f"),
+        ("explain --set a.b=c Q1 Q2 --json", "explain Q1 Q2 --set a.b=c --json"),
+        ("explain Q1 --set a.b=c --set d.e=f", "explain Q1 --set a.b=c --set d.e=f"),
+        ("explain --set nothing", "explain --set nothing"),
+        ("link --set a.b=c --text one two", "link --set a.b=c --text one two"),
+    ],
+)
+def test_what_set_would_swallow_is_what_the_command_is_asked_for(given: str, meant: str) -> None:
+    assert cli._settings_last(given.split()) == meant.split()
