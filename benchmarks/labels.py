@@ -1,6 +1,8 @@
 """Are the labels right, in a quiet world and in a crowd? The figures of docs/quality.md, each with a 95 % interval.
 
     python benchmarks/labels.py --data DIR [--world NAME=DUMP …] [--fit] [--write FILE.json] [--ablate] [--json FILE]
+                                [--set section.key=value …]
+                                [--set section.key=value …]
 
 DIR holds `pairs` and `pairs_open` (photos of known truth), `wikidata` (a dump, popularity, anchors), `gold` (texts with
 gold links) and models, as I2E_REAL_DATA names it. A world is a knowledge base: --world names its dump, a file or a
@@ -23,7 +25,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +73,8 @@ class World:
         return self.table.filter(mask)
 
 
-def config_of(data: Path, dump: str, folder: Path) -> Config:
-    return Config.model_validate(
+def config_of(data: Path, dump: str, folder: Path, settings: Sequence[str] = ()) -> Config:
+    return stages.from_tree(
         {
             "output": str(folder),
             "pairs": {"path": f"{data}/pairs*/0*.parquet"},
@@ -84,12 +86,14 @@ def config_of(data: Path, dump: str, folder: Path) -> Config:
             "extract": {"recognizer": f"{data}/ner/model"},
             "score": {"model": f"local-dir:{data}/models/scorer"},
             "select": {"min_images_per_entity": 1},
-        }
+        },
+        "benchmarks/labels.py",
+        settings,
     )
 
 
-def measure(name: str, data: Path, dump: str, folder: Path) -> World:
-    pipeline = stages.pipeline(config_of(data, dump, folder / name))
+def measure(name: str, data: Path, dump: str, folder: Path, settings: Sequence[str] = ()) -> World:
+    pipeline = stages.pipeline(config_of(data, dump, folder / name, settings))
     run, table = scored(pipeline)
     files = {f.shard: f.path for u in run.units for f in u.files}
     of_open = pa.array([s for s, path in files.items() if "pairs_open" in path], table["shard"].type)
@@ -238,6 +242,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--data", type=Path, default=os.environ.get("I2E_REAL_DATA"), help="default: I2E_REAL_DATA")
     parser.add_argument("--world", action="append", default=[], metavar="NAME=DUMP")
     parser.add_argument("--folder", type=Path, default=Path("out/benchmarks/labels"))
+    parser.add_argument("--set", nargs="+", default=[], metavar="section.key=value", help="other settings of the chain")
     parser.add_argument("--fit", action="store_true", help="fit on all worlds instead of taking the default")
     parser.add_argument("--ablate", action="store_true", help="what each group of features buys")
     parser.add_argument("--write", type=Path, metavar="FILE.json", help="where the fitted calibration goes")
@@ -249,7 +254,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     data = Path(options.data).resolve()
     dumps = dict(w.split("=", 1) for w in options.world) or {"plain": f"{data}/wikidata/sample-dump.json.bz2"}
     options.folder.mkdir(parents=True, exist_ok=True)
-    worlds = [measure(name, data, dump, options.folder.resolve()) for name, dump in dumps.items()]
+    worlds = [measure(name, data, dump, options.folder.resolve(), options.set) for name, dump in dumps.items()]
     seen = together({w.name: pa.concat_tables([w.part(False, SEEN), w.part(True)]) for w in worlds})
     by_fold = {f: fitted(seen, without_fold=f) for f in range(FOLDS)}
     calibration = rounded(fitted(seen)) if options.fit else DEFAULT
