@@ -4,7 +4,8 @@ popularity   `qid,number`: in-degrees, QRank page views, importances; the scale 
 anchors      `surface<TAB>qid<TAB>count`: how often a link with this text led to this entity; a fourth column
              `unlinked` says how often the surface stands in running text and is no link, the same in each row of a
              surface, empty where that was not counted
-importance   osm-search's wikimedia_importance: `language<TAB>type<TAB>title<TAB>importance<TAB>wikidata_id`
+importance   osm-search's wikimedia_importance: `language<TAB>type<TAB>title<TAB>importance<TAB>wikidata_id`, where the
+             type of a redirect is `r`. Rows without an id, which the file has, say nothing
 
 A first row that parses is data, any other is a header. Rows have as many fields as the header, of which those behind
 the named ones are passed over. Fields are split at the separator alone: anchors have quotation marks in them that quote
@@ -71,8 +72,9 @@ class _Form:
 _POPULARITY = _Form(source_files.POPULARITY, ("qid", "number"), "number", ",", quoted=True)
 _ANCHORS = _Form(source_files.ANCHORS, ("surface", "qid", "count"), "count", whole=True, further="unlinked")
 _IMPORTANCE = _Form(
-    "wikimedia_importance.tsv", ("language", "type", "title", "importance", "qid"), "importance", ids_may_lack=True
+    source_files.IMPORTANCE, ("language", "type", "title", "importance", "qid"), "importance", ids_may_lack=True
 )
+_FORMS = {"popularity": _POPULARITY, "anchors": _ANCHORS, "importance": _IMPORTANCE}
 
 
 @dataclass
@@ -131,13 +133,16 @@ def read_anchors(
     )
 
 
-def first_ids(
-    paths: Sequence[str], of: Literal["popularity", "anchors"], open_filesystem: OpenFileSystem = of_its_own
-) -> list[int]:
+SourceName = Literal["popularity", "anchors", "importance"]
+
+
+def first_ids(paths: Sequence[str], of: SourceName, open_filesystem: OpenFileSystem = of_its_own) -> list[int]:
     """Entity ids of the first rows, at most 1,000: enough to see that a file is of another knowledge base."""
-    form = _POPULARITY if of == "popularity" else _ANCHORS
-    first = _first_rows(paths, form, open_filesystem)
-    ids: list[int] = [] if not first else pc.unique(_entity_ids(first["qid"][:10_000])).to_pylist()
+    first = _first_rows(paths, _FORMS[of], open_filesystem)
+    if not first:
+        return []
+    named = first["qid"].filter(pc.not_equal(first["qid"], ""))[:10_000]
+    ids: list[int] = pc.unique(_entity_ids(named)).to_pylist()
     return ids[:1000]
 
 
@@ -150,15 +155,24 @@ def _first_rows(paths: Sequence[str], form: _Form, open_filesystem: OpenFileSyst
 
 
 def read_importance(
-    spark: SparkSession, paths: Sequence[str], languages: Sequence[str] = ("en",), warn: Warn = log.warning
+    spark: SparkSession,
+    paths: Sequence[str],
+    languages: Sequence[str] = ("en",),
+    warn: Warn = log.warning,
+    open_filesystem: OpenFileSystem = of_its_own,
 ) -> tuple[DataFrame, DataFrame]:
-    """Popularity, and titles and redirects as names, from files of wikimedia_importance.tsv's five columns.
+    """Popularity, and titles and redirects as names, from files of wikimedia_importance's five columns.
 
+    languages   of the dump: a title of the English Wikipedia is one of `en` and of `en-gb`
+    warn        is told of lines that are not UTF-8
     Returns POPULARITY (the greatest importance of any language) and NAMES (kinds "title" and "redirect", of
-    `languages`). Rows without a Wikidata id are left out: the file has them.
+            `languages`; without what stands in brackets behind a title). A name may stand more than once. Rows without
+            a Wikidata id are left out
+    Raises  FileNotFoundError; SourceError that names file and line for a row that does not parse.
     """
     schema = "language string, type string, title string, importance double, entity_id bigint"
-    rows = _rows(spark, paths, _IMPORTANCE, _importance, schema, warn)
+    rows = _rows(spark, paths, _IMPORTANCE, _importance, schema, warn, open_filesystem)
+    languages = sorted({*languages, *(language.partition("-")[0] for language in languages)})
     popularity = rows.groupBy("entity_id").agg(F.max("importance").alias("popularity"))
     kind = F.when(F.col("type") == "r", "redirect").otherwise("title").alias("kind")
     titled = rows.where(F.col("language").isin(*languages) & (F.length("title") > 0))

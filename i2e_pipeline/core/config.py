@@ -343,7 +343,7 @@ Skip = Literal["scholarly_article", "category", "disambiguation", "list", "templ
 
 
 class KnowledgeBaseConfig(Section):
-    added_later: ClassVar[tuple[str, ...]] = ("allow_partial",)
+    added_later: ClassVar[tuple[str, ...]] = ("allow_partial", "importance")
 
     dump: ContentPath = None
     """Wikidata JSON dump, one entity a line: a file, a folder, or a glob (as in pairs.path). Plain and .bz2 files are
@@ -351,6 +351,10 @@ class KnowledgeBaseConfig(Section):
     popularity: ContentPath = None
     """CSV of `qid,number`: how popular an item is. For an item that is not in it, this is unknown, not 0. A first row
     that names the columns is passed over."""
+    importance: ContentPath = None
+    """Nominatim's `wikimedia-importance.csv.gz`: how important an item's Wikipedia pages are, which counts as
+    popularity (beside `popularity`, where both are given), and their titles and redirects, which become names, those
+    of `languages`. Rows without an item are passed over."""
     anchors: ContentPath = None
     """TSV of `surface, qid, count`: how often texts used this name for this entity. A fourth column `unlinked` says how
     often they had the name and meant nothing by it. `i2e count-anchors` makes such a file of Wikipedia. A first row

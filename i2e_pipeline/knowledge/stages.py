@@ -1,8 +1,8 @@
 """Knowledge base: which entities are there, what are they called, and how likely does a name mean each?
 
-knowledge_base  Reads  the Wikidata dump · popularity   Writes  kb/entities · kb/names   Rejects  reasons of
-                                                                                          wikidata/reasons.py
-surfaces        Reads  kb/names · kb/entities · anchors Writes  kb/surfaces
+knowledge_base  Reads  the Wikidata dump · popularity · importance   Writes  kb/entities · kb/names
+                                                                     Rejects  reasons of wikidata/reasons.py
+surfaces        Reads  kb/names · kb/entities · anchors              Writes  kb/surfaces
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -31,6 +31,8 @@ from wikidata.types import TYPES
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+    from wikidata.sources import SourceName
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +93,7 @@ class KnowledgeBase(Stage):
 
     def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made], None, None]:
         from wikidata import knowledge_base as wikidata
-        from wikidata.sources import read_anchors, read_popularity
+        from wikidata.sources import read_anchors, read_importance, read_popularity
 
         (unit,) = units
         tables, kb = run.tables, run.config.knowledge_base
@@ -102,10 +104,20 @@ class KnowledgeBase(Stage):
         if not kb.allow_partial and (doubt := source_files.unclosed(dump)):
             raise StageError(f"knowledge_base.dump: {kb.dump}: {doubt}. {_AGAIN}")
         # A fault of theirs is found before the hours that the dump takes.
-        popularity = None
+        popularity: dict[SourceName, DataFrame] = {}
+        titles = None
         if kb.popularity is not None:
             with said_of("knowledge_base.popularity"):
-                popularity = read_popularity(run.spark, files_of(kb.popularity), opened)
+                popularity["popularity"] = read_popularity(run.spark, files_of(kb.popularity), opened)
+        if kb.importance is not None:
+            with said_of("knowledge_base.importance"):
+                popularity["importance"], titles = read_importance(
+                    run.spark,
+                    files_of(kb.importance),
+                    kb.languages,
+                    lambda said: log.warning("knowledge_base.importance: %s", said),
+                    opened,
+                )
         if kb.anchors is not None:
             with said_of("knowledge_base.anchors"):
                 read_anchors(run.spark, files_of(kb.anchors), lambda said: None, opened)
@@ -122,8 +134,8 @@ class KnowledgeBase(Stage):
         read = {t: self._staged(run, raw, t) for t in self.scratch}
         try:
             self._refuse_doubtful(run, raw, read["kb/raw_brackets"], dump)
-            if popularity is not None and not kb.allow_partial:
-                _refuse_strangers("popularity", str(kb.popularity), popularity, read["kb/raw_entities"])
+            for setting, rows in {} if kb.allow_partial else popularity.items():
+                _refuse_strangers(setting, str(getattr(kb, setting)), rows, read["kb/raw_entities"])
         except StageError:
             files.remove(raw.staging)
             raise
@@ -132,8 +144,10 @@ class KnowledgeBase(Stage):
         if _has_duplicates(entities):
             entities, names, duplicates = wikidata.without_duplicates(entities, names)
             settled = [self._write(run, "rejects", duplicates)]
-        if popularity is not None:
-            entities = wikidata.with_popularity(entities, popularity)
+        if popularity:
+            entities = wikidata.with_popularity(entities, *popularity.values())
+        if titles is not None:
+            names = wikidata.with_names(names, titles, entities)
         # In the order of entity_id, part after part: link lays the context out in one pass.
         in_order = wikidata.with_types(wikidata.with_fame(entities))
         written = [
@@ -141,8 +155,8 @@ class KnowledgeBase(Stage):
             self._write(run, "kb/names", names.select(*NAMES.names)),
             *settled,
         ]
-        rows = sum(f.rows for f in written[0].files["kb/entities"])
-        yield [self.conclude(run, unit, [replace(raw.only("rejects"), rows_out=rows), *written])]
+        rows_out = sum(f.rows for f in written[0].files["kb/entities"])
+        yield [self.conclude(run, unit, [replace(raw.only("rejects"), rows_out=rows_out), *written])]
 
     def _staged(self, run: Run, raw: Written, table: str) -> DataFrame:
         folder = files.for_spark(files.join(raw.staging, table))
@@ -179,9 +193,7 @@ class KnowledgeBase(Stage):
         return made.only(table)
 
 
-def _refuse_strangers(
-    setting: Literal["popularity", "anchors"], path: str, rows: DataFrame, entities: DataFrame
-) -> None:
+def _refuse_strangers(setting: SourceName, path: str, rows: DataFrame, entities: DataFrame) -> None:
     """Raise StageError where a source knows none of the entities. Its first rows show it otherwise, at no cost.
 
     rows   of the source, with `entity_id`
@@ -194,9 +206,10 @@ def _refuse_strangers(
     if not entities.where(F.col("entity_id").isin(first)).isEmpty():
         return
     if rows.join(entities.select("entity_id"), "entity_id", "leftsemi").isEmpty():
+        such = f", such as Q{first[0]} of its first row" if first else ""
         raise StageError(
-            f"knowledge_base.{setting}: {path} knows none of the dump's entities, such as Q{first[0]} of its first "
-            f"row: it is of another dump or no file of Wikidata's ids{PARTIAL}"
+            f"knowledge_base.{setting}: {path} knows none of the dump's entities{such}: it is of another dump or no "
+            f"file of Wikidata's ids{PARTIAL}"
         )
 
 
@@ -231,7 +244,7 @@ class Surfaces(Stage):
     sections = ("knowledge_base",)
     leaves_out = {
         f"knowledge_base.{key}": "the stage `knowledge_base` applies it"
-        for key in ("dump", "popularity", "allow_partial", "languages", "skip")
+        for key in ("dump", "popularity", "importance", "allow_partial", "languages", "skip")
     }
 
     def weighs(self, config: Config) -> dict[str, Any]:

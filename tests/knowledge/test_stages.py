@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from i2e_pipeline.core.config import from_tree
@@ -104,11 +106,13 @@ def test_a_few_damaged_lines_are_said(make: Make, caplog: pytest.LogCaptureFixtu
     [
         ("popularity", b"Q1,Infinity\n", "line 1: 'Q1,Infinity' is no row"),
         ("popularity", b"<html>", "is an HTML page"),
+        ("importance", b"en\ta\tX\t0.5\tQ1\nen\ta\tX\thigh\tQ1\n", "line 2: .* is no row .* importance is not a"),
+        ("importance", b"<html>", "is an HTML page"),
         ("anchors", b"a\tQ1\t3.5\n", "line 1: .* is no row"),
         ("anchors", gzip.compress(b"a\tQ1\t3\n" * 99)[:-9], "is damaged or cut short"),
     ],
 )
-def test_popularity_and_anchors_are_looked_at_before_the_dump(
+def test_sources_are_looked_at_before_the_dump(
     make: Make, tmp_path: Path, setting: str, content: bytes, said: str
 ) -> None:
     (tmp_path / "source").write_bytes(content)
@@ -126,7 +130,10 @@ def test_anchors_in_another_encoding_are_said(make: Make, tmp_path: Path, caplog
     assert f"knowledge_base.anchors: {path}: 1 of 2 rows are not UTF-8, the first in line 1" in said[0]
 
 
-@pytest.mark.parametrize(("setting", "row"), [("popularity", "Q{},5\n"), ("anchors", "thing\tQ{}\t5\n")])
+@pytest.mark.parametrize(
+    ("setting", "row"),
+    [("popularity", "Q{},5\n"), ("anchors", "thing\tQ{}\t5\n"), ("importance", "en\ta\tThing\t.5\tQ{}\n")],
+)
 def test_a_source_that_knows_none_of_the_entities_is_refused(
     setting: str, row: str, make: Make, tmp_path: Path
 ) -> None:
@@ -139,3 +146,42 @@ def test_a_source_that_knows_none_of_the_entities_is_refused(
         make("d.json", ARRAY, "knowledge_base", "surfaces", **{setting: str(source)})
     source.write_text(strangers + row.format(7))  # the last row alone is known
     make("d.json", ARRAY, "knowledge_base", "surfaces", **{setting: str(source)})
+
+
+def test_importance_gives_popularity_and_names(make: Make, tmp_path: Path, spark: Any) -> None:
+    """A redirect is found as a name; rows without an id and pages of other languages name nothing."""
+    path = tmp_path / "wikimedia-importance.csv.gz"
+    rows = [
+        "language\ttype\ttitle\timportance\twikidata_id",
+        "en\ta\tThing_3_(object)\t0.8\tQ3",
+        "en\tr\tThe_Third_Thing\t0.8\tQ3",
+        "de\ta\tDrittes_Ding\t0.9\tQ3",
+        "en\tr\tNobody's\t0.2\t",
+        "en\ta\tStranger\t0.2\tQ9000",
+        "en\ta\tThing_4\t0.1\tQ4",
+    ]
+    path.write_bytes(gzip.compress("\n".join(rows).encode()))
+    make("d.json", ARRAY, "knowledge_base", "surfaces", importance=str(path))
+    output = tmp_path / "out {1} [a], #%20" / "kb"
+    known = table(output / "entities")
+    assert {r["entity_id"]: r["popularity"] for r in known if r["popularity"] is not None} == {3: 0.9, 4: 0.1}
+    forms = {r["normal_form"]: r for r in table(output / "surfaces")}
+    assert [(c["entity_id"], c["kind"]) for c in forms["the third thing"]["candidates"]] == [(3, "redirect")]
+    assert [(c["entity_id"], c["kind"]) for c in forms["thing 3"]["candidates"]] == [(3, "label")]
+    assert not {"drittes ding", "nobody's", "stranger"} & forms.keys()
+    names = table(output / "names")
+    assert len({(r["entity_id"], r["surface"]) for r in names}) == len(names) == 41
+    # Other content under the same name is another fingerprint.
+    path.write_bytes(gzip.compress("\n".join([*rows, "en\tr\tBit_Four\t0.1\tQ4"]).encode()))
+    make("d.json", ARRAY, "knowledge_base", "surfaces", importance=str(path), languages=["en", "de"])
+    assert {"drittes ding", "bit four"} <= {r["normal_form"] for r in table(output / "surfaces")}
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    parts = [pq.read_table(part, partitioning=None) for part in sorted(folder.rglob("*.parquet"))]
+    found: list[dict[str, Any]] = pa.concat_tables(parts).to_pylist()
+    return found
+
+
+def test_a_setting_of_later_leaves_older_outputs_valid() -> None:
+    assert "importance" not in from_tree({}, "test").knowledge_base.fingerprint()

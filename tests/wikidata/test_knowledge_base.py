@@ -174,6 +174,39 @@ def test_popularity_is_unknown_where_the_file_has_none(small: dict[str, DataFram
     assert {r.entity_id: r.popularity for r in joined.collect()} == {308: 8.0, 503: 2.0, 925: None, 1: None}
 
 
+def test_popularities_of_other_scales_have_each_its_share(spark: SparkSession, small: dict[str, DataFrame]) -> None:
+    """Catches: the source of the larger numbers decides alone; unknown to one source counts as 0."""
+    degrees = frame(spark, [(308, 4000.0), (925, 1000.0), (1, 0.0), (77, 1e9)], POPULARITY)
+    importance = frame(spark, [(308, 0.4), (503, 0.1)], POPULARITY)
+    both = knowledge_base.with_popularity(small["entities"], degrees, importance)
+    assert both.columns == ENTITIES.names
+    found = {r.entity_id: r.popularity for r in both.collect()}
+    # References 2,000 (of the dump's entities alone) and 0.2: twice both, half of each, nothing.
+    assert found == {308: pytest.approx(2), 925: pytest.approx(0.5), 503: pytest.approx(0.5), 1: 0.0}
+    swapped = knowledge_base.with_popularity(small["entities"], importance, degrees)
+    assert {r.entity_id: r.popularity for r in swapped.collect()} == pytest.approx(found)
+    none = frame(spark, [(308, 0.0)], POPULARITY)
+    zero = knowledge_base.with_popularity(small["entities"], none, none)
+    assert {r.entity_id: r.popularity for r in zero.collect()} == {308: 0.0, 925: None, 503: None, 1: None}
+
+
+def test_names_of_another_source_stand_once_and_only_of_known_entities(
+    spark: SparkSession, small: dict[str, DataFrame]
+) -> None:
+    more = [
+        ("mercury", "Mercury", 308, "title", "en"),  # the dump's own
+        ("planet mercury", "Planet Mercury", 308, "redirect", "en"),
+        ("planet mercury", "Planet Mercury", 308, "title", "de"),
+        ("planet mercury", "Planet Mercury", 308, "redirect", "de"),
+        ("venus", "Venus", 313, "title", "en"),
+    ]
+    whole = knowledge_base.with_names(small["names"], frame(spark, more, NAMES), small["entities"])
+    before = {tuple(r) for r in small["names"].collect()}
+    assert whole.columns == NAMES.names
+    assert {tuple(r) for r in whole.collect()} - before == {more[2]}
+    assert whole.count() == len(before) + 1
+
+
 def test_popularity_file(spark: SparkSession, tmp_path: Path) -> None:
     path = tmp_path / "popularity.csv"
     path.write_text("Entity,QRank\nQ2,42\nQ3,0.5\nQ2,7\n")
@@ -236,6 +269,6 @@ def test_importance_file(spark: SparkSession, tmp_path: Path) -> None:
         "language\ttype\ttitle\timportance\twikidata_id\n"
         "en\ta\tMercury_(planet)\t0.6\tQ308\nen\tr\tPlanet_Mercury\t0.6\tQ308\nde\ta\tMerkur\t0.7\tQ308\nen\ta\tX\t0.1\t\n"
     )
-    popularity, names = sources.read_importance(spark, [str(path)])
+    popularity, names = sources.read_importance(spark, [str(path)], ["en-gb", "mul"])
     assert [tuple(r) for r in popularity.collect()] == [(308, 0.7)]
     assert {(r.normal_form, r.kind) for r in names.collect()} == {("mercury", "title"), ("planet mercury", "redirect")}
