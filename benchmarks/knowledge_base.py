@@ -25,6 +25,7 @@ import bz2
 import importlib
 import itertools
 import json
+import math
 import os
 import statistics
 import sys
@@ -38,6 +39,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -345,13 +347,15 @@ def name_rows(lines: list[bytes]) -> pa.Table:
     for kind, batch in read_items(_batches(lines)):
         parts.setdefault(kind, []).append(batch)
     names, entities = pa.Table.from_batches(parts["names"]), pa.Table.from_batches(parts["entities"])
-    sitelinks = entities.select(["entity_id", "sitelinks"]).group_by("entity_id").aggregate([("sitelinks", "max")])
-    joined = names.join(sitelinks.rename_columns(["entity_id", "sitelinks"]), "entity_id", join_type="inner")
+    most = entities.select(["entity_id", "sitelinks"]).group_by("entity_id").aggregate([("sitelinks", "max")])
+    fame = WEIGHTS.sitelinks * np.log1p(most["sitelinks_max"].to_numpy()) + WEIGHTS.popularity * np.log1p(
+        WEIGHTS.unknown
+    )
+    joined = names.join(pa.table({"entity_id": most["entity_id"], "fame": fame}), "entity_id", join_type="inner")
     columns = {
         "count": pa.array([0] * joined.num_rows, pa.int64()),
         "unlinked": pa.nulls(joined.num_rows, pa.int64()),
         "links": pa.array([0] * joined.num_rows, pa.int64()),
-        "popularity": pa.nulls(joined.num_rows, pa.float64()),
     }
     for name, values in columns.items():
         joined = joined.append_column(name, values)
@@ -366,9 +370,7 @@ def surfaces_row_by_row(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, l
         names = list(group)
         best: dict[int, tuple[float, int]] = {}
         for r in names:
-            known = 1.0 if r["popularity"] is None else r["popularity"]
-            weight = KINDS[r["kind"]] * (1 + known) ** WEIGHTS.popularity * (1 + r["sitelinks"]) ** WEIGHTS.sitelinks
-            weight *= (1.0 + r["links"]) ** WEIGHTS.links
+            weight = KINDS[r["kind"]] * math.exp(r["fame"]) * (1.0 + r["links"]) ** WEIGHTS.links
             before = best.get(r["entity_id"], (0.0, 0))
             best[r["entity_id"]] = (max(weight, before[0]), before[1] + r["count"])
         priors = smoothed([n for _, n in best.values()], [w for w, _ in best.values()])

@@ -49,6 +49,8 @@ _ID_IN_LINE = re.compile(rb'"id"\s*:\s*"([A-Za-z][0-9]+)"')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _AROUND = b" \t\r\n,\xef\xbb\xbf"
 _BOM = b"\xef\xbb\xbf"
+_STATEMENT = b'"mainsnak":'
+_SPACED_STATEMENT = re.compile(rb'"mainsnak"\s+:')
 
 V = TypeVar("V")
 
@@ -288,6 +290,15 @@ def _fault(text: bytes, fault: BaseException) -> tuple[Reason, str]:
     return Reason.BAD_SHAPE, str(fault)
 
 
+def statements(line: bytes) -> int:
+    """How many statements a dump line has, of any property and rank: what Wikidata itself calls wikibase:statements.
+
+    Each has one key `mainsnak`, and no string of JSON holds its quotation marks as they are. So they are counted in the
+    bytes, at some 2 GB/s, and properties that are not read stay unparsed.
+    """
+    return line.count(_STATEMENT) or len(_SPACED_STATEMENT.findall(line))
+
+
 def read_items(
     batches: Iterable[pa.RecordBatch],
     languages: Sequence[str] = LANGUAGES,
@@ -319,7 +330,7 @@ def read_items(
                 types = classes(parsed)
                 reason = unwanted(types, filters)
                 if reason is None:
-                    row, its_names = describe(parsed, types, languages, max_aliases)
+                    row, its_names = describe(parsed, types, languages, max_aliases, statements(line))
                     entities.add((*row, line_id, parsed.revision))
                     for name in its_names:
                         names.add((*name, line_id))
@@ -379,7 +390,11 @@ def _items(statements: Iterable[_Statement[_EntityId]]) -> list[int]:
 
 
 def describe(
-    item: Item, types: Sequence[int], languages: Sequence[str] = LANGUAGES, max_aliases: int = MAX_ALIASES
+    item: Item,
+    types: Sequence[int],
+    languages: Sequence[str] = LANGUAGES,
+    max_aliases: int = MAX_ALIASES,
+    number_of_statements: int = 0,
 ) -> tuple[tuple[Any, ...], list[tuple[str, str, int, str, str]]]:
     """The row of ENTITIES of an item, and its rows of NAMES, distinct in (normal form, surface), the better kind first.
 
@@ -453,6 +468,7 @@ def describe(
         _items(claims.P279) + _items(claims.P171) if claims.P279 or claims.P171 else [],
         None,
         len(sites),
+        number_of_statements,
         None,
         None,
         0,

@@ -138,17 +138,32 @@ def with_names(names: DataFrame, more: DataFrame, entities: DataFrame) -> DataFr
     return names.select(*NAMES.names).unionByName(new.select(*NAMES.names))
 
 
-SITELINKS_KNOWN = 0.1
+KNOWN = 0.1
 """Share of items with a sitelink below which a dump is taken not to know sitelinks: an extract that left them out. A
-third of Wikidata's items have one."""
+third of Wikidata's items have one. Likewise for statements beside the classes of an item, which nearly all have."""
 
 
-def _reference(entities: DataFrame) -> DataFrame:
-    """reference: the geometric mean of the popularities that are known, null where none is; sitelinked: the share of
-    items with a sitelink."""
-    sitelinked = F.count_if(F.col("sitelinks") > 0) / F.count(F.lit(1))
-    # One row, so that joins broadcast it.
-    return F.broadcast(entities.agg(_geometric_mean("popularity").alias("reference"), sitelinked.alias("sitelinked")))
+def _fame(entities: DataFrame, settings: PriorWeights) -> DataFrame:
+    """entity_id, `fame` of priors.py as a double, and `known`, whether the dump knows sitelinks.
+
+    Statements, of which an image is one, count as none throughout a dump that does not know them (KNOWN), whose classes
+    may come from elsewhere.
+    """
+    further = F.col("statements") > F.size("types") + F.size("parents")
+    share = {"sitelinked": F.col("sitelinks") > 0, "described": further}
+    shares = [(F.count_if(has) / F.count(F.lit(1))).alias(name) for name, has in share.items()]
+    # One row, so that the join broadcasts it.
+    whole = F.broadcast(entities.agg(_geometric_mean("popularity").alias("reference"), *shares))
+    relative = F.coalesce(F.col("popularity") / F.col("reference"), F.lit(settings.unknown))
+    told = F.lit(settings.statements) * F.log1p("statements") + F.lit(settings.image) * F.col("has_image").cast("int")
+    fame = (
+        F.lit(settings.popularity) * F.log1p(relative)
+        + F.lit(settings.sitelinks) * F.log1p("sitelinks")
+        + F.when(F.col("described") >= KNOWN, told).otherwise(0.0)
+    )
+    joined = entities.select(*ENTITIES.names).crossJoin(whole)
+    known = (F.col("sitelinked") >= KNOWN).alias("known")
+    return joined.select(*(n for n in ENTITIES.names if n != "fame"), fame.alias("fame"), known)
 
 
 def _geometric_mean(column: str) -> Column:
@@ -161,13 +176,10 @@ def _geometric_mean(column: str) -> Column:
 def with_fame(entities: DataFrame, settings: PriorWeights = WEIGHTS) -> DataFrame:
     """ENTITIES with `fame`: ln of the part of w(e, s) (priors.py) that an entity has by itself, without anchors.
 
-    Null, unknown, throughout a dump that does not know sitelinks (SITELINKS_KNOWN): there, having none says nothing.
+    Null, unknown, throughout a dump that does not know sitelinks (KNOWN): there, having none says nothing.
     """
-    relative = F.coalesce(F.col("popularity") / F.col("reference"), F.lit(settings.unknown))
-    fame = F.lit(settings.popularity) * F.log1p(relative) + F.lit(settings.sitelinks) * F.log1p("sitelinks")
-    known = F.col("sitelinked") >= SITELINKS_KNOWN
-    joined = entities.crossJoin(_reference(entities)).withColumn("fame", F.when(known, fame.cast("float")))
-    return joined.select(*ENTITIES.names)
+    known = F.when(F.col("known"), F.col("fame").cast("float"))
+    return _fame(entities, settings).withColumn("fame", known).select(*ENTITIES.names)
 
 
 def with_types(entities: DataFrame) -> DataFrame:
@@ -198,7 +210,7 @@ def surfaces(
     """SURFACES: every normal form with its candidates.
 
     names       NAMES, from the dump or elsewhere; duplicates do no harm
-    entities    ENTITIES, at least entity_id, sitelinks, popularity; names of other entities are left out
+    entities    ENTITIES; names of other entities are left out
     popularity  POPULARITY, instead of the column of `entities`
     anchors     ANCHORS; a surface that no name of the entity spells becomes a name of kind "anchor"
     One join brings to each name what is known of its entity, one shuffle brings the names of a normal form together and
@@ -207,14 +219,13 @@ def surfaces(
     if popularity is not None:
         entities = with_popularity(entities, popularity)
     rows = names.select("normal_form", "surface", "entity_id", "kind", F.lit(0).cast("bigint").alias("count"))
-    known = entities.select("entity_id", "sitelinks", "popularity")
+    known = _fame(entities, settings).select("entity_id", "fame")
     unknown = F.lit(None).cast("bigint").alias("unlinked")
     rows = rows.select("*", unknown)
     if anchors is not None:
         unlinked = "unlinked" if "unlinked" in anchors.columns else unknown
         linked = anchors.select("normal_form", "surface", "entity_id", F.lit("anchor").alias("kind"), "count", unlinked)
         rows = rows.unionByName(linked)
-    known = known.crossJoin(_reference(entities)).withColumn("popularity", F.col("popularity") / F.col("reference"))
     # Links of an entity are its rows' counts together. Asking the anchors a second time would work out their normal
     # forms a second time, which no plan saves: what a kernel puts out cannot be pruned.
     links = F.lit(0).cast("bigint") if anchors is None else F.sum("count").over(Window.partitionBy("entity_id"))

@@ -20,6 +20,7 @@ ENTITIES = pa.schema(
         pa.field("parents", pa.list_(pa.int64()), nullable=False),  # P279 and P171, of the best rank alone
         pa.field("coarse_type", pa.string()),  # a name of types.yaml; null: unknown
         pa.field("sitelinks", pa.int32(), nullable=False),
+        pa.field("statements", pa.int32(), nullable=False),  # of any property and rank
         pa.field("popularity", pa.float64()),  # null: unknown, which is not 0
         pa.field("fame", pa.float32()),  # knowledge_base.with_fame; 0: nobody knows it; null: unknown
         pa.field("name_case", pa.int8(), nullable=False),  # 1: a word for things, -1: a proper name, 0: no telling

@@ -342,8 +342,27 @@ class FetchConfig(Section):
 Skip = Literal["scholarly_article", "category", "disambiguation", "list", "template", "wikimedia_page", "name"]
 
 
+class PriorsConfig(Section):
+    """How much each sign weighs in the priors of names (wikidata/priors.py has the formula). None: as fitted there."""
+
+    popularity: float | None = Field(None, ge=0)
+    """Exponent of popularity. Larger: the more popular candidate takes more of a name without anchors."""
+    sitelinks: float | None = Field(None, ge=0)
+    """Exponent of the number of sitelinks."""
+    statements: float | None = Field(None, ge=0)
+    """Exponent of the number of statements."""
+    image: float | None = Field(None, ge=0)
+    """Weight of having an image (P18): an entity with one is e^image times as likely."""
+    links: float | None = Field(None, ge=0)
+    """Exponent of the number of anchors that lead to the entity under any text."""
+    unknown: float | None = Field(None, ge=0)
+    """What an unknown popularity counts as, in units of the geometric mean of the known ones."""
+    smoothing: float | None = Field(None, gt=0)
+    """How many anchors of a name the knowledge without anchors is worth."""
+
+
 class KnowledgeBaseConfig(Section):
-    added_later: ClassVar[tuple[str, ...]] = ("allow_partial", "importance")
+    added_later: ClassVar[tuple[str, ...]] = ("allow_partial", "importance", "priors")
 
     dump: ContentPath = None
     """Wikidata JSON dump, one entity a line: a file, a folder, or a glob (as in pairs.path). Plain and .bz2 files are
@@ -367,6 +386,8 @@ class KnowledgeBaseConfig(Section):
     title, then any label in Latin script."""
     max_candidates: int = Field(20, ge=1, le=100)
     """Entities kept per surface form, those of the highest prior."""
+    priors: PriorsConfig = PriorsConfig()
+    """Weights of what makes an entity likely."""
     skip: tuple[Skip, ...] = (
         "scholarly_article",
         "category",

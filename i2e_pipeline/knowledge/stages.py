@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.config import Config, KnowledgeBaseConfig
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Made, Plan, Run, Stage, StageError
 from i2e_pipeline.engine.tables import WHOLE, Failed, Kernel, Written, pass_on
 from wikidata import source_files
 from wikidata.filters import FILTERS
 from wikidata.items import read_items
-from wikidata.priors import WEIGHTS, SurfaceLimits
+from wikidata.priors import WEIGHTS, PriorWeights, SurfaceLimits
 from wikidata.reasons import SENTENCES
 from wikidata.schemas import BRACKETS, ENTITIES, NAMES, RAW_ENTITIES, RAW_NAMES, SURFACES
 from wikidata.types import TYPES
@@ -57,6 +57,11 @@ def files_of(path: str) -> list[str]:
     return [files.open_filesystem(path)[1] if files.is_local(path) else path for path in found]
 
 
+def weights_of(kb: KnowledgeBaseConfig) -> PriorWeights:
+    """Those that were fitted, but for what the settings say."""
+    return replace(WEIGHTS, **kb.priors.model_dump(exclude_none=True))
+
+
 PARTIAL = ", or set knowledge_base.allow_partial=true to take what there is"
 """The way out of a source that is not whole."""
 _AGAIN = f"Download it again{PARTIAL}"
@@ -64,7 +69,7 @@ _AGAIN = f"Download it again{PARTIAL}"
 
 class KnowledgeBase(Stage):
     name, job, does, rows_are = "knowledge_base", "build_knowledge_base", "read the Wikidata dump", "dump lines"
-    scope, version = "whole", 4
+    scope, version = "whole", 5
     tables = {
         "kb/entities": Table(ENTITIES, key=("entity_id",), holds="the items of the dump that can be labels"),
         "kb/names": Table(NAMES, holds="what each entity is called, and where that was found"),
@@ -149,7 +154,7 @@ class KnowledgeBase(Stage):
         if titles is not None:
             names = wikidata.with_names(names, titles, entities)
         # In the order of entity_id, part after part: link lays the context out in one pass.
-        in_order = wikidata.with_types(wikidata.with_fame(entities))
+        in_order = wikidata.with_types(wikidata.with_fame(entities, weights_of(kb)))
         written = [
             self._write(run, "kb/entities", in_order),
             self._write(run, "kb/names", names.select(*NAMES.names)),
@@ -273,6 +278,7 @@ class Surfaces(Stage):
             run.read("kb/names"),
             entities,
             anchors=anchors,
+            settings=weights_of(kb),
             limits=SurfaceLimits(max_candidates=kb.max_candidates),
         )
 

@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from i2e_pipeline.core.config import from_tree
+from i2e_pipeline.core.config import ConfigError, PriorsConfig, from_tree
 from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.engine.tables import Commit
+from i2e_pipeline.knowledge.stages import weights_of
 from i2e_pipeline.stages import pipeline
 from tests.chain import commits
 from tests.wikidata.lines import instance_of, line
+from wikidata.priors import WEIGHTS
 
 ITEMS = [line(n, f"Thing {n}").removesuffix(b",") for n in range(1, 41)]
 ARRAY = b"[\n" + b",\n".join(ITEMS) + b"\n]\n"
@@ -185,3 +188,13 @@ def table(folder: Path) -> list[dict[str, Any]]:
 
 def test_a_setting_of_later_leaves_older_outputs_valid() -> None:
     assert "importance" not in from_tree({}, "test").knowledge_base.fingerprint()
+
+
+def test_the_weights_of_priors_are_settings() -> None:
+    kb = from_tree({"knowledge_base": {"priors": {"image": 0.5, "sitelinks": 0}}}, "test").knowledge_base
+    assert weights_of(kb) == replace(WEIGHTS, image=0.5, sitelinks=0.0)
+    assert weights_of(from_tree({}, "test").knowledge_base) == WEIGHTS
+    assert set(PriorsConfig.model_fields) | {"kinds"} == {f.name for f in fields(WEIGHTS)}
+    assert "priors" not in from_tree({}, "test").knowledge_base.fingerprint()
+    with pytest.raises(ConfigError, match=r"knowledge_base\.priors\.image: -1"):
+        from_tree({"knowledge_base": {"priors": {"image": -1}}}, "test")

@@ -249,6 +249,7 @@ def test_facts_of_an_entity() -> None:
         "parents": [],
         "coarse_type": None,
         "sitelinks": 2,
+        "statements": 2,
         "popularity": None,
         "fame": None,
         "name_case": 0,
@@ -256,6 +257,17 @@ def test_facts_of_an_entity() -> None:
         "is_human": True,
         "revision": 7,
     }
+
+
+def test_statements_of_all_properties_and_ranks_are_counted() -> None:
+    claims = {
+        **instance_of(5, 6),
+        "P9999": [statement("x", rank="deprecated"), statement(snaktype="novalue")],
+        "P1": [{**statement("mainsnak"), "qualifiers": {"P2": [{"snaktype": "somevalue"}]}}],
+    }
+    text = line(42, 'Says "mainsnak":', claims=claims)
+    spaced = text.replace(b'"mainsnak":', b'"mainsnak" :')
+    assert [read(t)["entities"][0]["statements"] for t in (text, spaced, line(42))] == [5, 5, 0]
 
 
 def test_an_item_without_usable_label_is_named_by_its_id_and_has_no_names() -> None:
