@@ -2,7 +2,7 @@
 
 Reads    value (string or binary): a line of a Wikidata JSON dump
 Writes   entities (RAW_ENTITIES) · names (RAW_NAMES) · rejects (REJECTS) · brackets (BRACKETS); a line is an entity or a
-         reject, never both
+         reject, never both · redirects (REDIRECTS) of lines that say what an item was merged into
 Rejects  see reasons.py; the detail is the id, where one could be read, and the parser's words
 
 msgspec decodes into structs that name only what is used, and skips the rest. On real lines (108 kB on average) it is
@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from wikidata.filters import FILTERS, is_human, unwanted
 from wikidata.reasons import Reason
-from wikidata.schemas import BRACKETS, RAW_ENTITIES, RAW_NAMES, REJECTS
+from wikidata.schemas import BRACKETS, RAW_ENTITIES, RAW_NAMES, REDIRECTS, REJECTS
 from wikidata.surface import (
     LANGUAGES,
     choose_name,
@@ -167,7 +167,16 @@ class _Kind(msgspec.Struct, gc=False):
     redirect: Any = None
 
 
+class _Redirect(msgspec.Struct, gc=False):
+    """A dump's line for a merged item: {"entity": "Q1", "redirect": "Q2"}."""
+
+    redirect: str
+    entity: str = ""
+    id: str = ""
+
+
 _item = msgspec.json.Decoder(Item)
+_redirect = msgspec.json.Decoder(_Redirect)
 _loose = msgspec.json.Decoder(_LooseItem)
 _kind = msgspec.json.Decoder(_Kind)
 _text = msgspec.json.Decoder(_Text)
@@ -232,6 +241,16 @@ def verdict(line: bytes) -> tuple[str, str | None]:
         return "valid", parsed.id
     reason, detail = parsed
     return reason.verdict.value, detail if detail and reason.verdict.value == "not an item" else None
+
+
+def merged(line: bytes) -> tuple[int, int] | None:
+    """The item of a redirect's line and the one that it was merged into; None where one of them is no item."""
+    try:
+        said = _redirect.decode(bare(line)[0])
+    except _FAULTS:
+        return None
+    old = said.entity or said.id
+    return (int(old[1:]), int(said.redirect[1:])) if _is_id(old) and _is_id(said.redirect) else None
 
 
 def _tighten(loose: _LooseItem) -> Item:
@@ -308,14 +327,15 @@ def read_items(
     """Entities, names and rejects of dump lines.
 
     batches   one column of lines, string or binary (large or not); bytes are taken as they are, valid UTF-8 or not
-    yields    ("entities", RAW_ENTITIES), ("names", RAW_NAMES), ("rejects", REJECTS), and of lines that open or close
-              the array ("brackets", BRACKETS), per batch, empty ones left out
+    yields    ("entities", RAW_ENTITIES), ("names", RAW_NAMES), ("rejects", REJECTS), of lines that open or close the
+              array ("brackets", BRACKETS), and of merged items, which are rejects, too, ("redirects", REDIRECTS); per
+              batch, empty ones left out
     For each batch, lines = entities + rejects. An id that stands twice is settled by
     `knowledge_base.without_duplicates`.
     """
     for batch in batches:
         entities, names, rejects = _Columns(RAW_ENTITIES), _Columns(RAW_NAMES), _Columns(REJECTS)
-        brackets = _Columns(BRACKETS)
+        brackets, redirects = _Columns(BRACKETS), _Columns(REDIRECTS)
         column = batch.column(0)
         kind = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
         for scalar in column if pa.types.is_binary(column.type) else column.cast(kind):
@@ -339,8 +359,12 @@ def read_items(
             else:
                 reason, said = parsed
                 detail = _detail(line, said)
+                if reason is Reason.REDIRECT and (ids := merged(line)) is not None:
+                    redirects.add(ids)
             rejects.add((reason.value, line_id, detail))
-        made = {"entities": entities, "names": names, "rejects": rejects, "brackets": brackets}
+        made = {
+            "entities": entities, "names": names, "rejects": rejects, "brackets": brackets, "redirects": redirects,
+        }  # fmt: skip
         for table, columns in made.items():
             if columns.rows:
                 yield table, columns.batch()

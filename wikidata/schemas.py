@@ -82,6 +82,20 @@ BRACKETS = pa.schema(
 )
 """A row for each line that opens or closes the JSON array which a dump is."""
 
+REDIRECTS = pa.schema(
+    [
+        pa.field("entity_id", pa.int64(), nullable=False),  # of an item that was merged into another one
+        pa.field("into", pa.int64(), nullable=False),
+    ]
+)
+CHANGES = pa.schema(
+    [
+        pa.field("entity_id", pa.int64(), nullable=False),
+        pa.field("change", pa.string(), nullable=False),  # added, changed, removed or merged
+        pa.field("into", pa.int64()),  # what a merged one is now
+    ]
+)
+
 ANCHORS = pa.schema(
     [
         pa.field("normal_form", pa.string(), nullable=False),

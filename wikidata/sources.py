@@ -1,4 +1,4 @@
-"""Popularity and anchor counts from files, as Spark reads them.
+"""Popularity, anchor counts and merged ids from files, as Spark reads them.
 
 popularity   `qid,number`: in-degrees, QRank page views, importances; the scale does not matter
 anchors      `surface<TAB>qid<TAB>count`: how often a link with this text led to this entity; a fourth column
@@ -6,6 +6,7 @@ anchors      `surface<TAB>qid<TAB>count`: how often a link with this text led to
              surface, empty where that was not counted
 importance   osm-search's wikimedia_importance: `language<TAB>type<TAB>title<TAB>importance<TAB>wikidata_id`, where the
              type of a redirect is `r`. Rows without an id, which the file has, say nothing
+redirects    `from<TAB>into`: ids of items that were merged into others
 
 A first row that parses is data, any other is a header. Rows have as many fields as the header, of which those behind
 the named ones are passed over. Fields are split at the separator alone: anchors have quotation marks in them that quote
@@ -51,13 +52,15 @@ class _Form:
 
     said: str
     columns: tuple[str, ...]
-    number: str
-    """The column that holds one."""
+    number: str = ""
+    """The column that holds one; "": none does."""
     separator: str = "\t"
     whole: bool = False
     """Whether the number is a whole one."""
     quoted: bool = False
     """Whether quotation marks around a field belong to the file and not to the field."""
+    ids: tuple[str, ...] = ("qid",)
+    """Columns that hold an id."""
     ids_may_lack: bool = False
     further: str = ""
     """A column behind the others that a file may have: of whole numbers, or empty. A header names it so, and without a
@@ -74,6 +77,7 @@ _ANCHORS = _Form(source_files.ANCHORS, ("surface", "qid", "count"), "count", who
 _IMPORTANCE = _Form(
     source_files.IMPORTANCE, ("language", "type", "title", "importance", "qid"), "importance", ids_may_lack=True
 )
+_REDIRECTS = _Form(source_files.REDIRECTS, ("from", "into"), ids=("from", "into"))
 _FORMS = {"popularity": _POPULARITY, "anchors": _ANCHORS, "importance": _IMPORTANCE}
 
 
@@ -178,6 +182,22 @@ def read_importance(
     titled = rows.where(F.col("language").isin(*languages) & (F.length("title") > 0))
     titled = titled.select(F.translate("title", "_", " ").alias("surface"), "entity_id", kind, "language")
     return popularity, titled.mapInArrow(_titles, from_arrow_schema(NAMES))
+
+
+def read_redirects(
+    spark: SparkSession, paths: Sequence[str], open_filesystem: OpenFileSystem = of_its_own
+) -> DataFrame:
+    """Merged ids from files of `from<TAB>into`.
+
+    Returns REDIRECTS, as they stand there: a chain's links one by one.
+    Raises  FileNotFoundError; SourceError that names file and line for a row that does not parse.
+    """
+    schema = "entity_id bigint, into bigint"
+    return _rows(spark, paths, _REDIRECTS, _redirects, schema, open_filesystem=open_filesystem)
+
+
+def _redirects(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
+    return [_entity_ids(columns["from"]), _entity_ids(columns["into"])]
 
 
 def _popularity(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
@@ -324,7 +344,8 @@ def _decoded(block: bytes) -> tuple[str, list[int]]:
 def _is_header(fields: Sequence[str], form: _Form) -> bool:
     """Does a first row hold neither an id nor a number where rows have them?"""
     held = dict(zip(form.columns, (form.trimmed("", pa.array([f]))[0].as_py() for f in fields), strict=False))
-    like_an_id = pc.match_substring_regex(pa.array([held.get("qid", "")]), _LIKE_AN_ID)[0].as_py()
+    ids = pa.array([held.get(name, "") for name in form.ids])
+    like_an_id = pc.any(pc.match_substring_regex(ids, _LIKE_AN_ID)).as_py()
     like_a_number = pc.match_substring_regex(pa.array([held.get(form.number, "")]), _LIKE_A_NUMBER)[0].as_py()
     return not like_an_id and not like_a_number
 
@@ -346,17 +367,18 @@ def _checked(
     right = fields.filter(pc.invert(wrong["columns"]))
     named = (*form.columns, form.further) if further else form.columns
     columns = {name: form.trimmed(name, pc.list_element(right, n)) for n, name in enumerate(named)}
-    is_id = pc.match_substring_regex(columns["qid"], _ID)
-    if form.ids_may_lack:
-        is_id = pc.or_(is_id, pc.equal(columns["qid"], ""))
-    is_number = pc.match_substring_regex(columns[form.number], _COUNT if form.whole else _NUMBER)
-    if not form.whole:
-        finite = pc.is_finite(pc.if_else(is_number, columns[form.number], "0").cast(pa.float64()))
-        is_number = pc.and_(is_number, finite)
-    faults = [
-        (is_id, "qid is not Q and a positive number"),
-        (is_number, f"{form.number} is not a {'whole ' if form.whole else 'finite '}number ≥ 0"),
-    ]
+    faults = []
+    for name in form.ids:
+        is_id = pc.match_substring_regex(columns[name], _ID)
+        if form.ids_may_lack:
+            is_id = pc.or_(is_id, pc.equal(columns[name], ""))
+        faults.append((is_id, f"{name} is not Q and a positive number"))
+    if form.number:
+        is_number = pc.match_substring_regex(columns[form.number], _COUNT if form.whole else _NUMBER)
+        if not form.whole:
+            finite = pc.is_finite(pc.if_else(is_number, columns[form.number], "0").cast(pa.float64()))
+            is_number = pc.and_(is_number, finite)
+        faults.append((is_number, f"{form.number} is not a {'whole ' if form.whole else 'finite '}number ≥ 0"))
     if further:
         whole = pc.match_substring_regex(columns[form.further], _COUNT)
         faults.append((pc.or_(whole, pc.equal(columns[form.further], "")), f"{form.further} is not a whole number ≥ 0"))

@@ -362,7 +362,7 @@ class PriorsConfig(Section):
 
 
 class KnowledgeBaseConfig(Section):
-    added_later: ClassVar[tuple[str, ...]] = ("allow_partial", "importance", "priors")
+    added_later: ClassVar[tuple[str, ...]] = ("allow_partial", "importance", "redirects", "priors")
 
     dump: ContentPath = None
     """Wikidata JSON dump, one entity a line: a file, a folder, or a glob (as in pairs.path). Plain and .bz2 files are
@@ -378,6 +378,9 @@ class KnowledgeBaseConfig(Section):
     """TSV of `surface, qid, count`: how often texts used this name for this entity. A fourth column `unlinked` says how
     often they had the name and meant nothing by it. `i2e count-anchors` makes such a file of Wikipedia. A first row
     that names the columns is passed over."""
+    redirects: ContentPath = None
+    """TSV of `from<TAB>into`: ids of items that were merged into others, where the dump has no lines that say it. What
+    the other files, and truths of the pairs, say of a merged item counts for its target."""
     allow_partial: bool = False
     """Take what there is of a dump that is damaged, cut short, or of which more than one line in twenty is no entity.
     Without it, such a dump is an error."""

@@ -27,7 +27,7 @@ def frame(spark: SparkSession, rows: list[Any], schema: Any) -> DataFrame:
 
 
 def raw(spark: SparkSession, *lines: bytes) -> tuple[DataFrame, DataFrame]:
-    tables: dict[str, list[Any]] = {"entities": [], "names": [], "rejects": [], "brackets": []}
+    tables: dict[str, list[Any]] = {"entities": [], "names": [], "rejects": [], "brackets": [], "redirects": []}
     for table, rows in read_items([batch(*lines)]):
         tables[table] += rows.to_pylist()
     return frame(spark, tables["entities"], RAW_ENTITIES), frame(spark, tables["names"], RAW_NAMES)
