@@ -448,7 +448,6 @@ def measure_readers(dump: Path, repeats: int) -> dict[str, Any]:
             cpu, wall = sum(p[2] for p in processes()), time.perf_counter()
             way()
             spent[name].append((sum(p[2] for p in processes()) - cpu, time.perf_counter() - wall))
-    session.stop()
     found = {
         what: {name: round(statistics.median(s[n] for s in each[1:]), 2) for name, each in spent.items()}
         for n, what in enumerate(("cpu_seconds", "wall_seconds"))
