@@ -1,12 +1,16 @@
 """What the knowledge base costs and what its priors know: each figure as a ratio to a named baseline.
 
-    python benchmarks/knowledge_base.py [--data FOLDER] [--megabytes 24] [--repeats 3] [--no-spark]
+    python benchmarks/knowledge_base.py [--data FOLDER] [--dump DUMP.json] [--megabytes 24] [--repeats 3] [--no-spark]
 
 parse      dump lines in memory, MB per CPU-second, lines of 20 kB and more apart from short ones
              json     json.loads and nothing else: the baseline
              orjson   orjson.loads and nothing else, where orjson is installed
+             msgspec  msgspec alone, into the structs of wikidata.items
              parse    wikidata.items.parse: what is used of an item, typed
              kernel   wikidata.items.read_items: entities, names, normal forms, as Arrow batches
+readers    the dump of --dump, a plain file, on Spark to nowhere: CPU seconds of all processes, and on the wall
+             json     spark.read.json with the schema of what is read of an item: the baseline
+             kernel   its lines, and read_items, all of whose tables are worked out
 surfaces   names with what is known of their entities, sorted, to surfaces with priors; surfaces per CPU-second
              rows     one surface after the other, in plain Python: the baseline
              kernel   wikidata.priors.surfaces
@@ -25,6 +29,7 @@ import bz2
 import importlib
 import itertools
 import json
+import math
 import os
 import statistics
 import sys
@@ -36,8 +41,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -49,7 +56,7 @@ from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.link.candidates import keys_of
 from i2e_pipeline.sample import compose
 from i2e_pipeline.stages import pipeline
-from wikidata.items import parse, read_items
+from wikidata.items import Item, parse, read_items
 from wikidata.priors import KINDS, LIMITS, NAME_ROWS, WEIGHTS, base_link_probability, link_probability, smoothed
 from wikidata.priors import surfaces as surfaces_kernel
 from wikidata.surface import normal_form
@@ -307,6 +314,7 @@ def measure_parse(lines: list[bytes], repeats: int) -> dict[str, Any]:
         ways = {"json": partial(_each, json.loads, bare, amount)}
         if orjson is not None:
             ways["orjson"] = partial(_each, orjson.loads, bare, amount)
+        ways["msgspec"] = partial(_each, msgspec.json.Decoder(Item).decode, bare, amount)
         ways |= {"parse": partial(_each, parse, part, amount), "kernel": partial(_kernel, _batches(part), amount)}
         rates = measure(ways, repeats)
         result[kind] = {
@@ -315,6 +323,7 @@ def measure_parse(lines: list[bytes], repeats: int) -> dict[str, Any]:
             "mb_per_cpu_second": rates,
             "microseconds_per_line": {n: round(1e6 * amount / len(part) / rate, 1) for n, rate in rates.items()},
             "times_json": against(rates, "json"),
+            "times_msgspec": against(rates, "msgspec"),
         }
     return result
 
@@ -345,13 +354,15 @@ def name_rows(lines: list[bytes]) -> pa.Table:
     for kind, batch in read_items(_batches(lines)):
         parts.setdefault(kind, []).append(batch)
     names, entities = pa.Table.from_batches(parts["names"]), pa.Table.from_batches(parts["entities"])
-    sitelinks = entities.select(["entity_id", "sitelinks"]).group_by("entity_id").aggregate([("sitelinks", "max")])
-    joined = names.join(sitelinks.rename_columns(["entity_id", "sitelinks"]), "entity_id", join_type="inner")
+    most = entities.select(["entity_id", "sitelinks"]).group_by("entity_id").aggregate([("sitelinks", "max")])
+    fame = WEIGHTS.sitelinks * np.log1p(most["sitelinks_max"].to_numpy()) + WEIGHTS.popularity * np.log1p(
+        WEIGHTS.unknown
+    )
+    joined = names.join(pa.table({"entity_id": most["entity_id"], "fame": fame}), "entity_id", join_type="inner")
     columns = {
         "count": pa.array([0] * joined.num_rows, pa.int64()),
         "unlinked": pa.nulls(joined.num_rows, pa.int64()),
         "links": pa.array([0] * joined.num_rows, pa.int64()),
-        "popularity": pa.nulls(joined.num_rows, pa.float64()),
     }
     for name, values in columns.items():
         joined = joined.append_column(name, values)
@@ -366,9 +377,7 @@ def surfaces_row_by_row(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, l
         names = list(group)
         best: dict[int, tuple[float, int]] = {}
         for r in names:
-            known = 1.0 if r["popularity"] is None else r["popularity"]
-            weight = KINDS[r["kind"]] * (1 + known) ** WEIGHTS.popularity * (1 + r["sitelinks"]) ** WEIGHTS.sitelinks
-            weight *= (1.0 + r["links"]) ** WEIGHTS.links
+            weight = KINDS[r["kind"]] * math.exp(r["fame"]) * (1.0 + r["links"]) ** WEIGHTS.links
             before = best.get(r["entity_id"], (0.0, 0))
             best[r["entity_id"]] = (max(weight, before[0]), before[1] + r["count"])
         priors = smoothed([n for _, n in best.values()], [w for w, _ in best.values()])
@@ -392,6 +401,58 @@ def measure_surfaces(lines: list[bytes], repeats: int, baseline_rows: int = 60_0
         repeats,
     )
     return {"names": rows.num_rows, "surfaces_per_cpu_second": rates, "times_rows": against(rates, "rows")}
+
+
+_VALUES = "map<string, struct<value: string>>"
+_STATEMENTS = {
+    kind: f"array<struct<mainsnak: struct<datavalue: struct<value: {value}>>, rank: string>>"
+    for kind, value in (
+        ("_EntityId", "struct<id: string, `numeric-id`: bigint>"),
+        ("_Monolingual", "struct<text: string, language: string>"),
+        ("str", "string"),
+    )
+}
+
+
+def spark_schema() -> str:
+    """What `wikidata.items` reads of a line, as Spark is told of it."""
+    fields = get_type_hints(Item)["claims"].__args__[0].__annotations__
+    claims = (f"{name}: {next(s for kind, s in _STATEMENTS.items() if kind in said)}" for name, said in fields.items())
+    return (
+        f"type string, id string, redirect string, lastrevid bigint, labels {_VALUES}, descriptions {_VALUES}, "
+        "aliases map<string, array<struct<value: string>>>, sitelinks map<string, struct<title: string>>, "
+        f"claims struct<{', '.join(claims)}>"
+    )
+
+
+def measure_readers(dump: Path, repeats: int) -> dict[str, Any]:
+    """CPU and wall seconds of both ways, medians of interleaved rounds after one that is not counted."""
+    session = build(configuration.load(None, ["session.master=local[2]"]))
+
+    def nowhere(frame: Any) -> None:
+        frame.write.format("noop").mode("overwrite").save()
+
+    def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _, batch in read_items(batches):
+            yield pa.record_batch([pa.array([batch.num_rows])], ["rows"])
+
+    def kernel() -> None:
+        # As read_dump reads a dump that is not small: those of a small one are dealt to the cores first.
+        lines = session.read.text(str(dump)).selectExpr("cast(value as binary) as value")
+        nowhere(lines.mapInArrow(rows, "rows bigint"))
+
+    ways = {"json": lambda: nowhere(session.read.schema(spark_schema()).json(str(dump))), "kernel": kernel}
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(repeats + 1):
+        for name, way in ways.items():
+            cpu, wall = sum(p[2] for p in processes()), time.perf_counter()
+            way()
+            spent[name].append((sum(p[2] for p in processes()) - cpu, time.perf_counter() - wall))
+    found = {
+        what: {name: round(statistics.median(s[n] for s in each[1:]), 2) for name, each in spent.items()}
+        for n, what in enumerate(("cpu_seconds", "wall_seconds"))
+    }
+    return {**found, "json_times_kernel": {w: round(f["json"] / max(f["kernel"], 0.01), 2) for w, f in found.items()}}
 
 
 def measure_stages(data: Source) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -473,12 +534,22 @@ def measure_prior(data: Source, run: Run, tables: Tables) -> dict[str, Any]:
 def show(figures: dict[str, Any]) -> None:
     print(f"input: {figures['input']}")
     for kind, f in figures["parse"].items():
-        head = ("way", "MB/CPU-s", "us/line", "times json")
+        head = ("way", "MB/CPU-s", "us/line", "times json", "times msgspec")
         rates = f["mb_per_cpu_second"]
         table(
             f"parse, {f['lines']:,} {kind} lines of {f['bytes_per_line']:,} bytes (baseline: json.loads)",
-            [head, *((w, rates[w], f["microseconds_per_line"][w], f["times_json"][w]) for w in rates)],
+            [
+                head,
+                *(
+                    (w, rates[w], f["microseconds_per_line"][w], f["times_json"][w], f["times_msgspec"][w])
+                    for w in rates
+                ),
+            ],
         )
+    if r := figures.get("readers"):
+        ways = [(way, r["cpu_seconds"][way], r["wall_seconds"][way]) for way in r["cpu_seconds"]]
+        times = ("json / kernel", *r["json_times_kernel"].values())
+        table("readers on Spark (baseline: spark.read.json)", [("way", "CPU s", "wall s"), *ways, times])
     s = figures["surfaces"]
     rates = s["surfaces_per_cpu_second"]
     table(
@@ -511,14 +582,19 @@ def show(figures: dict[str, Any]) -> None:
 
 def main(arguments: list[str]) -> dict[str, Any]:
     parser = arguments_of(__doc__ or "")
+    parser.add_argument(
+        "--dump", type=Path, help="a plain dump whose lines are read, in place of the data's, and readers"
+    )
     parser.add_argument("--megabytes", type=float, default=24, help="of long and of short lines each, for parse")
-    parser.add_argument("--no-spark", action="store_true", help="leave out stages and prior")
+    parser.add_argument("--no-spark", action="store_true", help="leave out stages, prior and readers")
     options = parser.parse_args(arguments)
     data = source(options.data, options.gold_texts)
     figures: dict[str, Any] = {"input": data.name}
     if not options.no_spark:  # measured first, while this process holds nothing else
         figures["stages"], figures["prior"] = measure_stages(data)
-    lines = read_lines(data.dump, options.megabytes)
+        if options.dump is not None:
+            figures["readers"] = measure_readers(options.dump, options.repeats)
+    lines = read_lines(options.dump or data.dump, options.megabytes)
     figures["parse"] = measure_parse(lines, options.repeats)
     figures["surfaces"] = measure_surfaces(lines, options.repeats)
     show(figures)

@@ -469,6 +469,7 @@ def _carry_out(pipeline: Pipeline, wanted: Sequence[str] | None, redo: Sequence[
     log.info(f"config fingerprint {digest(pipeline.config.shown())}\n")
     done = run(pipeline, wanted, redo)
     summary.print_funnel(done.states)
+    summary.print_changes(done.states)
     summary.print_quality(done.quality)
     summary.print_places(done.run.tables, done.states)
     return 0

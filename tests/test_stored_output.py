@@ -153,7 +153,7 @@ def test_a_change_of_a_setting_changes_the_fingerprint(stage: str, stored: Path)
                 continue
             kind, config = str(field.annotation), stages.from_tree(tree, "test")
             value = getattr(getattr(config, section), name)
-            if name in ("dump", "popularity", "anchors", "weights"):
+            if name in ("dump", "popularity", "importance", "anchors", "redirects", "weights"):
                 Path("other.txt").write_text('{"weights": {}}')
                 other: object = "other.txt"
             elif name == "model":

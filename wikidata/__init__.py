@@ -11,7 +11,8 @@
     wiki_sql.py        rows of Wikipedia's SQL tables (kernel)
     link_counting.py   links by surface and item, on Spark
     source_files.py    what a source file is, by its first bytes, and its lines
-    sources.py         popularity and anchor counts from files
+    sources.py         popularity, importance, anchor counts and merged ids from files
+    merges.py          where merged ids lead, and what has changed since an older dump
     knowledge_base.py  the same on Spark
     api.py             single items from the live service
 

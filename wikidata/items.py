@@ -2,14 +2,15 @@
 
 Reads    value (string or binary): a line of a Wikidata JSON dump
 Writes   entities (RAW_ENTITIES) · names (RAW_NAMES) · rejects (REJECTS) · brackets (BRACKETS); a line is an entity or a
-         reject, never both
+         reject, never both · redirects (REDIRECTS) of lines that say what an item was merged into
 Rejects  see reasons.py; the detail is the id, where one could be read, and the parser's words
 
-msgspec decodes into structs that name only what is used, and skips the rest. On real lines (108 kB on average) it is
-8.7 times as fast as json.loads, and the whole kernel, with names and normal forms, is 3.7 times as fast; orjson, which
-makes objects of everything, is 1.6 times as fast (benchmarks/knowledge_base.py). On short lines the cost per line
-counts: on lines of 455 bytes the kernel takes 8 times as long as json.loads alone. What Wikibase may write in two ways
-is accepted: `[]` for an empty map, snaks without value, statements of unknown form. What the dump's format forbids is
+msgspec decodes into structs that name only what is used, and skips the rest. On lines of Wikidata's mean size (11 kB)
+it is 4.6 times as fast as json.loads, and orjson, which makes objects of everything, 2.1 times; the whole kernel, with
+names, normal forms and hashes of lines, takes 4.8 times as long as msgspec alone, which is as long as json.loads; on
+lines of 108 kB it is 3.7 times as fast as that (benchmarks/knowledge_base.py). On short lines the cost per line counts:
+on lines of 455 bytes the kernel takes 8 times as long as json.loads alone. What Wikibase may write in two ways is
+accepted: `[]` for an empty map, snaks without value, statements of unknown form. What the dump's format forbids is
 refused: labels that are no strings, alias lists that are no arrays, text that is not strict UTF-8.
 """
 
@@ -25,7 +26,7 @@ import pyarrow as pa
 
 from wikidata.filters import FILTERS, is_human, unwanted
 from wikidata.reasons import Reason
-from wikidata.schemas import BRACKETS, RAW_ENTITIES, RAW_NAMES, REJECTS
+from wikidata.schemas import BRACKETS, RAW_ENTITIES, RAW_NAMES, REDIRECTS, REJECTS
 from wikidata.surface import (
     LANGUAGES,
     choose_name,
@@ -44,18 +45,20 @@ MAX_ALIASES = 200
 """Aliases kept per entity, in the order of the dump; a few items have tens of thousands."""
 
 MAX_ID = 2**63 - 1
-_ID = re.compile(r"Q[1-9][0-9]*\Z")
 _ID_IN_LINE = re.compile(rb'"id"\s*:\s*"([A-Za-z][0-9]+)"')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _AROUND = b" \t\r\n,\xef\xbb\xbf"
 _BOM = b"\xef\xbb\xbf"
+_STATEMENT = b'"mainsnak":'
+_SPACED_STATEMENT = re.compile(rb'"mainsnak"\s+:')
 
 V = TypeVar("V")
 
 
 def _is_id(text: str) -> bool:
     # The length first: int() refuses thousands of digits.
-    return len(text) <= 20 and _ID.match(text) is not None and int(text[1:]) <= MAX_ID
+    known = 1 < len(text) <= 20 and text[0] == "Q" and text[1] != "0" and text.isascii() and text[1:].isdecimal()
+    return known and int(text[1:]) <= MAX_ID
 
 
 class _Text(msgspec.Struct, gc=False):
@@ -165,7 +168,16 @@ class _Kind(msgspec.Struct, gc=False):
     redirect: Any = None
 
 
+class _Redirect(msgspec.Struct, gc=False):
+    """A dump's line for a merged item: {"entity": "Q1", "redirect": "Q2"}."""
+
+    redirect: str
+    entity: str = ""
+    id: str = ""
+
+
 _item = msgspec.json.Decoder(Item)
+_redirect = msgspec.json.Decoder(_Redirect)
 _loose = msgspec.json.Decoder(_LooseItem)
 _kind = msgspec.json.Decoder(_Kind)
 _text = msgspec.json.Decoder(_Text)
@@ -182,6 +194,8 @@ _FAULTS = (msgspec.MsgspecError, ValueError, RecursionError)  # UnicodeDecodeErr
 
 def bare(line: bytes) -> tuple[bytes, bool, bool]:
     """A line without what stands around its JSON object, and whether it opens or closes the array of the dump."""
+    if line.startswith(b"{") and line.endswith((b"}", b"},")):  # as nearly all are: no copy for each look
+        return line.removesuffix(b","), False, False
     text = line.strip()
     if text.startswith(_BOM):
         text = text[len(_BOM) :].lstrip()
@@ -196,9 +210,10 @@ def bare(line: bytes) -> tuple[bytes, bool, bool]:
     return text, opens, closes
 
 
-def parse(line: bytes) -> Item | tuple[Reason, str]:
+def parse(line: bytes, is_utf8: bool = False) -> Item | tuple[Reason, str]:
     """The item on a dump line, or why there is none and what the parser said. Never raises.
 
+    is_utf8   it is known that the line is UTF-8
     A line is an item when, without surrounding white space, one trailing comma, a byte order mark, and the bracket that
     opens or closes the dump where that shares the line with an item, it is strict UTF-8 and one JSON
     object of type "item" with an id Q1.. below Q2^63, whose maps, where present, are objects or [], whose labels are
@@ -208,7 +223,7 @@ def parse(line: bytes) -> Item | tuple[Reason, str]:
     if not text:
         return (Reason.BRACKET if opens or closes else Reason.BLANK), ""
     try:
-        if not text.isascii():
+        if not is_utf8 and not text.isascii():
             text.decode()  # msgspec checks only the strings that it keeps
         try:
             item = _item.decode(text)
@@ -230,6 +245,16 @@ def verdict(line: bytes) -> tuple[str, str | None]:
         return "valid", parsed.id
     reason, detail = parsed
     return reason.verdict.value, detail if detail and reason.verdict.value == "not an item" else None
+
+
+def merged(line: bytes) -> tuple[int, int] | None:
+    """The item of a redirect's line and the one that it was merged into; None where one of them is no item."""
+    try:
+        said = _redirect.decode(bare(line)[0])
+    except _FAULTS:
+        return None
+    old = said.entity or said.id
+    return (int(old[1:]), int(said.redirect[1:])) if _is_id(old) and _is_id(said.redirect) else None
 
 
 def _tighten(loose: _LooseItem) -> Item:
@@ -288,6 +313,15 @@ def _fault(text: bytes, fault: BaseException) -> tuple[Reason, str]:
     return Reason.BAD_SHAPE, str(fault)
 
 
+def statements(line: bytes) -> int:
+    """How many statements a dump line has, of any property and rank: what Wikidata itself calls wikibase:statements.
+
+    Each has one key `mainsnak`, and no string of JSON holds its quotation marks as they are. So they are counted in the
+    bytes, at some 2 GB/s, and properties that are not read stay unparsed.
+    """
+    return line.count(_STATEMENT) or len(_SPACED_STATEMENT.findall(line))
+
+
 def read_items(
     batches: Iterable[pa.RecordBatch],
     languages: Sequence[str] = LANGUAGES,
@@ -297,29 +331,32 @@ def read_items(
     """Entities, names and rejects of dump lines.
 
     batches   one column of lines, string or binary (large or not); bytes are taken as they are, valid UTF-8 or not
-    yields    ("entities", RAW_ENTITIES), ("names", RAW_NAMES), ("rejects", REJECTS), and of lines that open or close
-              the array ("brackets", BRACKETS), per batch, empty ones left out
+    yields    ("entities", RAW_ENTITIES), ("names", RAW_NAMES), ("rejects", REJECTS), of lines that open or close the
+              array ("brackets", BRACKETS), and of merged items, which are rejects, too, ("redirects", REDIRECTS); per
+              batch, empty ones left out
     For each batch, lines = entities + rejects. An id that stands twice is settled by
     `knowledge_base.without_duplicates`.
     """
     for batch in batches:
         entities, names, rejects = _Columns(RAW_ENTITIES), _Columns(RAW_NAMES), _Columns(REJECTS)
-        brackets = _Columns(BRACKETS)
+        brackets, redirects = _Columns(BRACKETS), _Columns(REDIRECTS)
         column = batch.column(0)
         kind = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-        for scalar in column if pa.types.is_binary(column.type) else column.cast(kind):
+        column = column if pa.types.is_binary(column.type) else column.cast(kind)
+        is_utf8 = _is_utf8(column)
+        for scalar in column:
             line: bytes = scalar.as_py() or b""
             line_id = blake2b(line, digest_size=16).digest()
             if line.lstrip(_AROUND)[:1] == b"[" or line[-64:].rstrip(_AROUND)[-1:] == b"]":
                 _, opens, closes = bare(line)
                 if opens or closes:
                     brackets.add((opens, closes))
-            parsed = parse(line)
+            parsed = parse(line, is_utf8)
             if isinstance(parsed, Item):
                 types = classes(parsed)
                 reason = unwanted(types, filters)
                 if reason is None:
-                    row, its_names = describe(parsed, types, languages, max_aliases)
+                    row, its_names = describe(parsed, types, languages, max_aliases, statements(line))
                     entities.add((*row, line_id, parsed.revision))
                     for name in its_names:
                         names.add((*name, line_id))
@@ -328,11 +365,24 @@ def read_items(
             else:
                 reason, said = parsed
                 detail = _detail(line, said)
+                if reason is Reason.REDIRECT and (ids := merged(line)) is not None:
+                    redirects.add(ids)
             rejects.add((reason.value, line_id, detail))
-        made = {"entities": entities, "names": names, "rejects": rejects, "brackets": brackets}
+        made = {
+            "entities": entities, "names": names, "rejects": rejects, "brackets": brackets, "redirects": redirects,
+        }  # fmt: skip
         for table, columns in made.items():
             if columns.rows:
                 yield table, columns.batch()
+
+
+def _is_utf8(lines: pa.Array) -> bool:
+    """Whether all lines are UTF-8: one look of Arrow's takes a tenth of the time of a look at each."""
+    try:
+        lines.cast(pa.large_string() if pa.types.is_large_binary(lines.type) else pa.string())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 class _Columns:
@@ -379,7 +429,11 @@ def _items(statements: Iterable[_Statement[_EntityId]]) -> list[int]:
 
 
 def describe(
-    item: Item, types: Sequence[int], languages: Sequence[str] = LANGUAGES, max_aliases: int = MAX_ALIASES
+    item: Item,
+    types: Sequence[int],
+    languages: Sequence[str] = LANGUAGES,
+    max_aliases: int = MAX_ALIASES,
+    number_of_statements: int = 0,
 ) -> tuple[tuple[Any, ...], list[tuple[str, str, int, str, str]]]:
     """The row of ENTITIES of an item, and its rows of NAMES, distinct in (normal form, surface), the better kind first.
 
@@ -389,10 +443,13 @@ def describe(
     """
     entity_id = int(item.id[1:])
     claims = item.claims or _Claims()
-    labels = {language: _clean(text.value) for language, text in item.labels.items()} if item.labels else {}
+    written = item.labels or {}
+    labels = {language: _clean(written[language].value) for language in languages if language in written}
     sites = item.sitelinks or {}
     title = title_of(item, f"{languages[0].partition('-')[0]}wiki" if languages else "enwiki")
     chosen = choose_name(labels, title, languages)
+    if chosen is None:  # a label of some other language
+        chosen = choose_name({language: _clean(text.value) for language, text in written.items()}, title, languages)
     name, name_language = chosen or (item.id, "")
 
     surfaces: dict[str, tuple[str, str]] = {}  # surface -> (kind, language), the first wins
@@ -453,6 +510,7 @@ def describe(
         _items(claims.P279) + _items(claims.P171) if claims.P279 or claims.P171 else [],
         None,
         len(sites),
+        number_of_statements,
         None,
         None,
         0,

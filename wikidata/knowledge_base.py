@@ -1,6 +1,6 @@
 """The knowledge base on Spark: read a dump, settle duplicates, join popularity, group names to surfaces.
 
-Reads    a Wikidata JSON dump · what `items.read_items` made of it · popularity and anchors (sources.py)
+Reads    a Wikidata JSON dump · what `items.read_items` made of it · popularity, importance and anchors (sources.py)
 Writes   entities (ENTITIES) · names (NAMES) · surfaces (SURFACES) · rejects (REJECTS)
 Rejects  duplicate_id
 
@@ -9,7 +9,8 @@ No function builds a session, collects rows or depends on partitions: ids decide
     lines               = read_dump(spark, recognised(paths, DUMP))
     raw (three tables)  = lines, mapInArrow with items.read_items           lines = raw entities + rejects
     settled             = without_duplicates(raw entities, raw names)       raw entities = entities + rejects
-    entities            = with_types(with_fame(with_popularity(entities, popularity)))
+    entities            = with_types(with_fame(with_popularity(entities, popularity, importance)))
+    names               = with_names(names, titles and redirects, entities)
     surfaces            = surfaces(names, entities, anchors=anchors)
 """
 
@@ -19,12 +20,12 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial, reduce
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from wikidata import priors, types
-from wikidata.priors import LIMITS, NAME_ROWS, WEIGHTS, PriorWeights, SurfaceLimits
+from wikidata.priors import KINDS, LIMITS, NAME_ROWS, WEIGHTS, PriorWeights, SurfaceLimits
 from wikidata.reasons import Reason
 from wikidata.schemas import ENTITIES, NAMES, REJECTS, SURFACES
 from wikidata.source_files import Source, lines
@@ -100,37 +101,85 @@ def without_duplicates(entities: DataFrame, names: DataFrame) -> tuple[DataFrame
     return kept, kept_names, rejects.select(*REJECTS.names)
 
 
-def with_popularity(entities: DataFrame, popularity: DataFrame) -> DataFrame:
-    """ENTITIES with `popularity` from POPULARITY; null, unknown, where that has no row."""
-    best = popularity.groupBy("entity_id").agg(F.max("popularity").alias("popularity"))
-    return entities.drop("popularity").join(best, on="entity_id", how="left").select(*ENTITIES.names)
+def with_popularity(entities: DataFrame, *sources: DataFrame) -> DataFrame:
+    """ENTITIES with `popularity` from each source's POPULARITY; null, unknown, where no source has a row.
+
+    Of one source the number stays as it is. The scales of several have nothing in common, so each is divided by the
+    geometric mean of what it knows of these entities, and 1 + popularity becomes the geometric mean of the sources'
+    1 + popularity: as if each had its share of the exponent in `priors.weights`. A source that does not know an entity
+    is no part of its mean.
+    """
+    columns = [f"popularity_{n}" for n in range(len(sources))]
+    known = entities.drop("popularity")
+    for column, source in zip(columns, sources, strict=True):
+        best = source.groupBy("entity_id").agg(F.max("popularity").alias(column))
+        known = known.join(best, on="entity_id", how="left")
+    if len(sources) == 1:
+        return known.withColumnRenamed(columns[0], "popularity").select(*ENTITIES.names)
+    references = known.agg(*(_geometric_mean(column).alias(f"reference_{column}") for column in columns))
+    # 0, too, where a source knows no number above 0.
+    logs = (F.coalesce(F.log1p(F.col(c) / F.col(f"reference_{c}")), F.lit(0.0)) for c in columns)
+    count = reduce(Column.__add__, (F.col(column).isNotNull().cast("int") for column in columns))
+    combined = F.when(count > 0, F.expm1(reduce(Column.__add__, logs) / count))
+    return known.crossJoin(F.broadcast(references)).withColumn("popularity", combined).select(*ENTITIES.names)
 
 
-SITELINKS_KNOWN = 0.1
+def with_names(names: DataFrame, more: DataFrame, entities: DataFrame) -> DataFrame:
+    """NAMES, and those of `more` that no entity's own names spell, of these entities alone, each once.
+
+    more   NAMES of another source; of two that spell alike the better kind stays (KINDS)
+    """
+    spelled = ["entity_id", "normal_form", "surface"]
+    kind = reduce(lambda rank, k: rank.when(F.col("kind") == k[1], k[0]), enumerate(KINDS), F.when(F.lit(False), -1))
+    first = Window.partitionBy(*spelled).orderBy(kind.asc_nulls_last(), "language")
+    known = more.join(entities.select("entity_id"), on="entity_id", how="left_semi")
+    once = known.withColumn("place", F.row_number().over(first)).where("place = 1")
+    new = once.join(names.select(*spelled), on=spelled, how="left_anti")
+    return names.select(*NAMES.names).unionByName(new.select(*NAMES.names))
+
+
+KNOWN = 0.1
 """Share of items with a sitelink below which a dump is taken not to know sitelinks: an extract that left them out. A
-third of Wikidata's items have one."""
+third of Wikidata's items have one. Likewise for statements beside the classes of an item, which nearly all have."""
 
 
-def _reference(entities: DataFrame) -> DataFrame:
-    """reference: the geometric mean of the popularities that are known, null where none is; sitelinked: the share of
-    items with a sitelink."""
-    # As a mean of integers: equal whatever the order of the sum. One row, so that joins broadcast it.
-    logs = F.when(F.col("popularity") > 0, F.round(F.ln("popularity") * 1e6).cast("bigint"))
-    mean = F.exp(F.sum(logs) / F.count(logs) / 1e6)
-    sitelinked = F.count_if(F.col("sitelinks") > 0) / F.count(F.lit(1))
-    return F.broadcast(entities.agg(mean.alias("reference"), sitelinked.alias("sitelinked")))
+def _fame(entities: DataFrame, settings: PriorWeights) -> DataFrame:
+    """entity_id, `fame` of priors.py as a double, and `known`, whether the dump knows sitelinks.
+
+    Statements, of which an image is one, count as none throughout a dump that does not know them (KNOWN), whose classes
+    may come from elsewhere.
+    """
+    further = F.col("statements") > F.size("types") + F.size("parents")
+    share = {"sitelinked": F.col("sitelinks") > 0, "described": further}
+    shares = [(F.count_if(has) / F.count(F.lit(1))).alias(name) for name, has in share.items()]
+    # One row, so that the join broadcasts it.
+    whole = F.broadcast(entities.agg(_geometric_mean("popularity").alias("reference"), *shares))
+    relative = F.coalesce(F.col("popularity") / F.col("reference"), F.lit(settings.unknown))
+    told = F.lit(settings.statements) * F.log1p("statements") + F.lit(settings.image) * F.col("has_image").cast("int")
+    fame = (
+        F.lit(settings.popularity) * F.log1p(relative)
+        + F.lit(settings.sitelinks) * F.log1p("sitelinks")
+        + F.when(F.col("described") >= KNOWN, told).otherwise(0.0)
+    )
+    joined = entities.select(*ENTITIES.names).crossJoin(whole)
+    known = (F.col("sitelinked") >= KNOWN).alias("known")
+    return joined.select(*(n for n in ENTITIES.names if n != "fame"), fame.alias("fame"), known)
+
+
+def _geometric_mean(column: str) -> Column:
+    """Of the numbers above 0; null where there is none."""
+    # As a mean of integers: equal whatever the order of the sum.
+    logs = F.when(F.col(column) > 0, F.round(F.ln(column) * 1e6).cast("bigint"))
+    return F.exp(F.sum(logs) / F.count(logs) / 1e6)
 
 
 def with_fame(entities: DataFrame, settings: PriorWeights = WEIGHTS) -> DataFrame:
     """ENTITIES with `fame`: ln of the part of w(e, s) (priors.py) that an entity has by itself, without anchors.
 
-    Null, unknown, throughout a dump that does not know sitelinks (SITELINKS_KNOWN): there, having none says nothing.
+    Null, unknown, throughout a dump that does not know sitelinks (KNOWN): there, having none says nothing.
     """
-    relative = F.coalesce(F.col("popularity") / F.col("reference"), F.lit(settings.unknown))
-    fame = F.lit(settings.popularity) * F.log1p(relative) + F.lit(settings.sitelinks) * F.log1p("sitelinks")
-    known = F.col("sitelinked") >= SITELINKS_KNOWN
-    joined = entities.crossJoin(_reference(entities)).withColumn("fame", F.when(known, fame.cast("float")))
-    return joined.select(*ENTITIES.names)
+    known = F.when(F.col("known"), F.col("fame").cast("float"))
+    return _fame(entities, settings).withColumn("fame", known).select(*ENTITIES.names)
 
 
 def with_types(entities: DataFrame) -> DataFrame:
@@ -161,7 +210,7 @@ def surfaces(
     """SURFACES: every normal form with its candidates.
 
     names       NAMES, from the dump or elsewhere; duplicates do no harm
-    entities    ENTITIES, at least entity_id, sitelinks, popularity; names of other entities are left out
+    entities    ENTITIES; names of other entities are left out
     popularity  POPULARITY, instead of the column of `entities`
     anchors     ANCHORS; a surface that no name of the entity spells becomes a name of kind "anchor"
     One join brings to each name what is known of its entity, one shuffle brings the names of a normal form together and
@@ -170,14 +219,13 @@ def surfaces(
     if popularity is not None:
         entities = with_popularity(entities, popularity)
     rows = names.select("normal_form", "surface", "entity_id", "kind", F.lit(0).cast("bigint").alias("count"))
-    known = entities.select("entity_id", "sitelinks", "popularity")
+    known = _fame(entities, settings).select("entity_id", "fame")
     unknown = F.lit(None).cast("bigint").alias("unlinked")
     rows = rows.select("*", unknown)
     if anchors is not None:
         unlinked = "unlinked" if "unlinked" in anchors.columns else unknown
         linked = anchors.select("normal_form", "surface", "entity_id", F.lit("anchor").alias("kind"), "count", unlinked)
         rows = rows.unionByName(linked)
-    known = known.crossJoin(_reference(entities)).withColumn("popularity", F.col("popularity") / F.col("reference"))
     # Links of an entity are its rows' counts together. Asking the anchors a second time would work out their normal
     # forms a second time, which no plan saves: what a kernel puts out cannot be pruned.
     links = F.lit(0).cast("bigint") if anchors is None else F.sum("count").over(Window.partitionBy("entity_id"))

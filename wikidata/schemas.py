@@ -20,6 +20,7 @@ ENTITIES = pa.schema(
         pa.field("parents", pa.list_(pa.int64()), nullable=False),  # P279 and P171, of the best rank alone
         pa.field("coarse_type", pa.string()),  # a name of types.yaml; null: unknown
         pa.field("sitelinks", pa.int32(), nullable=False),
+        pa.field("statements", pa.int32(), nullable=False),  # of any property and rank
         pa.field("popularity", pa.float64()),  # null: unknown, which is not 0
         pa.field("fame", pa.float32()),  # knowledge_base.with_fame; 0: nobody knows it; null: unknown
         pa.field("name_case", pa.int8(), nullable=False),  # 1: a word for things, -1: a proper name, 0: no telling
@@ -80,6 +81,20 @@ BRACKETS = pa.schema(
     ]
 )
 """A row for each line that opens or closes the JSON array which a dump is."""
+
+REDIRECTS = pa.schema(
+    [
+        pa.field("entity_id", pa.int64(), nullable=False),  # of an item that was merged into another one
+        pa.field("into", pa.int64(), nullable=False),
+    ]
+)
+CHANGES = pa.schema(
+    [
+        pa.field("entity_id", pa.int64(), nullable=False),
+        pa.field("change", pa.string(), nullable=False),  # added, changed, removed or merged
+        pa.field("into", pa.int64()),  # what a merged one is now
+    ]
+)
 
 ANCHORS = pa.schema(
     [

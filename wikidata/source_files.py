@@ -28,6 +28,8 @@ from wikidata.items import bare
 DUMP = "a Wikidata JSON dump, an entity a line (latest-all.json.bz2)"
 POPULARITY = "a CSV of `qid,number`"
 ANCHORS = "a TSV of `surface<TAB>qid<TAB>count`"
+REDIRECTS = "a TSV of `from<TAB>into`"
+IMPORTANCE = "wikimedia_importance (a TSV of `language, type, title, importance, wikidata_id`)"
 PAGES = "Wikipedia's pages as XML (enwiki-latest-pages-articles.xml.bz2)"
 SQL = "a table of Wikipedia's as SQL (enwiki-latest-redirect.sql.gz)"
 

@@ -1,10 +1,12 @@
-"""Popularity and anchor counts from files, as Spark reads them.
+"""Popularity, anchor counts and merged ids from files, as Spark reads them.
 
 popularity   `qid,number`: in-degrees, QRank page views, importances; the scale does not matter
 anchors      `surface<TAB>qid<TAB>count`: how often a link with this text led to this entity; a fourth column
              `unlinked` says how often the surface stands in running text and is no link, the same in each row of a
              surface, empty where that was not counted
-importance   osm-search's wikimedia_importance: `language<TAB>type<TAB>title<TAB>importance<TAB>wikidata_id`
+importance   osm-search's wikimedia_importance: `language<TAB>type<TAB>title<TAB>importance<TAB>wikidata_id`, where the
+             type of a redirect is `r`. Rows without an id, which the file has, say nothing
+redirects    `from<TAB>into`: ids of items that were merged into others
 
 A first row that parses is data, any other is a header. Rows have as many fields as the header, of which those behind
 the named ones are passed over. Fields are split at the separator alone: anchors have quotation marks in them that quote
@@ -50,13 +52,15 @@ class _Form:
 
     said: str
     columns: tuple[str, ...]
-    number: str
-    """The column that holds one."""
+    number: str = ""
+    """The column that holds one; "": none does."""
     separator: str = "\t"
     whole: bool = False
     """Whether the number is a whole one."""
     quoted: bool = False
     """Whether quotation marks around a field belong to the file and not to the field."""
+    ids: tuple[str, ...] = ("qid",)
+    """Columns that hold an id."""
     ids_may_lack: bool = False
     further: str = ""
     """A column behind the others that a file may have: of whole numbers, or empty. A header names it so, and without a
@@ -71,8 +75,10 @@ class _Form:
 _POPULARITY = _Form(source_files.POPULARITY, ("qid", "number"), "number", ",", quoted=True)
 _ANCHORS = _Form(source_files.ANCHORS, ("surface", "qid", "count"), "count", whole=True, further="unlinked")
 _IMPORTANCE = _Form(
-    "wikimedia_importance.tsv", ("language", "type", "title", "importance", "qid"), "importance", ids_may_lack=True
+    source_files.IMPORTANCE, ("language", "type", "title", "importance", "qid"), "importance", ids_may_lack=True
 )
+_REDIRECTS = _Form(source_files.REDIRECTS, ("from", "into"), ids=("from", "into"))
+_FORMS = {"popularity": _POPULARITY, "anchors": _ANCHORS, "importance": _IMPORTANCE}
 
 
 @dataclass
@@ -131,13 +137,16 @@ def read_anchors(
     )
 
 
-def first_ids(
-    paths: Sequence[str], of: Literal["popularity", "anchors"], open_filesystem: OpenFileSystem = of_its_own
-) -> list[int]:
+SourceName = Literal["popularity", "anchors", "importance"]
+
+
+def first_ids(paths: Sequence[str], of: SourceName, open_filesystem: OpenFileSystem = of_its_own) -> list[int]:
     """Entity ids of the first rows, at most 1,000: enough to see that a file is of another knowledge base."""
-    form = _POPULARITY if of == "popularity" else _ANCHORS
-    first = _first_rows(paths, form, open_filesystem)
-    ids: list[int] = [] if not first else pc.unique(_entity_ids(first["qid"][:10_000])).to_pylist()
+    first = _first_rows(paths, _FORMS[of], open_filesystem)
+    if not first:
+        return []
+    named = first["qid"].filter(pc.not_equal(first["qid"], ""))[:10_000]
+    ids: list[int] = pc.unique(_entity_ids(named)).to_pylist()
     return ids[:1000]
 
 
@@ -150,20 +159,45 @@ def _first_rows(paths: Sequence[str], form: _Form, open_filesystem: OpenFileSyst
 
 
 def read_importance(
-    spark: SparkSession, paths: Sequence[str], languages: Sequence[str] = ("en",), warn: Warn = log.warning
+    spark: SparkSession,
+    paths: Sequence[str],
+    languages: Sequence[str] = ("en",),
+    warn: Warn = log.warning,
+    open_filesystem: OpenFileSystem = of_its_own,
 ) -> tuple[DataFrame, DataFrame]:
-    """Popularity, and titles and redirects as names, from files of wikimedia_importance.tsv's five columns.
+    """Popularity, and titles and redirects as names, from files of wikimedia_importance's five columns.
 
+    languages   of the dump: a title of the English Wikipedia is one of `en` and of `en-gb`
+    warn        is told of lines that are not UTF-8
     Returns POPULARITY (the greatest importance of any language) and NAMES (kinds "title" and "redirect", of
-    `languages`). Rows without a Wikidata id are left out: the file has them.
+            `languages`; without what stands in brackets behind a title). A name may stand more than once. Rows without
+            a Wikidata id are left out
+    Raises  FileNotFoundError; SourceError that names file and line for a row that does not parse.
     """
     schema = "language string, type string, title string, importance double, entity_id bigint"
-    rows = _rows(spark, paths, _IMPORTANCE, _importance, schema, warn)
+    rows = _rows(spark, paths, _IMPORTANCE, _importance, schema, warn, open_filesystem)
+    languages = sorted({*languages, *(language.partition("-")[0] for language in languages)})
     popularity = rows.groupBy("entity_id").agg(F.max("importance").alias("popularity"))
     kind = F.when(F.col("type") == "r", "redirect").otherwise("title").alias("kind")
     titled = rows.where(F.col("language").isin(*languages) & (F.length("title") > 0))
     titled = titled.select(F.translate("title", "_", " ").alias("surface"), "entity_id", kind, "language")
     return popularity, titled.mapInArrow(_titles, from_arrow_schema(NAMES))
+
+
+def read_redirects(
+    spark: SparkSession, paths: Sequence[str], open_filesystem: OpenFileSystem = of_its_own
+) -> DataFrame:
+    """Merged ids from files of `from<TAB>into`.
+
+    Returns REDIRECTS, as they stand there: a chain's links one by one.
+    Raises  FileNotFoundError; SourceError that names file and line for a row that does not parse.
+    """
+    schema = "entity_id bigint, into bigint"
+    return _rows(spark, paths, _REDIRECTS, _redirects, schema, open_filesystem=open_filesystem)
+
+
+def _redirects(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
+    return [_entity_ids(columns["from"]), _entity_ids(columns["into"])]
 
 
 def _popularity(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
@@ -310,7 +344,8 @@ def _decoded(block: bytes) -> tuple[str, list[int]]:
 def _is_header(fields: Sequence[str], form: _Form) -> bool:
     """Does a first row hold neither an id nor a number where rows have them?"""
     held = dict(zip(form.columns, (form.trimmed("", pa.array([f]))[0].as_py() for f in fields), strict=False))
-    like_an_id = pc.match_substring_regex(pa.array([held.get("qid", "")]), _LIKE_AN_ID)[0].as_py()
+    ids = pa.array([held.get(name, "") for name in form.ids])
+    like_an_id = pc.any(pc.match_substring_regex(ids, _LIKE_AN_ID)).as_py()
     like_a_number = pc.match_substring_regex(pa.array([held.get(form.number, "")]), _LIKE_A_NUMBER)[0].as_py()
     return not like_an_id and not like_a_number
 
@@ -332,17 +367,18 @@ def _checked(
     right = fields.filter(pc.invert(wrong["columns"]))
     named = (*form.columns, form.further) if further else form.columns
     columns = {name: form.trimmed(name, pc.list_element(right, n)) for n, name in enumerate(named)}
-    is_id = pc.match_substring_regex(columns["qid"], _ID)
-    if form.ids_may_lack:
-        is_id = pc.or_(is_id, pc.equal(columns["qid"], ""))
-    is_number = pc.match_substring_regex(columns[form.number], _COUNT if form.whole else _NUMBER)
-    if not form.whole:
-        finite = pc.is_finite(pc.if_else(is_number, columns[form.number], "0").cast(pa.float64()))
-        is_number = pc.and_(is_number, finite)
-    faults = [
-        (is_id, "qid is not Q and a positive number"),
-        (is_number, f"{form.number} is not a {'whole ' if form.whole else 'finite '}number ≥ 0"),
-    ]
+    faults = []
+    for name in form.ids:
+        is_id = pc.match_substring_regex(columns[name], _ID)
+        if form.ids_may_lack:
+            is_id = pc.or_(is_id, pc.equal(columns[name], ""))
+        faults.append((is_id, f"{name} is not Q and a positive number"))
+    if form.number:
+        is_number = pc.match_substring_regex(columns[form.number], _COUNT if form.whole else _NUMBER)
+        if not form.whole:
+            finite = pc.is_finite(pc.if_else(is_number, columns[form.number], "0").cast(pa.float64()))
+            is_number = pc.and_(is_number, finite)
+        faults.append((is_number, f"{form.number} is not a {'whole ' if form.whole else 'finite '}number ≥ 0"))
     if further:
         whole = pc.match_substring_regex(columns[form.further], _COUNT)
         faults.append((pc.or_(whole, pc.equal(columns[form.further], "")), f"{form.further} is not a whole number ≥ 0"))

@@ -375,7 +375,8 @@ def short_forms(name: str, exact: str | None = None) -> list[str]:
     if " & " in exact:
         found.append(exact.replace(" & ", " and "))
     # Thai, Lao and Khmer write what a place is before its name, and texts leave it out.
-    found += [bare for kind in _KINDS_OF_PLACE if (bare := exact.removeprefix(kind)) != exact]
+    if not exact.isascii():
+        found += [bare for kind in _KINDS_OF_PLACE if (bare := exact.removeprefix(kind)) != exact]
     return [f for f in dict.fromkeys(found) if f and f != exact]
 
 

@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 
 import numpy as np
@@ -74,7 +75,7 @@ class Types:
                 if self._words.setdefault(word, code) != code:
                     raise ValueError(f"types: {word!r} is a word of {self.names[self._words[word]]} and {type_.name}")
 
-    @property
+    @cached_property
     def mean_visual(self) -> float:
         """What counts for an item of unknown type."""
         return float(np.exp(np.log(self.visual).mean()))

@@ -17,7 +17,7 @@ from i2e_pipeline.core import files, places, stores
 from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.secrets import hide
-from wikidata.source_files import ANCHORS, DUMP, POPULARITY, SourceError, recognised, unclosed
+from wikidata.source_files import ANCHORS, DUMP, IMPORTANCE, POPULARITY, REDIRECTS, SourceError, recognised, unclosed
 
 _LEAST_DISK = 5 << 30
 _SHARDS_LOOKED_AT = 32
@@ -311,7 +311,9 @@ def _dump(config: Config) -> str:
             "knowledge_base.dump is not set: https://dumps.wikimedia.org/wikidatawiki/entities/latest-all.json.bz2"
         )
     sizes = []
-    for setting, wanted in (("dump", DUMP), ("popularity", POPULARITY), ("anchors", ANCHORS)):
+    for setting, wanted in {
+        "dump": DUMP, "popularity": POPULARITY, "importance": IMPORTANCE, "anchors": ANCHORS, "redirects": REDIRECTS,
+    }.items():  # fmt: skip
         path = getattr(kb, setting)
         if path is not None:
             try:

@@ -49,6 +49,8 @@ def describe(pipeline: Pipeline, asked: str) -> str:
 
 def _entity(pipeline: Pipeline, entity_id: int) -> str:
     found = _entities(pipeline, [entity_id])
+    if not found and (led := _rows(pipeline, "kb/redirects", pc.field("entity_id") == entity_id)):
+        return f"Q{entity_id} was merged into Q{led[0]['into']}\n{_entity(pipeline, led[0]['into'])}"
     if not found:
         raise UnknownEntity(
             f"Q{entity_id} is not in {pipeline.config.output}/kb: the dump lacks it, or knowledge_base.skip leaves its "

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from i2e_pipeline.commands.link import as_unit
 from i2e_pipeline.core import files
@@ -33,7 +35,8 @@ def fit_link(pipeline: Pipeline, gold: str, test: str | None, write: str) -> dic
     """Fit weights on a file of gold links, write them, and measure them against those in use; returns the figures.
 
     gold    lines {id, text, mentions: [{start, end, qid}]}, qid "Q42" or null for "none of these". Links from which
-            the priors were counted (knowledge_base.anchors) must not be among them: there the priors know the answer
+            the priors were counted (knowledge_base.anchors) must not be among them: there the priors know the answer.
+            Merged items count as their targets
     test    lines of the same form to measure on; None: `gold` itself
     Raises InputError for lines that are not as said, or where no gold mention is found by the recognizer.
     """
@@ -70,7 +73,15 @@ def _examples(pipeline: Pipeline, path: str) -> tuple[int, npt.NDArray[np.int64]
     lines = list(_gold_lines(path))
     gold = _in_cleaned(lines, pipeline.config.extract.max_characters)
     with as_unit(pipeline, [(n, row["text"]) for n, row in enumerate(lines)], "mentions") as (run, unit):
-        return _flat(pipeline, run, unit, gold)
+        return _flat(pipeline, run, unit, _followed(gold, run))
+
+
+def _followed(gold: Gold, run: Run) -> Gold:
+    """Gold links of merged items lead to the items that they are now."""
+    ids = pa.array(sorted({entity for entity in gold.values() if entity is not None}), pa.int64())
+    rows = run.tables.where("kb/redirects", run.commits_of("kb/redirects"), pc.field("entity_id").isin(ids))
+    led = dict(zip(*(rows[name].to_pylist() for name in ("entity_id", "into")), strict=True))
+    return {span: None if entity is None else led.get(entity, entity) for span, entity in gold.items()}
 
 
 def _gold_lines(path: str) -> Iterator[dict[str, Any]]:

@@ -84,6 +84,15 @@ def print_funnel(states: Sequence[StageState]) -> None:
     _console().print(table)
 
 
+def print_changes(states: Sequence[StageState]) -> None:
+    """What has changed since the older knowledge base, where this run put one in its place."""
+    for state in states:
+        for commit in state.done.values() if state.worked else ():
+            if changes := commit.facts.get("changes"):
+                said = ", ".join(f"{entities:,} {change}" for change, entities in changes.items())
+                _console().print(f"entities since the {state.stage.name.replace('_', ' ')} before: {said} (kb/changes)")
+
+
 def _sum(counts: Sequence[dict[str, int]]) -> dict[str, int]:
     total: dict[str, int] = {}
     for count in counts:

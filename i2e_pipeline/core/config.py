@@ -342,8 +342,27 @@ class FetchConfig(Section):
 Skip = Literal["scholarly_article", "category", "disambiguation", "list", "template", "wikimedia_page", "name"]
 
 
+class PriorsConfig(Section):
+    """How much each sign weighs in the priors of names (wikidata/priors.py has the formula). None: as fitted there."""
+
+    popularity: float | None = Field(None, ge=0)
+    """Exponent of popularity. Larger: the more popular candidate takes more of a name without anchors."""
+    sitelinks: float | None = Field(None, ge=0)
+    """Exponent of the number of sitelinks."""
+    statements: float | None = Field(None, ge=0)
+    """Exponent of the number of statements."""
+    image: float | None = Field(None, ge=0)
+    """Weight of having an image (P18): an entity with one is e^image times as likely."""
+    links: float | None = Field(None, ge=0)
+    """Exponent of the number of anchors that lead to the entity under any text."""
+    unknown: float | None = Field(None, ge=0)
+    """What an unknown popularity counts as, in units of the geometric mean of the known ones."""
+    smoothing: float | None = Field(None, gt=0)
+    """How many anchors of a name the knowledge without anchors is worth."""
+
+
 class KnowledgeBaseConfig(Section):
-    added_later: ClassVar[tuple[str, ...]] = ("allow_partial",)
+    added_later: ClassVar[tuple[str, ...]] = ("allow_partial", "importance", "redirects", "priors")
 
     dump: ContentPath = None
     """Wikidata JSON dump, one entity a line: a file, a folder, or a glob (as in pairs.path). Plain and .bz2 files are
@@ -351,10 +370,17 @@ class KnowledgeBaseConfig(Section):
     popularity: ContentPath = None
     """CSV of `qid,number`: how popular an item is. For an item that is not in it, this is unknown, not 0. A first row
     that names the columns is passed over."""
+    importance: ContentPath = None
+    """Nominatim's `wikimedia-importance.csv.gz`: how important an item's Wikipedia pages are, which counts as
+    popularity (beside `popularity`, where both are given), and their titles and redirects, which become names, those
+    of `languages`. Rows without an item are passed over."""
     anchors: ContentPath = None
     """TSV of `surface, qid, count`: how often texts used this name for this entity. A fourth column `unlinked` says how
     often they had the name and meant nothing by it. `i2e count-anchors` makes such a file of Wikipedia. A first row
     that names the columns is passed over."""
+    redirects: ContentPath = None
+    """TSV of `from<TAB>into`: ids of items that were merged into others, where the dump has no lines that say it. What
+    the other files, and truths of the pairs, say of a merged item counts for its target."""
     allow_partial: bool = False
     """Take what there is of a dump that is damaged, cut short, or of which more than one line in twenty is no entity.
     Without it, such a dump is an error."""
@@ -363,6 +389,8 @@ class KnowledgeBaseConfig(Section):
     title, then any label in Latin script."""
     max_candidates: int = Field(20, ge=1, le=100)
     """Entities kept per surface form, those of the highest prior."""
+    priors: PriorsConfig = PriorsConfig()
+    """Weights of what makes an entity likely."""
     skip: tuple[Skip, ...] = (
         "scholarly_article",
         "category",

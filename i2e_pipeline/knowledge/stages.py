@@ -1,36 +1,43 @@
 """Knowledge base: which entities are there, what are they called, and how likely does a name mean each?
 
-knowledge_base  Reads  the Wikidata dump · popularity   Writes  kb/entities · kb/names   Rejects  reasons of
-                                                                                          wikidata/reasons.py
-surfaces        Reads  kb/names · kb/entities · anchors Writes  kb/surfaces
+knowledge_base  Reads  the Wikidata dump · popularity · importance   Writes  kb/entities · kb/names · kb/redirects ·
+                       · redirects · kb/entities of before                   kb/changes
+                                                                     Rejects  reasons of wikidata/reasons.py
+surfaces        Reads  kb/names · kb/entities · kb/redirects · anchors   Writes  kb/surfaces
+
+Made anew over an older one, `knowledge_base` says what has changed (kb/changes). Ids are Wikidata's and stay; those of
+merged items lead to their targets (kb/redirects), and so do the rows of other files that name them.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.config import Config, KnowledgeBaseConfig
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Made, Plan, Run, Stage, StageError
 from i2e_pipeline.engine.tables import WHOLE, Failed, Kernel, Written, pass_on
 from wikidata import source_files
 from wikidata.filters import FILTERS
 from wikidata.items import read_items
-from wikidata.priors import WEIGHTS, SurfaceLimits
+from wikidata.priors import WEIGHTS, PriorWeights, SurfaceLimits
 from wikidata.reasons import SENTENCES
-from wikidata.schemas import BRACKETS, ENTITIES, NAMES, RAW_ENTITIES, RAW_NAMES, SURFACES
+from wikidata.schemas import BRACKETS, CHANGES, ENTITIES, NAMES, RAW_ENTITIES, RAW_NAMES, REDIRECTS, SURFACES
 from wikidata.types import TYPES
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+    from wikidata.sources import SourceName
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +62,13 @@ def files_of(path: str) -> list[str]:
     return [files.open_filesystem(path)[1] if files.is_local(path) else path for path in found]
 
 
+def weights_of(kb: KnowledgeBaseConfig) -> PriorWeights:
+    """Those that were fitted, but for what the settings say."""
+    return replace(WEIGHTS, **kb.priors.model_dump(exclude_none=True))
+
+
+_KEPT = "_refresh"
+"""Folder of the changes of a knowledge base that takes the place of another one, until it has taken it."""
 PARTIAL = ", or set knowledge_base.allow_partial=true to take what there is"
 """The way out of a source that is not whole."""
 _AGAIN = f"Download it again{PARTIAL}"
@@ -66,11 +80,21 @@ class KnowledgeBase(Stage):
     tables = {
         "kb/entities": Table(ENTITIES, key=("entity_id",), holds="the items of the dump that can be labels"),
         "kb/names": Table(NAMES, holds="what each entity is called, and where that was found"),
+        "kb/redirects": Table(
+            REDIRECTS, key=("entity_id",), holds="ids of items that were merged, and the entities that they are now"
+        ),
+        "kb/changes": Table(
+            CHANGES,
+            key=("entity_id",),
+            holds="entities that were added, changed, removed or merged since the knowledge base that this one "
+            "replaced; none where there was none",
+        ),
     }
     scratch = {
         "kb/raw_entities": Table(RAW_ENTITIES),
         "kb/raw_names": Table(RAW_NAMES),
         "kb/raw_brackets": Table(BRACKETS),
+        "kb/raw_redirects": Table(REDIRECTS),
     }
     passes = Passed("kb/entities", ("entity_id",))
     reasons = SENTENCES
@@ -91,7 +115,8 @@ class KnowledgeBase(Stage):
 
     def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made], None, None]:
         from wikidata import knowledge_base as wikidata
-        from wikidata.sources import read_anchors, read_popularity
+        from wikidata import merges
+        from wikidata.sources import read_anchors, read_importance, read_popularity, read_redirects
 
         (unit,) = units
         tables, kb = run.tables, run.config.knowledge_base
@@ -102,13 +127,27 @@ class KnowledgeBase(Stage):
         if not kb.allow_partial and (doubt := source_files.unclosed(dump)):
             raise StageError(f"knowledge_base.dump: {kb.dump}: {doubt}. {_AGAIN}")
         # A fault of theirs is found before the hours that the dump takes.
-        popularity = None
+        popularity: dict[SourceName, DataFrame] = {}
+        titles = None
         if kb.popularity is not None:
             with said_of("knowledge_base.popularity"):
-                popularity = read_popularity(run.spark, files_of(kb.popularity), opened)
+                popularity["popularity"] = read_popularity(run.spark, files_of(kb.popularity), opened)
+        if kb.importance is not None:
+            with said_of("knowledge_base.importance"):
+                popularity["importance"], titles = read_importance(
+                    run.spark,
+                    files_of(kb.importance),
+                    kb.languages,
+                    lambda said: log.warning("knowledge_base.importance: %s", said),
+                    opened,
+                )
         if kb.anchors is not None:
             with said_of("knowledge_base.anchors"):
                 read_anchors(run.spark, files_of(kb.anchors), lambda said: None, opened)
+        of_file = None
+        if kb.redirects is not None:
+            with said_of("knowledge_base.redirects"):
+                of_file = read_redirects(run.spark, files_of(kb.redirects), opened)
         lines = wikidata.read_dump(run.spark, dump, allow_partial=kb.allow_partial, for_spark=files.for_spark)
         languages, filters = tuple(kb.languages), {k: r for k, r in FILTERS.items() if r.value in kb.skip}
         with said_of("knowledge_base.dump", "" if kb.allow_partial else PARTIAL):
@@ -122,8 +161,12 @@ class KnowledgeBase(Stage):
         read = {t: self._staged(run, raw, t) for t in self.scratch}
         try:
             self._refuse_doubtful(run, raw, read["kb/raw_brackets"], dump)
-            if popularity is not None and not kb.allow_partial:
-                _refuse_strangers("popularity", str(kb.popularity), popularity, read["kb/raw_entities"])
+            redirects, led = self._redirects(run, raw, read, of_file)
+            if led is not None:
+                popularity = {setting: merges.followed(rows, led) for setting, rows in popularity.items()}
+                titles = merges.followed(titles, led) if titles is not None else None
+            for setting, rows in {} if kb.allow_partial else popularity.items():
+                _refuse_strangers(setting, str(getattr(kb, setting)), rows, read["kb/raw_entities"])
         except StageError:
             files.remove(raw.staging)
             raise
@@ -132,17 +175,85 @@ class KnowledgeBase(Stage):
         if _has_duplicates(entities):
             entities, names, duplicates = wikidata.without_duplicates(entities, names)
             settled = [self._write(run, "rejects", duplicates)]
-        if popularity is not None:
-            entities = wikidata.with_popularity(entities, popularity)
+        if popularity:
+            entities = wikidata.with_popularity(entities, *popularity.values())
+        if titles is not None:
+            names = wikidata.with_names(names, titles, entities)
         # In the order of entity_id, part after part: link lays the context out in one pass.
-        in_order = wikidata.with_types(wikidata.with_fame(entities))
-        written = [
-            self._write(run, "kb/entities", in_order),
-            self._write(run, "kb/names", names.select(*NAMES.names)),
-            *settled,
-        ]
-        rows = sum(f.rows for f in written[0].files["kb/entities"])
-        yield [self.conclude(run, unit, [replace(raw.only("rejects"), rows_out=rows), *written])]
+        in_order = wikidata.with_types(wikidata.with_fame(entities, weights_of(kb)))
+        made = self._write(run, "kb/entities", in_order)
+        changes, counts = self._changes(run, self._staged(run, made, "kb/entities"), led)
+        written = [made, self._write(run, "kb/names", names.select(*NAMES.names)), *settled, redirects, changes]
+        rows_out = sum(f.rows for f in made.files["kb/entities"])
+        facts = {"changes": counts} if counts is not None else {}
+        yield [self.conclude(run, unit, [replace(raw.only("rejects"), rows_out=rows_out), *written], facts=facts)]
+        files.remove(run.tables.path(_KEPT))
+
+    def _redirects(
+        self, run: Run, raw: Written, read: Mapping[str, DataFrame], of_file: DataFrame | None
+    ) -> tuple[Written, DataFrame | None]:
+        """kb/redirects, and its rows; None where it has none."""
+        from wikidata import merges
+
+        if of_file is None and not sum(f.rows for f in raw.files["kb/raw_redirects"]):
+            return self._empty(run, "kb/redirects"), None
+        of_dump = read["kb/raw_redirects"]
+        both = of_dump if of_file is None else merges.together(of_dump, of_file)
+        with said_of("knowledge_base.redirects" if of_file is not None else "knowledge_base.dump"):
+            written = self._write(run, "kb/redirects", merges.led(both, read["kb/raw_entities"]))
+        rows = sum(f.rows for f in written.files["kb/redirects"])
+        return written, self._staged(run, written, "kb/redirects") if rows else None
+
+    def _changes(
+        self, run: Run, entities: DataFrame, redirects: DataFrame | None
+    ) -> tuple[Written, dict[str, int] | None]:
+        """kb/changes against the knowledge base that lies there, and the number of each; None where there is none.
+
+        Its files go before those of the new one take their place. So the changes are kept beside them until these
+        count: a run that was killed between has nothing left to compare with.
+        """
+        from wikidata import merges
+
+        older = self._older(run)
+        kept = run.tables.path(_KEPT, self.fingerprint(run, WHOLE))
+        if older is not None:
+            columns = [name for name in merges.COMPARED if name in older.columns]
+            rows = merges.changes(older, entities, redirects, columns).sortWithinPartitions("entity_id")
+        elif files.exists(kept):
+            schema = run.tables.spark_schema("kb/changes")
+            rows = run.spark.read.schema(schema).option(*files.AS_NAMED).parquet(files.for_spark(kept))
+        else:
+            return self._empty(run, "kb/changes"), None
+        written = self._write(run, "kb/changes", rows)
+        if older is not None:
+            files.remove(run.tables.path(_KEPT))
+            for n, file in enumerate(written.files["kb/changes"]):
+                files.copy(files.join(written.staging, "kb/changes", file.path), files.join(kept, f"{n}.parquet"))
+        counts = merges.counted(self._staged(run, written, "kb/changes"))
+        log.info(
+            "%-15s against the one before: %s", self.name, ", ".join(f"{n:,} {change}" for change, n in counts.items())
+        )
+        return written, counts
+
+    def _older(self, run: Run) -> DataFrame | None:
+        """The entities that lie there now, with those columns of today's that they have and that are compared; None
+        where there are none, or not all."""
+        from wikidata import merges
+
+        commit = run.tables.commits(self.name).get(WHOLE)
+        if commit is None or not (lying := commit.files.get("kb/entities")):
+            return None
+        entities = replace(commit, files={"kb/entities": lying})
+        if run.tables.missing_files([entities]):
+            return None
+        filesystem, path = files.open_filesystem(run.tables.path("kb/entities", lying[0].path))
+        held = pq.read_schema(path, filesystem=filesystem)
+        # Of another type is what older code held there.
+        columns = [n for n in merges.COMPARED if n in held.names and held.field(n).type == ENTITIES.field(n).type]
+        return run.tables.read("kb/entities", [entities], ["entity_id", *columns])
+
+    def _empty(self, run: Run, table: str) -> Written:
+        return run.tables.write_local(iter(()), self.name, WHOLE, (table,)).only(table)
 
     def _staged(self, run: Run, raw: Written, table: str) -> DataFrame:
         folder = files.for_spark(files.join(raw.staging, table))
@@ -179,9 +290,7 @@ class KnowledgeBase(Stage):
         return made.only(table)
 
 
-def _refuse_strangers(
-    setting: Literal["popularity", "anchors"], path: str, rows: DataFrame, entities: DataFrame
-) -> None:
+def _refuse_strangers(setting: SourceName, path: str, rows: DataFrame, entities: DataFrame) -> None:
     """Raise StageError where a source knows none of the entities. Its first rows show it otherwise, at no cost.
 
     rows   of the source, with `entity_id`
@@ -194,9 +303,10 @@ def _refuse_strangers(
     if not entities.where(F.col("entity_id").isin(first)).isEmpty():
         return
     if rows.join(entities.select("entity_id"), "entity_id", "leftsemi").isEmpty():
+        such = f", such as Q{first[0]} of its first row" if first else ""
         raise StageError(
-            f"knowledge_base.{setting}: {path} knows none of the dump's entities, such as Q{first[0]} of its first "
-            f"row: it is of another dump or no file of Wikidata's ids{PARTIAL}"
+            f"knowledge_base.{setting}: {path} knows none of the dump's entities{such}: it is of another dump or no "
+            f"file of Wikidata's ids{PARTIAL}"
         )
 
 
@@ -218,7 +328,7 @@ class Surfaces(Stage):
     does = "give every name its entities, with priors"
     scope, version = "whole", 4
     after = ("knowledge_base",)
-    reads = ("kb/names", "kb/entities")
+    reads = ("kb/names", "kb/entities", "kb/redirects")
     tables = {
         "kb/surfaces": Table(
             SURFACES,
@@ -231,7 +341,7 @@ class Surfaces(Stage):
     sections = ("knowledge_base",)
     leaves_out = {
         f"knowledge_base.{key}": "the stage `knowledge_base` applies it"
-        for key in ("dump", "popularity", "allow_partial", "languages", "skip")
+        for key in ("dump", "popularity", "importance", "redirects", "allow_partial", "languages", "skip")
     }
 
     def weighs(self, config: Config) -> dict[str, Any]:
@@ -243,6 +353,7 @@ class Surfaces(Stage):
 
     def plan(self, run: Run, units: Sequence[str]) -> Plan:
         from wikidata import knowledge_base as wikidata
+        from wikidata import merges
         from wikidata.sources import read_anchors
 
         kb = run.config.knowledge_base
@@ -254,12 +365,15 @@ class Surfaces(Stage):
                 lambda said: log.warning("knowledge_base.anchors: %s", said),
                 files.open_filesystem,
             )
+            if run.rows("kb/redirects"):
+                anchors = merges.followed(anchors, run.read("kb/redirects"))
             if not kb.allow_partial:
                 _refuse_strangers("anchors", kb.anchors, anchors, entities)
         surfaces = wikidata.surfaces(
             run.read("kb/names"),
             entities,
             anchors=anchors,
+            settings=weights_of(kb),
             limits=SurfaceLimits(max_candidates=kb.max_candidates),
         )
 

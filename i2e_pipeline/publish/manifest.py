@@ -63,7 +63,7 @@ def funnel_rows(steps: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
 
 def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -> dict[str, Any]:
     """Everything that made the dataset what it is. Holds no time and no path of a machine, so that equal datasets have
-    equal manifests.
+    equal manifests, but for what has changed since an older knowledge base.
 
     steps     the funnel, as `funnel` gives it
     classes   entities that have a class
@@ -85,7 +85,7 @@ def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -
         "settings": {s.name: run.settings_of(s) for s in run.stages if s.in_funnel},
         "fingerprints": {s: f for s, f in sorted(run.fingerprints.items()) if s not in last},
         "dataset": digest({c.unit: c.fingerprint for c in published}),
-        "knowledge_base": step(run.writer("kb/entities"), run.commits_of("kb/entities")),
+        "knowledge_base": _knowledge_base(run),
         "funnel": steps,
         "software": {
             "i2e_pipeline": __version__,
@@ -94,6 +94,13 @@ def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -
             **{d.name: d.version for name in _SOFTWARE_IF_THERE for d in importlib.metadata.distributions(name=name)},
         },
     }
+
+
+def _knowledge_base(run: Run) -> dict[str, Any]:
+    """Its step, and `changes`, how many entities are not what they were, where it took the place of an older one."""
+    commits = run.commits_of("kb/entities")
+    changes = [c.facts["changes"] for c in commits if "changes" in c.facts]
+    return step(run.writer("kb/entities"), commits) | ({"changes": changes[0]} if changes else {})
 
 
 def _settings(run: Run, table: str) -> dict[str, Any]:

@@ -169,7 +169,7 @@ def _plain(value: Any) -> str:
 
 
 def truth(run: Run, columns: TruthColumns) -> DataFrame:
-    """`truth_rows` of all input files."""
+    """`truth_rows` of all input files; ids of merged items are those of their targets."""
     pairs = run.config.pairs
     of_units = [(unit.share, f) for unit in run.units for f in unit.files]
     table = {
@@ -182,11 +182,42 @@ def truth(run: Run, columns: TruthColumns) -> DataFrame:
     files_of = run.spark.createDataFrame(pa.table(table)).repartition(run.spark.sparkContext.defaultParallelism)
     settings = shard_of("", "parquet", None, pairs)
     names = (pairs.truth_column, pairs.mentioned_column, pairs.wider_column, columns.slices)
-    return files_of.mapInArrow(
+    rows = files_of.mapInArrow(
         lambda batches: truth_rows(iter(batches), settings, *names),
         "pair_id binary, shard int, truth long, nothing boolean, refuted array<long>, mentioned array<long>, "
         "wider array<string>, slices array<string>, unread string",
     )
+    return _followed(rows, run)
+
+
+_OF_IDS = ("truth", "refuted", "mentioned")
+
+
+def _followed(rows: DataFrame, run: Run) -> DataFrame:
+    """The rows of `truth_rows` with merged items' ids followed (kb/redirects)."""
+    from pyspark.sql import functions as F
+
+    from wikidata import merges
+
+    run = replace(run, reader=None)
+    if not run.rows("kb/redirects"):
+        return rows
+    # Few of millions of redirects are of ids that the input names.
+    none = F.array().cast("array<long>")
+    named = F.concat(F.array("truth"), F.coalesce("refuted", none), F.coalesce("mentioned", none))
+    ids = rows.select(F.explode(named).alias("entity_id")).distinct()
+    led = run.read("kb/redirects").join(ids, on="entity_id", how="left_semi").toArrow().sort_by("entity_id")
+    if not led.num_rows:
+        return rows
+    old, into = (led.column(name).to_numpy() for name in ("entity_id", "into"))
+
+    def follow(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            columns = {name: batch.column(name) for name in batch.schema.names}
+            columns |= {name: merges.followed_in(columns[name], old, into) for name in _OF_IDS}
+            yield pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
+
+    return rows.mapInArrow(follow, rows.schema)
 
 
 def unread_truths(count: int, first: str, column: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks import extract, knowledge_base, linking
+from tests.wikidata.lines import instance_of, line, statement
 from wikidata.priors import surfaces
 
 FIVE_RUNS = {"costs", "labels", "languages", "plan"}
@@ -45,14 +46,22 @@ def test_knowledge_base_without_spark(arguments: list[str], tmp_path: Path) -> N
     assert written(out) == figures
     short = figures["parse"]["short"]
     assert set(short["mb_per_cpu_second"]) >= {"json", "parse", "kernel"}
-    assert short["times_json"]["json"] == 1
+    assert short["times_json"]["json"] == short["times_msgspec"]["msgspec"] == 1
     assert figures["surfaces"]["times_rows"]["rows"] == 1
     assert "stages" not in figures
 
 
 @pytest.mark.slow
-def test_knowledge_base(spark: Any, arguments: list[str]) -> None:
-    figures = knowledge_base.main([*arguments, "--megabytes", "1"])
+def test_knowledge_base(spark: Any, arguments: list[str], tmp_path: Path) -> None:
+    plain = tmp_path / "dump.json"
+    claims = {**instance_of(5), "P18": [statement("a.jpg")], "P1448": [statement({"text": "A", "language": "en"})]}
+    plain.write_bytes(b"\n".join(line(n, f"Thing {n}", claims=claims) for n in range(1, 200)))
+    figures = knowledge_base.main([*arguments, "--megabytes", "1", "--dump", str(plain)])
+    assert figures["parse"]["short"]["lines"] == 199
+    assert set(figures["readers"]["cpu_seconds"]) == {"json", "kernel"}
+    (read,) = spark.read.schema(knowledge_base.spark_schema()).json(str(plain)).where("id = 'Q7'").collect()
+    assert read.claims.P31[0].mainsnak.datavalue.value["numeric-id"] == 5
+    assert read.claims.P1448[0].mainsnak.datavalue.value.text == "A"
     stages, prior = figures["stages"], figures["prior"]["tiny-dev"]
     assert stages["entities"] > 500
     assert stages["surfaces"] > 1000

@@ -7,17 +7,26 @@ import gzip
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from i2e_pipeline.core.config import from_tree
+from i2e_pipeline.commands import entity, fit_link, summary
+from i2e_pipeline.core.config import ConfigError, PriorsConfig, from_tree
+from i2e_pipeline.engine.records import Records
 from i2e_pipeline.engine.stage import StageError
-from i2e_pipeline.engine.tables import Commit
+from i2e_pipeline.engine.tables import Commit, Tables
+from i2e_pipeline.knowledge.stages import weights_of
+from i2e_pipeline.publish import manifest
+from i2e_pipeline.report import quality
 from i2e_pipeline.stages import pipeline
 from tests.chain import commits
 from tests.wikidata.lines import instance_of, line
+from wikidata.priors import WEIGHTS
 
 ITEMS = [line(n, f"Thing {n}").removesuffix(b",") for n in range(1, 41)]
 ARRAY = b"[\n" + b",\n".join(ITEMS) + b"\n]\n"
@@ -43,7 +52,9 @@ def make(spark: Any, tmp_path: Path, world: Path) -> Make:
             "knowledge_base": {"dump": str(dump), **settings},
         }
         stages = stages or ("knowledge_base",)
-        pipeline(from_tree(tree, "test"), lambda: spark).run(stages)
+        whole = pipeline(from_tree(tree, "test"), lambda: spark)
+        run, states = whole.run(stages)
+        made.last = whole, run, states  # type: ignore[attr-defined]
         (commit,) = (c for name, c in commits(output, *stages).items() if name.startswith(stages[0]))
         return commit
 
@@ -104,11 +115,13 @@ def test_a_few_damaged_lines_are_said(make: Make, caplog: pytest.LogCaptureFixtu
     [
         ("popularity", b"Q1,Infinity\n", "line 1: 'Q1,Infinity' is no row"),
         ("popularity", b"<html>", "is an HTML page"),
+        ("importance", b"en\ta\tX\t0.5\tQ1\nen\ta\tX\thigh\tQ1\n", "line 2: .* is no row .* importance is not a"),
+        ("importance", b"<html>", "is an HTML page"),
         ("anchors", b"a\tQ1\t3.5\n", "line 1: .* is no row"),
         ("anchors", gzip.compress(b"a\tQ1\t3\n" * 99)[:-9], "is damaged or cut short"),
     ],
 )
-def test_popularity_and_anchors_are_looked_at_before_the_dump(
+def test_sources_are_looked_at_before_the_dump(
     make: Make, tmp_path: Path, setting: str, content: bytes, said: str
 ) -> None:
     (tmp_path / "source").write_bytes(content)
@@ -126,7 +139,10 @@ def test_anchors_in_another_encoding_are_said(make: Make, tmp_path: Path, caplog
     assert f"knowledge_base.anchors: {path}: 1 of 2 rows are not UTF-8, the first in line 1" in said[0]
 
 
-@pytest.mark.parametrize(("setting", "row"), [("popularity", "Q{},5\n"), ("anchors", "thing\tQ{}\t5\n")])
+@pytest.mark.parametrize(
+    ("setting", "row"),
+    [("popularity", "Q{},5\n"), ("anchors", "thing\tQ{}\t5\n"), ("importance", "en\ta\tThing\t.5\tQ{}\n")],
+)
 def test_a_source_that_knows_none_of_the_entities_is_refused(
     setting: str, row: str, make: Make, tmp_path: Path
 ) -> None:
@@ -139,3 +155,175 @@ def test_a_source_that_knows_none_of_the_entities_is_refused(
         make("d.json", ARRAY, "knowledge_base", "surfaces", **{setting: str(source)})
     source.write_text(strangers + row.format(7))  # the last row alone is known
     make("d.json", ARRAY, "knowledge_base", "surfaces", **{setting: str(source)})
+
+
+def test_importance_gives_popularity_and_names(make: Make, tmp_path: Path, spark: Any) -> None:
+    """A redirect is found as a name; rows without an id and pages of other languages name nothing."""
+    path = tmp_path / "wikimedia-importance.csv.gz"
+    rows = [
+        "language\ttype\ttitle\timportance\twikidata_id",
+        "en\ta\tThing_3_(object)\t0.8\tQ3",
+        "en\tr\tThe_Third_Thing\t0.8\tQ3",
+        "de\ta\tDrittes_Ding\t0.9\tQ3",
+        "en\tr\tNobody's\t0.2\t",
+        "en\ta\tStranger\t0.2\tQ9000",
+        "en\ta\tThing_4\t0.1\tQ4",
+    ]
+    path.write_bytes(gzip.compress("\n".join(rows).encode()))
+    make("d.json", ARRAY, "knowledge_base", "surfaces", importance=str(path))
+    output = tmp_path / "out {1} [a], #%20" / "kb"
+    known = table(output / "entities")
+    assert {r["entity_id"]: r["popularity"] for r in known if r["popularity"] is not None} == {3: 0.9, 4: 0.1}
+    forms = {r["normal_form"]: r for r in table(output / "surfaces")}
+    assert [(c["entity_id"], c["kind"]) for c in forms["the third thing"]["candidates"]] == [(3, "redirect")]
+    assert [(c["entity_id"], c["kind"]) for c in forms["thing 3"]["candidates"]] == [(3, "label")]
+    assert not {"drittes ding", "nobody's", "stranger"} & forms.keys()
+    names = table(output / "names")
+    assert len({(r["entity_id"], r["surface"]) for r in names}) == len(names) == 41
+    # Other content under the same name is another fingerprint.
+    path.write_bytes(gzip.compress("\n".join([*rows, "en\tr\tBit_Four\t0.1\tQ4"]).encode()))
+    make("d.json", ARRAY, "knowledge_base", "surfaces", importance=str(path), languages=["en", "de"])
+    assert {"drittes ding", "bit four"} <= {r["normal_form"] for r in table(output / "surfaces")}
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    parts = [pq.read_table(part, partitioning=None) for part in sorted(folder.rglob("*.parquet"))]
+    found: list[dict[str, Any]] = pa.concat_tables(parts).to_pylist()
+    return found
+
+
+OLDER = [
+    line(1, "Mercury", descriptions={"en": {"value": "a planet"}}),
+    line(2, "Venus"),
+    line(3, "Vulcan"),
+    line(4, "Hermes"),
+    line(6, "Terra"),
+]
+NEWER = [
+    line(1, "Mercury", descriptions={"en": {"value": "innermost planet"}}),
+    line(2, "Venus", sitelinks={"enwiki": {"title": "Venus"}}),
+    b'{"entity":"Q4","redirect":"Q1"},',
+    line(5, "Ceres"),
+]
+WANTED = [(1, "changed", None), (3, "removed", None), (4, "merged", 1), (5, "added", None), (6, "merged", 2)]
+
+
+def changes(output: Path) -> list[tuple[Any, ...]]:
+    return sorted((r["entity_id"], r["change"], r["into"]) for r in table(output / "kb" / "changes"))
+
+
+@pytest.fixture
+def older(make: Make, tmp_path: Path) -> dict[str, str]:
+    """A knowledge base of the older dump; the settings of files that name merged items."""
+    files_of = {
+        "popularity": "Q4,100\nQ2,1\nQ6,50\n",
+        "anchors": "Hermes\tQ4\t3\nHermes\tQ1\t2\nEarth\tQ6\t5\n",
+        "redirects": "from\tinto\nQ6\tQ7\nQ7\tQ2\nQ5\tQ2\nQ4\tQ2\n",
+        "importance": "en\tr\tThe_Messenger\t0.5\tQ4\n",
+    }
+    for name, content in files_of.items():
+        (tmp_path / name).write_text(content)
+    first = make("d.json", b"\n".join(OLDER), "knowledge_base", "surfaces")
+    assert "changes" not in first.facts
+    assert changes(tmp_path / OUT) == table(tmp_path / OUT / "kb" / "redirects") == []
+    return {name: str(tmp_path / name) for name in files_of}
+
+
+OUT = "out {1} [a], #%20"
+
+
+def test_a_newer_dump_says_what_has_changed_and_merged_ids_are_followed(
+    make: Make, older: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture, spark: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Of the file's redirects, Q5's is passed over, since the dump has an item for it, and Q4's, since the dump's own
+    line leads elsewhere."""
+    output = tmp_path / OUT
+    with caplog.at_level(logging.INFO):
+        second = make("d.json", b"\n".join(NEWER), "knowledge_base", "surfaces", **older)
+    assert changes(output) == WANTED
+    assert second.facts["changes"] == {"added": 1, "changed": 1, "removed": 1, "merged": 2}
+    assert "against the one before: 1 added, 1 changed, 1 removed, 2 merged" in caplog.text
+    summary.print_changes(make.last[2])  # type: ignore[attr-defined]
+    assert (
+        "entities since the knowledge base before: 1 added, 1 changed, 1 removed, 2 merged" in capsys.readouterr().out
+    )
+    led = {r["entity_id"]: r["into"] for r in table(output / "kb" / "redirects")}
+    assert led == {4: 1, 6: 2, 7: 2}
+    known = {r["entity_id"]: r["popularity"] for r in table(output / "kb" / "entities")}
+    assert known[2] is not None
+    assert known[1] > known[2] > 0
+    assert known[5] is None
+    forms = {r["normal_form"]: [c["entity_id"] for c in r["candidates"]] for r in table(output / "kb" / "surfaces")}
+    assert forms["hermes"] == forms["the messenger"] == [1]
+    assert forms["earth"] == [2]
+    assert not (output / "_refresh").exists()
+    _ids_of_merged_items_are_those_of_their_targets(*make.last, spark)  # type: ignore[attr-defined]
+    # Made again of the same: nothing has changed, and what was merged before is no news.
+    third = make("d.json", b"\n".join(NEWER), "knowledge_base", "surfaces", **{**older, "max_candidates": 9})
+    assert third.facts["changes"] == second.facts["changes"]
+    make("d.json", b"\n".join([*NEWER, b""]), "knowledge_base", "surfaces", **older)
+    assert changes(output) == []
+
+
+def _ids_of_merged_items_are_those_of_their_targets(whole: Any, run: Any, states: Any, spark: Any) -> None:
+    """Of truths of the pairs, of gold links, and of ids that somebody asks for."""
+    schema = "pair_id int, truth long, refuted array<long>, mentioned array<long>"
+    rows = [(0, 4, None, [4, 6]), (1, 5, [6, 9], None), (2, None, [], [])]
+    told = quality._followed(spark.createDataFrame(rows, schema), run)
+    assert sorted(tuple(r) for r in told.collect()) == [(0, 1, None, [1, 2]), (1, 5, [2, 9], None), (2, None, [], [])]
+    others = spark.createDataFrame([(0, 5, None, None)], schema)
+    assert quality._followed(others, run) is others
+    gold = {(0, 0, 4): 4, (0, 5, 9): None, (1, 0, 3): 2, (2, 0, 1): 7}
+    assert fit_link._followed(gold, run) == {(0, 0, 4): 1, (0, 5, 9): None, (1, 0, 3): 2, (2, 0, 1): 2}
+    assert entity.describe(whole, "Q4").startswith("Q4 was merged into Q1\nQ1 Mercury: innermost planet")
+    assert manifest._knowledge_base(run)["changes"] == {"added": 1, "changed": 1, "removed": 1, "merged": 2}
+
+
+@pytest.mark.parametrize("step", ["drop", "_publish", "add"])
+def test_a_kill_leaves_the_older_or_the_newer_and_what_has_changed(
+    step: str, make: Make, older: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: the older one is gone, the newer does not count yet, and nothing is left to compare with."""
+    where = Tables if step == "_publish" else Records
+    real = getattr(where, step)
+
+    def killed(self: Any, first: Any, *rest: Any) -> Any:
+        if first in ("knowledge_base", "kb/names"):
+            raise KeyboardInterrupt
+        return real(self, first, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(where, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            make("d.json", b"\n".join(NEWER), "knowledge_base", "surfaces", **older)
+    commit = Tables(str(tmp_path / OUT)).commits("knowledge_base").get("all")
+    assert commit is None or (step == "drop" and commit.rows("kb/entities") == 5)
+    second = make("d.json", b"\n".join(NEWER), "knowledge_base", "surfaces", **older)
+    assert changes(tmp_path / OUT) == WANTED
+    assert second.facts["changes"] == {"added": 1, "changed": 1, "removed": 1, "merged": 2}
+    assert not (tmp_path / OUT / "_refresh").exists()
+
+
+def test_redirects_that_lead_in_a_circle_are_an_error(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "redirects.tsv"
+    path.write_text("Q50\tQ51\nQ51\tQ50\n")
+    with pytest.raises(StageError, match=r"knowledge_base\.redirects: Q50 is merged into itself"):
+        make("d.json", ARRAY, redirects=str(path))
+    path.write_text("Q50\tX\n")
+    with pytest.raises(StageError, match=r"knowledge_base\.redirects: .*redirects\.tsv, line 1: .* into is not Q"):
+        make("d.json", ARRAY, redirects=str(path))
+
+
+def test_a_setting_of_later_leaves_older_outputs_valid() -> None:
+    assert "importance" not in from_tree({}, "test").knowledge_base.fingerprint()
+
+
+def test_the_weights_of_priors_are_settings() -> None:
+    kb = from_tree({"knowledge_base": {"priors": {"image": 0.5, "sitelinks": 0}}}, "test").knowledge_base
+    assert weights_of(kb) == replace(WEIGHTS, image=0.5, sitelinks=0.0)
+    assert weights_of(from_tree({}, "test").knowledge_base) == WEIGHTS
+    assert set(PriorsConfig.model_fields) | {"kinds"} == {f.name for f in fields(WEIGHTS)}
+    assert "priors" not in from_tree({}, "test").knowledge_base.fingerprint()
+    with pytest.raises(ConfigError, match=r"knowledge_base\.priors\.image: -1"):
+        from_tree({"knowledge_base": {"priors": {"image": -1}}}, "test")

@@ -314,6 +314,17 @@ def test_how_far_probabilities_can_be_believed_stands_in_a_table(published: Publ
     assert 'id="reliability"' not in page(published(quality=[figure]).pipeline)
 
 
+def test_what_has_changed_since_an_older_knowledge_base_is_said(published: Publish) -> None:
+    output = published()
+    assert "took the place of an older one" not in Path(write_page(output.pipeline)).read_text(encoding="utf-8")
+    path = output.root / "i2e" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["knowledge_base"]["changes"] = {"added": 1234, "changed": 5, "removed": 0, "merged": 2}
+    path.write_text(json.dumps(manifest))
+    said = section(Path(write_page(output.pipeline)).read_text(encoding="utf-8"), "made")
+    assert "1,234 entities added, 5 entities changed, 0 entities removed, 2 entities merged" in said
+
+
 def test_cost_is_stretched_to_a_billion_pairs(published: Publish) -> None:
     costs = {c.stage: c for c in figures.costs(Dataset.open(published().pipeline))}
     assert costs["label"].core_hours == pytest.approx(1.5 / 3 * figures.cores_used(published().config) * 1e9 / 3600)

@@ -21,7 +21,13 @@ from wikidata.types import TYPES
 
 
 def read(*lines: bytes, **settings: Any) -> dict[str, list[dict[str, Any]]]:
-    tables: dict[str, list[dict[str, Any]]] = {"entities": [], "names": [], "rejects": [], "brackets": []}
+    tables: dict[str, list[dict[str, Any]]] = {
+        "entities": [],
+        "names": [],
+        "rejects": [],
+        "brackets": [],
+        "redirects": [],
+    }
     for table, rows in read_items([batch(*lines)], **settings):
         tables[table] += rows.to_pylist()
     return tables
@@ -249,6 +255,7 @@ def test_facts_of_an_entity() -> None:
         "parents": [],
         "coarse_type": None,
         "sitelinks": 2,
+        "statements": 2,
         "popularity": None,
         "fame": None,
         "name_case": 0,
@@ -256,6 +263,30 @@ def test_facts_of_an_entity() -> None:
         "is_human": True,
         "revision": 7,
     }
+
+
+def test_lines_of_merged_items_say_what_they_are_now() -> None:
+    lines = [
+        b'{"entity":"Q4","redirect":"Q1"},',
+        b' {"id":"Q5", "type":"item", "redirect":"Q1"}\r',
+        b'{"entity":"P4","redirect":"P1"},',
+        b'{"entity":"Q6","redirect":3},',
+        b'{"entity":"Q0","redirect":"Q1"},',
+    ]
+    found = read(*lines)
+    assert [(r["entity_id"], r["into"]) for r in found["redirects"]] == [(4, 1), (5, 1)]
+    assert [r["reason"] for r in found["rejects"]] == ["redirect"] * 5
+
+
+def test_statements_of_all_properties_and_ranks_are_counted() -> None:
+    claims = {
+        **instance_of(5, 6),
+        "P9999": [statement("x", rank="deprecated"), statement(snaktype="novalue")],
+        "P1": [{**statement("mainsnak"), "qualifiers": {"P2": [{"snaktype": "somevalue"}]}}],
+    }
+    text = line(42, 'Says "mainsnak":', claims=claims)
+    spaced = text.replace(b'"mainsnak":', b'"mainsnak" :')
+    assert [read(t)["entities"][0]["statements"] for t in (text, spaced, line(42))] == [5, 5, 0]
 
 
 def test_an_item_without_usable_label_is_named_by_its_id_and_has_no_names() -> None:

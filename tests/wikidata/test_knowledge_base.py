@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 from collections.abc import Callable
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from i2e_pipeline.core import files
 from tests.wikidata.lines import aliases, batch, line
 from wikidata import knowledge_base, sources
 from wikidata.items import read_items
+from wikidata.priors import PriorWeights
 from wikidata.schemas import ANCHORS, ENTITIES, NAMES, POPULARITY, RAW_ENTITIES, RAW_NAMES, SURFACES
 from wikidata.source_files import DUMP, SourceError, recognised
 
@@ -25,7 +27,7 @@ def frame(spark: SparkSession, rows: list[Any], schema: Any) -> DataFrame:
 
 
 def raw(spark: SparkSession, *lines: bytes) -> tuple[DataFrame, DataFrame]:
-    tables: dict[str, list[Any]] = {"entities": [], "names": [], "rejects": [], "brackets": []}
+    tables: dict[str, list[Any]] = {"entities": [], "names": [], "rejects": [], "brackets": [], "redirects": []}
     for table, rows in read_items([batch(*lines)]):
         tables[table] += rows.to_pylist()
     return frame(spark, tables["entities"], RAW_ENTITIES), frame(spark, tables["names"], RAW_NAMES)
@@ -174,6 +176,81 @@ def test_popularity_is_unknown_where_the_file_has_none(small: dict[str, DataFram
     assert {r.entity_id: r.popularity for r in joined.collect()} == {308: 8.0, 503: 2.0, 925: None, 1: None}
 
 
+def test_popularities_of_other_scales_have_each_its_share(spark: SparkSession, small: dict[str, DataFrame]) -> None:
+    """Catches: the source of the larger numbers decides alone; unknown to one source counts as 0."""
+    degrees = frame(spark, [(308, 4000.0), (925, 1000.0), (1, 0.0), (77, 1e9)], POPULARITY)
+    importance = frame(spark, [(308, 0.4), (503, 0.1)], POPULARITY)
+    both = knowledge_base.with_popularity(small["entities"], degrees, importance)
+    assert both.columns == ENTITIES.names
+    found = {r.entity_id: r.popularity for r in both.collect()}
+    # References 2,000 (of the dump's entities alone) and 0.2: twice both, half of each, nothing.
+    assert found == {308: pytest.approx(2), 925: pytest.approx(0.5), 503: pytest.approx(0.5), 1: 0.0}
+    swapped = knowledge_base.with_popularity(small["entities"], importance, degrees)
+    assert {r.entity_id: r.popularity for r in swapped.collect()} == pytest.approx(found)
+    none = frame(spark, [(308, 0.0)], POPULARITY)
+    zero = knowledge_base.with_popularity(small["entities"], none, none)
+    assert {r.entity_id: r.popularity for r in zero.collect()} == {308: 0.0, 925: None, 503: None, 1: None}
+
+
+def fames(spark: SparkSession, rows: list[dict[str, Any]], **weights: float) -> list[float | None]:
+    base = {"name": "x", "name_language": "en", "aliases": [], "types": [5], "parents": [], "sitelinks": 0}
+    base |= {"statements": 1, "popularity": None, "name_case": 0, "has_image": False, "visual": 0.5, "is_human": False}
+    whole = [dict.fromkeys(ENTITIES.names) | base | {"entity_id": n} | row for n, row in enumerate(rows, 1)]
+    made = knowledge_base.with_fame(frame(spark, whole, ENTITIES), PriorWeights(**weights))
+    assert made.columns == ENTITIES.names
+    return [r.fame for r in sorted(made.collect(), key=lambda r: r.entity_id)]
+
+
+def test_fame_is_the_documented_formula(spark: SparkSession) -> None:
+    """Catches: an unknown popularity that counts as 0."""
+    rows: list[dict[str, Any]] = [
+        {"popularity": 8.0, "sitelinks": 3, "statements": 9, "has_image": True},
+        {"popularity": 2.0},
+        {"popularity": None},
+        {"popularity": 0.0},
+    ]
+    found = fames(spark, rows, popularity=0.5, sitelinks=2.0, statements=0.25, image=1.5)
+    of_one = 0.25 * log(2)
+    assert found == pytest.approx(
+        [
+            0.5 * log(1 + 2) + 2 * log(4) + 0.25 * log(10) + 1.5,
+            0.5 * log(1 + 0.5) + of_one,
+            0.5 * log(1 + 1) + of_one,
+            of_one,
+        ]
+    )
+    assert fames(spark, rows) == pytest.approx(
+        [0.3 * log(3) + 0.75 * log(4), 0.3 * log(1.5), 0.3 * log(2), 0], abs=1e-6
+    )
+
+
+def test_what_a_dump_does_not_know_says_nothing(spark: SparkSession) -> None:
+    """Catches: classes that another source gave pass for statements, and items of the few that have more win."""
+    few = [{"sitelinks": 1, "statements": 9, "has_image": n == 0} if n < 1 else {} for n in range(20)]
+    assert fames(spark, few) == [None] * 20
+    linked = [{**row, "sitelinks": 1} for row in few]
+    assert len(set(fames(spark, linked, statements=1.0, image=1.0))) == 1
+    described = [{**row, "statements": 2 if n % 5 else 9} for n, row in enumerate(linked)]
+    assert len(set(fames(spark, described, statements=1.0, image=1.0))) == 3
+
+
+def test_names_of_another_source_stand_once_and_only_of_known_entities(
+    spark: SparkSession, small: dict[str, DataFrame]
+) -> None:
+    more = [
+        ("mercury", "Mercury", 308, "title", "en"),  # the dump's own
+        ("planet mercury", "Planet Mercury", 308, "redirect", "en"),
+        ("planet mercury", "Planet Mercury", 308, "title", "de"),
+        ("planet mercury", "Planet Mercury", 308, "redirect", "de"),
+        ("venus", "Venus", 313, "title", "en"),
+    ]
+    whole = knowledge_base.with_names(small["names"], frame(spark, more, NAMES), small["entities"])
+    before = {tuple(r) for r in small["names"].collect()}
+    assert whole.columns == NAMES.names
+    assert {tuple(r) for r in whole.collect()} - before == {more[2]}
+    assert whole.count() == len(before) + 1
+
+
 def test_popularity_file(spark: SparkSession, tmp_path: Path) -> None:
     path = tmp_path / "popularity.csv"
     path.write_text("Entity,QRank\nQ2,42\nQ3,0.5\nQ2,7\n")
@@ -236,6 +313,6 @@ def test_importance_file(spark: SparkSession, tmp_path: Path) -> None:
         "language\ttype\ttitle\timportance\twikidata_id\n"
         "en\ta\tMercury_(planet)\t0.6\tQ308\nen\tr\tPlanet_Mercury\t0.6\tQ308\nde\ta\tMerkur\t0.7\tQ308\nen\ta\tX\t0.1\t\n"
     )
-    popularity, names = sources.read_importance(spark, [str(path)])
+    popularity, names = sources.read_importance(spark, [str(path)], ["en-gb", "mul"])
     assert [tuple(r) for r in popularity.collect()] == [(308, 0.7)]
     assert {(r.normal_form, r.kind) for r in names.collect()} == {("mercury", "title"), ("planet mercury", "redirect")}

@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 
 def row(form: str, entity_id: int, **facts: Any) -> Row:
-    base = {"surface": form, "kind": "label", "count": 0, "popularity": None, "sitelinks": 0, "links": 0}
+    base = {"surface": form, "kind": "label", "count": 0, "fame": 0.0, "links": 0}
     return {"normal_form": form, "entity_id": entity_id, **base, **facts}
 
 
@@ -47,25 +47,20 @@ def ids(surface: Row) -> list[int]:
 
 
 def test_anchors_outweigh_everything_else() -> None:
-    (surface,) = run([row("mercury", 308, popularity=50.0), row("mercury", 925, kind="alias", count=20, links=20)])
+    (surface,) = run([row("mercury", 308, fame=1.2), row("mercury", 925, kind="alias", count=20, links=20)])
     assert ids(surface) == [925, 308]
     assert surface["candidates"][0]["prior"] > 0.9
 
 
-def test_without_anchors_popularity_sitelinks_and_kind_decide() -> None:
-    assert ids(run([row("a b", 1, popularity=0.1), row("a b", 2, popularity=9.0)])[0]) == [2, 1]
-    assert ids(run([row("a b", 1), row("a b", 2, sitelinks=100)])[0]) == [2, 1]
+def test_without_anchors_fame_and_kind_decide() -> None:
+    assert ids(run([row("a b", 1, fame=0.1), row("a b", 2, fame=0.9)])[0]) == [2, 1]
     assert ids(run([row("a b", 1, kind="code"), row("a b", 2, kind="alias")])[0]) == [2, 1]
 
 
-def test_unknown_popularity_is_not_zero() -> None:
-    """Catches: an entity that the popularity file does not cover sinks below one that it knows to be obscure."""
-    assert ids(run([row("a b", 1, popularity=0.0), row("a b", 2, popularity=None)])[0]) == [2, 1]
-
-
 def test_priors_are_the_documented_formula() -> None:
-    (surface,) = run([row("x y", 1, count=3, links=3), row("x y", 2, popularity=3.0)])
-    w = weights(np.ones(2), np.array([np.nan, 3.0]), np.zeros(2), np.array([3.0, 0.0]))
+    (surface,) = run([row("x y", 1, count=3, links=3), row("x y", 2, fame=0.4)])
+    w = weights(np.ones(2), np.array([0.0, 0.4]), np.array([3.0, 0.0]))
+    assert w.tolist() == [round(1000 * 4**0.75), round(1000 * np.exp(0.4))]
     expected = smoothed([3, 0], [float(x) for x in w])
     assert [c["prior"] for c in surface["candidates"]] == pytest.approx(expected, rel=1e-6)
     assert sum(expected) == pytest.approx(1.0)
@@ -88,7 +83,7 @@ def test_forms_are_distinct_sorted_and_bounded() -> None:
 
 
 def test_at_most_twenty_candidates() -> None:
-    (surface,) = run([row("john smith", n, sitelinks=n) for n in range(1, 60)])
+    (surface,) = run([row("john smith", n, fame=0.1 * n) for n in range(1, 60)])
     assert ids(surface) == list(range(59, 39, -1))
 
 
@@ -99,8 +94,7 @@ ROWS = st.lists(
         st.integers(1, 12),
         kind=st.sampled_from([*KINDS, "unheard of"]),
         count=st.integers(0, 5),
-        popularity=st.none() | st.floats(0, 100),
-        sitelinks=st.integers(0, 300),
+        fame=st.floats(0, 6),
         surface=st.sampled_from(["A", "a", "b"]),
         unlinked=st.none() | st.integers(0, 300),
     ),
@@ -125,9 +119,9 @@ def test_the_result_does_not_depend_on_batches_or_order(rows: list[Row], size: i
 def test_folding_a_surface_too_large_to_hold_changes_nothing(rows: list[Row], size: int) -> None:
     """Catches: a name of a million bearers is cut before the best are known."""
     # The facts of an entity are equal in all its rows, as the join makes them.
-    facts = {r["entity_id"]: (r["popularity"], r["sitelinks"]) for r in rows}
+    facts = {r["entity_id"]: r["fame"] for r in rows}
     for r in rows:
-        r["popularity"], r["sitelinks"] = facts[r["entity_id"]]
+        r["fame"] = facts[r["entity_id"]]
     small = SurfaceLimits(max_candidates=3, max_group_rows=4)
     assert run(rows, size, limits=small) == run(rows, limits=SurfaceLimits(max_candidates=3))
 

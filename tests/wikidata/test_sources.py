@@ -157,6 +157,29 @@ def test_anchors_may_have_a_fourth_column(tmp_path: Path, content: str, unlinked
     assert [row.as_py() for row in found] == (unlinked or [])
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("en\ta\tX\t0.5", "it has 4 columns instead of 5"),
+        ("en\ta\tX\t\tQ2", "importance is not a finite number"),
+        ("en\ta\tX\t-1\t", "importance is not a finite number"),
+        ("en\ta\tX\t0.5\tX", "qid is not Q and a positive number"),
+    ],
+)
+def test_a_bad_importance_is_named_with_its_line(tmp_path: Path, line: str, why: str) -> None:
+    before = "language\ttype\ttitle\timportance\twikidata_id\nen\ta\tA\t0.1\tQ1\nen\tr\tB\t0.1\t\n"
+    with pytest.raises(SourceError, match=rf"line 4: .* is no row of wikimedia_importance .*: {why}"):
+        rows(tmp_path, f"{before}{line}\n", sources._IMPORTANCE)
+
+
+def test_first_ids_are_of_rows_that_have_one(tmp_path: Path) -> None:
+    path = tmp_path / "importance"
+    path.write_text("en\tr\tB\t0.1\t\nen\ta\tA\t0.1\tQ7\nen\tr\tC\t0.1\tQ7\n")
+    assert sources.first_ids([str(path)], "importance") == [7]
+    path.write_text("en\tr\tB\t0.1\t\n")
+    assert sources.first_ids([str(path)], "importance") == []
+
+
 @pytest.mark.parametrize("value", ["-1", "2.5", "x", "1e3", "99999999999999999999"])
 @pytest.mark.parametrize("header", ["surface\tqid\tcount\tunlinked\n", "a\tQ1\t1\t1\n"])
 def test_a_bad_fourth_column_is_named_with_its_line(tmp_path: Path, header: str, value: str) -> None:

@@ -95,7 +95,15 @@ def test_no_description_stops_it(text: str) -> None:
 
 def item(entity_id: int, **columns: Any) -> dict[str, Any]:
     base = dict.fromkeys(ENTITIES.names) | {"name": f"Q{entity_id}", "name_language": "en", "aliases": [], "types": []}
-    base |= {"parents": [], "sitelinks": 0, "name_case": 0, "has_image": False, "visual": 0.0, "is_human": False}
+    base |= {
+        "parents": [],
+        "sitelinks": 0,
+        "statements": 0,
+        "name_case": 0,
+        "has_image": False,
+        "visual": 0.0,
+        "is_human": False,
+    }
     return base | {"entity_id": entity_id} | columns
 
 
