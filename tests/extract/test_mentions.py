@@ -110,6 +110,31 @@ def test_common_words_that_only_looked_like_names_are_dropped(names: Gazetteer) 
     assert len(silent) == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("I don't fly, DON’Ts and Don's", ["Don"]),  # contractions; a possessive is none
+        ("Jandy TLD-10-2008 and 12-TLD, TLD at NBA-2013", ["TLD", "NBA"]),
+        ("malakaindie.tumblr.com tumblr.com", ["tumblr.com"]),
+        ("http://example.com/2013/don-fly don fly", ["don", "fly"]),
+        ("I Saw Goody, we can fly, a fly and Saw", ["fly", "Saw"]),
+        ("BMW-320i, VOLVO-3", ["VOLVO"]),
+    ],
+)
+def test_what_stands_around_a_name_may_say_that_it_is_none(tmp_path: Path, text: str, found: list[str]) -> None:
+    """Pieces of contractions, codes and web addresses, and verbs behind who acts."""
+    names = gazetteer(tmp_path, surfaces("Don", "TLD", "NBA", "tumblr.com", "fly", "Saw", "BMW", "VOLVO"))
+    assert [m["surface"] for m in mentions([text], NOBODY, names)[0]] == found
+
+
+def test_stressed_and_counted_words_are_no_names() -> None:
+    texts = ["Wrist Regular (RED)", "a flight of 60 minutes", "WE LOOK UP", "collapsed in UP, India"]
+    seeing = Seeing(RED="ORG", **{"60_minutes": "TIME"}, UP="LOC", India="LOC")
+    found, silent = mentions(texts, seeing, None)
+    assert [m["surface"] for m in found] == ["UP", "India"]
+    assert len(silent) == 3
+
+
 def test_every_text_has_mentions_or_is_rejected(names: Gazetteer) -> None:
     texts = ["banana", "", "nothing", "é\u0301", "12", "New York"]
     found, silent = mentions(texts, NOBODY, names)
