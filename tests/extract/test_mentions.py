@@ -46,7 +46,7 @@ def names(tmp_path: Path) -> Gazetteer:
 
 
 def mentions(
-    texts: Sequence[str], recognizer: Recognizer, names: Gazetteer | None, max_mentions: int = 32
+    texts: Sequence[str], recognizer: Recognizer, names: Gazetteer | None, max_mentions: int = 32, profile: str = "full"
 ) -> tuple[list[dict[str, Any]], list[bytes]]:
     batch = pa.RecordBatch.from_arrays(
         [pa.array([bytes([i]) * 16 for i in range(len(texts))], pa.binary()), pa.array(texts, pa.string())],
@@ -54,7 +54,7 @@ def mentions(
     )
     found: list[dict[str, Any]] = []
     silent: list[bytes] = []
-    for table, out in find_mentions([batch], recognizer, names, max_mentions):
+    for table, out in find_mentions([batch], recognizer, names, max_mentions, profile):
         if table == "mentions":
             assert out.schema == MENTIONS
             found += out.to_pylist()
