@@ -42,7 +42,9 @@ def test_only_ner_is_loaded_and_only_once(model: Path) -> None:
 
 def test_a_vocabulary_keeps_the_first_words_and_no_more(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: a vocabulary that grows with every text, and one that makes frequent words anew for every batch."""
-    vocabulary = load(str(model)).pipeline.vocab
+    pipeline = load(str(model)).pipeline
+    assert pipeline is not None
+    vocabulary = pipeline.vocab
     strings = vocabulary.strings
     monkeypatch.setattr(recognizer_module, "_WORDS_KEPT", len(vocabulary) + 100)
     kept = [f"first{i}" for i in range(400)]
