@@ -383,8 +383,8 @@ class ExtractConfig(Section):
     gazetteer: bool = True
     """Also look for names of the knowledge base itself, those that pass the gate of extract/gazetteer.py."""
     profile: Literal["full", "fast"] = "full"
-    """fast: the recognizer reads only texts whose capitals promise a name that the gazetteer does not hold. Four times as
-    fast and more. It loses some 2 % of the known mentions of alt-text, more of captions of news (docs/quality.md)."""
+    """fast: the recognizer reads only texts whose capitals promise a name that the gazetteer does not hold. Four times
+    as fast or more. It loses some 2 % of the known mentions of alt-text, more of captions of news (docs/quality.md)."""
     max_characters: int = Field(1000, ge=16)
     """Longer texts are cut, at the end of a word, before mentions are looked for."""
     batch_size: int = Field(256, ge=1)
