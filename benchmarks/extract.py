@@ -13,13 +13,17 @@ gazetteer   cleaned texts per CPU-second, bytes per name on disk and while it is
               daachorse, ahocorasick_rs    an automaton of the same names over lower-cased texts, all matches, no word
                                            borders looked at, no plurals: the baselines, where they are installed
               gazetteer  extract.gazetteer.Gazetteer.find
-mentions    extract.mentions.find_mentions whole, against its recognizer alone
+mentions    extract.mentions.find_mentions whole, against a bare nlp.pipe of its recognizer's model, and against its
+            recognizer alone
+profile     extract.profile fast against full: texts per CPU-second, and what is lost: mentions that the knowledge base
+            knows, and gold spans
 case        recall and precision of spans in texts of one case, which the recognizer gets as they are (the baseline)
             or as titles: what true-casing gains
 spans       recall of gold spans by the recognizer alone (the baseline), the gazetteer alone, both; and by both without
             spans that lie within another ("outer")
 
-Figures are medians of interleaved rounds. On a shared machine compare their ratios, not the figures.
+Figures are medians of interleaved rounds. Ratios of gazetteer, mentions and profile are taken within a round, and the
+least and the greatest stand beside the median. On a shared machine compare ratios, not figures.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import multiprocessing
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +49,7 @@ from knowledge_base import (
     first_key,
     made_knowledge_base,
     measure,
+    measure_ratios,
     optional,
     source,
     table,
@@ -60,11 +66,11 @@ BATCH = 2048
 
 
 def mentions_of(
-    texts: list[str], recognizer: Recognizer, gazetteer: Gazetteer | None
+    texts: list[str], recognizer: Recognizer, gazetteer: Gazetteer | None, profile: str = "full"
 ) -> list[list[tuple[int, int, str, str]]]:
     """(start, end, normal form, source) of the mentions of each cleaned text."""
     found: list[list[tuple[int, int, str, str]]] = [[] for _ in texts]
-    for kind, batch in find_mentions(_batches(texts), recognizer, gazetteer):
+    for kind, batch in find_mentions(_batches(texts), recognizer, gazetteer, profile=profile):
         if kind == "mentions":
             for m in batch.to_pylist():
                 place = int.from_bytes(m["text_id"], "big")
@@ -136,14 +142,14 @@ def measure_gazetteer(texts: list[str], surfaces: pa.Table, folder: Path, repeat
         ways["ahocorasick_rs"] = lambda: sum(
             1 for text in lower if automaton.find_matches_as_indexes(text, overlapping=True) is not None
         )
-    rates = measure({**ways, "gazetteer": find}, repeats)
+    rates, ratios = measure_ratios({**ways, "gazetteer": find}, "gazetteer", repeats)
     with tempfile.TemporaryDirectory() as work:
         pq.write_table(surfaces, f"{work}/surfaces.parquet")
         building = {way: _peak_of_building(way, f"{work}/surfaces.parquet") for way in [*ways, "gazetteer"]}
     return {
         "names": {"gazetteer": gazetteer.names, "automata": len(names)},
         "texts_per_cpu_second": rates,
-        "gazetteer_is_faster_by": {way: round(rates["gazetteer"] / rates[way], 2) for way in ways},
+        "gazetteer_is_faster_by": {way: [round(1 / max(r, 1e-9), 2) for r in ratios[way][::-1]] for way in ways},
         "bytes_per_name_stored": {way: round(size, 1) for way, size in stored.items()},
         # Below a few MB only the allocator's own steps are visible.
         "bytes_per_name_building": {
@@ -193,6 +199,14 @@ def _memory(line: str, reset: bool = False) -> int:
 
 
 def measure_mentions(texts: list[str], recognizer: Recognizer, gazetteer: Gazetteer, repeats: int) -> dict[str, Any]:
+    nlp = recognizer.pipeline
+    assert nlp is not None
+
+    def bare() -> int:
+        for _ in nlp.pipe(texts, batch_size=recognizer.batch_size):
+            pass
+        return len(texts)
+
     def alone() -> int:
         recognizer.find(texts)
         return len(texts)
@@ -202,8 +216,65 @@ def measure_mentions(texts: list[str], recognizer: Recognizer, gazetteer: Gazett
             pass
         return len(texts)
 
-    rates = measure({"recognizer": alone, "mentions": whole}, repeats)
-    return {"texts_per_cpu_second": rates, "times_recognizer": against(rates, "recognizer")}
+    rates, ratios = measure_ratios({"pipe": bare, "recognizer": alone, "mentions": whole}, "pipe", repeats)
+    return {
+        "texts_per_cpu_second": rates,
+        "times_pipe": ratios,
+        "times_recognizer": against(rates, "recognizer"),
+    }
+
+
+def measure_profile(
+    texts: list[str],
+    gold: dict[str, list[Gold]],
+    recognizer: Recognizer,
+    gazetteer: Gazetteer,
+    held: dict[str, int],
+    repeats: int,
+) -> dict[str, Any]:
+    """How much faster the profile fast is, and what it does not find of what full finds."""
+
+    def found(profile: str) -> int:
+        for _ in find_mentions(_batches(texts), recognizer, gazetteer, profile=profile):
+            pass
+        return len(texts)
+
+    ways = {profile: partial(found, profile) for profile in ("full", "fast")}
+    rates, ratios = measure_ratios(ways, "full", repeats)
+    result: dict[str, Any] = {
+        "texts_per_cpu_second": rates,
+        "times_full": ratios,
+        "known_mentions": {
+            profile: sum(
+                first_key(m[2], held) is not None
+                for of_text in mentions_of(texts, recognizer, gazetteer, profile)
+                for m in of_text
+            )
+            for profile in ways
+        },
+        "gold_span_recall": {},
+    }
+    for name, rows in gold.items():
+        cleaned = [clean_with_offsets(row.text) for row in rows]
+        plain = [text for text, _ in cleaned]
+        ways_of_gold = {
+            **{profile: mentions_of(plain, recognizer, gazetteer, profile) for profile in ways},
+            "gazetteer": mentions_of(plain, load(BLANK), gazetteer),
+        }
+        result["gold_span_recall"][name] = {
+            way: round(_hits(rows, [at for _, at in cleaned], lists) / max(sum(len(g.mentions) for g in rows), 1), 4)
+            for way, lists in ways_of_gold.items()
+        }
+    return result
+
+
+def _hits(texts: list[Gold], places: list[Any], found: list[list[tuple[int, int, str, str]]]) -> int:
+    """Gold spans that are found as they stand."""
+    hits = 0
+    for gold, at, mentions in zip(texts, places, found, strict=True):
+        here = {(int(at[m[0], 0]), int(at[m[1] - 1, 1])) for m in mentions}
+        hits += len(here & {(m[0], m[1]) for m in gold.mentions})
+    return hits
 
 
 def measure_case(rows: list[tuple[str, set[tuple[int, int]]]], recognizer: Recognizer) -> dict[str, Any]:
@@ -256,10 +327,7 @@ def measure_spans(
     gold_spans = sum(len(gold.mentions) for gold in texts)
     result: dict[str, Any] = {"texts": len(texts), "gold_spans": gold_spans}
     for way, lists in found.items():
-        hits = 0
-        for gold, (_, places), mentions in zip(texts, cleaned, lists, strict=True):
-            here = {(int(places[m[0], 0]), int(places[m[1] - 1, 1])) for m in mentions}
-            hits += len(here & {(m[0], m[1]) for m in gold.mentions})
+        hits = _hits(texts, [places for _, places in cleaned], lists)
         keys = [first_key(m[2], held) for mentions in lists for m in mentions]
         result[way] = {
             "span_recall": round(hits / max(gold_spans, 1), 4),
@@ -277,16 +345,33 @@ def _outer(mentions: list[tuple[int, int, str, str]]) -> list[tuple[int, int, st
     return [m for m in mentions if not any(o[0] <= m[0] and m[1] <= o[1] and o[:2] != m[:2] for o in mentions)]
 
 
+def _ratio(ratio: float | list[float]) -> str:
+    """A ratio, or the median of some and between which they lie."""
+    return f"{ratio:.4g}" if isinstance(ratio, float) else f"{ratio[1]:.4g} ({ratio[0]:.4g} to {ratio[2]:.4g})"
+
+
 def show(figures: dict[str, Any]) -> None:
     print(f"input: {figures['input']}, {figures['texts']:,} texts")
     for part, ratio, baseline in (
         ("clean", "times_each", "clean of each text"),
         ("recognizer", "times_one", "nlp(text), one at a time"),
-        ("mentions", "times_recognizer", "its recognizer alone"),
+        ("mentions", "times_pipe", "a bare nlp.pipe"),
+        ("profile", "times_full", "extract.profile: full"),
     ):
         f = figures[part]
-        rows = [(way, rate, f[ratio][way]) for way, rate in f["texts_per_cpu_second"].items()]
+        rows = [(way, rate, _ratio(f[ratio][way])) for way, rate in f["texts_per_cpu_second"].items()]
         table(f"{part} (baseline: {baseline})", [("way", "texts/CPU-s", "ratio"), *rows])
+    p = figures["profile"]
+    known = p["known_mentions"]
+    table(
+        "profile: what fast does not find (baseline: full)",
+        [
+            ("of", "full", "fast", "gazetteer alone"),
+            ("mentions that the knowledge base knows", known["full"], known["fast"], "-"),
+            *((f"gold spans of {n}, recall", r["full"], r["fast"], r["gazetteer"])
+              for n, r in p["gold_span_recall"].items()),
+        ],
+    )  # fmt: skip
     g = figures["gazetteer"]
     table(
         f"gazetteer of {g['names']['gazetteer']:,} names (baselines: automata of {g['names']['automata']:,} names)",
@@ -294,8 +379,8 @@ def show(figures: dict[str, Any]) -> None:
             ("way", "texts/CPU-s", "gazetteer's ratio", "bytes/name stored", "building"),
             *(
                 (
-                    way, rate, g["gazetteer_is_faster_by"].get(way, 1.0), g["bytes_per_name_stored"].get(way, "-"),
-                    g["bytes_per_name_building"][way] or "-",
+                    way, rate, _ratio(g["gazetteer_is_faster_by"].get(way, 1.0)),
+                    g["bytes_per_name_stored"].get(way, "-"), g["bytes_per_name_building"][way] or "-",
                 )
                 for way, rate in g["texts_per_cpu_second"].items()
             ),
@@ -344,6 +429,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
             "recognizer": measure_recognizer(texts[:1000], recognizer, options.repeats),
             "gazetteer": measure_gazetteer(texts, surfaces, Path(folder) / "gazetteer", options.repeats),
             "mentions": measure_mentions(texts[:1000], recognizer, gazetteer, options.repeats),
+            "profile": measure_profile(texts, data.gold, recognizer, gazetteer, held, options.repeats),
             "case": measure_case(spans_of_gold(data), recognizer),
             "spans": {name: measure_spans(gold, recognizer, gazetteer, held) for name, gold in data.gold.items()},
         }

@@ -190,6 +190,21 @@ def measure(ways: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, 
     return {name: float(f"{statistics.median(values):.4g}") for name, values in rates.items()}
 
 
+def measure_ratios(
+    ways: Mapping[str, Callable[[], float]], baseline: str, repeats: int
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """`measure`, and each way's ratio to the baseline of the same round: least, median, greatest.
+
+    On a machine whose other work comes and goes, rounds differ more than ways do within one.
+    """
+    rounds = [measure(ways, 1) for _ in range(repeats)]
+    rates = {name: float(f"{statistics.median(r[name] for r in rounds):.4g}") for name in ways}
+    ratios = {name: sorted(r[name] / r[baseline] for r in rounds) for name in ways}
+    return rates, {
+        name: [round(value, 2) for value in (of[0], statistics.median(of), of[-1])] for name, of in ratios.items()
+    }
+
+
 def against(figures: dict[str, float], baseline: str) -> dict[str, float]:
     """Each figure divided by the baseline's."""
     return {name: round(value / figures[baseline], 2) for name, value in figures.items()}

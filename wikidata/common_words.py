@@ -10,7 +10,11 @@ rose, violet).
 FUNCTION_WORDS   closed classes of English, and the articles, prepositions and pronouns of the languages alt-text mixes
                  in
 COMMON_WORDS     verbs with their forms, adjectives, adverbs, abstract nouns, units, months and days, words of shops and
-                 sites
+                 sites, abbreviations, colours in other languages
+VERBS            of these the verbs, and forms of verbs that are things, too ("fly", "saw")
+BEFORE_VERBS     what only a verb follows, of such words ("I saw", "can fly")
+DAYS_AND_MONTHS  of these the names of days and months
+UNITS_AND_TIMES  of these what is counted: units of measure, days, months and other times
 """
 
 from __future__ import annotations
@@ -77,6 +81,33 @@ suppose surprise surround survive suspect swear sweep swim swing switch take tal
 throw touch trace track trade train transfer transform translate travel treat trust try turn twist type understand unite
 update upgrade upload use value vary view visit vote wait wake walk wander want warn wash waste wave wear welcome win
 wish wonder work worry wrap write yell zoom
+adapt aim align arise await bare beg blend blink bloom blow boost bounce bow brag breathe bring browse bump cease
+cheer cling clutch compile conceal conclude confirm confuse conquer consult consume cope correspond crawl creep cry
+dash debut decline dedicate delight deploy detach detect devote dip distinguish dive dwell echo elevate embrace emerge
+emit endure engage enhance ensure entertain erase evolve exceed excite exclude exhaust expire exploit expose fade
+fasten fetch flee flip fulfil fulfill glide grab greet grind grip groom halt hang harm heal hesitate hop illuminate
+imply impress inhale inherit injure inspect integrate interact invent invade isolate jerk lack leap lean learn lurk
+merge modify mount mourn nap negotiate nominate obey oblige observe obtain omit opt overlook owe peek peel perish
+persuade plunge ponder possess predict proceed prohibit pursue quit recall recover regain regret reject rejoice remind
+render renew replace rescue resemble reserve resist restore restrict reveal reverse rinse roam rotate rub rush scatter
+scratch seal seize shift shrink sigh smash sneak snap soak soar spill splash squeeze stab stain starve steer stir
+stretch strip stroll stumble summarize surrender suspend sustain swallow tackle tangle tease tempt tickle tilt tow
+trigger undergo undo unfold unlock unveil unwind urge utilize vanish verify violate warm weave weigh whisper widen wipe
+withdraw withstand yield stagger address adore adorn advocate awaken cancel connect discontinue expel license rank rate
+reform remodel reunite solicit stalk vie vying
+"""
+
+# Of what a photo may show, too, so that only what stands before them tells.
+_VERBS_OF_THINGS = """
+bark bear blow bomb book bowl box brush cast catch chain comb cook crack cross crown drum farm fence film fire fish
+flash flood fly fork fuel grace guard gun hammer head ice iron jam jet land light lock mail map mask milk mine nail
+paint park phone pilot plant pump rain ring rock rope row ruin sail salt seat seed shell ship ski smoke snow star steam
+stone storm strap sugar surf tape tie toast train trap truck tunnel voice water wave wax whip wire
+"""
+
+_BEFORE_VERBS = """
+i we you he she they who to can could will would shall should must may might cannot can't couldn't won't wouldn't
+don't doesn't didn't not never let's i'll we'll you'll he'll she'll they'll i'd we'd you'd i've we've you've they've
 """
 
 _IRREGULAR_FORMS = """
@@ -84,6 +115,8 @@ became began begun brought built bought came chose chosen cut dealt drew drawn d
 fell fallen fed felt fought found flew flown forgot forgotten gave given went gone got gotten grew grown hung heard hid
 hidden held kept knew known laid led left lent lay lain lost made meant met paid ran rode ridden rose risen said saw
 seen sold sent shook shaken shone shot shown sang sung sat slept slid spoke spoken spent spun spread stood stole stolen
+blew blown leapt wove woven crept clung dove fled overcame paid quit ridden sank sunk shrank shrunk slung sought
+strode stung withdrew withdrawn
 stuck struck swore sworn swept swam swum swung took taken taught tore torn told thought threw thrown understood woke
 woken wore worn won wrote written born lit broke broken froze frozen bent bound dug watched watching fled ground wound
 """
@@ -130,6 +163,30 @@ unlimited unusual upper urban urgent used useful useless usual vacant vague vali
 vintage virtual visible visual vital vivid warm washed waterproof weak wealthy weekly weird western wet white whole
 wholesale wicked wide wild wireless wise wonderful wooden woolen wrong yearly yellow young younger youngest yummy beige
 maroon turquoise teal magenta cyan navy eastern multi non semi anti pre post sub pro co ex
+accidental administrative aesthetic ambitious applicable appropriate assorted automated central certified coastal
+comparable compatible competitive complementary comprehensive compulsory controversial crucial dedicated
+defensive deluxe detachable disposable distinctive divine durable dynamic eligible enchanting endangered
+exceptional experimental extraordinary fluffy fragile gross hollow iconic inappropriate incorrect indigenous inevitable
+influential informal innovative insane intact intimate legitimate literary logical luminous lush magnificent majestic
+mandatory marvelous mature memorable metric minded municipal obscure offshore onboard optimal optimistic outstanding
+physical potential prestigious prone quad quarterly radical reluctant renowned reputable respective ridiculous robust
+sacred seasoned sensible sheer spacious spontaneous starry stationary statutory strategic structural suspicious
+sustainable technological thorough tribal triple unfinished unlikely upright verbal versatile virtuous vocal voluntary
+wholesome worthy
+academic allied arty charmed clockwise collectible collectibles collective comfy damned enchanted explosive fatal
+feminine forever freestyle integral juvenile mid multilingual pending provisional residential rounding speedy styling
+maxi midi petite stainless staggered adjustable adhesive airtight backless bespoke bloody boneless bulky carefree
+careless chunky collapsible compostable cordless countless cracked crisp crispy crunchy curly dainty damp distressed
+drunk edible effortless elastic elastane erotic faded faint fearless flawless frameless frosted frosty fuzzy glamorous
+glittery greasy gritty hairy harsh hazy hollow homeless hypoallergenic inflatable insulated invincible irresistible
+juicy lightweight limitless lively lukewarm magnetic matte mechanized messy metallic mindful mindless misty muddy
+nonstick odorless opaque oversize oversized padded painless pointed pointy powdered priceless puffy quilted ragged
+reckless refillable refined refurbished relentless reusable ripe ripped rotten rugged rustproof satisfied scented
+scratchproof secondhand selfless semiprivate shaggy shallow shiny slick slippery sloppy smoky soggy solemn speechless
+spotless steamy sticky stiff strapless striking succulent superfluous swollen tailored tangy tender timeless tolerant
+touching toxic translucent treacherous turbulent unabridged unbelievable unbreakable uncut undeniable unfair
+unforgettable unfortunate unfriendly unhappy unhealthy unisex unleashed unlocked unofficial unpleasant unstoppable
+untamed upcoming upholstered useless vacuumed velvety viscous washable weatherproof weightless wicked windproof wrinkled
 """
 
 _ADVERBS = """
@@ -203,7 +260,24 @@ thumbnail tie time tip title tone tool top topic total tour tourist tradition tr
 trick trip trouble truth tune tutorial twilight unit universe use user usage vacation value variation variety version
 victim victory video viewpoint village violence vision voice volume wallpaper war warning warranty wealth weather
 website wedding week weekend weight welfare width wilderness will winner winter spring wisdom wit word world worth year
-youth zone men women man woman boy girl lady ladies mens womens kids child children baby adult
+cast youth zone men women man woman boy girl lady ladies mens womens kids child children baby adult
+acceptance accommodation accuracy adjustment admission advancement agony allowance ambition approval assessment
+assignment assumption attendance authorization awareness barrier boundary burden capacity choice clarity coincidence
+adaptation administration announcement appearance compassion competence complication continuity controversy conviction
+declaration density distribution expectation explanation exploration identification imperative implementation
+improvement inference intention mania nationalism occupation offense portion probability proximity rating reduction
+regulation reinforcement renewal resistance sensation solicitation stabilization stealth
+combat commitment compliance concentration conduct confusion consent consideration consultation contribution conversion
+convenience cooperation coordination definition delegation demise designation destruction determination
+discipline dispute distinction documentation donation duo duration eagerness efficiency elimination endeavor
+enforcement enthusiasm estimation exposure exterior flexibility format formation frequency fulfillment gratification
+guilt hardship hesitation impulse inclination inconvenience indicator initiative inquiry integration integrity
+intensity intent interaction interval involvement lifetime likelihood loop maintenance mankind misery momentum motive
+necessity nonsense nuisance obstacle occurrence onset opposition outbreak outlook patch pause peak persistence
+potential precaution preparation prestige prevention prevalence promotion prospect provision quarter rage realm recovery
+registration rehearsal removal representation requirement restriction retirement routine separation setback shortage
+side simplicity sincerity span stability stance statistic submission substance substitute supervision suspense sympathy
+temptation tolerance transformation trio urgency usage variable venture verdict warmth way whole willingness
 """
 
 _BOILERPLATE = """
@@ -234,16 +308,50 @@ mixers
 boxer boxers painter cooker printer cutter lighter hanger dryer poster posters village villages dancer dancers runner
 flyer
 rider driver toaster singer lift rocket
+seal seals sealer bow bows loop loops groom grooms clutch clutches bumper bumpers booster boosters blender blenders
+bloom blooms peeler peelers grinder grinders stripper strippers patch patches peak peaks triggers trigger
+scratcher inspector inspectors inventor conqueror invader invaders weaver weavers snapper snappers dive dives diver
+divers strip strips steering exposure tilt crawler jerky pound starving leap barrier barriers obstacle obstacles
+monitor stretcher stretchers hopper hoppers slipper slippers grip grips glider gliders eraser erasers wiper wipers
+squeezer squeezers bouncer bouncers diving weaving
 """
 
-_UNITS_AND_TIMES = """
+_DAYS_AND_MONTHS = """
 monday tuesday wednesday thursday friday saturday sunday january february march april may june july august september
 october november december jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed thu fri sat sun dezember juin
 januar februar marzo enero
+"""
+
+_UNITS_AND_TIMES = """
 mm cm km kg mg ml cl dl oz lb lbs inch inches ft feet foot yard yards mile miles meter meters metre metres gram grams
 kilo kilogram liter liters litre litres gallon gallons pint quart watt watts volt volts amp amps kb mb gb tb mhz ghz dpi
+mph kmh kilometer kilometers kilometre kilometres millimeter millimeters millimetre millimetres centimeter centimeters
+centimetre centimetres acre acres hectare hectares lumen lumens lux ampere amperes kw kwh mah rpm psi hz decibel
+decibels pound pounds ounce ounces ton tons tonne tonnes tsp tbsp km/h mins min hr hrs sec secs yr yrs year years day
+days century centuries am pm o'clock
 mph kmh second seconds minute minutes hour hours week weeks month months decade pair pairs pcs piece pieces qty xs xl
 xxl xxxl cent cents euro euros percent north south east west
+"""
+
+_ABBREVIATIONS = """
+approx apt assoc asst attn aug ave avg blvd bros cf chap circa cont corp dept dia diam dist ed eds est etc excl ext
+feat ft gen gmbh govt hwy illus incl intl jr ltd llc mfg mfr min misc moq nib nr nwt nwot bnwt orig pkg pkt plc pp prev
+pty qty rd ref reg rev rrp sec sm sp spec specs sq sr std ste tba tbc tbd tel temp trans univ ver vol vols wk wks wt
+"""
+
+# Besides those of English; without those that name a thing or a maker ("rosa", "naranja", "braun").
+_COLOURS = """
+noir noire noirs noires blanc blanche blancs blanches bleu bleue bleus bleues rouge rouges vert verte verts vertes
+jaune jaunes gris grise grises
+negro negra negros negras blanco blanca blancos blancas rojo roja rojos rojas azul azules verde verdes amarilla
+morado morada
+preto preta pretos pretas branco branca brancos brancas vermelho vermelha amarelo amarela cinza roxo roxa
+nero nera neri bianco bianca bianchi rosso rossa blu giallo gialla grigio grigia azzurro azzurra
+schwarz schwarze schwarzer schwarzes weiß weiss weiße weisse weißer weisser rot rote roter rotes blau blaue blauer
+blaues grün grüne grüner grau graue grauer gelb gelbe braune brauner
+zwart zwarte witte rood rode blauw blauwe groen groene geel gele grijs grijze
+svart svarta vit röd röda blå blåa grön gröna grå gråa gul gula brun bruna sort sorte hvid hvide rød røde grøn
+czarny czarna czarne biały biała białe czerwony czerwona czerwone niebieski niebieska zielony zielona żółty żółta szary
 """
 
 
@@ -270,6 +378,12 @@ def _noun_forms(noun: str) -> list[str]:
 
 
 FUNCTION_WORDS = _words(_FUNCTION)
+VERBS = frozenset(form for verb in _words(_VERBS) | _words(_VERBS_OF_THINGS) for form in _verb_forms(verb)) | _words(
+    _IRREGULAR_FORMS
+)
+BEFORE_VERBS = _words(_BEFORE_VERBS)
+DAYS_AND_MONTHS = _words(_DAYS_AND_MONTHS)
+UNITS_AND_TIMES = _words(_UNITS_AND_TIMES) | DAYS_AND_MONTHS | _words("dozen hundred thousand million billion")
 COMMON_WORDS = (
     frozenset(form for verb in _words(_VERBS) for form in _verb_forms(verb))
     | frozenset(form for noun in _words(_ABSTRACT) for form in _noun_forms(noun))
@@ -277,5 +391,7 @@ COMMON_WORDS = (
     | _words(_ADJECTIVES)
     | _words(_ADVERBS)
     | _words(_BOILERPLATE)
-    | _words(_UNITS_AND_TIMES)
+    | UNITS_AND_TIMES
+    | _words(_ABBREVIATIONS)
+    | _words(_COLOURS)
 ) - (FUNCTION_WORDS | _words(_THINGS))

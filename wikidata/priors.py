@@ -35,7 +35,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wikidata.common_words import COMMON_WORDS
+from wikidata.common_words import COMMON_WORDS, DAYS_AND_MONTHS, UNITS_AND_TIMES
 from wikidata.function_words import ALL_FUNCTION_WORDS
 from wikidata.schemas import CANDIDATE, SURFACES
 from wikidata.surface import length, singulars
@@ -164,6 +164,19 @@ def _is_common_word(word: str) -> bool:
     return any(w in ALL_FUNCTION_WORDS or w in COMMON_WORDS for w in singulars(word))
 
 
+def is_measure(form: str) -> bool:
+    """Is the normal form a number of something, or a date: "60 minute", "10 years", "december 25"?
+
+    Digits and then a unit or a time, or a month and then digits; function words between. Works of such a name
+    ("60 Minutes") are found where it is counted how often the name stands in texts and is no link.
+    """
+    words = [w for w in form.split() if w not in ALL_FUNCTION_WORDS or w in UNITS_AND_TIMES]
+    numbers = [w.isdigit() for w in words]
+    if not any(numbers) or all(numbers) or not (numbers[0] or words[0] in DAYS_AND_MONTHS):
+        return False
+    return all(number or word in UNITS_AND_TIMES for number, word in zip(numbers, words, strict=True))
+
+
 FIXED = 0.04
 """A surface with a guess below this is no mention, whatever anchors say that do not tell how often a text had it and
 nobody linked it."""
@@ -172,9 +185,10 @@ nobody linked it."""
 def base_link_probability(form: str, best_kind: str, forms: Sequence[str]) -> float:
     """How likely an occurrence is a mention, as far as words, case and kind of name tell, in [0, 1].
 
-    0 for numbers, single characters and function words, small for common words and two letters; more for more words;
-    less for what is only an alias; least for a code, for a surname alone, and for a name that only anchors have, in
-    lower case ("the museum"); less for up to four capital letters, which other words share once case is folded.
+    0 for numbers, single characters and function words, small for common words, for what is counted (`is_measure`) and
+    two letters; more for more words; less for what is only an alias; least for a code, for a surname alone, and for a
+    name that only anchors have, in lower case ("the museum"); less for up to four capital letters, which other words
+    share once case is folded.
     """
     if len(form) < 2 or not any(map(str.isalpha, form)):
         return 0.0
@@ -182,6 +196,12 @@ def base_link_probability(form: str, best_kind: str, forms: Sequence[str]) -> fl
     content = [w for w in words if w not in ALL_FUNCTION_WORDS]
     if not content:
         return 0.0
+    if is_measure(form):
+        return 0.01
+    # "set of 2" is as common as "set"; a capital makes a name of it ("Area 51").
+    counted = [w for w in content if not w.isdigit()]
+    if len(counted) == 1 < len(content) and is_common(counted[0]) and all(f == f.lower() for f in forms):
+        return 0.01
     if is_common(form):
         return 0.15 if len(content) > 1 and best_kind in ("label", "title", "alias") else 0.01
     if length(form) <= 2 or (form[0].isdigit() and len(words) == 1 and len(form) <= 5):

@@ -56,7 +56,7 @@ def linked(run: Run, texts: Mapping[bytes, str]) -> dict[bytes, dict[str, Any]]:
     )
     found = [
         row
-        for table, batch in find_mentions([rows], model, names, config.max_mentions)
+        for table, batch in find_mentions([rows], model, names, config.max_mentions, config.profile)
         if table == "mentions"
         for row in batch.to_pylist()
     ]

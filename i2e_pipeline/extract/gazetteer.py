@@ -13,7 +13,7 @@ operations match a batch of texts: one cumulative sum gives the hash of any run 
 
 Per name this costs 25 bytes on disk, once per machine, and 270 while 0.4 M names are built. A double-array automaton of
 the same names costs 159 bytes in every worker and 1,500 while it is built, and it finds no plurals; both match about as
-fast (0.93 to 1.07; benchmarks/extract.py). A run of words that is no name has the hash of one with the probability
+fast (0.94 to 1.16; benchmarks/extract.py). A run of words that is no name has the hash of one with the probability
 names / 2^64, some 5e-13. The link stage then looks it up by its text and finds nothing.
 """
 

@@ -24,10 +24,12 @@ import pyarrow as pa
 from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import ID, MENTIONS, Reason
 from i2e_pipeline.extract.gazetteer import Gazetteer
+from i2e_pipeline.extract.promising import promising
 from i2e_pipeline.extract.recognizer import Recognizer
-from wikidata.common_words import COMMON_WORDS
+from wikidata.common_words import BEFORE_VERBS, COMMON_WORDS, VERBS
 from wikidata.function_words import ALL_FUNCTION_WORDS
 from wikidata.inflection import bases, signs_in
+from wikidata.priors import is_measure
 from wikidata.surface import APOSTROPHES, inadmissible, inflections, normal_form
 
 I64 = npt.NDArray[np.int64]
@@ -36,11 +38,22 @@ NER, GAZETTEER, BOTH = "ner", "gazetteer", "both"
 
 _ARTICLE = re.compile(r"(?:the|an?)\s+(?=\S)", re.IGNORECASE)
 _EDGES = ' .,;:!?"*~|\\/<>=&%@#+$()[]{}-_…•«»“”„–—' + APOSTROPHES
+_CONTRACTED = re.compile(f"[{re.escape(APOSTROPHES)}](?:[md]|ts?|re|ve|ll)(?![^\\W_])", re.IGNORECASE)
+_DIGITS_BEHIND = re.compile(r"-(?!(?:19|20)\d\d(?!\w))\d")
+_DIGITS_BEFORE = re.compile(r"(?<!\b19\d)(?<!\b20\d)\d-\Z")
+_ADDRESS = re.compile(r"[a-z]{3,5}://\S*|(?:[\w-]+\.)+[a-z]{2,6}(?:/\S*|(?!\w))", re.IGNORECASE)
+_LONGEST_OF_CODE = 4
+"""Capital letters that digits behind a hyphen make the letters of a code; longer ones may be a maker's name."""
+_LONGEST_OF_STATE = 2
 _POSSESSIVE = re.compile(f"[{re.escape(APOSTROPHES)}][sS]\\Z")
 
 
 def find_mentions(
-    batches: Iterable[pa.RecordBatch], recognizer: Recognizer, gazetteer: Gazetteer | None, max_mentions: int = 32
+    batches: Iterable[pa.RecordBatch],
+    recognizer: Recognizer,
+    gazetteer: Gazetteer | None,
+    max_mentions: int = 32,
+    profile: str = "full",
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """The spans of each text that may name an entity.
 
@@ -49,11 +62,12 @@ def find_mentions(
               ("rejects", reason, id = text_id) for a text without a mention.
 
     A span that both find has source "both" and the recognizer's label. Of more than `max_mentions` the longest stay,
-    the earlier of equals. A text's mentions depend on that text alone.
+    the earlier of equals. A text's mentions depend on that text alone. With the profile "fast" the recognizer is given
+    those texts alone that promise a name beside the gazetteer's (promising.py).
     """
     for batch in batches:
         texts: list[str] = batch.column("text").to_pylist()
-        rows, starts, ends, labels, sources, forms = _spans(texts, recognizer, gazetteer)
+        rows, starts, ends, labels, sources, forms = _spans(texts, recognizer, gazetteer, profile)
         keep = _longest(rows, starts, ends, max_mentions)
         rows, starts, ends = rows[keep], starts[keep], ends[keep]
         surfaces = [
@@ -82,17 +96,24 @@ def find_mentions(
 
 
 def _spans(
-    texts: list[str], recognizer: Recognizer, gazetteer: Gazetteer | None
+    texts: list[str], recognizer: Recognizer, gazetteer: Gazetteer | None, profile: str
 ) -> tuple[I64, I64, I64, list[str | None], list[str], list[str]]:
     """Rows, starts, ends, labels, sources and normal forms of all spans, ordered by row, start, end."""
     found = gazetteer.find(texts) if gazetteer is not None else (np.zeros(0, dtype=np.int64),) * 3
     matches = [
         (row, start, _with_dot(texts[row], start, end))
         for row, start, end in zip(*(a.tolist() for a in found), strict=True)
+        if not _no_name(texts[row], start, end)
     ]
-    seen = zip(*_lists(recognizer.find(texts)), strict=True)
+    asked = np.arange(len(texts))
+    if profile == "fast" and gazetteer is not None:
+        asked = np.flatnonzero(promising(texts, *found))
+    rows, starts, ends, labels = recognizer.find([texts[row] for row in asked.tolist()])
+    seen = zip(*_lists((asked[rows], starts, ends, labels)), strict=True)
     trimmed = [(row, _trimmed(texts[row], start, end), label) for row, start, end, label in seen]
-    recognised = {(row, *span): label for row, span, label in trimmed if span is not None}
+    recognised = {
+        (row, *span): label for row, span, label in trimmed if span is not None and not _no_name(texts[row], *span)
+    }
     places = sorted({*matches, *recognised})
     signs = list(map(signs_in, texts))
     articles, forms = _forms([texts[row][start:end] for row, start, end in places], places, signs, gazetteer)
@@ -112,6 +133,28 @@ def _spans(
 
 def _lists(found: tuple[I64, I64, I64, list[str]]) -> tuple[list[int], list[int], list[int], list[str]]:
     return found[0].tolist(), found[1].tolist(), found[2].tolist(), found[3]
+
+
+def _no_name(text: str, start: int, end: int) -> bool:
+    """Whether what stands around a match says that it is no name here.
+
+    A piece of a contraction ("don't"), of a code ("TLD-10-2008"; a year makes none: "NBA-2013"), of a web address
+    ("blog.tumblr.com", but "Amazon.co.uk" begins with a name), or a verb ("I saw").
+    """
+    behind = text[end : end + 1]
+    if behind and behind in APOSTROPHES and _CONTRACTED.match(text, end):
+        return True
+    surface = text[start:end]
+    may_be_code = end - start <= _LONGEST_OF_CODE and surface.isupper()
+    if may_be_code and (_DIGITS_BEHIND.match(text, end) or _DIGITS_BEFORE.search(text[max(0, start - 6) : start])):
+        return True
+    before = text[text.rfind(" ", 0, start) + 1 : start]
+    if "." in before or "//" in before:
+        address = _ADDRESS.match(text, start - len(before))
+        return address is not None and address.end() >= end
+    if not before and start and surface.casefold() in VERBS:
+        return text[:start].rstrip().rpartition(" ")[2].casefold() in BEFORE_VERBS
+    return False
 
 
 def _with_dot(text: str, start: int, end: int) -> int:
@@ -135,10 +178,12 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
     end = _with_dot(text, start, end)
     surface = text[start:end]
     form = normal_form(surface)
-    if inadmissible(form) or (form in ALL_FUNCTION_WORDS and not surface.isupper()):
-        return None
     # The recognizer is given a text of one case as a title, so a capital there says nothing.
-    if form in COMMON_WORDS and (surface.islower() or text.isupper()):
+    shouted = surface.isupper() and not text.isupper()
+    if inadmissible(form) or is_measure(form) or (form in ALL_FUNCTION_WORDS and not shouted):
+        return None
+    # A word in capitals among others is stressed ("(RED)"); two letters may stand for a state ("AL").
+    if form in COMMON_WORDS and (surface.islower() or text.isupper() or (shouted and len(form) > _LONGEST_OF_STATE)):
         return None
     return start, end
 
@@ -154,12 +199,17 @@ def _forms(
     """
     tried: list[list[str]] = []
     skips: list[int] = []
-    for surface, (row, start, _) in zip(surfaces, places, strict=True):
+    exact = list(map(normal_form, surfaces))
+    held = gazetteer.known(exact).tolist() if gazetteer is not None else [False] * len(exact)
+    for surface, form, is_held, (row, start, _) in zip(surfaces, exact, held, places, strict=True):
         article = _ARTICLE.match(surface)
-        form = normal_form(surface)
-        forms = [form, *inflections(form), *bases(form, _capital(surface, start), signs[row])]
         skip = 0
-        if article and (surface[0].islower() or start == 0):
+        bared = article is not None and (surface[0].islower() or start == 0)
+        # Most are held as they stand, and the first that is held is chosen.
+        forms = [form]
+        if bared or not is_held:
+            forms += [*inflections(form), *bases(form, _capital(surface, start), signs[row])]
+        if article and bared:
             skip = article.end()
             bare = normal_form(surface[skip:])
             forms = [bare, *inflections(bare), *forms]
@@ -168,14 +218,14 @@ def _forms(
         skips.append(skip)
         tried.append(forms)
     flat = [form for forms in tried for form in forms]
-    known = gazetteer.known(flat) if gazetteer is not None else np.zeros(len(flat), dtype=bool)
+    known = gazetteer.known(flat).tolist() if gazetteer is not None else [False] * len(flat)
     chosen: list[str] = []
     place = 0
     for i, forms in enumerate(tried):
-        hits = np.flatnonzero(known[place : place + len(forms)])
+        hit = next((j for j in range(len(forms)) if known[place + j]), None)
         place += len(forms)
-        chosen.append(forms[int(hits[0])] if len(hits) else forms[0])
-        if skips[i] and len(hits) and int(hits[0]) >= len(forms) // 2:
+        chosen.append(forms[hit or 0])
+        if skips[i] and hit is not None and hit >= len(forms) // 2:
             skips[i] = 0
     return skips, chosen
 

@@ -84,7 +84,14 @@ class Pairs(Stage):
         "pairs.slice_columns": "they are for precision and recall alone",
         **{
             f"extract.{key}": "the stage `extract` applies it"
-            for key in ("recognizer", "gazetteer", "batch_size", "min_link_probability", "max_mentions")
+            for key in (
+                "recognizer",
+                "gazetteer",
+                "profile",
+                "batch_size",
+                "min_link_probability",
+                "max_mentions",
+            )
         },
     }
 
@@ -243,7 +250,7 @@ def _taken(batches: Iterator[pa.RecordBatch], gone: list[pa.RecordBatch]) -> Ite
 
 class Extract(Stage):
     name, job, does, rows_are = "extract", "extract_entities", "find what the texts name", "texts"
-    version = 3
+    version = 4
     after = ("surfaces", "pairs")
     reads = ("texts", "kb/surfaces")
     tables = {
@@ -307,6 +314,7 @@ class Extract(Stage):
                 recognizer=recognizer.load(model.local() if model else recognizer.BLANK, config.batch_size),
                 gazetteer=gazetteer.Gazetteer(names.local()) if names else None,
                 max_mentions=config.max_mentions,
+                profile=config.profile,
             )
 
         rows = run.in_unit_order(texts, expected, ["text_id"], _TEXTS_PER_TASK)

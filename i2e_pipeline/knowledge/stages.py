@@ -326,7 +326,7 @@ def _raw_tables(batches: Iterator[pa.RecordBatch], **options: Any) -> Iterator[t
 class Surfaces(Stage):
     name, job, rows_are = "surfaces", "build_knowledge_base", "surface forms"
     does = "give every name its entities, with priors"
-    scope, version = "whole", 4
+    scope, version = "whole", 5
     after = ("knowledge_base",)
     reads = ("kb/names", "kb/entities", "kb/redirects")
     tables = {

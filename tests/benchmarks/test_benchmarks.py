@@ -80,6 +80,12 @@ def test_extract(spark: Any, arguments: list[str], tmp_path: Path) -> None:
     assert set(figures["clean"]["texts_per_cpu_second"]) == {"each", "column"}
     assert set(figures["recognizer"]["texts_per_cpu_second"]) == {"one", "pipe", "batched"}
     assert figures["gazetteer"]["bytes_per_name_stored"]["gazetteer"] > 0
+    assert set(figures["mentions"]["times_pipe"]) == {"pipe", "recognizer", "mentions"}
+    profile = figures["profile"]
+    assert profile["times_full"]["full"] == [1, 1, 1]
+    assert 0 < profile["known_mentions"]["fast"] <= profile["known_mentions"]["full"]
+    recall = profile["gold_span_recall"]["tiny-dev"]
+    assert recall["gazetteer"] <= recall["fast"] <= recall["full"]
     assert set(figures["case"]) == {"texts", "as written", "lower", "upper"}
     spans = figures["spans"]["tiny-dev"]
     assert spans["both"]["span_recall"] >= max(spans[w]["span_recall"] for w in ("recognizer", "gazetteer", "outer"))

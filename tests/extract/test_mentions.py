@@ -46,7 +46,7 @@ def names(tmp_path: Path) -> Gazetteer:
 
 
 def mentions(
-    texts: Sequence[str], recognizer: Recognizer, names: Gazetteer | None, max_mentions: int = 32
+    texts: Sequence[str], recognizer: Recognizer, names: Gazetteer | None, max_mentions: int = 32, profile: str = "full"
 ) -> tuple[list[dict[str, Any]], list[bytes]]:
     batch = pa.RecordBatch.from_arrays(
         [pa.array([bytes([i]) * 16 for i in range(len(texts))], pa.binary()), pa.array(texts, pa.string())],
@@ -54,7 +54,7 @@ def mentions(
     )
     found: list[dict[str, Any]] = []
     silent: list[bytes] = []
-    for table, out in find_mentions([batch], recognizer, names, max_mentions):
+    for table, out in find_mentions([batch], recognizer, names, max_mentions, profile):
         if table == "mentions":
             assert out.schema == MENTIONS
             found += out.to_pylist()
@@ -108,6 +108,31 @@ def test_common_words_that_only_looked_like_names_are_dropped(names: Gazetteer) 
     found, silent = mentions(["stock photo", "PRICE"], Seeing(photo="ORG", PRICE="ORG"), names)
     assert found == []
     assert len(silent) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("I don't fly, DON’Ts and Don's", ["Don"]),  # contractions; a possessive is none
+        ("Jandy TLD-10-2008 and 12-TLD, TLD at NBA-2013", ["TLD", "NBA"]),
+        ("malakaindie.tumblr.com tumblr.com", ["tumblr.com"]),
+        ("http://example.com/2013/don-fly don fly", ["don", "fly"]),
+        ("I Saw Goody, we can fly, a fly and Saw", ["fly", "Saw"]),
+        ("BMW-320i, VOLVO-3", ["VOLVO"]),
+    ],
+)
+def test_what_stands_around_a_name_may_say_that_it_is_none(tmp_path: Path, text: str, found: list[str]) -> None:
+    """Pieces of contractions, codes and web addresses, and verbs behind who acts."""
+    names = gazetteer(tmp_path, surfaces("Don", "TLD", "NBA", "tumblr.com", "fly", "Saw", "BMW", "VOLVO"))
+    assert [m["surface"] for m in mentions([text], NOBODY, names)[0]] == found
+
+
+def test_stressed_and_counted_words_are_no_names() -> None:
+    texts = ["Wrist Regular (RED)", "a flight of 60 minutes", "WE LOOK UP", "collapsed in UP, India"]
+    seeing = Seeing(RED="ORG", **{"60_minutes": "TIME"}, UP="LOC", India="LOC")
+    found, silent = mentions(texts, seeing, None)
+    assert [m["surface"] for m in found] == ["UP", "India"]
+    assert len(silent) == 3
 
 
 def test_every_text_has_mentions_or_is_rejected(names: Gazetteer) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from i2e_pipeline.commands import doctor
 from i2e_pipeline.core.config import from_tree
+from i2e_pipeline.extract import recognizer as recognizer_module
 from i2e_pipeline.extract.recognizer import RecognizerError, as_title, check, fingerprint, load
 from i2e_pipeline.stages import pipeline
 from tests.engine.toys import write_shard
@@ -37,6 +38,24 @@ def test_only_ner_is_loaded_and_only_once(model: Path) -> None:
     recognizer = load(str(model))
     assert recognizer.pipeline.pipe_names == ["ner"]
     assert load(str(model)).pipeline is recognizer.pipeline
+
+
+def test_a_vocabulary_keeps_the_first_words_and_no_more(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a vocabulary that grows with every text, and one that makes frequent words anew for every batch."""
+    pipeline = load(str(model)).pipeline
+    assert pipeline is not None
+    vocabulary = pipeline.vocab
+    strings = vocabulary.strings
+    monkeypatch.setattr(recognizer_module, "_WORDS_KEPT", len(vocabulary) + 100)
+    kept = [f"first{i}" for i in range(400)]
+    gone = [f"later{i}" for i in range(400)]
+    before = load(str(model)).find([*TEXTS, " ".join(kept)])
+    load(str(model)).find([" ".join(gone)])
+    assert all(word in strings for word in kept)
+    assert not any(word in strings for word in gone)
+    after = load(str(model)).find([*TEXTS, " ".join(kept)])
+    assert [a.tolist() for a in before[:3]] == [a.tolist() for a in after[:3]]
+    assert before[3] == after[3]
 
 
 def test_results_do_not_depend_on_the_batch(model: Path) -> None:

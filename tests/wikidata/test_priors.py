@@ -179,6 +179,20 @@ def test_words_do_not(form: str) -> None:
     assert not gazetteer(form)
 
 
+@pytest.mark.parametrize(
+    "form",
+    ["set of 2", "60 minutes", "120 lumens", "10 years", "1 million", "december 25", "next gen", "vol", "corp", "blow",
+     "sealing", "noir", "rojo", "schwarz", "stainless", "staggered"],
+)  # fmt: skip
+def test_neither_do_counts_abbreviations_verbs_and_colours(form: str) -> None:
+    assert not gazetteer(form)
+
+
+def test_a_number_with_a_capital_is_a_name() -> None:
+    assert all(gazetteer(name.lower(), surface=name) for name in ("Area 51", "4th of July", "Boeing 747", "9 to 5"))
+    assert gazetteer("500 days of summer")
+
+
 def test_words_do_not_pass_however_often_someone_linked_them() -> None:
     assert not gazetteer("us", count=500, links=500)
     assert not gazetteer("it", count=500)
