@@ -28,11 +28,12 @@ from wikidata.reasons import Reason
 from wikidata.schemas import BRACKETS, RAW_ENTITIES, RAW_NAMES, REJECTS
 from wikidata.surface import (
     LANGUAGES,
+    acronyms,
     choose_name,
     inadmissible,
     normal_form,
+    parts_of_person,
     short_forms,
-    surname,
     unaccented,
     without_qualifier,
 )
@@ -40,6 +41,7 @@ from wikidata.types import TYPES, UNKNOWN
 
 _MAY_BE_A_PERSON = (UNKNOWN, TYPES.code("person"))
 """What an item without a class may be if its last name is a surname: "Three Gorges Dam" is none."""
+_HAVE_ACRONYMS = tuple(map(TYPES.code, ("organization", "company", "team", "event")))
 MAX_ALIASES = 200
 """Aliases kept per entity, in the order of the dump; a few items have tens of thousands."""
 
@@ -433,14 +435,22 @@ def describe(
             names.append((form, surface, entity_id, kind, language))
             seen.add(form)
     for form, surface, _, kind, language in tuple(names):
-        derived = [(short, "short") for short in short_forms(surface, form)] if kind in _WHOLE else []
-        derived += [(unaccented(f), "unaccented") for f, _ in ((form, ""), *derived)]
+        whole = kind in _WHOLE
+        derived = [(short, _excerpt(surface, short), "short") for short in short_forms(surface, form)] if whole else []
+        plain = [(form, surface), *((short, spelled) for short, spelled, _ in derived)]
+        if "." in form and whole:
+            undotted = normal_form(form.replace(".", ""))
+            plain.append((undotted, undotted))
+        derived += [(unaccented(f), _excerpt(surface, unaccented(f)), "unaccented") for f, _ in plain]
         if kind == "label" and (is_human(types) if types else TYPES.of_text(surface) in _MAY_BE_A_PERSON):
-            last = surname(surface)
-            derived += [(last, "surname"), (unaccented(last), "surname")]
-        for other, kind in derived:
+            parts = parts_of_person(surface)
+            parts += [(unaccented(part), its_kind) for part, its_kind in parts]
+            derived += [(normal_form(part), part, its_kind) for part, its_kind in parts]
+        if whole and not is_human(types):
+            derived += [(normal_form(short), short, "acronym") for short in acronyms(surface) if _stands_for(surface, short)]
+        for other, spelled, its_kind in derived:
             if other not in seen and inadmissible(other) is None:
-                names.append((other, _excerpt(surface, other), entity_id, kind, language))
+                names.append((other, spelled, entity_id, its_kind, language))
                 seen.add(other)
 
     row = (
@@ -461,6 +471,14 @@ def describe(
         is_human(types),
     )
     return row, names
+
+
+def _stands_for(name: str, acronym: str) -> bool:
+    """Whether initials are those of a name by which its kind is known: an organisation's; else of one with a small word
+    ("Museum of Modern Art"), for without one it may be a person's. Figures stand for any name."""
+    if any(map(str.isdigit, acronym)):
+        return True
+    return TYPES.of_text(name) in _HAVE_ACRONYMS or any(w.islower() for w in name.split())
 
 
 def _excerpt(surface: str, form: str) -> str:

@@ -39,6 +39,7 @@ from i2e_pipeline.extract.substrings import Substrings, code_points, hashes, pla
 from wikidata import scripts
 from wikidata.common_words import COMMON_WORDS
 from wikidata.function_words import ALL_FUNCTION_WORDS
+from wikidata.priors import PARTS
 from wikidata.schemas import SURFACES
 from wikidata.scripts import TATWEEL
 from wikidata.surface import LEADING, inflections, length, normal_form
@@ -52,7 +53,7 @@ MAX_TOKENS = 32
 """Longest name in tokens: words, punctuation marks, and in scripts without blanks syllables."""
 MIN_LENGTH = 3
 """Shorter names, as `surface.length` counts, are left to the recognizer."""
-SPELLED_KINDS = ("surname",)
+SPELLED_KINDS = PARTS
 """A name that is only of these kinds matches only as it is spelled, with its capital, in a text where capitals mean
 something: one that also has a longer word in small letters."""
 
@@ -337,13 +338,21 @@ def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str
     kinds: list[int] = []
     spellings: list[str] = []
     rows = batch.select(["normal_form", "forms"])
-    for form in pc.filter(rows.column("normal_form"), admitted).to_pylist():
+    certain = rows.filter(admitted)
+    for form, forms in zip(certain.column("normal_form").to_pylist(), certain.column("forms").to_pylist(), strict=True):
         if length(form) >= MIN_LENGTH and not form.isdigit() and not _never(form):
             bases.append(form)
             kinds.append(_CASELESS)
-    rows = rows.filter(spelled)
+            continue
+        # "US" and "WHO" are names where they are in capitals, and only there.
+        capitals_only = [f for f in forms if len(form) > 1 and f.isupper() and f.isascii() and not form.isdigit()]
+        if capitals_only and (length(form) < MIN_LENGTH or form in ALL_FUNCTION_WORDS):
+            bases.append(form)
+            kinds.append(_EXACT)
+            spellings += capitals_only
+    rows = batch.select(["normal_form", "forms"]).filter(spelled)
     for form, forms in zip(rows.column("normal_form").to_pylist(), rows.column("forms").to_pylist(), strict=True):
-        capitals = [f for f in forms if f[:1].isupper()]
+        capitals = [spelled for f in forms if f != f.lower() for spelled in {f, f[:1].upper() + f[1:]}]
         if length(form) > MIN_LENGTH and capitals and not _never(form):
             bases.append(form)
             kinds.append(_EXACT)
@@ -494,7 +503,9 @@ class Gazetteer:
         if exact.any():
             allowed = ~exact
             spelled, _ = places_among(self._exact, Substrings(folded.original)(starts[exact], ends[exact]))
-            allowed[exact] = spelled & _cased(folded, len(texts))[rows[exact]]
+            allowed[exact] = spelled & (
+                _cased(folded, len(texts))[rows[exact]] | _as_a_name(folded, tokens[exact], last[exact])
+            )
             rows, starts, ends = rows[allowed], starts[allowed], ends[allowed]
         order = np.lexsort((-ends, starts))
         rows, starts, ends = rows[order], starts[order], ends[order]
@@ -566,6 +577,53 @@ def _cased(folded: _Folded, texts: int) -> npt.NDArray[np.bool_]:
     has = np.zeros(texts, dtype=bool)
     has[folded.rows[plain]] = True
     return has
+
+
+_TITLES = """mr mrs ms dr prof professor sir president premier chancellor minister secretary senator sen congressman
+congresswoman representative governor gov general gen colonel col admiral archbishop bishop cardinal rabbi ayatollah
+ambassador"""
+"""Words that stand before last names alone and before hardly anything else. Queens are beds, and coaches are bags."""
+
+
+@lru_cache(maxsize=1)
+def _titles() -> U64:
+    return np.sort(hashes(_TITLES.split()))
+
+
+def _as_a_name(folded: _Folded, first: I64, ends: I64) -> npt.NDArray[np.bool_]:
+    """Whether a run of words stands where a person's name stands, whatever the rest of the text is written like: behind
+    a title ("Senator Merkley"), or at the very beginning, before a word in small letters or a year ("Bokassa in 1939",
+    "Sarandon, 2008").
+
+    first, ends   of each run its first token, and where it ends among the folded characters
+    """
+    starts = folded.starts
+    initial = folded.original[folded.origin[starts]]
+    size = folded.ends - starts
+    small = (initial >= 97) & (initial <= 122) & (size >= 2)
+    number = (initial >= 48) & (initial <= 57) & (size == 4)
+    mark = ~small & (size == 1) & np.isin(initial, _BEFORE_A_YEAR)
+    begins = np.ones(len(starts), dtype=bool)
+    begins[1:] = folded.rows[1:] != folded.rows[:-1]
+
+    def same_text(at: I64) -> npt.NDArray[np.bool_]:
+        inside = (at >= 0) & (at < len(starts))
+        return inside & (folded.rows[np.clip(at, 0, len(starts) - 1)] == folded.rows[first])
+
+    def holds(what: npt.NDArray[np.bool_], at: I64) -> npt.NDArray[np.bool_]:
+        return same_text(at) & what[np.clip(at, 0, len(starts) - 1)]
+
+    behind = np.searchsorted(starts, ends)
+    alone = begins[first] & (
+        holds(small, behind) | holds(number, behind) | (holds(mark, behind) & holds(number, behind + 1))
+    )
+    titles, _ = places_among(_titles(), Substrings(folded.points)(starts, folded.ends))
+    before = first - 1
+    before = np.where(holds(initial == ord("."), before), before - 1, before)
+    return alone | holds(titles, before)
+
+
+_BEFORE_A_YEAR = np.array([ord(char) for char in ",("], dtype=np.uint32)
 
 
 def _probe(bitmap: npt.NDArray[np.uint8], values: U64) -> npt.NDArray[np.bool_]:

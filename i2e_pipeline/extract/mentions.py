@@ -15,7 +15,7 @@ another, only the longer one stays: a "Kaiser pear" need not be tried as a pear.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,10 @@ from wikidata.surface import APOSTROPHES, inadmissible, inflections, normal_form
 
 I64 = npt.NDArray[np.int64]
 
+Place = tuple[int, int, int]
+"""Number of the text, start, end."""
+PERSONS = ("PERSON", "PER")
+"""Labels of recognizers for people."""
 NER, GAZETTEER, BOTH = "ner", "gazetteer", "both"
 
 _ARTICLE = re.compile(r"(?:the|an?)\s+(?=\S)", re.IGNORECASE)
@@ -86,20 +90,29 @@ def _spans(
 ) -> tuple[I64, I64, I64, list[str | None], list[str], list[str]]:
     """Rows, starts, ends, labels, sources and normal forms of all spans, ordered by row, start, end."""
     found = gazetteer.find(texts) if gazetteer is not None else (np.zeros(0, dtype=np.int64),) * 3
-    matches = [
+    matched = {
         (row, start, _with_dot(texts[row], start, end))
         for row, start, end in zip(*(a.tolist() for a in found), strict=True)
-    ]
-    seen = zip(*_lists(recognizer.find(texts)), strict=True)
-    trimmed = [(row, _trimmed(texts[row], start, end), label) for row, start, end, label in seen]
-    recognised = {(row, *span): label for row, span, label in trimmed if span is not None}
-    places = sorted({*matches, *recognised})
+    }
+    recognised: dict[Place, str] = {}
+    for row, start, end, label in zip(*_lists(recognizer.find(texts)), strict=True):
+        span = _trimmed(texts[row], start, end)
+        if span is not None:
+            recognised[(row, *_without_tail(texts[row], *span, row, matched))] = label
+    matched -= _first_names(texts, matched, recognised)
+    parts = _in_places(texts, matched, gazetteer)
+    matched |= set(parts)
+    matched -= {whole for whole in parts.values() if whole is not None}
+    places = sorted({*matched, *recognised})
     signs = list(map(signs_in, texts))
-    articles, forms = _forms([texts[row][start:end] for row, start, end in places], places, signs, gazetteer)
+    whole = [parts.get(place) or place for place in places]
+    articles, forms, known = _forms([texts[row][start:end] for row, start, end in whole], places, signs, gazetteer)
     bare = {place: (place[0], place[1] + skip, place[2]) for place, skip in zip(places, articles, strict=True)}
-    spans: dict[tuple[int, int, int], tuple[str | None, bool, bool, str]] = {}
-    matched = set(matches)
-    for place, form in zip(places, forms, strict=True):
+    within = _within(places, matched)
+    spans: dict[Place, tuple[str | None, bool, bool, str]] = {}
+    for place, form, is_known, inside in zip(places, forms, known, within, strict=True):
+        if inside and place not in matched and not is_known and " " in form:
+            continue  # a piece of a longer name, under which the knowledge base has nothing
         before = spans.get(bare[place], (None, False, False, form))
         label = recognised.get(place, before[0])
         spans[bare[place]] = (label, before[1] or place in matched, before[2] or place in recognised, form)
@@ -108,6 +121,64 @@ def _spans(
     chosen = [spans[place] for place in kept]
     sources = [BOTH if span[1] and span[2] else GAZETTEER if span[1] else NER for span in chosen]
     return array[:, 0], array[:, 1], array[:, 2], [span[0] for span in chosen], sources, [span[3] for span in chosen]
+
+
+def _without_tail(text: str, start: int, end: int, row: int, matched: set[Place]) -> tuple[int, int]:
+    """A recognizer's span without the words in small letters behind a name that the gazetteer knows: the "Peter Falk
+    statue" is Peter Falk's."""
+    at = end
+    while (blank := text.rfind(" ", start, at)) > start and text[blank + 1].islower():
+        at = blank
+        if (row, start, at) in matched:
+            return start, at
+    return start, end
+
+
+def _first_names(texts: list[str], matched: set[Place], recognised: Mapping[Place, str]) -> set[Place]:
+    """Matches of one word that begin, or stand within, what the recognizer takes for a person's name, and do not end
+    it. "Thomas" is nobody in "Thomas Gainsborough"; "Gainsborough" may be somebody."""
+    persons: dict[int, list[tuple[int, int]]] = {}
+    for (row, start, end), label in recognised.items():
+        if label in PERSONS and (row, start, end) not in matched:
+            persons.setdefault(row, []).append((start, end))
+    return {
+        (row, start, end)
+        for row, start, end in matched
+        if row in persons
+        and " " not in texts[row][start:end]
+        and any(s <= start and end < e and texts[row][end] in " .-" for s, e in persons[row])
+    }
+
+
+def _in_places(texts: list[str], matched: set[Place], gazetteer: Gazetteer | None) -> dict[Place, Place | None]:
+    """What to look for instead of a name with a comma, of which both sides are names: "Laramie, Wyoming" is Laramie,
+    and Wyoming. Of each the place under whose words it is looked up: all of the name for the first side, since it says
+    which Laramie; None for the other."""
+    commas = [
+        ((row, start, comma), (row, comma + 2, end))
+        for row, start, end in matched
+        if (comma := texts[row].find(", ", start, end)) > start
+    ]
+    if gazetteer is None or not commas:
+        return {}
+    known = gazetteer.known([normal_form(texts[row][start:end]) for pair in commas for row, start, end in pair])
+    found: dict[Place, Place | None] = {}
+    for n, (first, second) in enumerate(commas):
+        if known[2 * n] and known[2 * n + 1]:
+            found[first] = (first[0], first[1], second[2])
+            found.setdefault(second, None)
+    return found
+
+
+def _within(places: list[Place], matched: set[Place]) -> list[bool]:
+    """Whether each place lies within a match of the gazetteer, other than itself."""
+    by_row: dict[int, list[tuple[int, int]]] = {}
+    for row, start, end in matched:
+        by_row.setdefault(row, []).append((start, end))
+    return [
+        any(s <= start and end <= e and (s, e) != (start, end) for s, e in by_row.get(row, ()))
+        for row, start, end in places
+    ]
 
 
 def _lists(found: tuple[I64, I64, I64, list[str]]) -> tuple[list[int], list[int], list[int], list[str]]:
@@ -145,9 +216,9 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
 
 def _forms(
     surfaces: list[str], places: list[tuple[int, int, int]], signs: list[int], gazetteer: Gazetteer | None
-) -> tuple[list[int], list[str]]:
-    """How many characters of an article to leave out of each span, and the normal form under which the knowledge base
-    most likely holds the rest.
+) -> tuple[list[int], list[str], list[bool]]:
+    """How many characters of an article to leave out of each span, the normal form under which the knowledge base most
+    likely holds the rest, and whether the gazetteer knows it.
 
     "the Senate" is Senate, and so is "The Senate" at the start of a text; "in The Hague" keeps its article, for a
     capital there is part of the name (in the gold sets 2,250 of 2,320 names after an article stand without it).
@@ -170,14 +241,16 @@ def _forms(
     flat = [form for forms in tried for form in forms]
     known = gazetteer.known(flat) if gazetteer is not None else np.zeros(len(flat), dtype=bool)
     chosen: list[str] = []
+    is_known: list[bool] = []
     place = 0
     for i, forms in enumerate(tried):
         hits = np.flatnonzero(known[place : place + len(forms)])
         place += len(forms)
         chosen.append(forms[int(hits[0])] if len(hits) else forms[0])
+        is_known.append(len(hits) > 0)
         if skips[i] and len(hits) and int(hits[0]) >= len(forms) // 2:
             skips[i] = 0
-    return skips, chosen
+    return skips, chosen, is_known
 
 
 def _capital(surface: str, start: int) -> bool:
