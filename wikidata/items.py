@@ -447,7 +447,8 @@ def describe(
             parts += [(unaccented(part), its_kind) for part, its_kind in parts]
             derived += [(normal_form(part), part, its_kind) for part, its_kind in parts]
         if whole and not is_human(types):
-            derived += [(normal_form(short), short, "acronym") for short in acronyms(surface) if _stands_for(surface, short)]
+            initials = [short for short in acronyms(surface) if _stands_for(surface, short)]
+            derived += [(normal_form(short), short, "acronym") for short in initials]
         for other, spelled, its_kind in derived:
             if other not in seen and inadmissible(other) is None:
                 names.append((other, spelled, entity_id, its_kind, language))

@@ -63,7 +63,7 @@ KINDS: Mapping[str, float] = {
     "short": 0.5,
     "surname": 0.5,
     "part": 0.5,
-    "given": 0.1,
+    "given": 0.03,
     "acronym": 0.2,
     "anchor": 0.5,
     "code": 0.3,

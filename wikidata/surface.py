@@ -321,9 +321,13 @@ _HONORIFICS = _words(
     """mr mrs ms miss dr prof professor sir dame lord lady saint st king queen prince princess emperor pope president
     premier chancellor minister secretary senator sen congressman representative rep governor gov mayor judge justice
     general gen colonel col captain capt major lieutenant lt sergeant sgt admiral archbishop bishop cardinal rabbi imam
-    sheikh ayatollah coach actor actress singer author astronaut director pm former"""
+    sheikh ayatollah coach actor actress singer author astronaut director pm former presidente président señor señora
+    monsieur madame herr frau secretary-general"""
 )
-_TITLES = ("prime minister ", "vice president ", "foreign minister ", "the late ")
+_TITLES = (
+    "deputy prime minister ", "prime minister ", "vice president ", "foreign minister ", "secretary of state ",
+    "attorney general ", "secretary general ", "lord mayor ", "the late ",
+)  # fmt: skip
 _COMPANY = _words("inc incorporated corp corporation co company ltd limited plc llc gmbh ag sa nv")
 _GENERATION = _words("jr sr ii iii iv")
 _KINDS_OF_PLACE = ("ประเทศ", "จังหวัด", "ປະເທດ", "ប្រទេស")  # country, province
@@ -363,8 +367,9 @@ def short_forms(name: str, exact: str | None = None) -> list[str]:
     """Shorter normal forms under which texts name the same thing, distinct, without that of the name itself.
 
     "Ballesteros, Cagayan" is "ballesteros", "Garlic (allium sativum)" is "garlic", "Celanese Corporation" is
-    "celanese", "Hiram Bingham III" is "hiram bingham", "Johnson & Johnson" is "johnson and johnson", "ประเทศลาว"
-    (country of Laos) is "ลาว". `exact` is the normal form of the name, where it is known already.
+    "celanese", "Hiram Bingham III" is "hiram bingham", "Johnson & Johnson" is "johnson and johnson", "Chelsea F.C." is
+    "chelsea", "MV Sirius Star" is "sirius star", "Little Missouri River" is "little missouri", "2006 FIFA World Cup" is
+    "2006 world cup", "ประเทศลาว" (country of Laos) is "ลาว". `exact` is the normal form of the name, where it is known already.
     """
     exact = normal_form(name) if exact is None else exact
     found = [_bare(exact)]
@@ -379,6 +384,13 @@ def short_forms(name: str, exact: str | None = None) -> list[str]:
         for club, rest in ((words[-1], words[:-1]), (words[0], words[1:])):
             if club.casefold() in _CLUBS and club[:1].isupper():
                 found.append(normal_form(" ".join(rest)))
+    if len(words) > 2 and name[:1].isupper():
+        if words[0].casefold() in _SHIPS and words[0].isupper():
+            found.append(normal_form(" ".join(words[1:])))
+        elif words[-1].casefold() in _TYPE_WORDS and words[-1][:1].isupper():
+            found.append(normal_form(" ".join(words[:-1])))
+        if words[0].isdigit() and len(words[0]) == 4 and words[1].isupper() and words[1].isalpha():
+            found.append(normal_form(" ".join([words[0], *words[2:]])))  # 2006 FIFA World Cup
     # Thai, Lao and Khmer write what a place is before its name, and texts leave it out.
     found += [bare for kind in _KINDS_OF_PLACE if (bare := exact.removeprefix(kind)) != exact]
     return [f for f in dict.fromkeys(found) if f and f != exact]
@@ -391,6 +403,17 @@ _RANKS = _words(
 _RANK = re.compile(rf"(?:(\d+(?:st|nd|rd|th)) )?((?:{'|'.join(sorted(_RANKS))})\b.*)", re.IGNORECASE)
 _REGNAL = re.compile(r"(?=[IVX]+\Z)X{0,3}(?:IX|IV|V?I{0,3})\Z")
 _SMALL = _words("a an and & at by de del des do du for in of on the to und y")
+_SHIPS = _words("uss hms hmas hmcs ss ms mv rms rv sms")
+_TYPE_WORDS = _words(
+    """river lake island islands volcano province region district county city party satellite rocket motorcycle forces
+    newspaper magazine corporation airlines"""
+)
+_OF_A_PLACE = re.compile(r"(?:province|city|state|island|town|village|district|county|region|nation|republic) of (?=.)")
+_SPELLED_OUT = {
+    "us": "united states", "u.s": "united states", "u.s.": "united states", "uk": "united kingdom",
+    "u.k.": "united kingdom", "un": "united nations", "u.n.": "united nations", "eu": "european union",
+    "st": "saint", "st.": "saint", "mt": "mount", "mt.": "mount", "ft": "fort", "ft.": "fort",
+}  # fmt: skip
 _CLUBS = _words("fc f.c. afc a.f.c. cf c.f. sc s.c.")
 _DESIGNATION = re.compile(r"(?=.*\d)(?=.*[A-Z])[A-Z][A-Za-z]{0,3}[-\u2010\u2011]?\d[\w-]*\Z")
 
@@ -500,12 +523,29 @@ def acronyms(name: str) -> list[str]:
     return [*dict.fromkeys(found)]
 
 
+@lru_cache(maxsize=1 << 16)
+def shorter(form: str) -> tuple[tuple[str, bool], ...]:
+    """By what a text goes on to name what it has named by this normal form, and whether these are its initials.
+
+    "angela dorothea merkel" is "angela", "merkel", "angela dorothea", "dorothea merkel"; "united nations" is "un".
+    """
+    words = form.split(" ")
+    if not 2 <= len(words) <= MAX_WORDS:
+        return ()
+    content = [w for w in words if w not in _SMALL]
+    found = dict.fromkeys([words[0], words[-1], " ".join(words[1:]), " ".join(words[:-1])], False)
+    if 2 <= len(content) <= 7:
+        found["".join(w[0] for w in content)] = True
+    return tuple((part, initials) for part, initials in found.items() if len(part) > 1 and part not in _SMALL)
+
+
 def lookup_keys(surface: str) -> list[str]:
     """The normal forms to look a surface up by, the exact one first; the first that the knowledge base holds is meant.
 
     After the exact form: singulars or plurals, without accents, "and" for "&", without the dots of an abbreviation
     ("u.s.a" is "usa"), without apostrophes, without article, company form, generation or initials, without
-    honorifics ("president obama"), two words as one ("sea horse" is "seahorse"). Distinct, at most
+    honorifics ("president obama"), two words as one ("sea horse" is "seahorse"), with a first word spelled out ("u.s.
+    senate" is "united states senate"), without the word that says what it is ("likud party"). Distinct, at most
     `MAX_KEYS`, [] for a surface without normal form.
     """
     exact = normal_form(surface)
@@ -531,4 +571,12 @@ def lookup_keys(surface: str) -> list[str]:
         if plain.count(" ") == 1:
             joined = plain.replace(" ", "")
             keys += [joined, *inflections(joined)]
+        first, _, rest = plain.partition(" ")
+        if first in _SPELLED_OUT:
+            keys.append(f"{_SPELLED_OUT[first]} {rest}")
+        front, _, last = plain.rpartition(" ")
+        if last in _TYPE_WORDS:
+            keys.append(front)
+        if of_a_place := _OF_A_PLACE.match(plain):
+            keys.append(plain[of_a_place.end() :])
     return [k for k in dict.fromkeys(keys) if k][:MAX_KEYS]

@@ -69,7 +69,8 @@ class Link(Stage):
 
     def plan(self, run: Run, units: Sequence[str]) -> Plan:
         mentions = run.read("mentions", units)
-        texts = run.read("texts", units, ["text_id", "text"])
+        grouped = run.config.pairs.group_column is not None
+        texts = run.read("texts", units, ["text_id", "text", *(["group_id"] if grouped else [])])
         surfaces = run.read("kb/surfaces", columns=["normal_form", "candidates"])
         known = run.ship(context_folder(run))
         settings, weights = run.config.link, Weights.load(run.config.link.weights)
@@ -78,7 +79,8 @@ class Link(Stage):
             return partial(disambiguate, context=context.Context(known.local()), settings=settings, weights=weights)
 
         expected = run.rows_by_unit("mentions", units)
-        rows = run.in_unit_order(with_candidates(mentions, texts, surfaces), expected, ["text_id"], _MENTIONS_PER_TASK)
+        linked = with_candidates(mentions, texts, surfaces, grouped)
+        rows = run.in_unit_order(linked, expected, ["text_id"], _MENTIONS_PER_TASK)
         return Plan(rows, make_kernel, rows_expected=expected, rows_of=_mentions)
 
 
