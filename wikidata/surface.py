@@ -369,7 +369,8 @@ def short_forms(name: str, exact: str | None = None) -> list[str]:
     "Ballesteros, Cagayan" is "ballesteros", "Garlic (allium sativum)" is "garlic", "Celanese Corporation" is
     "celanese", "Hiram Bingham III" is "hiram bingham", "Johnson & Johnson" is "johnson and johnson", "Chelsea F.C." is
     "chelsea", "MV Sirius Star" is "sirius star", "Little Missouri River" is "little missouri", "2006 FIFA World Cup" is
-    "2006 world cup", "ประเทศลาว" (country of Laos) is "ลาว". `exact` is the normal form of the name, where it is known already.
+    "2006 world cup", "ประเทศลาว" (country of Laos) is "ลาว". `exact` is the normal form of the name, where it is known
+    already.
     """
     exact = normal_form(name) if exact is None else exact
     found = [_bare(exact)]
@@ -389,8 +390,8 @@ def short_forms(name: str, exact: str | None = None) -> list[str]:
             found.append(normal_form(" ".join(words[1:])))
         elif words[-1].casefold() in _TYPE_WORDS and words[-1][:1].isupper():
             found.append(normal_form(" ".join(words[:-1])))
-        if words[0].isdigit() and len(words[0]) == 4 and words[1].isupper() and words[1].isalpha():
-            found.append(normal_form(" ".join([words[0], *words[2:]])))  # 2006 FIFA World Cup
+    if len(words) > 3 and len(words[0]) == 4 and words[0].isdigit() and words[1].isupper() and words[1].isalpha():
+        found.append(normal_form(" ".join([words[0], *words[2:]])))
     # Thai, Lao and Khmer write what a place is before its name, and texts leave it out.
     found += [bare for kind in _KINDS_OF_PLACE if (bare := exact.removeprefix(kind)) != exact]
     return [f for f in dict.fromkeys(found) if f and f != exact]
@@ -416,16 +417,6 @@ _SPELLED_OUT = {
 }  # fmt: skip
 _CLUBS = _words("fc f.c. afc a.f.c. cf c.f. sc s.c.")
 _DESIGNATION = re.compile(r"(?=.*\d)(?=.*[A-Z])[A-Z][A-Za-z]{0,3}[-\u2010\u2011]?\d[\w-]*\Z")
-
-
-def surname(name: str) -> str:
-    """The normal form of the last name of what looks like a person's name ("Isabel Sarli" is "sarli"), "" for all else.
-
-    Two to five words, each with a capital or a particle such as "de", no digits, nothing after a comma. A last name of
-    two parts has both ("Levon Ter-Petrosyan" is "ter petrosyan").
-    """
-    words = _words_of_person(name)
-    return normal_form(_last(words[-1])) if words else ""
 
 
 def _last(word: str) -> str:
