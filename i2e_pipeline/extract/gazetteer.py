@@ -47,7 +47,7 @@ from wikidata.surface import LEADING, inflections, length, normal_form
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
-FORMAT = 3
+FORMAT = 4
 _HEADER = "gazetteer"
 MAX_TOKENS = 32
 """Longest name in tokens: words, punctuation marks, and in scripts without blanks syllables."""
@@ -61,6 +61,9 @@ _CHUNK = 1024
 """Texts matched together: large enough for array operations, small enough to stay in the cache."""
 _CASELESS, _INFLECTED, _EXACT = 1, 2, 4
 # Their order: of equal keys a name that matches in any case wins, then an inflection of one.
+_PERSONAL = 8
+# Beside one of them: only parts of people's names are known by it.
+_OF_PEOPLE = pa.array(["surname", "part", "given", "anchor"])
 
 
 # --- text as the matcher sees it ----------------------------------------------------------------------------------
@@ -281,7 +284,7 @@ def build(
     names = 0
     for batch in batches:
         for part in _slices(batch, 1 << 16):
-            bases, kinds, spellings = _admit(part, min_link_probability)
+            bases, kinds, spellings, personal = _admit(part, min_link_probability)
             names += len(bases)
             inflected = [
                 (variant, kind | _INFLECTED)
@@ -292,6 +295,7 @@ def build(
             ]
             variants = bases + [variant for variant, _ in inflected]
             variant_flags = np.array(kinds + [kind for _, kind in inflected], dtype=np.uint8)
+            variant_flags[: len(bases)] |= np.array(personal, dtype=np.uint8) * np.uint8(_PERSONAL)
             keep, variant_keys, starts = _beginnings(variants)
             keys.append(variant_keys)
             flags.append(variant_flags[keep])
@@ -329,11 +333,14 @@ def _never(form: str) -> bool:
     return form in ALL_FUNCTION_WORDS or form in COMMON_WORDS
 
 
-def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str], list[int], list[str]]:
-    """Which names enter, how each may match, and the exact spellings of those that must match exactly."""
+def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str], list[int], list[str], list[bool]]:
+    """Which names enter, how each may match, the exact spellings of those that must match exactly, and which are
+    personal."""
     probable = pc.greater_equal(batch.column("link_probability"), min_link_probability)
     admitted = pc.and_(batch.column("gazetteer"), pc.fill_null(probable, False))
-    spelled = pc.and_(pc.invert(pc.fill_null(admitted, False)), _only_spelled(batch.column("candidates")))
+    spelled = pc.and_(
+        pc.invert(pc.fill_null(admitted, False)), _only_of(batch.column("candidates"), pa.array(SPELLED_KINDS))
+    )
     bases: list[str] = []
     kinds: list[int] = []
     spellings: list[str] = []
@@ -357,7 +364,9 @@ def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str
             bases.append(form)
             kinds.append(_EXACT)
             spellings += capitals
-    return bases, kinds, spellings
+    of_people = _only_of(batch.column("candidates"), _OF_PEOPLE).to_pylist()
+    personal = dict(zip(batch.column("normal_form").to_pylist(), of_people, strict=True))
+    return bases, kinds, spellings, [personal[base] for base in bases]
 
 
 def refused(surface: Mapping[str, Any], min_link_probability: float) -> str | None:
@@ -373,7 +382,7 @@ def refused(surface: Mapping[str, Any], min_link_probability: float) -> str | No
     if _never(form):
         return "a common word"
     batch = pa.RecordBatch.from_pylist([dict(surface)], schema=SURFACES)
-    bases, kinds, spellings = _admit(batch, min_link_probability)
+    bases, kinds, spellings, _ = _admit(batch, min_link_probability)
     if not bases:
         if not surface["gazetteer"]:
             return f"link probability {probability:.3f} is below the gate of the knowledge base itself"
@@ -385,9 +394,10 @@ def refused(surface: Mapping[str, Any], min_link_probability: float) -> str | No
     return None
 
 
-def _only_spelled(candidates: pa.Array) -> pa.Array:
-    """Whether all candidates of a name are of SPELLED_KINDS, so that only its spelling tells it from a word."""
-    spelled = pc.is_in(candidates.flatten().field("kind"), pa.array(SPELLED_KINDS, pa.string()))
+def _only_of(candidates: pa.Array, kinds: pa.Array) -> pa.Array:
+    """Whether a name has candidates, and all of these kinds: of SPELLED_KINDS, its spelling alone tells it from a
+    word."""
+    spelled = pc.is_in(candidates.flatten().field("kind"), kinds)
     sizes = pc.list_value_length(candidates).to_numpy(zero_copy_only=False)
     others = np.repeat(np.arange(len(sizes)), sizes)[~spelled.to_numpy(zero_copy_only=False)]
     return pa.array((np.bincount(others, minlength=len(sizes)) == 0) & (sizes > 0))
@@ -430,7 +440,7 @@ def _write(
     all_keys = np.concatenate(keys) if keys else np.zeros(0, dtype=np.uint64)
     all_flags = np.concatenate(flags) if flags else np.zeros(0, dtype=np.uint8)
     # A name in its own form comes before an inflection of another ("glasses" before "glass" + es).
-    order = np.lexsort((all_flags, all_keys))
+    order = np.lexsort((all_flags & ~np.uint8(_PERSONAL), all_keys))
     all_keys, all_flags = all_keys[order], all_flags[order]
     first = np.ones(len(all_keys), dtype=bool)
     first[1:] = all_keys[1:] != all_keys[:-1]
@@ -471,10 +481,21 @@ class Gazetteer:
             stored[name] for name in ("keys", "flags", "exact_forms", "key_bits", "beginning_bits")
         )
 
-    def known(self, forms: list[str]) -> npt.NDArray[np.bool_]:
-        """Which normal forms are names of the gazetteer, as they stand (not as a plural or singular of one)."""
+    def known(self, forms: list[str], small: list[bool] | None = None) -> npt.NDArray[np.bool_]:
+        """Which normal forms are names of the gazetteer, as they stand (not as a plural or singular of one).
+
+        small   which of them a text writes without a capital: these are no names that match only as spelled
+        """
         found, places = places_among(self._keys, hashes(forms))
+        if small is not None:
+            found &= ~(np.array(small, dtype=bool) & ((self._flags[places] & _EXACT) > 0)) if len(self._keys) else found
         found[found] = (self._flags[places[found]] & _INFLECTED) == 0
+        return found
+
+    def personal(self, forms: list[str]) -> npt.NDArray[np.bool_]:
+        """Which normal forms are names of the gazetteer, and only parts of people's names."""
+        found, places = places_among(self._keys, hashes(forms))
+        found[found] = (self._flags[places[found]] & (_INFLECTED | _PERSONAL)) == _PERSONAL
         return found
 
     def find(self, texts: list[str]) -> tuple[I64, I64, I64]:
@@ -556,7 +577,7 @@ class Gazetteer:
         if words is not None:
             # An inflected form of an inflected form is none of the name, nor is one of a surname as it is spelled.
             whole = np.repeat([whole for *_, whole in found], [len(part[0]) for part in found])[named]
-            good = whole | (self._flags[places] == _CASELESS)
+            good = whole | ((self._flags[places] & _CASELESS) > 0) & ((self._flags[places] & _INFLECTED) == 0)
             begun, ends, places, named = begun[good], ends[good], places[good], np.flatnonzero(named)[good]
         if folded.unspaced is not None:
             sizes = np.repeat([size for *_, size, _ in found], [len(part[0]) for part in found])[named]

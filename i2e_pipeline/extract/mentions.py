@@ -97,9 +97,9 @@ def _spans(
     recognised: dict[Place, str] = {}
     for row, start, end, label in zip(*_lists(recognizer.find(texts)), strict=True):
         span = _trimmed(texts[row], start, end)
-        if span is not None:
-            recognised[(row, *_without_tail(texts[row], *span, row, matched))] = label
-    matched -= _first_names(texts, matched, recognised)
+        if span is not None and not _has_tail(texts[row], (row, *span), matched):
+            recognised[(row, *span)] = label
+    matched -= _first_names(texts, matched, recognised, gazetteer)
     parts = _in_places(texts, matched, gazetteer)
     matched |= set(parts)
     matched -= {whole for whole in parts.values() if whole is not None}
@@ -123,31 +123,38 @@ def _spans(
     return array[:, 0], array[:, 1], array[:, 2], [span[0] for span in chosen], sources, [span[3] for span in chosen]
 
 
-def _without_tail(text: str, start: int, end: int, row: int, matched: set[Place]) -> tuple[int, int]:
-    """A recognizer's span without the words in small letters behind a name that the gazetteer knows: the "Peter Falk
-    statue" is Peter Falk's."""
-    at = end
+def _has_tail(text: str, place: Place, matched: set[Place]) -> bool:
+    """Whether a recognizer's span is a name that the gazetteer knows, and words in small letters behind it: it adds
+    nothing to "Peter Falk" that it goes on to "Peter Falk statue", and its label is of that."""
+    row, start, at = place
     while (blank := text.rfind(" ", start, at)) > start and text[blank + 1].islower():
         at = blank
         if (row, start, at) in matched:
-            return start, at
-    return start, end
+            return True
+    return False
 
 
-def _first_names(texts: list[str], matched: set[Place], recognised: Mapping[Place, str]) -> set[Place]:
-    """Matches of one word that begin, or stand within, what the recognizer takes for a person's name, and do not end
-    it. "Thomas" is nobody in "Thomas Gainsborough"; "Gainsborough" may be somebody."""
+def _first_names(
+    texts: list[str], matched: set[Place], recognised: Mapping[Place, str], gazetteer: Gazetteer | None
+) -> set[Place]:
+    """Matches of one word, a part of people's names and nothing else, that begin, or stand within, what the recognizer
+    takes for a person's name, and do not end it. "Thomas" is nobody in "Thomas Gainsborough"; "Gainsborough" may be
+    somebody, and "Beaver" in "Beaver Wholesale" is the animal, whatever the recognizer says."""
     persons: dict[int, list[tuple[int, int]]] = {}
     for (row, start, end), label in recognised.items():
         if label in PERSONS and (row, start, end) not in matched:
             persons.setdefault(row, []).append((start, end))
-    return {
+    first = [
         (row, start, end)
         for row, start, end in matched
         if row in persons
         and " " not in texts[row][start:end]
         and any(s <= start and end < e and texts[row][end] in " .-" for s, e in persons[row])
-    }
+    ]
+    if gazetteer is None or not first:
+        return set()
+    personal = gazetteer.personal([normal_form(texts[row][start:end]) for row, start, end in first])
+    return {place for place, is_personal in zip(first, personal.tolist(), strict=True) if is_personal}
 
 
 def _in_places(texts: list[str], matched: set[Place], gazetteer: Gazetteer | None) -> dict[Place, Place | None]:
@@ -239,7 +246,8 @@ def _forms(
         skips.append(skip)
         tried.append(forms)
     flat = [form for forms in tried for form in forms]
-    known = gazetteer.known(flat) if gazetteer is not None else np.zeros(len(flat), dtype=bool)
+    small = [surface == surface.lower() for surface, forms in zip(surfaces, tried, strict=True) for _ in forms]
+    known = gazetteer.known(flat, small) if gazetteer is not None else np.zeros(len(flat), dtype=bool)
     chosen: list[str] = []
     is_known: list[bool] = []
     place = 0

@@ -248,7 +248,7 @@ def _taken(batches: Iterator[pa.RecordBatch], gone: list[pa.RecordBatch]) -> Ite
 
 class Extract(Stage):
     name, job, does, rows_are = "extract", "extract_entities", "find what the texts name", "texts"
-    version = 3
+    version = 4
     after = ("surfaces", "pairs")
     reads = ("texts", "kb/surfaces")
     tables = {

@@ -62,7 +62,7 @@ _AGAIN = f"Download it again{PARTIAL}"
 
 class KnowledgeBase(Stage):
     name, job, does, rows_are = "knowledge_base", "build_knowledge_base", "read the Wikidata dump", "dump lines"
-    scope, version = "whole", 4
+    scope, version = "whole", 5
     tables = {
         "kb/entities": Table(ENTITIES, key=("entity_id",), holds="the items of the dump that can be labels"),
         "kb/names": Table(NAMES, holds="what each entity is called, and where that was found"),
@@ -216,7 +216,7 @@ def _raw_tables(batches: Iterator[pa.RecordBatch], **options: Any) -> Iterator[t
 class Surfaces(Stage):
     name, job, rows_are = "surfaces", "build_knowledge_base", "surface forms"
     does = "give every name its entities, with priors"
-    scope, version = "whole", 4
+    scope, version = "whole", 5
     after = ("knowledge_base",)
     reads = ("kb/names", "kb/entities")
     tables = {

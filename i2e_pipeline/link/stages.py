@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.config import Config, PairsConfig
 from i2e_pipeline.core.schemas import CANDIDATES, Reason
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Plan, Run, Stage
@@ -31,7 +31,7 @@ _MENTIONS_PER_TASK = 50_000
 class Link(Stage):
     name, job, does, rows_are = "link", "link_entities", "ask which entities each name can mean", "mentions"
     after = ("surfaces", "extract")
-    version = 2
+    version = 3
     reads = ("mentions", "texts", "kb/surfaces", "kb/entities")
     tables = {
         "candidates": Table(
@@ -46,7 +46,8 @@ class Link(Stage):
         Reason.NO_CANDIDATE: "The name is in no entity's list of names, in any of the languages that are read.",
         Reason.BELOW_FLOOR: "The name is known, but no entity is a likely enough reading of it here.",
     }
-    sections = ("link",)
+    sections = ("link", "pairs")
+    leaves_out = {f"pairs.{key}": "other stages read it" for key in PairsConfig.model_fields if key != "group_column"}
 
     def weighs(self, config: Config) -> dict[str, Any]:
         return asdict(Weights())

@@ -129,6 +129,9 @@ def test_a_plural_of_a_common_name_is_not_hidden_by_an_equal_surname(tmp_path: P
 def test_known_tells_names_from_their_inflections(tmp_path: Path) -> None:
     names = gazetteer(tmp_path, surfaces("banana", "glasses"))
     assert names.known(["banana", "bananas", "glasses", "glass", ""]).tolist() == [True, False, True, False, False]
+    spelled = gazetteer(tmp_path, surfaces("Baker", kind="surname", gazetteer=False), surfaces("banana"))
+    assert spelled.known(["baker", "baker", "banana"], [False, True, True]).tolist() == [True, False, True]
+    assert spelled.personal(["baker", "banana"]).tolist() == [True, False]
 
 
 def test_the_file_does_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:
