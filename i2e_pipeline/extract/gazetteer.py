@@ -62,8 +62,11 @@ _CHUNK = 1024
 _CASELESS, _INFLECTED, _EXACT = 1, 2, 4
 # Their order: of equal keys a name that matches in any case wins, then an inflection of one.
 _PERSONAL = 8
-# Beside one of them: only parts of people's names are known by it.
-_OF_PEOPLE = pa.array(["surname", "part", "given", "anchor"])
+# Beside one of them: hardly more than people are known by it, by a part of their names.
+_OF_PEOPLE = pa.array(["surname", "part", "given"])
+_MAY_BE_OF_PEOPLE = pa.array(["surname", "part", "given", "anchor", "short"])
+_OTHERS = 0.2
+"""Share of what a name means by which it is more than a part of people's names: "Beaver" is an animal first."""
 
 
 # --- text as the matcher sees it ----------------------------------------------------------------------------------
@@ -364,8 +367,9 @@ def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str
             bases.append(form)
             kinds.append(_EXACT)
             spellings += capitals
-    of_people = _only_of(batch.column("candidates"), _OF_PEOPLE).to_pylist()
-    personal = dict(zip(batch.column("normal_form").to_pylist(), of_people, strict=True))
+    personal = dict(
+        zip(batch.column("normal_form").to_pylist(), _of_people(batch.column("candidates")).tolist(), strict=True)
+    )
     return bases, kinds, spellings, [personal[base] for base in bases]
 
 
@@ -401,6 +405,19 @@ def _only_of(candidates: pa.Array, kinds: pa.Array) -> pa.Array:
     sizes = pc.list_value_length(candidates).to_numpy(zero_copy_only=False)
     others = np.repeat(np.arange(len(sizes)), sizes)[~spelled.to_numpy(zero_copy_only=False)]
     return pa.array((np.bincount(others, minlength=len(sizes)) == 0) & (sizes > 0))
+
+
+def _of_people(candidates: pa.Array) -> npt.NDArray[np.bool_]:
+    """Whether a name is a part of people's names, and hardly anything else."""
+    sizes = pc.list_value_length(candidates).to_numpy(zero_copy_only=False)
+    of = np.repeat(np.arange(len(sizes)), sizes)
+    flat = candidates.flatten()
+    people, may_be = (
+        pc.is_in(flat.field("kind"), kinds).to_numpy(zero_copy_only=False) for kinds in (_OF_PEOPLE, _MAY_BE_OF_PEOPLE)
+    )
+    prior = flat.field("prior").to_numpy(zero_copy_only=False)
+    others = np.bincount(of, np.where(may_be, 0.0, prior), minlength=len(sizes))
+    return (np.bincount(of[people], minlength=len(sizes)) > 0) & (others < _OTHERS)
 
 
 def _beginnings(forms: list[str]) -> tuple[npt.NDArray[np.bool_], U64, U64]:
@@ -493,7 +510,7 @@ class Gazetteer:
         return found
 
     def personal(self, forms: list[str]) -> npt.NDArray[np.bool_]:
-        """Which normal forms are names of the gazetteer, and only parts of people's names."""
+        """Which normal forms are names of the gazetteer, and parts of people's names before anything else."""
         found, places = places_among(self._keys, hashes(forms))
         found[found] = (self._flags[places[found]] & (_INFLECTED | _PERSONAL)) == _PERSONAL
         return found
