@@ -40,7 +40,7 @@ from wikidata.surface import (
 from wikidata.types import TYPES, UNKNOWN
 
 _MAY_BE_A_PERSON = (UNKNOWN, TYPES.code("person"))
-"""What an item without a class may be if its last name is a surname: "Three Gorges Dam" is none."""
+"""What an item without a class may be by its description and its name if it is a person."""
 _HAVE_ACRONYMS = tuple(map(TYPES.code, ("organization", "company", "team", "event")))
 MAX_ALIASES = 200
 """Aliases kept per entity, in the order of the dump; a few items have tens of thousands."""
@@ -395,6 +395,7 @@ def describe(
     sites = item.sitelinks or {}
     title = title_of(item, f"{languages[0].partition('-')[0]}wiki" if languages else "enwiki")
     chosen = choose_name(labels, title, languages)
+    description = _description(item, languages)
     name, name_language = chosen or (item.id, "")
 
     surfaces: dict[str, tuple[str, str]] = {}  # surface -> (kind, language), the first wins
@@ -442,7 +443,7 @@ def describe(
             undotted = normal_form(form.replace(".", ""))
             plain.append((undotted, undotted))
         derived += [(unaccented(f), _excerpt(surface, unaccented(f)), "unaccented") for f, _ in plain]
-        if kind == "label" and (is_human(types) if types else TYPES.of_text(surface) in _MAY_BE_A_PERSON):
+        if kind == "label" and _may_be_a_person(types, description, surface):
             parts = parts_of_person(surface)
             parts += [(unaccented(part), its_kind) for part, its_kind in parts]
             derived += [(normal_form(part), part, its_kind) for part, its_kind in parts]
@@ -458,7 +459,7 @@ def describe(
         entity_id,
         name,
         name_language,
-        _description(item, languages),
+        description,
         [alias for alias in aliases if alias and alias != name],
         list(types),
         _items(claims.P279) + _items(claims.P171) if claims.P279 or claims.P171 else [],
@@ -472,6 +473,14 @@ def describe(
         is_human(types),
     )
     return row, names
+
+
+def _may_be_a_person(types: Sequence[int], description: str | None, name: str) -> bool:
+    """Whether parts of the name name the item: it is a human by class, or has no class, and neither its description
+    ("bicycle brand") nor its name ("Three Gorges Dam") is headed by another kind of thing."""
+    if types:
+        return is_human(types)
+    return TYPES.of_text(description) in _MAY_BE_A_PERSON and TYPES.of_text(name) in _MAY_BE_A_PERSON
 
 
 def _stands_for(name: str, acronym: str) -> bool:

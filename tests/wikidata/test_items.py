@@ -298,6 +298,8 @@ def test_title_loses_its_qualifier() -> None:
 def test_people_and_things_of_unknown_class_that_look_like_people_get_a_surname() -> None:
     assert names(line(1, "Isabel Sarli", claims=instance_of(5)))["sarli"] == "surname"
     assert names(line(1, "Isabel Sarli"))["sarli"] == "surname"
+    brand = names(line(1, "Gato Preto", descriptions={"en": {"language": "en", "value": "interior decoration brand"}}))
+    assert "gato" not in brand
     assert "tower" not in names(line(1, "Eiffel Tower", claims=instance_of(1440476)))
 
 
