@@ -97,8 +97,9 @@ def _spans(
     recognised: dict[Place, str] = {}
     for row, start, end, label in zip(*_lists(recognizer.find(texts)), strict=True):
         span = _trimmed(texts[row], start, end)
-        if span is not None and not _has_tail(texts[row], (row, *span), matched):
-            recognised[(row, *span)] = label
+        place = (row, *span) if span is not None else None
+        if place is not None and not _has_tail(texts[row], place, matched):
+            recognised[place] = label
     matched -= _first_names(texts, matched, recognised, gazetteer)
     parts = _in_places(texts, matched, gazetteer)
     matched |= set(parts)
@@ -114,8 +115,12 @@ def _spans(
         if inside and place not in matched and not is_known and " " in form:
             continue  # a piece of a longer name, under which the knowledge base has nothing
         before = spans.get(bare[place], (None, False, False, form))
-        label = recognised.get(place, before[0])
-        spans[bare[place]] = (label, before[1] or place in matched, before[2] or place in recognised, form)
+        spans[bare[place]] = (
+            recognised.get(place, before[0]),
+            before[1] or place in matched,
+            before[2] or place in recognised,
+            form,
+        )
     kept = [place for place, span in sorted(spans.items()) if span[3]]
     array = np.array(kept, dtype=np.int64).reshape(-1, 3)
     chosen = [spans[place] for place in kept]

@@ -92,14 +92,15 @@ class Pairs(Stage):
         tables, config = run.tables, run.config
         expected: dict[str, int | None] = {unit: run.unit(unit).rows for unit in units}
         pairs = config.pairs
-        columns = pairs.key_column, pairs.url_column, pairs.text_column, pairs.group_column
+        columns = pairs.key_column, pairs.url_column, pairs.text_column
+        group_column = pairs.group_column
         settings, where = shard_of("", "parquet", None, config.pairs), config.pairs.where
         max_characters = config.extract.max_characters
 
         def make_kernel() -> Kernel:
             def kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
                 mended: Counter[str] = Counter()
-                read = read_shards(batches, settings, *columns, where=where, mended=mended)
+                read = read_shards(batches, settings, *columns, where=where, mended=mended, group_column=group_column)
                 gone: list[pa.RecordBatch] = []
                 yield from read_texts(_taken(read, gone), max_characters)
                 for batch in gone:
@@ -190,9 +191,9 @@ def read_shards(
     key_column: str | None,
     url_column: str | None,
     text_column: str,
-    group_column: str | None,
     mended: Counter[str],
     where: str | None = None,
+    group_column: str | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Every row of the files that is in their share, without its image.
 
