@@ -29,18 +29,20 @@ from wikidata.reasons import Reason
 from wikidata.schemas import BRACKETS, RAW_ENTITIES, RAW_NAMES, REDIRECTS, REJECTS
 from wikidata.surface import (
     LANGUAGES,
+    acronyms,
     choose_name,
     inadmissible,
     normal_form,
+    parts_of_person,
     short_forms,
-    surname,
     unaccented,
     without_qualifier,
 )
 from wikidata.types import TYPES, UNKNOWN
 
 _MAY_BE_A_PERSON = (UNKNOWN, TYPES.code("person"))
-"""What an item without a class may be if its last name is a surname: "Three Gorges Dam" is none."""
+"""What an item without a class may be by its description and its name if it is a person."""
+_HAVE_ACRONYMS = tuple(map(TYPES.code, ("organization", "company", "team", "event")))
 MAX_ALIASES = 200
 """Aliases kept per entity, in the order of the dump; a few items have tens of thousands."""
 
@@ -450,6 +452,7 @@ def describe(
     chosen = choose_name(labels, title, languages)
     if chosen is None:  # a label of some other language
         chosen = choose_name({language: _clean(text.value) for language, text in written.items()}, title, languages)
+    description = _description(item, languages)
     name, name_language = chosen or (item.id, "")
 
     surfaces: dict[str, tuple[str, str]] = {}  # surface -> (kind, language), the first wins
@@ -490,21 +493,30 @@ def describe(
             names.append((form, surface, entity_id, kind, language))
             seen.add(form)
     for form, surface, _, kind, language in tuple(names):
-        derived = [(short, "short") for short in short_forms(surface, form)] if kind in _WHOLE else []
-        derived += [(unaccented(f), "unaccented") for f, _ in ((form, ""), *derived)]
-        if kind == "label" and (is_human(types) if types else TYPES.of_text(surface) in _MAY_BE_A_PERSON):
-            last = surname(surface)
-            derived += [(last, "surname"), (unaccented(last), "surname")]
-        for other, kind in derived:
+        whole = kind in _WHOLE
+        derived = [(short, _excerpt(surface, short), "short") for short in short_forms(surface, form)] if whole else []
+        plain = [(form, surface), *((short, spelled) for short, spelled, _ in derived)]
+        if "." in form and whole:
+            undotted = normal_form(form.replace(".", ""))
+            plain.append((undotted, undotted))
+        derived += [(unaccented(f), _excerpt(surface, unaccented(f)), "unaccented") for f, _ in plain]
+        if kind == "label" and _may_be_a_person(types, description, surface):
+            parts = parts_of_person(surface)
+            parts += [(unaccented(part), its_kind) for part, its_kind in parts]
+            derived += [(normal_form(part), part, its_kind) for part, its_kind in parts]
+        if whole and not is_human(types):
+            initials = [short for short in acronyms(surface) if _stands_for(surface, short)]
+            derived += [(normal_form(short), short, "acronym") for short in initials]
+        for other, spelled, its_kind in derived:
             if other not in seen and inadmissible(other) is None:
-                names.append((other, _excerpt(surface, other), entity_id, kind, language))
+                names.append((other, spelled, entity_id, its_kind, language))
                 seen.add(other)
 
     row = (
         entity_id,
         name,
         name_language,
-        _description(item, languages),
+        description,
         [alias for alias in aliases if alias and alias != name],
         list(types),
         _items(claims.P279) + _items(claims.P171) if claims.P279 or claims.P171 else [],
@@ -519,6 +531,22 @@ def describe(
         is_human(types),
     )
     return row, names
+
+
+def _may_be_a_person(types: Sequence[int], description: str | None, name: str) -> bool:
+    """Whether parts of the name name the item: it is a human by class, or has no class, and neither its description
+    ("bicycle brand") nor its name ("Three Gorges Dam") is headed by another kind of thing."""
+    if types:
+        return is_human(types)
+    return TYPES.of_text(description) in _MAY_BE_A_PERSON and TYPES.of_text(name) in _MAY_BE_A_PERSON
+
+
+def _stands_for(name: str, acronym: str) -> bool:
+    """Whether initials are those of a name by which its kind is known: an organisation's; else of one with a small word
+    ("Museum of Modern Art"), for without one it may be a person's. Figures stand for any name."""
+    if any(map(str.isdigit, acronym)):
+        return True
+    return TYPES.of_text(name) in _HAVE_ACRONYMS or any(w.islower() for w in name.split())
 
 
 def _excerpt(surface: str, form: str) -> str:

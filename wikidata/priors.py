@@ -62,10 +62,16 @@ KINDS: Mapping[str, float] = {
     "unaccented": 0.6,
     "short": 0.5,
     "surname": 0.5,
+    "part": 0.5,
+    "given": 0.03,
+    "acronym": 0.2,
     "anchor": 0.5,
     "code": 0.3,
 }
 """Kinds of names and what each is worth as evidence that a surface means its entity. Others count as "anchor"."""
+
+PARTS = ("surname", "part", "given", "acronym")
+"""Kinds that only their capital tells from words, and that many share."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -193,6 +199,8 @@ def base_link_probability(form: str, best_kind: str, forms: Sequence[str]) -> fl
     if len(form) < 2 or not any(map(str.isalpha, form)):
         return 0.0
     words = form.split()
+    if len(words) == 1 and (length(form) <= 2 or form in ALL_FUNCTION_WORDS) and any(map(str.isupper, forms)):
+        return 0.045
     content = [w for w in words if w not in ALL_FUNCTION_WORDS]
     if not content:
         return 0.0
@@ -209,7 +217,9 @@ def base_link_probability(form: str, best_kind: str, forms: Sequence[str]) -> fl
     if best_kind == "anchor" and len(words) == 1 and all(f.islower() for f in forms):
         return 0.03
     p = {1: 0.3, 2: 0.6}.get(len(words), 0.7)
-    p *= {"label": 1.0, "title": 1.0, "demonym": 0.5, "surname": 0.15, "code": 0.15}.get(best_kind, 0.7)
+    if best_kind in PARTS:
+        return 0.045
+    p *= {"label": 1.0, "title": 1.0, "demonym": 0.5, "code": 0.15}.get(best_kind, 0.7)
     if len(form) <= 4 and len(words) == 1 and all(f.isupper() for f in forms):
         p *= 0.4
     return p

@@ -321,9 +321,13 @@ _HONORIFICS = _words(
     """mr mrs ms miss dr prof professor sir dame lord lady saint st king queen prince princess emperor pope president
     premier chancellor minister secretary senator sen congressman representative rep governor gov mayor judge justice
     general gen colonel col captain capt major lieutenant lt sergeant sgt admiral archbishop bishop cardinal rabbi imam
-    sheikh ayatollah coach actor actress singer author astronaut director pm former"""
+    sheikh ayatollah coach actor actress singer author astronaut director pm former presidente président señor señora
+    monsieur madame herr frau secretary-general"""
 )
-_TITLES = ("prime minister ", "vice president ", "foreign minister ", "the late ")
+_TITLES = (
+    "deputy prime minister ", "prime minister ", "vice president ", "foreign minister ", "secretary of state ",
+    "attorney general ", "secretary general ", "lord mayor ", "the late ",
+)  # fmt: skip
 _COMPANY = _words("inc incorporated corp corporation co company ltd limited plc llc gmbh ag sa nv")
 _GENERATION = _words("jr sr ii iii iv")
 _KINDS_OF_PLACE = ("ประเทศ", "จังหวัด", "ປະເທດ", "ប្រទេស")  # country, province
@@ -363,8 +367,10 @@ def short_forms(name: str, exact: str | None = None) -> list[str]:
     """Shorter normal forms under which texts name the same thing, distinct, without that of the name itself.
 
     "Ballesteros, Cagayan" is "ballesteros", "Garlic (allium sativum)" is "garlic", "Celanese Corporation" is
-    "celanese", "Hiram Bingham III" is "hiram bingham", "Johnson & Johnson" is "johnson and johnson", "ประเทศลาว"
-    (country of Laos) is "ลาว". `exact` is the normal form of the name, where it is known already.
+    "celanese", "Hiram Bingham III" is "hiram bingham", "Johnson & Johnson" is "johnson and johnson", "Chelsea F.C." is
+    "chelsea", "MV Sirius Star" is "sirius star", "Little Missouri River" is "little missouri", "2006 FIFA World Cup" is
+    "2006 world cup", "ประเทศลาว" (country of Laos) is "ลาว". `exact` is the normal form of the name, where it is known
+    already.
     """
     exact = normal_form(name) if exact is None else exact
     found = [_bare(exact)]
@@ -374,27 +380,155 @@ def short_forms(name: str, exact: str | None = None) -> list[str]:
         found += [short, _bare(short)]
     if " & " in exact:
         found.append(exact.replace(" & ", " and "))
+    words = name.split()
+    if len(words) > 1 and name[:1].isupper():
+        for club, rest in ((words[-1], words[:-1]), (words[0], words[1:])):
+            if club.casefold() in _CLUBS and club[:1].isupper():
+                found.append(normal_form(" ".join(rest)))
+    if len(words) > 2 and name[:1].isupper():
+        if words[0].casefold() in _SHIPS and words[0].isupper():
+            found.append(normal_form(" ".join(words[1:])))
+        elif words[-1].casefold() in _TYPE_WORDS and words[-1][:1].isupper():
+            found.append(normal_form(" ".join(words[:-1])))
+    if len(words) > 3 and len(words[0]) == 4 and words[0].isdigit() and words[1].isupper() and words[1].isalpha():
+        found.append(normal_form(" ".join([words[0], *words[2:]])))
     # Thai, Lao and Khmer write what a place is before its name, and texts leave it out.
     if not exact.isascii():
         found += [bare for kind in _KINDS_OF_PLACE if (bare := exact.removeprefix(kind)) != exact]
     return [f for f in dict.fromkeys(found) if f and f != exact]
 
 
-def surname(name: str) -> str:
-    """The normal form of the last name of what looks like a person's name ("Isabel Sarli" is "sarli"), "" for all else.
+_RANKS = _words(
+    """duke duchess archduke archduchess earl count countess marquess marquis marchioness viscount viscountess baron
+    baroness lord lady prince princess margrave margravine landgrave elector graf freiherr"""
+)
+_RANK = re.compile(rf"(?:(\d+(?:st|nd|rd|th)) )?((?:{'|'.join(sorted(_RANKS))})\b.*)", re.IGNORECASE)
+_REGNAL = re.compile(r"(?=[IVX]+\Z)X{0,3}(?:IX|IV|V?I{0,3})\Z")
+_SMALL = _words("a an and & at by de del des do du for in of on the to und y")
+_SHIPS = _words("uss hms hmas hmcs ss ms mv rms rv sms")
+_TYPE_WORDS = _words(
+    """river lake island islands volcano province region district county city party satellite rocket motorcycle forces
+    newspaper magazine corporation airlines"""
+)
+_OF_A_PLACE = re.compile(r"(?:province|city|state|island|town|village|district|county|region|nation|republic) of (?=.)")
+_SPELLED_OUT = {
+    "us": "united states", "u.s": "united states", "u.s.": "united states", "uk": "united kingdom",
+    "u.k.": "united kingdom", "un": "united nations", "u.n.": "united nations", "eu": "european union",
+    "st": "saint", "st.": "saint", "mt": "mount", "mt.": "mount", "ft": "fort", "ft.": "fort",
+}  # fmt: skip
+_CLUBS = _words("fc f.c. afc a.f.c. cf c.f. sc s.c.")
+_DESIGNATION = re.compile(r"(?=.*\d)(?=.*[A-Z])[A-Z][A-Za-z]{0,3}[-\u2010\u2011]?\d[\w-]*\Z")
 
-    Two to five words, each with a capital or a particle such as "de", no digits, nothing after a comma.
-    """
+
+def _last(word: str) -> str:
+    """A last or first name as it is spelled, "" where a word is none."""
+    form = normal_form(word)
+    return word.strip(".,") if len(form) > 2 and form.replace(" ", "").replace("'", "").isalpha() else ""
+
+
+def _words_of_person(name: str) -> list[str]:
+    """The words of what looks like a person's name, without what stands behind a comma and without a generation; []
+    for all else."""
     name = name.partition(",")[0]
     words = name.split()
     while len(words) > 2 and words[-1].strip(".").casefold() in _GENERATION:
         words.pop()
     if not 2 <= len(words) <= 5 or any(map(str.isdigit, name)) or not words[0][:1].isupper():
-        return ""
+        return []
     if not all(w[:1].isupper() or w.casefold() in _PARTICLES for w in words) or not words[-1][:1].isupper():
-        return ""
-    last = normal_form(words[-1])
-    return last if len(last) > 2 and last.isalpha() else ""
+        return []
+    return words
+
+
+def parts_of_person(name: str) -> list[tuple[str, str]]:
+    """The parts by which texts name a person alone, as they are spelled, each with its kind.
+
+    "surname"  the last name; behind a particle, or one of two, also with what stands before it: "Wilhelmus van den
+               Bergh" is "van den Bergh", "Juan Bravo Murillo" is "Bravo Murillo"; what a title without "of" gives:
+               "Charles Monck, 4th Viscount Monck" is "Monck"
+    "given"    the first name: "Petula Clark" is "Petula", "Ramiro I of Asturias" is "Ramiro"
+    "part"     all but the last or the middle name ("Vicente Fox Quesada" is "Vicente Fox"), what stands before "of"
+               ("Faisal II of Iraq" is "Faisal II"), a title ("Thomas Osborne, 1st Duke of Leeds" is "Duke of Leeds")
+    """
+    front, comma, behind = name.partition(", ")
+    titled = _RANK.match(behind) if comma else None
+    found = _of_title(front, *titled.groups()) if titled else []
+    reigning, of, _ = front.partition(" of ")
+    if of:
+        words = reigning.split()
+        while len(words) > 1 and words[0].rstrip(".").casefold() in _HONORIFICS | _RANKS:
+            words = words[1:]
+        if words and all(w[:1].isupper() for w in words):
+            found += [(" ".join(words), "part")] if len(words) > 1 else []
+            found.append((_last(words[0]), "given"))
+        return [part for part in found if part[0]]
+    words = _words_of_person(name)
+    if not words:
+        return [part for part in found if part[0]]
+    last = len(words) - 1
+    if not _REGNAL.match(words[-1]):
+        small = [w.casefold() in _PARTICLES for w in words]
+        found.append((_last(words[-1]), "surname"))
+        begin = last
+        while begin > 1 and small[begin - 1]:
+            begin -= 1
+        if last >= 2:
+            found.append((" ".join(words[begin if begin < last else last - 1 :]), "surname"))
+        if last >= 2 and not any(small):
+            found += [(" ".join(words[:-1]), "part"), (f"{words[0]} {words[-1]}", "part")]
+    found.append((_last(words[0]), "given"))
+    return [part for part in found if part[0]]
+
+
+def _of_title(front: str, ordinal: str | None, title: str) -> list[tuple[str, str]]:
+    """What a title behind a comma makes of a person's name."""
+    rank, _, holds = title.partition(" ")
+    found = [(f"{ordinal} {title}", "part")] if ordinal else []
+    found.append((title, "part"))
+    if rank.casefold() in ("prince", "princess"):
+        found.append((f"{rank} {front.split(' ')[0]}", "part"))
+    elif holds:
+        found.append((f"Lord {holds.removeprefix('of ')}", "part"))
+        if not holds.startswith("of "):
+            found.append((_last(holds.partition(" of ")[0]), "surname"))
+    return found
+
+
+def acronyms(name: str) -> list[str]:
+    """Capital letters and figures that stand for a longer name, as they are spelled.
+
+    The initials of three capitalised words or more, small ones between them left out: "Food and Drug Administration" is
+    "FDA". What a maker calls its product, and that with all behind it: "Northrop Grumman B-2 Spirit" is "B-2" and
+    "B-2 Spirit".
+    """
+    words = name.removeprefix("The ").split()
+    found: list[str] = []
+    if not words or not words[0][:1].isupper():
+        return found
+    for at, word in enumerate(words[1:], 1):
+        if _DESIGNATION.match(word) and len(word) > 2:
+            found = [word, " ".join(words[at:])]
+            break
+    content = [w for w in words if w.casefold() not in _SMALL]
+    if 3 <= len(content) <= 7 and all(w[:1].isupper() for w in content):
+        found.append("".join(w[0] for w in content))
+    return [*dict.fromkeys(found)]
+
+
+@lru_cache(maxsize=1 << 16)
+def shorter(form: str) -> tuple[tuple[str, bool], ...]:
+    """By what a text goes on to name what it has named by this normal form, and whether these are its initials.
+
+    "angela dorothea merkel" is "angela", "merkel", "angela dorothea", "dorothea merkel"; "united nations" is "un".
+    """
+    words = form.split(" ")
+    if not 2 <= len(words) <= MAX_WORDS:
+        return ()
+    content = [w for w in words if w not in _SMALL]
+    found = dict.fromkeys([words[0], words[-1], " ".join(words[1:]), " ".join(words[:-1])], False)
+    if 2 <= len(content) <= 7:
+        found["".join(w[0] for w in content)] = True
+    return tuple((part, initials) for part, initials in found.items() if len(part) > 1 and part not in _SMALL)
 
 
 def lookup_keys(surface: str) -> list[str]:
@@ -402,7 +536,8 @@ def lookup_keys(surface: str) -> list[str]:
 
     After the exact form: singulars or plurals, without accents, "and" for "&", without the dots of an abbreviation
     ("u.s.a" is "usa"), without apostrophes, without article, company form, generation or initials, without
-    honorifics ("president obama"), two words as one ("sea horse" is "seahorse"). Distinct, at most
+    honorifics ("president obama"), two words as one ("sea horse" is "seahorse"), with a first word spelled out ("u.s.
+    senate" is "united states senate"), without the word that says what it is ("likud party"). Distinct, at most
     `MAX_KEYS`, [] for a surface without normal form.
     """
     exact = normal_form(surface)
@@ -428,4 +563,12 @@ def lookup_keys(surface: str) -> list[str]:
         if plain.count(" ") == 1:
             joined = plain.replace(" ", "")
             keys += [joined, *inflections(joined)]
+        first, _, rest = plain.partition(" ")
+        if first in _SPELLED_OUT:
+            keys.append(f"{_SPELLED_OUT[first]} {rest}")
+        front, _, last = plain.rpartition(" ")
+        if last in _TYPE_WORDS:
+            keys.append(front)
+        if of_a_place := _OF_A_PLACE.match(plain):
+            keys.append(plain[of_a_place.end() :])
     return [k for k in dict.fromkeys(keys) if k][:MAX_KEYS]

@@ -317,14 +317,14 @@ class _Explanation:
     def _links(self, unit: str, text_id: bytes) -> dict[str, Any]:
         is_text = pc.field("text_id") == pa.scalar(text_id, ID)
         ids, reader = {"text_id": text_id}, self.run.writer("candidates")
-        texts = self.search.rows("texts", is_text, ["text_id", "text"], [unit])
+        texts = self.search.rows("texts", is_text, ["text_id", "text", "group_id"], [unit])
         text = texts[0]["text"] if texts else None
         mentions = self.search.rows("mentions", is_text, units=[unit])
         mentions = self._narrowed("mentions", reader, unit, ids, mentions)
         if text is None or not mentions or not self._narrowed("texts", reader, unit, ids, texts):
             return {"text": text, "mentions": []}
         run = self._as_made(unit, "candidates")
-        told = explained(run, {text_id: text}, mentions)[text_id]
+        told = self._explained(run, unit, texts[0], mentions)
         if unit not in self.run.commits[reader.name]:
             return {"text": text, "mentions": told}
         stored = {
@@ -339,6 +339,19 @@ class _Explanation:
         for row in stored.values():
             self._compare(unit, "candidates", None, row)
         return {"text": text, "mentions": told}
+
+    def _explained(
+        self, run: Run, unit: str, row: Mapping[str, Any], mentions: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """What speaks for the candidates of a text's mentions, with the other texts of its group."""
+        text_id, group = row["text_id"], row["group_id"]
+        if group is None:
+            return explained(run, {text_id: row["text"]}, mentions)[text_id]
+        rows = self.search.rows("texts", pc.field("group_id") == pa.scalar(group, ID), ["text_id", "text"], [unit])
+        texts = {text_id: row["text"], **{r["text_id"]: r["text"] for r in rows}}
+        others = pa.array([i for i in texts if i != text_id], ID)
+        mentions = [*mentions, *self.search.rows("mentions", pc.field("text_id").isin(others), units=[unit])]
+        return explained(run, texts, mentions, dict.fromkeys(texts, group))[text_id]
 
     def _as_made(self, unit: str, table: str) -> Run:
         """The run with the fingerprints of the commits of a unit. Notes what has changed since its table was made."""

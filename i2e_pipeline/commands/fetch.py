@@ -221,7 +221,7 @@ def _prepare(pipeline: Pipeline, folder: Path, found: Sequence[addresses.Address
 
 def _linked(pipeline: Pipeline, texts: Sequence[str]) -> set[str]:
     """Those of distinct texts that lead to an entity, by the stages up to link."""
-    with as_unit(pipeline, list(enumerate(texts)), "candidates") as (run, unit):
+    with as_unit(pipeline, [{"id": n, "text": text} for n, text in enumerate(texts)], "candidates") as (run, unit):
         pairs, candidates = run.read("pairs", unit), run.read("candidates", unit)
         linked = pairs.select("row", "text_id").join(candidates.select("text_id"), "text_id", how="leftsemi")
         return {texts[row] for row in linked.select("row").toArrow()["row"].to_pylist()}

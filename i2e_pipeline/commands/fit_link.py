@@ -72,7 +72,7 @@ def _examples(pipeline: Pipeline, path: str) -> tuple[int, npt.NDArray[np.int64]
     """Number of gold mentions that were found, for each the place of its entity in `Flat` or -1, and `Flat`."""
     lines = list(_gold_lines(path))
     gold = _in_cleaned(lines, pipeline.config.extract.max_characters)
-    with as_unit(pipeline, [(n, row["text"]) for n, row in enumerate(lines)], "mentions") as (run, unit):
+    with as_unit(pipeline, [{"id": n, "text": row["text"]} for n, row in enumerate(lines)], "mentions") as (run, unit):
         return _flat(pipeline, run, unit, _followed(gold, run))
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,9 +36,10 @@ _NOT_WRITTEN = (".xz", ".zip", ".7z", ".tar", ".tgz", ".br", ".lzma", ".z", ".sn
 def link_texts(pipeline: Pipeline, texts: str, links: str) -> int:
     """Read {id, text} lines, write {id, mentions} lines in the same order; returns their number.
 
-    Offsets are into the text as it stands in the file. Both files may be compressed, as their names say (.gz, .bz2,
-    .zst, .lz4). Raises InputError, naming file and line, for a line that is not as said. Holds the texts and links of
-    the file in memory.
+    Lines of one `group` belong together, as `pairs.group_column` says of pairs; a line may have none. Offsets are
+    into the text as it stands in the file. Both files may be compressed, as their names say (.gz, .bz2, .zst,
+    .lz4). Raises InputError, naming file and line, for a line that is not as said. Holds the texts and links of the
+    file in memory.
     """
     if links.lower().endswith(_NOT_WRITTEN):
         raise InputError(
@@ -47,20 +48,23 @@ def link_texts(pipeline: Pipeline, texts: str, links: str) -> int:
     if files.is_folder(links):
         raise InputError(f"--output {links} is a folder: name a file")
     lines = read_lines(texts)
-    with as_unit(pipeline, [(row["id"], row["text"]) for row in lines], "candidates") as (run, unit):
+    with as_unit(pipeline, lines, "candidates") as (run, unit):
         _write(links, lines, _found(run, unit), pipeline.config.extract.max_characters)
     return len(lines)
 
 
 @contextmanager
-def as_unit(pipeline: Pipeline, texts: Sequence[tuple[Any, Any]], table: str) -> Iterator[tuple[Run, str]]:
-    """The tables up to `table` of texts, each with its id, as of one unit that is no part of the dataset.
+def as_unit(pipeline: Pipeline, texts: Sequence[Mapping[str, Any]], table: str) -> Iterator[tuple[Run, str]]:
+    """The tables up to `table` of texts, as of one unit that is no part of the dataset.
+
+    texts   id, text, and where it has one its group
 
     Stages from outside that leave texts, mentions or candidates out take part; what looks at images or
     at all units at once does not.
     """
     # Only these columns exist in the made shard, whatever those of the config's pairs are called and tell apart.
     columns = {"key_column": "key", "url_column": "url", "text_column": "text", "image_column": "image", "where": None}
+    columns["group_column"] = "group" if any(row.get("group") is not None for row in texts) else None
     config = pipeline.config
     config = config.model_copy(update={"pairs": config.pairs.model_copy(update=columns)})
     upto = pipeline.stages[: pipeline.names.index(pipeline.writer(table)) + 1]
@@ -82,7 +86,8 @@ def as_unit(pipeline: Pipeline, texts: Sequence[tuple[Any, Any]], table: str) ->
 
 
 def read_lines(path: str) -> list[dict[str, Any]]:
-    """The {id, text} of a file's lines. Raises InputError, naming the line, for one that is not as said."""
+    """The {id, text}, and the group where there is one, of a file's lines. Raises InputError, naming the line, for one
+    that is not as said."""
     lines = list(_lines(path))
     if not lines:
         raise InputError(f'--input {path} holds no line {{"id": …, "text": …}}')
@@ -104,6 +109,7 @@ def _lines(path: str) -> Iterator[dict[str, Any]]:
         try:
             row = json.loads(line)
             read = {"id": row["id"], "text": row["text"]}
+            read |= {"group": str(row["group"])} if row.get("group") is not None else {}
             json.dumps(read["id"], ensure_ascii=False).encode()
             yield read
         except UnicodeEncodeError:
@@ -115,12 +121,13 @@ def _lines(path: str) -> Iterator[dict[str, Any]]:
             raise InputError(f'{path}, line {number}: not {{"id": …, "text": …}} ({error!r})') from None
 
 
-def _unit(shard: str, texts: Sequence[tuple[Any, Any]]) -> Unit:
+def _unit(shard: str, texts: Sequence[Mapping[str, Any]]) -> Unit:
     table = pa.table(
         {
-            "key": pa.array([str(name) for name, _ in texts], pa.string()),
+            "key": pa.array([str(row["id"]) for row in texts], pa.string()),
             "url": pa.nulls(len(texts), pa.string()),
-            "text": pa.array([_valid(text) for _, text in texts], pa.string()),
+            "text": pa.array([_valid(row["text"]) for row in texts], pa.string()),
+            "group": pa.array([_valid(row.get("group")) for row in texts], pa.string()),
             "image": pa.nulls(len(texts), pa.binary()),
         }
     )
@@ -203,6 +210,7 @@ def explain_texts(pipeline: Pipeline, lines: Sequence[dict[str, Any]]) -> list[d
         "key": pa.nulls(len(lines), pa.string()),
         "url": pa.nulls(len(lines), pa.string()),
         "caption": pa.array([_valid(line["text"]) for line in lines], pa.string()),
+        "group": pa.array([_valid(line.get("group")) for line in lines], pa.string()),
     }
     read: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for table, batch in read_texts([pa.RecordBatch.from_pydict(rows)], limit):
@@ -210,7 +218,8 @@ def explain_texts(pipeline: Pipeline, lines: Sequence[dict[str, Any]]) -> list[d
     texts = {t["text_id"]: t["text"] for t in read["texts"]}
     text_of = {p["row"]: p["text_id"] for p in read["pairs"]}
     refused = {r["row"]: r["reason"] for r in read["rejects"]}
-    found = linked(run, texts) if texts else {}
+    groups = {t["text_id"]: t["group_id"] for t in read["texts"]}
+    found = linked(run, texts, groups) if texts else {}
     told = []
     for row, line in enumerate(lines):
         text_id = text_of.get(row)

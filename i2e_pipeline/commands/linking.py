@@ -44,9 +44,11 @@ def open_as_it_is(pipeline: Pipeline) -> Run:
     return run
 
 
-def linked(run: Run, texts: Mapping[bytes, str]) -> dict[bytes, dict[str, Any]]:
-    """What each cleaned text names: `mentions` as explain_links gives them, and `overlooked`, the words that look like
-    names and are no mention, each with the reason."""
+def linked(
+    run: Run, texts: Mapping[bytes, str], groups: Mapping[bytes, bytes | None] | None = None
+) -> dict[bytes, dict[str, Any]]:
+    """What each cleaned text, alone or in its group, names: `mentions` as explain_links gives them, and `overlooked`,
+    the words that look like names and are no mention, each with the reason."""
     config = run.config.extract
     laid_out = _laid_out(run, "mentions", "kb/gazetteer") if config.gazetteer else None
     model = recognizer.load(config.recognizer, config.batch_size)
@@ -60,21 +62,27 @@ def linked(run: Run, texts: Mapping[bytes, str]) -> dict[bytes, dict[str, Any]]:
         if table == "mentions"
         for row in batch.to_pylist()
     ]
-    mentions = explained(run, texts, found)
+    mentions = explained(run, texts, found, groups)
     overlooked = _overlooked(run, {i: (text, mentions[i]) for i, text in texts.items()})
     return {i: {"mentions": mentions[i], "overlooked": overlooked[i]} for i in texts}
 
 
 def explained(
-    run: Run, texts: Mapping[bytes, str], mentions: Iterable[Mapping[str, Any]]
+    run: Run,
+    texts: Mapping[bytes, str],
+    mentions: Iterable[Mapping[str, Any]],
+    groups: Mapping[bytes, bytes | None] | None = None,
 ) -> dict[bytes, list[dict[str, Any]]]:
-    """What speaks for each candidate of the texts' mentions (rows of the table), with the entities' names."""
+    """What speaks for each candidate of the texts' mentions (rows of the table), with the entities' names.
+
+    groups   group_id of each text that is in a group, of which all texts are given
+    """
     mentions = list(mentions)
     keys = {key for m in mentions for key, _ in keys_of(m["normal_form"])}
     known = {row["normal_form"]: row["candidates"] for row in surfaces(run, keys)}
     context = Context(_laid_out(run, "candidates", "kb/context"))
     settings = run.config.link
-    told = explain_links(link_rows(texts, mentions, known), context, settings, Weights.load(settings.weights))
+    told = explain_links(link_rows(texts, mentions, known, groups), context, settings, Weights.load(settings.weights))
     candidates = [c for of_text in told for m in of_text for c in m["candidates"]]
     names = entities(run, {c["entity_id"] for c in candidates})
     for c in candidates:

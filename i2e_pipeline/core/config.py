@@ -227,7 +227,7 @@ def _column_names(value: dict[str, Any]) -> dict[str, Any]:
 class PairsConfig(Section):
     added_later: ClassVar[tuple[str, ...]] = (
         "sample", "format", "image_root", "captions", "where", "keep_columns", "allow_partial",
-        "wider_column",
+        "wider_column", "group_column",
     )  # fmt: skip
 
     path: Paths = ()
@@ -259,6 +259,10 @@ class PairsConfig(Section):
     url_column: str | None = "url"
     """Column of the address that the image came from. It is kept with the image; opt-out lists go by it. None: there is
     none. A file may lack the default's."""
+    group_column: str | None = None
+    """Column that says which texts belong together: the address of their page, or any other key. Where one text of a
+    group has "Angela Merkel", "Merkel" in another means her, as far as both are in one unit of work (docs/inputs.md).
+    None: each text is alone."""
     text_column: str = "caption"
     """Column of the alt-text. Of tars and folders: a field of a sample's .json, or else its .txt."""
     image_column: str = "jpg"

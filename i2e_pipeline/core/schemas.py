@@ -74,6 +74,7 @@ TEXTS = _schema(
     _key("text", pa.string()),
     _key("script", pa.string()),
     _key("pairs", pa.int64()),
+    pa.field("group_id", ID),
 )
 MENTIONS = _schema(
     _key("text_id", ID),

@@ -39,6 +39,7 @@ from i2e_pipeline.extract.substrings import Substrings, code_points, hashes, pla
 from wikidata import scripts
 from wikidata.common_words import COMMON_WORDS
 from wikidata.function_words import ALL_FUNCTION_WORDS
+from wikidata.priors import PARTS
 from wikidata.schemas import SURFACES
 from wikidata.scripts import TATWEEL
 from wikidata.surface import LEADING, inflections, length, normal_form
@@ -46,13 +47,13 @@ from wikidata.surface import LEADING, inflections, length, normal_form
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
-FORMAT = 3
+FORMAT = 4
 _HEADER = "gazetteer"
 MAX_TOKENS = 32
 """Longest name in tokens: words, punctuation marks, and in scripts without blanks syllables."""
 MIN_LENGTH = 3
 """Shorter names, as `surface.length` counts, are left to the recognizer."""
-SPELLED_KINDS = ("surname",)
+SPELLED_KINDS = PARTS
 """A name that is only of these kinds matches only as it is spelled, with its capital, in a text where capitals mean
 something: one that also has a longer word in small letters."""
 
@@ -60,6 +61,12 @@ _CHUNK = 1024
 """Texts matched together: large enough for array operations, small enough to stay in the cache."""
 _CASELESS, _INFLECTED, _EXACT = 1, 2, 4
 # Their order: of equal keys a name that matches in any case wins, then an inflection of one.
+_PERSONAL = 8
+# Beside one of them: hardly more than people are known by it, by a part of their names.
+_OF_PEOPLE = pa.array(["surname", "part", "given"])
+_MAY_BE_OF_PEOPLE = pa.array(["surname", "part", "given", "anchor", "short"])
+_OTHERS = 0.2
+"""Share of what a name means by which it is more than a part of people's names: "Beaver" is an animal first."""
 
 
 # --- text as the matcher sees it ----------------------------------------------------------------------------------
@@ -280,7 +287,7 @@ def build(
     names = 0
     for batch in batches:
         for part in _slices(batch, 1 << 16):
-            bases, kinds, spellings = _admit(part, min_link_probability)
+            bases, kinds, spellings, personal = _admit(part, min_link_probability)
             names += len(bases)
             inflected = [
                 (variant, kind | _INFLECTED)
@@ -291,6 +298,7 @@ def build(
             ]
             variants = bases + [variant for variant, _ in inflected]
             variant_flags = np.array(kinds + [kind for _, kind in inflected], dtype=np.uint8)
+            variant_flags[: len(bases)] |= np.array(personal, dtype=np.uint8) * np.uint8(_PERSONAL)
             keep, variant_keys, starts = _beginnings(variants)
             keys.append(variant_keys)
             flags.append(variant_flags[keep])
@@ -328,27 +336,41 @@ def _never(form: str) -> bool:
     return form in ALL_FUNCTION_WORDS or form in COMMON_WORDS
 
 
-def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str], list[int], list[str]]:
-    """Which names enter, how each may match, and the exact spellings of those that must match exactly."""
+def _admit(batch: pa.RecordBatch, min_link_probability: float) -> tuple[list[str], list[int], list[str], list[bool]]:
+    """Which names enter, how each may match, the exact spellings of those that must match exactly, and which are
+    personal."""
     probable = pc.greater_equal(batch.column("link_probability"), min_link_probability)
     admitted = pc.and_(batch.column("gazetteer"), pc.fill_null(probable, False))
-    spelled = pc.and_(pc.invert(pc.fill_null(admitted, False)), _only_spelled(batch.column("candidates")))
+    spelled = pc.and_(
+        pc.invert(pc.fill_null(admitted, False)), _only_of(batch.column("candidates"), pa.array(SPELLED_KINDS))
+    )
     bases: list[str] = []
     kinds: list[int] = []
     spellings: list[str] = []
     rows = batch.select(["normal_form", "forms"])
-    for form in pc.filter(rows.column("normal_form"), admitted).to_pylist():
+    certain = rows.filter(admitted)
+    for form, forms in zip(certain.column("normal_form").to_pylist(), certain.column("forms").to_pylist(), strict=True):
         if length(form) >= MIN_LENGTH and not form.isdigit() and not _never(form):
             bases.append(form)
             kinds.append(_CASELESS)
-    rows = rows.filter(spelled)
+            continue
+        # "US" and "WHO" are names where they are in capitals, and only there.
+        capitals_only = [f for f in forms if len(form) > 1 and f.isupper() and f.isascii() and not form.isdigit()]
+        if capitals_only and (length(form) < MIN_LENGTH or form in ALL_FUNCTION_WORDS):
+            bases.append(form)
+            kinds.append(_EXACT)
+            spellings += capitals_only
+    rows = batch.select(["normal_form", "forms"]).filter(spelled)
     for form, forms in zip(rows.column("normal_form").to_pylist(), rows.column("forms").to_pylist(), strict=True):
-        capitals = [f for f in forms if f[:1].isupper()]
+        capitals = [spelled for f in forms if f != f.lower() for spelled in {f, f[:1].upper() + f[1:]}]
         if length(form) > MIN_LENGTH and capitals and not _never(form):
             bases.append(form)
             kinds.append(_EXACT)
             spellings += capitals
-    return bases, kinds, spellings
+    personal = dict(
+        zip(batch.column("normal_form").to_pylist(), _of_people(batch.column("candidates")).tolist(), strict=True)
+    )
+    return bases, kinds, spellings, [personal[base] for base in bases]
 
 
 def refused(surface: Mapping[str, Any], min_link_probability: float) -> str | None:
@@ -364,7 +386,7 @@ def refused(surface: Mapping[str, Any], min_link_probability: float) -> str | No
     if _never(form):
         return "a common word"
     batch = pa.RecordBatch.from_pylist([dict(surface)], schema=SURFACES)
-    bases, kinds, spellings = _admit(batch, min_link_probability)
+    bases, kinds, spellings, _ = _admit(batch, min_link_probability)
     if not bases:
         if not surface["gazetteer"]:
             return f"link probability {probability:.3f} is below the gate of the knowledge base itself"
@@ -376,12 +398,26 @@ def refused(surface: Mapping[str, Any], min_link_probability: float) -> str | No
     return None
 
 
-def _only_spelled(candidates: pa.Array) -> pa.Array:
-    """Whether all candidates of a name are of SPELLED_KINDS, so that only its spelling tells it from a word."""
-    spelled = pc.is_in(candidates.flatten().field("kind"), pa.array(SPELLED_KINDS, pa.string()))
+def _only_of(candidates: pa.Array, kinds: pa.Array) -> pa.Array:
+    """Whether a name has candidates, and all of these kinds: of SPELLED_KINDS, its spelling alone tells it from a
+    word."""
+    spelled = pc.is_in(candidates.flatten().field("kind"), kinds)
     sizes = pc.list_value_length(candidates).to_numpy(zero_copy_only=False)
     others = np.repeat(np.arange(len(sizes)), sizes)[~spelled.to_numpy(zero_copy_only=False)]
     return pa.array((np.bincount(others, minlength=len(sizes)) == 0) & (sizes > 0))
+
+
+def _of_people(candidates: pa.Array) -> npt.NDArray[np.bool_]:
+    """Whether a name is a part of people's names, and hardly anything else."""
+    sizes = pc.list_value_length(candidates).to_numpy(zero_copy_only=False)
+    of = np.repeat(np.arange(len(sizes)), sizes)
+    flat = candidates.flatten()
+    people, may_be = (
+        pc.is_in(flat.field("kind"), kinds).to_numpy(zero_copy_only=False) for kinds in (_OF_PEOPLE, _MAY_BE_OF_PEOPLE)
+    )
+    prior = flat.field("prior").to_numpy(zero_copy_only=False)
+    others = np.bincount(of, np.where(may_be, 0.0, prior), minlength=len(sizes))
+    return (np.bincount(of[people], minlength=len(sizes)) > 0) & (others < _OTHERS)
 
 
 def _beginnings(forms: list[str]) -> tuple[npt.NDArray[np.bool_], U64, U64]:
@@ -421,7 +457,7 @@ def _write(
     all_keys = np.concatenate(keys) if keys else np.zeros(0, dtype=np.uint64)
     all_flags = np.concatenate(flags) if flags else np.zeros(0, dtype=np.uint8)
     # A name in its own form comes before an inflection of another ("glasses" before "glass" + es).
-    order = np.lexsort((all_flags, all_keys))
+    order = np.lexsort((all_flags & ~np.uint8(_PERSONAL), all_keys))
     all_keys, all_flags = all_keys[order], all_flags[order]
     first = np.ones(len(all_keys), dtype=bool)
     first[1:] = all_keys[1:] != all_keys[:-1]
@@ -462,10 +498,21 @@ class Gazetteer:
             stored[name] for name in ("keys", "flags", "exact_forms", "key_bits", "beginning_bits")
         )
 
-    def known(self, forms: list[str]) -> npt.NDArray[np.bool_]:
-        """Which normal forms are names of the gazetteer, as they stand (not as a plural or singular of one)."""
+    def known(self, forms: list[str], small: list[bool] | None = None) -> npt.NDArray[np.bool_]:
+        """Which normal forms are names of the gazetteer, as they stand (not as a plural or singular of one).
+
+        small   which of them a text writes without a capital: these are no names that match only as spelled
+        """
         found, places = places_among(self._keys, hashes(forms))
+        if small is not None:
+            found &= ~(np.array(small, dtype=bool) & ((self._flags[places] & _EXACT) > 0)) if len(self._keys) else found
         found[found] = (self._flags[places[found]] & _INFLECTED) == 0
+        return found
+
+    def personal(self, forms: list[str]) -> npt.NDArray[np.bool_]:
+        """Which normal forms are names of the gazetteer, and parts of people's names before anything else."""
+        found, places = places_among(self._keys, hashes(forms))
+        found[found] = (self._flags[places[found]] & (_INFLECTED | _PERSONAL)) == _PERSONAL
         return found
 
     def find(self, texts: list[str]) -> tuple[I64, I64, I64]:
@@ -494,7 +541,9 @@ class Gazetteer:
         if exact.any():
             allowed = ~exact
             spelled, _ = places_among(self._exact, Substrings(folded.original)(starts[exact], ends[exact]))
-            allowed[exact] = spelled & _cased(folded, len(texts))[rows[exact]]
+            allowed[exact] = spelled & (
+                _cased(folded, len(texts))[rows[exact]] | _as_a_name(folded, tokens[exact], last[exact])
+            )
             rows, starts, ends = rows[allowed], starts[allowed], ends[allowed]
         order = np.lexsort((-ends, starts))
         rows, starts, ends = rows[order], starts[order], ends[order]
@@ -545,7 +594,7 @@ class Gazetteer:
         if words is not None:
             # An inflected form of an inflected form is none of the name, nor is one of a surname as it is spelled.
             whole = np.repeat([whole for *_, whole in found], [len(part[0]) for part in found])[named]
-            good = whole | (self._flags[places] == _CASELESS)
+            good = whole | ((self._flags[places] & _CASELESS) > 0) & ((self._flags[places] & _INFLECTED) == 0)
             begun, ends, places, named = begun[good], ends[good], places[good], np.flatnonzero(named)[good]
         if folded.unspaced is not None:
             sizes = np.repeat([size for *_, size, _ in found], [len(part[0]) for part in found])[named]
@@ -566,6 +615,53 @@ def _cased(folded: _Folded, texts: int) -> npt.NDArray[np.bool_]:
     has = np.zeros(texts, dtype=bool)
     has[folded.rows[plain]] = True
     return has
+
+
+_TITLES = """mr mrs ms dr prof professor sir president premier chancellor minister secretary senator sen congressman
+congresswoman representative governor gov general gen colonel col admiral archbishop bishop cardinal rabbi ayatollah
+ambassador"""
+"""Words that stand before last names alone and before hardly anything else. Queens are beds, and coaches are bags."""
+
+
+@lru_cache(maxsize=1)
+def _titles() -> U64:
+    return np.sort(hashes(_TITLES.split()))
+
+
+def _as_a_name(folded: _Folded, first: I64, ends: I64) -> npt.NDArray[np.bool_]:
+    """Whether a run of words stands where a person's name stands, whatever the rest of the text is written like: behind
+    a title ("Senator Merkley"), or at the very beginning, before a word in small letters or a year ("Bokassa in 1939",
+    "Sarandon, 2008").
+
+    first, ends   of each run its first token, and where it ends among the folded characters
+    """
+    starts = folded.starts
+    initial = folded.original[folded.origin[starts]]
+    size = folded.ends - starts
+    small = (initial >= 97) & (initial <= 122) & (size >= 2)
+    number = (initial >= 48) & (initial <= 57) & (size == 4)
+    mark = ~small & (size == 1) & np.isin(initial, _BEFORE_A_YEAR)
+    begins = np.ones(len(starts), dtype=bool)
+    begins[1:] = folded.rows[1:] != folded.rows[:-1]
+
+    def same_text(at: I64) -> npt.NDArray[np.bool_]:
+        inside = (at >= 0) & (at < len(starts))
+        return inside & (folded.rows[np.clip(at, 0, len(starts) - 1)] == folded.rows[first])
+
+    def holds(what: npt.NDArray[np.bool_], at: I64) -> npt.NDArray[np.bool_]:
+        return same_text(at) & what[np.clip(at, 0, len(starts) - 1)]
+
+    behind = np.searchsorted(starts, ends)
+    alone = begins[first] & (
+        holds(small, behind) | holds(number, behind) | (holds(mark, behind) & holds(number, behind + 1))
+    )
+    titles, _ = places_among(_titles(), Substrings(folded.points)(starts, folded.ends))
+    before = first - 1
+    before = np.where(holds(initial == ord("."), before), before - 1, before)
+    return alone | holds(titles, before)
+
+
+_BEFORE_A_YEAR = np.array([ord(char) for char in ",("], dtype=np.uint32)
 
 
 def _probe(bitmap: npt.NDArray[np.uint8], values: U64) -> npt.NDArray[np.bool_]:

@@ -15,7 +15,7 @@ another, only the longer one stays: a "Kaiser pear" need not be tried as a pear.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,10 @@ from wikidata.surface import APOSTROPHES, inadmissible, inflections, normal_form
 
 I64 = npt.NDArray[np.int64]
 
+Place = tuple[int, int, int]
+"""Number of the text, start, end."""
+PERSONS = ("PERSON", "PER")
+"""Labels of recognizers for people."""
 NER, GAZETTEER, BOTH = "ner", "gazetteer", "both"
 
 _ARTICLE = re.compile(r"(?:the|an?)\s+(?=\S)", re.IGNORECASE)
@@ -100,35 +104,112 @@ def _spans(
 ) -> tuple[I64, I64, I64, list[str | None], list[str], list[str]]:
     """Rows, starts, ends, labels, sources and normal forms of all spans, ordered by row, start, end."""
     found = gazetteer.find(texts) if gazetteer is not None else (np.zeros(0, dtype=np.int64),) * 3
-    matches = [
+    matched = {
         (row, start, _with_dot(texts[row], start, end))
         for row, start, end in zip(*(a.tolist() for a in found), strict=True)
         if not _no_name(texts[row], start, end)
-    ]
+    }
     asked = np.arange(len(texts))
     if profile == "fast" and gazetteer is not None:
         asked = np.flatnonzero(promising(texts, *found))
     rows, starts, ends, labels = recognizer.find([texts[row] for row in asked.tolist()])
-    seen = zip(*_lists((asked[rows], starts, ends, labels)), strict=True)
-    trimmed = [(row, _trimmed(texts[row], start, end), label) for row, start, end, label in seen]
-    recognised = {
-        (row, *span): label for row, span, label in trimmed if span is not None and not _no_name(texts[row], *span)
-    }
-    places = sorted({*matches, *recognised})
+    recognised: dict[Place, str] = {}
+    for row, start, end, label in zip(*_lists((asked[rows], starts, ends, labels)), strict=True):
+        span = _trimmed(texts[row], start, end)
+        place = (row, *span) if span is not None else None
+        if place is not None and not _no_name(texts[row], *place[1:]) and not _has_tail(texts[row], place, matched):
+            recognised[place] = label
+    matched -= _first_names(texts, matched, recognised, gazetteer)
+    parts = _in_places(texts, matched, gazetteer)
+    matched |= set(parts)
+    matched -= {whole for whole in parts.values() if whole is not None}
+    places = sorted({*matched, *recognised})
     signs = list(map(signs_in, texts))
-    articles, forms = _forms([texts[row][start:end] for row, start, end in places], places, signs, gazetteer)
+    whole = [parts.get(place) or place for place in places]
+    articles, forms, known = _forms([texts[row][start:end] for row, start, end in whole], places, signs, gazetteer)
     bare = {place: (place[0], place[1] + skip, place[2]) for place, skip in zip(places, articles, strict=True)}
-    spans: dict[tuple[int, int, int], tuple[str | None, bool, bool, str]] = {}
-    matched = set(matches)
-    for place, form in zip(places, forms, strict=True):
+    within = _within(places, matched)
+    spans: dict[Place, tuple[str | None, bool, bool, str]] = {}
+    for place, form, is_known, inside in zip(places, forms, known, within, strict=True):
+        if inside and place not in matched and not is_known and " " in form:
+            continue  # a piece of a longer name, under which the knowledge base has nothing
         before = spans.get(bare[place], (None, False, False, form))
-        label = recognised.get(place, before[0])
-        spans[bare[place]] = (label, before[1] or place in matched, before[2] or place in recognised, form)
+        spans[bare[place]] = (
+            recognised.get(place, before[0]),
+            before[1] or place in matched,
+            before[2] or place in recognised,
+            form,
+        )
     kept = [place for place, span in sorted(spans.items()) if span[3]]
     array = np.array(kept, dtype=np.int64).reshape(-1, 3)
     chosen = [spans[place] for place in kept]
     sources = [BOTH if span[1] and span[2] else GAZETTEER if span[1] else NER for span in chosen]
     return array[:, 0], array[:, 1], array[:, 2], [span[0] for span in chosen], sources, [span[3] for span in chosen]
+
+
+def _has_tail(text: str, place: Place, matched: set[Place]) -> bool:
+    """Whether a recognizer's span is a name that the gazetteer knows, and words in small letters behind it: it adds
+    nothing to "Peter Falk" that it goes on to "Peter Falk statue", and its label is of that."""
+    row, start, at = place
+    while (blank := text.rfind(" ", start, at)) > start and text[blank + 1].islower():
+        at = blank
+        if (row, start, at) in matched:
+            return True
+    return False
+
+
+def _first_names(
+    texts: list[str], matched: set[Place], recognised: Mapping[Place, str], gazetteer: Gazetteer | None
+) -> set[Place]:
+    """Matches of one word, a part of people's names and nothing else, that begin, or stand within, what the recognizer
+    takes for a person's name, and do not end it. "Thomas" is nobody in "Thomas Gainsborough"; "Gainsborough" may be
+    somebody, and "Beaver" in "Beaver Wholesale" is the animal, whatever the recognizer says."""
+    persons: dict[int, list[tuple[int, int]]] = {}
+    for (row, start, end), label in recognised.items():
+        if label in PERSONS and (row, start, end) not in matched:
+            persons.setdefault(row, []).append((start, end))
+    first = [
+        (row, start, end)
+        for row, start, end in matched
+        if row in persons
+        and " " not in texts[row][start:end]
+        and any(s <= start and end < e and texts[row][end] in " .-" for s, e in persons[row])
+    ]
+    if gazetteer is None or not first:
+        return set()
+    personal = gazetteer.personal([normal_form(texts[row][start:end]) for row, start, end in first])
+    return {place for place, is_personal in zip(first, personal.tolist(), strict=True) if is_personal}
+
+
+def _in_places(texts: list[str], matched: set[Place], gazetteer: Gazetteer | None) -> dict[Place, Place | None]:
+    """What to look for instead of a name with a comma, of which both sides are names: "Laramie, Wyoming" is Laramie,
+    and Wyoming. Of each the place under whose words it is looked up: all of the name for the first side, since it says
+    which Laramie; None for the other."""
+    commas = [
+        ((row, start, comma), (row, comma + 2, end))
+        for row, start, end in matched
+        if (comma := texts[row].find(", ", start, end)) > start
+    ]
+    if gazetteer is None or not commas:
+        return {}
+    known = gazetteer.known([normal_form(texts[row][start:end]) for pair in commas for row, start, end in pair])
+    found: dict[Place, Place | None] = {}
+    for n, (first, second) in enumerate(commas):
+        if known[2 * n] and known[2 * n + 1]:
+            found[first] = (first[0], first[1], second[2])
+            found.setdefault(second, None)
+    return found
+
+
+def _within(places: list[Place], matched: set[Place]) -> list[bool]:
+    """Whether each place lies within a match of the gazetteer, other than itself."""
+    by_row: dict[int, list[tuple[int, int]]] = {}
+    for row, start, end in matched:
+        by_row.setdefault(row, []).append((start, end))
+    return [
+        any(s <= start and end <= e and (s, e) != (start, end) for s, e in by_row.get(row, ()))
+        for row, start, end in places
+    ]
 
 
 def _lists(found: tuple[I64, I64, I64, list[str]]) -> tuple[list[int], list[int], list[int], list[str]]:
@@ -190,9 +271,9 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
 
 def _forms(
     surfaces: list[str], places: list[tuple[int, int, int]], signs: list[int], gazetteer: Gazetteer | None
-) -> tuple[list[int], list[str]]:
-    """How many characters of an article to leave out of each span, and the normal form under which the knowledge base
-    most likely holds the rest.
+) -> tuple[list[int], list[str], list[bool]]:
+    """How many characters of an article to leave out of each span, the normal form under which the knowledge base most
+    likely holds the rest, and whether the gazetteer knows it.
 
     "the Senate" is Senate, and so is "The Senate" at the start of a text; "in The Hague" keeps its article, for a
     capital there is part of the name (in the gold sets 2,250 of 2,320 names after an article stand without it).
@@ -218,16 +299,19 @@ def _forms(
         skips.append(skip)
         tried.append(forms)
     flat = [form for forms in tried for form in forms]
-    known = gazetteer.known(flat).tolist() if gazetteer is not None else [False] * len(flat)
+    small = [surface == surface.lower() for surface, forms in zip(surfaces, tried, strict=True) for _ in forms]
+    known = gazetteer.known(flat, small).tolist() if gazetteer is not None else [False] * len(flat)
     chosen: list[str] = []
+    is_known: list[bool] = []
     place = 0
     for i, forms in enumerate(tried):
         hit = next((j for j in range(len(forms)) if known[place + j]), None)
         place += len(forms)
         chosen.append(forms[hit or 0])
+        is_known.append(hit is not None)
         if skips[i] and hit is not None and hit >= len(forms) // 2:
             skips[i] = 0
-    return skips, chosen
+    return skips, chosen, is_known
 
 
 def _capital(surface: str, start: int) -> bool:

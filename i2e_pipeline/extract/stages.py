@@ -98,14 +98,16 @@ class Pairs(Stage):
     def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made | Failed], None, None]:
         tables, config = run.tables, run.config
         expected: dict[str, int | None] = {unit: run.unit(unit).rows for unit in units}
-        columns = config.pairs.key_column, config.pairs.url_column, config.pairs.text_column
+        pairs = config.pairs
+        columns = pairs.key_column, pairs.url_column, pairs.text_column
+        group_column = pairs.group_column
         settings, where = shard_of("", "parquet", None, config.pairs), config.pairs.where
         max_characters = config.extract.max_characters
 
         def make_kernel() -> Kernel:
             def kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
                 mended: Counter[str] = Counter()
-                read = read_shards(batches, settings, *columns, where=where, mended=mended)
+                read = read_shards(batches, settings, *columns, where=where, mended=mended, group_column=group_column)
                 gone: list[pa.RecordBatch] = []
                 yield from read_texts(_taken(read, gone), max_characters)
                 for batch in gone:
@@ -167,13 +169,16 @@ def _distinct(run: Run, read: Mapping[str, Written]) -> DataFrame:
     """Each text of a unit once, from what the tasks that read it found."""
     from pyspark.sql import functions as F
 
-    names = ["text_id", "text", "script", "pairs", "unit"]
+    names = ["text_id", "text", "script", "pairs", "group_id", "unit"]
     staged = {w.staging for w in read.values()}
     paths = [f.path for w in read.values() for f in w.files["texts"] if f.rows]
     root = files.join(staged.pop(), "texts") if staged else ""
     texts = run.tables.read_files("texts", root, paths, names)
     distinct = texts.groupBy("unit", "text_id").agg(
-        F.first("text").alias("text"), F.first("script").alias("script"), F.sum("pairs").alias("pairs")
+        F.first("text").alias("text"),
+        F.first("script").alias("script"),
+        F.sum("pairs").alias("pairs"),
+        F.first("group_id").alias("group_id"),
     )
     sizes = {unit: sum(f.rows for f in w.files["texts"]) for unit, w in read.items()}
     return by_unit(run.spark, sizes, _INPUT_ROWS_PER_TASK).by_hash(distinct, ["text_id"])
@@ -195,21 +200,22 @@ def read_shards(
     text_column: str,
     mended: Counter[str],
     where: str | None = None,
+    group_column: str | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Every row of the files that is in their share, without its image.
 
     batches   shard: int32, SHARD_COLUMNS, digest: binary, share_from, share_to: float64
     mended    gets how many values of each column were no UTF-8
     where     an expression over the input's columns (inputs/where.py)
-    yields    shard: int32, row: int64, pair_id: binary(16), key, url, caption: string or null, key and url never
-              empty; where there is a `where`
+    yields    shard: int32, row: int64, pair_id: binary(16), key, url, caption, group: string or null, key, url and
+              group never empty; where there is a `where`
               also taken: bool
     """
     import numpy as np
 
     for batch in batches:
         for file in batch.to_pylist():
-            roles = {"key": key_column, "url": url_column, "caption": text_column}
+            roles = {"key": key_column, "url": url_column, "caption": text_column, "group": group_column}
             names = list(dict.fromkeys([*(c for c in roles.values() if c), *(looked_at(where) if where else [])]))
             shard, share = of_row(file, settings), (file["share_from"], file["share_to"])
             for start, columns in formats.columns(shard, names):
@@ -224,7 +230,7 @@ def read_shards(
                 mended.update({f"{name} is no UTF-8, mended": count for name, count in wrong.items()})
                 none = pa.nulls(len(rows), pa.string())
                 read = {role: columns.column(column) if column else none for role, column in roles.items()}
-                read |= {role: or_null(read[role]) for role in ("key", "url")}
+                read |= {role: or_null(read[role]) for role in ("key", "url", "group")}
                 yield pa.RecordBatch.from_pydict(
                     {
                         "shard": pa.array(np.full(len(rows), file["shard"], dtype=np.int32)),

@@ -239,10 +239,13 @@ def scripts(texts: pa.Array) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(best, pa.int32()), pa.array(_SCRIPTS)).cast(pa.string())
 
 
-def text_id(texts: pa.Array) -> pa.Array:
-    """The first 128 bits of BLAKE2b of each text's UTF-8, as binary(16). Nulls stay null."""
+def text_id(texts: pa.Array, group_ids: pa.Array | None = None) -> pa.Array:
+    """The first 128 bits of BLAKE2b of each text's UTF-8, as binary(16), and of its group's id before it where it is in
+    a group: what a text means may depend on that. Nulls stay null."""
+    contents = texts.cast(pa.binary()).to_pylist()
+    groups = [None] * len(contents) if group_ids is None else group_ids.to_pylist()
     return pa.array(
-        [None if text is None else content_id(text) for text in texts.cast(pa.binary()).to_pylist()],
+        [None if text is None else content_id((of or b"") + text) for text, of in zip(contents, groups, strict=True)],
         ID,
     )
 
@@ -281,9 +284,11 @@ def read_texts(
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Clean each row's caption and name the text by its content.
 
-    batches   shard: int32, row: int64, pair_id: binary(16), key: string?, url: string?, caption: string?
+    batches   shard: int32, row: int64, pair_id: binary(16), key: string?, url: string?, caption: string?, and where
+              texts are grouped group: string?
     yields    ("pairs", PAIRS) a row per usable input row;
-              ("texts", TEXTS) a row per distinct text of the batch, `pairs` counting its rows in this batch;
+              ("texts", TEXTS) a row per distinct text, and group, of the batch, `pairs` counting its rows in this
+              batch;
               ("rejects", reason, id = pair_id, shard, row, detail) with detail the caption's first 80 characters.
     """
     for batch in batches:
@@ -302,9 +307,11 @@ def read_texts(
         )
         refused = pc.is_valid(reasons)
         kept = pc.invert(refused)
-        texts = pc.filter(texts, kept).dictionary_encode()
-        distinct, places = texts.dictionary, texts.indices
-        ids = text_id(distinct)
+        texts = pc.filter(texts, kept)
+        groups = pc.filter(batch.column("group"), kept) if "group" in batch.schema.names else pa.nulls(len(texts))
+        distinct, of_group, places = _distinct(texts, groups)
+        group_ids = text_id(of_group)
+        ids = text_id(distinct, group_ids)
         yield (
             "pairs",
             pa.RecordBatch.from_arrays(
@@ -320,8 +327,21 @@ def read_texts(
         counts = np.bincount(places.to_numpy(zero_copy_only=False), minlength=len(distinct)).astype(np.int64)
         yield (
             "texts",
-            pa.RecordBatch.from_arrays([ids, distinct, scripts(distinct), pa.array(counts, pa.int64())], schema=TEXTS),
+            pa.RecordBatch.from_arrays(
+                [ids, distinct, scripts(distinct), pa.array(counts, pa.int64()), group_ids], schema=TEXTS
+            ),
         )
         if pc.any(refused).as_py():
             why, said = pc.filter(reasons, refused), pc.utf8_slice_codeunits(pc.filter(captions, refused), 0, 80)
             yield "rejects", reject(batch, refused, why, said, key="pair_id")
+
+
+def _distinct(texts: pa.Array, groups: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """The distinct pairs of a text and its group, and for each row the place of its pair."""
+    if groups.null_count == len(groups):
+        coded = texts.dictionary_encode()
+        return coded.dictionary, pa.nulls(len(coded.dictionary), pa.string()), coded.indices
+    of_text, of_group = texts.dictionary_encode().indices, groups.dictionary_encode().indices.fill_null(-1)
+    both = of_text.to_numpy(zero_copy_only=False) * np.int64(len(texts) + 1) + of_group.to_numpy(zero_copy_only=False)
+    _, first, places = np.unique(both, return_index=True, return_inverse=True)
+    return texts.take(pa.array(first)), groups.take(pa.array(first)), pa.array(places)

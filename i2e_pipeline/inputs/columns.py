@@ -57,6 +57,7 @@ def check(schema: pa.Schema, pairs: PairsConfig, path: str) -> None:
 def _wanted(pairs: PairsConfig) -> Iterable[tuple[str, str | None, str]]:
     yield "key_column", pairs.key_column, "text"
     yield "url_column", pairs.url_column, "text"
+    yield "group_column", pairs.group_column, "text"
     yield "text_column", pairs.text_column, "text"
     yield "image_column", pairs.image_column, "image"
 
@@ -81,7 +82,7 @@ def has(schema: pa.Schema) -> str:
 
 def named(pairs: PairsConfig) -> list[str]:
     """Columns that the settings name and that a file must have, other than the image's."""
-    columns = (getattr(pairs, setting) for setting in ("key_column", "url_column", "text_column"))
+    columns = (getattr(pairs, setting) for setting in ("key_column", "url_column", "group_column", "text_column"))
     optional = [None, *_DEFAULTS.values()]
     return [column for column in columns if column not in optional]
 

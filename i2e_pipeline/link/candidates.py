@@ -11,6 +11,7 @@ hand.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +41,27 @@ MENTION = pa.struct(
         pa.field("candidates", pa.list_(CANDIDATE)),
     ]
 )
+GROUP_NAME = pa.struct(
+    [
+        pa.field("normal_form", pa.string()),
+        pa.field("candidates", pa.list_(pa.struct([("entity_id", pa.int64()), ("prior", pa.float32())]))),
+    ]
+)
 LINK_ROWS = pa.schema(
     [
         pa.field("text_id", pa.binary(16)),
         pa.field("text", pa.string()),
         pa.field("mentions", pa.list_(MENTION)),
+        pa.field("group_names", pa.list_(GROUP_NAME)),
     ]
 )
-"""A row per text: its mentions by start and end, each with its candidates, [] where the knowledge base has none."""
+"""A row per text: its mentions by start and end, each with its candidates, [] where the knowledge base has none, and
+the names of several words in the texts of its group, [] without a group."""
+GROUP_NAMES = 64
+"""Distinct names of a group that count for each of its texts: of more, those whose MD5 is lowest, so that a group of
+any size costs the same and the choice depends on nothing but the names."""
+GROUP_CANDIDATES = 3
+"""Candidates kept of each such name, the first ones."""
 
 KEYS = pa.schema(
     [
@@ -83,11 +97,11 @@ def explode_keys(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         )
 
 
-def with_candidates(mentions: DataFrame, texts: DataFrame, surfaces: DataFrame) -> DataFrame:
+def with_candidates(mentions: DataFrame, texts: DataFrame, surfaces: DataFrame, grouped: bool = False) -> DataFrame:
     """One row per unit and text of `mentions`, in the form of LINK_ROWS with the column `unit`.
 
     mentions   rows of the table mentions with their `unit`; texts without a mention get no row
-    texts      unit, text_id, text: at least the texts of `mentions`
+    texts      unit, text_id, text, and where they are grouped group_id: at least the texts of `mentions`
     surfaces   rows of kb/surfaces
     A form's candidates are those of the first of its keys that the knowledge base holds; of a plural that is a name
     itself ("Bananas" the film) also those of its singular, marked `inflected`.
@@ -114,8 +128,35 @@ def with_candidates(mentions: DataFrame, texts: DataFrame, surfaces: DataFrame) 
         .groupBy("unit", "text_id")
         .agg(F.sort_array(F.collect_list("mention")).alias("mentions"))
     )
-    of_unit = ["unit", "text_id"]
-    return by_text.join(texts.select(*of_unit, "text"), on=of_unit, how="inner").select(*of_unit, "text", "mentions")
+    of_unit, columns = ["unit", "text_id"], ["unit", "text_id", "text", "mentions"]
+    if not grouped:
+        rows = by_text.join(texts.select(*of_unit, "text"), on=of_unit, how="inner")
+        return rows.select(*columns, F.array().cast(_GROUP_NAMES).alias("group_names"))
+    rows = by_text.join(texts.select(*of_unit, "text", "group_id"), on=of_unit, how="inner")
+    names = _group_names(mentions, texts, found)
+    rows = rows.join(names, on=["unit", "group_id"], how="left")
+    return rows.select(*columns, F.coalesce("group_names", F.array().cast(_GROUP_NAMES)).alias("group_names"))
+
+
+_GROUP_NAMES = "array<struct<normal_form: string, candidates: array<struct<entity_id: bigint, prior: float>>>>"
+
+
+def _group_names(mentions: DataFrame, texts: DataFrame, found: DataFrame) -> DataFrame:
+    """unit, group_id, group_names: of each group the names of several words that its texts have, with candidates."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    of_group = ["unit", "group_id"]
+    grouped = texts.where(F.col("group_id").isNotNull()).select("text_id", *of_group)
+    names = mentions.where(F.col("normal_form").contains(" ")).select("unit", "text_id", "normal_form")
+    names = names.join(grouped, on=["unit", "text_id"], how="inner").select(*of_group, "normal_form").distinct()
+    ranked = Window.partitionBy(*of_group).orderBy(F.md5("normal_form"), "normal_form")
+    names = names.join(found, on="normal_form", how="inner").withColumn("rank", F.row_number().over(ranked))
+    first = F.slice("candidates", 1, GROUP_CANDIDATES)
+    kept = F.transform(first, lambda c: F.struct(c["entity_id"].alias("entity_id"), c["prior"].alias("prior")))
+    name = F.struct("normal_form", kept.alias("candidates"))
+    listed = names.where(F.col("rank") <= GROUP_NAMES).groupBy(*of_group)
+    return listed.agg(F.sort_array(F.collect_list(name)).alias("group_names"))
 
 
 def resolve(forms: DataFrame, surfaces: DataFrame) -> DataFrame:
@@ -177,16 +218,40 @@ def link_rows(
     texts: Mapping[bytes, str],
     mentions: Iterable[Mapping[str, Any]],
     known: Mapping[str, Sequence[Mapping[str, Any]]],
+    groups: Mapping[bytes, bytes | None] | None = None,
 ) -> pa.RecordBatch:
     """LINK_ROWS of some texts, what `with_candidates` gives, without Spark: a row per text in the order of `texts`,
     though it may be without a mention.
 
     mentions   rows of the table mentions
     known      as in `candidates_of`
+    groups     group_id of each text that is in a group; `texts` are all texts of these groups
     """
     by_text: dict[bytes, list[dict[str, Any]]] = {text_id: [] for text_id in texts}
     for m in sorted(mentions, key=lambda m: (m["start"], m["end"])):
         row = {field.name: m.get(field.name) for field in MENTION}
         by_text[m["text_id"]].append({**row, "candidates": candidates_of(m["normal_form"], known)})
-    rows = [{"text_id": i, "text": text, "mentions": by_text[i]} for i, text in texts.items()]
+    names: dict[bytes, dict[str, list[dict[str, Any]]]] = {}
+    for text_id, group in (groups or {}).items():
+        if group is not None:
+            of_text = {m["normal_form"]: m["candidates"] for m in by_text[text_id] if " " in m["normal_form"]}
+            names.setdefault(group, {}).update({form: found for form, found in of_text.items() if found})
+    of_group = {group: _first_names(found) for group, found in names.items()}
+    group_names = {text_id: of_group.get(group or b"", []) for text_id, group in (groups or {}).items()}
+    rows = [
+        {"text_id": i, "text": text, "mentions": by_text[i], "group_names": group_names.get(i, [])}
+        for i, text in texts.items()
+    ]
     return pa.RecordBatch.from_pylist(rows, schema=LINK_ROWS)
+
+
+def _first_names(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Of the names of a group those that count, as `_group_names` chooses them."""
+    kept = sorted(found, key=lambda form: (hashlib.md5(form.encode(), usedforsecurity=False).hexdigest(), form))
+    return [
+        {
+            "normal_form": form,
+            "candidates": [{"entity_id": c["entity_id"], "prior": c["prior"]} for c in found[form][:GROUP_CANDIDATES]],
+        }
+        for form in sorted(kept[:GROUP_NAMES])
+    ]

@@ -22,6 +22,10 @@ from i2e_pipeline.link.disambiguate import FEATURES, Weights, by_rank, features,
 OVER_MAX = "over_max_candidates"
 """Probable enough, and further down than `link.max_candidates`."""
 
+IN_FULL = "named in full"
+"""What stands for the kind of name where a longer name before the mention, in its text or group, brings a candidate
+in."""
+
 
 def explain_links(
     rows: pa.RecordBatch, context: Context | None, settings: LinkConfig, weights: Weights
@@ -38,7 +42,7 @@ def explain_links(
     lists = rows.column("mentions")
     mentions = lists.flatten()
     text_of = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False).astype(np.int64)
-    flat = features(rows.column("text"), mentions, text_of, context)
+    flat = features(rows.column("text"), mentions, text_of, context, rows.column("group_names"))
     probability = probabilities(flat, len(mentions), settings, weights)
     order, ranks = by_rank(flat, probability, len(mentions))
     weight = in_force(settings, weights)
@@ -57,7 +61,7 @@ def explain_links(
         told[text].append(made[-1])
     for at, rank in zip(order.tolist(), ranks.tolist(), strict=True):
         m = int(flat.mention[at])
-        known = by_entity[m][int(flat.entity[at])]
+        known = by_entity[m].get(int(flat.entity[at]), {"kind": IN_FULL, "inflected": False})
         likely = bool(probability[at] >= settings.min_probability)
         made[m]["candidates"].append(
             {

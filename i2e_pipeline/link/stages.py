@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.config import Config, PairsConfig
 from i2e_pipeline.core.schemas import CANDIDATES, Reason
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Plan, Run, Stage
@@ -31,7 +31,7 @@ _MENTIONS_PER_TASK = 50_000
 class Link(Stage):
     name, job, does, rows_are = "link", "link_entities", "ask which entities each name can mean", "mentions"
     after = ("surfaces", "extract")
-    version = 2
+    version = 3
     reads = ("mentions", "texts", "kb/surfaces", "kb/entities")
     tables = {
         "candidates": Table(
@@ -46,7 +46,8 @@ class Link(Stage):
         Reason.NO_CANDIDATE: "The name is in no entity's list of names, in any of the languages that are read.",
         Reason.BELOW_FLOOR: "The name is known, but no entity is a likely enough reading of it here.",
     }
-    sections = ("link",)
+    sections = ("link", "pairs")
+    leaves_out = {f"pairs.{key}": "other stages read it" for key in PairsConfig.model_fields if key != "group_column"}
 
     def weighs(self, config: Config) -> dict[str, Any]:
         return asdict(Weights())
@@ -69,7 +70,8 @@ class Link(Stage):
 
     def plan(self, run: Run, units: Sequence[str]) -> Plan:
         mentions = run.read("mentions", units)
-        texts = run.read("texts", units, ["text_id", "text"])
+        grouped = run.config.pairs.group_column is not None
+        texts = run.read("texts", units, ["text_id", "text", *(["group_id"] if grouped else [])])
         surfaces = run.read("kb/surfaces", columns=["normal_form", "candidates"])
         known = run.ship(context_folder(run))
         settings, weights = run.config.link, Weights.load(run.config.link.weights)
@@ -78,7 +80,8 @@ class Link(Stage):
             return partial(disambiguate, context=context.Context(known.local()), settings=settings, weights=weights)
 
         expected = run.rows_by_unit("mentions", units)
-        rows = run.in_unit_order(with_candidates(mentions, texts, surfaces), expected, ["text_id"], _MENTIONS_PER_TASK)
+        linked = with_candidates(mentions, texts, surfaces, grouped)
+        rows = run.in_unit_order(linked, expected, ["text_id"], _MENTIONS_PER_TASK)
         return Plan(rows, make_kernel, rows_expected=expected, rows_of=_mentions)
 
 

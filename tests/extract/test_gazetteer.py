@@ -103,6 +103,24 @@ def test_a_surname_alone_needs_its_capital_in_a_text_with_small_words(tmp_path: 
     assert found(names, "Baker Shop In A Box") == []
 
 
+def test_a_surname_that_stands_as_a_name_needs_no_other_words(tmp_path: Path) -> None:
+    """Catches: "Bokassa in 1939" names nobody, for there is no word in small letters."""
+    names = gazetteer(tmp_path, surfaces("Bokassa", "Merkley", "van den Bergh", kind="surname", gazetteer=False))
+    for text in ("Bokassa in 1939", "Bokassa, 2008", "Bokassa (1976)", "President Bokassa", "Gen. Bokassa"):
+        assert found(names, text) == ["Bokassa"], text
+    assert found(names, "Van den Bergh in 1947") == ["Van den Bergh"]
+    assert found(names, "Lamp Bokassa in White") == found(names, "BOKASSA in 1939") == found(names, "Bokassa Rug") == []
+    rows, _, _ = names.find(["Senator", "Merkley Rug"])
+    assert not len(rows), "a title in the text before is none"
+
+
+def test_two_capitals_match_as_capitals_alone(tmp_path: Path) -> None:
+    names = gazetteer(tmp_path, surfaces("UK"), surfaces("US", "us"), surfaces("uk gold"))
+    assert found(names, "ties of the US and the UK, between us") == ["US", "UK"]
+    assert found(names, "between us and uk") == []
+    assert found(names, "TIES OF THE US") == []
+
+
 def test_a_plural_of_a_common_name_is_not_hidden_by_an_equal_surname(tmp_path: Path) -> None:
     names = gazetteer(tmp_path, surfaces("banana"), surfaces("Bananas", kind="surname", gazetteer=False))
     assert found(names, "bananas") == ["bananas"]
@@ -111,6 +129,9 @@ def test_a_plural_of_a_common_name_is_not_hidden_by_an_equal_surname(tmp_path: P
 def test_known_tells_names_from_their_inflections(tmp_path: Path) -> None:
     names = gazetteer(tmp_path, surfaces("banana", "glasses"))
     assert names.known(["banana", "bananas", "glasses", "glass", ""]).tolist() == [True, False, True, False, False]
+    spelled = gazetteer(tmp_path, surfaces("Baker", kind="surname", gazetteer=False), surfaces("banana"))
+    assert spelled.known(["baker", "baker", "banana"], [False, True, True]).tolist() == [True, False, True]
+    assert spelled.personal(["baker", "banana"]).tolist() == [True, False]
 
 
 def test_the_file_does_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:

@@ -162,3 +162,37 @@ def test_without_a_gazetteer_the_recognizer_stands_alone() -> None:
 
 def test_an_empty_batch_gives_no_mentions(names: Gazetteer) -> None:
     assert mentions([], NOBODY, names) == ([], [])
+
+
+def found(texts: Sequence[str], recognizer: Recognizer, names: Gazetteer | None) -> list[tuple[str, str, str | None]]:
+    return [(m["surface"], m["normal_form"], m["label"]) for m in mentions(texts, recognizer, names)[0]]
+
+
+def test_a_place_in_a_place_is_both_places(tmp_path: Path) -> None:
+    """Catches: "Laramie, Wyoming" hides Laramie and Wyoming, which are what people mark."""
+    names = gazetteer(tmp_path, surfaces("Laramie, Wyoming", "Laramie", "Wyoming", "Washington, D.C.", "Washington"))
+    assert found(["snow in Laramie, Wyoming"], NOBODY, names) == [
+        ("Laramie", "laramie, wyoming", None), ("Wyoming", "wyoming", None)
+    ]  # fmt: skip
+    assert found(["in Washington, D.C."], NOBODY, names) == [("Washington, D.C.", "washington, d.c", None)]
+
+
+def test_first_names_are_nobody_within_a_name(tmp_path: Path) -> None:
+    names = gazetteer(tmp_path, surfaces("Thomas", "Gainsborough", kind="given"), surfaces("Anna Karina", "Beaver"))
+    seeing = Seeing(Thomas_Gainsborough="PERSON", Anna_Karina="PERSON")
+    spans = found(["portrait by Thomas Gainsborough of Anna Karina, and Thomas"], seeing, names)
+    assert [s for s, *_ in spans] == ["Thomas Gainsborough", "Gainsborough", "Anna Karina", "Thomas"]
+    assert [s for s, *_ in found(["by Thomas Gainsborough"], Seeing(Thomas_Gainsborough="WORK"), names)] == [
+        "Thomas", "Thomas Gainsborough", "Gainsborough"
+    ]  # fmt: skip
+    wholesale = found(["Beaver Wholesale, 30 pieces"], Seeing(Beaver_Wholesale="PERSON"), names)
+    assert [s for s, *_ in wholesale] == ["Beaver", "Beaver Wholesale"]
+
+
+def test_a_recognised_name_ends_where_a_known_one_does(tmp_path: Path) -> None:
+    names = gazetteer(tmp_path, surfaces("Peter Falk", "Aung San Suu Kyi"))
+    assert found(["the Peter Falk statue"], Seeing(Peter_Falk_statue="WORK"), names) == [
+        ("Peter Falk", "peter falk", None)
+    ]
+    piece = found(["with Aung San Suu Kyi today"], Seeing(Aung_San_Suu="PERSON"), names)
+    assert [s for s, *_ in piece] == ["Aung San Suu Kyi"]

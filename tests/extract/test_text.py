@@ -188,6 +188,18 @@ def test_equal_texts_are_one_text_with_their_number_of_pairs() -> None:
     assert len({p["text_id"] for p in out["pairs"]}) == 2
 
 
+def test_equal_texts_of_two_groups_are_two_texts() -> None:
+    """Catches: what one page says of its Merkel is taken for what another page says of its own."""
+    group = pa.array(["a", "b", "a", None])
+    out = tables(rows("Merkel", "Merkel", "Merkel", "Merkel", group=group))
+    assert sorted(t["pairs"] for t in out["texts"]) == [1, 1, 2]
+    assert [t["group_id"] is None for t in sorted(out["texts"], key=lambda t: t["group_id"] or b"")] == [1, 0, 0]
+    ids = [p["text_id"] for p in out["pairs"]]
+    assert ids[0] == ids[2]
+    assert len(set(ids)) == 3
+    assert ids[3] == tables(rows("Merkel"))["pairs"][0]["text_id"]
+
+
 def test_bytes_that_are_no_utf8_do_not_stop_the_batch() -> None:
     out = tables(rows(b"caf\xe9", b"tea", None))
     assert [t["text"] for t in out["texts"]] == ["caf\ufffd", "tea"]

@@ -7,7 +7,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from i2e_pipeline.link.candidates import KEYS, LINK_ROWS, explode_keys, keys_of, link_rows, with_candidates
+from i2e_pipeline.link.candidates import (
+    GROUP_NAMES,
+    KEYS,
+    LINK_ROWS,
+    explode_keys,
+    keys_of,
+    link_rows,
+    with_candidates,
+)
 from tests.link.link_texts import resolve
 
 SURFACES = "normal_form string, candidates array<struct<entity_id: bigint, prior: float, kind: string>>"
@@ -119,3 +127,31 @@ def test_rows_of_a_few_texts_are_those_of_spark(linked: dict[bytes, dict[str, An
     assert {bytes(row.pop("text_id")): row for row in rows.to_pylist()} == {
         i: {k: v for k, v in row.items() if k != "text_id"} for i, row in linked.items()
     }
+
+
+def test_names_of_a_group_are_bounded_and_those_of_spark(spark: Any) -> None:
+    """Catches: a group of a million texts in one task's memory, or a choice that hangs on the partitions."""
+    many = [f"angela merkel {n}" for n in range(GROUP_NAMES + 9)]
+    base = {form: known(form, n + 1) for n, form in enumerate([*many, "merkel"])}
+    of_text = {bytes([n]) * 16: [form] for n, form in enumerate(many)} | {b"m" * 16: ["merkel"], b"x" * 16: ["merkel"]}
+    groups = {i: b"g" * 16 if i != b"x" * 16 else None for i in of_text}
+    mentions = [mention(i, 0, form) for i, forms in of_text.items() for form in forms]
+    texts = {i: " ".join(forms) for i, forms in of_text.items()}
+    rows = link_rows(texts, mentions, {form: row["candidates"] for form, row in base.items()}, groups)
+    of_group = {row["text_id"]: row["group_names"] for row in rows.to_pylist()}
+    names = [name["normal_form"] for name in of_group[b"m" * 16]]
+    assert len(names) == GROUP_NAMES
+    assert names == sorted(names)
+    assert "merkel" not in names
+    assert of_group[b"x" * 16] == []
+    frame = with_candidates(
+        spark.createDataFrame([{**m, "unit": "u"} for m in mentions], f"{MENTIONS}, unit string").repartition(3),
+        spark.createDataFrame(
+            [(i, text, groups[i], "u") for i, text in texts.items()],
+            "text_id binary, text string, group_id binary, unit string",
+        ),
+        spark.createDataFrame([*base.values()], SURFACES),
+        grouped=True,
+    )
+    found = {bytes(r["text_id"]): r.asDict(recursive=True)["group_names"] for r in frame.collect()}
+    assert found == of_group

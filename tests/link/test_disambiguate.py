@@ -212,3 +212,66 @@ def test_fit_finds_the_weights_that_made_the_data() -> None:
     for name in ("prior", "inflected", "words", "support", "lower_proper"):
         assert getattr(found, name) == pytest.approx(getattr(true, name), abs=0.25), name
     assert nil == pytest.approx(0.1, rel=0.4)
+
+
+VICTORIA, KEY, BECKHAM, MUSKETEERS, NATIONS, FUJI = 9439, 57783, 10520, 12, 1065, 13
+
+
+def of_name(entity: int, prior: float, kind: str) -> dict[str, Any]:
+    return {**candidate(entity, prior), "kind": kind}
+
+
+def group_name(form: str, entity: int, prior: float = 1.0) -> dict[str, Any]:
+    return {"normal_form": form, "candidates": [{"entity_id": entity, "prior": prior}]}
+
+
+KEYS_ALONE = (of_name(KEY, 0.9, "given"), of_name(VICTORIA, 0.1, "given"))
+SPICE = "David added spice"
+
+
+def test_a_first_name_is_who_its_group_named_in_full() -> None:
+    """Catches: "David and Victoria added spice to their marriage", in the group of a text that names the Beckhams."""
+    alone = row(SPICE, mention(SPICE, "David", *KEYS_ALONE))
+    assert order(alone) == [KEY, VICTORIA]
+    assert order({**alone, "group_names": [group_name("david beckham", BECKHAM)]})[0] == BECKHAM
+    assert order({**alone, "group_names": [group_name("duncan jones", BECKHAM)]}) == [KEY, VICTORIA]
+
+
+def test_a_surname_is_who_stands_before_it_in_full() -> None:
+    text = "Angela Merkel, and later Merkel"
+    full = mention(text, "Angela Merkel", of_name(567, 1.0, "label"))
+    short = mention(text, "Merkel", of_name(1, 0.9, "surname"), of_name(567, 0.1, "surname"))
+    later = {**short, "start": len(text) - 6, "end": len(text)}
+    found, _ = links(row(text, full, later))
+    assert [link["entity_id"] for link in found[bytes(16), later["start"]]] == [567, 1]
+    assert links(row(text, full, short))[0][bytes(16), short["start"]][0]["entity_id"] == 1, "within the name itself"
+    before = "Roosevelt with Eleanor Roosevelt"
+    eleanor = mention(before, "Eleanor Roosevelt", of_name(83396, 1.0, "label"))
+    franklin = mention(before, "Roosevelt", of_name(8007, 0.95, "surname"), of_name(83396, 0.05, "surname"))
+    assert links(row(before, franklin, eleanor))[0][bytes(16), 0][0]["entity_id"] == 8007
+
+
+def test_capitals_are_the_initials_of_what_stands_before_them(context: Context) -> None:
+    text = "Flags at the United Nations (UN) and un"
+    full, initials = mention(text, "United Nations", of_name(NATIONS, 1.0, "label")), mention(text, "UN")
+    small = {**mention(text, "un"), "start": len(text) - 2, "end": len(text)}
+    found, refused = links(row(text, full, initials, small), context=context)
+    assert [link["entity_id"] for link in found[bytes(16), initials["start"]]] == [NATIONS]
+    assert [r["start"] for r in refused] == [small["start"]]
+
+
+def test_parts_of_things_name_nothing_new(context: Context) -> None:
+    """Catches: an apple is a Fuji apple in every text that has one, and Wyoming is Laramie."""
+    text = "Fuji Apple and an Apple"
+    fuji = mention(text, "Fuji Apple", of_name(FRUIT, 1.0, "label"))
+    apple = {**mention(text, "Apple", of_name(89, 1.0, "label")), "start": len(text) - 5, "end": len(text)}
+    found, _ = links(row(text, fuji, apple), context=context)
+    assert [link["entity_id"] for link in found[bytes(16), apple["start"]]] == [89]
+
+
+def test_links_of_a_group_do_not_depend_on_the_batch() -> None:
+    alone = row(SPICE, mention(SPICE, "David", *KEYS_ALONE))
+    grouped = {**alone, "group_names": [group_name("david beckham", BECKHAM)], "text_id": b"g" * 16}
+    both, _ = links(alone, grouped)
+    assert both[b"g" * 16, 0] == links(grouped)[0][b"g" * 16, 0]
+    assert both[bytes(16), 0] == links(alone)[0][bytes(16), 0]

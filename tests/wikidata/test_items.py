@@ -329,7 +329,28 @@ def test_title_loses_its_qualifier() -> None:
 def test_people_and_things_of_unknown_class_that_look_like_people_get_a_surname() -> None:
     assert names(line(1, "Isabel Sarli", claims=instance_of(5)))["sarli"] == "surname"
     assert names(line(1, "Isabel Sarli"))["sarli"] == "surname"
+    brand = names(line(1, "Gato Preto", descriptions={"en": {"language": "en", "value": "interior decoration brand"}}))
+    assert "gato" not in brand
     assert "tower" not in names(line(1, "Eiffel Tower", claims=instance_of(1440476)))
+
+
+def test_people_have_the_parts_of_their_names_as_texts_spell_them() -> None:
+    """Catches: a name of two parts that is spelled "Ter Petrosyan", and so found in no text."""
+    rows = read(line(1, "Levon Ter-Petrosyan", claims=instance_of(5)))["names"]
+    spelled = {(r["surface"], r["normal_form"], r["kind"]) for r in rows}
+    assert {("Ter-Petrosyan", "ter petrosyan", "surname"), ("Levon", "levon", "given")} <= spelled
+    assert "iraq" not in names(line(2, "Faisal II of Iraq", claims=instance_of(5)))
+
+
+def test_organisations_have_their_initials_and_people_none() -> None:
+    assert names(line(1, "Food and Drug Administration"))["fda"] == "acronym"
+    assert "ans" not in names(line(2, "Anna Nicole Smith", claims=instance_of(5)))
+    assert "ans" not in names(line(2, "Anna Nicole Smith"))
+    assert names(line(3, "Boeing B-2 Spirit"))["b 2"] == "acronym"
+
+
+def test_dots_may_be_left_out_of_a_name() -> None:
+    assert names(line(1, "St. Louis Cardinals"))["st louis cardinals"] == "unaccented"
 
 
 def test_the_languages_are_a_parameter() -> None:

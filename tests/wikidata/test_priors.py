@@ -259,3 +259,10 @@ def test_weights_that_make_no_sense_are_refused_by_name(setting: dict[str, float
 def test_nothing_in_nothing_out() -> None:
     assert list(surfaces([])) == []
     assert list(surfaces([pa.RecordBatch.from_pylist([], NAME_ROWS)])) == []
+
+
+def test_two_capitals_and_function_words_in_capitals_need_anchors() -> None:
+    """Catches: "us" is the United States in every text, or "the UK" is nowhere found."""
+    assert base_link_probability("uk", "label", ["UK"]) == base_link_probability("us", "alias", ["US", "us"]) == 0.045
+    assert base_link_probability("us", "label", ["us"]) == 0.0
+    assert link_probability(0.045, 1) > SurfaceLimits.min_link_probability

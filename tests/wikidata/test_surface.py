@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from wikidata.surface import (
     Inadmissible,
+    acronyms,
     choose_name,
     inadmissible,
     inflections,
@@ -20,8 +21,9 @@ from wikidata.surface import (
     lookup_keys,
     normal_form,
     normal_forms,
+    parts_of_person,
     short_forms,
-    surname,
+    shorter,
     unaccented,
     without_qualifier,
 )
@@ -215,9 +217,83 @@ def test_short_forms(name: str, short: str) -> None:
     assert short in short_forms(name)
 
 
-def test_surnames() -> None:
-    assert surname("Isabel Sarli") == "sarli"
-    assert surname("Hiram Bingham III") == "bingham"
-    assert surname("Simon Haskel, Baron Haskel") == "haskel"
-    assert surname("Goes van Naters") == "naters"
-    assert surname("red delicious") == surname("Banana") == surname("Route 66") == surname("Gulf of Mexico oil") == ""
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("Isabel Sarli", {"Sarli": "surname", "Isabel": "given"}),
+        ("Hiram Bingham III", {"Bingham": "surname", "Hiram": "given"}),
+        ("Levon Ter-Petrosyan", {"Ter-Petrosyan": "surname", "Levon": "given"}),
+        ("Shaquille O'Neal", {"O'Neal": "surname", "Shaquille": "given"}),
+        ("Wilhelmus van den Bergh", {"Bergh": "surname", "van den Bergh": "surname", "Wilhelmus": "given"}),
+        (
+            "Vicente Fox Quesada",
+            {
+                "Quesada": "surname", "Fox Quesada": "surname", "Vicente Fox": "part", "Vicente Quesada": "part",
+                "Vicente": "given",
+            },
+        ),
+        ("Faisal II of Iraq", {"Faisal II": "part", "Faisal": "given"}),
+        ("Malcolm X", {"Malcolm": "given"}),
+        (
+            "Charles Monck, 4th Viscount Monck",
+            {
+                "4th Viscount Monck": "part", "Viscount Monck": "part", "Lord Monck": "part", "Monck": "surname",
+                "Charles": "given",
+            },
+        ),
+        ("William, Prince of Wales", {"Prince of Wales": "part", "Prince William": "part"}),
+        ("red delicious", {}),
+        ("Banana", {}),
+        ("Route 66", {}),
+    ],
+)  # fmt: skip
+def test_parts_by_which_texts_name_people(name: str, parts: dict[str, str]) -> None:
+    assert dict(parts_of_person(name)) == parts
+
+
+def test_capitals_and_figures_that_stand_for_a_name() -> None:
+    assert acronyms("Food and Drug Administration") == ["FDA"]
+    assert acronyms("The Museum of Modern Art") == ["MMA"]
+    assert acronyms("Boeing B-2 Spirit") == ["B-2", "B-2 Spirit", "BBS"]
+    assert acronyms("Airbus A320") == ["A320"]
+    assert acronyms("red delicious apple") == acronyms("New York") == acronyms("Boeing 747") == acronyms("") == []
+
+
+def test_how_a_text_goes_on_to_name_what_it_has_named() -> None:
+    told = dict(shorter("angela dorothea merkel"))
+    assert told == {
+        "angela": False, "merkel": False, "dorothea merkel": False, "angela dorothea": False, "adm": True
+    }  # fmt: skip
+    assert dict(shorter("united nations"))["un"] is True
+    assert dict(shorter("bank of america"))["ba"] is True
+    assert shorter("merkel") == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("Shamrock Rovers F.C.", "shamrock rovers"),
+        ("FC Bayern Munich", "bayern munich"),
+        ("MV Sirius Star", "sirius star"),
+        ("Little Missouri River", "little missouri"),
+        ("2006 FIFA World Cup", "2006 world cup"),
+    ],
+)
+def test_what_texts_leave_out_of_a_name(name: str, short: str) -> None:
+    assert short in short_forms(name)
+    assert "nile" not in short_forms("Nile River")
+
+
+@pytest.mark.parametrize(
+    ("surface", "key"),
+    [
+        ("U.S. Federal Reserve", "united states federal reserve"),
+        ("St Lucia", "saint lucia"),
+        ("Likud Party", "likud"),
+        ("Province of Xinjiang", "xinjiang"),
+        ("Prime Minister Yukio Hatoyama", "yukio hatoyama"),
+        ("Secretary of State Haig", "haig"),
+    ],
+)
+def test_what_texts_add_to_a_name_is_tried_without(surface: str, key: str) -> None:
+    assert key in lookup_keys(surface)
