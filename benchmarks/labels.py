@@ -1,12 +1,12 @@
 """Are the labels right, in a quiet world and in a crowd? The figures of docs/quality.md, each with a 95 % interval.
 
     python benchmarks/labels.py --data DIR [--world NAME=DUMP …] [--fit] [--write FILE.json] [--ablate] [--json FILE]
-                                [--set section.key=value …]
+                                [--unseen NAME=DUMP …] [--set section.key=value …]
                                 [--set section.key=value …]
 
 DIR holds `pairs` and `pairs_open` (photos of known truth), `wikidata` (a dump, popularity, anchors), `gold` (texts with
 gold links) and models, as I2E_REAL_DATA names it. A world is a knowledge base: --world names its dump, a file or a
-folder; without it, the one of DIR. For each world the chain is run, and its labels are held against the truth:
+folder; without it, the one of DIR; --unseen one that no fit sees. For each world the chain is run, and its labels are held against the truth:
 
     pairs       photos of shards that the calibration did not see; precision and recall of labels
     pairs_open  photos whose captions name what few knowledge bases have: right labels, and wrong ones where nothing is
@@ -241,6 +241,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("I2E_REAL_DATA"), help="default: I2E_REAL_DATA")
     parser.add_argument("--world", action="append", default=[], metavar="NAME=DUMP")
+    parser.add_argument("--unseen", action="append", default=[], metavar="NAME=DUMP", help="measured, not fitted on")
     parser.add_argument("--folder", type=Path, default=Path("out/benchmarks/labels"))
     parser.add_argument("--set", nargs="+", default=[], metavar="section.key=value", help="other settings of the chain")
     parser.add_argument("--fit", action="store_true", help="fit on all worlds instead of taking the default")
@@ -254,8 +255,12 @@ def main(arguments: list[str]) -> dict[str, Any]:
     data = Path(options.data).resolve()
     dumps = dict(w.split("=", 1) for w in options.world) or {"plain": f"{data}/wikidata/sample-dump.json.bz2"}
     options.folder.mkdir(parents=True, exist_ok=True)
-    worlds = [measure(name, data, dump, options.folder.resolve(), options.set) for name, dump in dumps.items()]
-    seen = together({w.name: pa.concat_tables([w.part(False, SEEN), w.part(True)]) for w in worlds})
+    unseen = dict(w.split("=", 1) for w in options.unseen)
+    worlds = [
+        measure(name, data, dump, options.folder.resolve(), options.set) for name, dump in {**dumps, **unseen}.items()
+    ]
+    of_fit = [w for w in worlds if w.name in dumps]
+    seen = together({w.name: pa.concat_tables([w.part(False, SEEN), w.part(True)]) for w in of_fit})
     by_fold = {f: fitted(seen, without_fold=f) for f in range(FOLDS)}
     calibration = rounded(fitted(seen)) if options.fit else DEFAULT
     if options.fit and options.write:
