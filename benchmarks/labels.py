@@ -6,7 +6,8 @@
 
 DIR holds `pairs` and `pairs_open` (photos of known truth), `wikidata` (a dump, popularity, anchors), `gold` (texts with
 gold links) and models, as I2E_REAL_DATA names it. A world is a knowledge base: --world names its dump, a file or a
-folder; without it, the one of DIR; --unseen one that no fit sees. For each world the chain is run, and its labels are held against the truth:
+folder; without it, the one of DIR; --unseen one that no fit sees. For each world the chain is run, and its labels are
+held against the truth:
 
     pairs       photos of shards that the calibration did not see; precision and recall of labels
     pairs_open  photos whose captions name what few knowledge bases have: right labels, and wrong ones where nothing is
