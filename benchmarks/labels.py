@@ -2,7 +2,6 @@
 
     python benchmarks/labels.py --data DIR [--world NAME=DUMP …] [--fit] [--write FILE.json] [--ablate] [--json FILE]
                                 [--unseen NAME=DUMP …] [--set section.key=value …]
-                                [--set section.key=value …]
 
 DIR holds `pairs` and `pairs_open` (photos of known truth), `wikidata` (a dump, popularity, anchors), `gold` (texts with
 gold links) and models, as I2E_REAL_DATA names it. A world is a knowledge base: --world names its dump, a file or a

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import stat
@@ -65,20 +66,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _end(work)
 
 
+_SETS = re.compile(r"[A-Za-z_][\w.-]*=")
+"""How a word begins that sets something, and that is no address with a question (`https://…?id=3`)."""
+
+
 def _settings_last(arguments: Sequence[str]) -> list[str]:
-    """The same, with words that `--set` would take and that set nothing put before it: `explain --set a.b=c IMAGE` asks
-    for IMAGE."""
+    """The same, with words that `--set` would take and that set nothing put before all options: `explain --set a.b=c
+    IMAGE` asks for IMAGE."""
     found: list[str] = []
-    place = None
+    asked: list[str] = []
+    after_set = False
     for word in arguments:
         if word.startswith("-"):
-            place = len(found) if word == "--set" else None
-        elif place is not None and "=" not in word and found[-1] != "--set":
-            found.insert(place, word)
-            place += 1
+            after_set = word == "--set"
+        elif after_set and found[-1] != "--set" and not _SETS.match(word):
+            asked.append(word)
             continue
         found.append(word)
-    return found
+    place = next((n for n, word in enumerate(found) if word.startswith("-")), len(found))
+    return [*found[:place], *asked, *found[place:]]
 
 
 def _exit_codes() -> str:

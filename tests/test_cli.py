@@ -211,6 +211,9 @@ def test_lines_are_as_wide_as_the_terminal(tmp_path: Path, line: str) -> None:
         ("explain --set a.b=c Q1 Q2 --json", "explain Q1 Q2 --set a.b=c --json"),
         ("explain Q1 --set a.b=c --set d.e=f", "explain Q1 --set a.b=c --set d.e=f"),
         ("explain --set nothing", "explain --set nothing"),
+        ("explain --set a.b=c https://d.e/f?g=h", "explain https://d.e/f?g=h --set a.b=c"),
+        ("explain --json --set a.b=c Q1", "explain Q1 --json --set a.b=c"),
+        ("count-anchors --pages a --set a.b=c d", "count-anchors d --pages a --set a.b=c"),
         ("link --set a.b=c --text one two", "link --set a.b=c --text one two"),
     ],
 )

@@ -152,7 +152,9 @@ def configuration_page(model: type[Config], stages: Sequence[Stage]) -> str:
         if isinstance(found, tuple):
             out += ["", f"## {found[0]}", "", found[1], "", heading]
         else:
-            done_again = ", ".join(used.get(found.path, [])) or "–"
+            # A stage uses a section within its own as a whole.
+            users = used.get(found.path) or used.get(found.path.rpartition(".")[0], [])
+            done_again = ", ".join(users) or "–"
             cells = (f"`{found.path}`", found.allowed, f"`{found.default}`", found.about, done_again)
             out.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
     out += ["", "## In no fingerprint", "", "| setting | why |", "|---|---|"]

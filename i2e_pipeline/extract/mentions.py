@@ -45,7 +45,8 @@ _EDGES = ' .,;:!?"*~|\\/<>=&%@#+$()[]{}-_…•«»“”„–—' + APOSTROPHE
 _CONTRACTED = re.compile(f"[{re.escape(APOSTROPHES)}](?:[md]|ts?|re|ve|ll)(?![^\\W_])", re.IGNORECASE)
 _DIGITS_BEHIND = re.compile(r"-(?!(?:19|20)\d\d(?!\w))\d")
 _DIGITS_BEFORE = re.compile(r"(?<!\b19\d)(?<!\b20\d)\d-\Z")
-_ADDRESS = re.compile(r"[a-z]{3,5}://\S*|(?:[\w-]+\.)+[a-z]{2,6}(?:/\S*|(?!\w))", re.IGNORECASE)
+# "a sunset.Paris" has lost a blank: domains are in one case.
+_ADDRESS = re.compile(r"[A-Za-z]{3,5}://\S*|(?:[\w-]+\.)+(?:[a-z]{2,6}|[A-Z]{2,6})(?:/\S*|(?!\w))")
 _LONGEST_OF_CODE = 4
 """Capital letters that digits behind a hyphen make the letters of a code; longer ones may be a maker's name."""
 _LONGEST_OF_STATE = 2

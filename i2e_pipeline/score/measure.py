@@ -83,8 +83,9 @@ class Measure:
             self._background[WHOLE] = vectors.lookup(ids).astype(np.float64)
             for kind in (NAME, DESCRIPTION):
                 if vectors.has(kind):
-                    told_MD = vectors.of(kind, ids).astype(np.float64)
-                    self._background[kind] = told_MD[np.linalg.norm(told_MD, axis=1) > 0]
+                    self._background[kind] = self._vectors_of(kind, ids).astype(np.float64)
+            # A vector of NaN, too, is none: it would be every image's.
+            self._background = {kind: m[np.linalg.norm(m, axis=1) > 0] for kind, m in self._background.items()}
         falling = {TYPES.code(t): np.asarray(e, dtype=np.int64) for t, e in exemplars.items()}
         of_type = {code: e[:per_type] for code, e in falling.items() if code != UNKNOWN and len(e[:per_type]) > BEST}
         self._is_exemplar = _union(of_type.values())
@@ -96,18 +97,21 @@ class Measure:
             (WHOLE, np.union1d(words_V, self._is_exemplar), of_type),
             (DESCRIPTION, words_V, {}),
         ):
-            if len(ids_V) and (kind == WHOLE or vectors.has(kind)):
-                self._words[kind] = self._held(kind, ids_V, words_V, types)
+            if kind == WHOLE or vectors.has(kind):
+                held = self._held(kind, ids_V, words_V, types)
+                if len(held.ids_V):
+                    self._words[kind] = held
 
     def _held(self, kind: str, ids_V: np.ndarray, words_V: np.ndarray, types: Mapping[int, np.ndarray]) -> _Words:
         vectors_VD = self._vectors_of(kind, ids_V)
         there_V = np.linalg.norm(vectors_VD, axis=1) > 0
         ids_V = ids_V[there_V]
+        at = {code: np.flatnonzero(np.isin(ids_V, e)) for code, e in sorted(types.items())}
         return _Words(
             ids_V,
             self._moved(vectors_VD[there_V].astype(np.float64)),
             self._moved(np.isin(ids_V, words_V)),
-            {code: self._moved(np.flatnonzero(np.isin(ids_V, e))) for code, e in sorted(types.items())},
+            {code: self._moved(places) for code, places in at.items() if len(places) > BEST},
         )
 
     def _moved(self, array: np.ndarray) -> torch.Tensor:

@@ -41,6 +41,13 @@ def test_the_pages_are_as_the_code_says() -> None:
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: python docs/generate.py"
 
 
+def test_a_setting_of_a_section_within_a_section_is_its_stages() -> None:
+    """Catches: a weight of the priors that is said to cost nothing."""
+    page = reference.configuration_page(Config, stages.built_in()).splitlines()
+    (row,) = (line for line in page if line.startswith("| `knowledge_base.priors.image` |"))
+    assert row.endswith("| knowledge_base, surfaces |")
+
+
 def test_settings_are_printed_and_explained(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("output: somewhere\nbuild: {bar: 0.7}\n")
 

@@ -117,6 +117,7 @@ def test_common_words_that_only_looked_like_names_are_dropped(names: Gazetteer) 
         ("Jandy TLD-10-2008 and 12-TLD, TLD at NBA-2013", ["TLD", "NBA"]),
         ("malakaindie.tumblr.com tumblr.com", ["tumblr.com"]),
         ("http://example.com/2013/don-fly don fly", ["don", "fly"]),
+        ("Sold.By Mr. Smith.Don and WWW.TLD.COM", ["Don"]),  # a lost blank makes no address
         ("I Saw Goody, we can fly, a fly and Saw", ["fly", "Saw"]),
         ("BMW-320i, VOLVO-3", ["VOLVO"]),
     ],

@@ -30,7 +30,7 @@ def link_rows(
 ) -> list[dict[str, Any]]:
     """LINK_ROWS of cleaned texts, in their order, texts without a mention with an empty list."""
     ids = [i.to_bytes(16, "big") for i in range(len(texts))]
-    rows = [{"text_id": i, "text": t, "mentions": []} for i, t in zip(ids, texts, strict=True)]
+    rows: list[dict[str, Any]] = [{"text_id": i, "text": t, "mentions": []} for i, t in zip(ids, texts, strict=True)]
     for start in range(0, len(texts), 512):
         part = slice(start, start + 512)
         batch = pa.RecordBatch.from_arrays(

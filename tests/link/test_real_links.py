@@ -38,7 +38,7 @@ def world(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     import bz2
 
     from wikidata.items import read_items
-    from wikidata.priors import NAME_ROWS, surfaces
+    from wikidata.priors import NAME_ROWS, WEIGHTS, surfaces
     from wikidata.surface import inadmissible, normal_form
 
     lines = bz2.decompress((real_data / "wikidata" / "sample-dump.json.bz2").read_bytes()).split(b"\n")
@@ -66,10 +66,14 @@ def world(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
                 links[entity] += int(r["count"])
     rows.sort(key=lambda r: (r[0], r[2]))
     ids = [r[2] for r in rows]
+    relative = {e: popularity[e] / middle if e in popularity else WEIGHTS.unknown for e in sitelinks}
+    fame = {
+        e: WEIGHTS.popularity * math.log1p(p) + WEIGHTS.sitelinks * math.log1p(sitelinks[e])
+        for e, p in relative.items()
+    }
     columns = [
         *([r[i] for r in rows] for i in range(5)),
-        [popularity[e] / middle if e in popularity else None for e in ids],
-        [sitelinks[e] for e in ids],
+        [fame[e] for e in ids],
         [links[e] for e in ids],
         [None] * len(ids),
     ]
@@ -145,7 +149,7 @@ def test_few_alt_texts_have_a_mention_that_is_no_name(real_data: Path, world: Wo
     rows = range(int(first), len(captions), 50)
     found = link_texts([captions[row] or "" for row in rows], *world)
     false: set[int] = set()
-    unjudged: list[str] = []
+    unjudged: list[tuple[int, int, int, str]] = []
     total = 0
     for row, mentions in zip(rows, found, strict=True):
         judged = {(start, end): verdict for start, end, verdict in JUDGED[first].get(str(row), ())}
@@ -156,7 +160,9 @@ def test_few_alt_texts_have_a_mention_that_is_no_name(real_data: Path, world: Wo
                 if verdict == "false":
                     false.add(row)
                 elif verdict is None:
-                    unjudged.append(f"row {row}, {m['start']} to {m['end']}: {m['surface']}")
-    assert total >= 200
-    assert len(false) / len(rows) <= 0.03, sorted(false)
-    assert len(unjudged) / total <= 0.02, "judge these, and write them to laion_hits.json:\n" + "\n".join(unjudged)
+                    unjudged.append((row, m["start"], m["end"], m["surface"]))
+    assert total >= 380
+    # What nobody has judged counts as false: more of these is how rules get worse.
+    doubted = false | {row for row, *_ in unjudged}
+    said = "\n".join(f"row {row}, {start} to {end}: {surface}" for row, start, end, surface in unjudged)
+    assert len(doubted) / len(rows) <= 0.03, f"false: {sorted(false)}; judge these, in laion_hits.json:\n{said}"
