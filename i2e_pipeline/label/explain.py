@@ -35,8 +35,9 @@ def explain_labels(
               to value, weight and contribution
     Raises CalibrationError where a column is missing.
     """
-    x_PF = features(options, calibration.features)
-    weight_F = np.array(calibration.weights)
+    weighing = calibration.on(options)
+    x_PF = features(options, weighing.features)
+    weight_F = np.array(weighing.weights)
     # The stage chooses pair by pair; labels of an image from several pairs are merged later.
     of_pairs = options.set_column(options.schema.names.index("image_id"), "image_id", options.column("pair_id"))
     numbered = of_pairs.append_column("at", pa.array(np.arange(options.num_rows)))
@@ -51,12 +52,12 @@ def explain_labels(
                 **row,
                 "image_id": images[at],
                 "sentence": None if row["reason"] is None else SENTENCES[Verdict(row["reason"])],
-                "bias": calibration.bias,
-                "score": float(calibration.bias + contribution_F.sum()),
+                "bias": weighing.bias,
+                "score": float(weighing.bias + contribution_F.sum()),
                 "features": {
                     name: {"value": float(value), "weight": float(weight), "contribution": float(contribution)}
                     for name, value, weight, contribution in zip(
-                        calibration.features, x_PF[at], weight_F, contribution_F, strict=True
+                        weighing.features, x_PF[at], weight_F, contribution_F, strict=True
                     )
                 },
             }

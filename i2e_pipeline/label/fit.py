@@ -16,7 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from i2e_pipeline.label import judged
-from i2e_pipeline.label.calibration import FITTED, GIVEN, Calibration, CalibrationError, features, select
+from i2e_pipeline.label.calibration import (
+    FITTED,
+    GIVEN,
+    VOCABULARY_GAP,
+    Calibration,
+    CalibrationError,
+    features,
+    select,
+)
 
 FOLDS = 10
 RIDGE = 3.0
@@ -48,6 +56,8 @@ def fit(
     table = _of_known_images(table)
     if not table.num_rows:
         raise CalibrationError("no row has a known truth: nothing to calibrate on")
+    told = (target_precision, fitted_on, named_images, confidence)
+    other = _without_vocabulary(table, names, *told) if VOCABULARY_GAP in names else None
     given = {name: GIVEN[name] for name in names if name in GIVEN}
     names = tuple(name for name in names if name not in given)
     x_PF = features(table, names)
@@ -85,7 +95,33 @@ def fit(
     measured = _figures(labels, _probabilities(labels) >= lowest, named_images or _with_truth(table))
     measured["target_precision"] = target_precision
     whole = _scaled(names, *_logistic(x_PF[decided_P], right_P[decided_P]), slope, shift, given)
-    return replace(whole, threshold=threshold, measured=measured, fitted_on=fitted_on)
+    if other is not None:
+        other = replace(other, bias=other.bias + _logit(threshold) - _logit(other.threshold), threshold=threshold)
+    return replace(whole, threshold=threshold, measured=measured, fitted_on=fitted_on, without_vocabulary=other)
+
+
+def _logit(p: float) -> float:
+    p = min(max(p, 1e-6), 1 - 1e-6)
+    return float(np.log(p / (1 - p)))
+
+
+def _without_vocabulary(
+    table: pa.Table,
+    names: tuple[str, ...],
+    target_precision: float,
+    fitted_on: str,
+    named_images: int | None,
+    confidence: float,
+) -> Calibration | None:
+    """The same without what the vocabulary tells; None where the table does not know it anyway, or where no threshold
+    reaches the target without it."""
+    if VOCABULARY_GAP not in table.schema.names or table[VOCABULARY_GAP].null_count == table.num_rows:
+        return None
+    others = tuple(name for name in names if name != VOCABULARY_GAP)
+    try:
+        return fit(table, target_precision, others, fitted_on, named_images, confidence)
+    except CalibrationError:
+        return None
 
 
 def _scaled(
@@ -213,8 +249,10 @@ def _logistic(x_PF: np.ndarray, right_P: np.ndarray, ridge: float = RIDGE) -> tu
 
 def rounded(calibration: Calibration, digits: int = 4) -> Calibration:
     """The same with short numbers, for print."""
+    other = calibration.without_vocabulary
     return replace(
         calibration,
         weights=tuple(round(w, digits) for w in calibration.weights),
         bias=round(calibration.bias, digits),
+        without_vocabulary=None if other is None else rounded(other, digits),
     )

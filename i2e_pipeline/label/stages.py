@@ -49,12 +49,14 @@ class Label(Stage):
 
     def settings(self, config: Config) -> dict[str, Any]:
         calibration = calibration_of(config)
+        other = calibration.without_vocabulary
         return {
             **super().settings(config),
             "bar": calibration.threshold if config.label.threshold is None else config.label.threshold,
             "features": list(calibration.features),
             "weights": list(calibration.weights),
             "bias": calibration.bias,
+            **({"without_vocabulary": [*other.features, *other.weights, other.bias]} if other is not None else {}),
         }
 
     def check(self, run: Run) -> None:

@@ -104,7 +104,23 @@ def test_a_description_that_does_not_fit_costs_and_one_that_fits_gains() -> None
     right = row(1, 7.0, description_z=6.0, type_z=2.0, type_gap=0.0, **word)
     wrong = row(1, 5.0, description_z=0.0, type_z=-1.0, type_gap=3.0, **word)
     fits, misses = (DEFAULT.probability(table(one))[0] for one in (right, wrong))
-    assert fits > 0.8 > 0.4 > misses
+    assert fits > 0.6 > 0.2 > misses
+    seen, mistaken = {**right, "vocabulary_gap": -1.0}, {**right, "vocabulary_gap": 4.0}
+    assert DEFAULT.probability(table(seen))[0] > 0.9 > 0.2 > DEFAULT.probability(table(mistaken))[0]
+
+
+def test_without_a_vocabulary_other_weights_count_and_no_label_is_surer() -> None:
+    """Catches: a gap that is unknown and counts as none, to which every candidate is what the image fits best."""
+    without = DEFAULT.without_vocabulary
+    assert without is not None
+    assert without.threshold == DEFAULT.threshold
+    assert "vocabulary_gap" not in without.features
+    rows = [row(1, 6.0, name_z=6.0, description_z=4.0, visual=0.5, fame=2.0), row(2, 1.0, name_z=1.0)]
+    blind = DEFAULT.probability(table(*rows))
+    assert blind.tolist() == without.probability(table(*rows)).tolist()
+    lacking = table(*rows).drop_columns(["vocabulary_gap", "description_gap"])
+    assert DEFAULT.probability(lacking).tolist() == blind.tolist()
+    assert blind[0] < DEFAULT.probability(table(*({**r, "vocabulary_gap": 0.0} for r in rows)))[0]
 
 
 def test_an_image_that_fits_nothing_gets_no_label() -> None:

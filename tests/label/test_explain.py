@@ -31,7 +31,7 @@ def test_an_explanation_is_what_the_rule_chooses(threshold: float | None, max_la
         (r["pair_id"], r["entity_id"], r["probability"], r["reason"]) for r in chosen
     ]
     for row in told:
-        assert tuple(row["features"]) == DEFAULT.features
+        assert tuple(row["features"]) == DEFAULT.on(ROWS).features
         assert row["bias"] + sum(f["contribution"] for f in row["features"].values()) == pytest.approx(row["score"])
         assert 1 / (1 + np.exp(-row["score"])) == pytest.approx(row["probability"], abs=1e-6)
         assert row["image_id"] == b"i" * 16

@@ -63,6 +63,26 @@ def fitted() -> Calibration:
     return fit(world(1500, seed=1), target_precision=0.95, fitted_on="a made world")
 
 
+def test_a_table_without_a_vocabulary_has_weights_of_its_own() -> None:
+    """Fitted without the feature, at the same threshold: its labels are as precise, and fewer."""
+    seen, fresh = world(1500, seed=1), world(3000, seed=2)
+    rng = np.random.default_rng(0)
+
+    def with_gap(table: pa.Table) -> pa.Table:
+        right = pc.equal(table["entity_id"], table["truth"]).to_numpy(zero_copy_only=False)
+        return table.append_column("vocabulary_gap", pa.array(np.where(right, -1, 3) + rng.normal(size=len(right))))
+
+    both = fit(with_gap(seen), target_precision=0.95)
+    other = both.without_vocabulary
+    assert other is not None
+    assert other.threshold == both.threshold
+    assert other.without_vocabulary is None
+    assert fit(seen, target_precision=0.95).without_vocabulary is None
+    told, blind = report(with_gap(fresh), both, named(fresh)), report(fresh, both, named(fresh))
+    assert min(told["precision"], blind["precision"]) > 0.94
+    assert told["recall"] > blind["recall"] + 0.02
+
+
 def test_the_bar_holds_on_images_that_were_not_fitted_on(fitted: Calibration) -> None:
     """Catches: a threshold read off the fitting set promises more than new images give."""
     fresh = world(6000, seed=2)  # so many that chance moves the precision by a third of a point
