@@ -22,7 +22,8 @@ KEY = bytes(16)
 
 
 def text_row(number: int, **overrides: object) -> dict[str, object]:
-    return {"text_id": number.to_bytes(16, "big"), "text": f"text {number}", "script": "Latin", "pairs": 1, **overrides}
+    told = {"text": f"text {number}", "script": "Latin", "pairs": 1, "group_id": None}
+    return {"text_id": number.to_bytes(16, "big"), **told, **overrides}
 
 
 def texts_kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
