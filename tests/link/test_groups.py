@@ -20,7 +20,7 @@ from tests.wikidata.lines import aliases, instance_of, line
 
 TOWN, CHANCELLOR, CAPITAL = 979_000, 567, 64
 MERKEL, FULL = "Merkel seen in Berlin", "Angela Merkel at work"
-PAGE = {
+PAGE: dict[str, tuple[pa.DataType, list[tuple[str, Any, str]]]] = {
     # Numbers in one file and text in the other are the same keys.
     "0.parquet": (pa.int64(), [("full", 3, FULL), ("alone", None, MERKEL), ("other page", 4, MERKEL)]),
     "1.parquet": (pa.string(), [("same page", "3", MERKEL), ("no page", None, MERKEL), ("blank page", " ", MERKEL)]),
@@ -33,7 +33,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     (folder / "pairs").mkdir()
     for name, (of_page, pairs) in PAGE.items():
-        keys, page, captions = (list(column) for column in zip(*pairs, strict=True))
+        keys, page, captions = ([pair[n] for pair in pairs] for n in range(3))
         table = {"key": keys, "url": pa.nulls(len(keys), pa.string()), "page": pa.array(page, of_page)}
         table |= {"caption": captions, "jpg": pa.nulls(len(keys), pa.binary())}
         pq.write_table(pa.table(table), folder / "pairs" / name)
@@ -81,6 +81,7 @@ def first(told: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, int]:
     return {key: of_text["Merkel"][0] for key, of_text in told.items() if "Merkel" in of_text}
 
 
+@pytest.mark.slow
 def test_a_short_name_is_who_its_page_names_in_full(grouped: Pipeline, pages: Path, tmp_path: Path, spark: Any) -> None:
     """Catches: groups that the input's reader, the plan or the join loses, or that hang on the partitions."""
     told = of_key(grouped)
@@ -106,9 +107,10 @@ def test_a_short_name_is_who_its_page_names_in_full(grouped: Pipeline, pages: Pa
     assert first(of_key(without)) == alone | {"same page": TOWN}
 
 
+@pytest.mark.slow
 def test_lines_of_a_group_belong_together(grouped: Pipeline, tmp_path: Path) -> None:
     """With Spark and without. Catches: a group that is read of the lines and then dropped."""
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"id": "full", "group": "p", "text": FULL},
         {"id": "same page", "group": "p", "text": MERKEL},
         {"id": "other page", "group": 7, "text": MERKEL},
