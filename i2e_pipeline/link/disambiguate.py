@@ -33,8 +33,8 @@ from i2e_pipeline.core.config import LinkConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import CANDIDATES, ID, Reason
+from i2e_pipeline.link.candidates import shorter_forms
 from i2e_pipeline.link.context import Context, tokens
-from wikidata.surface import shorter
 from wikidata.types import TYPES, UNKNOWN
 
 I64 = npt.NDArray[np.int64]
@@ -210,7 +210,7 @@ def features(
 ) -> Flat:
     """What speaks for each candidate: a row of `FEATURES` per candidate of each mention.
 
-    group_names   of each text the longer names in its group, as LINK_ROWS has them; None: it is in none
+    group_names   of each text longer names in its group, as LINK_ROWS has them; None: it is in none
     An entity that a mention has twice, under its form and under its singular, is one candidate: the likelier one.
     """
     lists = mentions.field("candidates")
@@ -350,8 +350,8 @@ def _named_by(
     edges = [
         (number, known[part], initials)
         for number, form in enumerate(forms)
-        for part, initials in shorter(form)
-        if part in known and "," not in form
+        for part, initials in shorter_forms(form)
+        if part in known
     ]
     if not edges:
         return none
