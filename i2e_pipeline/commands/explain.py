@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.commands.linking import NAMELESS, entities, explained, open_as_it_is
+from i2e_pipeline.commands.linking import NAMELESS, entities, explained, names_of_group, open_as_it_is
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.schemas import ID, Reason
 from i2e_pipeline.core.secrets import hide
@@ -90,17 +90,27 @@ class _Search:
         most: int | None = None,
     ) -> list[dict[str, Any]]:
         """Rows of a table with their `unit`; none where no stage has written it."""
+        names = list(columns) if columns is not None else self.run.tables.catalogue.schema(table).names
+        found: list[dict[str, Any]] = self.table(table, wanted, [*names, "unit"], units, most).to_pylist()
+        return found
+
+    def table(
+        self,
+        table: str,
+        wanted: pc.Expression,
+        columns: Sequence[str],
+        units: Sequence[str] | None = None,
+        most: int | None = None,
+    ) -> pa.Table:
+        """The same as a table, of these columns alone: for rows that may be many."""
         writer = self.run.writer(table)
         made = self.run.commits[writer.name]
         commits = [c for u, c in made.items() if units is None or writer.scope != "unit" or u in units]
-        names = list(columns) if columns is not None else self.run.tables.catalogue.schema(table).names
         if units is None and sum(c.rows(table) for c in commits) > _MANY_ROWS:
             log.info("looking through %s", table)
         # A stage over everything leaves its rows in their units' folders, or all of them in one.
         only = [*units, WHOLE] if units is not None and writer.scope == "whole" else None
-        found = self.run.tables.where(table, commits, wanted, [*names, "unit"], only, most)
-        rows: list[dict[str, Any]] = found.to_pylist()
-        return rows
+        return self.run.tables.where(table, commits, wanted, columns, only, most)
 
     def find(self) -> _Found:
         """The image and the pairs that are asked for. Raises NotFound."""
@@ -347,11 +357,13 @@ class _Explanation:
         text_id, group = row["text_id"], row["group_id"]
         if group is None:
             return explained(run, {text_id: row["text"]}, mentions)[text_id]
-        rows = self.search.rows("texts", pc.field("group_id") == pa.scalar(group, ID), ["text_id", "text"], [unit])
-        texts = {text_id: row["text"], **{r["text_id"]: r["text"] for r in rows}}
-        others = pa.array([i for i in texts if i != text_id], ID)
-        mentions = [*mentions, *self.search.rows("mentions", pc.field("text_id").isin(others), units=[unit])]
-        return explained(run, texts, mentions, dict.fromkeys(texts, group))[text_id]
+        # As in the stage a group of any size costs about the same: of its other texts the names alone are read.
+        ids = self.search.table("texts", pc.field("group_id") == pa.scalar(group, ID), ["text_id"], [unit])
+        in_group = pc.field("text_id").isin(ids.column("text_id").combine_chunks())
+        long = pc.match_substring(pc.field("normal_form"), " ")
+        forms = self.search.table("mentions", in_group & long, ["normal_form"], [unit])
+        names = names_of_group(run, forms.column("normal_form").unique().to_pylist())
+        return explained(run, {text_id: row["text"]}, mentions, {text_id: group}, {group: names})[text_id]
 
     def _as_made(self, unit: str, table: str) -> Run:
         """The run with the fingerprints of the commits of a unit. Notes what has changed since its table was made."""

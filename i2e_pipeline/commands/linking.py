@@ -20,7 +20,7 @@ from i2e_pipeline.engine.units import Units
 from i2e_pipeline.extract import gazetteer, recognizer
 from i2e_pipeline.extract.mentions import find_mentions
 from i2e_pipeline.extract.overlooked import is_common, name_like, parts
-from i2e_pipeline.link.candidates import keys_of, link_rows
+from i2e_pipeline.link.candidates import GROUP_NAMES, in_order, keys_of, link_rows
 from i2e_pipeline.link.context import Context
 from i2e_pipeline.link.disambiguate import Weights
 from i2e_pipeline.link.explain import explain_links
@@ -72,22 +72,42 @@ def explained(
     texts: Mapping[bytes, str],
     mentions: Iterable[Mapping[str, Any]],
     groups: Mapping[bytes, bytes | None] | None = None,
+    elsewhere: Mapping[bytes, Sequence[str]] | None = None,
 ) -> dict[bytes, list[dict[str, Any]]]:
     """What speaks for each candidate of the texts' mentions (rows of the table), with the entities' names.
 
-    groups   group_id of each text that is in a group, of which all texts are given
+    groups     group_id of each text that is in a group
+    elsewhere  of a group the names in texts that are not given, as `names_of_group` chooses them
     """
     mentions = list(mentions)
-    keys = {key for m in mentions for key, _ in keys_of(m["normal_form"])}
+    forms = {m["normal_form"] for m in mentions}.union(*(elsewhere or {}).values())
+    keys = {key for form in forms for key, _ in keys_of(form)}
     known = {row["normal_form"]: row["candidates"] for row in surfaces(run, keys)}
     context = Context(_laid_out(run, "candidates", "kb/context"))
     settings = run.config.link
-    told = explain_links(link_rows(texts, mentions, known, groups), context, settings, Weights.load(settings.weights))
+    rows = link_rows(texts, mentions, known, groups, elsewhere)
+    told = explain_links(rows, context, settings, Weights.load(settings.weights))
     candidates = [c for of_text in told for m in of_text for c in m["candidates"]]
     names = entities(run, {c["entity_id"] for c in candidates})
     for c in candidates:
         c |= names.get(c["entity_id"], NAMELESS)
     return dict(zip(texts, told, strict=True))
+
+
+def names_of_group(run: Run, forms: Iterable[str]) -> list[str]:
+    """Of the names of a group, as normal forms, those that count: the first that the knowledge base holds."""
+    ordered, kept = in_order(forms), list[str]()
+    for start in range(0, len(ordered), _LOOKED_UP):
+        some = ordered[start : start + _LOOKED_UP]
+        known = {row["normal_form"] for row in surfaces(run, {key for form in some for key, _ in keys_of(form)})}
+        kept += [form for form in some if any(key in known for key, _ in keys_of(form))]
+        if len(kept) >= GROUP_NAMES:
+            break
+    return kept[:GROUP_NAMES]
+
+
+_LOOKED_UP = 4 * GROUP_NAMES
+"""Names that the knowledge base is asked for at once; most that a run mentions are known."""
 
 
 NAMELESS: Mapping[str, Any] = {"name": None, "description": None}

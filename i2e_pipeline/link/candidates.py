@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from wikidata.surface import inflections, lookup_keys
+from wikidata.surface import inflections, lookup_keys, shorter
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -55,11 +55,12 @@ LINK_ROWS = pa.schema(
         pa.field("group_names", pa.list_(GROUP_NAME)),
     ]
 )
-"""A row per text: its mentions by start and end, each with its candidates, [] where the knowledge base has none, and
-the names of several words in the texts of its group, [] without a group."""
+"""A row per text: its mentions by start and end, each with its candidates, [] where the knowledge base has none, and of
+the names of several words in the texts of its group those that one of its mentions is a shorter form of, [] without a
+group. A group's names are so prepared once, and not for each of its texts."""
 GROUP_NAMES = 64
-"""Distinct names of a group that count for each of its texts: of more, those whose MD5 is lowest, so that a group of
-any size costs the same and the choice depends on nothing but the names."""
+"""Distinct names of a group that count for its texts: of more, those whose MD5 is lowest, so that the choice depends on
+nothing but the names."""
 GROUP_CANDIDATES = 3
 """Candidates kept of each such name, the first ones."""
 
@@ -129,34 +130,52 @@ def with_candidates(mentions: DataFrame, texts: DataFrame, surfaces: DataFrame, 
         .agg(F.sort_array(F.collect_list("mention")).alias("mentions"))
     )
     of_unit, columns = ["unit", "text_id"], ["unit", "text_id", "text", "mentions"]
+    rows = by_text.join(texts.select(*of_unit, "text"), on=of_unit, how="inner")
     if not grouped:
-        rows = by_text.join(texts.select(*of_unit, "text"), on=of_unit, how="inner")
         return rows.select(*columns, F.array().cast(_GROUP_NAMES).alias("group_names"))
-    rows = by_text.join(texts.select(*of_unit, "text", "group_id"), on=of_unit, how="inner")
-    names = _group_names(mentions, texts, found)
-    rows = rows.join(names, on=["unit", "group_id"], how="left")
+    # By text, and not by group: neither the texts without a group nor those of a large one come together in a task.
+    rows = rows.join(_group_names(mentions, texts, found), on=of_unit, how="left")
     return rows.select(*columns, F.coalesce("group_names", F.array().cast(_GROUP_NAMES)).alias("group_names"))
 
 
-_GROUP_NAMES = "array<struct<normal_form: string, candidates: array<struct<entity_id: bigint, prior: float>>>>"
+_NAME = "struct<normal_form: string, candidates: array<struct<entity_id: bigint, prior: float>>>"
+_GROUP_NAMES = f"array<{_NAME}>"
 
 
 def _group_names(mentions: DataFrame, texts: DataFrame, found: DataFrame) -> DataFrame:
-    """unit, group_id, group_names: of each group the names of several words that its texts have, with candidates."""
+    """unit, text_id, group_names: of each text that has any, the names of its group that its mentions may stand for."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     of_group = ["unit", "group_id"]
     grouped = texts.where(F.col("group_id").isNotNull()).select("text_id", *of_group)
-    names = mentions.where(F.col("normal_form").contains(" ")).select("unit", "text_id", "normal_form")
-    names = names.join(grouped, on=["unit", "text_id"], how="inner").select(*of_group, "normal_form").distinct()
+    said = mentions.select("unit", "text_id", "normal_form").join(grouped, on=["unit", "text_id"], how="inner")
+    names = said.where(F.col("normal_form").contains(" ")).select(*of_group, "normal_form").distinct()
     ranked = Window.partitionBy(*of_group).orderBy(F.md5("normal_form"), "normal_form")
     names = names.join(found, on="normal_form", how="inner").withColumn("rank", F.row_number().over(ranked))
     first = F.slice("candidates", 1, GROUP_CANDIDATES)
     kept = F.transform(first, lambda c: F.struct(c["entity_id"].alias("entity_id"), c["prior"].alias("prior")))
-    name = F.struct("normal_form", kept.alias("candidates"))
-    listed = names.where(F.col("rank") <= GROUP_NAMES).groupBy(*of_group)
-    return listed.agg(F.sort_array(F.collect_list(name)).alias("group_names"))
+    names = names.where(F.col("rank") <= GROUP_NAMES).select(
+        *of_group, F.struct("normal_form", kept.alias("candidates")).cast(_NAME).alias("name")
+    )
+    short = names.mapInArrow(explode_shorter, f"unit string, group_id binary, name {_NAME}, normal_form string")
+    of_text = said.join(short, on=[*of_group, "normal_form"], how="inner").groupBy("unit", "text_id")
+    return of_text.agg(F.sort_array(F.collect_set("name")).alias("group_names"))
+
+
+def explode_shorter(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """unit, group_id, name: GROUP_NAME, of names of groups: a row for each shorter form, as the column normal_form."""
+    for batch in batches:
+        forms = batch.column("name").field("normal_form").to_pylist()
+        rows = [(n, short) for n, form in enumerate(forms) for short, _ in shorter_forms(form)]
+        of_name = batch.take(pa.array([n for n, _ in rows], pa.int64()))
+        yield of_name.append_column("normal_form", pa.array([short for _, short in rows], pa.string()))
+
+
+def shorter_forms(form: str) -> tuple[tuple[str, bool], ...]:
+    """By what a name goes on to be called in its text and its group, and whether these are its initials: `shorter`, of
+    names without a comma, since behind that stands where a thing is."""
+    return () if "," in form else shorter(form)
 
 
 def resolve(forms: DataFrame, surfaces: DataFrame) -> DataFrame:
@@ -219,13 +238,16 @@ def link_rows(
     mentions: Iterable[Mapping[str, Any]],
     known: Mapping[str, Sequence[Mapping[str, Any]]],
     groups: Mapping[bytes, bytes | None] | None = None,
+    elsewhere: Mapping[bytes, Iterable[str]] | None = None,
 ) -> pa.RecordBatch:
     """LINK_ROWS of some texts, what `with_candidates` gives, without Spark: a row per text in the order of `texts`,
     though it may be without a mention.
 
     mentions   rows of the table mentions
     known      as in `candidates_of`
-    groups     group_id of each text that is in a group; `texts` are all texts of these groups
+    groups     group_id of each text that is in a group
+    elsewhere  of a group the names in texts that are not given, as normal forms: all, or the first of `in_order` that
+               the knowledge base holds, GROUP_NAMES of them
     """
     by_text: dict[bytes, list[dict[str, Any]]] = {text_id: [] for text_id in texts}
     for m in sorted(mentions, key=lambda m: (m["start"], m["end"])):
@@ -236,22 +258,34 @@ def link_rows(
         if group is not None:
             of_text = {m["normal_form"]: m["candidates"] for m in by_text[text_id] if " " in m["normal_form"]}
             names.setdefault(group, {}).update({form: found for form, found in of_text.items() if found})
+    for group, forms in (elsewhere or {}).items():
+        names.setdefault(group, {}).update({f: found for f in forms if " " in f and (found := candidates_of(f, known))})
     of_group = {group: _first_names(found) for group, found in names.items()}
-    group_names = {text_id: of_group.get(group or b"", []) for text_id, group in (groups or {}).items()}
-    rows = [
-        {"text_id": i, "text": text, "mentions": by_text[i], "group_names": group_names.get(i, [])}
-        for i, text in texts.items()
-    ]
+    rows = []
+    for text_id, text in texts.items():
+        said = {m["normal_form"] for m in by_text[text_id]}
+        in_group = of_group.get((groups or {}).get(text_id) or b"", [])
+        meant = [name for name, short in in_group if not said.isdisjoint(short)]
+        rows.append({"text_id": text_id, "text": text, "mentions": by_text[text_id], "group_names": meant})
     return pa.RecordBatch.from_pylist(rows, schema=LINK_ROWS)
 
 
-def _first_names(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Of the names of a group those that count, as `_group_names` chooses them."""
-    kept = sorted(found, key=lambda form: (hashlib.md5(form.encode(), usedforsecurity=False).hexdigest(), form))
+def in_order(forms: Iterable[str]) -> list[str]:
+    """The names of a group, as normal forms, in the order in which they count: by MD5, which favours none."""
+    return sorted(forms, key=lambda form: (hashlib.md5(form.encode(), usedforsecurity=False).hexdigest(), form))
+
+
+def _first_names(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[dict[str, Any], set[str]]]:
+    """Of the names of a group those that count, as `_group_names` chooses them, each with its shorter forms."""
     return [
-        {
-            "normal_form": form,
-            "candidates": [{"entity_id": c["entity_id"], "prior": c["prior"]} for c in found[form][:GROUP_CANDIDATES]],
-        }
-        for form in sorted(kept[:GROUP_NAMES])
+        (
+            {
+                "normal_form": form,
+                "candidates": [
+                    {"entity_id": c["entity_id"], "prior": c["prior"]} for c in found[form][:GROUP_CANDIDATES]
+                ],
+            },
+            {short for short, _ in shorter_forms(form)},
+        )
+        for form in sorted(in_order(found)[:GROUP_NAMES])
     ]

@@ -20,7 +20,7 @@ import pytest
 from i2e_pipeline import cli, stages
 from i2e_pipeline.commands.explain import NotFound, explain
 from i2e_pipeline.commands.link import explain_texts, link_texts, plain
-from i2e_pipeline.commands.linking import NoKnowledgeBase
+from i2e_pipeline.commands.linking import NoKnowledgeBase, names_of_group, open_as_it_is
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.rejects import part
 from i2e_pipeline.core.schemas import MENTIONS
@@ -29,6 +29,7 @@ from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Plan, Run, Stage
 from i2e_pipeline.label.calibration import DEFAULT, Calibration
+from i2e_pipeline.link.candidates import GROUP_NAMES, in_order
 from i2e_pipeline.stages import pipeline
 from tests.chain import explained_as_stored, rows, settings
 from tests.test_stored_output import STORED
@@ -129,6 +130,16 @@ def test_what_is_nowhere_is_said_with_where_was_looked(stored: Pipeline) -> None
         explain(empty, "nowhere")
     with pytest.raises(NoKnowledgeBase, match="none/kb holds no knowledge base: `i2e run --until surfaces`"):
         explain_texts(empty, [{"id": 0, "text": "Apple"}])
+
+
+def test_of_a_group_of_any_size_the_same_names_are_looked_up(stored: Pipeline) -> None:
+    """Catches: a page of a million texts, all of whose names are linked to explain one of them."""
+    known = [r["normal_form"] for r in rows(stored, "kb/surfaces") if " " in r["normal_form"]]
+    assert len(known) > GROUP_NAMES
+    forms = [*known, *(f"nobody {n} at all" for n in range(3000))]
+    run = open_as_it_is(stored)
+    assert names_of_group(run, forms) == names_of_group(run, reversed(forms)) == in_order(known)[:GROUP_NAMES]
+    assert names_of_group(run, forms[-40:]) == names_of_group(run, []) == []
 
 
 def test_a_prefix_of_several_images_asks_for_more_digits(stored: Pipeline) -> None:

@@ -12,6 +12,7 @@ from i2e_pipeline.link.candidates import (
     KEYS,
     LINK_ROWS,
     explode_keys,
+    in_order,
     keys_of,
     link_rows,
     with_candidates,
@@ -131,9 +132,11 @@ def test_rows_of_a_few_texts_are_those_of_spark(linked: dict[bytes, dict[str, An
 
 def test_names_of_a_group_are_bounded_and_those_of_spark(spark: Any) -> None:
     """Catches: a group of a million texts in one task's memory, or a choice that hangs on the partitions."""
-    many = [f"angela merkel {n}" for n in range(GROUP_NAMES + 9)]
+    many = [f"angela{n} merkel" for n in range(GROUP_NAMES + 9)]
     base = {form: known(form, n + 1) for n, form in enumerate([*many, "merkel"])}
     of_text = {bytes([n]) * 16: [form] for n, form in enumerate(many)} | {b"m" * 16: ["merkel"], b"x" * 16: ["merkel"]}
+    of_text |= {b"p" * 16: ["angela7"], b"q" * 16: ["dog"]}
+    base |= {form: known(form, 999) for form in ("angela7", "dog")}
     groups = {i: b"g" * 16 if i != b"x" * 16 else None for i in of_text}
     mentions = [mention(i, 0, form) for i, forms in of_text.items() for form in forms]
     texts = {i: " ".join(forms) for i, forms in of_text.items()}
@@ -143,7 +146,14 @@ def test_names_of_a_group_are_bounded_and_those_of_spark(spark: Any) -> None:
     assert len(names) == GROUP_NAMES
     assert names == sorted(names)
     assert "merkel" not in names
-    assert of_group[b"x" * 16] == []
+    assert [name["normal_form"] for name in of_group[b"p" * 16]] == (["angela7 merkel"] if many[7] in names else [])
+    assert of_group[b"x" * 16] == of_group[b"q" * 16] == [], "in no group, and none of its names"
+    of_one = [m for m in mentions if m["text_id"] == b"m" * 16]
+    texts_alone = {b"m" * 16: texts[b"m" * 16]}
+    in_base = {form: row["candidates"] for form, row in base.items()}
+    for elsewhere in (many, in_order(many)[:GROUP_NAMES], {*many, "unknown to it"}):
+        (told,) = link_rows(texts_alone, of_one, in_base, {b"m" * 16: b"g" * 16}, {b"g" * 16: elsewhere}).to_pylist()
+        assert told["group_names"] == of_group[b"m" * 16], "of the other texts the names are enough"
     frame = with_candidates(
         spark.createDataFrame([{**m, "unit": "u"} for m in mentions], f"{MENTIONS}, unit string").repartition(3),
         spark.createDataFrame(

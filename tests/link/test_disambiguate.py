@@ -269,6 +269,17 @@ def test_parts_of_things_name_nothing_new(context: Context) -> None:
     assert [link["entity_id"] for link in found[bytes(16), apple["start"]]] == [89]
 
 
+def test_a_longer_name_that_can_be_nobody_says_nothing() -> None:
+    """Catches: 0 of 0 as a share, and with it links without a probability."""
+    alone = row(SPICE, mention(SPICE, "David", *KEYS_ALONE))
+    nobody = {**alone, "group_names": [group_name("david beckham", BECKHAM, 0.0)]}
+    assert links(nobody) == links(alone)
+    somebody = {**alone, "group_names": [*nobody["group_names"], group_name("david bowie", BECKHAM + 1)]}
+    found, _ = links(somebody)
+    assert found[bytes(16), 0][0]["entity_id"] == BECKHAM + 1
+    assert all(np.isfinite(link["probability"]) for link in found[bytes(16), 0])
+
+
 def test_links_of_a_group_do_not_depend_on_the_batch() -> None:
     alone = row(SPICE, mention(SPICE, "David", *KEYS_ALONE))
     grouped = {**alone, "group_names": [group_name("david beckham", BECKHAM)], "text_id": b"g" * 16}
