@@ -348,7 +348,7 @@ def _raw_tables(batches: Iterator[pa.RecordBatch], **options: Any) -> Iterator[t
 class Surfaces(Stage):
     name, job, rows_are = "surfaces", "build_knowledge_base", "surface forms"
     does = "give every name its entities, with priors"
-    scope, version = "whole", 5
+    scope, version = "whole", 6
     after = ("knowledge_base",)
     reads = ("kb/names", "kb/entities", "kb/redirects")
     tables = {
