@@ -25,7 +25,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,6 +237,20 @@ def ablate(worlds: list[World], seen: pa.Table) -> dict[str, Any]:
     return found
 
 
+def _named(option: str, worlds: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """Dumps by name. Exits where a name is missing, stands twice, or is one of `taken`: a fit goes by names."""
+    found: dict[str, str] = {}
+    for world in worlds:
+        name, equals, dump = world.partition("=")
+        if not (name and equals and dump):
+            sys.exit(f"labels.py: {option} {world}: write it as NAME=DUMP")
+        if name in found or name in taken:
+            where = "twice" if name in found else "the name of a world that the fit sees, too"
+            sys.exit(f"labels.py: {option} {world}: {name} is {where}: give each world a name of its own")
+        found[name] = dump
+    return found
+
+
 def main(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("I2E_REAL_DATA"), help="default: I2E_REAL_DATA")
@@ -253,13 +267,14 @@ def main(arguments: list[str]) -> dict[str, Any]:
         print("labels.py needs photos of known truth: --data DIR, or I2E_REAL_DATA; left out")
         return {}
     data = Path(options.data).resolve()
-    dumps = dict(w.split("=", 1) for w in options.world) or {"plain": f"{data}/wikidata/sample-dump.json.bz2"}
+    seen_dumps = _named("--world", options.world) or {"plain": f"{data}/wikidata/sample-dump.json.bz2"}
+    unseen = _named("--unseen", options.unseen, taken=seen_dumps)
     options.folder.mkdir(parents=True, exist_ok=True)
-    unseen = dict(w.split("=", 1) for w in options.unseen)
     worlds = [
-        measure(name, data, dump, options.folder.resolve(), options.set) for name, dump in {**dumps, **unseen}.items()
+        measure(name, data, dump, options.folder.resolve(), options.set)
+        for name, dump in {**seen_dumps, **unseen}.items()
     ]
-    of_fit = [w for w in worlds if w.name in dumps]
+    of_fit = [w for w in worlds if w.name in seen_dumps]
     seen = together({w.name: pa.concat_tables([w.part(False, SEEN), w.part(True)]) for w in of_fit})
     by_fold = {f: fitted(seen, without_fold=f) for f in range(FOLDS)}
     calibration = rounded(fitted(seen)) if options.fit else DEFAULT

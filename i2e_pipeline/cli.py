@@ -124,8 +124,10 @@ def _parser() -> _Parser:
     link = _command(commands, "link", _link, "mentions and candidates of texts: {id, text} lines in, links out")
     texts = link.add_mutually_exclusive_group(required=True)
     texts.add_argument("--input", type=at_home, metavar="TEXTS.jsonl")
-    texts.add_argument("--text", action="append", metavar="TEXT", help="one or several; links as lines on stdout")
-    link.add_argument("--output", type=at_home, metavar="LINKS.jsonl", help="where the links of --input go")
+    texts.add_argument(
+        "--text", action="append", metavar="TEXT", help="one or several; links as lines on stdout, or in --output"
+    )
+    link.add_argument("--output", type=at_home, metavar="LINKS.jsonl", help="where the links go")
     link.add_argument(
         "--explain", action="store_true", help="print why: each candidate's evidence, and what is no mention"
     )
@@ -521,7 +523,7 @@ def _fetch(options: argparse.Namespace) -> int:
 
 def _link(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands import summary
-    from i2e_pipeline.commands.link import explain_texts, link_texts, plain, read_lines
+    from i2e_pipeline.commands.link import check_output, explain_texts, link_texts, plain, read_lines, write_lines
     from i2e_pipeline.stages import pipeline
 
     if options.json is not None and not options.explain:
@@ -530,8 +532,13 @@ def _link(options: argparse.Namespace) -> int:
         raise ConfigError("--output holds plain links: --explain prints, and --json FILE writes what it says")
     if options.explain or options.text:
         given = [{"id": n, "text": text} for n, text in enumerate(options.text or ())]
+        if options.output is not None:
+            check_output(options.output)
         told = explain_texts(pipeline(_config(options, compose=False)), given or read_lines(options.input))
-        if not options.explain:
+        if options.output is not None:
+            write_lines(options.output, map(plain, told))
+            log.info(f"{len(told):,} texts linked into {options.output}")
+        elif not options.explain:
             for text in told:
                 print(json.dumps(plain(text), ensure_ascii=not _speaks_unicode()))
         elif not _as_json(options, {"texts": told}):

@@ -11,6 +11,7 @@ dump has an item for is none of these, whatever a file of another day says.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -28,20 +29,36 @@ Ids = npt.NDArray[np.int64]
 COMPARED = ("name", "description", "aliases", "types", "parents", "has_image")
 """Columns of ENTITIES that make an entity another one. Its counts change with every dump, and what is worked out from
 these columns changes with them."""
+OF_A_FILE = "take out a row"
+"""What mends rows of a file that contradict each other."""
+OF_A_DUMP = (
+    'the dump\'s own lines ({"entity": …, "redirect": …}) say so, and contradict each other. Name a dump of one day '
+    "in one piece, or take those lines out of it"
+)
+"""What mends lines of a dump that do."""
 _HOPS = 64
 """Doublings after which a chain must have ended."""
 
 
-def led(redirects: DataFrame, entities: DataFrame) -> DataFrame:
+def refuse_contradictions(redirects: DataFrame, remedy: str = OF_A_FILE) -> None:
+    """Raise SourceError, which ends in `remedy`, where an id leads to two or to itself.
+
+    redirects  REDIRECTS, as they stand in their files or lines
+    """
+    resolve = partial(resolved, remedy=remedy)
+    redirects.distinct().repartition(1).mapInArrow(resolve, from_arrow_schema(REDIRECTS)).count()
+
+
+def led(redirects: DataFrame, entities: DataFrame, remedy: str = OF_A_FILE) -> DataFrame:
     """REDIRECTS of which each leads to one of the entities, chains followed to their ends.
 
     redirects  REDIRECTS, from each id at most one, or the same again
-    One task holds all of them, 16 bytes each: Wikidata has some five million. The job raises SourceError for an id that
-    leads to two, and for a circle.
+    One task holds all of them, 16 bytes each: Wikidata has some five million. The job raises SourceError, which ends in
+    `remedy`, for an id that leads to two, and for a circle.
     """
     known = entities.select("entity_id")
     gone = redirects.select(*REDIRECTS.names).join(known, on="entity_id", how="left_anti")
-    ends = gone.distinct().repartition(1).mapInArrow(resolved, from_arrow_schema(REDIRECTS))
+    ends = gone.distinct().repartition(1).mapInArrow(partial(resolved, remedy=remedy), from_arrow_schema(REDIRECTS))
     return ends.join(known.withColumnRenamed("entity_id", "into"), on="into", how="left_semi").select(*REDIRECTS.names)
 
 
@@ -51,8 +68,11 @@ def together(of_dump: DataFrame, of_file: DataFrame) -> DataFrame:
     return of_dump.select(*REDIRECTS.names).unionByName(others.select(*REDIRECTS.names))
 
 
-def resolved(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """REDIRECTS, distinct, to REDIRECTS of which none leads to another, by rising id. A kernel for one task."""
+def resolved(batches: Iterable[pa.RecordBatch], remedy: str = OF_A_FILE) -> Iterator[pa.RecordBatch]:
+    """REDIRECTS, distinct, to REDIRECTS of which none leads to another, by rising id. A kernel for one task.
+
+    Raises SourceError, which ends in `remedy`, for an id that leads to two, and for a circle.
+    """
     rows = [pa.Table.from_batches([batch]).cast(REDIRECTS) for batch in batches]
     table = pa.concat_tables([REDIRECTS.empty_table(), *rows]).sort_by(
         [(name, "ascending") for name in REDIRECTS.names]
@@ -62,7 +82,7 @@ def resolved(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     if len(twice):
         n = int(twice[0])
         raise SourceError(
-            f"Q{ids[n]} is merged into Q{into[n]} and into Q{into[n + 1]}: an item is merged into one; take out a row"
+            f"Q{ids[n]} is merged into Q{into[n]} and into Q{into[n + 1]}: an item is merged into one: {remedy}"
         )
     for _ in range(_HOPS):
         further = follow(into, ids, into)
@@ -72,7 +92,7 @@ def resolved(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     turning = follow(into, ids, into) != into
     if turning.any() or (ids == into).any():
         turning |= ids == into
-        raise SourceError(f"Q{int(into[turning].min())} is merged into itself, over others or not: take out a row")
+        raise SourceError(f"Q{int(into[turning].min())} is merged into itself, over others or not: {remedy}")
     yield pa.RecordBatch.from_arrays([pa.array(ids), pa.array(into)], schema=REDIRECTS)
 
 

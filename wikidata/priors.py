@@ -358,7 +358,7 @@ def _finish(rows: pa.Table, settings: PriorWeights, limits: SurfaceLimits, rest:
     forms, form_offsets = _forms(rows, group, n, limits, rest)
     normal = rows.column("normal_form").combine_chunks().take(pa.array(starts))
     best = np.minimum.reduceat(c.kind, first)  # KINDS stand in falling reliability
-    linked, unlinked = _occurrences(rows, group, total)
+    linked, unlinked = _occurrences(rows, starts, group, normal)
     link = _link_probabilities(normal.to_pylist(), best, linked, unlinked, forms, form_offsets, limits)
     return pa.RecordBatch.from_arrays(
         [
@@ -393,14 +393,24 @@ def _forms(
     return table.column("s").filter(pa.array(keep)).to_pylist(), offsets
 
 
-def _occurrences(rows: pa.Table, group: Ints, total: Ints) -> tuple[Ints, Ints]:
+_FUNCTION_WORDS = pa.array(sorted(ALL_FUNCTION_WORDS))
+
+
+def _occurrences(rows: pa.Table, starts: Ints, group: Ints, normal: pa.Array) -> tuple[Ints, Ints]:
     """How often each group's names are links, and how often not; -1: not counted.
 
-    Where the latter is known of some of a group's rows, links are those rows' alone: both are of the same texts.
+    normal   the groups' normal forms
+    A function word is a name in capitals alone ("US", "IT"), so that only links in capitals speak for it: a song "And"
+    makes no name of the emphasis in "Keep calm AND carry on".
+    Where it is known of some of a group's rows how often they are no links, links are those rows' alone: both are of
+    the same texts.
     Each raw surface has its number once, in whichever of its rows.
     """
-    linked, unlinked = total.copy(), np.full(len(total), -1, np.int64)
-    known = pc.is_valid(rows.column("unlinked"))
+    of_function_word = pc.is_in(normal, value_set=_FUNCTION_WORDS).to_numpy(zero_copy_only=False)[group]
+    counts = ~of_function_word | pc.utf8_is_upper(rows.column("surface")).to_numpy()
+    linked = np.add.reduceat(np.where(counts, rows.column("count").to_numpy(), 0), starts)
+    unlinked = np.full(len(starts), -1, np.int64)
+    known = pc.and_(pc.is_valid(rows.column("unlinked")), pa.chunked_array([pa.array(counts)]))
     if not pc.any(known).as_py():
         return linked, unlinked
     table = pa.table({"g": group, **{n: rows.column(n) for n in ("surface", "count", "unlinked")}}).filter(known)

@@ -138,17 +138,23 @@ class Types:
         return UNKNOWN
 
     def of_name(self, name: str | None) -> int:
-        """The code of the type that the last words of a name for things say; UNKNOWN where they say none, or are
-        spelled as a proper name's.
+        """The code of the type that the last words of a name for things say, the more of them the better; UNKNOWN where
+        they say none, or are spelled as a proper name's.
 
         >>> TYPES.names[TYPES.of_name("Howler monkey")], TYPES.of_name("monkey puzzle"), TYPES.of_name("red Monkey")
         ('taxon', -1, -1)
+
+        Nor does a single word tell a type whose names are proper ones: what is spelled as a thing is none of them. A
+        snow man is no person, a rubber band no group.
         """
         words = _END.split(" ".join((name or "").split()), 1)[0].split()
         if not words or not words[-1][0].islower():
             return UNKNOWN
-        codes = (self._of_word("-".join(words[start:]).lower()) for start in range(max(0, len(words) - 3), len(words)))
-        return next((code for code in codes if code != UNKNOWN), UNKNOWN)
+        for start in range(max(0, len(words) - 3), len(words)):
+            code = self._of_word("-".join(words[start:]).lower())
+            if code != UNKNOWN:
+                return UNKNOWN if self.all[code].proper and start == len(words) - 1 else code
+        return UNKNOWN
 
     def _of_word(self, word: str) -> int:
         found = self._words.get(word)

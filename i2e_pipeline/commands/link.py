@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,16 +41,27 @@ def link_texts(pipeline: Pipeline, texts: str, links: str) -> int:
     .lz4). Raises InputError, naming file and line, for a line that is not as said. Holds the texts and links of the
     file in memory.
     """
+    check_output(links)
+    lines = read_lines(texts)
+    with as_unit(pipeline, lines, "candidates") as (run, unit):
+        _write(links, lines, _found(run, unit), pipeline.config.extract.max_characters)
+    return len(lines)
+
+
+def check_output(links: str) -> None:
+    """Raises InputError for a path to which `write_lines` cannot write."""
     if links.lower().endswith(_NOT_WRITTEN):
         raise InputError(
             f"--output {links}: of compressed files .gz, .bz2, .zst and .lz4 are written: take one of them"
         )
     if files.is_folder(links):
         raise InputError(f"--output {links} is a folder: name a file")
-    lines = read_lines(texts)
-    with as_unit(pipeline, lines, "candidates") as (run, unit):
-        _write(links, lines, _found(run, unit), pipeline.config.extract.max_characters)
-    return len(lines)
+
+
+def write_lines(path: str, links: Iterable[Mapping[str, Any]]) -> None:
+    """Write {id, mentions} lines, compressed as the name says."""
+    out = [json.dumps(link, ensure_ascii=False) for link in links]
+    files.write_bytes(path, ("\n".join(out) + "\n").encode())
 
 
 @contextmanager
@@ -167,14 +178,13 @@ def _found(run: Run, unit: str) -> dict[int, list[dict[str, Any]]]:
 
 
 def _write(path: str, lines: list[dict[str, Any]], found: dict[int, list[dict[str, Any]]], max_characters: int) -> None:
-    out = [
-        json.dumps(
-            {"id": line["id"], "mentions": _in_text(line["text"], found.get(row, []), max_characters)},
-            ensure_ascii=False,
-        )
-        for row, line in enumerate(lines)
-    ]
-    files.write_bytes(path, ("\n".join(out) + "\n").encode())
+    write_lines(
+        path,
+        (
+            {"id": line["id"], "mentions": _in_text(line["text"], found.get(row, []), max_characters)}
+            for row, line in enumerate(lines)
+        ),
+    )
 
 
 def _in_text(given: Any, mentions: Sequence[dict[str, Any]], max_characters: int) -> list[dict[str, Any]]:

@@ -152,9 +152,7 @@ def configuration_page(model: type[Config], stages: Sequence[Stage]) -> str:
         if isinstance(found, tuple):
             out += ["", f"## {found[0]}", "", found[1], "", heading]
         else:
-            # A stage uses a section within its own as a whole.
-            users = used.get(found.path) or used.get(found.path.rpartition(".")[0], [])
-            done_again = ", ".join(users) or "–"
+            done_again = ", ".join(used.get(found.path, [])) or "–"
             cells = (f"`{found.path}`", found.allowed, f"`{found.default}`", found.about, done_again)
             out.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
     out += ["", "## In no fingerprint", "", "| setting | why |", "|---|---|"]
@@ -169,13 +167,18 @@ def _without_empty_tables(page: str, heading: str) -> str:
 
 
 def used_by(stages: Sequence[Stage]) -> dict[str, list[str]]:
-    """Setting to the stages in whose fingerprints it is."""
+    """Setting to the stages in whose fingerprints it is; a section within one, to those of any of its settings."""
     found: dict[str, list[str]] = {}
     for stage in stages:
         for section in stage.sections:
-            for name in typing.cast(type[Section], Config.model_fields[section].annotation).model_fields:
-                if f"{section}.{name}" not in stage.leaves_out:
-                    found.setdefault(f"{section}.{name}", []).append(stage.name)
+            for one in settings(typing.cast(type[Section], Config.model_fields[section].annotation), section):
+                if isinstance(one, tuple):
+                    continue
+                parts = one.path.split(".")
+                paths = [".".join(parts[:n]) for n in range(2, len(parts) + 1)]
+                for path in paths if not stage.leaves_out.keys() & set(paths) else ():
+                    users = found.setdefault(path, [])
+                    users += [stage.name] if stage.name not in users else []
         if stage.sees_images and stage.name not in found.get("pairs.image_column", []):
             found.setdefault("pairs.image_column", []).append(stage.name)
     return found

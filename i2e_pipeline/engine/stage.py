@@ -128,7 +128,8 @@ class Stage:
     """Sections of the config that it reads beside `Settings`; the engine hands out no others. All their settings are in
     its fingerprint except those in `leaves_out`, so that a new setting cannot be forgotten."""
     leaves_out: Mapping[str, str] = {}
-    """Settings of those sections (`section.key`) that are not in its fingerprint, and why."""
+    """Settings of those sections (`section.key`) that are not in its fingerprint, and why. One of a section within them
+    (`section.part.key`) is left out by `settings`, which the stage overrides."""
     stored_as: Mapping[str, str] = {}
     """Settings (`section.key`) that were renamed, to the older name that commit records hold."""
     sees_images: bool = False

@@ -12,7 +12,7 @@ merged items lead to their targets (kb/redirects), and so do the rows of other f
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -67,6 +67,16 @@ def weights_of(kb: KnowledgeBaseConfig) -> PriorWeights:
     return replace(WEIGHTS, **kb.priors.model_dump(exclude_none=True))
 
 
+def with_weights(found: dict[str, Any], kb: KnowledgeBaseConfig, leave_out: Collection[str] = ()) -> dict[str, Any]:
+    """The settings of a fingerprint with those weights of the priors that are not as fitted, whether or not the others
+    are written out: `Stage.weighs` holds the fitted ones."""
+    own = asdict(weights_of(kb))
+    kept = (n for n in own if f"knowledge_base.priors.{n}" not in leave_out)
+    changed = {n: own[n] for n in kept if own[n] != getattr(WEIGHTS, n)}
+    others = {name: value for name, value in found.items() if name != "priors"}
+    return others | ({"priors": changed} if changed else {})
+
+
 _KEPT = "_refresh"
 """Folder of the changes of a knowledge base that takes the place of another one, until it has taken it."""
 PARTIAL = ", or set knowledge_base.allow_partial=true to take what there is"
@@ -102,13 +112,16 @@ class KnowledgeBase(Stage):
     sections = ("knowledge_base",)
     leaves_out = {
         "knowledge_base.anchors": "the stage `surfaces` makes something of them; here their rows are only looked at",
-        "knowledge_base.max_candidates": "the stage `surfaces` applies it",
+        **{
+            f"knowledge_base.{key}": "the stage `surfaces` applies it"
+            for key in ("max_candidates", "priors.links", "priors.smoothing")
+        },
     }
 
     def settings(self, config: Config) -> dict[str, Any]:
         if config.knowledge_base.dump is None:
             raise StageError("knowledge_base.dump is not set: name a Wikidata JSON dump (.json, .json.bz2)")
-        return super().settings(config)
+        return with_weights(super().settings(config), config.knowledge_base, self.leaves_out)
 
     def weighs(self, config: Config) -> dict[str, Any]:
         return {"types": TYPES.fingerprint, "priors": asdict(WEIGHTS)}
@@ -148,6 +161,7 @@ class KnowledgeBase(Stage):
         if kb.redirects is not None:
             with said_of("knowledge_base.redirects"):
                 of_file = read_redirects(run.spark, files_of(kb.redirects), opened)
+                merges.refuse_contradictions(of_file, f"{merges.OF_A_FILE} of {kb.redirects}")
         lines = wikidata.read_dump(run.spark, dump, allow_partial=kb.allow_partial, for_spark=files.for_spark)
         languages, filters = tuple(kb.languages), {k: r for k, r in FILTERS.items() if r.value in kb.skip}
         with said_of("knowledge_base.dump", "" if kb.allow_partial else PARTIAL):
@@ -197,12 +211,20 @@ class KnowledgeBase(Stage):
 
         if of_file is None and not sum(f.rows for f in raw.files["kb/raw_redirects"]):
             return self._empty(run, "kb/redirects"), None
-        of_dump = read["kb/raw_redirects"]
-        both = of_dump if of_file is None else merges.together(of_dump, of_file)
-        with said_of("knowledge_base.redirects" if of_file is not None else "knowledge_base.dump"):
-            written = self._write(run, "kb/redirects", merges.led(both, read["kb/raw_entities"]))
-        rows = sum(f.rows for f in written.files["kb/redirects"])
-        return written, self._staged(run, written, "kb/redirects") if rows else None
+        of_dump, entities = read["kb/raw_redirects"], read["kb/raw_entities"]
+        if of_file is None:
+            setting, rows = "knowledge_base.dump", merges.led(of_dump, entities, merges.OF_A_DUMP)
+        else:
+            with said_of("knowledge_base.dump"):
+                merges.led(of_dump, entities, merges.OF_A_DUMP).count()
+            # Neither contradicts itself, so that a row of the file less mends what they say together.
+            path = run.config.knowledge_base.redirects
+            remedy = f"lines of the dump say a part of it, and rows of {path} the rest: {merges.OF_A_FILE} there"
+            setting, rows = "knowledge_base.redirects", merges.led(merges.together(of_dump, of_file), entities, remedy)
+        with said_of(setting):
+            written = self._write(run, "kb/redirects", rows)
+        some = any(f.rows for f in written.files["kb/redirects"])
+        return written, self._staged(run, written, "kb/redirects") if some else None
 
     def _changes(
         self, run: Run, entities: DataFrame, redirects: DataFrame | None
@@ -326,7 +348,7 @@ def _raw_tables(batches: Iterator[pa.RecordBatch], **options: Any) -> Iterator[t
 class Surfaces(Stage):
     name, job, rows_are = "surfaces", "build_knowledge_base", "surface forms"
     does = "give every name its entities, with priors"
-    scope, version = "whole", 5
+    scope, version = "whole", 6
     after = ("knowledge_base",)
     reads = ("kb/names", "kb/entities", "kb/redirects")
     tables = {
@@ -343,6 +365,9 @@ class Surfaces(Stage):
         f"knowledge_base.{key}": "the stage `knowledge_base` applies it"
         for key in ("dump", "popularity", "importance", "redirects", "allow_partial", "languages", "skip")
     }
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        return with_weights(super().settings(config), config.knowledge_base)
 
     def weighs(self, config: Config) -> dict[str, Any]:
         return asdict(WEIGHTS)

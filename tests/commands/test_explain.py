@@ -5,6 +5,7 @@ Most of it is asked of the stored output of an earlier version, which needs neit
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import tarfile
@@ -209,6 +210,11 @@ def test_texts_of_the_command_line_are_linked_without_spark(
     assert first["mentions"][1]["start"] == 12
     assert first["mentions"][0]["candidates"][0]["entity_id"] == 89
     assert second == {"id": 1, "mentions": []}
+    code, printed, err = call(capsys, "link", *texts, "--output", "links.jsonl.gz", "--config", "config.yaml")
+    assert (code, printed) == (0, ""), err
+    assert list(map(json.loads, gzip.decompress(Path("links.jsonl.gz").read_bytes()).splitlines())) == [first, second]
+    code, _, err = call(capsys, "link", *texts, "--output", ".", "--config", "config.yaml")
+    assert (code, "--output . is a folder: name a file" in err) == (2, True)
 
     code, out, _ = call(capsys, "link", *texts, "--explain", "--json", "--config", "config.yaml")
     apple, nothing = json.loads(out)["texts"]

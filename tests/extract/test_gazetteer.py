@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from i2e_pipeline.extract.gazetteer import FORMAT, MAX_TOKENS, MIN_LENGTH, Gazetteer, build, hashes, refused
 from tests.examples import examples
-from wikidata.priors import is_common
+from wikidata import priors
+from wikidata.priors import NAME_ROWS, is_common
 from wikidata.schemas import SURFACES
 from wikidata.surface import inadmissible, inflections, length, normal_form
 
@@ -119,6 +120,16 @@ def test_two_capitals_match_as_capitals_alone(tmp_path: Path) -> None:
     assert found(names, "ties of the US and the UK, between us") == ["US", "UK"]
     assert found(names, "between us and uk") == []
     assert found(names, "TIES OF THE US") == []
+
+
+def test_emphasis_is_no_name(tmp_path: Path) -> None:
+    """Of function words in capitals, those are names that links have in capitals (wikidata/priors.py)."""
+    rows: list[dict[str, Any]] = []
+    for form, spelled, count in (("and", "and", 1), ("and", "AND", 0), ("us", "US", 54), ("us", "us", 0)):
+        rows.append({"normal_form": form, "surface": spelled, "entity_id": 1, "kind": "alias", "count": count})
+    table = pa.Table.from_pylist([{**row, "fame": 0.0, "links": row["count"]} for row in rows], NAME_ROWS)
+    names = gazetteer(tmp_path, *priors.surfaces(table.to_batches()))
+    assert found(names, "KEEP CALM AND make it SNOW in the US!") == ["US"]
 
 
 def test_a_plural_of_a_common_name_is_not_hidden_by_an_equal_surname(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from i2e_pipeline.core.config import ConfigError, PriorsConfig, from_tree
 from i2e_pipeline.engine.records import Records
 from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.engine.tables import Commit, Tables
-from i2e_pipeline.knowledge.stages import weights_of
+from i2e_pipeline.knowledge.stages import KnowledgeBase, Surfaces, weights_of
 from i2e_pipeline.publish import manifest
 from i2e_pipeline.report import quality
 from i2e_pipeline.stages import pipeline
@@ -315,6 +315,36 @@ def test_redirects_that_lead_in_a_circle_are_an_error(make: Make, tmp_path: Path
         make("d.json", ARRAY, redirects=str(path))
 
 
+def test_redirects_that_contradict_each_other_are_found_where_they_stand(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: hours for a dump, and then a fault that its small companion had from the beginning; and a remedy for
+    rows of a file that are lines of the dump."""
+    path = tmp_path / "redirects.tsv"
+    own = {"circle": [(50, 51), (51, 50)], "two": [(50, 51), (50, 52)], "half": [(50, 51)]}
+    dumps = {
+        name: b"\n".join([line(1, "Mercury"), *(b'{"entity":"Q%d","redirect":"Q%d"},' % pair for pair in pairs)])
+        for name, pairs in own.items()
+    }
+    for name, said in (("circle", "Q50 is merged into itself"), ("two", "Q50 is merged into Q51 and into Q52")):
+        with pytest.raises(
+            StageError, match=rf"knowledge_base\.dump: {said}.* the dump's own lines .* dump of one day"
+        ):
+            make(f"{name}.json", dumps[name])
+    path.write_text("Q51\tQ50\n")
+    with pytest.raises(
+        StageError, match=r"knowledge_base\.redirects: Q50 .* lines of the dump .*redirects\.tsv the rest"
+    ):
+        make("half.json", dumps["half"], redirects=str(path))
+    with pytest.raises(StageError, match=r"knowledge_base\.dump: Q50 .* the dump's own lines"):
+        make("circle.json", dumps["circle"], redirects=str(path))
+    monkeypatch.setattr("wikidata.knowledge_base.read_dump", lambda *_, **__: pytest.fail("the dump is read"))
+    for rows in ("Q50\tQ51\nQ51\tQ50\n", "Q50\tQ51\nQ50\tQ52\n"):
+        path.write_text(rows)
+        with pytest.raises(StageError, match=r"knowledge_base\.redirects: Q50 .*take out a row of .*redirects\.tsv"):
+            make("half.json", dumps["half"], redirects=str(path))
+
+
 def test_a_setting_of_later_leaves_older_outputs_valid() -> None:
     assert "importance" not in from_tree({}, "test").knowledge_base.fingerprint()
 
@@ -325,5 +355,17 @@ def test_the_weights_of_priors_are_settings() -> None:
     assert weights_of(from_tree({}, "test").knowledge_base) == WEIGHTS
     assert set(PriorsConfig.model_fields) | {"kinds"} == {f.name for f in fields(WEIGHTS)}
     assert "priors" not in from_tree({}, "test").knowledge_base.fingerprint()
+    made = {}
+    for name, priors in {
+        "default": {}, "fitted": {"links": WEIGHTS.links, "image": 0}, "links": {"links": 0.5},
+        "smoothing": {"smoothing": 2}, "image": {"image": 0.5},
+    }.items():  # fmt: skip
+        config = from_tree({"knowledge_base": {"dump": __file__, "priors": priors}}, "test")
+        made[name] = [stage.settings(config) for stage in (KnowledgeBase(), Surfaces())]
+    assert made["default"] == made["fitted"], "a default that is written out is none other"
+    for name in ("links", "smoothing"):
+        assert made[name][0] == made["default"][0], "what names alone have asks for no dump"
+        assert made[name][1] != made["default"][1]
+    assert all(changed != default for changed, default in zip(made["image"], made["default"], strict=True))
     with pytest.raises(ConfigError, match=r"knowledge_base\.priors\.image: -1"):
         from_tree({"knowledge_base": {"priors": {"image": -1}}}, "test")

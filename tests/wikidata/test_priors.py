@@ -266,3 +266,18 @@ def test_two_capitals_and_function_words_in_capitals_need_anchors() -> None:
     assert base_link_probability("uk", "label", ["UK"]) == base_link_probability("us", "alias", ["US", "us"]) == 0.045
     assert base_link_probability("us", "label", ["us"]) == 0.0
     assert link_probability(0.045, 1) > SurfaceLimits.min_link_probability
+
+
+@pytest.mark.parametrize("counted", [None, 20])
+def test_only_links_in_capitals_speak_for_a_function_word(counted: int | None) -> None:
+    """Catches: "Keep calm AND carry on" names Andorra, which has the code AND, because a link somewhere read "and"."""
+
+    def probability(form: str, *anchors: tuple[str, int]) -> float:
+        rows = [row(form, 2, surface=surface, kind="anchor", count=n, unlinked=counted) for surface, n in anchors]
+        (surface,) = run([row(form, 1, surface=form.upper(), kind="alias"), *rows])
+        return float(surface["link_probability"])
+
+    for word in ("and", "it", "who", "aus"):
+        assert probability(word, (word, 9), (word.capitalize(), 9)) < 0.05, word
+        assert probability(word, (word.upper(), 9), (word, 3)) == probability(word, (word.upper(), 9)) > 0.2, word
+    assert probability("uk", ("Uk", 9)) > 0.2, "two letters are no function word"

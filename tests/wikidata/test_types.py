@@ -149,6 +149,24 @@ def test_where_nothing_else_tells_a_name_for_things_does() -> None:
     assert out.column("coarse_type").to_pylist() == ["place", None, None, "film", "person", None]
 
 
+@pytest.mark.parametrize(
+    ("name", "type_"),
+    [
+        ("Howler monkey", "taxon"), ("tomato plant", "taxon"), ("vampire bat", "taxon"), ("kitchen knives", "object"),
+        ("teddy bear", "object"), ("Teddy bears", "object"), ("aluminum baseball bat", "object"),
+        ("Welsh rabbit", "food"), ("power plant", "building"), ("nuclear power plant", "building"),
+        ("night club", "building"), ("computer virus", "software"), ("family tree", "abstract"),
+        ("snow man", None), ("rubber band", None), ("golf club", None), ("White house", None), ("tea party", None),
+    ],
+)  # fmt: skip
+def test_a_name_for_things_is_told_by_its_compound_and_is_nothing_with_a_proper_name(
+    name: str, type_: str | None
+) -> None:
+    """Catches: toys and plants that are living beings, and things that are persons, teams or bands."""
+    code = TYPES.of_name(name)
+    assert (TYPES.names[code] if code != UNKNOWN else None) == type_
+
+
 def test_a_class_of_things_is_what_stands_above_it_and_not_a_class_of_classes() -> None:
     """Catches: ships and songs that are ideas, because the class "ship" is an instance of one."""
     found = kinds(
