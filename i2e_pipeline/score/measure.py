@@ -5,8 +5,9 @@ entities that the caption does not name. Background entities stand for "anything
 vocabulary for what else the picture might be: of two apples that look alike a caption names the wrong one with the
 same right, so the image itself is asked, as in zero-shot classification (CLIP, arXiv 2103.00020).
 
-Products with the many are made on the encoder's device, and only what is needed of them leaves it. They are of float64
-everywhere: the sum of float32 products depends on the shape of the matrices, and so on a pair's neighbours.
+Products with the many are made on the encoder's card, where it has one, and only what is needed of them leaves it. They
+are of float64 everywhere: the sum of float32 products depends on the shape of the matrices, and so on a pair's
+neighbours.
 
 Legend: N images, P (pair, entity) rows, M background entities, V words held against, T types, D the model's width.
 """
@@ -76,7 +77,8 @@ class Measure:
         vocabulary   so many of each are the vocabulary, if all together are more than BEST
         """
         self.vectors = vectors
-        self._device = torch.device(device)
+        # Other devices than a card have no float64.
+        self._device = torch.device(device if torch.device(device).type == "cuda" else "cpu")
         ids = np.asarray(background, dtype=np.int64)
         self._background = {}
         if len(ids) >= 2:
