@@ -1,4 +1,4 @@
-"""benchmarks/labels.py: which worlds a fit sees. What it measures takes a quarter of an hour, and stands in docs/quality.md."""
+"""The benchmark of labels: which worlds a fit sees. What it measures takes a quarter of an hour, and is in docs."""
 
 from __future__ import annotations
 
