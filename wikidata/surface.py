@@ -333,6 +333,8 @@ _GENERATION = _words("jr sr ii iii iv")
 _KINDS_OF_PLACE = ("ประเทศ", "จังหวัด", "ປະເທດ", "ប្រទេស")  # country, province
 _ADDED = re.compile(r"\A(.*\w)(?:,\s.*|\s\([^()]*\))\Z", re.DOTALL)
 _INITIAL = re.compile(r"(?:\w\.?|(?:\w\.)+\w?)\Z")
+_RUN_INITIALS = re.compile(r"\.(?=\w)")
+_SLASH = re.compile(r" ?/ ?")
 _PARTICLES = _words("de da di du del della von van der den ter la le al el bin ibn dos das do st y e of")
 
 
@@ -351,6 +353,11 @@ def _bare(form: str) -> str:
     if len(words) > 2:
         words = [words[0], *(w for w in words[1:-1] if len(w) > 5 or not _INITIAL.match(w) or w.isdigit()), words[-1]]
     return normal_form(" ".join(words)) if len(words) < count else form
+
+
+def is_title(form: str) -> bool:
+    """Whether a normal form is, or ends with, what people are called before their name: "british prime minister"."""
+    return form.rpartition(" ")[2].rstrip(".") in _HONORIFICS
 
 
 def _untitled(form: str) -> str:
@@ -535,10 +542,11 @@ def lookup_keys(surface: str) -> list[str]:
     """The normal forms to look a surface up by, the exact one first; the first that the knowledge base holds is meant.
 
     After the exact form: singulars or plurals, without accents, "and" for "&", without the dots of an abbreviation
-    ("u.s.a" is "usa"), without apostrophes, without article, company form, generation or initials, without
-    honorifics ("president obama"), two words as one ("sea horse" is "seahorse"), with a first word spelled out ("u.s.
-    senate" is "united states senate"), without the word that says what it is ("likud party"). Distinct, at most
-    `MAX_KEYS`, [] for a surface without normal form.
+    ("u.s.a" is "usa") and with a blank behind each ("o.j. simpson" is "o. j. simpson"), with blanks around a slash,
+    without apostrophes, without article, company form, generation or initials, without honorifics ("president obama"),
+    two words as one ("sea horse" is "seahorse"), with a first word spelled out ("u.s. senate" is "united states
+    senate"), without the word that says what it is ("likud party"). Distinct, at most `MAX_KEYS`, [] for a surface
+    without normal form.
     """
     exact = normal_form(surface)
     if not exact:
@@ -550,7 +558,9 @@ def lookup_keys(surface: str) -> list[str]:
     if " & " in plain:
         keys.append(plain.replace(" & ", " and "))
     if "." in plain:
-        keys.append(normal_form(plain.replace(".", "")))
+        keys += [normal_form(plain.replace(".", "")), normal_form(_RUN_INITIALS.sub(". ", plain))]
+    if "/" in plain:
+        keys.append(normal_form(_SLASH.sub(" / ", plain)))
     if "'" in plain:
         keys.append(normal_form(plain.replace("'s ", " ")))
         keys.append(normal_form(plain.replace("'", "")))

@@ -256,7 +256,7 @@ def _taken(batches: Iterator[pa.RecordBatch], gone: list[pa.RecordBatch]) -> Ite
 
 class Extract(Stage):
     name, job, does, rows_are = "extract", "extract_entities", "find what the texts name", "texts"
-    version = 4
+    version = 5
     after = ("surfaces", "pairs")
     reads = ("texts", "kb/surfaces")
     tables = {

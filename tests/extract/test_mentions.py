@@ -190,6 +190,28 @@ def test_first_names_are_nobody_within_a_name(tmp_path: Path) -> None:
     assert [s for s, *_ in wholesale] == ["Beaver", "Beaver Wholesale"]
 
 
+def test_a_title_before_a_name_is_no_mention_of_the_office(tmp_path: Path) -> None:
+    names = gazetteer(tmp_path, surfaces("British Prime Minister", "British", "Prime Minister", "President", "Lula"))
+    seeing = Seeing(Gordon_Brown="PERSON", Lula="PERSON", Alvor="LOC")
+    spans = found(["British Prime Minister Gordon Brown"], seeing, names)
+    assert spans == [
+        ("British", "british", None),
+        ("British Prime Minister Gordon Brown", "gordon brown", "PERSON"),
+        ("Gordon Brown", "gordon brown", "PERSON"),
+    ]
+    both, _ = mentions(["the president Lula"], seeing, names)
+    assert short(both) == [("president Lula", "lula", "PERSON", "both"), ("Lula", "lula", "PERSON", "both")]
+    for apart in ("Prime Minister, Gordon Brown", "Prime Minister Alvor", "the Prime Minister of Gordon Brown"):
+        assert "Prime Minister" in [s for s, *_ in found([apart], seeing, names)]
+
+
+def test_a_title_before_a_title_is_part_of_the_name(tmp_path: Path) -> None:
+    """Catches: a KeyError where the recognizer takes a title for a name."""
+    names = gazetteer(tmp_path, surfaces("King", "Prince"))
+    spans = found(["King Prince John here"], Seeing(Prince="PERSON", John="PERSON"), names)
+    assert {s for s, *_ in spans} == {"King Prince", "Prince John", "John"}
+
+
 def test_a_recognised_name_ends_where_a_known_one_does(tmp_path: Path) -> None:
     names = gazetteer(tmp_path, surfaces("Peter Falk", "Aung San Suu Kyi"))
     assert found(["the Peter Falk statue"], Seeing(Peter_Falk_statue="WORK"), names) == [

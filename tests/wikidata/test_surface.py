@@ -131,6 +131,8 @@ def test_normal_forms_of_a_column() -> None:
         ("sea horse", "seahorse"),
         ("Reykjavík", "reykjavik"),
         ("U.S.A.", "usa"),
+        ("O.J. Simpson", "o. j. simpson"),
+        ("Aoraki/Mount Cook", "aoraki / mount cook"),
         ("Johnson & Johnson", "johnson and johnson"),
         ("the Beatles", "beatles"),
         ("Western Digital Corp.", "western digital"),
