@@ -1,6 +1,6 @@
 """What finding mentions costs and finds: each figure as a ratio to a named baseline.
 
-    python benchmarks/extract.py [--data FOLDER] [--texts 4000] [--repeats 3]
+    python benchmarks/extract.py [--data FOLDER] [--texts 4000] [--repeats 3] [--worker-texts 1000000]
 
 clean       raw alt-texts per CPU-second
               each       extract.text.clean of each text: the baseline
@@ -19,6 +19,9 @@ profile     extract.profile fast against full: texts per CPU-second, and what is
             knows, and gold spans
 case        recall and precision of spans in texts of one case, which the recognizer gets as they are (the baseline)
             or as titles: what true-casing gains
+worker      with --worker-texts N: resident memory of a process of its own that finds the mentions of N distinct texts,
+            made of the words of real ones and of words that no text has, after a tenth, a half and all of them; the
+            baseline is what it holds after a tenth
 spans       recall of gold spans by the recognizer alone (the baseline), the gazetteer alone, both; and by both without
             spans that lie within another ("outer")
 
@@ -196,6 +199,34 @@ def _memory(line: str, reset: bool = False) -> int:
     except OSError:
         return 0
     return next(1024 * int(row.split()[1]) for row in status.splitlines() if row.startswith(line))
+
+
+def measure_worker(texts: list[str], recognizer: str, gazetteer: Path, count: int) -> dict[str, Any]:
+    """Resident bytes of a fresh process after a tenth, a half and all of `count` distinct texts."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        held = pool.apply(_worker, (texts, recognizer, str(gazetteer), count))
+    return {"texts": count, "resident_bytes": held, "times_a_tenth": against(held, "a tenth")}
+
+
+def _worker(texts: list[str], name: str, folder: str, count: int) -> dict[str, float]:
+    recognizer, gazetteer = load(name), Gazetteer(folder)
+    marks = {count // 10: "a tenth", count // 2: "a half", count: "all"}
+    held: dict[str, float] = {}
+    done = 0
+    for some in _distinct(texts, count):
+        for _ in find_mentions(_batches(some), recognizer, gazetteer):
+            pass
+        before, done = done, done + len(some)
+        held |= {name: float(_memory("VmRSS")) for mark, name in marks.items() if before < mark <= done}
+    return held
+
+
+def _distinct(texts: list[str], count: int) -> Iterator[list[str]]:
+    """Batches of distinct texts: each the front of one text, the back of another, and a word of its own."""
+    fronts, backs = ([" ".join(t.split()[half]) for t in texts] for half in (slice(0, 6), slice(6, 12)))
+    for start in range(0, count, BATCH):
+        numbers = range(start, min(start + BATCH, count))
+        yield [f"{fronts[n % len(fronts)]} {backs[n // len(fronts) % len(backs)]} w{n:x}" for n in numbers]
 
 
 def measure_mentions(texts: list[str], recognizer: Recognizer, gazetteer: Gazetteer, repeats: int) -> dict[str, Any]:
@@ -406,10 +437,15 @@ def show(figures: dict[str, Any]) -> None:
         title = f"spans, {s['gold_spans']:,} in {s['texts']:,} texts of {name} (baseline: the recognizer alone)"
         table(title, [("found by", "recall", "ratio", "spans/text", "candidates/text"), *rows])
 
+    if (w := figures.get("worker")) is not None:
+        rows = [(when, f"{size / 1e6:,.0f} MB", w["times_a_tenth"][when]) for when, size in w["resident_bytes"].items()]
+        table(f"worker, {w['texts']:,} texts (baseline: after a tenth)", [("after", "resident", "ratio"), *rows])
+
 
 def main(arguments: list[str]) -> dict[str, Any]:
     parser = arguments_of(__doc__ or "")
     parser.add_argument("--texts", type=int, default=4000, help="alt-texts for what is timed")
+    parser.add_argument("--worker-texts", type=int, default=0, help="distinct texts for worker; 0 leaves it out")
     options = parser.parse_args(arguments)
     data = source(options.data, options.gold_texts)
     raw = data.texts(options.texts)
@@ -433,6 +469,10 @@ def main(arguments: list[str]) -> dict[str, Any]:
             "case": measure_case(spans_of_gold(data), recognizer),
             "spans": {name: measure_spans(gold, recognizer, gazetteer, held) for name, gold in data.gold.items()},
         }
+        if options.worker_texts:
+            figures["worker"] = measure_worker(
+                texts, data.recognizer, Path(folder) / "gazetteer", max(10, options.worker_texts)
+            )
     show(figures)
     return conclude(figures, options.json)
 

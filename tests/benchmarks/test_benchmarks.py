@@ -74,9 +74,10 @@ def test_knowledge_base(spark: Any, arguments: list[str], tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_extract(spark: Any, arguments: list[str], tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
-    figures = extract.main([*arguments, "--texts", "4", "--json", str(out)])
+    figures = extract.main([*arguments, "--texts", "4", "--worker-texts", "30", "--json", str(out)])
     assert written(out) == figures
     assert figures["texts"] == 4
+    assert min(figures["worker"]["resident_bytes"][when] for when in ("a tenth", "a half", "all")) > 0
     assert set(figures["clean"]["texts_per_cpu_second"]) == {"each", "column"}
     assert set(figures["recognizer"]["texts_per_cpu_second"]) == {"one", "pipe", "batched"}
     assert figures["gazetteer"]["bytes_per_name_stored"]["gazetteer"] > 0
