@@ -11,6 +11,8 @@ from enum import Enum
 import pyarrow as pa
 
 ID = pa.binary(16)
+HASH = pa.binary(32)
+"""A perceptual hash (images/decode.py)."""
 
 
 def _schema(*fields: pa.Field) -> pa.Schema:
@@ -123,7 +125,7 @@ SCORES = _schema(
     pa.field("fame", pa.float32()),
     _key("width", pa.int32()),
     _key("height", pa.int32()),
-    _key("perceptual_hash", pa.int64()),
+    _key("perceptual_hash", HASH),
     pa.field("vector", pa.binary()),
 )
 LABELS = _schema(

@@ -50,7 +50,7 @@ class Seen:
     rejected: Rejected | None = None
     width: int = 0
     height: int = 0
-    hash: int = 0
+    hash: bytes = b""
     vector_D: np.ndarray | None = None
 
 
@@ -171,7 +171,7 @@ def _scores(
     of_pair = pa.array(pair_P)
     ids = pa.array([s.image_id for s in images], type=ID)
     sides_2R = np.array([[s.width for s in images], [s.height for s in images]], dtype=np.int32)
-    hash_R = np.fromiter((s.hash for s in images), np.int64, len(images))
+    hashes = pa.array([s.hash for s in images], type=SCORES.field("perceptual_hash").type)
     columns: dict[str, pa.Array] = {
         "pair_id": pairs["pair_id"].take(of_pair),
         "entity_id": pa.array(entity_P, type=pa.int64()),
@@ -184,7 +184,7 @@ def _scores(
         **_senses(measure, images_ND, image_R[pair_P], entity_P, clip_P),
         "width": pa.array(sides_2R[0, pair_P]),
         "height": pa.array(sides_2R[1, pair_P]),
-        "perceptual_hash": pa.array(hash_R[pair_P]),
+        "perceptual_hash": hashes.take(of_pair),
         "vector": pa.nulls(len(pair_P), SCORES.field("vector").type),
     }
     if keep_vectors:
@@ -326,8 +326,8 @@ class _Images:
             return
         vectors_ND = self._encoder.images(np.stack(batch.pixels))
         hashes_N = perceptual_hashes(np.stack(batch.thumbs))
-        for image, vector_D, hash_ in zip(batch.images, vectors_ND, hashes_N.tolist(), strict=True):
-            image.vector_D, image.hash = vector_D, hash_
+        for image, vector_D, hash_ in zip(batch.images, vectors_ND, hashes_N, strict=True):
+            image.vector_D, image.hash = vector_D, hash_.tobytes()
         batch.images.clear()
         batch.pixels.clear()
         batch.thumbs.clear()

@@ -156,7 +156,7 @@ def _links(run: Run) -> set[str]:
 
 class Score(Stage):
     name, job, does, rows_are = "score", "score_images", "look at each image beside its candidates", "pairs"
-    version = 3
+    version = 4  # a perceptual hash of 256 bits
     after = ("link",)
     reads = ("pairs", "candidates", "entity_vectors")
     tables = {
