@@ -39,7 +39,8 @@ MOST_PAIRS = 10
 """Pairs of an image, or of a url, that are told in full."""
 _LEAST_DIGITS, _UNREAD_SHOWN = 4, 3
 _MANY_ROWS = 100_000_000
-_IMAGES = ("i2e/images", "selection", "scores")
+_PUBLISHED = "i2e/images"
+_IMAGES = (_PUBLISHED, "selection", "scores")
 """Tables that name images, the cheapest to search first: the files of the first lie in the order of image_id."""
 
 
@@ -137,13 +138,13 @@ class _Search:
         if len(digits) < _LEAST_DIGITS:
             self.looked.append(f"no images: an id's beginning has {_LEAST_DIGITS} digits at least")
             return None
-        low, high = (pa.scalar(bytes.fromhex(digits.ljust(32, end)), ID) for end in "0f")
-        begins = (pc.field("image_id") >= low) & (pc.field("image_id") <= high)
         for table in _IMAGES:
+            low, high = (_id_in(table, bytes.fromhex(digits.ljust(32, end))) for end in "0f")
+            begins = (pc.field("image_id") >= low) & (pc.field("image_id") <= high)
             self.looked.append(f"{table} (image_id)")
             one_an_image = "image_id" in self.run.tables.catalogue.tables[table].key
             rows = self.rows(table, begins, ["image_id"], most=MOST_PAIRS if one_an_image else None)
-            ids = sorted({row["image_id"] for row in rows})
+            ids = sorted({_as_bytes(row["image_id"]) for row in rows})
             if len(ids) > 1:
                 some = ", ".join(i.hex()[: len(digits) + 4] + "…" for i in ids[:5])
                 raise NotFound(f"{self.asked} begins the ids of several images ({some}): give more digits")
@@ -305,8 +306,8 @@ class _Explanation:
             return f"{last['stage']}: {last['reason']}"
         is_pair = pc.field("pair_id") == pa.scalar(pair_id, ID)
         for row in self.search.rows("selection", is_pair, ["image_id"], [unit]):
-            is_image = pc.field("image_id") == pa.scalar(row["image_id"], ID)
-            if self.search.rows("i2e/images", is_image, ["image_id"], [unit]):
+            is_image = pc.field("image_id") == _id_in(_PUBLISHED, row["image_id"])
+            if self.search.rows(_PUBLISHED, is_image, ["image_id"], [unit]):
                 return "published"
         waiting = next((s.name for s in self._of_pairs() if not self._has_seen(s, unit)), None)
         if waiting is None:
@@ -487,7 +488,8 @@ class _Explanation:
         is_it = pc.field("image_id") == pa.scalar(image_id, ID)
         selected = _first(self.search.rows("selection", is_it))
         columns = ["url", "alt_text"]
-        published = _first(self.search.rows("i2e/images", is_it, columns, [selected["unit"]])) if selected else None
+        is_there = pc.field("image_id") == _id_in(_PUBLISHED, image_id)
+        published = _first(self.search.rows(_PUBLISHED, is_there, columns, [selected["unit"]])) if selected else None
         size = selected or _first(self.search.rows("scores", is_it, ["width", "height"], most=1))
         is_label = is_it & pc.field("reason").is_null()
         chosen = self.search.rows("labels", is_label, ["pair_id", "image_id", "entity_id", "probability"])
@@ -571,6 +573,15 @@ _OPTION = (
     pa.field("text_probability", pa.float32()),
 )
 """What the stage that chooses labels sees of a candidate."""
+
+
+def _id_in(table: str, image_id: bytes) -> pa.Scalar:
+    """An image's id as a table has it: the dataset's in hex digits, the run's own in bytes."""
+    return pa.scalar(image_id.hex()) if table == _PUBLISHED else pa.scalar(image_id, ID)
+
+
+def _as_bytes(image_id: str | bytes) -> bytes:
+    return bytes.fromhex(image_id) if isinstance(image_id, str) else image_id
 
 
 def _same(a: Any, b: Any) -> bool:

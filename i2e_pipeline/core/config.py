@@ -586,11 +586,12 @@ class DataConfig(Section):
     proportion to the probabilities."""
     min_label_score: float = Field(0.0, ge=0, le=1)
     """Labels that are less likely to be right than this are not trained on."""
-    hold_out_entities: float = Field(0.1, ge=0, lt=1)
+    hold_out_entities: float | None = Field(None, ge=0, lt=1)
     """Share of the entities, drawn by hash, that are kept out of training with all their images. The evaluation during
-    training retrieves these."""
-    hold_out_images: float = Field(0.05, ge=0, lt=1)
-    """Share of the other entities' images, drawn by hash, that is kept out of training."""
+    training retrieves these. None: those whose `split` in the dataset is `test` (0.1 where it has no such column)."""
+    hold_out_images: float | None = Field(None, ge=0, lt=1)
+    """Share of the other entities' images, drawn by hash, that is kept out of training. None: those whose `split` is
+    `validation` (0.05 where the dataset has no such column)."""
 
 
 class TextConfig(Section):

@@ -34,6 +34,30 @@ def row_ids(file_id: bytes, rows: np.ndarray) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(ID_BYTES), len(rows), [None, pa.py_buffer(halves.tobytes())])
 
 
+def hex_of(ids: pa.Array) -> pa.Array:
+    """Binary ids of one length, none of them null, as strings of hex digits."""
+    width = 2 * (len(ids[0].as_py()) if len(ids) else 0)
+    digits = b"".join(ids.to_pylist()).hex().encode()
+    ends = np.arange(len(ids) + 1, dtype=np.int32) * width
+    return pa.StringArray.from_buffers(len(ids), pa.py_buffer(ends.tobytes()), pa.py_buffer(digits))
+
+
+def id_halves(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """uint64 halves (N, 2) of ids: binary(16), as tables of a run have them, or 32 hex digits, as datasets have them
+    since format 2."""
+    chunks = ids.chunks if isinstance(ids, pa.ChunkedArray) else [ids]
+    parts = [_halves(chunk) for chunk in chunks if len(chunk)]
+    return np.concatenate(parts) if parts else np.empty((0, 2), dtype="<u8")
+
+
+def _halves(ids: pa.Array) -> np.ndarray:
+    if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type):
+        return np.frombuffer(bytes.fromhex("".join(ids.to_pylist())), dtype="<u8").reshape(-1, 2)
+    fixed = ids.cast(pa.binary(ID_BYTES))
+    at = 2 * fixed.offset
+    return np.frombuffer(fixed.buffers()[1], dtype="<u8")[at : at + 2 * len(fixed)].reshape(-1, 2)
+
+
 def rows_in_share(file_id: bytes, rows: np.ndarray, share: tuple[float, float]) -> np.ndarray:
     """Which of these rows of a file are in a share of all rows, as a mask.
 

@@ -139,9 +139,21 @@ LABELS = _schema(
     _key("clip_score", pa.float32()),
     _key("text_probability", pa.float32()),
     _key("probability", pa.float32()),
+    pa.field("mention", pa.string()),
     pa.field("reason", pa.string()),
 )
-IMAGE_LABELS = pa.list_(pa.struct([("entity_id", pa.int64()), ("class_index", pa.int32()), ("score", pa.float32())]))
+IMAGE_LABELS = pa.list_(
+    pa.struct(
+        [
+            ("entity_id", pa.int64()),
+            ("class_index", pa.int32()),
+            ("score", pa.float32()),
+            ("clip_score", pa.float32()),
+            ("mention", pa.string()),
+        ]
+    )
+)
+"""`score` is the probability that the label is right; `mention` the words of the text that proposed it."""
 SELECTION = _schema(
     _key("image_id", ID),
     _key("pair_id", ID),
@@ -150,16 +162,31 @@ SELECTION = _schema(
     _key("width", pa.int32()),
     _key("height", pa.int32()),
     _key("labels", IMAGE_LABELS),
+    _key("split", pa.string()),
 )
 IMAGES = _schema(
-    _key("image_id", ID),
+    _key("image_id", pa.string()),
     pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
     pa.field("url", pa.string()),
     _key("alt_text", pa.string()),
     _key("width", pa.int32()),
     _key("height", pa.int32()),
+    pa.field("key", pa.string()),
+    _key("pair_id", pa.string()),
+    _key("perceptual_hash", pa.string()),
+    _key("split", pa.string()),
     _key("labels", IMAGE_LABELS),
 )
+"""Ids and hashes in hex digits, as every reader of tables can show and compare them."""
+_OF_KNOWLEDGE_BASE = (
+    pa.field("types", pa.list_(pa.string())),
+    pa.field("coarse_type", pa.string()),
+    pa.field("sitelinks", pa.int32()),
+    pa.field("popularity", pa.float64()),
+    pa.field("is_human", pa.bool_()),
+    pa.field("wikipedia_title", pa.string()),
+)
+"""What readers of the dataset want to know of an entity: `types` are the names of its classes (P31)."""
 I2E_ENTITIES = _schema(
     _key("class_index", pa.int32()),
     _key("entity_id", pa.int64()),
@@ -169,8 +196,11 @@ I2E_ENTITIES = _schema(
     _key("images", pa.int64()),
     _key("pairs_proposed", pa.int64()),
     _key("pairs_labelled", pa.int64()),
-    _key("mean_clip_score", pa.float32()),
-    _key("mean_probability", pa.float32()),
+    pa.field("mean_clip_score", pa.float32()),
+    pa.field("mean_probability", pa.float32()),
+    *_OF_KNOWLEDGE_BASE,
+    _key("split", pa.string()),
+    _key("retired", pa.bool_()),
 )
 ENTITY_STATISTICS = _schema(
     _key("entity_id", pa.int64()),
@@ -184,6 +214,8 @@ ENTITY_STATISTICS = _schema(
     pa.field("mean_clip_score", pa.float32()),
     pa.field("mean_clip_score_labelled", pa.float32()),
     pa.field("mean_probability", pa.float32()),
+    *_OF_KNOWLEDGE_BASE,
+    _key("retired", pa.bool_()),
 )
 BUCKETS = _schema(
     _key("images_from", pa.int64()),

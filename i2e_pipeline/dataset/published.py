@@ -19,11 +19,24 @@ import pyarrow.parquet as pq
 from i2e_pipeline.core import files, stores
 from i2e_pipeline.core.config import digest
 from i2e_pipeline.core.errors import I2EError
-from i2e_pipeline.core.schemas import I2E_ENTITIES, IMAGES
+from i2e_pipeline.core.schemas import I2E_ENTITIES, ID, IMAGES
+from i2e_pipeline.core.splits import TEST, TRAIN, held_out_entities
 
 _READS = 32
 """Footers that are asked for at the same time: a store answers each in some 50 ms."""
-_NEEDED = ("image_id", "image", "alt_text", "labels")
+_NEEDED = pa.schema(
+    [
+        IMAGES.field("image_id"),
+        IMAGES.field("image"),
+        IMAGES.field("alt_text"),
+        pa.field("labels", pa.list_(pa.struct(list(IMAGES.field("labels").type.value_type)[:3]))),
+    ]
+)
+"""What every format has of an image: of a label entity_id, class_index and score."""
+_SINCE_FORMAT_2 = tuple(I2E_ENTITIES.names[10:])
+"""Columns of entities that format 1 has not."""
+FORMAT_VERSION = 2
+"""The newest format that is read, and the one that is written; docs/data-formats.md says what each promises."""
 
 
 class DatasetError(I2EError, ValueError):
@@ -79,6 +92,12 @@ def manifest_of(folder: str) -> dict[str, Any]:
     manifest: Any = files.record(place, "copy the dataset again, or `i2e run`")
     if not isinstance(manifest, dict) or not isinstance(manifest.get("units"), dict):
         raise DatasetError(f"{place} names no units: it is not the manifest of an I2E dataset")
+    version = manifest.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise DatasetError(
+            f"{place}: the dataset is of format {version}, and this version reads those up to {FORMAT_VERSION}: "
+            "install a newer i2e_pipeline"
+        )
     return manifest
 
 
@@ -136,8 +155,8 @@ def _open(path: str) -> pq.ParquetFile:
 def _footer(folder: str, path: str) -> ImageFile:
     with _open(files.join(folder, path)) as file:
         schema, metadata = file.schema_arrow, file.metadata
-        for name in _NEEDED:
-            expected = IMAGES.field(name).type
+        for name in _NEEDED.names:
+            expected = _NEEDED.field(name).type
             found = schema.field(name).type if name in schema.names else None
             if found is None or not _readable(found, expected):
                 raise DatasetError(
@@ -151,14 +170,15 @@ def _footer(folder: str, path: str) -> ImageFile:
 
 
 def _readable(found: pa.DataType, expected: pa.DataType) -> bool:
-    """Equal, or as a program wrote it that compacted the table: Delta knows no binary of fixed size."""
+    """Equal, or with more fields in a struct, or as format 1 or a program that compacted the table has it: ids as
+    bytes."""
     if pa.types.is_struct(expected):
         names = [f.name for f in found] if pa.types.is_struct(found) else []
         return all(f.name in names and _readable(found.field(f.name).type, f.type) for f in expected)
     if pa.types.is_list(expected):
         return pa.types.is_list(found) and _readable(found.value_type, expected.value_type)
-    if pa.types.is_fixed_size_binary(expected):
-        return found in (expected, pa.binary())
+    if pa.types.is_string(expected):
+        return found in (expected, pa.large_string(), ID, pa.binary())
     return bool(found == expected)
 
 
@@ -176,15 +196,32 @@ def _check_rows(folder: str, units: dict[str, int], image_files: Sequence[ImageF
         raise DatasetError(f"{folder} holds no image: nothing passed the filters of the run that made it")
 
 
+def _as_today(entities: pa.Table) -> pa.Table:
+    """Rows of entities with the columns that their format has not: nothing is known, none is retired, and the split is
+    drawn."""
+    for name in _SINCE_FORMAT_2:
+        if name in entities.column_names:
+            continue
+        if name == "split":
+            held_out = held_out_entities(entities.column("entity_id").to_numpy())
+            entities = entities.append_column(name, pa.array(np.where(held_out, TEST, TRAIN), pa.string()))
+        elif name == "retired":
+            entities = entities.append_column(name, pa.array([False] * len(entities), pa.bool_()))
+        else:
+            entities = entities.append_column(name, pa.nulls(len(entities), I2E_ENTITIES.field(name).type))
+    return entities.select(I2E_ENTITIES.names).cast(I2E_ENTITIES)
+
+
 def _entities(folder: str) -> pa.Table:
     table = files.join(folder, "entities")
     parts = []
     for path in part_files(table):
         with _open(files.join(table, path)) as file:
-            missing = [n for n in I2E_ENTITIES.names if n not in file.schema_arrow.names]
+            held = file.schema_arrow.names
+            missing = [n for n in I2E_ENTITIES.names if n not in (*held, *_SINCE_FORMAT_2)]
             if missing:
                 raise DatasetError(f"{table}/{path} has no column {', '.join(missing)}: it is no table of entities")
-            parts.append(file.read(columns=I2E_ENTITIES.names).cast(I2E_ENTITIES))
+            parts.append(_as_today(file.read(columns=[n for n in I2E_ENTITIES.names if n in held])))
     entities = pa.concat_tables([I2E_ENTITIES.empty_table(), *parts]).sort_by("class_index")
     classes = entities.column("class_index").to_numpy()
     if not np.array_equal(classes, np.arange(len(classes))):

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
+from i2e_pipeline.core.ids import id_halves
 from i2e_pipeline.dataset import published
 from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES, class_images, folders_in, images_in
 from i2e_pipeline.evaluate.image_set import DatasetError, Files, ImageSet, Rows, split_by_content
@@ -161,7 +162,7 @@ def i2e(name: str, path: str) -> ImageSet:
         for number, file in enumerate(found.files):
             with found.open(file) as opened:
                 table = opened.read(columns=["image_id", "labels"])
-            keys = table.column("image_id").to_pylist()
+            keys = id_halves(table.column("image_id"))[:, 0].tolist()
             for row, (key, given) in enumerate(zip(keys, table.column("labels").to_pylist(), strict=True)):
                 if not given:
                     unlabelled += 1
@@ -169,7 +170,7 @@ def i2e(name: str, path: str) -> ImageSet:
                 labels.append(max(given, key=lambda one: one["score"])["class_index"])
                 file_N.append(number)
                 row_N.append(row)
-                ids.append(int.from_bytes(key[:8], "little"))
+                ids.append(key)
     except published.DatasetError as error:
         raise DatasetError(f"{name}: {error}") from None
     labels_N = np.array(labels, dtype=np.int64)

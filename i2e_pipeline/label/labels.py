@@ -26,7 +26,8 @@ def choose_labels(
     """Labels of each pair, chosen and not.
 
     batches   image_id, pair_id: binary(16), shard: int32, row: int64, width, height: int32,
-              options: list<struct<start, end, entity_id, clip_score, background_z, described, text_probability>>
+              options: list<struct<start, end, entity_id, clip_score, background_z, described, text_probability,
+              surface>>
     threshold   None: the calibration's
     yields    labels: a row for each pair and entity, `reason` null where it was chosen;
               rejects: the pairs that have no label, with the best candidate as detail
@@ -43,6 +44,7 @@ def choose_labels(
         columns = {name: batch.column(name).take(pa.array(parent)) for name in _PAIR}
         for name in ("entity_id", "clip_score", "text_probability", "probability", "reason"):
             columns[name] = chosen.column(name).combine_chunks()
+        columns["mention"] = chosen.column("surface").combine_chunks()
         yield "labels", pa.RecordBatch.from_pydict(columns)
         is_label = pc.is_null(chosen.column("reason")).to_numpy(zero_copy_only=False)
         labelled = np.zeros(batch.num_rows, dtype=bool)

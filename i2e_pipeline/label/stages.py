@@ -1,6 +1,6 @@
 """Label: which candidates does each image get as labels, by what text and image say together?
 
-Reads    scores · candidates · pairs · the feature columns of stages from outside
+Reads    scores · candidates · pairs · mentions · the feature columns of stages from outside
 Writes   labels
 Rejects  below_bar
 """
@@ -27,10 +27,10 @@ _PAIRS_PER_TASK = 100_000
 
 class Label(Stage):
     name, job, rows_are = "label", "build_dataset", "pairs"
-    version = 2
+    version = 3  # each label says which words proposed it
     does = "choose labels by text and image together"
     after = ("score",)
-    reads = ("scores", "candidates", "pairs")
+    reads = ("scores", "candidates", "pairs", "mentions")
     tables = {
         "labels": Table(
             LABELS,
@@ -89,10 +89,14 @@ class Label(Stage):
             "described",
             *OPTIONAL,
             F.col("probability").alias("text_probability"),
+            "surface",
             *weighed,
         )
+        place = ["unit", "text_id", "start", "end"]
+        words = run.read("mentions", units, ["text_id", "start", "end", "surface"])
         pairs = (
             scored_candidates(run, units)
+            .join(words, place, how="inner")
             .groupBy("unit", "pair_id", "image_id", "shard", "row", "width", "height")
             .agg(F.sort_array(F.collect_list(option)).alias("options"))
         )

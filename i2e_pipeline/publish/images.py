@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from i2e_pipeline.core.ids import hex_of
 from i2e_pipeline.core.stored_image import NoImage
 from i2e_pipeline.inputs import formats, kept
 from i2e_pipeline.inputs.columns import or_null
@@ -67,10 +68,15 @@ def rows_of_shards(
     return pa.concat_tables(parts), pa.array(stored, pa.large_binary())
 
 
+_OWN = ("image_id", "pair_id", "width", "height", "key", "perceptual_hash", "split", "labels")
+_IN_HEX = ("image_id", "pair_id", "perceptual_hash")
+
+
 def image_rows(batches: Iterator[pa.RecordBatch], read_rows: ReadRows) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Rows of i2e/images.
 
-    batches   the selection of some shards: image_id, shard, row, width, height, labels
+    batches   the selection of some shards: shard, row, image_id, pair_id, width, height, key, perceptual_hash, split,
+              labels
     yields    i2e/images in the order of image_id
     """
     rows_of_task = [b for b in batches if b.num_rows]
@@ -82,11 +88,12 @@ def image_rows(batches: Iterator[pa.RecordBatch], read_rows: ReadRows) -> Iterat
         of_shard = selected.filter(pc.equal(selected.column("shard"), shard))
         content, stored = read_rows(shard, of_shard.column("row").to_pylist())
         image = pa.StructArray.from_arrays([stored, pa.nulls(len(stored), pa.string())], names=["bytes", "path"])
-        own = {c: of_shard.column(c) for c in ("image_id", "width", "height", "labels")}
+        own = {c: of_shard.column(c) for c in _OWN}
         parts.append(pa.table({**own, "image": image, **{c: content.column(c) for c in content.schema.names}}))
     table = pa.concat_tables(parts)
-    # Arrow sorts binary, not fixed-size binary.
-    order = pc.sort_indices(table.column("image_id").cast(pa.binary()))
+    for name in _IN_HEX:
+        table = table.set_column(table.schema.get_field_index(name), name, hex_of(table.column(name).combine_chunks()))
+    order = pc.sort_indices(table.column("image_id"))
     for start in range(0, table.num_rows, _ROWS_PER_BATCH):
         rows_in_order = table.take(order.slice(start, _ROWS_PER_BATCH)).combine_chunks()
         for batch in rows_in_order.to_batches():

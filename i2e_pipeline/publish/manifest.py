@@ -12,10 +12,10 @@ import pyarrow as pa
 from i2e_pipeline.core.config import Config, digest
 from i2e_pipeline.core.schemas import IMAGES
 from i2e_pipeline.core.version import __version__
+from i2e_pipeline.dataset.published import FORMAT_VERSION
 from i2e_pipeline.engine.stage import Run, Stage
 from i2e_pipeline.engine.tables import Commit
 
-FORMAT_VERSION = 1
 _SOFTWARE = ("pyspark", "pyarrow", "torch", "open_clip_torch", "timm", "spacy", "numpy", "pillow")
 _SOFTWARE_IF_THERE = ("pillow-heif", "pillow-jxl-plugin")
 """What decides, where it is installed, which images are read."""

@@ -11,20 +11,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from i2e_pipeline.core.config import SelectConfig
+from i2e_pipeline.core.ids import id_halves
 from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import IMAGE_LABELS, Reason
+from i2e_pipeline.core.splits import TEST, TRAIN, VALIDATION, held_out_entities, held_out_images
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 
 def image_labels(chosen: DataFrame, max_labels: int, settings: SelectConfig) -> DataFrame:
-    """Labels of each distinct image, merged over the pairs that hold it: image_id, entity_id, score, images of the
-    entity, and `dropped`, the reason where the label is not published.
+    """Labels of each distinct image, merged over the pairs that hold it: image_id, entity_id, of the most probable one
+    score, clip_score and mention, images of the entity, and `dropped`, the reason where the label is not published.
 
     What is known of entities goes to the labels, here and in `pairs_to_publish`, and not the labels to their entities:
     one task would then have all images of "Christmas" (Spark splits no partition that is joined with an aggregate).
@@ -33,9 +36,8 @@ def image_labels(chosen: DataFrame, max_labels: int, settings: SelectConfig) -> 
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    merged = chosen.groupBy("image_id", "entity_id").agg(
-        F.max("probability").alias("score"), F.max("clip_score").alias("clip_score")
-    )
+    best = F.max(F.struct(F.col("probability").alias("score"), "clip_score", "mention"))
+    merged = chosen.groupBy("image_id", "entity_id").agg(best.alias("best")).select("image_id", "entity_id", "best.*")
     best_first = Window.partitionBy("image_id").orderBy(F.desc("score"), F.asc("entity_id"))
     bounded = merged.withColumn("place", F.row_number().over(best_first)).where(F.col("place") <= max_labels)
     images = bounded.groupBy("entity_id").agg(F.count("*").alias("entity_images"))
@@ -44,7 +46,7 @@ def image_labels(chosen: DataFrame, max_labels: int, settings: SelectConfig) -> 
         share = F.lit(settings.max_images_per_entity) / F.col("entity_images")
         dropped = dropped.when(_hash_share("image_id", "entity_id") >= share, F.lit(str(Reason.OVER_CAP)))
     return bounded.join(F.broadcast(images), "entity_id", how="inner").select(
-        "image_id", "entity_id", "score", "clip_score", "entity_images", dropped.alias("dropped")
+        "image_id", "entity_id", "score", "clip_score", "mention", "entity_images", dropped.alias("dropped")
     )
 
 
@@ -55,15 +57,41 @@ def _hash_share(*columns: str) -> Column:
     return (F.shiftrightunsigned(F.xxhash64(*columns), 11)).cast("double") / F.lit(float(1 << 53))
 
 
-def class_indices(kept: DataFrame) -> DataFrame:
-    """entity_id, class_index 0 … n-1 in the order of entity_id, so that the index depends on the entities alone."""
+def class_indices(kept: DataFrame, chosen: DataFrame, places: DataFrame, before: DataFrame | None = None) -> DataFrame:
+    """entity_id, class_index, retired: of each entity that has a published label, or ever had one.
+
+    kept     the labels that are published: entity_id
+    chosen   all labels: entity_id, unit
+    places   unit, place: the units in the order in which the output came to know them
+    before   entity_id, class_index of the last build; an index once given stays its entity's, and where no image
+             has it any more it is retired
+
+    New entities are numbered on by the place of the first unit that has a label of theirs, then by id: the index is the
+    same whether the units were built one by one or all at once, and does not depend on the order in which they ended.
+    """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    # One partition sorts all classes: 3 x 10^6 longs at the paper's scale.
-    entities = kept.select("entity_id").distinct()
-    in_order = Window.partitionBy(F.lit(0)).orderBy("entity_id")
-    return entities.select("entity_id", (F.row_number().over(in_order) - 1).cast("int").alias("class_index"))
+    first = (
+        chosen.join(F.broadcast(places), "unit", how="inner").groupBy("entity_id").agg(F.min("place").alias("place"))
+    )
+    entities = kept.select("entity_id").distinct().join(first, "entity_id", how="left")
+    # One partition sorts all new classes: 3 x 10^6 of two numbers at the paper's scale.
+    in_order = Window.partitionBy(F.lit(0)).orderBy("place", "entity_id")
+    index = F.row_number().over(in_order) - 1
+    if before is None:
+        return entities.select("entity_id", index.cast("int").alias("class_index"), F.lit(False).alias("retired"))
+    known = before.select("entity_id", "class_index")
+    top = known.agg((F.coalesce(F.max("class_index"), F.lit(-1)) + 1).alias("top"))
+    new = entities.join(known, "entity_id", how="left_anti").crossJoin(F.broadcast(top))
+    added = new.select(
+        "entity_id", (index + F.col("top")).cast("int").alias("class_index"), F.lit(False).alias("retired")
+    )
+    live = entities.select("entity_id", F.lit(True).alias("live"))
+    old = known.join(live, "entity_id", how="left").select(
+        "entity_id", F.col("class_index").cast("int").alias("class_index"), F.col("live").isNull().alias("retired")
+    )
+    return old.unionByName(added)
 
 
 def pairs_to_publish(chosen: DataFrame, labels: DataFrame, classes: DataFrame, texts: DataFrame) -> DataFrame:
@@ -90,9 +118,15 @@ def pairs_to_publish(chosen: DataFrame, labels: DataFrame, classes: DataFrame, t
     standing = held.join(first, "image_id", how="left").select(
         "image_id", F.coalesce("first_pair", "only_pair").alias("standing_pair")
     )
-    label = F.struct("entity_id", "class_index", F.col("score").cast("float").alias("score"))
+    label = F.struct(
+        "entity_id",
+        "class_index",
+        F.col("score").cast("float").alias("score"),
+        F.col("clip_score").cast("float").alias("clip_score"),
+        "mention",
+    )
     per_image = (
-        labels.join(F.broadcast(classes), "entity_id", how="left")
+        labels.join(F.broadcast(classes.select("entity_id", "class_index")), "entity_id", how="left")
         .groupBy("image_id")
         .agg(
             F.sort_array(F.collect_list(F.when(F.col("dropped").isNull(), label))).alias("labels"),
@@ -131,8 +165,8 @@ def select_images(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.R
         yield (
             "selection",
             pa.RecordBatch.from_arrays(
-                [*(kept.column(c) for c in ("image_id", "pair_id", "unit", "shard", "row", "width", "height")), labels],
-                names=["image_id", "pair_id", "unit", "shard", "row", "width", "height", "labels"],
+                [*(kept.column(c) for c in _OWN), labels, splits(kept.column("image_id"), labels)],
+                names=[*_OWN, "labels", "split"],
             ),
         )
         gone = pc.invert(pc.and_(stands, has_labels))
@@ -145,11 +179,25 @@ def select_images(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.R
             yield "rejects", reject(batch, gone, why, said, key="pair_id")
 
 
+_OWN = ("image_id", "pair_id", "unit", "shard", "row", "width", "height")
+
+
+def splits(image_ids: pa.Array, labels: pa.ListArray) -> pa.Array:
+    """`train`, `validation` or `test` for each image (core/splits.py): the last where any of its labels is of a held-out
+    entity, as little probable as it may be."""
+    of = pc.list_parent_indices(labels).to_numpy()
+    entities = pc.struct_field(pc.list_flatten(labels), "entity_id").to_numpy(zero_copy_only=False)
+    shows_held_out = np.zeros(len(labels), dtype=bool)
+    shows_held_out[of[held_out_entities(entities)]] = True
+    kept_out = held_out_images(id_halves(image_ids))
+    return pa.array(np.where(shows_held_out, TEST, np.where(kept_out, VALIDATION, TRAIN)), pa.string())
+
+
 def unit_digests(selection: DataFrame) -> dict[str, str]:
     """Unit to a digest of its selection that does not depend on the order of rows."""
     from pyspark.sql import functions as F
 
-    row = F.xxhash64("image_id", "pair_id", "shard", "row", F.to_json("labels"))
+    row = F.xxhash64("image_id", "pair_id", "shard", "row", F.to_json("labels"), "split")
     sums = selection.groupBy("unit").agg(
         F.count("*").alias("rows"), F.bit_xor(row).alias("xor"), F.sum(row.cast("decimal(38,0)")).alias("sum")
     )

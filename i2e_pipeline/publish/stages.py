@@ -17,8 +17,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -35,6 +36,7 @@ from i2e_pipeline.core.schemas import (
     SELECTION,
     Reason,
 )
+from i2e_pipeline.core.splits import TEST, TRAIN, held_out_entities
 from i2e_pipeline.dataset.published import manifest_of
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.dealing import Blocks, task_size
@@ -46,14 +48,17 @@ from i2e_pipeline.publish import selection, statistics
 from i2e_pipeline.publish.images import BYTES_PER_TASK, Columns, image_rows, rows_of_shards
 from i2e_pipeline.publish.manifest import card, funnel, funnel_rows, manifest, thresholds
 
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
 
 class Select(Stage):
     name, job, rows_are = "select", "build_dataset", "pairs"
     does = "merge duplicates, drop rare entities, cap frequent ones, number classes"
     scope = "whole"
     after = ("label",)
-    reads = ("labels", "kb/entities", "pairs")
-    version = 2  # of pairs that hold the same image, the first by content stands
+    reads = ("labels", "kb/entities", "kb/names", "pairs")
+    version = 3  # format 2 of datasets
     tables = {
         "selection": Table(SELECTION, key=("image_id",), holds="the images to publish, with their class indices"),
         "entity_statistics": Table(
@@ -82,7 +87,9 @@ class Select(Stage):
         all_labels = run.read("labels", columns=[*LABELS.names, "unit"])
         chosen = all_labels.where(F.col("reason").isNull())
         labels = selection.image_labels(chosen, config.label.max_labels_per_image, config.select)
-        classes = selection.class_indices(labels.where(F.col("dropped").isNull()))
+        places = run.spark.createDataFrame([(u.name, n) for n, u in enumerate(run.units)], "unit string, place int")
+        before = self._before(run)
+        classes = selection.class_indices(labels.where(F.col("dropped").isNull()), chosen, places, before)
         texts = run.read("pairs", columns=["pair_id", "url", "text_id", "unit"])
         pairs = selection.pairs_to_publish(chosen, labels, classes, texts)
         counting = Counting(passed=self.passes)
@@ -90,7 +97,7 @@ class Select(Stage):
         by_unit = pairs.repartition("unit").sortWithinPartitions("unit", "image_id", "pair_id")
         selected = tables.write(by_unit, lambda: selection.select_images, self.name, unit, ("selection",), counting)
         entities = run.read("kb/entities")
-        per_entity = statistics.per_entity(all_labels, labels, classes, entities)
+        per_entity = statistics.per_entity(all_labels, labels, classes, entities, run.read("kb/names"), before)
         stats = tables.write(
             per_entity, lambda: partial(pass_on, "entity_statistics"), self.name, unit, ("entity_statistics",)
         )
@@ -98,7 +105,7 @@ class Select(Stage):
             "selection",
             files.join(selected.staging, "selection"),
             [f.path for f in selected.files["selection"] if f.rows],
-            ["image_id", "pair_id", "shard", "row", "labels", "unit"],
+            ["image_id", "pair_id", "shard", "row", "labels", "split", "unit"],
         )
         yield [
             self.conclude(
@@ -110,17 +117,28 @@ class Select(Stage):
             )
         ]
 
+    def _before(self, run: Run) -> DataFrame | None:
+        """The entities that had a class in the last build, whatever config made it; None where there was none."""
+        from pyspark.sql import functions as F
+
+        last = list(run.tables.commits(self.name).values())
+        if not last or run.tables.missing_files(last):
+            return None
+        wanted = ["entity_id", "class_index", *statistics.OF_KNOWLEDGE_BASE]
+        return run.tables.read("entity_statistics", last, wanted).where(F.col("class_index").isNotNull())
+
 
 class Publish(Stage):
     name, job, does, rows_are = "publish", "build_dataset", "write the kept images", "images"
-    reads = ("selection",)
+    reads = ("selection", "pairs", "scores")
+    version = 2  # format 2 of datasets
     reads_input = True
     tables = {
         "i2e/images": Table(
             IMAGES,
             key=("image_id",),
-            holds="`image` (stored bytes, unchanged), the pair's text, `labels`, and the columns that "
-            "`pairs.keep_columns` names; a file in the order of image_id",
+            holds="`image` (stored bytes, unchanged), the pair's text and key, `labels`, `split`, and the columns that "
+            "`pairs.keep_columns` names; ids and hashes in hex; a file in the order of image_id",
         )
     }
     passes = Passed("i2e/images", ("image_id",))
@@ -161,10 +179,20 @@ class Publish(Stage):
             files.remove(files.join(folder, "manifest.json"))
 
     def plan(self, run: Run, units: Sequence[str]) -> Plan:
+        from pyspark.sql import functions as F
+
         shards = [f for unit in units for f in run.unit(unit).files]
         full = task_size(sum(f.size for f in shards), BYTES_PER_TASK, run.spark)
         tasks = Blocks([(f.shard, f.rows, max(1, full * f.rows // max(1, f.size))) for f in shards])
-        selected = run.read("selection", units, ["image_id", "shard", "row", "width", "height", "labels"])
+        own = ["image_id", "pair_id", "shard", "row", "width", "height", "labels", "split"]
+        of_pair = ["unit", "pair_id"]
+        keys = run.read("pairs", units, ["pair_id", "key"])
+        hashes = run.read("scores", units, ["pair_id", "perceptual_hash"]).groupBy(*of_pair)
+        selected = (
+            run.read("selection", units, own)
+            .join(keys, of_pair, how="inner")
+            .join(hashes.agg(F.first("perceptual_hash").alias("perceptual_hash")), of_pair, how="inner")
+        )
         rows = tasks.by_row(selected)
         pairs, opened = run.config.pairs, run.shards(units)
         columns = Columns(pairs.url_column, pairs.text_column, _kept(run))
@@ -240,7 +268,7 @@ class Finish(Stage):
         entities = tables.write(
             in_order, lambda: entity_rows, self.name, unit, ("i2e/entities", "i2e/statistics/entities")
         )
-        by_images = stats.where(F.col("class_index").isNotNull()).groupBy("images").count().collect()
+        by_images = stats.where("class_index is not null and not retired").groupBy("images").count().collect()
         steps = funnel(run)
         small = tables.write_local(
             iter(
@@ -265,9 +293,14 @@ class Finish(Stage):
             rows_out=entities.rows_in,
             rejected={},
         )
-        classes = made.rows("i2e/entities")
+        classes = sum(r["count"] for r in by_images)
         facts = manifest(run, steps, classes, labels=sum(r["images"] * r["count"] for r in by_images))
-        top = in_order.where("class_index is not null").orderBy(F.desc("images"), "entity_id").limit(20).collect()
+        top = (
+            in_order.where("class_index is not null and not retired")
+            .orderBy(F.desc("images"), "entity_id")
+            .limit(20)
+            .collect()
+        )
         # Committed by whoever iterates, before the manifest says that all is whole.
         yield [Made(made, staged)]
         self._remove_other_units(run)
@@ -288,6 +321,8 @@ def entity_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.Rec
     for batch in batches:
         yield "i2e/statistics/entities", batch
         classes = batch.filter(pc.is_valid(batch.column("class_index")))
+        held_out = held_out_entities(classes.column("entity_id").to_numpy())
+        classes = classes.append_column("split", pa.array(np.where(held_out, TEST, TRAIN), pa.string()))
         classes = classes.drop_columns(["mean_clip_score"])
         names = ["mean_clip_score" if n == "mean_clip_score_labelled" else n for n in classes.schema.names]
-        yield "i2e/entities", classes.rename_columns(names)
+        yield "i2e/entities", classes.rename_columns(names).select(I2E_ENTITIES.names)

@@ -17,11 +17,23 @@ BUCKET_EDGES = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_0
 """Lowest number of images of each bucket."""
 
 
-def per_entity(all_labels: DataFrame, image_labels: DataFrame, classes: DataFrame, entities: DataFrame) -> DataFrame:
-    """A row for each entity that any pair's text proposed, published or not; columns as ENTITY_STATISTICS.
+def per_entity(
+    all_labels: DataFrame,
+    image_labels: DataFrame,
+    classes: DataFrame,
+    entities: DataFrame,
+    names: DataFrame,
+    before: DataFrame | None = None,
+) -> DataFrame:
+    """A row for each entity that any pair's text proposed, published or not, or that ever had a class; columns as
+    ENTITY_STATISTICS.
 
     all_labels     pair_id, entity_id, clip_score, probability, reason (null: chosen)
     image_labels   image_id, entity_id, dropped (null: published)
+    classes        entity_id, class_index, retired
+    entities       kb/entities
+    names          kb/names
+    before         rows of the last build; of what the knowledge base no longer holds, they say what it was
     """
     from pyspark.sql import functions as F
 
@@ -34,22 +46,62 @@ def per_entity(all_labels: DataFrame, image_labels: DataFrame, classes: DataFram
         _mean(F.when(chosen, F.col("probability"))).alias("mean_probability"),
     )
     published = image_labels.where(F.col("dropped").isNull()).groupBy("entity_id").agg(F.count("*").alias("images"))
+    counted = proposed.join(published, "entity_id", how="left").join(classes, "entity_id", how="full")
+    known = counted.join(of_knowledge_base(entities, names, counted.select("entity_id")), "entity_id", how="left")
+    if before is not None:
+        was = before.select("entity_id", *(F.col(name).alias(f"was_{name}") for name in OF_KNOWLEDGE_BASE))
+        known = known.join(was, "entity_id", how="left")
+        gone = F.col("name").isNull()
+        known = known.withColumns(
+            {name: F.when(gone, F.col(f"was_{name}")).otherwise(F.col(name)) for name in OF_KNOWLEDGE_BASE}
+        )
+    zero = F.lit(0).cast("long")
+    return known.where(F.col("name").isNotNull()).select(
+        "entity_id",
+        "class_index",
+        "name",
+        "description",
+        "aliases",
+        F.coalesce("images", zero).alias("images"),
+        F.coalesce("pairs_proposed", zero).alias("pairs_proposed"),
+        F.coalesce("pairs_labelled", zero).alias("pairs_labelled"),
+        "mean_clip_score",
+        "mean_clip_score_labelled",
+        "mean_probability",
+        *OF_KNOWLEDGE_BASE[3:],
+        F.coalesce("retired", F.lit(False)).alias("retired"),
+    )
+
+
+OF_KNOWLEDGE_BASE = (
+    "name", "description", "aliases", "types", "coarse_type", "sitelinks", "popularity", "is_human", "wikipedia_title",
+)  # fmt: skip
+
+
+def of_knowledge_base(entities: DataFrame, names: DataFrame, wanted: DataFrame) -> DataFrame:
+    """entity_id and OF_KNOWLEDGE_BASE of the wanted entities (entity_id) that the knowledge base holds."""
+    from pyspark.sql import functions as F
+
+    rows = entities.join(wanted.distinct(), "entity_id", how="left_semi")
+    classes = rows.select("entity_id", F.posexplode("types").alias("place", "class"))
+    called = entities.select(F.col("entity_id").alias("class"), F.col("name").alias("class_name"))
+    # Classes are few, and nearly all entities are of some hundred of them: their names go to the entities.
+    called = F.broadcast(called.join(classes.select("class").distinct(), "class", how="left_semi"))
+    named = (
+        classes.join(called, "class", how="inner")
+        .groupBy("entity_id")
+        .agg(F.sort_array(F.collect_list(F.struct("place", "class_name"))).alias("named"))
+        .select("entity_id", F.transform("named", lambda one: one["class_name"]).alias("type_names"))
+    )
+    titles = names.where(F.col("kind") == "title").groupBy("entity_id").agg(F.min("surface").alias("wikipedia_title"))
     return (
-        proposed.join(published, "entity_id", how="left")
-        .join(classes, "entity_id", how="left")
-        .join(entities.select("entity_id", "name", "description", "aliases"), "entity_id", how="inner")
+        rows.join(named, "entity_id", how="left")
+        .join(titles, "entity_id", how="left")
         .select(
             "entity_id",
-            "class_index",
-            "name",
-            "description",
-            "aliases",
-            F.coalesce("images", F.lit(0)).cast("long").alias("images"),
-            "pairs_proposed",
-            "pairs_labelled",
-            "mean_clip_score",
-            "mean_clip_score_labelled",
-            "mean_probability",
+            *OF_KNOWLEDGE_BASE[:3],
+            F.coalesce("type_names", F.array().cast("array<string>")).alias("types"),
+            *OF_KNOWLEDGE_BASE[4:],
         )
     )
 

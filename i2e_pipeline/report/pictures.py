@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
+from i2e_pipeline.core.ids import id_halves
 from i2e_pipeline.engine.tables import Commit
 from i2e_pipeline.engine.units import Units
 from i2e_pipeline.images.thumbnails import Thumbnail, Thumbnails
@@ -85,7 +86,7 @@ def choose(dataset: Dataset, entity_ids: Iterable[int], per_entity: int, at_rand
             with filesystem.open_input_file(inner) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(65_536, columns=["image_id", "labels"]):
                     # Rows lie in the order of the id's first bytes. Its last bytes serve as a random draw.
-                    keys = np.frombuffer(b"".join(batch.column("image_id").to_pylist()), "<u8").reshape(-1, 2)[:, 1]
+                    keys = id_halves(batch.column("image_id"))[:, 1]
                     labels = batch.column("labels")
                     parent = pc.list_parent_indices(labels).to_numpy()
                     flat = pc.list_flatten(labels)
@@ -133,7 +134,7 @@ def read(dataset: Dataset, places: Mapping[Place, int], thumbnail: Thumbnails) -
         for row, picture in zip(rows, (r for batch in batches for r in batch.to_pylist()), strict=True):
             labels = sorted((Label(x["entity_id"], x["score"]) for x in picture["labels"]), key=lambda x: -x.score)
             found[path, row] = Picture(
-                picture["image_id"].hex()[:_SHORT_ID],
+                picture["image_id"][:_SHORT_ID],
                 thumbnail(_bytes(picture["image"]), places[path, row]),
                 _short(picture["alt_text"]),
                 _web(picture["url"]),

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import ImageLimits, TrainConfig
-from i2e_pipeline.core.draws import hashed, mixed, uniform
+from i2e_pipeline.core.ids import id_halves
+from i2e_pipeline.core.splits import TEST, VALIDATION, VALIDATION_IMAGES, held_out_entities, held_out_images, keys
 from i2e_pipeline.dataset.published import DatasetError, ImageFile, Published
 
 _FILES_AT_ONCE = 8
@@ -80,6 +82,8 @@ class Samples:
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             parts = list(pool.map(lambda file: _labels(published, file), published.files))
         ids_N2 = np.concatenate([p.ids_N2 for p in parts])
+        known = [p.validation_N for p in parts if p.validation_N is not None]
+        validation_N = np.concatenate(known) if len(known) == len(parts) else None
         count_N = np.concatenate([p.count_N for p in parts])
         class_M = np.concatenate([p.class_M for p in parts])
         score_M = np.concatenate([p.score_M for p in parts])
@@ -94,7 +98,7 @@ class Samples:
                 f"{published.folder}: labels name class {int(class_M.max())}, and its table of entities has classes "
                 f"0 … {classes - 1}: images and entities are of two builds; build or copy the dataset again"
             )
-        return _split(published, config, groups, ids_N2, count_N, class_M, score_M)
+        return _split(published, config, groups, ids_N2, validation_N, count_N, class_M, score_M)
 
     def __len__(self) -> int:
         """Images that are trained on."""
@@ -126,7 +130,7 @@ class Samples:
 
     def keys(self, rows_B: np.ndarray) -> np.ndarray:
         """uint64 that stand for the image ids in hashes."""
-        return _keys(self.ids_N2[rows_B])
+        return keys(self.ids_N2[rows_B])
 
     def class_of(self, rows_B: np.ndarray, uniform_B: np.ndarray | None = None) -> np.ndarray:
         """class_B: the most probable label of each row; with a number in [0, 1) each, one in proportion to the
@@ -202,16 +206,6 @@ class GroupReader:
         return arrays
 
 
-def id_halves(ids: pa.ChunkedArray) -> np.ndarray:
-    """uint64 halves (N, 2) of binary(16) ids."""
-    parts = [
-        np.frombuffer(chunk.buffers()[1], dtype="<u8")[2 * chunk.offset : 2 * (chunk.offset + len(chunk))]
-        for chunk in ids.cast(pa.binary(16)).chunks
-        if len(chunk)
-    ]
-    return np.concatenate(parts).reshape(-1, 2) if parts else np.empty((0, 2), dtype="<u8")
-
-
 def read_parquet(path: str, columns: list[str]) -> pa.Table:
     """Columns of one file; raises DatasetError where it has not got them."""
     filesystem, inner = files.open_filesystem(path)
@@ -242,9 +236,11 @@ class _Groups:
 
 @dataclass(frozen=True)
 class _Part:
-    """Labels of one file, of each image the most probable first."""
+    """Labels of one file, of each image the most probable first, and which images its column `split` sets aside for
+    validation (None: it has none)."""
 
     ids_N2: np.ndarray
+    validation_N: np.ndarray | None
     count_N: np.ndarray
     class_M: np.ndarray
     score_M: np.ndarray
@@ -252,7 +248,8 @@ class _Part:
 
 def _labels(published: Published, file: ImageFile) -> _Part:
     with published.open(file) as parquet:
-        table = parquet.read(columns=["image_id", "labels"], use_threads=False)
+        has_split = "split" in parquet.schema_arrow.names
+        table = parquet.read(columns=["image_id", "labels", *(["split"] if has_split else [])], use_threads=False)
     lists = table.column("labels").combine_chunks()
     count_N = np.asarray(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)
     flat = lists.flatten()
@@ -261,11 +258,12 @@ def _labels(published: Published, file: ImageFile) -> _Part:
     if not np.isfinite(score_M).all():
         raise DatasetError(f"{published.folder}/{file.path}: a label has no score, or a class index is missing")
     order_M = np.lexsort((class_M, -score_M, np.repeat(np.arange(len(count_N)), count_N)))
-    return _Part(id_halves(table.column("image_id")), count_N, class_M[order_M], score_M[order_M])
+    validation_N = pc.equal(table.column("split"), VALIDATION).to_numpy() if has_split else None
+    return _Part(id_halves(table.column("image_id")), validation_N, count_N, class_M[order_M], score_M[order_M])
 
 
-def _keys(ids_N2: np.ndarray) -> np.ndarray:
-    return np.asarray(ids_N2[..., 0] ^ mixed(ids_N2[..., 1]))
+def _said(share: float | None) -> str:
+    return ", by the column split," if share is None else f"={share:g}"
 
 
 def _split(
@@ -273,13 +271,17 @@ def _split(
     config: TrainConfig,
     groups: _Groups,
     ids_N2: np.ndarray,
+    validation_N: np.ndarray | None,
     count_N: np.ndarray,
     class_M: np.ndarray,
     score_M: np.ndarray,
 ) -> Samples:
     data = config.data
     entity_ids_C = published.entities.column("entity_id").to_numpy()
-    held_C = uniform(hashed(entity_ids_C, "held-out entity")) < data.hold_out_entities
+    if data.hold_out_entities is None:
+        held_C = pc.equal(published.entities.column("split"), TEST).to_numpy()
+    else:
+        held_C = held_out_entities(entity_ids_C, data.hold_out_entities)
     row_M = np.repeat(np.arange(len(count_N)), count_N)
     # A label too weak to be trained on may still be right: it, too, keeps the image of a held-out entity away.
     shows_held_N = np.bincount(row_M, weights=held_C[class_M], minlength=len(count_N)) > 0
@@ -294,7 +296,11 @@ def _split(
         )
     best_N = np.where(labelled_N, class_M[np.minimum(ends_N - kept_count_N, len(class_M) - 1)], -1)
     of_held_N = labelled_N & held_C[best_N]
-    kept_out_N = uniform(hashed(_keys(ids_N2), "held-out image")) < data.hold_out_images
+    if data.hold_out_images is None and data.hold_out_entities is None and validation_N is not None:
+        kept_out_N = validation_N
+    else:
+        share = VALIDATION_IMAGES if data.hold_out_images is None else data.hold_out_images
+        kept_out_N = held_out_images(ids_N2, share)
     free_N = labelled_N & ~shows_held_N
     trained_N = free_N & ~kept_out_N
     training = np.flatnonzero(trained_N)
@@ -304,8 +310,8 @@ def _split(
     trained_C[class_M[trained_N[row_M]]] = True
     left = f"{len(training):,} images of {int(trained_C.sum())} entities"
     held = (
-        f"(train.data.hold_out_entities={data.hold_out_entities:g} keeps {int(held_C.sum())} of {len(held_C)} entities "
-        f"away, hold_out_images={data.hold_out_images:g} {len(of_images):,} images)"
+        f"(train.data.hold_out_entities{_said(data.hold_out_entities)} keeps {int(held_C.sum())} of {len(held_C)} "
+        f"entities away, hold_out_images{_said(data.hold_out_images)} {len(of_images):,} images)"
     )
     if not len(training):
         raise DatasetError(f"{published.folder}: no image is left to train on {held}: hold out less, or add images")

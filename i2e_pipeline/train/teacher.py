@@ -29,9 +29,10 @@ from filelock import FileLock, Timeout
 
 from i2e_pipeline.core import arrays, files
 from i2e_pipeline.core.config import digest
+from i2e_pipeline.core.ids import id_halves
 from i2e_pipeline.core.machine import scratch
 from i2e_pipeline.dataset.published import DatasetError, part_files
-from i2e_pipeline.train.samples import Samples, id_halves, read_parquet
+from i2e_pipeline.train.samples import Samples, read_parquet
 
 _HEADER, _FORMAT = "teacher", 1
 _LEAVING_SECONDS = 10.0

@@ -1,0 +1,33 @@
+"""Which images a training does not see: the column `split` of a dataset.
+
+A share of the entities is kept for tests, with all images that show one of them, and a share of the other images for
+validation. Both are drawn by hash of entity and image alone, so that an image stays where it is when the dataset grows,
+and the same image lies on the same side in every dataset that has these shares.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from i2e_pipeline.core.draws import hashed, mixed, uniform
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+TEST_ENTITIES = 0.1
+VALIDATION_IMAGES = 0.05
+
+
+def held_out_entities(entity_ids: np.ndarray, share: float = TEST_ENTITIES) -> np.ndarray:
+    """Which entities are kept out of training."""
+    held: np.ndarray = uniform(hashed(entity_ids, "held-out entity")) < share
+    return held
+
+
+def held_out_images(ids_N2: np.ndarray, share: float = VALIDATION_IMAGES) -> np.ndarray:
+    """Which images are kept out of training, if they show no held-out entity. ids_N2: ids.id_halves."""
+    held: np.ndarray = uniform(hashed(keys(ids_N2), "held-out image")) < share
+    return held
+
+
+def keys(ids_N2: np.ndarray) -> np.ndarray:
+    """uint64 that stand for image ids in hashes."""
+    return np.asarray(ids_N2[..., 0] ^ mixed(ids_N2[..., 1]))
