@@ -66,8 +66,9 @@ def class_indices(kept: DataFrame, chosen: DataFrame, places: DataFrame, before:
     before   entity_id, class_index of the last build; an index once given stays its entity's, and where no image
              has it any more it is retired
 
-    New entities are numbered on by the place of the first unit that has a label of theirs, then by id: the index is the
-    same whether the units were built one by one or all at once, and does not depend on the order in which they ended.
+    New entities are numbered on by the place of the first unit that has a label of theirs, then by id, whatever the order
+    in which units ended. Units built one by one give them other indices than all at once only where they were too rare
+    for a class at first.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
@@ -183,8 +184,8 @@ _OWN = ("image_id", "pair_id", "unit", "shard", "row", "width", "height")
 
 
 def splits(image_ids: pa.Array, labels: pa.ListArray) -> pa.Array:
-    """`train`, `validation` or `test` for each image (core/splits.py): the last where any of its labels is of a held-out
-    entity, as little probable as it may be."""
+    """`train`, `validation` or `test` for each image (core/splits.py): the last where any of its labels, as little
+    probable as it may be, is of a held-out entity."""
     of = pc.list_parent_indices(labels).to_numpy()
     entities = pc.struct_field(pc.list_flatten(labels), "entity_id").to_numpy(zero_copy_only=False)
     shows_held_out = np.zeros(len(labels), dtype=bool)

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pytest
 
-from i2e_pipeline.core.schemas import IMAGES, SELECTION
+from i2e_pipeline.core.schemas import HASH, IMAGES, SELECTION
 from i2e_pipeline.engine.tasks import conform
 from i2e_pipeline.publish.images import image_rows
 from i2e_pipeline.publish.statistics import buckets
+
+OF_IMAGES = SELECTION.append(pa.field("key", pa.string())).append(pa.field("perceptual_hash", HASH))
 
 
 def test_images_come_in_hash_order_with_their_own_bytes() -> None:
@@ -22,11 +24,14 @@ def test_images_come_in_hash_order_with_their_own_bytes() -> None:
                 "row": row,
                 "width": 1,
                 "height": 2,
-                "labels": [{"entity_id": 42, "class_index": 0, "score": 0.9}],
+                "labels": [{"entity_id": 42, "class_index": 0, "score": 0.9, "clip_score": 0.3, "mention": "x"}],
+                "split": "train",
+                "key": f"k{row}",
+                "perceptual_hash": bytes(31) + b"\xab",
             }
             for shard, row, i in chosen
         ],
-        schema=SELECTION,
+        schema=OF_IMAGES,
     )
     asked = []
 
@@ -43,12 +48,14 @@ def test_images_come_in_hash_order_with_their_own_bytes() -> None:
     assert asked == [(0, [1, 3]), (2, [0])]
     assert [r["image"]["bytes"] for r in rows] == [b"0/1", b"2/0", b"0/3"]
     assert [r["alt_text"] for r in rows] == ["text 1", "text 0", None]
+    assert [r["image_id"] for r in rows] == ["01" * 16, "05" * 16, "09" * 16]
+    assert {(r["pair_id"], r["perceptual_hash"], r["key"][0]) for r in rows} == {("00" * 16, "00" * 31 + "ab", "k")}
     named = pa.RecordBatch.from_pylist([r for r in rows if r["alt_text"]])
     assert conform(named, IMAGES, "i2e/images").schema == IMAGES
 
 
 def test_nothing_selected_is_nothing_read() -> None:
-    empty = pa.RecordBatch.from_pylist([], schema=SELECTION)
+    empty = pa.RecordBatch.from_pylist([], schema=OF_IMAGES)
     assert list(image_rows(iter([empty]), lambda *_: pytest.fail("rows were read"))) == []
 
 

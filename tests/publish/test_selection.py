@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from i2e_pipeline.core.config import SelectConfig
-from i2e_pipeline.core.schemas import LABELS
+from i2e_pipeline.core.ids import content_id
+from i2e_pipeline.core.schemas import ID, IMAGE_LABELS, LABELS
+from i2e_pipeline.core.splits import held_out_entities
 from i2e_pipeline.publish import selection
 
 COLUMNS = [*LABELS.names, "unit"]
@@ -24,6 +27,7 @@ def label(pair: int, image: int, entity: int, **overrides: Any) -> dict[str, Any
         "clip_score": 0.3,
         "text_probability": 0.5,
         "probability": 0.9,
+        "mention": f"name {entity}",
         "reason": None,
         "unit": "u-1",
         **overrides,
@@ -37,11 +41,16 @@ def select(spark: Any, rows: list[dict[str, Any]], **build: Any) -> tuple[dict[i
 
     max_labels = int(build.pop("max_labels_per_image", 4))
     urls = build.pop("urls", {})
-    settings = SelectConfig.model_validate({"min_images_per_entity": 1, **build})
     schema = from_arrow_schema(LABELS).add("unit", StringType())
     chosen = spark.createDataFrame([tuple(r[c] for c in COLUMNS) for r in rows], schema)
+    chosen_by = {k: build.pop(k) for k in [*build] if k in SelectConfig.model_fields}
+    settings = SelectConfig.model_validate({"min_images_per_entity": 1, **chosen_by})
     labels = selection.image_labels(chosen, max_labels, settings)
-    classes = selection.class_indices(labels.where("dropped is null"))
+    before = build.pop("before", None)
+    known = None if before is None else spark.createDataFrame(before, "entity_id long, class_index int")
+    units = [(name, place) for place, name in enumerate(build.pop("units", sorted({r["unit"] for r in rows})))]
+    places = spark.createDataFrame(units, "unit string, place int")
+    classes = selection.class_indices(labels.where("dropped is null"), chosen, places, known)
     pairs = {r["pair_id"]: (r["pair_id"], urls.get(r["row"]), bytes(16), r["unit"]) for r in rows}
     texts = spark.createDataFrame(list(pairs.values()), "pair_id binary, url string, text_id binary, unit string")
     table = selection.pairs_to_publish(chosen, labels, classes, texts).toArrow()
@@ -114,12 +123,52 @@ def test_classes_are_numbered_in_the_order_of_entities(spark: Any) -> None:
     assert {x["entity_id"]: x["class_index"] for r in images.values() for x in r["labels"]} == {5: 0, 77: 1, 900: 2}
 
 
+def test_an_index_once_given_stays_and_new_entities_go_behind(spark: Any) -> None:
+    """Catches: every class index shifted when a crawl was added (img2dataset's users number classes anew)."""
+    rows = [label(n, n, entity) for n, entity in enumerate([900, 5, 77])]
+    images, _ = select(spark, rows, before=[(77, 0), (12, 1), (900, 2)])
+    assert {x["entity_id"]: x["class_index"] for r in images.values() for x in r["labels"]} == {77: 0, 900: 2, 5: 3}
+
+
+def test_new_entities_are_numbered_by_their_first_unit(spark: Any) -> None:
+    rows = [
+        label(1, 1, 9, unit="u-b"),
+        label(2, 2, 5, unit="u-a"),
+        label(3, 3, 4, unit="u-b"),
+        label(4, 4, 9, unit="u-a"),
+    ]
+    for places, numbered in ((["u-b", "u-a"], {4: 0, 9: 1, 5: 2}), (["u-a", "u-b"], {5: 0, 9: 1, 4: 2})):
+        images, _ = select(spark, rows, units=places)
+        assert {x["entity_id"]: x["class_index"] for r in images.values() for x in r["labels"]} == numbered
+
+
+def test_a_label_says_what_its_most_probable_pair_says(spark: Any) -> None:
+    images, _ = select(
+        spark, [label(1, 7, 42, probability=0.7, mention="Q"), label(2, 7, 42, probability=0.8, clip_score=0.1)]
+    )
+    (only,) = images[7]["labels"]
+    assert (only["mention"], round(only["clip_score"], 3), round(only["score"], 3)) == ("name 42", 0.1, 0.8)
+
+
+def test_an_image_lies_on_the_same_side_in_every_dataset() -> None:
+    ids = pa.array([content_id(bytes([n % 256, n // 256])) for n in range(2000)], ID)
+    labels = pa.array([[{"entity_id": 1 + n % 50}, {"entity_id": 1 + n % 7}] for n in range(2000)], IMAGE_LABELS)
+    found = selection.splits(ids, labels).to_pylist()
+    held = {e for e in range(1, 51) if held_out_entities(np.array([e]))[0]}
+    assert 0 < len(held) < 15
+    shows = [bool({1 + n % 50, 1 + n % 7} & held) for n in range(2000)]
+    assert [s == "test" for s in found] == shows
+    assert 0.03 < found.count("validation") / shows.count(False) < 0.07
+    some = selection.splits(ids.slice(300, 50), labels.slice(300, 50)).to_pylist()
+    assert some == found[300:350]
+
+
 def test_a_units_digest_follows_its_rows_not_their_order(spark: Any) -> None:
     def digests(rows: list[tuple[int, str, float]]) -> dict[str, str]:
         frame = spark.createDataFrame(
-            [(bytes([n]) * 16, bytes([n]) * 16, 0, n, unit, [(42, 0, score)]) for n, unit, score in rows],
+            [(bytes([n]) * 16, bytes([n]) * 16, 0, n, unit, [(42, 0, score)], "train") for n, unit, score in rows],
             "image_id binary, pair_id binary, shard int, row long, unit string, "
-            "labels array<struct<entity_id: long, class_index: int, score: float>>",
+            "labels array<struct<entity_id: long, class_index: int, score: float>>, split string",
         )
         return selection.unit_digests(frame)
 
@@ -132,7 +181,7 @@ def test_a_units_digest_follows_its_rows_not_their_order(spark: Any) -> None:
 
 @pytest.mark.parametrize("labels", [[], None])
 def test_an_image_that_lost_all_labels_is_a_reject(labels: Any) -> None:
-    kind = pa.list_(pa.struct([("entity_id", pa.int64()), ("class_index", pa.int32()), ("score", pa.float32())]))
+    kind = IMAGE_LABELS
     batch = pa.RecordBatch.from_pydict(
         {
             "image_id": pa.array([bytes(16)], pa.binary(16)),

@@ -38,6 +38,10 @@ def config(**data: Any) -> TrainConfig:
     return TrainConfig(data={"batch_size": 8, "workers": 0, **ALL, **data}, **other)
 
 
+DRAWN = config(hold_out_entities=None, hold_out_images=None)
+"""Held out as the dataset says."""
+
+
 def samples_of(folder: str, settings: TrainConfig | None = None) -> Samples:
     return Samples.open(open_published(folder), settings or config())
 
@@ -131,14 +135,34 @@ def test_labels_below_the_bar_are_not_trained_on(tmp_path: Path) -> None:
     assert split.classes == 4
 
 
-def test_ids_may_be_plain_binary(folder: str, samples: Samples, tmp_path: Path) -> None:
-    """As a Delta table is once it was compacted."""
-    other = Path(write_dataset(tmp_path / "i2e", [image_row(i) for i in range(50)]))
+def test_datasets_of_format_1_are_read(folder: str, samples: Samples, tmp_path: Path) -> None:
+    """Ids as bytes, of any size as a Delta table has them once it was compacted, and no `split`."""
+    other = Path(write_dataset(tmp_path / "i2e", [image_row(i) for i in range(50)], format_version=1))
+    old = samples_of(str(other))
+    assert (old.ids_N2 == samples.ids_N2).all()
+    drawn, by_column = samples_of(str(other), DRAWN), samples_of(folder, DRAWN)
+    assert (drawn.training == by_column.training).all()
+    assert len(by_column.held_out.image_rows) + len(by_column.held_out.entity_rows) > 0
+    assert (drawn.held_out.image_rows == by_column.held_out.image_rows).all()
     for file in other.glob("images/*/*.parquet"):
         table = pq.read_table(file, partitioning=None)
         plain = table.set_column(0, "image_id", table.column(0).cast(pa.binary()))
         pq.write_table(plain, file, row_group_size=8)
     assert (samples_of(str(other)).ids_N2 == samples.ids_N2).all()
+
+
+def test_the_column_split_says_what_is_held_out(tmp_path: Path) -> None:
+    rows = [image_row(i) | {"split": "validation" if i % 5 == 0 else "train"} for i in range(40)]
+    entities = [entity_row(c) | {"split": "test" if c == 2 else "train"} for c in range(4)]
+    folder = write_dataset(tmp_path / "i2e", rows, entities=entities)
+    split = samples_of(folder, DRAWN)
+    assert split.held_out_entities.tolist() == [2]
+    assert {split.image_id(r) for r in split.held_out.image_rows.tolist()} == ids(
+        i for i in range(0, 40, 5) if i % 4 != 2
+    )
+    assert {split.image_id(r) for r in split.held_out.entity_rows.tolist()} == ids(range(2, 40, 4))
+    own = samples_of(folder, config(hold_out_entities=0.0, hold_out_images=0.0))
+    assert len(own.training) == 40
 
 
 @pytest.mark.parametrize(
