@@ -531,6 +531,20 @@ class SelectConfig(Section):
     all are kept."""
 
 
+class PublishConfig(Section):
+    title: str = "I2E"
+    """What the dataset is called on its card."""
+    license: str = "other"
+    """License of the dataset as Hugging Face spells it. The images' own stay their owners'."""
+    languages: tuple[str, ...] = ("en",)
+    """Languages of the texts, as ISO 639 codes, for the card."""
+    contact: str | None = None
+    """Mail address or page to which a request for removal goes. It stands on the card."""
+    mask: tuple[Literal["mail", "telephone"], ...] = ("mail", "telephone")
+    """What is masked in published alt-text: mail addresses, and telephone numbers that are written as such (with the
+    country's code or grouped as numbers are). Names are found in the texts as they are."""
+
+
 class EncoderConfig(Section):
     """The image and text towers that are trained."""
 
@@ -790,6 +804,8 @@ class Config(Section):
     """Which scored entities become labels."""
     select: SelectConfig = SelectConfig()
     """Which labels are published."""
+    publish: PublishConfig = PublishConfig()
+    """What the published dataset says of itself, and leaves out of its texts."""
     train: TrainConfig = TrainConfig()
     """Pre-training of image encoders."""
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -18,6 +18,7 @@ from i2e_pipeline.core.stored_image import NoImage
 from i2e_pipeline.inputs import formats, kept
 from i2e_pipeline.inputs.columns import or_null
 from i2e_pipeline.inputs.shard import Shard, ShardChanged
+from i2e_pipeline.publish.masking import mask
 
 BYTES_PER_TASK = 512 << 20
 """Stored bytes of the input rows that one task looks at: at most as much is held in memory, to be sorted."""
@@ -36,6 +37,8 @@ class Columns:
     alt_text: str
     kept: pa.Schema
     """Those that keep their name, as the dataset has them."""
+    mask: tuple[str, ...] = ()
+    """What is masked in the alt-text (masking.py)."""
 
 
 def rows_of_shards(
@@ -52,7 +55,7 @@ def rows_of_shards(
         said = formats.texts(shard, batch.select(texts))[0]
         part = {
             "url": or_null(said.column(columns.url)) if columns.url else pa.nulls(batch.num_rows, pa.string()),
-            "alt_text": said.column(columns.alt_text),
+            "alt_text": mask(said.column(columns.alt_text), columns.mask),
         }
         for field in columns.kept:
             part[field.name], missing = kept.values(batch.column(field.name), field.type)

@@ -1,4 +1,4 @@
-"""What a published dataset says of itself: manifest.json for programs, README.md (a dataset card) for people."""
+"""What a published dataset says of itself to programs: manifest.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 
 from i2e_pipeline.core.config import Config, digest
-from i2e_pipeline.core.schemas import IMAGES
 from i2e_pipeline.core.version import __version__
 from i2e_pipeline.dataset.published import FORMAT_VERSION
 from i2e_pipeline.engine.stage import Run, Stage
@@ -120,65 +119,3 @@ def thresholds(config: Config) -> dict[str, Any]:
             **config.select.model_dump(mode="json"),
         },
     }
-
-
-def card(facts: Mapping[str, Any], top: Sequence[Mapping[str, Any]]) -> str:
-    """The dataset card: front matter as Hugging Face reads it, then what is in it and how it was made."""
-    images, entities, labels = facts["images"], facts["entities"], facts["labels"]
-    kept = [name for name in facts["columns"] if name not in IMAGES.names]
-    lines = [
-        "---",
-        "task_categories: [image-classification, image-feature-extraction]",
-        "configs:",
-        "- config_name: default",
-        "  data_files: images/*/*.parquet",
-        "- config_name: entities",
-        "  data_files: entities/*/*.parquet",
-        "---",
-        "",
-        "# I2E: images labelled with Wikidata entities",
-        "",
-        f"{images:,} images, {labels:,} labels, {entities:,} entities.",
-        "",
-        "| table | key | holds |",
-        "|---|---|---|",
-        "| images | image_id | `image` (stored bytes, unchanged), url, alt_text, width, height, `labels` "
-        f"(entity_id, class_index, score){''.join(f', {name}' for name in kept)} |",
-        "| entities | class_index | entity_id (Wikidata's number), name, description, aliases, counts |",
-        "| statistics | | per entity (also those that no image got), buckets of images per entity, funnel |",
-        "",
-        "A label's score is the probability that it is right, from what text and image say. `manifest.json` "
-        "holds the model, thresholds, fingerprints and software that made this dataset.",
-        "",
-        "## What was kept",
-        "",
-        "| stage | rows are | in | out | rejected |",
-        "|---|---|---:|---:|---|",
-        *(
-            f"| {s['stage']} | {s['rows_are']} | {s['rows_in']:,} | {s['rows_out']:,} | "
-            + (", ".join(f"{reason} {n:,}" for reason, n in s["rejected"].items()) or "none")
-            + " |"
-            for s in facts["funnel"]
-        ),
-        "",
-        "## Entities with the most images",
-        "",
-        "| entity | name | description | images | mean CLIP score |",
-        "|---|---|---|---:|---:|",
-        *(
-            f"| [Q{e['entity_id']}](https://www.wikidata.org/wiki/Q{e['entity_id']}) | {_cell(e['name'])} | "
-            f"{_cell(e['description'])} | {e['images']:,} | {e['mean_clip_score_labelled']:.3f} |"
-            for e in top
-        ),
-        "",
-        "## Rights",
-        "",
-        "Entity names and descriptions are Wikidata's (CC0). Images and alt-text belong to their owners; `url` says "
-        "where each came from.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _cell(text: str | None) -> str:
-    return (text or "").replace("|", "\\|").replace("\n", " ")

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.config import Config, PairsConfig, digest
+from i2e_pipeline.core.config import Config, PairsConfig, PublishConfig, digest
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.schemas import (
     BUCKETS,
@@ -45,8 +45,9 @@ from i2e_pipeline.engine.tables import Commit, Counting, Kernel, pass_on
 from i2e_pipeline.engine.tasks import notes
 from i2e_pipeline.engine.units import Unit, kept_columns
 from i2e_pipeline.publish import selection, statistics
+from i2e_pipeline.publish.card import card
 from i2e_pipeline.publish.images import BYTES_PER_TASK, Columns, image_rows, rows_of_shards
-from i2e_pipeline.publish.manifest import card, funnel, funnel_rows, manifest, thresholds
+from i2e_pipeline.publish.manifest import funnel, funnel_rows, manifest, thresholds
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -143,12 +144,16 @@ class Publish(Stage):
     }
     passes = Passed("i2e/images", ("image_id",))
     in_funnel = False
-    sections = ("pairs", "storage")
-    leaves_out = {
-        f"pairs.{key}": "the selection of a unit holds what it changes"
-        for key in PairsConfig.model_fields
-        if key not in ("url_column", "text_column", "image_column", "keep_columns")
-    } | {"storage.options": "how a store is reached changes no row"}
+    sections = ("pairs", "storage", "publish")
+    leaves_out = (
+        {f"publish.{key}": "it is about the card" for key in PublishConfig.model_fields if key != "mask"}
+        | {
+            f"pairs.{key}": "the selection of a unit holds what it changes"
+            for key in PairsConfig.model_fields
+            if key not in ("url_column", "text_column", "image_column", "keep_columns")
+        }
+        | {"storage.options": "how a store is reached changes no row"}
+    )
 
     def further_columns(self, config: Config, units: Sequence[Unit]) -> Mapping[str, pa.Schema]:
         return {"i2e/images": kept_columns(units, config.pairs)}
@@ -195,7 +200,7 @@ class Publish(Stage):
         )
         rows = tasks.by_row(selected)
         pairs, opened = run.config.pairs, run.shards(units)
-        columns = Columns(pairs.url_column, pairs.text_column, _kept(run))
+        columns = Columns(pairs.url_column, pairs.text_column, _kept(run), run.config.publish.mask)
 
         def make_kernel() -> Kernel:
             def kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
@@ -233,7 +238,7 @@ class Finish(Stage):
         ),
     }
     in_funnel = per_pair = False
-    sections = ("link", "label", "select", "storage")
+    sections = ("link", "label", "select", "storage", "publish")
     leaves_out = {
         "label.calibration": "the manifest holds what it says, not where it lies",
         **{f"storage.{key}": "the images say it" for key in ("format", "compression", "row_group_mb")},
@@ -241,7 +246,7 @@ class Finish(Stage):
     }
 
     def settings(self, config: Config) -> dict[str, Any]:
-        return thresholds(config)
+        return {**thresholds(config), "card": config.publish.fingerprint()}
 
     def components(self, run: Run, unit: str) -> dict[str, Any]:
         published = {c.unit: c.fingerprint for c in run.commits_of("i2e/images")}
@@ -304,7 +309,10 @@ class Finish(Stage):
         # Committed by whoever iterates, before the manifest says that all is whole.
         yield [Made(made, staged)]
         self._remove_other_units(run)
-        files.write_bytes(tables.path("i2e", "README.md"), card(facts, [r.asDict() for r in top]).encode())
+        columns = tables.catalogue.schema("i2e/images")
+        listed = _listed(run, made) if run.config.storage.format == "delta" else None
+        told = card(facts, [r.asDict() for r in top], run.config.publish, columns, listed)
+        files.write_bytes(tables.path("i2e", "README.md"), told.encode())
         files.write_json(tables.path("i2e", "manifest.json"), facts)
 
     def _remove_other_units(self, run: Run) -> None:
@@ -313,6 +321,12 @@ class Finish(Stage):
 
     def _other_units(self, run: Run) -> list[str]:
         return sorted(set(run.tables.commits_of("i2e/images")) - {u.name for u in run.units})
+
+
+def _listed(run: Run, entities: Commit) -> dict[str, list[str]]:
+    """The files that count of the tables that the card tells how to load, below the dataset's folder."""
+    images = [f"images/{f.path}" for c in run.commits_of("i2e/images") for f in c.files["i2e/images"]]
+    return {"images": images, "entities": [f"entities/{f.path}" for f in entities.files["i2e/entities"]]}
 
 
 def entity_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
