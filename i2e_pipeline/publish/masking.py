@@ -1,8 +1,8 @@
 """Masks mail addresses and telephone numbers in published alt-text.
 
-A number counts as a telephone's where it is written as one: with the country's code (+44 …), with the area in brackets,
-grouped as in North America (555-123-4567), or behind a word that announces one ("Tel. …"). Numbers of articles, prices and
-dates are none.
+A number counts as a telephone's where it is written as one: with the country's code (+44 …), with the area in
+brackets, grouped as in North America (555-123-4567), or behind a word that announces one ("Tel. …"). Numbers of
+articles, prices and dates are none.
 """
 
 from __future__ import annotations

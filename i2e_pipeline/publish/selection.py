@@ -66,9 +66,9 @@ def class_indices(kept: DataFrame, chosen: DataFrame, places: DataFrame, before:
     before   entity_id, class_index of the last build; an index once given stays its entity's, and where no image
              has it any more it is retired
 
-    New entities are numbered on by the place of the first unit that has a label of theirs, then by id, whatever the order
-    in which units ended. Units built one by one give them other indices than all at once only where they were too rare
-    for a class at first.
+    New entities are numbered on by the place of the first unit that has a label of theirs, then by id, whatever the
+    order in which units ended. Units built one by one give them other indices than all at once only where they were too
+    rare for a class at first.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
