@@ -113,6 +113,12 @@ class _Search:
         only = [*units, WHOLE] if units is not None and writer.scope == "whole" else None
         return self.run.tables.where(table, commits, wanted, columns, only, most)
 
+    def id_in(self, table: str, image_id: bytes) -> pa.Scalar:
+        """An image's id as a table has it: a run's own in bytes, the dataset's in hex digits since format 2."""
+        commits = self.run.commits[self.run.writer(table).name].values()
+        is_text = pa.types.is_string(self.run.tables.as_stored(table, commits).field("image_id").type)
+        return pa.scalar(image_id.hex()) if is_text else pa.scalar(image_id, ID)
+
     def find(self) -> _Found:
         """The image and the pairs that are asked for. Raises NotFound."""
         asked = self.asked
@@ -139,7 +145,7 @@ class _Search:
             self.looked.append(f"no images: an id's beginning has {_LEAST_DIGITS} digits at least")
             return None
         for table in _IMAGES:
-            low, high = (_id_in(table, bytes.fromhex(digits.ljust(32, end))) for end in "0f")
+            low, high = (self.id_in(table, bytes.fromhex(digits.ljust(32, end))) for end in "0f")
             begins = (pc.field("image_id") >= low) & (pc.field("image_id") <= high)
             self.looked.append(f"{table} (image_id)")
             one_an_image = "image_id" in self.run.tables.catalogue.tables[table].key
@@ -306,7 +312,7 @@ class _Explanation:
             return f"{last['stage']}: {last['reason']}"
         is_pair = pc.field("pair_id") == pa.scalar(pair_id, ID)
         for row in self.search.rows("selection", is_pair, ["image_id"], [unit]):
-            is_image = pc.field("image_id") == _id_in(_PUBLISHED, row["image_id"])
+            is_image = pc.field("image_id") == self.search.id_in(_PUBLISHED, row["image_id"])
             if self.search.rows(_PUBLISHED, is_image, ["image_id"], [unit]):
                 return "published"
         waiting = next((s.name for s in self._of_pairs() if not self._has_seen(s, unit)), None)
@@ -488,7 +494,7 @@ class _Explanation:
         is_it = pc.field("image_id") == pa.scalar(image_id, ID)
         selected = _first(self.search.rows("selection", is_it))
         columns = ["url", "alt_text"]
-        is_there = pc.field("image_id") == _id_in(_PUBLISHED, image_id)
+        is_there = pc.field("image_id") == self.search.id_in(_PUBLISHED, image_id)
         published = _first(self.search.rows(_PUBLISHED, is_there, columns, [selected["unit"]])) if selected else None
         size = selected or _first(self.search.rows("scores", is_it, ["width", "height"], most=1))
         is_label = is_it & pc.field("reason").is_null()
@@ -573,11 +579,6 @@ _OPTION = (
     pa.field("text_probability", pa.float32()),
 )
 """What the stage that chooses labels sees of a candidate."""
-
-
-def _id_in(table: str, image_id: bytes) -> pa.Scalar:
-    """An image's id as a table has it: the dataset's in hex digits, the run's own in bytes."""
-    return pa.scalar(image_id.hex()) if table == _PUBLISHED else pa.scalar(image_id, ID)
 
 
 def _as_bytes(image_id: str | bytes) -> bytes:

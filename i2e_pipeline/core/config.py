@@ -532,6 +532,8 @@ class SelectConfig(Section):
 
 
 class PublishConfig(Section):
+    added_later: ClassVar[tuple[str, ...]] = ("title", "license", "languages", "contact", "mask")
+
     title: str = "I2E"
     """What the dataset is called on its card."""
     license: str = "other"

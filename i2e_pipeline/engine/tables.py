@@ -272,7 +272,8 @@ class Tables:
         Row groups whose statistics rule the expression out are not read, of the others first the columns that it asks
         for. Memory holds some row groups and the rows found. Raises TableError for a file that is gone.
         """
-        schema = self.catalogue.schema(table)
+        commits = list(commits)
+        schema = self.as_stored(table, commits)
         names = list(columns) if columns is not None else schema.names
         filesystem, _ = files.open_filesystem(self.root)
         unit_of = {
@@ -299,6 +300,22 @@ class Tables:
         if "unit" in places:
             places["unit"] = pa.array([unit_of[path] for path in places["unit"].to_pylist()], pa.string())
         return pa.table(places, schema=result)
+
+    def as_stored(self, table: str, commits: Iterable[Commit]) -> pa.Schema:
+        """The table's schema with ids as its files have them: until format 2 of datasets they were bytes there, too."""
+        schema = self.catalogue.schema(table)
+        path = next((f.path for c in commits for f in c.files.get(table, []) if f.rows), None)
+        if path is None or not any(pa.types.is_string(f.type) for f in schema if f.name.endswith("_id")):
+            return schema
+        filesystem, inner = files.open_filesystem(self.path(table, path))
+        try:
+            stored = pq.read_schema(inner, filesystem=filesystem)
+        except FileNotFoundError:
+            return schema
+        for place, field in enumerate(schema):
+            if field.name in stored.names and pa.types.is_fixed_size_binary(stored.field(field.name).type):
+                schema = schema.set(place, field.with_type(stored.field(field.name).type))
+        return schema
 
     def batches(self, table: str, commits: Iterable[Commit], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The same in bounded memory, batch by batch."""

@@ -246,7 +246,8 @@ class Finish(Stage):
     }
 
     def settings(self, config: Config) -> dict[str, Any]:
-        return {**thresholds(config), "card": config.publish.fingerprint()}
+        card = config.publish.fingerprint()
+        return {**thresholds(config), **({"card": card} if card else {})}
 
     def components(self, run: Run, unit: str) -> dict[str, Any]:
         published = {c.unit: c.fingerprint for c in run.commits_of("i2e/images")}

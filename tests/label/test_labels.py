@@ -22,6 +22,7 @@ def option(entity_id: int, z: float, start: int = 0, end: int = 5, text: float =
         "clip_score": z / 10,
         "background_z": z,
         "text_probability": text,
+        "surface": f"name {entity_id} at {start}",
     }
 
 
@@ -35,6 +36,7 @@ def pairs(*options: list[dict[str, Any]]) -> pa.RecordBatch:
                 ("clip_score", pa.float32()),
                 ("background_z", pa.float32()),
                 ("text_probability", pa.float32()),
+                ("surface", pa.string()),
             ]
         )
     )
@@ -68,6 +70,7 @@ def chosen(*batches: pa.RecordBatch, threshold: float | None = None, most: int =
 def test_the_image_chooses_among_the_candidates_of_a_mention() -> None:
     labels, rejects = chosen(pairs([option(1, 6.0), option(2, 4.0)]))
     assert {r["entity_id"]: r["reason"] for r in labels} == {1: None, 2: "less_sure"}
+    assert {r["entity_id"]: r["mention"] for r in labels} == {1: "name 1 at 0", 2: "name 2 at 0"}
     assert rejects == []
 
 

@@ -74,8 +74,8 @@ def told(python: str, script: str, home: Path, *arguments: str) -> Any:
 
 @pytest.mark.parametrize("version", ["3.6.0", "4.8.4", "5.0.0"])
 def test_datasets_shows_pictures_and_keeps_datasets_apart(version: str, tmp_path: Path) -> None:
-    """Catches: `Arrow type fixed_size_binary[16] does not have a datasets dtype equivalent`; structs of bytes instead of
-    pictures; a second dataset whose load returns the first one from the cache."""
+    """Catches: `Arrow type fixed_size_binary[16] does not have a datasets dtype equivalent`; structs of bytes instead
+    of pictures; a second dataset whose load returns the first one from the cache."""
     python = environment(tmp_path / "python", f"datasets=={version}", "pillow")
     a, b = dataset(tmp_path / "a" / "i2e", 0, 12), dataset(tmp_path / "b" / "i2e", 100, 9)
     of_a, of_b = told(python, DATASETS, tmp_path / "home", a, b)

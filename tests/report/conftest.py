@@ -36,13 +36,19 @@ def key(name: str) -> bytes:
 def image(name: str, *labels: tuple[int, int, float], **fields: Any) -> dict[str, Any]:
     """A published image; labels are (entity_id, class_index, score)."""
     row = {
-        "image_id": key(name),
+        "image_id": key(name).hex(),
         "image": {"bytes": png(), "path": None},
         "url": f"https://example.org/{name}.png",
         "alt_text": name,
         "width": 40,
         "height": 30,
-        "labels": [{"entity_id": e, "class_index": c, "score": s} for e, c, s in labels],
+        "key": name,
+        "pair_id": key(name).hex(),
+        "perceptual_hash": "00" * 32,
+        "split": "train",
+        "labels": [
+            {"entity_id": e, "class_index": c, "score": s, "clip_score": 0.3, "mention": name} for e, c, s in labels
+        ],
     }
     return {**row, **fields}
 
@@ -62,6 +68,13 @@ def entity(entity_id: int, name: str, images: int, **fields: Any) -> dict[str, A
         "mean_clip_score": 0.2,
         "mean_clip_score_labelled": 0.3 if depicted else None,
         "mean_probability": 0.9 if depicted else None,
+        "types": [],
+        "coarse_type": None,
+        "sitelinks": None,
+        "popularity": None,
+        "is_human": None,
+        "wikipedia_title": None,
+        "retired": False,
     }
     return {**row, **fields}
 
@@ -106,12 +119,13 @@ class Output:
         quality: Sequence[dict[str, Any]] = (),
     ) -> None:
         """A whole output; `rejects` are the label stage's."""
-        classes = [{**e, "mean_clip_score": e["mean_clip_score_labelled"]} for e in entities if e["images"]]
+        depicted = [e for e in entities if e["images"]]
+        classes = [{**e, "mean_clip_score": e["mean_clip_score_labelled"], "split": "train"} for e in depicted]
         classes = [{n: e[n] for n in self.pipeline.tables.catalogue.schema("i2e/entities").names} for e in classes]
         labels = [
             {
-                "image_id": i["image_id"],
-                "pair_id": i["image_id"],
+                "image_id": bytes.fromhex(i["image_id"]),
+                "pair_id": bytes.fromhex(i["pair_id"]),
                 "shard": 0,
                 "row": n,
                 "width": 40,
@@ -120,6 +134,7 @@ class Output:
                 "clip_score": 0.3,
                 "text_probability": 0.5,
                 "probability": label["score"],
+                "mention": label["mention"],
                 "reason": None,
             }
             for n, i in enumerate(images)
