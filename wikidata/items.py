@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from wikidata.filters import FILTERS, is_human, unwanted
 from wikidata.reasons import Reason
-from wikidata.schemas import BRACKETS, RAW_ENTITIES, RAW_NAMES, REDIRECTS, REJECTS
+from wikidata.schemas import BRACKETS, NAMES, RAW_ENTITIES, RAW_NAMES, REDIRECTS, REJECTS
 from wikidata.surface import (
     LANGUAGES,
     acronyms,
@@ -38,7 +38,9 @@ from wikidata.surface import (
     inadmissible,
     normal_form,
     parts_of_person,
+    plain_words,
     short_forms,
+    stands_alone,
     unaccented,
     without_qualifier,
 )
@@ -67,6 +69,11 @@ def _is_id(text: str) -> bool:
     return known and (len(text) < 20 or int(text[1:]) <= MAX_ID)
 
 
+@lru_cache(maxsize=1 << 14)  # the same few classes stand on most lines
+def _number(text: str) -> int:
+    return int(text[1:]) if _is_id(text) else 0
+
+
 class _Text(msgspec.Struct, gc=False):
     value: str
 
@@ -78,9 +85,7 @@ class _EntityId(msgspec.Struct, gc=False, rename={"numeric_id": "numeric-id"}):
     @property
     def number(self) -> int:
         """Old dumps have only the number, new ones both; 0 where it is no item."""
-        if self.id:
-            return int(self.id[1:]) if _is_id(self.id) else 0
-        return self.numeric_id
+        return _number(self.id) if self.id else self.numeric_id
 
 
 class _Monolingual(msgspec.Struct, gc=False):
@@ -353,8 +358,10 @@ def read_items(
     `knowledge_base.without_duplicates`.
     """
     for batch in batches:
-        entities, names, rejects = _Columns(RAW_ENTITIES), _Columns(RAW_NAMES), _Columns(REJECTS)
+        entities, rejects = _Columns(RAW_ENTITIES), _Columns(REJECTS)
         brackets, redirects = _Columns(BRACKETS), _Columns(REDIRECTS)
+        names: list[tuple[str, str, int, str, str]] = []
+        named: list[int] = []
         column = batch.column(0)
         kind = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
         column = column if pa.types.is_binary(column.type) else column.cast(kind)
@@ -372,8 +379,8 @@ def read_items(
                 if reason is None:
                     row, its_names = describe(parsed, types, languages, max_aliases, statements(line))
                     entities.add((*row, line_id, parsed.revision))
-                    for name in its_names:
-                        names.add((*name, line_id))
+                    names += its_names
+                    named.append(len(its_names))
                     continue
                 detail = parsed.id
             else:
@@ -382,12 +389,16 @@ def read_items(
                 if reason is Reason.REDIRECT and (ids := merged(line)) is not None:
                     redirects.add(ids)
             rejects.add((reason.value, line_id, detail))
-        made = {
-            "entities": entities, "names": names, "rejects": rejects, "brackets": brackets, "redirects": redirects,
-        }  # fmt: skip
-        for table, columns in made.items():
-            if columns.rows:
-                yield table, columns.batch()
+        if entities.rows:
+            made = entities.batch()
+            yield "entities", made
+            if names:
+                columns = _arrays(names, NAMES)
+                line_ids = made.column("line_id").take(np.repeat(np.arange(len(named)), named))
+                yield "names", pa.RecordBatch.from_arrays([*columns, line_ids], schema=RAW_NAMES)
+        for table, rows in (("rejects", rejects), ("brackets", brackets), ("redirects", redirects)):
+            if rows.rows:
+                yield table, rows.batch()
 
 
 def _each(lines: pa.Array) -> Iterator[bytes]:
@@ -422,9 +433,11 @@ class _Columns:
         self.add = self.rows.append
 
     def batch(self) -> pa.RecordBatch:
-        columns = zip(*self.rows, strict=True)
-        arrays = [pa.array(c, f.type) for c, f in zip(columns, self.schema, strict=True)]
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        return pa.RecordBatch.from_arrays(_arrays(self.rows, self.schema), schema=self.schema)
+
+
+def _arrays(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> list[pa.Array]:
+    return [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
 
 
 def _detail(line: bytes, said: str) -> str:
@@ -456,7 +469,8 @@ def classes(item: Item) -> list[int]:
 
 
 def _items(statements: Sequence[_Statement[_EntityId]]) -> list[int]:
-    return list(dict.fromkeys(n for v in _ranked(statements) if 0 < (n := v.number) <= MAX_ID))
+    numbers = [v.number for v in _ranked(statements)]
+    return [n for n in dict.fromkeys(numbers) if 0 < n <= MAX_ID]
 
 
 def describe(
@@ -514,13 +528,24 @@ def describe(
                 if mono.language in languages:
                     surfaces.setdefault(_clean(mono.text), (kind, mono.language))
 
-    names, seen = [], set()
+    names: list[tuple[str, str, int, str, str]] = []
+    seen: set[str] = set()
+    derivable = []
+    human = is_human(types)
     for surface, (kind, language) in surfaces.items():
-        form = normal_form(surface)
-        if inadmissible(form) is None:
-            names.append((form, surface, entity_id, kind, language))
-            seen.add(form)
-    for form, surface, _, kind, language in tuple(names):
+        if words := plain_words(surface):
+            form = surface.lower()
+            derives = len(words) > 1 and ((kind == "label" and (human or not types)) or not stands_alone(words))
+        else:
+            form = normal_form(surface)
+            if inadmissible(form) is not None:
+                continue
+            derives = kind in _WHOLE or not form.isascii()
+        names.append((form, surface, entity_id, kind, language))
+        seen.add(form)
+        if derives:
+            derivable.append((form, surface, kind, language))
+    for form, surface, kind, language in derivable:
         for other, spelled, its_kind in _derived(form, surface, kind, types, description):
             if other not in seen and inadmissible(other) is None:
                 spelled = _excerpt(surface, other) if spelled is None else spelled
@@ -543,7 +568,7 @@ def describe(
         0,
         bool(claims.P18) and bool(_ranked(claims.P18)),
         TYPES.mean_visual,
-        is_human(types),
+        human,
     )
     return row, names
 
@@ -554,8 +579,6 @@ def _derived(
     """What else a name is called: normal form, how it is spelled (None: as an excerpt of the surface), kind. They may
     be inadmissible, or stand more than once."""
     whole = kind in _WHOLE
-    if form.isascii() and (not whole or (surface.isalnum() and surface.isascii())):
-        return []  # a single word, as most names are, or a code
     found: list[tuple[str, str | None, str]] = []
     accented = [] if form.isascii() else [form]
     if whole:
@@ -566,10 +589,11 @@ def _derived(
         if "." in form:
             accented.append(normal_form(form.replace(".", "")))
     found += [(unaccented(f), None, "unaccented") for f in accented]
-    if kind == "label" and (parts := parts_of_person(surface)) and _may_be_a_person(types, description, surface):
+    human = is_human(types)
+    if kind == "label" and (human or not types) and (parts := _parts(surface, human, description)):
         parts += [(unaccented(part), its_kind) for part, its_kind in parts]
         found += [(normal_form(part), part, its_kind) for part, its_kind in parts]
-    if whole and not is_human(types):
+    if whole and not human:
         initials = [short for short in acronyms(surface) if _stands_for(surface, short)]
         found += [(normal_form(short), short, "acronym") for short in initials]
     return found
@@ -581,12 +605,14 @@ def _site(language: str) -> str:
     return f"{language.partition('-')[0]}wiki"
 
 
-def _may_be_a_person(types: Sequence[int], description: str | None, name: str) -> bool:
-    """Whether parts of the name name the item: it is a human by class, or has no class, and neither its description
+def _parts(name: str, human: bool, description: str | None) -> list[tuple[str, str]]:
+    """The parts of a name that name the item: it is a human by class, or has no class, and neither its description
     ("bicycle brand") nor its name ("Three Gorges Dam") is headed by another kind of thing."""
-    if types:
-        return is_human(types)
-    return TYPES.of_text(description) in _MAY_BE_A_PERSON and TYPES.of_text(name) in _MAY_BE_A_PERSON
+    parts = parts_of_person(name)
+    if not parts or human:
+        return parts
+    may_be = TYPES.of_text(description) in _MAY_BE_A_PERSON and TYPES.of_text(name) in _MAY_BE_A_PERSON
+    return parts if may_be else []
 
 
 def _stands_for(name: str, acronym: str) -> bool:

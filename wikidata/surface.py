@@ -152,6 +152,17 @@ def _strip(form: str) -> str:
             return form
 
 
+def plain_words(name: str) -> list[str]:
+    """The words of a name of one, two or three words of ASCII's letters with a blank between them; [] for others.
+
+    Such a name is admissible, and its normal form is itself in small letters. Most names are such.
+    """
+    if not name.isascii() or not 1 < len(name) <= MAX_CHARS:
+        return []
+    words = name.split(" ")
+    return words if len(words) <= 3 and all(map(str.isalpha, words)) else []
+
+
 def normal_forms(surfaces: pa.Array | pa.ChunkedArray | Sequence[str | None]) -> pa.Array:
     """`normal_form` of each: string in, string out, null stays null. Equal surfaces are normalised once."""
     array = surfaces if isinstance(surfaces, pa.Array | pa.ChunkedArray) else pa.array(surfaces, pa.string())
@@ -211,7 +222,7 @@ def inadmissible(form: str) -> Inadmissible | None:
 
 def without_qualifier(title: str) -> str:
     """A page title without its qualifier in brackets: "Mercury (planet)" is "Mercury"."""
-    match = _QUALIFIER.match(title)
+    match = _QUALIFIER.match(title) if "(" in title else None
     return match.group(1) if match else title
 
 
@@ -450,6 +461,8 @@ _SPELLED_OUT = {
     "st": "saint", "st.": "saint", "mt": "mount", "mt.": "mount", "ft": "fort", "ft.": "fort",
 }  # fmt: skip
 _CLUBS = _words("fc f.c. afc a.f.c. cf c.f. sc s.c.")
+_LEFT_OUT_FIRST = _CLUBS | _SHIPS | {"the"}
+_LEFT_OUT_LAST = _CLUBS | _TYPE_WORDS | _ADDED_LAST
 _DIGIT = re.compile(r"\d")
 _DESIGNATION = re.compile(r"(?=.*\d)(?=.*[A-Z])[A-Z][A-Za-z]{0,3}[-\u2010\u2011]?\d[\w-]*\Z")
 
@@ -547,6 +560,17 @@ def acronyms(name: str) -> list[str]:
     if 3 <= len(content) <= 7 and all(w[:1].isupper() for w in content):
         found.append("".join(w[0] for w in content))
     return [*dict.fromkeys(found)] if found else found
+
+
+def stands_alone(words: Sequence[str]) -> bool:
+    """Whether neither `short_forms` nor `acronyms` makes anything of the name of these `plain_words`. Where it says
+    False they still may not."""
+    count = len(words)
+    if count == 1:
+        return True
+    if words[0].lower() in _LEFT_OUT_FIRST or words[-1].lower() in _LEFT_OUT_LAST:
+        return False
+    return count == 2 or (len(words[1]) > 1 and not (words[1][0].isupper() and words[2][0].isupper()))
 
 
 @lru_cache(maxsize=1 << 16)
