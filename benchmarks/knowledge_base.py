@@ -10,7 +10,8 @@ parse      dump lines in memory, MB per CPU-second, lines of 20 kB and more apar
              kernel   wikidata.items.read_items: entities, names, normal forms, as Arrow batches
 readers    the dump of --dump, a plain file, on Spark to nowhere: CPU seconds of all processes, and on the wall
              json     spark.read.json with the schema of what is read of an item: the baseline
-             kernel   its lines, and read_items, all of whose tables are worked out
+             kernel   its lines, as the stage knowledge_base reads those of a plain file, and read_items, all of whose
+                      tables are worked out
 surfaces   names with what is known of their entities, sorted, to surfaces with priors; surfaces per CPU-second
              rows     one surface after the other, in plain Python: the baseline
              kernel   wikidata.priors.surfaces
@@ -57,8 +58,10 @@ from i2e_pipeline.link.candidates import keys_of
 from i2e_pipeline.sample import compose
 from i2e_pipeline.stages import pipeline
 from wikidata.items import Item, parse, read_items
+from wikidata.knowledge_base import read_in_tasks
 from wikidata.priors import KINDS, LIMITS, NAME_ROWS, WEIGHTS, base_link_probability, link_probability, smoothed
 from wikidata.priors import surfaces as surfaces_kernel
+from wikidata.source_files import DUMP, recognised
 from wikidata.surface import normal_form
 
 PACKAGE = Path(compose.__file__).parent
@@ -447,14 +450,17 @@ def measure_readers(dump: Path, repeats: int) -> dict[str, Any]:
     def nowhere(frame: Any) -> None:
         frame.write.format("noop").mode("overwrite").save()
 
+    in_tasks = read_in_tasks(session, recognised([str(dump)], DUMP))
+    if in_tasks is None:
+        raise SystemExit(f"--dump {dump} is compressed: unpack it")
+    pieces, lines_of = in_tasks
+
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for _, batch in read_items(batches):
+        for _, batch in read_items(lines_of(batches)):
             yield pa.record_batch([pa.array([batch.num_rows])], ["rows"])
 
     def kernel() -> None:
-        # As read_dump reads a dump that is not small: those of a small one are dealt to the cores first.
-        lines = session.read.text(str(dump)).selectExpr("cast(value as binary) as value")
-        nowhere(lines.mapInArrow(rows, "rows bigint"))
+        nowhere(pieces.mapInArrow(rows, "rows bigint"))
 
     ways = {"json": lambda: nowhere(session.read.schema(spark_schema()).json(str(dump))), "kernel": kernel}
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
