@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import pairwise
@@ -51,6 +52,9 @@ _MAY_BE_A_PERSON = (UNKNOWN, TYPES.code("person"))
 _HAVE_ACRONYMS = tuple(map(TYPES.code, ("organization", "company", "team", "event")))
 MAX_ALIASES = 200
 """Aliases kept per entity, in the order of the dump; a few items have tens of thousands."""
+
+LINES = 2048
+"""Lines whose rows leave together, at least: making a table costs as much as some ten lines do."""
 
 MAX_ID = 2**63 - 1
 _ID_IN_LINE = re.compile(rb'"id"\s*:\s*"([A-Za-z][0-9]+)"')
@@ -352,16 +356,12 @@ def read_items(
 
     batches   one column of lines, string or binary (large or not); bytes are taken as they are, valid UTF-8 or not
     yields    ("entities", RAW_ENTITIES), ("names", RAW_NAMES), ("rejects", REJECTS), of lines that open or close the
-              array ("brackets", BRACKETS), and of merged items, which are rejects, too, ("redirects", REDIRECTS); per
-              batch, empty ones left out
-    For each batch, lines = entities + rejects. An id that stands twice is settled by
-    `knowledge_base.without_duplicates`.
+              array ("brackets", BRACKETS), and of merged items, which are rejects, too, ("redirects", REDIRECTS); of as
+              many batches together as have LINES lines, empty ones left out
+    Lines = entities + rejects. An id that stands twice is settled by `knowledge_base.without_duplicates`.
     """
+    rows = _Rows()
     for batch in batches:
-        entities, rejects = _Columns(RAW_ENTITIES), _Columns(REJECTS)
-        brackets, redirects = _Columns(BRACKETS), _Columns(REDIRECTS)
-        names: list[tuple[str, str, int, str, str]] = []
-        named: list[int] = []
         column = batch.column(0)
         kind = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
         column = column if pa.types.is_binary(column.type) else column.cast(kind)
@@ -371,34 +371,62 @@ def read_items(
             if not _is_bare(line):
                 _, opens, closes = bare(line)
                 if opens or closes:
-                    brackets.add((opens, closes))
+                    rows.brackets.append((opens, closes))
             parsed = parse(line, is_utf8)
             if isinstance(parsed, Item):
                 types = classes(parsed)
                 reason = unwanted(types, filters)
                 if reason is None:
                     row, its_names = describe(parsed, types, languages, max_aliases, statements(line))
-                    entities.add((*row, line_id, parsed.revision))
-                    names += its_names
-                    named.append(len(its_names))
+                    rows.entities.append((*row, line_id, parsed.revision))
+                    rows.names += its_names
+                    rows.named.append(len(its_names))
                     continue
                 detail = parsed.id
             else:
                 reason, said = parsed
                 detail = _detail(line, said)
                 if reason is Reason.REDIRECT and (ids := merged(line)) is not None:
-                    redirects.add(ids)
-            rejects.add((reason.value, line_id, detail))
-        if entities.rows:
-            made = entities.batch()
-            yield "entities", made
-            if names:
-                columns = _arrays(names, NAMES)
-                line_ids = made.column("line_id").take(np.repeat(np.arange(len(named)), named))
+                    rows.redirects.append(ids)
+            rows.rejects.append((reason.value, line_id, detail))
+        if len(rows.entities) + len(rows.rejects) >= LINES:
+            yield from rows.tables()
+            rows = _Rows()
+    yield from rows.tables()
+
+
+@dataclass
+class _Rows:
+    """What some lines are, row by row."""
+
+    entities: list[tuple[Any, ...]] = field(default_factory=list)
+    names: list[tuple[Any, ...]] = field(default_factory=list)
+    named: list[int] = field(default_factory=list)
+    """How many names each entity has."""
+    rejects: list[tuple[Any, ...]] = field(default_factory=list)
+    brackets: list[tuple[Any, ...]] = field(default_factory=list)
+    redirects: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def tables(self) -> Iterator[tuple[str, pa.RecordBatch]]:
+        if self.entities:
+            entities = _batch(self.entities, RAW_ENTITIES)
+            yield "entities", entities
+            if self.names:
+                line_ids = entities.column("line_id").take(np.repeat(np.arange(len(self.named)), self.named))
+                columns = _batch(self.names, NAMES).columns
                 yield "names", pa.RecordBatch.from_arrays([*columns, line_ids], schema=RAW_NAMES)
-        for table, rows in (("rejects", rejects), ("brackets", brackets), ("redirects", redirects)):
-            if rows.rows:
-                yield table, rows.batch()
+        for table, rows, schema in (
+            ("rejects", self.rejects, REJECTS),
+            ("brackets", self.brackets, BRACKETS),
+            ("redirects", self.redirects, REDIRECTS),
+        ):
+            if rows:
+                yield table, _batch(rows, schema)
+
+
+def _batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True)
+    return pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 
 def _each(lines: pa.Array) -> Iterator[bytes]:
@@ -422,22 +450,6 @@ def _is_utf8(lines: pa.Array) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
-
-
-class _Columns:
-    """Rows collected by column, to become one record batch."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self.schema = schema
-        self.rows: list[tuple[Any, ...]] = []
-        self.add = self.rows.append
-
-    def batch(self) -> pa.RecordBatch:
-        return pa.RecordBatch.from_arrays(_arrays(self.rows, self.schema), schema=self.schema)
-
-
-def _arrays(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> list[pa.Array]:
-    return [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
 
 
 def _detail(line: bytes, said: str) -> str:

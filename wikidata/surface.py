@@ -112,8 +112,10 @@ def _any_form(form: str) -> str:
         if not form.isascii():
             form = scripts.without_optional_blanks(form)
         form = _POSSESSIVE.sub("", _strip(form))
-        if form == before:
+        if form == before or _PLAIN_LATIN.match(form):
             return form
+        if form.isascii():
+            return _ascii_form(form)
 
 
 def _undotted(form: str) -> str:
@@ -159,6 +161,8 @@ def plain_words(name: str) -> list[str]:
     """
     if not name.isascii() or not 1 < len(name) <= MAX_CHARS:
         return []
+    if name.isalpha():
+        return [name]
     words = name.split(" ")
     return words if len(words) <= 3 and all(map(str.isalpha, words)) else []
 
