@@ -81,11 +81,11 @@ def read_dump(
 def read_in_tasks(
     spark: SparkSession, sources: Sequence[Source], allow_partial: bool = False
 ) -> tuple[DataFrame, Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]] | None:
-    """Plain files in pieces, a row each, and what makes of such rows the lines of a dump, as `value: binary`; None where
-    a file is compressed.
+    """Plain files in pieces, a row each, and what makes of such rows the lines of a dump, as `value: binary`; None
+    where a file is compressed.
 
-    A task that reads its piece by itself spares its lines the way through Java, which costs as much as a third of all
-    that is made of them. There are as many pieces as tasks run at once, or more, of at most PIECE bytes.
+    A task that reads its piece by itself spares its lines the way through Java. There are as many pieces as tasks run
+    at once, or more, of at most PIECE bytes.
     """
     if any(source.compression for source in sources):
         return None

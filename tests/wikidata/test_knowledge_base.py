@@ -106,7 +106,9 @@ def test_the_listed_files_are_read_wherever_they_lie(spark: SparkSession, tmp_pa
 
 def test_tasks_read_the_lines_that_spark_reads(spark: SparkSession, tmp_path: Path) -> None:
     """Catches: another hash of a line, and so another id in `rejects`, by the way that it was read."""
-    for n, text in enumerate((b"\xef\xbb\xbf[\r\n" + line(1) + b"\r\n]\r\n", b"\n\n" + line(2) + b"\n\xff\n\n" + line(3))):
+    for n, text in enumerate(
+        (b"\xef\xbb\xbf[\r\n" + line(1) + b"\r\n]\r\n", b"\n\n" + line(2) + b"\n\xff\n\n" + line(3))
+    ):
         (tmp_path / f"{n}.json").write_bytes(text)
     dump = recognised([str(tmp_path / f"{n}.json") for n in range(2)], DUMP)
     read = knowledge_base.read_dump(spark, dump, for_spark=files.for_spark)

@@ -109,7 +109,7 @@ def test_however_a_plain_file_is_cut_each_line_is_in_one_piece(tmp_path: Path, t
 def test_a_plain_file_that_is_gone_is_named(tmp_path: Path) -> None:
     cut = pieces([Source(str(tmp_path / "gone.json"), None, 9)], 4)
     (numbers,) = pa.table({"id": range(len(cut))}).to_batches()
-    with pytest.raises(SourceError, match="gone.json cannot be read"):
+    with pytest.raises(SourceError, match=r"gone\.json cannot be read"):
         list(lines_of_pieces([numbers], cut))
     assert list(lines_of_pieces([numbers], cut, partial=True)) == []
 
