@@ -5,13 +5,14 @@ Writes   entities (RAW_ENTITIES) · names (RAW_NAMES) · rejects (REJECTS) · br
          reject, never both · redirects (REDIRECTS) of lines that say what an item was merged into
 Rejects  see reasons.py; the detail is the id, where one could be read, and the parser's words
 
-msgspec decodes into structs that name only what is used, and skips the rest. On lines of Wikidata's mean size (11 kB)
-it is 4.6 times as fast as json.loads, and orjson, which makes objects of everything, 2.1 times; the whole kernel, with
-names, normal forms and hashes of lines, takes 4.8 times as long as msgspec alone, which is as long as json.loads; on
-lines of 108 kB it is 3.7 times as fast as that (benchmarks/knowledge_base.py). On short lines the cost per line counts:
-on lines of 455 bytes the kernel takes 8 times as long as json.loads alone. What Wikibase may write in two ways is
-accepted: `[]` for an empty map, snaks without value, statements of unknown form. What the dump's format forbids is
-refused: labels that are no strings, alias lists that are no arrays, text that is not strict UTF-8.
+msgspec decodes into structs that name only what is used, and skips the rest. On lines of 9 kB, as most of Wikidata's
+are, it is 4.6 times as fast as json.loads, and orjson, which makes objects of everything, 2.2 times; the whole kernel,
+with names, normal forms and hashes of lines, takes 4.5 times as long as msgspec alone, which is as long as json.loads.
+On lines of 29 kB it is 1.6 times as fast as that, on lines of 108 kB 4.5 times (benchmarks/knowledge_base.py). On short
+lines the cost per name counts: on lines of 455 bytes the kernel takes 12 times as long as json.loads alone. What
+Wikibase may write in two ways is accepted: `[]` for an empty map, snaks without value, statements of unknown form. What
+the dump's format forbids is refused: labels that are no strings, alias lists that are no arrays, text that is not
+strict UTF-8.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ MAX_ALIASES = 200
 """Aliases kept per entity, in the order of the dump; a few items have tens of thousands."""
 
 LINES = 2048
-"""Lines whose rows leave together, at least: making a table costs as much as some ten lines do."""
+"""Lines whose rows leave together, at least: making their tables costs as much as two lines of 9 kB do."""
 
 MAX_ID = 2**63 - 1
 _ID_IN_LINE = re.compile(rb'"id"\s*:\s*"([A-Za-z][0-9]+)"')
