@@ -5,10 +5,10 @@ Writes   entities (RAW_ENTITIES) · names (RAW_NAMES) · rejects (REJECTS) · br
          reject, never both · redirects (REDIRECTS) of lines that say what an item was merged into
 Rejects  see reasons.py; the detail is the id, where one could be read, and the parser's words
 
-msgspec decodes into structs that name only what is used, and skips the rest. On lines of 9 kB (Wikidata's
-mean is 11) it is 4.6 times as fast as json.loads, and orjson, which makes objects of everything, 2.2 times; the whole kernel,
-with names, normal forms and hashes of lines, takes 4.5 times as long as msgspec alone, which is as long as json.loads.
-On lines of 29 kB it is 1.6 times as fast as that, on lines of 108 kB 4.5 times (benchmarks/knowledge_base.py). On short
+msgspec decodes into structs that name only what is used, and skips the rest. On lines of 9 kB (Wikidata's mean is 11)
+it is 4.6 times as fast as json.loads, and orjson, which makes objects of everything, 2.2 times; the whole kernel, with
+names, normal forms and hashes of lines, takes 4.5 times as long as msgspec alone, which is as long as json.loads. On
+lines of 29 kB it is 1.6 times as fast as that, on lines of 108 kB 4.5 times (benchmarks/knowledge_base.py). On short
 lines the cost per name counts: on lines of 455 bytes the kernel takes 12 times as long as json.loads alone. What
 Wikibase may write in two ways is accepted: `[]` for an empty map, snaks without value, statements of unknown form. What
 the dump's format forbids is refused: labels that are no strings, alias lists that are no arrays, text that is not
