@@ -48,6 +48,19 @@ def image_labels(chosen: DataFrame, max_labels: int, settings: SelectConfig) -> 
     )
 
 
+def without_wider(chosen: DataFrame) -> DataFrame:
+    """Without the wider labels of images that another pair gives a label by name: what a husky is, needs no "dog"
+    beside it, and two texts of one image may be of one thing.
+
+    chosen   image_id, wider_of (null: a label by name) and further columns
+    """
+    from pyspark.sql import functions as F
+
+    by_name = chosen.where(F.col("wider_of").isNull()).select("image_id").distinct()
+    wider = chosen.where(F.col("wider_of").isNotNull()).join(by_name, "image_id", how="left_anti")
+    return chosen.where(F.col("wider_of").isNull()).unionByName(wider)
+
+
 def _hash_share(*columns: str) -> Column:
     """xxHash64 of the columns as a number from 0 to 1."""
     from pyspark.sql import functions as F

@@ -79,9 +79,11 @@ class Select(Stage):
 
         (unit,) = units
         tables, config = run.tables, run.config
-        all_labels = run.read("labels", columns=[*LABELS.names, "unit"])
+        further = ["wider_of"] if config.label.wider else []
+        all_labels = run.read("labels", columns=[*LABELS.names, *further, "unit"])
         chosen = all_labels.where(F.col("reason").isNull())
-        labels = selection.image_labels(chosen, config.label.max_labels_per_image, config.select)
+        of_images = selection.without_wider(chosen) if config.label.wider else chosen
+        labels = selection.image_labels(of_images, config.label.max_labels_per_image, config.select)
         classes = selection.class_indices(labels.where(F.col("dropped").isNull()))
         texts = run.read("pairs", columns=["pair_id", "url", "text_id", "unit"])
         pairs = selection.pairs_to_publish(chosen, labels, classes, texts)
