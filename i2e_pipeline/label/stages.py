@@ -21,7 +21,7 @@ from i2e_pipeline.engine.tables import Kernel
 from i2e_pipeline.engine.units import Unit
 from i2e_pipeline.label.calibration import DEFAULT, FEATURES, OPTIONAL, Calibration
 from i2e_pipeline.label.labels import choose_labels
-from i2e_pipeline.label.wider import STEPS, WIDER_OF
+from i2e_pipeline.label.wider import GAP, STEPS, WIDER_OF
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -62,6 +62,9 @@ class Label(Stage):
             "bias": calibration.bias,
             **({"without_vocabulary": [*other.features, *other.weights, other.bias]} if other is not None else {}),
         }
+
+    def weighs(self, config: Config) -> dict[str, Any]:
+        return {"wider_gap": GAP} if config.label.wider else {}
 
     def further_columns(self, config: Config, units: Sequence[Unit]) -> Mapping[str, pa.Schema]:
         return {"labels": pa.schema([pa.field(WIDER_OF, pa.int64())])} if config.label.wider else {}

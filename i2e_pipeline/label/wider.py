@@ -6,8 +6,12 @@ Writes   a row per pair and wider entity: probability, and why it is no label
 No name of the text is the wider entity's own. Its probability by the text is that of the candidates of the mention that
 it stands above, together: whoever says "bass", one of two fish or an instrument, says a fish as likely as either. It is
 weighed in the place of these, since it is no rival of theirs, beside all other candidates of the text, by the same
-calibration. The nearest one that reaches the threshold is the label, and a pair gets one at most: of a chain of classes
-the others say the same again, with less in it.
+calibration. The calibration was fitted on names that texts say, and is too sure of what none says: among images that
+nothing of their text fits are those whose text names something else, and of these a class is soon true enough. So a
+wider label must also be among what the image fits best of all that it is held against (GAP).
+
+The nearest one that passes is the label, and a pair gets one at most: of a chain of classes the others say the same
+again, with less in it.
 """
 
 from __future__ import annotations
@@ -16,9 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.label.calibration import Calibration, Verdict
+from i2e_pipeline.label.calibration import VOCABULARY_GAP, Calibration, Verdict
 
 WIDER_OF, STEPS = "wider_of", "steps"
+GAP = 1.0
+"""How much less the image may fit a wider label than what it fits best of the vocabulary, by name and description and
+by descriptions alone, in standard deviations of its cosines with the vocabulary. Without it a fifth of the wider labels
+of photos is wrong, with it one in twenty (docs/quality.md)."""
 
 
 def parted(options: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -39,8 +47,8 @@ def choose_wider(own: pa.Table, wider: pa.Table, calibration: Calibration, thres
     """
     if not wider.num_rows:
         return wider
-    trials = _by_mention(wider)
-    p = _probabilities(own, wider, trials, calibration)
+    trials, beside = weighed(own, wider)
+    p = calibration.probability(beside)[: trials.num_rows]
     # The best mention of each entity of a pair.
     parent, entity = (np.asarray(trials[name], dtype=np.int64) for name in ("parent", "entity_id"))
     start, end, steps = (np.asarray(trials[name], dtype=np.int64) for name in ("start", "end", STEPS))
@@ -48,13 +56,21 @@ def choose_wider(own: pa.Table, wider: pa.Table, calibration: Calibration, thres
     once = (np.diff(parent[order], prepend=-1) != 0) | (np.diff(entity[order], prepend=-1) != 0)
     kept = order[once]
     parent, entity, steps, p = parent[kept], entity[kept], steps[kept], p[kept]
-    reason = np.where(p < threshold, Verdict.BELOW_BAR.value, Verdict.RIVAL.value).astype(object)
-    order = np.lexsort((entity, -p, steps, p < threshold, parent))
-    first = order[np.diff(parent[order], prepend=-1) != 0]
-    reason[first[p[first] >= threshold]] = None
     found = trials.take(pa.array(kept))
+    reason = np.full(len(kept), Verdict.RIVAL.value, dtype=object)
+    reason[_gap(found) > GAP] = Verdict.FITS_OTHERS.value
+    reason[p < threshold] = Verdict.BELOW_BAR.value
+    good = np.flatnonzero(reason == Verdict.RIVAL.value)
+    good = good[np.lexsort((entity[good], -p[good], steps[good], parent[good]))]
+    reason[good[np.diff(parent[good], prepend=-1) != 0]] = None
     found = found.append_column("probability", pa.array(p.astype(np.float32)))
     return found.append_column("reason", pa.array(reason, pa.string()))
+
+
+def _gap(rows: pa.Table) -> np.ndarray:
+    """How much less the image fits the entity than what it fits best of the vocabulary; infinity without one."""
+    gaps = [np.asarray(rows[name].cast(pa.float64()).to_numpy()) for name in (VOCABULARY_GAP, "description_gap")]
+    return np.where(np.isnan(gaps[0]), np.inf, np.fmax(*gaps))
 
 
 def _by_mention(wider: pa.Table) -> pa.Table:
@@ -76,9 +92,13 @@ def _by_mention(wider: pa.Table) -> pa.Table:
     return rows
 
 
-def _probabilities(own: pa.Table, wider: pa.Table, trials: pa.Table, calibration: Calibration) -> np.ndarray:
-    """Of each trial: a pair of its own, of the wider entity and those candidates of the pair that it does not stand
-    above."""
+def weighed(own: pa.Table, wider: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """A row for each mention and wider entity, and what the calibration weighs: these rows first, each as a pair of its
+    own, then beside each those candidates of its pair that it does not stand above.
+
+    own, wider   as in `choose_wider`
+    """
+    trials = _by_mention(wider)
     own_parent = np.asarray(own["parent"], dtype=np.int64)
     order = np.argsort(own_parent, kind="stable")
     of = np.asarray(trials["parent"], dtype=np.int64)
@@ -95,5 +115,4 @@ def _probabilities(own: pa.Table, wider: pa.Table, trials: pa.Table, calibration
     names = [name for name in own.schema.names if name not in ("pair_id", "image_id", "parent")]
     both = pa.concat_tables([trials.select(names), own.take(pa.array(row)).select(names)])
     pair = pa.array(np.concatenate([np.arange(len(of)), trial]))
-    both = both.append_column("pair_id", pair).append_column("image_id", pair)
-    return calibration.probability(both)[: len(of)]
+    return trials, both.append_column("pair_id", pair).append_column("image_id", pair)

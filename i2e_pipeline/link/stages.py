@@ -59,7 +59,7 @@ class Link(Stage):
     }
 
     def weighs(self, config: Config) -> dict[str, Any]:
-        return asdict(Weights())
+        return {**asdict(Weights()), **(wider.WEIGHS if config.label.wider else {})}
 
     def check(self, run: Run) -> None:
         Weights.load(run.config.link.weights)

@@ -34,6 +34,8 @@ VISUAL = 0.5
 """Share of photographs naming a thing of its type that show it, from which on a class may be what is seen."""
 WORTH = 0.05
 """Probability by the text from which on a candidate has wider ones: below it the text says no more than "unlikely"."""
+WEIGHS = {"wider_steps": STEPS, "wider_visual": VISUAL, "wider_worth": WORTH}
+"""What the rows of the table depend on beside the knowledge base."""
 _SHOWN, _SINGLE = 1, 2
 
 I64 = npt.NDArray[np.int64]

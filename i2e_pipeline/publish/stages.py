@@ -210,6 +210,7 @@ class Finish(Stage):
     sections = ("link", "label", "select", "storage")
     leaves_out = {
         "label.calibration": "the manifest holds what it says, not where it lies",
+        "label.wider": "the manifest holds it as the stage `label` does",
         **{f"storage.{key}": "the images say it" for key in ("format", "compression", "row_group_mb")},
         "storage.options": "how a store is reached changes no row",
     }
