@@ -61,6 +61,18 @@ def without_wider(chosen: DataFrame) -> DataFrame:
     return chosen.where(F.col("wider_of").isNull()).unionByName(wider)
 
 
+def published_wider(chosen: DataFrame, labels: DataFrame) -> int:
+    """How many labels of images are wider ones.
+
+    chosen   what `without_wider` leaves
+    labels   `image_labels` of it
+    """
+    from pyspark.sql import functions as F
+
+    wider = chosen.where(F.col("wider_of").isNotNull()).select("image_id", "entity_id").distinct()
+    return labels.where(F.col("dropped").isNull()).join(wider, ["image_id", "entity_id"], how="left_semi").count()
+
+
 def _hash_share(*columns: str) -> Column:
     """xxHash64 of the columns as a number from 0 to 1."""
     from pyspark.sql import functions as F

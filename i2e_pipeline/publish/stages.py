@@ -84,6 +84,7 @@ class Select(Stage):
         chosen = all_labels.where(F.col("reason").isNull())
         of_images = selection.without_wider(chosen) if config.label.wider else chosen
         labels = selection.image_labels(of_images, config.label.max_labels_per_image, config.select)
+        wider = {"wider": selection.published_wider(of_images, labels)} if config.label.wider else {}
         classes = selection.class_indices(labels.where(F.col("dropped").isNull()))
         texts = run.read("pairs", columns=["pair_id", "url", "text_id", "unit"])
         pairs = selection.pairs_to_publish(chosen, labels, classes, texts)
@@ -108,7 +109,7 @@ class Select(Stage):
                 unit,
                 [selected, stats.only("entity_statistics")],
                 expected=run.rows("labels", by=("pair_id",)),
-                facts={"units": selection.unit_digests(written)},
+                facts={"units": selection.unit_digests(written), **wider},
             )
         ]
 
