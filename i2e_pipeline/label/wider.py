@@ -25,8 +25,8 @@ from i2e_pipeline.label.calibration import VOCABULARY_GAP, Calibration, Verdict
 WIDER_OF, STEPS = "wider_of", "steps"
 GAP = 1.0
 """How much less the image may fit a wider label than what it fits best of the vocabulary, by name and description and
-by descriptions alone, in standard deviations of its cosines with the vocabulary. Without it a fifth of the wider labels
-of photos is wrong, with it one in twenty (docs/quality.md)."""
+by descriptions alone, in standard deviations of its cosines with the vocabulary. Without it a sixth of the wider labels
+of photos is wrong, with it one in sixty (docs/quality.md)."""
 
 
 def parted(options: pa.Table) -> tuple[pa.Table, pa.Table]:
