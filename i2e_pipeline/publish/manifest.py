@@ -71,10 +71,12 @@ def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -
     """
     published = run.commits_of("i2e/images")
     last = {run.writer(table).name for table in ("i2e/images", "i2e/entities")}
+    wider = [c.facts["wider"] for c in run.commits_of("selection") if "wider" in c.facts]
     return {
         "format_version": FORMAT_VERSION,
         "images": sum(c.rows("i2e/images") for c in published),
         "labels": labels,
+        **({"wider_labels": sum(wider)} if wider else {}),
         "entities": classes,
         "units": {c.unit: c.rows("i2e/images") for c in published},
         "columns": run.tables.catalogue.schema("i2e/images").names,
@@ -126,6 +128,7 @@ def card(facts: Mapping[str, Any], top: Sequence[Mapping[str, Any]]) -> str:
     """The dataset card: front matter as Hugging Face reads it, then what is in it and how it was made."""
     images, entities, labels = facts["images"], facts["entities"], facts["labels"]
     kept = [name for name in facts["columns"] if name not in IMAGES.names]
+    wider = f" ({facts['wider_labels']:,} of them wider than what the text names)" if "wider_labels" in facts else ""
     lines = [
         "---",
         "task_categories: [image-classification, image-feature-extraction]",
@@ -138,7 +141,7 @@ def card(facts: Mapping[str, Any], top: Sequence[Mapping[str, Any]]) -> str:
         "",
         "# I2E: images labelled with Wikidata entities",
         "",
-        f"{images:,} images, {labels:,} labels, {entities:,} entities.",
+        f"{images:,} images, {labels:,} labels{wider}, {entities:,} entities.",
         "",
         "| table | key | holds |",
         "|---|---|---|",
