@@ -5,12 +5,15 @@
 parse      dump lines in memory, MB per CPU-second, lines of 20 kB and more apart from short ones
              json     json.loads and nothing else: the baseline
              orjson   orjson.loads and nothing else, where orjson is installed
-             msgspec  msgspec alone, into the structs of wikidata.items
+             msgspec  msgspec alone, into FIXED: the structs of wikidata.items, with an empty list of its own for each
+                      property that an item lacks. They stay as they are, so that figures of other days compare
+             lean     msgspec alone, into the structs of wikidata.items as they are
              parse    wikidata.items.parse: what is used of an item, typed
              kernel   wikidata.items.read_items: entities, names, normal forms, as Arrow batches
 readers    the dump of --dump, a plain file, on Spark to nowhere: CPU seconds of all processes, and on the wall
              json     spark.read.json with the schema of what is read of an item: the baseline
-             kernel   its lines, and read_items, all of whose tables are worked out
+             kernel   its lines, as the stage knowledge_base reads those of a plain file, and read_items, all of whose
+                      tables are worked out
 surfaces   names with what is known of their entities, sorted, to surfaces with priors; surfaces per CPU-second
              rows     one surface after the other, in plain Python: the baseline
              kernel   wikidata.priors.surfaces
@@ -57,8 +60,10 @@ from i2e_pipeline.link.candidates import keys_of
 from i2e_pipeline.sample import compose
 from i2e_pipeline.stages import pipeline
 from wikidata.items import Item, parse, read_items
+from wikidata.knowledge_base import read_in_tasks
 from wikidata.priors import KINDS, LIMITS, NAME_ROWS, WEIGHTS, base_link_probability, link_probability, smoothed
 from wikidata.priors import surfaces as surfaces_kernel
+from wikidata.source_files import DUMP, recognised
 from wikidata.surface import normal_form
 
 PACKAGE = Path(compose.__file__).parent
@@ -314,6 +319,20 @@ def read_lines(dump: Path, megabytes: float) -> list[bytes]:
     return kept
 
 
+_CLAIMS = get_type_hints(Item)["claims"].__args__[0]
+_FIXED_CLAIMS = msgspec.defstruct(
+    "Claims", [(f.name, f.type, msgspec.field(default_factory=list)) for f in msgspec.structs.fields(_CLAIMS)], gc=False
+)
+FIXED = msgspec.defstruct(
+    "Item",
+    [
+        (f.name, _FIXED_CLAIMS | tuple[()] if f.name == "claims" else f.type, f.default)
+        for f in msgspec.structs.fields(Item)
+    ],
+    gc=False,
+)
+
+
 def measure_parse(lines: list[bytes], repeats: int) -> dict[str, Any]:
     """MB per CPU-second of each way, of long and of short lines."""
     orjson = optional("orjson")
@@ -329,7 +348,8 @@ def measure_parse(lines: list[bytes], repeats: int) -> dict[str, Any]:
         ways = {"json": partial(_each, json.loads, bare, amount)}
         if orjson is not None:
             ways["orjson"] = partial(_each, orjson.loads, bare, amount)
-        ways["msgspec"] = partial(_each, msgspec.json.Decoder(Item).decode, bare, amount)
+        ways["msgspec"] = partial(_each, msgspec.json.Decoder(FIXED).decode, bare, amount)
+        ways["lean"] = partial(_each, msgspec.json.Decoder(Item).decode, bare, amount)
         ways |= {"parse": partial(_each, parse, part, amount), "kernel": partial(_kernel, _batches(part), amount)}
         rates = measure(ways, repeats)
         result[kind] = {
@@ -339,6 +359,7 @@ def measure_parse(lines: list[bytes], repeats: int) -> dict[str, Any]:
             "microseconds_per_line": {n: round(1e6 * amount / len(part) / rate, 1) for n, rate in rates.items()},
             "times_json": against(rates, "json"),
             "times_msgspec": against(rates, "msgspec"),
+            "times_lean": against(rates, "lean"),
         }
     return result
 
@@ -431,7 +452,7 @@ _STATEMENTS = {
 
 def spark_schema() -> str:
     """What `wikidata.items` reads of a line, as Spark is told of it."""
-    fields = get_type_hints(Item)["claims"].__args__[0].__annotations__
+    fields = _CLAIMS.__annotations__
     claims = (f"{name}: {next(s for kind, s in _STATEMENTS.items() if kind in said)}" for name, said in fields.items())
     return (
         f"type string, id string, redirect string, lastrevid bigint, labels {_VALUES}, descriptions {_VALUES}, "
@@ -447,14 +468,17 @@ def measure_readers(dump: Path, repeats: int) -> dict[str, Any]:
     def nowhere(frame: Any) -> None:
         frame.write.format("noop").mode("overwrite").save()
 
+    in_tasks = read_in_tasks(session, recognised([str(dump)], DUMP))
+    if in_tasks is None:
+        raise SystemExit(f"--dump {dump} is compressed: unpack it")
+    pieces, lines_of = in_tasks
+
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for _, batch in read_items(batches):
+        for _, batch in read_items(lines_of(batches)):
             yield pa.record_batch([pa.array([batch.num_rows])], ["rows"])
 
     def kernel() -> None:
-        # As read_dump reads a dump that is not small: those of a small one are dealt to the cores first.
-        lines = session.read.text(str(dump)).selectExpr("cast(value as binary) as value")
-        nowhere(lines.mapInArrow(rows, "rows bigint"))
+        nowhere(pieces.mapInArrow(rows, "rows bigint"))
 
     ways = {"json": lambda: nowhere(session.read.schema(spark_schema()).json(str(dump))), "kernel": kernel}
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -549,14 +573,19 @@ def measure_prior(data: Source, run: Run, tables: Tables) -> dict[str, Any]:
 def show(figures: dict[str, Any]) -> None:
     print(f"input: {figures['input']}")
     for kind, f in figures["parse"].items():
-        head = ("way", "MB/CPU-s", "us/line", "times json", "times msgspec")
+        head = ("way", "MB/CPU-s", "us/line", "times json", "times msgspec", "times lean")
         rates = f["mb_per_cpu_second"]
         table(
             f"parse, {f['lines']:,} {kind} lines of {f['bytes_per_line']:,} bytes (baseline: json.loads)",
             [
                 head,
                 *(
-                    (w, rates[w], f["microseconds_per_line"][w], f["times_json"][w], f["times_msgspec"][w])
+                    (
+                        w,
+                        rates[w],
+                        f["microseconds_per_line"][w],
+                        *(f[t][w] for t in ("times_json", "times_msgspec", "times_lean")),
+                    )
                     for w in rates
                 ),
             ],

@@ -37,7 +37,7 @@ import pyarrow.compute as pc
 from i2e_pipeline import stages
 from i2e_pipeline.commands.calibrate import named_images, options_of, scored
 from i2e_pipeline.commands.link import link_texts
-from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.config import Config, merge
 from i2e_pipeline.label import judged
 from i2e_pipeline.label.calibration import DEFAULT, FITTED, Calibration, select
 from i2e_pipeline.label.fit import FOLDS, fit, report, rounded
@@ -74,22 +74,19 @@ class World:
 
 
 def config_of(data: Path, dump: str, folder: Path, settings: Sequence[str] = ()) -> Config:
-    return stages.from_tree(
-        {
-            "output": str(folder),
-            "pairs": {"path": f"{data}/pairs*/0*.parquet"},
-            "knowledge_base": {
-                "dump": dump,
-                "popularity": f"{data}/wikidata/popularity.csv",
-                "anchors": f"{data}/wikidata/mention_counts.tsv",
-            },
-            "extract": {"recognizer": f"{data}/ner/model"},
-            "score": {"model": f"local-dir:{data}/models/scorer"},
-            "select": {"min_images_per_entity": 1},
+    tree = {
+        "output": str(folder),
+        "pairs": {"path": f"{data}/pairs*/0*.parquet"},
+        "knowledge_base": {
+            "dump": dump,
+            "popularity": f"{data}/wikidata/popularity.csv",
+            "anchors": f"{data}/wikidata/mention_counts.tsv",
         },
-        "benchmarks/labels.py",
-        settings,
-    )
+        "extract": {"recognizer": f"{data}/ner/model"},
+        "score": {"model": f"local-dir:{data}/models/scorer"},
+        "select": {"min_images_per_entity": 1},
+    }
+    return stages.from_tree(merge(tree, settings), "benchmarks/labels.py", settings)
 
 
 def measure(name: str, data: Path, dump: str, folder: Path, settings: Sequence[str] = ()) -> World:

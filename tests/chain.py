@@ -39,16 +39,22 @@ def run(config: Config, spark: Any, *wanted: str, redo: tuple[str, ...] = ()) ->
     return {s.stage.name: len(s.to_do) for s in states}
 
 
-def content(output: Path | str) -> tuple[dict[bytes, Any], dict[int, Any]]:
-    """Every image by id: its bytes and labels; every entity."""
+def content(output: Path | str) -> tuple[dict[str, Any], dict[int, Any]]:
+    """Every image by id: its bytes, texts, labels and split; every entity that has an image. Without class indices,
+    which alone depend on the history of a dataset; each label's must be its entity's."""
+    entities = {
+        e["entity_id"]: e for e in ds.dataset(f"{output}/i2e/entities", format="parquet").to_table().to_pylist()
+    }
+    index = {i: e.pop("class_index") for i, e in entities.items()}
+    assert sorted(index.values()) == list(range(len(index)))
     images = {}
     for row in ds.dataset(f"{output}/i2e/images", format="parquet").to_table().to_pylist():
         assert row["image_id"] not in images
-        labels = sorted((lab["entity_id"], lab["class_index"], round(lab["score"], 4)) for lab in row["labels"])
+        assert all(index[label["entity_id"]] == label["class_index"] for label in row["labels"])
+        labels = sorted((x["entity_id"], round(x["score"], 4), x["mention"]) for x in row["labels"])
         sha256 = hashlib.sha256(row["image"]["bytes"]).hexdigest()
-        images[row["image_id"]] = (sha256, row["alt_text"], row["url"], labels)
-    entities = ds.dataset(f"{output}/i2e/entities", format="parquet").to_table().to_pylist()
-    return images, {e["entity_id"]: e for e in entities}
+        images[row["image_id"]] = (sha256, row["alt_text"], row["url"], row["key"], row["split"], labels)
+    return images, {i: e for i, e in entities.items() if not e["retired"]}
 
 
 def commits(output: Path, *stages: str) -> dict[str, Commit]:

@@ -5,28 +5,34 @@ Writes   entities (RAW_ENTITIES) · names (RAW_NAMES) · rejects (REJECTS) · br
          reject, never both · redirects (REDIRECTS) of lines that say what an item was merged into
 Rejects  see reasons.py; the detail is the id, where one could be read, and the parser's words
 
-msgspec decodes into structs that name only what is used, and skips the rest. On lines of Wikidata's mean size (11 kB)
-it is 4.6 times as fast as json.loads, and orjson, which makes objects of everything, 2.1 times; the whole kernel, with
-names, normal forms and hashes of lines, takes 4.8 times as long as msgspec alone, which is as long as json.loads; on
-lines of 108 kB it is 3.7 times as fast as that (benchmarks/knowledge_base.py). On short lines the cost per line counts:
-on lines of 455 bytes the kernel takes 8 times as long as json.loads alone. What Wikibase may write in two ways is
-accepted: `[]` for an empty map, snaks without value, statements of unknown form. What the dump's format forbids is
-refused: labels that are no strings, alias lists that are no arrays, text that is not strict UTF-8.
+msgspec decodes into structs that name only what is used, and skips the rest. On lines of 9 kB (Wikidata's mean is 11)
+it is 4.6 times as fast as json.loads, and orjson, which makes objects of everything, 2.2 times; the whole kernel, with
+names, normal forms and hashes of lines, takes 4.5 times as long as msgspec alone, which is as long as json.loads. On
+lines of 29 kB it is 1.6 times as fast as that, on lines of 108 kB 4.5 times (benchmarks/knowledge_base.py). On short
+lines the cost per name counts: on lines of 455 bytes the kernel takes 12 times as long as json.loads alone. What
+Wikibase may write in two ways is accepted: `[]` for an empty map, snaks without value, statements of unknown form. What
+the dump's format forbids is refused: labels that are no strings, alias lists that are no arrays, text that is not
+strict UTF-8.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
+from itertools import pairwise
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from wikidata.filters import FILTERS, is_human, unwanted
 from wikidata.reasons import Reason
-from wikidata.schemas import BRACKETS, RAW_ENTITIES, RAW_NAMES, REDIRECTS, REJECTS
+from wikidata.schemas import BRACKETS, NAMES, RAW_ENTITIES, RAW_NAMES, REDIRECTS, REJECTS
 from wikidata.surface import (
     LANGUAGES,
     acronyms,
@@ -34,7 +40,9 @@ from wikidata.surface import (
     inadmissible,
     normal_form,
     parts_of_person,
+    plain_words,
     short_forms,
+    stands_alone,
     unaccented,
     without_qualifier,
 )
@@ -45,6 +53,9 @@ _MAY_BE_A_PERSON = (UNKNOWN, TYPES.code("person"))
 _HAVE_ACRONYMS = tuple(map(TYPES.code, ("organization", "company", "team", "event")))
 MAX_ALIASES = 200
 """Aliases kept per entity, in the order of the dump; a few items have tens of thousands."""
+
+LINES = 2048
+"""Lines whose rows leave together, at least: making their tables costs as much as two lines of 9 kB do."""
 
 MAX_ID = 2**63 - 1
 _ID_IN_LINE = re.compile(rb'"id"\s*:\s*"([A-Za-z][0-9]+)"')
@@ -60,7 +71,12 @@ V = TypeVar("V")
 def _is_id(text: str) -> bool:
     # The length first: int() refuses thousands of digits.
     known = 1 < len(text) <= 20 and text[0] == "Q" and text[1] != "0" and text.isascii() and text[1:].isdecimal()
-    return known and int(text[1:]) <= MAX_ID
+    return known and (len(text) < 20 or int(text[1:]) <= MAX_ID)
+
+
+@lru_cache(maxsize=1 << 14)  # the same few classes stand on most lines
+def _number(text: str) -> int:
+    return int(text[1:]) if _is_id(text) else 0
 
 
 class _Text(msgspec.Struct, gc=False):
@@ -74,9 +90,7 @@ class _EntityId(msgspec.Struct, gc=False, rename={"numeric_id": "numeric-id"}):
     @property
     def number(self) -> int:
         """Old dumps have only the number, new ones both; 0 where it is no item."""
-        if self.id:
-            return int(self.id[1:]) if _is_id(self.id) else 0
-        return self.numeric_id
+        return _number(self.id) if self.id else self.numeric_id
 
 
 class _Monolingual(msgspec.Struct, gc=False):
@@ -100,35 +114,39 @@ class _Statement(msgspec.Struct, Generic[V], gc=False):
 class _Claims(msgspec.Struct, gc=False):
     """The properties that are read; all others are skipped unparsed."""
 
-    P31: list[_Statement[_EntityId]] = []  # instance of
-    P279: list[_Statement[_EntityId]] = []  # subclass of
-    P171: list[_Statement[_EntityId]] = []  # parent taxon
-    P18: list[_Statement[str]] = []  # image
-    P1448: list[_Statement[_Monolingual]] = []  # official name
-    P1813: list[_Statement[_Monolingual]] = []  # short name
-    P1449: list[_Statement[_Monolingual]] = []  # nickname
-    P1843: list[_Statement[_Monolingual]] = []  # taxon common name
-    P1549: list[_Statement[_Monolingual]] = []  # demonym
-    P225: list[_Statement[str]] = []  # taxon name
-    P742: list[_Statement[str]] = []  # pseudonym
+    P31: Sequence[_Statement[_EntityId]] = ()  # instance of
+    P279: Sequence[_Statement[_EntityId]] = ()  # subclass of
+    P171: Sequence[_Statement[_EntityId]] = ()  # parent taxon
+    P18: Sequence[_Statement[str]] = ()  # image
+    P1448: Sequence[_Statement[_Monolingual]] = ()  # official name
+    P1813: Sequence[_Statement[_Monolingual]] = ()  # short name
+    P1449: Sequence[_Statement[_Monolingual]] = ()  # nickname
+    P1843: Sequence[_Statement[_Monolingual]] = ()  # taxon common name
+    P1549: Sequence[_Statement[_Monolingual]] = ()  # demonym
+    P225: Sequence[_Statement[str]] = ()  # taxon name
+    P742: Sequence[_Statement[str]] = ()  # pseudonym
     # Codes: ISO 3166-1 alpha-2/alpha-3/numeric, 3166-2, 639-1/2/3, 4217, IETF tag, FIPS 10-4, character.
-    P297: list[_Statement[str]] = []
-    P298: list[_Statement[str]] = []
-    P299: list[_Statement[str]] = []
-    P300: list[_Statement[str]] = []
-    P218: list[_Statement[str]] = []
-    P219: list[_Statement[str]] = []
-    P220: list[_Statement[str]] = []
-    P498: list[_Statement[str]] = []
-    P305: list[_Statement[str]] = []
-    P901: list[_Statement[str]] = []
-    P487: list[_Statement[str]] = []
+    P297: Sequence[_Statement[str]] = ()
+    P298: Sequence[_Statement[str]] = ()
+    P299: Sequence[_Statement[str]] = ()
+    P300: Sequence[_Statement[str]] = ()
+    P218: Sequence[_Statement[str]] = ()
+    P219: Sequence[_Statement[str]] = ()
+    P220: Sequence[_Statement[str]] = ()
+    P498: Sequence[_Statement[str]] = ()
+    P305: Sequence[_Statement[str]] = ()
+    P901: Sequence[_Statement[str]] = ()
+    P487: Sequence[_Statement[str]] = ()
 
 
 _TEXTS = {"P1448": "alias", "P1813": "alias", "P1449": "alias", "P1843": "alias", "P1549": "demonym"}
 _STRINGS = {"P225": "alias", "P742": "alias"}
 _WHOLE = ("label", "title", "alias")  # names of which a shorter form is looked for
 _CODES = ("P297", "P298", "P299", "P300", "P218", "P219", "P220", "P498", "P305", "P901", "P487")
+_texts_of = attrgetter(*_TEXTS)
+_strings_of = attrgetter(*_STRINGS)
+_codes_of = attrgetter(*_CODES)
+_NO_CLAIMS = _Claims()
 
 
 class Item(msgspec.Struct, gc=False):
@@ -194,9 +212,14 @@ _title = msgspec.json.Decoder(_Title)
 _FAULTS = (msgspec.MsgspecError, ValueError, RecursionError)  # UnicodeDecodeError is a ValueError
 
 
+def _is_bare(line: bytes) -> bool:
+    """Whether nothing but a comma stands around its object, as on nearly all lines: no copy for each look."""
+    return line.startswith(b"{") and line.endswith((b"}", b"},"))
+
+
 def bare(line: bytes) -> tuple[bytes, bool, bool]:
     """A line without what stands around its JSON object, and whether it opens or closes the array of the dump."""
-    if line.startswith(b"{") and line.endswith((b"}", b"},")):  # as nearly all are: no copy for each look
+    if _is_bare(line):
         return line.removesuffix(b","), False, False
     text = line.strip()
     if text.startswith(_BOM):
@@ -334,48 +357,93 @@ def read_items(
 
     batches   one column of lines, string or binary (large or not); bytes are taken as they are, valid UTF-8 or not
     yields    ("entities", RAW_ENTITIES), ("names", RAW_NAMES), ("rejects", REJECTS), of lines that open or close the
-              array ("brackets", BRACKETS), and of merged items, which are rejects, too, ("redirects", REDIRECTS); per
-              batch, empty ones left out
-    For each batch, lines = entities + rejects. An id that stands twice is settled by
-    `knowledge_base.without_duplicates`.
+              array ("brackets", BRACKETS), and of merged items, which are rejects, too, ("redirects", REDIRECTS); of as
+              many batches together as have LINES lines, empty ones left out
+    Lines = entities + rejects. An id that stands twice is settled by `knowledge_base.without_duplicates`.
     """
+    rows = _Rows()
     for batch in batches:
-        entities, names, rejects = _Columns(RAW_ENTITIES), _Columns(RAW_NAMES), _Columns(REJECTS)
-        brackets, redirects = _Columns(BRACKETS), _Columns(REDIRECTS)
         column = batch.column(0)
         kind = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
         column = column if pa.types.is_binary(column.type) else column.cast(kind)
         is_utf8 = _is_utf8(column)
-        for scalar in column:
-            line: bytes = scalar.as_py() or b""
+        for line in _each(column):
             line_id = blake2b(line, digest_size=16).digest()
-            if line.lstrip(_AROUND)[:1] == b"[" or line[-64:].rstrip(_AROUND)[-1:] == b"]":
+            if not _is_bare(line):
                 _, opens, closes = bare(line)
                 if opens or closes:
-                    brackets.add((opens, closes))
+                    rows.brackets.append((opens, closes))
             parsed = parse(line, is_utf8)
             if isinstance(parsed, Item):
                 types = classes(parsed)
                 reason = unwanted(types, filters)
                 if reason is None:
                     row, its_names = describe(parsed, types, languages, max_aliases, statements(line))
-                    entities.add((*row, line_id, parsed.revision))
-                    for name in its_names:
-                        names.add((*name, line_id))
+                    rows.entities.append((*row, line_id, parsed.revision))
+                    rows.names += its_names
+                    rows.named.append(len(its_names))
                     continue
                 detail = parsed.id
             else:
                 reason, said = parsed
                 detail = _detail(line, said)
                 if reason is Reason.REDIRECT and (ids := merged(line)) is not None:
-                    redirects.add(ids)
-            rejects.add((reason.value, line_id, detail))
-        made = {
-            "entities": entities, "names": names, "rejects": rejects, "brackets": brackets, "redirects": redirects,
-        }  # fmt: skip
-        for table, columns in made.items():
-            if columns.rows:
-                yield table, columns.batch()
+                    rows.redirects.append(ids)
+            rows.rejects.append((reason.value, line_id, detail))
+        if len(rows.entities) + len(rows.rejects) >= LINES:
+            yield from rows.tables()
+            rows = _Rows()
+    yield from rows.tables()
+
+
+@dataclass
+class _Rows:
+    """What some lines are, row by row."""
+
+    entities: list[tuple[Any, ...]] = field(default_factory=list)
+    names: list[tuple[Any, ...]] = field(default_factory=list)
+    named: list[int] = field(default_factory=list)
+    """How many names each entity has."""
+    rejects: list[tuple[Any, ...]] = field(default_factory=list)
+    brackets: list[tuple[Any, ...]] = field(default_factory=list)
+    redirects: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def tables(self) -> Iterator[tuple[str, pa.RecordBatch]]:
+        if self.entities:
+            entities = _batch(self.entities, RAW_ENTITIES)
+            yield "entities", entities
+            if self.names:
+                line_ids = entities.column("line_id").take(np.repeat(np.arange(len(self.named)), self.named))
+                columns = _batch(self.names, NAMES).columns
+                yield "names", pa.RecordBatch.from_arrays([*columns, line_ids], schema=RAW_NAMES)
+        for table, rows, schema in (
+            ("rejects", self.rejects, REJECTS),
+            ("brackets", self.brackets, BRACKETS),
+            ("redirects", self.redirects, REDIRECTS),
+        ):
+            if rows:
+                yield table, _batch(rows, schema)
+
+
+def _batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema
+    )
+
+
+def _each(lines: pa.Array) -> Iterator[bytes]:
+    """The lines of binary or large binary, nulls as empty ones: a third of the time that Arrow's own scalars take."""
+    if not len(lines):
+        return
+    if lines.null_count:
+        lines = lines.fill_null(b"")
+    _, ends, values = lines.buffers()
+    wide = np.int64 if pa.types.is_large_binary(lines.type) else np.int32
+    places = np.frombuffer(ends, wide)[lines.offset : lines.offset + len(lines) + 1].tolist()
+    data = memoryview(values or b"")
+    for start, end in pairwise(places):
+        yield bytes(data[start:end])
 
 
 def _is_utf8(lines: pa.Array) -> bool:
@@ -387,20 +455,6 @@ def _is_utf8(lines: pa.Array) -> bool:
     return True
 
 
-class _Columns:
-    """Rows collected by column, to become one record batch."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self.schema = schema
-        self.rows: list[tuple[Any, ...]] = []
-        self.add = self.rows.append
-
-    def batch(self) -> pa.RecordBatch:
-        columns = zip(*self.rows, strict=True)
-        arrays = [pa.array(c, f.type) for c, f in zip(columns, self.schema, strict=True)]
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
-
-
 def _detail(line: bytes, said: str) -> str:
     found = _ID_IN_LINE.search(line[:4096])
     its_id = found.group(1).decode() if found else ""
@@ -410,15 +464,18 @@ def _detail(line: bytes, said: str) -> str:
     return said or line[:120].decode("utf-8", "replace").strip()
 
 
-def _ranked(statements: Iterable[_Statement[V]]) -> list[V]:
+def _ranked(statements: Sequence[_Statement[V]]) -> list[V]:
     """Values of the statements of the best rank: the preferred ones where there are any, else the normal ones.
 
     So Wikidata itself answers ("truthy"): what a country or a museum was before stands beside it in normal rank. A
     preferred statement without a value ("unknown", "none") hides the normal ones as well.
     """
-    ranked = list(statements)
-    best = "preferred" if any(s.rank == "preferred" for s in ranked) else "normal"
-    return [s.mainsnak.datavalue.value for s in ranked if s.rank == best and s.mainsnak.datavalue is not None]
+    best = "normal"
+    for s in statements:
+        if s.rank == "preferred":
+            best = "preferred"
+            break
+    return [s.mainsnak.datavalue.value for s in statements if s.rank == best and s.mainsnak.datavalue is not None]
 
 
 def classes(item: Item) -> list[int]:
@@ -426,8 +483,9 @@ def classes(item: Item) -> list[int]:
     return _items(item.claims.P31) if item.claims and item.claims.P31 else []
 
 
-def _items(statements: Iterable[_Statement[_EntityId]]) -> list[int]:
-    return list(dict.fromkeys(n for v in _ranked(statements) if 0 < (n := v.number) <= MAX_ID))
+def _items(statements: Sequence[_Statement[_EntityId]]) -> list[int]:
+    numbers = [v.number for v in _ranked(statements)]
+    return [n for n in dict.fromkeys(numbers) if 0 < n <= MAX_ID]
 
 
 def describe(
@@ -444,14 +502,17 @@ def describe(
     `short_forms`), "unaccented", and for people, and items of unknown class that look like people, "surname".
     """
     entity_id = int(item.id[1:])
-    claims = item.claims or _Claims()
-    written = item.labels or {}
-    labels = {language: _clean(written[language].value) for language in languages if language in written}
-    sites = item.sitelinks or {}
-    title = title_of(item, f"{languages[0].partition('-')[0]}wiki" if languages else "enwiki")
+    claims = item.claims or _NO_CLAIMS
+    labels: dict[str, str] = {}
+    if item.labels:
+        for language in languages:
+            text = item.labels.get(language)
+            if text is not None:
+                labels[language] = _clean(text.value)
+    title = title_of(item, _site(languages[0]) if languages else "enwiki")
     chosen = choose_name(labels, title, languages)
-    if chosen is None:  # a label of some other language
-        chosen = choose_name({language: _clean(text.value) for language, text in written.items()}, title, languages)
+    if chosen is None and item.labels:  # a label of some other language
+        chosen = choose_name({language: _clean(text.value) for language, text in item.labels.items()}, title, languages)
     description = _description(item, languages)
     name, name_language = chosen or (item.id, "")
 
@@ -460,9 +521,12 @@ def describe(
         surfaces[name] = ("label", name_language)
     if title:
         surfaces.setdefault(without_qualifier(title), ("title", languages[0]))
-    for language in languages:
-        if language in labels:
-            surfaces.setdefault(labels[language], ("alias", language))
+    for language, label in labels.items():
+        surfaces.setdefault(label, ("alias", language))
+    if any(_strings_of(claims)):
+        for p, kind in _STRINGS.items():
+            for string in _ranked(getattr(claims, p)):
+                surfaces.setdefault(_clean(string), (kind, "mul"))
     aliases: dict[str, str] = {}
     if item.aliases:
         for language in languages:
@@ -470,45 +534,36 @@ def describe(
                 aliases.setdefault(_clean(text.value), language)
                 if len(aliases) >= max_aliases:
                     break
-    codes: set[str] = set()
-    if item.claims:
-        codes = {code.casefold() for p in _CODES if (found := getattr(claims, p)) for code in _ranked(found)}
-        for p, kind in _STRINGS.items():
-            if strings := getattr(claims, p):
-                for string in _ranked(strings):
-                    surfaces.setdefault(_clean(string), (kind, "mul"))
-    for alias, language in aliases.items():
-        surfaces.setdefault(alias, ("code" if alias.casefold() in codes else "alias", language))
-    if item.claims:
+        codes = {code.casefold() for found in _codes_of(claims) if found for code in _ranked(found)}
+        for alias, language in aliases.items():
+            surfaces.setdefault(alias, ("code" if codes and alias.casefold() in codes else "alias", language))
+    if any(_texts_of(claims)):
         for p, kind in _TEXTS.items():
-            if texts := getattr(claims, p):
-                for mono in _ranked(texts):
-                    if mono.language in languages:
-                        surfaces.setdefault(_clean(mono.text), (kind, mono.language))
+            for mono in _ranked(getattr(claims, p)):
+                if mono.language in languages:
+                    surfaces.setdefault(_clean(mono.text), (kind, mono.language))
 
-    names, seen = [], set()
+    names: list[tuple[str, str, int, str, str]] = []
+    seen: set[str] = set()
+    derivable = []
+    human = is_human(types)
     for surface, (kind, language) in surfaces.items():
-        form = normal_form(surface)
-        if inadmissible(form) is None:
-            names.append((form, surface, entity_id, kind, language))
-            seen.add(form)
-    for form, surface, _, kind, language in tuple(names):
-        whole = kind in _WHOLE
-        derived = [(short, _excerpt(surface, short), "short") for short in short_forms(surface, form)] if whole else []
-        plain = [(form, surface), *((short, spelled) for short, spelled, _ in derived)]
-        if "." in form and whole:
-            undotted = normal_form(form.replace(".", ""))
-            plain.append((undotted, undotted))
-        derived += [(unaccented(f), _excerpt(surface, unaccented(f)), "unaccented") for f, _ in plain]
-        if kind == "label" and _may_be_a_person(types, description, surface):
-            parts = parts_of_person(surface)
-            parts += [(unaccented(part), its_kind) for part, its_kind in parts]
-            derived += [(normal_form(part), part, its_kind) for part, its_kind in parts]
-        if whole and not is_human(types):
-            initials = [short for short in acronyms(surface) if _stands_for(surface, short)]
-            derived += [(normal_form(short), short, "acronym") for short in initials]
-        for other, spelled, its_kind in derived:
+        if words := plain_words(surface):
+            form = surface.lower()
+            derives = len(words) > 1 and ((kind == "label" and (human or not types)) or not stands_alone(words))
+        else:
+            form = normal_form(surface)
+            if inadmissible(form) is not None:
+                continue
+            derives = kind in _WHOLE or not form.isascii()
+        names.append((form, surface, entity_id, kind, language))
+        seen.add(form)
+        if derives:
+            derivable.append((form, surface, kind, language))
+    for form, surface, kind, language in derivable:
+        for other, spelled, its_kind in _derived(form, surface, kind, types, description):
             if other not in seen and inadmissible(other) is None:
+                spelled = _excerpt(surface, other) if spelled is None else spelled
                 names.append((other, spelled, entity_id, its_kind, language))
                 seen.add(other)
 
@@ -521,24 +576,58 @@ def describe(
         list(types),
         _items(claims.P279) + _items(claims.P171) if claims.P279 or claims.P171 else [],
         None,
-        len(sites),
+        len(item.sitelinks),
         number_of_statements,
         None,
         None,
         0,
         bool(claims.P18) and bool(_ranked(claims.P18)),
         TYPES.mean_visual,
-        is_human(types),
+        human,
     )
     return row, names
 
 
-def _may_be_a_person(types: Sequence[int], description: str | None, name: str) -> bool:
-    """Whether parts of the name name the item: it is a human by class, or has no class, and neither its description
+def _derived(
+    form: str, surface: str, kind: str, types: Sequence[int], description: str | None
+) -> list[tuple[str, str | None, str]]:
+    """What else a name is called: normal form, how it is spelled (None: as an excerpt of the surface), kind. They may
+    be inadmissible, or stand more than once."""
+    whole = kind in _WHOLE
+    found: list[tuple[str, str | None, str]] = []
+    accented = [] if form.isascii() else [form]
+    if whole:
+        for short in short_forms(surface, form):
+            found.append((short, None, "short"))
+            if not short.isascii():
+                accented.append(short)
+        if "." in form:
+            accented.append(normal_form(form.replace(".", "")))
+    found += [(unaccented(f), None, "unaccented") for f in accented]
+    human = is_human(types)
+    if kind == "label" and (human or not types) and (parts := _parts(surface, human, description)):
+        parts += [(unaccented(part), its_kind) for part, its_kind in parts]
+        found += [(normal_form(part), part, its_kind) for part, its_kind in parts]
+    if whole and not human:
+        initials = [short for short in acronyms(surface) if _stands_for(surface, short)]
+        found += [(normal_form(short), short, "acronym") for short in initials]
+    return found
+
+
+@lru_cache(maxsize=64)
+def _site(language: str) -> str:
+    """Wikidata's name of the Wikipedia of a language: enwiki for en-gb."""
+    return f"{language.partition('-')[0]}wiki"
+
+
+def _parts(name: str, human: bool, description: str | None) -> list[tuple[str, str]]:
+    """The parts of a name that name the item: it is a human by class, or has no class, and neither its description
     ("bicycle brand") nor its name ("Three Gorges Dam") is headed by another kind of thing."""
-    if types:
-        return is_human(types)
-    return TYPES.of_text(description) in _MAY_BE_A_PERSON and TYPES.of_text(name) in _MAY_BE_A_PERSON
+    parts = parts_of_person(name)
+    if not parts or human:
+        return parts
+    may_be = TYPES.of_text(description) in _MAY_BE_A_PERSON and TYPES.of_text(name) in _MAY_BE_A_PERSON
+    return parts if may_be else []
 
 
 def _stands_for(name: str, acronym: str) -> bool:
@@ -546,7 +635,7 @@ def _stands_for(name: str, acronym: str) -> bool:
     ("Museum of Modern Art"), for without one it may be a person's. Figures stand for any name."""
     if any(map(str.isdigit, acronym)):
         return True
-    return TYPES.of_text(name) in _HAVE_ACRONYMS or any(w.islower() for w in name.split())
+    return any(w.islower() for w in name.split()) or TYPES.of_text(name) in _HAVE_ACRONYMS
 
 
 def _excerpt(surface: str, form: str) -> str:

@@ -16,7 +16,7 @@ No function builds a session, collects rows or depends on partitions: ids decide
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, reduce
 
 import pyarrow as pa
@@ -28,10 +28,13 @@ from wikidata import priors, types
 from wikidata.priors import KINDS, LIMITS, NAME_ROWS, WEIGHTS, PriorWeights, SurfaceLimits
 from wikidata.reasons import Reason
 from wikidata.schemas import ENTITIES, NAMES, REJECTS, SURFACES
-from wikidata.source_files import Source, lines
+from wikidata.source_files import Source, lines, lines_of_pieces, pieces
 
 SMALL_DUMP = 512 * 2**20
 """Bytes on disk up to which the lines are dealt to all cores by a shuffle; Spark cuts no file below 4 MB."""
+PIECE = 128 << 20
+"""Bytes of a plain file for one task, at most."""
+LEAST_PIECE = 1 << 20
 
 
 def read_dump(
@@ -73,6 +76,22 @@ def read_dump(
     if partitions is None and sum(s.size for s in sources) <= SMALL_DUMP:
         partitions = spark.sparkContext.defaultParallelism
     return read if partitions is None else read.repartition(partitions)
+
+
+def read_in_tasks(
+    spark: SparkSession, sources: Sequence[Source], allow_partial: bool = False
+) -> tuple[DataFrame, Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]] | None:
+    """Plain files in pieces, a row each, and what makes of such rows the lines of a dump, as `value: binary`; None
+    where a file is compressed.
+
+    A task that reads its piece by itself spares its lines the way through Java. There are as many pieces as tasks run
+    at once, or more, of at most PIECE bytes.
+    """
+    if any(source.compression for source in sources):
+        return None
+    share = -(-sum(source.size for source in sources) // spark.sparkContext.defaultParallelism)
+    cut = pieces(sources, min(PIECE, max(share, LEAST_PIECE)))
+    return spark.range(0, len(cut), 1, len(cut)), partial(lines_of_pieces, cut=cut, partial=allow_partial)
 
 
 def without_duplicates(entities: DataFrame, names: DataFrame) -> tuple[DataFrame, DataFrame, DataFrame]:

@@ -62,6 +62,11 @@ _POSSESSIVE = re.compile(r"(?<=\w)'s\Z")
 _QUALIFIER = re.compile(r"(.*\S)\s+\([^()]+\)\s*\Z", re.DOTALL)
 _SPACES = re.compile(r"\s+")
 _PLAIN = re.compile(r"[a-z0-9]+(?: [a-z0-9]+)*\Z")
+_OWN_FORM = "a-z0-9\u00e0-\u00f6\u00f8-\u012f\u0134-\u013e\u0141-\u0148\u014a-\u017e"
+"""Latin letters that are their own form: no ligature, no s or i that is written in two ways."""
+_PLAIN_LATIN = re.compile(rf"[{_OWN_FORM}]+(?: [{_OWN_FORM}]+)*\Z")
+_TO_FOLD = re.compile(r"[-_`\x00-\x1f\x7f]|  ")
+"""What of ASCII `_FOLD` and `_SPACES` change."""
 
 
 def normal_form(surface: str) -> str:
@@ -74,12 +79,28 @@ def normal_form(surface: str) -> str:
     `scripts.without_optional_blanks`). Accents of Latin letters and inner punctuation stay.
     `normal_form(normal_form(x)) == normal_form(x)`.
     """
+    # Most names are plain, and need no more.
+    form = surface.lower()
     if surface.isascii():
-        form = surface.lower()
-        if _PLAIN.match(form):
+        return form if _PLAIN.match(form) else _ascii_form(form)
+    return form if _PLAIN_LATIN.match(form) else _any_form(surface)
+
+
+def _ascii_form(form: str) -> str:
+    """`normal_form` of small letters of ASCII."""
+    while True:
+        before = form
+        if _TO_FOLD.search(form):
+            form = _SPACES.sub(" ", form.translate(_FOLD))
+        form = _strip(form)
+        if form.endswith("'s"):
+            form = _POSSESSIVE.sub("", form)
+        if form == before or _PLAIN.match(form):
             return form
-    else:
-        form = surface
+
+
+def _any_form(form: str) -> str:
+    """`normal_form` of any string."""
     while True:
         before = form
         if not form.isascii():
@@ -91,8 +112,10 @@ def normal_form(surface: str) -> str:
         if not form.isascii():
             form = scripts.without_optional_blanks(form)
         form = _POSSESSIVE.sub("", _strip(form))
-        if form == before:
+        if form == before or _PLAIN_LATIN.match(form):
             return form
+        if form.isascii():
+            return _ascii_form(form)
 
 
 def _undotted(form: str) -> str:
@@ -110,6 +133,8 @@ def _undotted(form: str) -> str:
 
 def _strip(form: str) -> str:
     """Without surrounding punctuation; brackets only where they have no partner, or enclose all."""
+    if form and form[0].isalnum() and form[-1].isalnum():
+        return form
     while True:
         before = form
         form = form.lstrip(LEADING).rstrip(_TRAILING)
@@ -127,6 +152,19 @@ def _strip(form: str) -> str:
             form = form[:-1]
         if form == before:
             return form
+
+
+def plain_words(name: str) -> list[str]:
+    """The words of a name of one, two or three words of ASCII's letters with a blank between them; [] for others.
+
+    Such a name is admissible, and its normal form is itself in small letters. Most names are such.
+    """
+    if not name.isascii() or not 1 < len(name) <= MAX_CHARS:
+        return []
+    if name.isalpha():
+        return [name]
+    words = name.split(" ")
+    return words if len(words) <= 3 and all(map(str.isalpha, words)) else []
 
 
 def normal_forms(surfaces: pa.Array | pa.ChunkedArray | Sequence[str | None]) -> pa.Array:
@@ -179,7 +217,7 @@ def inadmissible(form: str) -> Inadmissible | None:
         return Inadmissible.SINGLE_CHARACTER
     if len(form) > MAX_CHARS or form.count(" ") >= MAX_WORDS:
         return Inadmissible.TOO_LONG
-    if form.isdigit() or not any(map(str.isalpha, form)):
+    if not form[0].isalpha() and not any(map(str.isalpha, form)):
         return Inadmissible.NO_LETTER
     if "://" in form or form.startswith("www."):
         return Inadmissible.ADDRESS
@@ -188,7 +226,7 @@ def inadmissible(form: str) -> Inadmissible | None:
 
 def without_qualifier(title: str) -> str:
     """A page title without its qualifier in brackets: "Mercury (planet)" is "Mercury"."""
-    match = _QUALIFIER.match(title)
+    match = _QUALIFIER.match(title) if "(" in title else None
     return match.group(1) if match else title
 
 
@@ -330,12 +368,19 @@ _TITLES = (
 )  # fmt: skip
 _COMPANY = _words("inc incorporated corp corporation co company ltd limited plc llc gmbh ag sa nv")
 _GENERATION = _words("jr sr ii iii iv")
+_ADDED_LAST = _COMPANY | _GENERATION
 _KINDS_OF_PLACE = ("ประเทศ", "จังหวัด", "ປະເທດ", "ប្រទេស")  # country, province
 _ADDED = re.compile(r"\A(.*\w)(?:,\s.*|\s\([^()]*\))\Z", re.DOTALL)
 _INITIAL = re.compile(r"(?:\w\.?|(?:\w\.)+\w?)\Z")
 _RUN_INITIALS = re.compile(r"\.(?=\w)")
 _SLASH = re.compile(r" ?/ ?")
 _PARTICLES = _words("de da di du del della von van der den ter la le al el bin ibn dos das do st y e of")
+
+
+def _is_initial(word: str) -> bool:
+    if len(word) > 5 or (len(word) > 1 and "." not in word):
+        return False
+    return bool(_INITIAL.match(word)) and not word.isdigit()
 
 
 def _bare(form: str) -> str:
@@ -346,12 +391,12 @@ def _bare(form: str) -> str:
     count = len(words)
     if count > 1 and words[0] == "the":
         words = words[1:]
-    while len(words) > 1 and words[-1].strip(".,") in _COMPANY | _GENERATION:
+    while len(words) > 1 and words[-1].strip(".,") in _ADDED_LAST:
         words = words[:-1]
         if len(words) > 1 and words[-1] in ("and", "&"):
             words = words[:-1]
     if len(words) > 2:
-        words = [words[0], *(w for w in words[1:-1] if len(w) > 5 or not _INITIAL.match(w) or w.isdigit()), words[-1]]
+        words = [words[0], *[w for w in words[1:-1] if not _is_initial(w)], words[-1]]
     return normal_form(" ".join(words)) if len(words) < count else form
 
 
@@ -380,7 +425,8 @@ def short_forms(name: str, exact: str | None = None) -> list[str]:
     already.
     """
     exact = normal_form(name) if exact is None else exact
-    found = [_bare(exact)]
+    bare = _bare(exact)
+    found = [bare] if bare != exact else []
     added = _ADDED.match(name) if "," in name or "(" in name else None
     if added:
         short = normal_form(added.group(1))
@@ -389,26 +435,28 @@ def short_forms(name: str, exact: str | None = None) -> list[str]:
         found.append(exact.replace(" & ", " and "))
     words = name.split()
     if len(words) > 1 and name[:1].isupper():
-        for club, rest in ((words[-1], words[:-1]), (words[0], words[1:])):
-            if club.casefold() in _CLUBS and club[:1].isupper():
-                found.append(normal_form(" ".join(rest)))
-    if len(words) > 2 and name[:1].isupper():
-        if words[0].casefold() in _SHIPS and words[0].isupper():
+        first, last = words[0], words[-1]
+        if last[:1].isupper() and last.casefold() in _CLUBS:
+            found.append(normal_form(" ".join(words[:-1])))
+        if first[:1].isupper() and first.casefold() in _CLUBS:
             found.append(normal_form(" ".join(words[1:])))
-        elif words[-1].casefold() in _TYPE_WORDS and words[-1][:1].isupper():
+        if len(words) > 2 and first.isupper() and first.casefold() in _SHIPS:
+            found.append(normal_form(" ".join(words[1:])))
+        elif len(words) > 2 and last[:1].isupper() and last.casefold() in _TYPE_WORDS:
             found.append(normal_form(" ".join(words[:-1])))
     if len(words) > 3 and len(words[0]) == 4 and words[0].isdigit() and words[1].isupper() and words[1].isalpha():
         found.append(normal_form(" ".join([words[0], *words[2:]])))
     # Thai, Lao and Khmer write what a place is before its name, and texts leave it out.
     if not exact.isascii():
-        found += [bare for kind in _KINDS_OF_PLACE if (bare := exact.removeprefix(kind)) != exact]
-    return [f for f in dict.fromkeys(found) if f and f != exact]
+        found += [rest for kind in _KINDS_OF_PLACE if (rest := exact.removeprefix(kind)) != exact]
+    return [f for f in dict.fromkeys(found) if f and f != exact] if found else found
 
 
 _RANKS = _words(
     """duke duchess archduke archduchess earl count countess marquess marquis marchioness viscount viscountess baron
     baroness lord lady prince princess margrave margravine landgrave elector graf freiherr"""
 )
+_BEFORE_NAMES = _HONORIFICS | _RANKS
 _RANK = re.compile(rf"(?:(\d+(?:st|nd|rd|th)) )?((?:{'|'.join(sorted(_RANKS))})\b.*)", re.IGNORECASE)
 _REGNAL = re.compile(r"(?=[IVX]+\Z)X{0,3}(?:IX|IV|V?I{0,3})\Z")
 _SMALL = _words("a an and & at by de del des do du for in of on the to und y")
@@ -424,6 +472,9 @@ _SPELLED_OUT = {
     "st": "saint", "st.": "saint", "mt": "mount", "mt.": "mount", "ft": "fort", "ft.": "fort",
 }  # fmt: skip
 _CLUBS = _words("fc f.c. afc a.f.c. cf c.f. sc s.c.")
+_LEFT_OUT_FIRST = _CLUBS | _SHIPS | {"the"}
+_LEFT_OUT_LAST = _CLUBS | _TYPE_WORDS | _ADDED_LAST
+_DIGIT = re.compile(r"\d")
 _DESIGNATION = re.compile(r"(?=.*\d)(?=.*[A-Z])[A-Z][A-Za-z]{0,3}[-\u2010\u2011]?\d[\w-]*\Z")
 
 
@@ -463,7 +514,7 @@ def parts_of_person(name: str) -> list[tuple[str, str]]:
     reigning, of, _ = front.partition(" of ")
     if of:
         words = reigning.split()
-        while len(words) > 1 and words[0].rstrip(".").casefold() in _HONORIFICS | _RANKS:
+        while len(words) > 1 and words[0].rstrip(".").casefold() in _BEFORE_NAMES:
             words = words[1:]
         if words and all(w[:1].isupper() for w in words):
             found += [(" ".join(words), "part")] if len(words) > 1 else []
@@ -512,14 +563,25 @@ def acronyms(name: str) -> list[str]:
     found: list[str] = []
     if not words or not words[0][:1].isupper():
         return found
-    for at, word in enumerate(words[1:], 1):
+    for at, word in enumerate(words[1:], 1) if _DIGIT.search(name) else ():
         if _DESIGNATION.match(word) and len(word) > 2:
             found = [word, " ".join(words[at:])]
             break
-    content = [w for w in words if w.casefold() not in _SMALL]
+    content = [w for w in words if w.casefold() not in _SMALL] if len(words) > 2 else []
     if 3 <= len(content) <= 7 and all(w[:1].isupper() for w in content):
         found.append("".join(w[0] for w in content))
-    return [*dict.fromkeys(found)]
+    return [*dict.fromkeys(found)] if found else found
+
+
+def stands_alone(words: Sequence[str]) -> bool:
+    """Whether neither `short_forms` nor `acronyms` makes anything of the name of these `plain_words`. Where it says
+    False they still may not."""
+    count = len(words)
+    if count == 1:
+        return True
+    if words[0].lower() in _LEFT_OUT_FIRST or words[-1].lower() in _LEFT_OUT_LAST:
+        return False
+    return count == 2 or (len(words[1]) > 1 and not (words[1][0].isupper() and words[2][0].isupper()))
 
 
 @lru_cache(maxsize=1 << 16)

@@ -32,6 +32,7 @@ from i2e_pipeline.inputs.shard import shard_of
 from i2e_pipeline.label.calibration import FEATURES, OPTIONAL, CalibrationError
 from i2e_pipeline.label.explain import explain_labels
 from i2e_pipeline.label.stages import calibration_of
+from i2e_pipeline.label.wider import STEPS, WIDER_OF
 
 log = logging.getLogger(__name__)
 
@@ -409,6 +410,10 @@ class _Explanation:
         names = ["text_id", "start", "end", "entity_id", "probability"]
         candidates = self.search.rows("candidates", is_text, names, [unit])
         candidates = self._narrowed("candidates", reader, unit, ids, candidates)
+        config = run.config.label
+        if config.wider:
+            candidates = [{**c, **dict.fromkeys(pa.schema(_ABOVE).names)} for c in candidates]
+            candidates += self._wider(unit, is_text, candidates)
         of_entity = {s["entity_id"]: s for s in scores}
         options = [
             {**of_entity[c["entity_id"]], **c, "text_probability": c["probability"]}
@@ -416,11 +421,11 @@ class _Explanation:
             if c["entity_id"] in of_entity
         ]
         options = self._with_features(run.handed_to(reader), unit, ids, options)
-        config = run.config.label
         try:
             calibration = calibration_of(run.config)
             further = [f for f in calibration.features if f not in FEATURES]
-            schema = pa.schema([*_OPTION, *(pa.field(name, pa.float64()) for name in further)])
+            above = _ABOVE if config.wider else ()
+            schema = pa.schema([*_OPTION, *above, *(pa.field(name, pa.float64()) for name in further)])
             table = pa.Table.from_pylist(options, schema=schema)
             told = explain_labels(table, calibration, config.threshold, config.max_labels_per_image)
         except (CalibrationError, ValueError) as error:
@@ -448,6 +453,15 @@ class _Explanation:
         for before in stored.values():
             self._compare(unit, "labels", None, before)
         return labels
+
+    def _wider(
+        self, unit: str, is_text: pc.Expression, candidates: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """What stands above these candidates, each row with its candidate's probability."""
+        below = {(c["start"], c["end"], c["entity_id"]): c["probability"] for c in candidates}
+        rows = self.search.rows("wider", is_text, units=[unit])
+        places = [(r["start"], r["end"], r["wider_of"]) for r in rows]
+        return [{**r, "probability": below[place]} for r, place in zip(rows, places, strict=True) if place in below]
 
     def _narrowed(
         self, table: str, reader: Stage, unit: str, ids: Mapping[str, bytes], rows: list[dict[str, Any]]
@@ -579,6 +593,8 @@ _OPTION = (
     pa.field("text_probability", pa.float32()),
 )
 """What the stage that chooses labels sees of a candidate."""
+_ABOVE = (pa.field(WIDER_OF, pa.int64()), pa.field(STEPS, pa.int32()))
+"""And with `label.wider` of what stands above one; null of a candidate."""
 
 
 def _as_bytes(image_id: str | bytes) -> bytes:

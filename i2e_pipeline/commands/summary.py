@@ -359,7 +359,8 @@ def _labels(labels: Sequence[Mapping[str, Any]]) -> Table:
         figures = (row["clip_score"], row["background_z"], row["text_probability"], row["probability"])
         told = f"→ {row['reason']}: {row['sentence']}" if row["reason"] else "→ a label"
         of = f"{_contributions(row['features'])}, bias {row['bias']:+.2f} = {row['score']:+.2f} {told}"
-        table.add_row(_entity(row), *(f"{value:.3f}" for value in figures), of)
+        above = "" if row.get("wider_of") is None else f" (wider of Q{row['wider_of']})"
+        table.add_row(_entity(row) + above, *(f"{value:.3f}" for value in figures), of)
     return table
 
 

@@ -513,6 +513,8 @@ class ScoreConfig(ModelConfig, ImageLimits):
 
 
 class LabelConfig(Section):
+    added_later: ClassVar[tuple[str, ...]] = ("wider",)
+
     calibration: PathText | None = None
     """JSON file that `i2e calibrate` wrote. It says how probable a label is, given CLIP score and text probability, and
     holds the threshold. None: the default of label/calibration.py; docs/quality.md says what that was fitted on."""
@@ -521,6 +523,10 @@ class LabelConfig(Section):
     one gives fewer labels, of which more are right."""
     max_labels_per_image: int = Field(4, ge=1)
     """Labels of an image at most. A further label is kept only if it is nearly as probable as the first."""
+    wider: bool = False
+    """An image that gets no label by what its text names may get a wider one: what stands above a candidate by P279,
+    P171 or P31 (a dog, for a breed that the image does not tell), where the image agrees. More entities are scored, and
+    a change of it scores all images again. docs/quality.md says what it brings."""
 
 
 class SelectConfig(Section):

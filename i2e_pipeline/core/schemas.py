@@ -96,6 +96,14 @@ CANDIDATES = _schema(
     _key("probability", pa.float32()),
     _key("rank", pa.int32()),
 )
+WIDER = _schema(
+    _key("text_id", ID),
+    _key("start", pa.int32()),
+    _key("end", pa.int32()),
+    _key("entity_id", pa.int64()),
+    _key("wider_of", pa.int64()),
+    _key("steps", pa.int32()),
+)
 ENTITY_VECTORS = _schema(
     _key("entity_id", pa.int64()),
     _key("vector", pa.list_(pa.float32())),

@@ -312,9 +312,9 @@ class Tables:
             stored = pq.read_schema(inner, filesystem=filesystem)
         except FileNotFoundError:
             return schema
-        for place, field in enumerate(schema):
-            if field.name in stored.names and pa.types.is_fixed_size_binary(stored.field(field.name).type):
-                schema = schema.set(place, field.with_type(stored.field(field.name).type))
+        for place, column in enumerate(schema):
+            if column.name in stored.names and pa.types.is_fixed_size_binary(stored.field(column.name).type):
+                schema = schema.set(place, column.with_type(stored.field(column.name).type))
         return schema
 
     def batches(self, table: str, commits: Iterable[Commit], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

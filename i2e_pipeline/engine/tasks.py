@@ -51,6 +51,9 @@ class Counting:
     """Rows that an input batch stands for; None: its length."""
     passed: Passed | None = None
     """Which rows count as passed on; None: none do."""
+    unfold: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]] | None = None
+    """Makes of what arrives the batches that are counted and go to the kernel: rows that the task itself reads from a
+    part of a file do not cross from Java to Python. None: they are what arrives."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +165,10 @@ class Task:
     def _work(
         self, kernel: Kernel, batches: Iterator[pa.RecordBatch], part: Part, name: str, empty_files: bool = False
     ) -> None:
-        rows_of, started = self.plan.counting.rows_of, time.monotonic()
+        rows_of, unfold, started = self.plan.counting.rows_of, self.plan.counting.unfold, time.monotonic()
 
         def counted() -> Iterator[pa.RecordBatch]:
-            for batch in batches:
+            for batch in unfold(batches) if unfold else batches:
                 part.rows_in += rows_of(batch) if rows_of else batch.num_rows
                 yield batch
 

@@ -25,7 +25,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, KnowledgeBaseConfig
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Made, Plan, Run, Stage, StageError
-from i2e_pipeline.engine.tables import WHOLE, Failed, Kernel, Written, pass_on
+from i2e_pipeline.engine.tables import WHOLE, Counting, Failed, Kernel, Written, pass_on
 from wikidata import source_files
 from wikidata.filters import FILTERS
 from wikidata.items import read_items
@@ -162,7 +162,11 @@ class KnowledgeBase(Stage):
             with said_of("knowledge_base.redirects"):
                 of_file = read_redirects(run.spark, files_of(kb.redirects), opened)
                 merges.refuse_contradictions(of_file, f"{merges.OF_A_FILE} of {kb.redirects}")
-        lines = wikidata.read_dump(run.spark, dump, allow_partial=kb.allow_partial, for_spark=files.for_spark)
+        lines, counting = None, Counting()
+        if in_tasks := wikidata.read_in_tasks(run.spark, dump, kb.allow_partial):
+            lines, counting = in_tasks[0], Counting(unfold=in_tasks[1])
+        else:
+            lines = wikidata.read_dump(run.spark, dump, allow_partial=kb.allow_partial, for_spark=files.for_spark)
         languages, filters = tuple(kb.languages), {k: r for k, r in FILTERS.items() if r.value in kb.skip}
         with said_of("knowledge_base.dump", "" if kb.allow_partial else PARTIAL):
             raw = tables.write(
@@ -171,6 +175,7 @@ class KnowledgeBase(Stage):
                 self.name,
                 unit,
                 tuple(self.scratch),
+                counting,
             )
         read = {t: self._staged(run, raw, t) for t in self.scratch}
         try:

@@ -66,6 +66,8 @@ class Verdict(str, Enum):
     """The image has a label that is clearly more probable."""
     TOO_MANY = "too_many"
     """The image has as many labels as it may."""
+    FITS_OTHERS = "fits_others"
+    """It is what stands above a candidate, and the image fits other things clearly better (wider.py)."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.label.calibration import Calibration, select
+from i2e_pipeline.label.wider import WIDER_OF, choose_wider, parted
 
 _PAIR = ("image_id", "pair_id", "shard", "row", "width", "height")
 
@@ -27,22 +28,20 @@ def choose_labels(
 
     batches   image_id, pair_id: binary(16), shard: int32, row: int64, width, height: int32,
               options: list<struct<start, end, entity_id, clip_score, background_z, described, text_probability,
-              surface>>
+              surface>>, and with wider ones wider_of and steps, null where an option is the text's own
     threshold   None: the calibration's
-    yields    labels: a row for each pair and entity, `reason` null where it was chosen;
+    yields    labels: a row for each pair and entity, `reason` null where it was chosen; with wider ones, those of pairs
+              without a label too, and `wider_of`;
               rejects: the pairs that have no label, with the best candidate as detail
     Each pair is looked at by itself. Labels of the same image from several pairs are merged later, over all units.
     """
     for batch in batches:
-        options = flat_options(batch)
-        # `select` chooses by image: here each pair is one.
-        chosen = select(
-            options.append_column("image_id", options.column("pair_id")), calibration, threshold, max_labels
-        )
+        chosen = chosen_of(flat_options(batch), calibration, threshold, max_labels)
         chosen = chosen.sort_by([("parent", "ascending"), ("probability", "descending"), ("entity_id", "ascending")])
         parent = chosen.column("parent").to_numpy()
         columns = {name: batch.column(name).take(pa.array(parent)) for name in _PAIR}
-        for name in ("entity_id", "clip_score", "text_probability", "probability", "reason"):
+        of_options = ("entity_id", "clip_score", "text_probability", "probability", "reason", WIDER_OF)
+        for name in of_options if WIDER_OF in chosen.schema.names else of_options[:-1]:
             columns[name] = chosen.column(name).combine_chunks()
         columns["mention"] = chosen.column("surface").combine_chunks()
         yield "labels", pa.RecordBatch.from_pydict(columns)
@@ -54,6 +53,24 @@ def choose_labels(
                 "rejects",
                 _rejects(batch, chosen, parent, ~labelled, calibration.threshold if threshold is None else threshold),
             )
+
+
+def chosen_of(options: pa.Table, calibration: Calibration, threshold: float | None, max_labels: int) -> pa.Table:
+    """Options with probability and reason (null: a label), each entity of a pair once; the wider ones of the pairs that
+    have no label by the text's own ones.
+
+    options   as `flat_options` gives them
+    """
+    own, wider = parted(options)
+    # `select` chooses by image: here each pair is one.
+    chosen = select(own.append_column("image_id", own.column("pair_id")), calibration, threshold, max_labels)
+    chosen = chosen.drop_columns(["image_id"])
+    if WIDER_OF not in options.schema.names:
+        return chosen
+    labelled = pc.unique(chosen.filter(pc.is_null(chosen["reason"]))["parent"])
+    own, wider = (t.filter(pc.invert(pc.is_in(t["parent"], labelled))) for t in (own, wider))
+    further = choose_wider(own, wider, calibration, calibration.threshold if threshold is None else threshold)
+    return pa.concat_tables([chosen, further], promote_options="default")
 
 
 def _rejects(

@@ -1,6 +1,6 @@
 """Label: which candidates does each image get as labels, by what text and image say together?
 
-Reads    scores · candidates · pairs · mentions · the feature columns of stages from outside
+Reads    scores · candidates · wider · pairs · mentions · the feature columns of stages from outside
 Writes   labels
 Rejects  below_bar
 """
@@ -11,13 +11,17 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.schemas import LABELS, Reason
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError, WhichUnits
 from i2e_pipeline.engine.tables import Kernel
+from i2e_pipeline.engine.units import Unit
 from i2e_pipeline.label.calibration import DEFAULT, FEATURES, OPTIONAL, Calibration
 from i2e_pipeline.label.labels import choose_labels
+from i2e_pipeline.label.wider import GAP, STEPS, WIDER_OF
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -30,7 +34,7 @@ class Label(Stage):
     version = 3  # each label says which words proposed it
     does = "choose labels by text and image together"
     after = ("score",)
-    reads = ("scores", "candidates", "pairs", "mentions")
+    reads = ("scores", "candidates", "wider", "pairs", "mentions")
     tables = {
         "labels": Table(
             LABELS,
@@ -58,6 +62,12 @@ class Label(Stage):
             "bias": calibration.bias,
             **({"without_vocabulary": [*other.features, *other.weights, other.bias]} if other is not None else {}),
         }
+
+    def weighs(self, config: Config) -> dict[str, Any]:
+        return {"wider_gap": GAP} if config.label.wider else {}
+
+    def further_columns(self, config: Config, units: Sequence[Unit]) -> Mapping[str, pa.Schema]:
+        return {"labels": pa.schema([pa.field(WIDER_OF, pa.int64())])} if config.label.wider else {}
 
     def check(self, run: Run) -> None:
         known = [*FEATURES, *run.feature_names()]
@@ -91,11 +101,12 @@ class Label(Stage):
             F.col("probability").alias("text_probability"),
             "surface",
             *weighed,
+            *([WIDER_OF, STEPS] if run.config.label.wider else []),
         )
         place = ["unit", "text_id", "start", "end"]
         words = run.read("mentions", units, ["text_id", "start", "end", "surface"])
         pairs = (
-            scored_candidates(run, units)
+            (_with_wider(run, units) if run.config.label.wider else scored_candidates(run, units))
             .join(words, place, how="inner")
             .groupBy("unit", "pair_id", "image_id", "shard", "row", "width", "height")
             .agg(F.sort_array(F.collect_list(option)).alias("options"))
@@ -122,6 +133,26 @@ def calibration_of(config: Config) -> Calibration:
 def scored_candidates(run: Run, units: WhichUnits = None) -> DataFrame:
     """A row per scored pair, mention and entity of units (None: of all): what text and image say, and the features
     that stages from outside give."""
+    candidates = run.read("candidates", units, ["unit", "text_id", "start", "end", "entity_id", "probability"])
+    return _scored(run, candidates, units)
+
+
+def _with_wider(run: Run, units: WhichUnits) -> DataFrame:
+    """The same, and a row per scored pair, candidate and entity above it, with the candidate's probability by the text;
+    `wider_of` and `steps` are null of the candidates themselves."""
+    from pyspark.sql import functions as F
+
+    span = ["unit", "text_id", "start", "end"]
+    own = run.read("candidates", units, [*span, "entity_id", "probability"])
+    below = own.withColumnRenamed("entity_id", WIDER_OF)
+    # Without those whose candidate the stages between have left out.
+    wider = run.read("wider", units, [*span, "entity_id", WIDER_OF, STEPS]).join(below, [*span, WIDER_OF], how="inner")
+    neither = {name: F.lit(None).cast(kind) for name, kind in ((WIDER_OF, "long"), (STEPS, "int"))}
+    return _scored(run, own.withColumns(neither).unionByName(wider), units)
+
+
+def _scored(run: Run, candidates: DataFrame, units: WhichUnits) -> DataFrame:
+    """Candidates by text, brought to the pairs that were scored with them."""
     scores = run.read(
         "scores",
         units,
@@ -141,7 +172,6 @@ def scored_candidates(run: Run, units: WhichUnits = None) -> DataFrame:
         ],
     )
     texts = run.read("pairs", units, ["unit", "pair_id", "text_id"])
-    candidates = run.read("candidates", units, ["unit", "text_id", "start", "end", "entity_id", "probability"])
     joined = scores.join(texts, ["unit", "pair_id"], how="inner").join(
         candidates, ["unit", "text_id", "entity_id"], how="inner"
     )

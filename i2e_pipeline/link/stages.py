@@ -1,7 +1,7 @@
 """Link: which entities can each mention mean, and how likely?
 
 Reads    mentions · texts · kb/surfaces · kb/entities
-Writes   candidates (text_id, start, end, entity_id, prior, probability, rank)
+Writes   candidates (text_id, start, end, entity_id, prior, probability, rank) · with `label.wider`, wider
 Rejects  no_candidate · below_floor
 """
 
@@ -16,12 +16,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.core.config import Config, PairsConfig
-from i2e_pipeline.core.schemas import CANDIDATES, Reason
+from i2e_pipeline.core.config import Config, LabelConfig, PairsConfig
+from i2e_pipeline.core.schemas import CANDIDATES, WIDER, Reason
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Plan, Run, Stage
 from i2e_pipeline.engine.tables import Kernel
-from i2e_pipeline.link import context
+from i2e_pipeline.link import context, wider
 from i2e_pipeline.link.candidates import with_candidates
 from i2e_pipeline.link.disambiguate import Weights, disambiguate
 
@@ -39,31 +39,42 @@ class Link(Stage):
             key=("text_id", "start", "end", "entity_id"),
             holds="what each mention may mean; what its probabilities lack to 1 is none of these",
             narrowable=True,
-        )
+        ),
+        "wider": Table(
+            WIDER,
+            key=("text_id", "start", "end", "entity_id", "wider_of"),
+            holds="with `label.wider`: what stands above a candidate (`wider_of`) by P279, P171 or P31, so many "
+            "`steps`, and is no candidate of the text itself",
+        ),
     }
     passes = Passed("candidates", ("text_id", "start", "end"))
     reasons = {
         Reason.NO_CANDIDATE: "The name is in no entity's list of names, in any of the languages that are read.",
         Reason.BELOW_FLOOR: "The name is known, but no entity is a likely enough reading of it here.",
     }
-    sections = ("link", "pairs")
-    leaves_out = {f"pairs.{key}": "other stages read it" for key in PairsConfig.model_fields if key != "group_column"}
+    sections = ("link", "pairs", "label")
+    leaves_out = {
+        **{f"pairs.{key}": "other stages read it" for key in PairsConfig.model_fields if key != "group_column"},
+        **{f"label.{key}": "the stage `label` reads it" for key in LabelConfig.model_fields if key != "wider"},
+    }
 
     def weighs(self, config: Config) -> dict[str, Any]:
-        return asdict(Weights())
+        return {**asdict(Weights()), **(wider.WEIGHS if config.label.wider else {})}
 
     def check(self, run: Run) -> None:
         Weights.load(run.config.link.weights)
 
     def prepare(self, run: Run) -> None:
-        """Lay out the entities' context, once per knowledge base."""
+        """Lay out the entities' context, and what stands above them, once per knowledge base."""
+        # kb/entities is written in the order of entity_id, part after part.
+        read = partial(run.tables.batches, "kb/entities", run.commits_of("kb/entities"))
         if not os.path.exists(os.path.join(context_folder(run), "context.json")):
-            # kb/entities is written in the order of entity_id, part after part.
-            entities = run.tables.batches("kb/entities", run.commits_of("kb/entities"), [*context.COLUMNS])
-            context.build(entities, context_folder(run))
+            context.build(read([*context.COLUMNS]), context_folder(run))
+        if run.config.label.wider and not os.path.exists(os.path.join(_above_folder(run), "above.json")):
+            wider.build(read([*wider.COLUMNS]), _above_folder(run))
 
     def lays_out(self, run: Run) -> Mapping[str, str]:
-        return {"kb/context": _context_name(run)}
+        return {"kb/context": _name(run, context.FORMAT), "kb/above": _name(run, wider.FORMAT)}
 
     def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
         return run.rows_by_unit("mentions", units)
@@ -75,9 +86,11 @@ class Link(Stage):
         surfaces = run.read("kb/surfaces", columns=["normal_form", "candidates"])
         known = run.ship(context_folder(run))
         settings, weights = run.config.link, Weights.load(run.config.link.weights)
+        above = run.ship(_above_folder(run)) if run.config.label.wider else None
 
         def make_kernel() -> Kernel:
-            return partial(disambiguate, context=context.Context(known.local()), settings=settings, weights=weights)
+            kernel = partial(disambiguate, context=context.Context(known.local()), settings=settings, weights=weights)
+            return kernel if above is None else wider.with_wider(kernel, wider.Above(above.local()))
 
         expected = run.rows_by_unit("mentions", units)
         linked = with_candidates(mentions, texts, surfaces, grouped)
@@ -86,11 +99,15 @@ class Link(Stage):
 
 
 def context_folder(run: Run) -> str:
-    return run.tables.local_path("kb", "context", _context_name(run))
+    return run.tables.local_path("kb", "context", _name(run, context.FORMAT))
 
 
-def _context_name(run: Run) -> str:
-    return f"{run.fingerprints[run.writer('kb/entities').name][:16]}-format{context.FORMAT}"
+def _above_folder(run: Run) -> str:
+    return run.tables.local_path("kb", "above", _name(run, wider.FORMAT))
+
+
+def _name(run: Run, layout: int) -> str:
+    return f"{run.fingerprints[run.writer('kb/entities').name][:16]}-format{layout}"
 
 
 def _mentions(batch: pa.RecordBatch) -> int:

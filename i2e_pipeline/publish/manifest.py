@@ -70,10 +70,12 @@ def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -
     """
     published = run.commits_of("i2e/images")
     last = {run.writer(table).name for table in ("i2e/images", "i2e/entities")}
+    wider = [c.facts["wider"] for c in run.commits_of("selection") if "wider" in c.facts]
     return {
         "format_version": FORMAT_VERSION,
         "images": sum(c.rows("i2e/images") for c in published),
         "labels": labels,
+        **({"wider_labels": sum(wider)} if wider else {}),
         "entities": classes,
         "units": {c.unit: c.rows("i2e/images") for c in published},
         "columns": run.tables.catalogue.schema("i2e/images").names,

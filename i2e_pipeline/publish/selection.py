@@ -50,6 +50,31 @@ def image_labels(chosen: DataFrame, max_labels: int, settings: SelectConfig) -> 
     )
 
 
+def without_wider(chosen: DataFrame) -> DataFrame:
+    """Without the wider labels of images that another pair gives a label by name: what a husky is, needs no "dog"
+    beside it, and two texts of one image may be of one thing.
+
+    chosen   image_id, wider_of (null: a label by name) and further columns
+    """
+    from pyspark.sql import functions as F
+
+    by_name = chosen.where(F.col("wider_of").isNull()).select("image_id").distinct()
+    wider = chosen.where(F.col("wider_of").isNotNull()).join(by_name, "image_id", how="left_anti")
+    return chosen.where(F.col("wider_of").isNull()).unionByName(wider)
+
+
+def published_wider(chosen: DataFrame, labels: DataFrame) -> int:
+    """How many labels of images are wider ones.
+
+    chosen   what `without_wider` leaves
+    labels   `image_labels` of it
+    """
+    from pyspark.sql import functions as F
+
+    wider = chosen.where(F.col("wider_of").isNotNull()).select("image_id", "entity_id").distinct()
+    return labels.where(F.col("dropped").isNull()).join(wider, ["image_id", "entity_id"], how="left_semi").count()
+
+
 def _hash_share(*columns: str) -> Column:
     """xxHash64 of the columns as a number from 0 to 1."""
     from pyspark.sql import functions as F

@@ -85,12 +85,15 @@ class Select(Stage):
 
         (unit,) = units
         tables, config = run.tables, run.config
-        all_labels = run.read("labels", columns=[*LABELS.names, "unit"])
+        further = ["wider_of"] if config.label.wider else []
+        all_labels = run.read("labels", columns=[*LABELS.names, *further, "unit"])
         chosen = all_labels.where(F.col("reason").isNull())
-        labels = selection.image_labels(chosen, config.label.max_labels_per_image, config.select)
+        of_images = selection.without_wider(chosen) if config.label.wider else chosen
+        labels = selection.image_labels(of_images, config.label.max_labels_per_image, config.select)
+        wider = {"wider": selection.published_wider(of_images, labels)} if config.label.wider else {}
         places = run.spark.createDataFrame([(u.name, n) for n, u in enumerate(run.units)], "unit string, place int")
         before = self._before(run)
-        classes = selection.class_indices(labels.where(F.col("dropped").isNull()), chosen, places, before)
+        classes = selection.class_indices(labels.where(F.col("dropped").isNull()), of_images, places, before)
         texts = run.read("pairs", columns=["pair_id", "url", "text_id", "unit"])
         pairs = selection.pairs_to_publish(chosen, labels, classes, texts)
         counting = Counting(passed=self.passes)
@@ -114,7 +117,7 @@ class Select(Stage):
                 unit,
                 [selected, stats.only("entity_statistics")],
                 expected=run.rows("labels", by=("pair_id",)),
-                facts={"units": selection.unit_digests(written)},
+                facts={"units": selection.unit_digests(written), **wider},
             )
         ]
 
@@ -241,6 +244,7 @@ class Finish(Stage):
     sections = ("link", "label", "select", "storage", "publish")
     leaves_out = {
         "label.calibration": "the manifest holds what it says, not where it lies",
+        "label.wider": "the manifest holds it as the stage `label` does",
         **{f"storage.{key}": "the images say it" for key in ("format", "compression", "row_group_mb")},
         "storage.options": "how a store is reached changes no row",
     }

@@ -1,7 +1,7 @@
 """Score: how well does the image of a pair fit each entity that its text may mean?
 
-entity_vectors  Reads   candidates · kb/entities   Writes  entity_vectors
-score           Reads   pairs · candidates · entity_vectors · the input shards' images
+entity_vectors  Reads   candidates · wider · kb/entities   Writes  entity_vectors
+score           Reads   pairs · candidates · wider · entity_vectors · the input shards' images
                 Writes  scores   Rejects  no_linked_mention and the reasons of images/decode.py
 
 An entity's text is encoded once per model, however many units name it: each run adds a segment of the entities that no
@@ -45,7 +45,7 @@ class EncodeEntities(Stage):
     name, job, does, rows_are = "entity_vectors", "score_images", "encode the entities' texts", "entities"
     scope, version = "segments", 2
     after = ("knowledge_base",)
-    reads = ("candidates", "kb/entities", "entity_vectors")
+    reads = ("candidates", "wider", "kb/entities", "entity_vectors")
     tables = {
         "entity_vectors": Table(
             ENTITY_VECTORS,
@@ -96,6 +96,8 @@ class EncodeEntities(Stage):
         tables, config = run.tables, run.config.score
         segments = run.committed(self.name)
         candidates = run.read("candidates", columns=["entity_id"])
+        if run.rows("wider"):
+            candidates = candidates.union(run.read("wider", columns=["entity_id"]))
         entities = run.read("kb/entities", columns=[*OF_ENTITIES])
         if segments:  # they are of the knowledge base, and so the same in each segment
             background, exemplars = (segments[0].facts[fact] for fact in ("background", "exemplars"))
@@ -158,7 +160,7 @@ class Score(Stage):
     name, job, does, rows_are = "score", "score_images", "look at each image beside its candidates", "pairs"
     version = 4  # a perceptual hash of 256 bits
     after = ("link",)
-    reads = ("pairs", "candidates", "entity_vectors")
+    reads = ("pairs", "candidates", "wider", "entity_vectors")
     tables = {
         "scores": Table(
             SCORES,
@@ -196,11 +198,10 @@ class Score(Stage):
 
         config = run.config.score
         pairs = run.read("pairs", units, ["pair_id", "text_id", "shard", "row"])
-        named = (
-            run.read("candidates", units, ["text_id", "entity_id"])
-            .groupBy("unit", "text_id")
-            .agg(F.sort_array(F.collect_set("entity_id")).alias("entity_ids"))
-        )
+        candidates = run.read("candidates", units, ["text_id", "entity_id"])
+        if any(run.rows_by_unit("wider", units).values()):
+            candidates = candidates.union(_wider(run, units).select("text_id", "entity_id", "unit"))
+        named = candidates.groupBy("unit", "text_id").agg(F.sort_array(F.collect_set("entity_id")).alias("entity_ids"))
         none = F.array().cast("array<bigint>")
         rows = pairs.join(named, ["unit", "text_id"], how="left").select(
             "unit", "shard", "row", "pair_id", F.coalesce("entity_ids", none).alias("entity_ids")
@@ -236,6 +237,16 @@ class Score(Stage):
             rows_expected=run.rows_by_unit("pairs", units),
             profile=cluster.profile(run.spark, run.config),
         )
+
+
+def _wider(run: Run, units: Sequence[str]) -> DataFrame:
+    """Rows of the table wider whose candidate the stages between have left standing."""
+    from pyspark.sql import functions as F
+
+    span = ["unit", "text_id", "start", "end"]
+    standing = run.read("candidates", units, [*span[1:], "entity_id"])
+    standing = standing.select(*span, F.col("entity_id").alias("wider_of"))
+    return run.read("wider", units).join(standing, [*span, "wider_of"], how="left_semi")
 
 
 def model_name(config: Config) -> str:

@@ -18,7 +18,7 @@ from benchmarks import extract, knowledge_base, linking
 from tests.wikidata.lines import instance_of, line, statement
 from wikidata.priors import surfaces
 
-FIVE_RUNS = {"costs", "labels", "languages", "plan"}
+FIVE_RUNS = {"costs", "labels", "languages", "plan", "wider"}
 """Whole runs of several sizes, minutes at their smallest: `make bench` runs them. What they compute with is tested in
 tests/commands/test_plan.py and tests/engine/test_eventlog.py."""
 

@@ -199,3 +199,14 @@ def test_an_image_that_lost_all_labels_is_a_reject(labels: Any) -> None:
     )
     made = list(selection.select_images(iter([batch])))
     assert [(t, b.num_rows) for t, b in made if b.num_rows] == [("rejects", 1)]
+
+
+def test_a_wider_label_stands_where_no_pair_of_the_image_has_one_by_name(spark: Any) -> None:
+    """Catches: a husky that is a dog, too, because another text of the same image names it otherwise."""
+    rows = [(1, 7, None), (1, 8, 7), (2, 8, 7), (3, 9, None), (3, 7, None)]
+    chosen = spark.createDataFrame(
+        [(bytes([image]) * 16, entity, of) for image, entity, of in rows],
+        "image_id binary, entity_id long, wider_of long",
+    )
+    kept = selection.without_wider(chosen).collect()
+    assert sorted((r["image_id"][0], r["entity_id"]) for r in kept) == [(1, 7), (2, 8), (3, 7), (3, 9)]

@@ -40,7 +40,7 @@ def test_a_run_on_s3_makes_the_rows_of_one_on_a_disk(
     assert [file for file in written if SECRET.encode() in file.read_bytes()] == []
     status = run(config, tmp_path, "status")
     assert status.returncode == 0, status.stderr
-    image = min(content(whole)[0]).hex()
+    image = min(content(whole)[0])
     why = run(config, tmp_path, "explain", image, "--json")
     assert why.returncode == 0, why.stderr
     told = json.loads(why.stdout)

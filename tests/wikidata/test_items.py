@@ -107,6 +107,30 @@ def test_what_wikibase_may_write_is_an_item(text: bytes) -> None:
     assert len(read(text)["entities"]) == 1
 
 
+def test_tables_do_not_depend_on_how_lines_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a name with the line of another entity, a row that is left behind in the last batch."""
+    texts = [b"[", *(line(n, f"Thing No. {n}", aliases=aliases(*["Élan"] * (n % 3))) for n in range(1, 30)), b"{", b"]"]
+    texts[7] = b'{"entity":"Q4","redirect":"Q1"},'
+    whole = read(*texts)
+    hashes = {row["entity_id"]: row["line_id"] for row in whole["entities"]}
+    assert all(row["line_id"] == hashes[row["entity_id"]] for row in whole["names"])
+    assert all(whole.values())
+    for at_least in (1, 5, 2048):
+        monkeypatch.setattr("wikidata.items.LINES", at_least)
+        tables: dict[str, list[dict[str, Any]]] = {name: [] for name in whole}
+        for table, rows in read_items([batch(*texts[i : i + 4]) for i in range(0, len(texts), 4)]):
+            tables[table] += rows.to_pylist()
+        assert tables == whole
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_lines_of_a_part_of_a_column_and_nulls_are_read_as_they_are(kind: pa.DataType) -> None:
+    column = pa.array([line(1), None, line(2), b"", line(3)], kind).slice(1, 3)
+    tables = dict(read_items([pa.record_batch([column], ["value"])]))
+    assert tables["entities"]["entity_id"].to_pylist() == [2]
+    assert tables["rejects"]["reason"].to_pylist() == ["blank", "blank"]
+
+
 @given(st.binary(max_size=60) | st.text(max_size=40).map(str.encode))
 def test_no_bytes_raise(text: bytes) -> None:
     rows = read(text)

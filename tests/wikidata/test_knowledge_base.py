@@ -104,6 +104,20 @@ def test_the_listed_files_are_read_wherever_they_lie(spark: SparkSession, tmp_pa
     )
 
 
+def test_tasks_read_the_lines_that_spark_reads(spark: SparkSession, tmp_path: Path) -> None:
+    """Catches: another hash of a line, and so another id in `rejects`, by the way that it was read."""
+    for n, text in enumerate(
+        (b"\xef\xbb\xbf[\r\n" + line(1) + b"\r\n]\r\n", b"\n\n" + line(2) + b"\n\xff\n\n" + line(3))
+    ):
+        (tmp_path / f"{n}.json").write_bytes(text)
+    dump = recognised([str(tmp_path / f"{n}.json") for n in range(2)], DUMP)
+    read = knowledge_base.read_dump(spark, dump, for_spark=files.for_spark)
+    in_tasks = knowledge_base.read_in_tasks(spark, dump)
+    assert in_tasks is not None
+    found = in_tasks[0].mapInArrow(in_tasks[1], "value binary")
+    assert sorted(bytes(r.value) for r in found.collect()) == sorted(bytes(r.value) for r in read.collect())
+
+
 def test_of_two_lines_with_one_id_the_newer_wins_and_the_other_is_rejected(spark: SparkSession) -> None:
     old, new = line(1, "old", lastrevid=5), line(1, "new", lastrevid=6)
     same = line(3, "twice")

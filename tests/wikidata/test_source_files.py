@@ -25,6 +25,8 @@ from wikidata.source_files import (
     fault,
     invalid,
     lines,
+    lines_of_pieces,
+    pieces,
     recognised,
     unclosed,
 )
@@ -78,6 +80,38 @@ def test_bytes_say_how_a_file_is_packed_and_its_name_says_nothing(
     (numbers,) = pa.table({"id": [0]}).to_batches()
     read = [row for b in lines([numbers], [source]) for row in b.column("value").to_pylist()]
     assert read == TEXT.removesuffix(b"\n").split(b"\n")
+
+
+ODD_TEXTS = (
+    b"[\n{1},\n{22}\n]\n",
+    b"\xef\xbb\xbf[\r\n{1},\r\n]\r\n",
+    b"\n\n{1}\n\n\n{22}",
+    b"{" + b"1" * 40 + b"}\n{2}\n{" + b"3" * 25 + b"}",
+    b"one line",
+    b"\n",
+)
+"""With a byte order mark, blank lines, lines longer than a piece, no end of the last line."""
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_however_a_plain_file_is_cut_each_line_is_in_one_piece(tmp_path: Path, text: bytes) -> None:
+    """Catches: a line that begins where a piece does is read twice, or by neither."""
+    source = Source(written(tmp_path, text), None, len(text))
+    wanted = text.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
+    for length in range(1, len(text) + 2):
+        cut = pieces([source], length)
+        (numbers,) = pa.table({"id": range(len(cut))}).to_batches()
+        for size in (3, 7, 1000):
+            batches = lines_of_pieces([numbers], cut, size=size)
+            assert [row for b in batches for row in b.column("value").to_pylist()] == wanted, (length, size)
+
+
+def test_a_plain_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    cut = pieces([Source(str(tmp_path / "gone.json"), None, 9)], 4)
+    (numbers,) = pa.table({"id": range(len(cut))}).to_batches()
+    with pytest.raises(SourceError, match=r"gone\.json cannot be read"):
+        list(lines_of_pieces([numbers], cut))
+    assert list(lines_of_pieces([numbers], cut, partial=True)) == []
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,10 @@ from wikidata.surface import (
     normal_form,
     normal_forms,
     parts_of_person,
+    plain_words,
     short_forms,
     shorter,
+    stands_alone,
     unaccented,
     without_qualifier,
 )
@@ -83,6 +85,36 @@ def test_case_never_matters(text: str) -> None:
     assume(not re.search("\u0345[\u0300-\u036f]|[\u0300-\u036f]\u0345", unicodedata.normalize("NFD", text)))
     spelled = (text, text.lower(), text.upper(), text.title())
     assert len({normal_form(s) for s in spelled}) == 1
+
+
+@given(st.text(alphabet="abzAZ09éÉñşŞåÅ\u212bK\u212aſßıİœŒŀĳ -.'", max_size=12) | st.text(max_size=12))
+@example("Élan Vital")
+@example("\u212bngström")
+def test_a_plain_name_has_the_form_that_the_long_way_gives(text: str) -> None:
+    """Catches: a letter that is taken for its own form and is not. A name with a character that is dropped is never
+    plain, and all steps are gone through."""
+    assume(text and not unicodedata.combining(text[0]) and not unicodedata.combining(text[-1]))
+    middle = len(text) // 2
+    assert normal_form(text) == normal_form(f"{text[:middle]}\u200b{text[middle:]}")
+
+
+_NAME_WORDS = re.findall(r"\S+", "The the FC USS River island Inc Jr III A of Duke John state X AC World Cup us van")
+
+
+@given(st.lists(st.sampled_from(_NAME_WORDS), min_size=1, max_size=4).map(" ".join) | st.text("abAB1 -.", max_size=9))
+def test_what_is_plain_needs_no_more_and_what_stands_alone_has_no_shorter_name(name: str) -> None:
+    """Catches: a name of the knowledge base that is lost because it was held for one without short form."""
+    words = plain_words(name)
+    if not words:
+        return
+    assert " ".join(words) == name
+    assert normal_form(name) == name.lower()
+    assert inadmissible(name.lower()) is None
+    if stands_alone(words):
+        assert not short_forms(name)
+        assert not acronyms(name)
+    if len(words) == 1:
+        assert not parts_of_person(name)
 
 
 def test_each_character_has_one_form_in_all_its_cases() -> None:
