@@ -95,7 +95,7 @@ def test_an_image_gets_what_stands_above_what_its_text_names(
     assert all(above[r["wider_of"]] == r["entity_id"] for r in wider)
     assert {r["wider_of"] % 2 for r in wider} == {0, 1}
     images, entities = content(tmp_path / "on")
-    assert {r["image_id"] for r in wider} <= images.keys()
+    assert {r["image_id"].hex() for r in wider} <= images.keys()
     assert {r["entity_id"] for r in wider} <= entities.keys()
     assert len(images) > len(content(tmp_path / "off")[0])
     manifest = files.read_json(str(tmp_path / "on" / "i2e" / "manifest.json"))

@@ -196,7 +196,10 @@ class RunConfig(Section):
 Kind = Literal["bool", "int64", "double", "string"]
 """What a column holds that is carried from the input into the dataset."""
 
-_TAKEN = ("image_id", "image", "url", "alt_text", "width", "height", "labels", "unit")
+_TAKEN = (
+    "image_id", "image", "url", "alt_text", "width", "height", "key", "pair_id", "perceptual_hash", "split", "labels",
+    "unit",
+)  # fmt: skip
 """Columns that the published dataset has in any case (core/schemas.py, IMAGES)."""
 
 
@@ -216,7 +219,9 @@ def _column_names(value: dict[str, Any]) -> dict[str, Any]:
     low = [name.lower() for name in value]
     for name in value:
         if name.lower() in _TAKEN:
-            raise ValueError(f"{name}: the dataset has a column of this name in any case, so give it another one")
+            raise ValueError(
+                f"{name}: the dataset has a column of this name in any case; leave it out, or give yours another name"
+            )
         if low.count(name.lower()) > 1:
             raise ValueError(f"{name}: Spark and Delta see no difference between capitals and small letters")
         if not name or any(c in " ,;{}()\n\t=.`" for c in name):

@@ -52,8 +52,10 @@ def dataset(output: Path) -> tuple[dict[str, Any], dict[bytes, Any]]:
     named = {key: published.manifest[key] for key in ("images", "labels", "entities", "units", "dataset")}
     assert named["images"] == len(rows)
     assert named["labels"] == sum(map(len, rows.values()))
-    assert named["entities"] == published.entities.num_rows
-    assert {label["class_index"] for labels in rows.values() for label in labels} == {*range(named["entities"])}
+    assert named["entities"] == published.entities.column("retired").to_pylist().count(False)
+    retired = published.entities.column("retired").to_pylist()
+    live = {index for index, gone in enumerate(retired) if not gone}
+    assert {label["class_index"] for labels in rows.values() for label in labels} == live
     return named, rows
 
 
@@ -195,17 +197,17 @@ def test_columns_that_are_kept_later_are_published_without_scoring_again(output:
         return {name: units for name, units in worked(states).items() if units}, table
 
     before = ds.dataset(output / "i2e" / "images", format="parquet").to_table(["image_id", "labels"])
-    done, table = columns("key")
+    done, table = columns("truth_qid")
     assert done == {"publish": 2, "finish": 1}
-    source = ds.dataset("in", format="parquet").to_table(["url", "caption", "key"]).to_pylist()
-    keys = {(row["url"], row["caption"]): row["key"] for row in source}
+    source = ds.dataset("in", format="parquet").to_table(["url", "caption", "truth_qid", "key"]).to_pylist()
+    keys = {(row["url"], row["caption"]): (row["truth_qid"], row["key"]) for row in source}
     assert table.num_rows
-    assert table["key"].to_pylist() == [
+    assert list(zip(table["truth_qid"].to_pylist(), table["key"].to_pylist(), strict=True)) == [
         keys[url, text] for url, text in zip(table["url"].to_pylist(), table["alt_text"].to_pylist(), strict=True)
     ]
     assert table.select(["image_id", "labels"]).equals(before)
-    assert ", key |" in (output / "i2e" / "README.md").read_text()
-    assert columns("key")[0] == {}
+    assert ", truth_qid |" in (output / "i2e" / "README.md").read_text()
+    assert columns("truth_qid")[0] == {}
     assert columns()[0] == {"publish": 2, "finish": 1}
     with pytest.raises(InputError, match="no input file has a column 'licence'"):
         columns("licence")
