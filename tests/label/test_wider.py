@@ -32,6 +32,7 @@ OPTION = pa.struct(
         ("vocabulary_gap", pa.float32()),
         ("description_gap", pa.float32()),
         ("text_probability", pa.float32()),
+        ("surface", pa.string()),
         ("wider_of", pa.int64()),
         ("steps", pa.int32()),
     ]
@@ -51,7 +52,7 @@ def option(
 ) -> dict[str, Any]:
     return {
         "start": start, "end": start + 5, "entity_id": entity, "clip_score": z / 10, "background_z": z,
-        "vocabulary_gap": gap, "description_gap": described, "text_probability": text, "wider_of": of,
+        "vocabulary_gap": gap, "description_gap": described, "text_probability": text, "surface": "words", "wider_of": of,
         "steps": (1 if steps is None else steps) if of is not None else None,
     }  # fmt: skip
 
