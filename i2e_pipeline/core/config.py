@@ -535,11 +535,16 @@ class LabelConfig(Section):
 
 
 class SelectConfig(Section):
+    added_later: ClassVar[tuple[str, ...]] = ("exclude",)
+
     min_images_per_entity: int = Field(5, ge=1)
     """Entities with fewer images are dropped, and so are images that have no other label."""
     max_images_per_entity: int | None = Field(None, ge=1)
     """About so many images of an entity are kept, drawn by hash of (image, entity): the same ones in every run. None:
     all are kept."""
+    exclude: Paths = ()
+    """Lists of what is left out, files or folders: addresses, domains, images, perceptual hashes, entities
+    (docs/outputs.md). A change takes effect at the next run; nothing is scored again."""
 
 
 class PublishConfig(Section):
@@ -846,6 +851,7 @@ _SPELLED_BEFORE = {
     "build.max_labels_per_image": "label.max_labels_per_image",
     "build.min_images_per_entity": "select.min_images_per_entity",
     "build.max_images_per_entity": "select.max_images_per_entity",
+    "build.exclude": "select.exclude",
 }
 """Settings that were renamed, from their old name to today's. The old one is still read, with a note."""
 

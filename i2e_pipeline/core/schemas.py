@@ -61,6 +61,11 @@ class Reason(str, Enum):
     DUPLICATE_IMAGE = "duplicate_image"
     RARE_ENTITY = "rare_entity"
     OVER_CAP = "over_cap"
+    EXCLUDED_URL = "excluded_url"
+    EXCLUDED_DOMAIN = "excluded_domain"
+    EXCLUDED_IMAGE = "excluded_image"
+    EXCLUDED_HASH = "excluded_hash"
+    EXCLUDED_ENTITY = "excluded_entity"
 
 
 PAIRS = _schema(

@@ -178,6 +178,21 @@ def pairs_to_publish(chosen: DataFrame, labels: DataFrame, classes: DataFrame, t
     )
 
 
+def left_out(chosen: DataFrame, excluded: DataFrame) -> DataFrame:
+    """Rows as of `pairs_to_publish` of pairs that are left out: unit, pair_id, reason."""
+    from pyspark.sql import functions as F
+
+    columns = ("image_id", "shard", "row", "width", "height")
+    pairs = chosen.groupBy("unit", "pair_id").agg(*(F.first(c).alias(c) for c in columns))
+    none = F.lit(None).cast(
+        "array<struct<entity_id: bigint, class_index: int, score: float, clip_score: float, mention: string>>"
+    )
+    return pairs.join(excluded, ["unit", "pair_id"], how="inner").select(
+        "image_id", "pair_id", "unit", "shard", "row", "width", "height", F.lit(True).alias("stands"),
+        F.col("pair_id").alias("standing_pair"), none.alias("labels"), F.col("reason").alias("dropped"),
+    )  # fmt: skip
+
+
 def select_images(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Part the rows of `pairs_to_publish` into the images to publish and rejects.
 

@@ -44,8 +44,9 @@ from i2e_pipeline.engine.stage import Made, Plan, Run, Stage
 from i2e_pipeline.engine.tables import Commit, Counting, Kernel, pass_on
 from i2e_pipeline.engine.tasks import notes
 from i2e_pipeline.engine.units import Unit, kept_columns
-from i2e_pipeline.publish import selection, statistics
+from i2e_pipeline.publish import exclusion, selection, statistics
 from i2e_pipeline.publish.card import card
+from i2e_pipeline.publish.exclusion import Exclusions
 from i2e_pipeline.publish.images import BYTES_PER_TASK, Columns, image_rows, rows_of_shards
 from i2e_pipeline.publish.manifest import funnel, funnel_rows, manifest, thresholds
 
@@ -58,7 +59,7 @@ class Select(Stage):
     does = "merge duplicates, drop rare entities, cap frequent ones, number classes"
     scope = "whole"
     after = ("label",)
-    reads = ("labels", "kb/entities", "kb/names", "pairs")
+    reads = ("labels", "kb/entities", "kb/names", "pairs", "scores")
     version = 3  # format 2 of datasets
     tables = {
         "selection": Table(SELECTION, key=("image_id",), holds="the images to publish, with their class indices"),
@@ -73,12 +74,27 @@ class Select(Stage):
         ),
         Reason.RARE_ENTITY: "Its only entities have too few images to be a class.",
         Reason.OVER_CAP: "Its entities have more images than the cap, and the draw by hash left this one out.",
+        Reason.EXCLUDED_URL: "Its address is on a list of what is left out.",
+        Reason.EXCLUDED_DOMAIN: "Its domain is on a list of what is left out.",
+        Reason.EXCLUDED_IMAGE: "The image is on a list of what is left out.",
+        Reason.EXCLUDED_HASH: "The image looks like one on a list of what is left out.",
+        Reason.EXCLUDED_ENTITY: "All entities that it shows are on a list of what is left out.",
     }
     sections = ("select", "label")
     leaves_out = {
         "label.calibration": "labels are read as the stage `label` chose them",
         "label.threshold": "labels are read as the stage `label` chose them",
+        "select.exclude": "what the lists hold is in the fingerprint, not where they lie",
     }
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        lists = (
+            [files.fingerprint(f.path) for f in files.find(config.select.exclude, "")] if config.select.exclude else []
+        )
+        return {**super().settings(config), **({"excluded": digest(sorted(lists))} if lists else {})}
+
+    def check(self, run: Run) -> None:
+        Exclusions.read(run.config.select.exclude)
 
     def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made], None, None]:
         from pyspark.sql import functions as F
@@ -88,6 +104,15 @@ class Select(Stage):
         further = ["wider_of"] if config.label.wider else []
         all_labels = run.read("labels", columns=[*LABELS.names, *further, "unit"])
         chosen = all_labels.where(F.col("reason").isNull())
+        lists = Exclusions.read(config.select.exclude)
+        excluded = None
+        if lists:
+            excluded = exclusion.excluded_pairs(run, chosen, lists)
+            left_out = selection.left_out(chosen, excluded)
+            all_labels, chosen = (
+                exclusion.without_entities(run, labels, lists).join(excluded, ["unit", "pair_id"], how="left_anti")
+                for labels in (all_labels, chosen)
+            )
         of_images = selection.without_wider(chosen) if config.label.wider else chosen
         labels = selection.image_labels(of_images, config.label.max_labels_per_image, config.select)
         wider = {"wider": selection.published_wider(of_images, labels)} if config.label.wider else {}
@@ -96,12 +121,14 @@ class Select(Stage):
         classes = selection.class_indices(labels.where(F.col("dropped").isNull()), of_images, places, before)
         texts = run.read("pairs", columns=["pair_id", "url", "text_id", "unit"])
         pairs = selection.pairs_to_publish(chosen, labels, classes, texts)
+        pairs = pairs.unionByName(left_out) if excluded is not None else pairs
         counting = Counting(passed=self.passes)
         # The rows of a unit together: a file or two per unit, however many partitions the joins left.
         by_unit = pairs.repartition("unit").sortWithinPartitions("unit", "image_id", "pair_id")
         selected = tables.write(by_unit, lambda: selection.select_images, self.name, unit, ("selection",), counting)
         entities = run.read("kb/entities")
         per_entity = statistics.per_entity(all_labels, labels, classes, entities, run.read("kb/names"), before)
+        per_entity = exclusion.nameless(run, per_entity, lists, statistics.OF_KNOWLEDGE_BASE)
         stats = tables.write(
             per_entity, lambda: partial(pass_on, "entity_statistics"), self.name, unit, ("entity_statistics",)
         )

@@ -52,7 +52,8 @@ def option(
 ) -> dict[str, Any]:
     return {
         "start": start, "end": start + 5, "entity_id": entity, "clip_score": z / 10, "background_z": z,
-        "vocabulary_gap": gap, "description_gap": described, "text_probability": text, "surface": "words", "wider_of": of,
+        "vocabulary_gap": gap, "description_gap": described, "text_probability": text, "surface": "words",
+        "wider_of": of,
         "steps": (1 if steps is None else steps) if of is not None else None,
     }  # fmt: skip
 

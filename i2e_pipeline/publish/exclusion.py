@@ -1,0 +1,252 @@
+"""Who is left out of the dataset: lists of addresses, domains, images, perceptual hashes, entities (select.exclude).
+
+A list is a table (Parquet, CSV, TSV, JSON lines) with columns of the names in KINDS, or a text file with one item a
+line, whose kind its form says: an address with its scheme, Q42, 32 or 64 hex digits for an image or a perceptual hash,
+else a domain. What cannot be read is an error with file and line: a request for removal that is passed over unseen is
+worse than a run that stops.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.json as pajson
+import pyarrow.parquet as pq
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.schemas import Reason
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from i2e_pipeline.engine.stage import Run
+
+KINDS = ("url", "domain", "image_id", "perceptual_hash", "entity_id")
+NEAR_BITS = 31
+"""Perceptual hashes of 256 bits that differ in no more are the same picture (images/decode.py)."""
+REASONS = {
+    "url": Reason.EXCLUDED_URL,
+    "domain": Reason.EXCLUDED_DOMAIN,
+    "image_id": Reason.EXCLUDED_IMAGE,
+    "perceptual_hash": Reason.EXCLUDED_HASH,
+    "entity_id": Reason.EXCLUDED_ENTITY,
+}
+_QID = re.compile(r"[Qq]?([1-9]\d{0,18})\Z")
+_DOMAIN = re.compile(r"(?:[\w-]+\.)+[\w-]+\Z")
+_HASHES_AT_ONCE = 1 << 21
+"""Pairs of hashes that are compared at the same time: 64 MB, and as much again for their bits."""
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1).astype(np.uint8)
+
+
+class ExclusionError(I2EError, ValueError):
+    """A list that cannot be read; the message names file and line, or row."""
+
+
+@dataclass
+class Exclusions:
+    """What the lists name, each kind by its items: strings, hashes as hex digits, entities as numbers."""
+
+    items: dict[str, set[Any]] = field(default_factory=lambda: {kind: set() for kind in KINDS})
+
+    def __bool__(self) -> bool:
+        return any(self.items.values())
+
+    @classmethod
+    def read(cls, patterns: Sequence[str]) -> Exclusions:
+        """Raises ExclusionError for what is no list, NoSuchFile for a pattern that names nothing."""
+        found = cls()
+        for file in files.find(patterns, "") if patterns else ():
+            for kind, value, where in _items(file.path):
+                found.items[kind].add(_checked(kind, value, f"{file.path}, {where}"))
+        return found
+
+
+def _items(path: str) -> Iterator[tuple[str, Any, str]]:
+    """kind, value and place of each item of a file."""
+    content = files.read_bytes(path)
+    form = path.lower().rpartition(".")[2]
+    if form == "txt":
+        for number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
+            item = line.strip()
+            if item and not item.startswith("#"):
+                yield _kind(item), item, f"line {number}"
+        return
+    try:
+        if form == "parquet":
+            table = pq.read_table(io.BytesIO(content))
+        elif form in ("csv", "tsv"):
+            table = _separated(content, "\t" if form == "tsv" else ",")
+        elif form in ("jsonl", "ndjson", "json"):
+            table = pajson.read_json(io.BytesIO(content))
+        else:
+            raise ExclusionError(f"{path}: a list is .txt, .csv, .tsv, .jsonl or .parquet")
+    except pa.ArrowInvalid as error:
+        raise ExclusionError(f"{path} is not what its name says: {error}") from None
+    named = [name for name in table.column_names if name in KINDS]
+    if not named:
+        raise ExclusionError(
+            f"{path} has no column {', '.join(KINDS)}: it has {', '.join(table.column_names)}. Name a column so, or "
+            "write one item a line into a .txt"
+        )
+    for name in named:
+        for number, value in enumerate(table[name].to_pylist(), 1):
+            if value is not None and value != "":
+                yield name, value, f"row {number}"
+
+
+def _separated(content: bytes, delimiter: str) -> pa.Table:
+    head = content[: content.find(b"\n") if b"\n" in content else len(content)].decode("utf-8-sig", "replace")
+    as_text = pacsv.ConvertOptions(
+        column_types={name.strip().strip('"'): pa.string() for name in head.split(delimiter)}
+    )
+    return pacsv.read_csv(
+        io.BytesIO(content), parse_options=pacsv.ParseOptions(delimiter=delimiter), convert_options=as_text
+    )
+
+
+def _kind(item: str) -> str:
+    if "://" in item:
+        return "url"
+    if re.fullmatch(r"[0-9a-fA-F]{32}", item):
+        return "image_id"
+    if re.fullmatch(r"[0-9a-fA-F]{64}", item):
+        return "perceptual_hash"
+    return "entity_id" if re.fullmatch(r"[Qq][1-9]\d*", item) else "domain"
+
+
+def _checked(kind: str, value: Any, where: str) -> Any:
+    """An item as it is compared."""
+    text = value.hex() if isinstance(value, bytes) else str(value).strip()
+    if kind == "url":
+        return text
+    if kind == "domain":
+        domain = text.lower().removeprefix("*.").strip(".")
+        if not _DOMAIN.match(domain):
+            raise ExclusionError(f"{where}: {text!r} is no domain (example.org), address, Q-id or id in hex digits")
+        return domain
+    if kind == "entity_id":
+        number = _QID.match(text)
+        if not number:
+            raise ExclusionError(f"{where}: {text!r} is no entity: Q42, or 42")
+        return int(number[1])
+    digits = 32 if kind == "image_id" else 64
+    if not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", text):
+        raise ExclusionError(f"{where}: {text!r} is no {kind}: {digits} hex digits are")
+    return text.lower()
+
+
+def within(urls: pa.Array, domains: set[str]) -> np.ndarray:
+    """Which addresses (string) are in one of the domains. A domain stands for all below it."""
+    addresses = urls.to_pylist() if domains else [None] * len(urls)
+    return np.array([u is not None and not domains.isdisjoint(_domains(u)) for u in addresses], dtype=bool)
+
+
+def _domains(url: str) -> list[str]:
+    """The host of an address and every domain that it is below."""
+    try:
+        host = urlsplit(url if "//" in url else f"//{url}").hostname
+    except ValueError:
+        return []
+    parts = (host or "").rstrip(".").split(".")
+    return [".".join(parts[n:]) for n in range(len(parts))]
+
+
+def near(hashes: pa.Array, listed: set[str]) -> np.ndarray:
+    """Which hashes (binary(32)) differ from a listed one in NEAR_BITS bits or fewer."""
+    if not listed or not len(hashes):
+        return np.zeros(len(hashes), dtype=bool)
+    of_list = np.frombuffer(bytes.fromhex("".join(sorted(listed))), dtype=np.uint8).reshape(-1, 32)
+    of_rows = np.frombuffer(b"".join(pc.cast(hashes, pa.binary()).to_pylist()), dtype=np.uint8).reshape(-1, 32)
+    found = np.zeros(len(of_rows), dtype=bool)
+    step = max(1, _HASHES_AT_ONCE // len(of_list))
+    for start in range(0, len(of_rows), step):
+        differ = _BITS[of_rows[start : start + step, None, :] ^ of_list[None, :, :]].sum(axis=2, dtype=np.int64)
+        found[start : start + step] = (differ <= NEAR_BITS).any(axis=1)
+    return found
+
+
+def excluded_pairs(run: Run, chosen: DataFrame, lists: Exclusions) -> DataFrame:
+    """unit, pair_id, reason: the labelled pairs that are left out, whichever entities their labels name, each once.
+
+    chosen   the labels: unit, pair_id, image_id, entity_id
+    Of several reasons the first by name stands.
+    """
+    from pyspark.sql import functions as F
+
+    of_pair = ["unit", "pair_id"]
+    pairs = chosen.select(*of_pair, "image_id").distinct()
+    found = run.spark.createDataFrame([], "unit string, pair_id binary, reason string")
+    if lists.items["url"] or lists.items["domain"]:
+        addresses = run.read("pairs", columns=["pair_id", "url", "unit"]).join(pairs, of_pair, how="left_semi")
+        urls = run.spark.createDataFrame([(url,) for url in sorted(lists.items["url"])], "url string")
+        named = addresses.join(urls, "url", how="left_semi")
+        found = found.unionByName(named.select(*of_pair, F.lit(str(Reason.EXCLUDED_URL)).alias("reason")))
+        kernel = partial(_domain_reasons, domains=lists.items["domain"])
+        found = found.unionByName(addresses.mapInArrow(kernel, found.schema))
+    if lists.items["image_id"]:
+        ids = run.spark.createDataFrame(
+            [(bytes.fromhex(i),) for i in sorted(lists.items["image_id"])], "image_id binary"
+        )
+        here = pairs.join(ids, "image_id", how="left_semi")
+        found = found.unionByName(here.select(*of_pair, F.lit(str(Reason.EXCLUDED_IMAGE)).alias("reason")))
+    if lists.items["perceptual_hash"]:
+        hashes = run.read("scores", columns=["pair_id", "perceptual_hash", "unit"]).distinct()
+        kernel = partial(_hash_reasons, listed=lists.items["perceptual_hash"])
+        found = found.unionByName(hashes.join(pairs, of_pair, how="left_semi").mapInArrow(kernel, found.schema))
+    if lists.items["entity_id"]:
+        others = chosen.join(_entities(run, lists), "entity_id", how="left_anti").select(*of_pair)
+        bare = pairs.join(others, of_pair, how="left_anti")
+        found = found.unionByName(bare.select(*of_pair, F.lit(str(Reason.EXCLUDED_ENTITY)).alias("reason")))
+    return found.groupBy(*of_pair).agg(F.min("reason").alias("reason"))
+
+
+def without_entities(run: Run, labels: DataFrame, lists: Exclusions) -> DataFrame:
+    """Labels (entity_id) without those of entities that are left out."""
+    return labels.join(_entities(run, lists), "entity_id", how="left_anti") if lists.items["entity_id"] else labels
+
+
+def nameless(run: Run, statistics: DataFrame, lists: Exclusions, columns: Sequence[str]) -> DataFrame:
+    """Rows of ENTITY_STATISTICS; of an entity that is left out the index stays, as of every entity that had one, and
+    nothing else but its number."""
+    from pyspark.sql import functions as F
+
+    if not lists.items["entity_id"]:
+        return statistics
+    hidden = _entities(run, lists).withColumn("hidden", F.lit(True))
+    joined = statistics.join(hidden, "entity_id", how="left")
+    number = F.concat(F.lit("Q"), F.col("entity_id").cast("string"))
+    emptied = {
+        name: F.when(F.col("hidden"), number if name == "name" else F.lit(None)).otherwise(F.col(name))
+        for name in columns
+    }
+    return joined.withColumns(emptied).drop("hidden")
+
+
+def _entities(run: Run, lists: Exclusions) -> DataFrame:
+    return run.spark.createDataFrame([(e,) for e in sorted(lists.items["entity_id"])], "entity_id long")
+
+
+def _domain_reasons(batches: Iterator[pa.RecordBatch], domains: set[str]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield _with_reason(batch, within(batch.column("url"), domains), Reason.EXCLUDED_DOMAIN)
+
+
+def _hash_reasons(batches: Iterator[pa.RecordBatch], listed: set[str]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield _with_reason(batch, near(batch.column("perceptual_hash"), listed), Reason.EXCLUDED_HASH)
+
+
+def _with_reason(batch: pa.RecordBatch, mask: np.ndarray, reason: Reason) -> pa.RecordBatch:
+    told = batch.filter(pa.array(mask)).select(["unit", "pair_id"])
+    return told.append_column("reason", pa.array([str(reason)] * told.num_rows, pa.string()))
