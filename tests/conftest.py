@@ -180,9 +180,7 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory, spark: Any) -> 
 
     output = tmp_path_factory.mktemp("whole") / "out"
     run(settings(world, output, "run.waves_in_flight=1", "run.wave_units=1"), spark)
-    images, entities = content(output)
-    assert len(images) > 20
-    assert sorted(e["class_index"] for e in entities.values()) == list(range(len(entities)))
+    assert len(content(output)[0]) > 20
     return output
 
 
