@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import Reason
 
 if TYPE_CHECKING:
@@ -70,6 +71,14 @@ class Exclusions:
             for kind, value, where in _items(file.path):
                 found.items[kind].add(_checked(kind, value, f"{file.path}, {where}"))
         return found
+
+    def name(self, url: str | None, image: bytes | None, entities: Sequence[int] = ()) -> bool:
+        """Whether the lists name a row by its address, its stored image, or an entity."""
+        if url is not None and (url in self.items["url"] or within(pa.array([url]), self.items["domain"])[0]):
+            return True
+        if not self.items["entity_id"].isdisjoint(entities):
+            return True
+        return image is not None and content_id(image).hex() in self.items["image_id"]
 
 
 def _items(path: str) -> Iterator[tuple[str, Any, str]]:

@@ -26,6 +26,8 @@ from i2e_pipeline.images.thumbnails import Thumbnail, Thumbnails
 from i2e_pipeline.inputs import formats
 from i2e_pipeline.inputs.parquet import selected_rows
 from i2e_pipeline.inputs.shard import ShardError
+from i2e_pipeline.publish import exclusion
+from i2e_pipeline.publish.exclusion import Exclusions
 from i2e_pipeline.report.figures import MAX_ROWS, Dataset
 
 _MAX_REJECTS = 500_000
@@ -155,16 +157,22 @@ class Example:
     """In hex, by which `i2e explain` finds it; None: the row is a text or a mention of several pairs."""
 
 
+_LEFT_OUT = {str(reason) for reason in exclusion.REASONS.values()}
+
+
 def rejected_examples(dataset: Dataset, per_reason: int, thumbnail: Thumbnails) -> dict[tuple[str, str], list[Example]]:
     """A few rejected rows by stage and reason. Only units with rejects of a reason that still lacks examples are read.
 
-    Texts come from the table of texts, or from the input files where those are still there and unchanged.
+    Texts come from the table of texts, or from the input files where those are still there and unchanged. What
+    `select.exclude` lists is no example, and neither is a row that was rejected for it.
     """
+    lists = Exclusions.read(dataset.config.select.exclude)
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for stage in dataset.stages:
         looked_at = 0
         for commit in dataset.commits(stage):
-            wanted = {r for r in commit.rejected if len(rows.get((stage.name, r), [])) < per_reason}
+            shown = [r for r in commit.rejected if r not in _LEFT_OUT]
+            wanted = {r for r in shown if len(rows.get((stage.name, r), [])) < per_reason}
             if wanted and looked_at < _MAX_REJECTS:
                 looked_at += _take_rejects(dataset, commit, wanted, per_reason, rows)
     by_text = {s.name for s in dataset.stages if s.passes is not None and s.passes.key[0] == "text_id"}
@@ -174,6 +182,8 @@ def rejected_examples(dataset: Dataset, per_reason: int, thumbnail: Thumbnails) 
     for key, chosen in rows.items():
         for row in chosen:
             text, image, url = inputs.get((row["shard"], row["row"]), (None, None, None))
+            if lists and lists.name(url, image, entity_ids_in(row["detail"] or "")):
+                continue
             text = text or texts.get(row["id"])
             pair_id = row["id"].hex() if row["id"] is not None and row["shard"] is not None else None
             example = Example(_short(text), row["detail"] or "", thumbnail(image), url, pair_id)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import HASH
 from i2e_pipeline.publish.exclusion import NEAR_BITS, ExclusionError, Exclusions, near, within
 
@@ -82,3 +83,13 @@ def test_hashes_are_near_by_the_bits_that_differ(bits: int, seed: int) -> None:
     rows = pa.array([flipped.to_bytes(32, "big"), rng.bytes(32)], HASH)
     assert near(rows, {h.hex() for h in listed}).tolist() == [bits <= NEAR_BITS, False]
     assert near(rows, set()).tolist() == [False, False]
+
+
+def test_a_row_is_named_by_its_address_its_image_or_an_entity(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(f"https://a.example/x.jpg\nexample.org\nQ42\n{content_id(b'stored').hex()}\n")
+    lists = Exclusions.read([str(tmp_path / "a.txt")])
+    assert lists.name("https://a.example/x.jpg", None)
+    assert lists.name("https://img.example.org/", None)
+    assert lists.name(None, b"stored")
+    assert lists.name(None, None, [1, 42])
+    assert not lists.name("https://a.example/y.jpg", b"other", [1])
