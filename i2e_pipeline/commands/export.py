@@ -35,6 +35,6 @@ def export(tables: Tables, folder: str) -> int:
             for file in commit.files.get(name, []):
                 files.copy(tables.path(name, file.path), files.join(folder, name, file.path))
                 images += file.rows if name == "i2e/images" else 0
-    for name in ("README.md", "manifest.json"):
+    for name in ("README.md", "croissant.json", "manifest.json"):
         files.write_bytes(files.join(folder, "i2e", name), files.read_bytes(tables.path("i2e", name)))
     return images

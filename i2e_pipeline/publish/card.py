@@ -77,7 +77,7 @@ def _front(
     # Without a description of its own, `datasets` takes a dataset for any other of the same columns that it has cached.
     described = f"{settings.title} {facts['dataset']}"
     configs = [
-        {"config_name": name, "data_files": _files(folder, files), "description": described}
+        {"config_name": name, "data_files": which_files(folder, files), "description": described}
         for name, (folder, _) in tables.items()
     ]
     configs[0]["default"] = True
@@ -93,7 +93,8 @@ def _front(
     }
 
 
-def _files(folder: str, files: Mapping[str, Sequence[str]] | None) -> Any:
+def which_files(folder: str, files: Mapping[str, Sequence[str]] | None) -> str | list[str]:
+    """The files of a table that count, as a pattern or by name; `files` as of `card`."""
     if files is None or len(files[folder]) > _NAMED_FILES:
         return f"{folder}/*/*.parquet"
     return sorted(files[folder])

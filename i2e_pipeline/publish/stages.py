@@ -3,7 +3,8 @@
 select   Reads    labels · kb/entities                         Writes  selection · entity_statistics
                                                                Rejects duplicate_image · rare_entity · over_cap
 publish  Reads    selection · the input shards                 Writes  i2e/images
-finish   Reads    entity_statistics · every stage's commits    Writes  i2e/entities · i2e/statistics/* · manifest, card
+finish   Reads    entity_statistics · every stage's commits    Writes  i2e/entities · i2e/statistics/* · manifest,
+                                                                       card, croissant
 
 `select` decides over all units, by shuffles of ids alone. `publish` writes again only the units whose selection
 changed. The manifest stays for as long as every file that it stands for is there as it was: until the first of its
@@ -46,6 +47,7 @@ from i2e_pipeline.engine.tasks import notes
 from i2e_pipeline.engine.units import Unit, kept_columns
 from i2e_pipeline.publish import exclusion, selection, statistics
 from i2e_pipeline.publish.card import card
+from i2e_pipeline.publish.croissant import croissant
 from i2e_pipeline.publish.exclusion import Exclusions
 from i2e_pipeline.publish.images import BYTES_PER_TASK, Columns, image_rows, rows_of_shards
 from i2e_pipeline.publish.manifest import funnel, funnel_rows, manifest, thresholds
@@ -345,6 +347,8 @@ class Finish(Stage):
         listed = _listed(run, made) if run.config.storage.format == "delta" else None
         told = card(facts, [r.asDict() for r in top], run.config.publish, columns, listed)
         files.write_bytes(tables.path("i2e", "README.md"), told.encode())
+        described = croissant(facts, run.config.publish, columns, listed)
+        files.write_json(tables.path("i2e", "croissant.json"), described)
         files.write_json(tables.path("i2e", "manifest.json"), facts)
 
     def _remove_other_units(self, run: Run) -> None:

@@ -13,6 +13,7 @@ import pytest
 from i2e_pipeline.core.config import PublishConfig
 from i2e_pipeline.core.schemas import IMAGES
 from i2e_pipeline.publish.card import card
+from i2e_pipeline.publish.croissant import croissant
 from tests.train.small_dataset import image_row, write_dataset
 
 pytestmark = [pytest.mark.env, pytest.mark.slow]
@@ -30,6 +31,18 @@ for folder in sys.argv[1:]:
         "labels": images[0]["labels"], "names": entities["name"][:],
     })
 print(json.dumps(told, default=list))
+"""
+CROISSANT = """
+import json, sys
+import mlcroissant
+found = mlcroissant.Dataset(jsonld=f"{sys.argv[1]}/croissant.json")
+images, entities = list(found.records("images")), list(found.records("entities"))
+print(json.dumps({
+    "ids": sorted(r["images/image_id"].decode() for r in images),
+    "sizes": sorted({r["images/image"].size for r in images}),
+    "labels": sorted(e for r in images for e in r["images/labels"]["images/labels/entity_id"]),
+    "names": sorted(r["entities/name"].decode() for r in entities),
+}))
 """
 OTHERS = """
 import io, json, sys
@@ -59,8 +72,10 @@ def dataset(folder: Path, first: int, rows: int) -> str:
     """A small dataset with its card."""
     place = write_dataset(folder, [image_row(first + i) for i in range(rows)])
     facts = {
-        "images": rows, "labels": rows, "entities": 4, "storage": "parquet", "funnel": [], "dataset": f"{first:032x}"
+        "images": rows, "labels": rows, "entities": 4, "storage": "parquet", "funnel": [], "dataset": f"{first:032x}",
+        "format_version": 2,
     }  # fmt: skip
+    (folder / "croissant.json").write_text(json.dumps(croissant(facts, PublishConfig(), IMAGES)), encoding="utf-8")
     (folder / "README.md").write_text(card(facts, [], PublishConfig(), IMAGES), encoding="utf-8")
     return place
 
@@ -85,6 +100,15 @@ def test_datasets_shows_pictures_and_keeps_datasets_apart(version: str, tmp_path
     assert of_a["sizes"] == [[64, 48]]
     assert set(of_a["labels"][0]) == {"entity_id", "class_index", "score", "clip_score", "mention"}
     assert of_a["names"] == [f"entity {c}" for c in range(4)]
+
+
+def test_croissant_is_valid_and_reads_the_rows(tmp_path: Path) -> None:
+    python = environment(tmp_path / "python", "mlcroissant[parquet]==1.1.1", "pyarrow", "pillow")
+    found = told(python, CROISSANT, tmp_path, dataset(tmp_path / "i2e", 0, 12))
+    assert found["ids"] == sorted(image_row(i)["image_id"].hex() for i in range(12))
+    assert found["sizes"] == [[64, 48]]
+    assert found["labels"] == sorted(100 + i % 4 for i in range(12))
+    assert found["names"] == [f"entity {c}" for c in range(4)]
 
 
 def test_other_readers_of_parquet(tmp_path: Path) -> None:
