@@ -100,12 +100,16 @@ def write_dataset(stored: list[bytes], folder: Path) -> str:
         labels = [[{"entity_id": i % CLASSES, "class_index": i % CLASSES, "score": 1.0}] for i in part]
         rows = pa.table(
             {
-                "image_id": pa.array([content_id(b"%d" % i) for i in part], pa.binary(16)),
+                "image_id": pa.array([content_id(b"%d" % i).hex() for i in part]),
                 "image": pa.array([{"bytes": stored[i], "path": None} for i in part], IMAGES.field("image").type),
                 "url": pa.array([""] * len(part)),
                 "alt_text": pa.array([f"photo number {i} of a thing on a table" for i in part]),
                 "width": pa.array([0] * len(part), pa.int32()),
                 "height": pa.array([0] * len(part), pa.int32()),
+                "key": pa.array([str(i) for i in part]),
+                "pair_id": pa.array([f"{i:032x}" for i in part]),
+                "perceptual_hash": pa.nulls(len(part), pa.string()),
+                "split": pa.array(["train"] * len(part)),
                 "labels": pa.array(labels, IMAGES.field("labels").type),
             }
         ).cast(IMAGES)
@@ -118,12 +122,13 @@ def write_dataset(stored: list[bytes], folder: Path) -> str:
         units[unit] = len(part)
     entities = [
         {"class_index": c, "entity_id": c, "name": f"thing {c}", "description": "a thing", "aliases": [], "images": 1,
-         "pairs_proposed": 1, "pairs_labelled": 1, "mean_clip_score": 0.3, "mean_probability": 0.9}
+         "pairs_proposed": 1, "pairs_labelled": 1, "mean_clip_score": 0.3, "mean_probability": 0.9, "split": "train",
+         "retired": False}
         for c in range(CLASSES)
     ]  # fmt: skip
     (folder / "entities" / "unit=all").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(entities, I2E_ENTITIES), folder / "entities" / "unit=all" / "part.parquet")
-    write_json(str(folder / "manifest.json"), {"units": units})
+    write_json(str(folder / "manifest.json"), {"format_version": 2, "units": units})
     return str(folder)
 
 

@@ -35,11 +35,8 @@ def row_ids(file_id: bytes, rows: np.ndarray) -> pa.Array:
 
 
 def hex_of(ids: pa.Array) -> pa.Array:
-    """Binary ids of one length, none of them null, as strings of hex digits."""
-    width = 2 * (len(ids[0].as_py()) if len(ids) else 0)
-    digits = b"".join(ids.to_pylist()).hex().encode()
-    ends = np.arange(len(ids) + 1, dtype=np.int32) * width
-    return pa.StringArray.from_buffers(len(ids), pa.py_buffer(ends.tobytes()), pa.py_buffer(digits))
+    """Binary ids as strings of hex digits; null stays null."""
+    return pa.array([None if one is None else one.hex() for one in ids.to_pylist()], pa.string())
 
 
 def id_halves(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:

@@ -138,7 +138,7 @@ SCORES = _schema(
     pa.field("fame", pa.float32()),
     _key("width", pa.int32()),
     _key("height", pa.int32()),
-    _key("perceptual_hash", HASH),
+    pa.field("image_hash", HASH),
     pa.field("vector", pa.binary()),
 )
 LABELS = _schema(
@@ -175,7 +175,6 @@ SELECTION = _schema(
     _key("width", pa.int32()),
     _key("height", pa.int32()),
     _key("labels", IMAGE_LABELS),
-    _key("split", pa.string()),
 )
 IMAGES = _schema(
     _key("image_id", pa.string()),
@@ -186,7 +185,7 @@ IMAGES = _schema(
     _key("height", pa.int32()),
     pa.field("key", pa.string()),
     _key("pair_id", pa.string()),
-    _key("perceptual_hash", pa.string()),
+    pa.field("perceptual_hash", pa.string()),
     _key("split", pa.string()),
     _key("labels", IMAGE_LABELS),
 )
@@ -228,7 +227,7 @@ ENTITY_STATISTICS = _schema(
     pa.field("mean_clip_score_labelled", pa.float32()),
     pa.field("mean_probability", pa.float32()),
     *_OF_KNOWLEDGE_BASE,
-    _key("retired", pa.bool_()),
+    pa.field("retired", pa.bool_()),
 )
 BUCKETS = _schema(
     _key("images_from", pa.int64()),

@@ -103,11 +103,9 @@ class Label(Stage):
             *weighed,
             *([WIDER_OF, STEPS] if run.config.label.wider else []),
         )
-        place = ["unit", "text_id", "start", "end"]
-        words = run.read("mentions", units, ["text_id", "start", "end", "surface"])
+        words = run.read("mentions", units, [*_SPAN[1:], "surface"])
         pairs = (
-            (_with_wider(run, units) if run.config.label.wider else scored_candidates(run, units))
-            .join(words, place, how="inner")
+            (_with_wider(run, units, words) if run.config.label.wider else scored_candidates(run, units, words))
             .groupBy("unit", "pair_id", "image_id", "shard", "row", "width", "height")
             .agg(F.sort_array(F.collect_list(option)).alias("options"))
         )
@@ -130,25 +128,35 @@ def calibration_of(config: Config) -> Calibration:
     return DEFAULT if config.label.calibration is None else Calibration.load(config.label.calibration)
 
 
-def scored_candidates(run: Run, units: WhichUnits = None) -> DataFrame:
+_SPAN = ("unit", "text_id", "start", "end")
+
+
+def scored_candidates(run: Run, units: WhichUnits = None, words: DataFrame | None = None) -> DataFrame:
     """A row per scored pair, mention and entity of units (None: of all): what text and image say, and the features
-    that stages from outside give."""
-    candidates = run.read("candidates", units, ["unit", "text_id", "start", "end", "entity_id", "probability"])
-    return _scored(run, candidates, units)
+    that stages from outside give.
+
+    words   further columns of mentions, by text_id, start, end
+    """
+    return _scored(run, _with_words(run.read("candidates", units, [*_SPAN, "entity_id", "probability"]), words), units)
 
 
-def _with_wider(run: Run, units: WhichUnits) -> DataFrame:
+def _with_words(candidates: DataFrame, words: DataFrame | None) -> DataFrame:
+    # Before the pairs come, of which a text has many: so rows stay narrow while they are shuffled by text.
+    return candidates if words is None else candidates.join(words, [*_SPAN], how="inner")
+
+
+def _with_wider(run: Run, units: WhichUnits, words: DataFrame) -> DataFrame:
     """The same, and a row per scored pair, candidate and entity above it, with the candidate's probability by the text;
     `wider_of` and `steps` are null of the candidates themselves."""
     from pyspark.sql import functions as F
 
-    span = ["unit", "text_id", "start", "end"]
+    span = [*_SPAN]
     own = run.read("candidates", units, [*span, "entity_id", "probability"])
     below = own.withColumnRenamed("entity_id", WIDER_OF)
     # Without those whose candidate the stages between have left out.
     wider = run.read("wider", units, [*span, "entity_id", WIDER_OF, STEPS]).join(below, [*span, WIDER_OF], how="inner")
     neither = {name: F.lit(None).cast(kind) for name, kind in ((WIDER_OF, "long"), (STEPS, "int"))}
-    return _scored(run, own.withColumns(neither).unionByName(wider), units)
+    return _scored(run, _with_words(own.withColumns(neither).unionByName(wider), words), units)
 
 
 def _scored(run: Run, candidates: DataFrame, units: WhichUnits) -> DataFrame:

@@ -210,7 +210,9 @@ def excluded_pairs(run: Run, chosen: DataFrame, lists: Exclusions) -> DataFrame:
         here = pairs.join(ids, "image_id", how="left_semi")
         found = found.unionByName(here.select(*of_pair, F.lit(str(Reason.EXCLUDED_IMAGE)).alias("reason")))
     if lists.items["perceptual_hash"]:
-        hashes = run.read("scores", columns=["pair_id", "perceptual_hash", "unit"]).distinct()
+        hashes = (
+            run.read("scores", columns=["pair_id", "image_hash", "unit"]).where("image_hash is not null").distinct()
+        )
         kernel = partial(_hash_reasons, listed=lists.items["perceptual_hash"])
         found = found.unionByName(hashes.join(pairs, of_pair, how="left_semi").mapInArrow(kernel, found.schema))
     if lists.items["entity_id"]:
@@ -253,7 +255,7 @@ def _domain_reasons(batches: Iterator[pa.RecordBatch], domains: set[str]) -> Ite
 
 def _hash_reasons(batches: Iterator[pa.RecordBatch], listed: set[str]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        yield _with_reason(batch, near(batch.column("perceptual_hash"), listed), Reason.EXCLUDED_HASH)
+        yield _with_reason(batch, near(batch.column("image_hash"), listed), Reason.EXCLUDED_HASH)
 
 
 def _with_reason(batch: pa.RecordBatch, mask: np.ndarray, reason: Reason) -> pa.RecordBatch:

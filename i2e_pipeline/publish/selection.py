@@ -11,15 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from i2e_pipeline.core.config import SelectConfig
-from i2e_pipeline.core.ids import id_halves
 from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import IMAGE_LABELS, Reason
-from i2e_pipeline.core.splits import TEST, TRAIN, VALIDATION, held_out_entities, held_out_images
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -205,10 +202,7 @@ def select_images(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.R
         labels = pc.cast(kept.column("labels"), IMAGE_LABELS)
         yield (
             "selection",
-            pa.RecordBatch.from_arrays(
-                [*(kept.column(c) for c in _OWN), labels, splits(kept.column("image_id"), labels)],
-                names=[*_OWN, "labels", "split"],
-            ),
+            pa.RecordBatch.from_arrays([*(kept.column(c) for c in _OWN), labels], names=[*_OWN, "labels"]),
         )
         gone = pc.invert(pc.and_(stands, has_labels))
         rejected = batch.filter(gone)
@@ -223,22 +217,11 @@ def select_images(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.R
 _OWN = ("image_id", "pair_id", "unit", "shard", "row", "width", "height")
 
 
-def splits(image_ids: pa.Array, labels: pa.ListArray) -> pa.Array:
-    """`train`, `validation` or `test` for each image (core/splits.py): the last where any of its labels, as little
-    probable as it may be, is of a held-out entity."""
-    of = pc.list_parent_indices(labels).to_numpy()
-    entities = pc.struct_field(pc.list_flatten(labels), "entity_id").to_numpy(zero_copy_only=False)
-    shows_held_out = np.zeros(len(labels), dtype=bool)
-    shows_held_out[of[held_out_entities(entities)]] = True
-    kept_out = held_out_images(id_halves(image_ids))
-    return pa.array(np.where(shows_held_out, TEST, np.where(kept_out, VALIDATION, TRAIN)), pa.string())
-
-
 def unit_digests(selection: DataFrame) -> dict[str, str]:
     """Unit to a digest of its selection that does not depend on the order of rows."""
     from pyspark.sql import functions as F
 
-    row = F.xxhash64("image_id", "pair_id", "shard", "row", F.to_json("labels"), "split")
+    row = F.xxhash64("image_id", "pair_id", "shard", "row", F.to_json("labels"))
     sums = selection.groupBy("unit").agg(
         F.count("*").alias("rows"), F.bit_xor(row).alias("xor"), F.sum(row.cast("decimal(38,0)")).alias("sum")
     )

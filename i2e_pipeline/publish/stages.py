@@ -138,7 +138,7 @@ class Select(Stage):
             "selection",
             files.join(selected.staging, "selection"),
             [f.path for f in selected.files["selection"] if f.rows],
-            ["image_id", "pair_id", "shard", "row", "labels", "split", "unit"],
+            ["image_id", "pair_id", "shard", "row", "labels", "unit"],
         )
         yield [
             self.conclude(
@@ -221,14 +221,14 @@ class Publish(Stage):
         shards = [f for unit in units for f in run.unit(unit).files]
         full = task_size(sum(f.size for f in shards), BYTES_PER_TASK, run.spark)
         tasks = Blocks([(f.shard, f.rows, max(1, full * f.rows // max(1, f.size))) for f in shards])
-        own = ["image_id", "pair_id", "shard", "row", "width", "height", "labels", "split"]
+        own = ["image_id", "pair_id", "shard", "row", "width", "height", "labels"]
         of_pair = ["unit", "pair_id"]
         keys = run.read("pairs", units, ["pair_id", "key"])
-        hashes = run.read("scores", units, ["pair_id", "perceptual_hash"]).groupBy(*of_pair)
+        hashes = run.read("scores", units, ["pair_id", "image_hash"]).groupBy(*of_pair)
         selected = (
             run.read("selection", units, own)
             .join(keys, of_pair, how="inner")
-            .join(hashes.agg(F.first("perceptual_hash").alias("perceptual_hash")), of_pair, how="inner")
+            .join(hashes.agg(F.first("image_hash").alias("perceptual_hash")), of_pair, how="inner")
         )
         rows = tasks.by_row(selected)
         pairs, opened = run.config.pairs, run.shards(units)
@@ -274,6 +274,7 @@ class Finish(Stage):
     leaves_out = {
         "label.calibration": "the manifest holds what it says, not where it lies",
         "label.wider": "the manifest holds it as the stage `label` does",
+        "select.exclude": "what it leaves out is counted in the funnel",
         **{f"storage.{key}": "the images say it" for key in ("format", "compression", "row_group_mb")},
         "storage.options": "how a store is reached changes no row",
     }
@@ -307,7 +308,9 @@ class Finish(Stage):
         entities = tables.write(
             in_order, lambda: entity_rows, self.name, unit, ("i2e/entities", "i2e/statistics/entities")
         )
-        by_images = stats.where("class_index is not null and not retired").groupBy("images").count().collect()
+        by_images = (
+            stats.where("class_index is not null and not coalesce(retired, false)").groupBy("images").count().collect()
+        )
         steps = funnel(run)
         small = tables.write_local(
             iter(
@@ -335,7 +338,7 @@ class Finish(Stage):
         classes = sum(r["count"] for r in by_images)
         facts = manifest(run, steps, classes, labels=sum(r["images"] * r["count"] for r in by_images))
         top = (
-            in_order.where("class_index is not null and not retired")
+            in_order.where("class_index is not null and not coalesce(retired, false)")
             .orderBy(F.desc("images"), "entity_id")
             .limit(20)
             .collect()
@@ -369,6 +372,8 @@ def entity_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.Rec
     """Rows of i2e/entities, for entities that have a class, and of i2e/statistics/entities, for all that any text
     proposed."""
     for batch in batches:
+        retired = pc.fill_null(batch.column("retired"), False)
+        batch = batch.set_column(batch.schema.get_field_index("retired"), "retired", retired)
         yield "i2e/statistics/entities", batch
         classes = batch.filter(pc.is_valid(batch.column("class_index")))
         held_out = held_out_entities(classes.column("entity_id").to_numpy())

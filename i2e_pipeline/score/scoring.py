@@ -1,7 +1,7 @@
 """Score: how well does each candidate entity fit the image?
 
 Reads    (shard, row, pair_id, entity_ids) · the input shards' image column · entity_vectors
-Writes   scores (pair_id, entity_id, image_id, clip_score, background_z, width, height, perceptual_hash, vector)
+Writes   scores (pair_id, entity_id, image_id, clip_score, background_z, width, height, image_hash, vector)
 Rejects  no_linked_mention · null_image · empty_image · too_many_bytes · not_an_image · unsupported_format ·
          truncated_image · broken_image · too_many_pixels · too_small · too_long · nan_score
 
@@ -171,7 +171,7 @@ def _scores(
     of_pair = pa.array(pair_P)
     ids = pa.array([s.image_id for s in images], type=ID)
     sides_2R = np.array([[s.width for s in images], [s.height for s in images]], dtype=np.int32)
-    hashes = pa.array([s.hash for s in images], type=SCORES.field("perceptual_hash").type)
+    hashes = pa.array([s.hash for s in images], type=SCORES.field("image_hash").type)
     columns: dict[str, pa.Array] = {
         "pair_id": pairs["pair_id"].take(of_pair),
         "entity_id": pa.array(entity_P, type=pa.int64()),
@@ -184,7 +184,7 @@ def _scores(
         **_senses(measure, images_ND, image_R[pair_P], entity_P, clip_P),
         "width": pa.array(sides_2R[0, pair_P]),
         "height": pa.array(sides_2R[1, pair_P]),
-        "perceptual_hash": hashes.take(of_pair),
+        "image_hash": hashes.take(of_pair),
         "vector": pa.nulls(len(pair_P), SCORES.field("vector").type),
     }
     if keep_vectors:

@@ -158,7 +158,7 @@ def _links(run: Run) -> set[str]:
 
 class Score(Stage):
     name, job, does, rows_are = "score", "score_images", "look at each image beside its candidates", "pairs"
-    version = 4  # a perceptual hash of 256 bits
+    version = 3
     after = ("link",)
     reads = ("pairs", "candidates", "wider", "entity_vectors")
     tables = {

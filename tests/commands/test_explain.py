@@ -352,5 +352,5 @@ def test_stages_from_outside_are_part_of_the_explanation(world: Path, copied: Pa
     told = explain(here, rows(here, "pairs", text_id=pa.scalar(short["id"], pa.binary(16)))[0]["pair_id"].hex())
     assert (short["start"], "short") in {(s["start"], s["reason"]) for s in told["pairs"][0]["steps"]}
     assert short["start"] not in {m["start"] for m in told["pairs"][0]["mentions"]}
-    high = explain(here, rows(here, "i2e/images")[0]["image_id"].hex())["pairs"][0]["labels"][0]
+    high = explain(here, rows(here, "i2e/images")[0]["image_id"])["pairs"][0]["labels"][0]
     assert high["features"]["height_share"]["contribution"] >= 0.8 * 0.7

@@ -25,7 +25,6 @@ def test_images_come_in_hash_order_with_their_own_bytes() -> None:
                 "width": 1,
                 "height": 2,
                 "labels": [{"entity_id": 42, "class_index": 0, "score": 0.9, "clip_score": 0.3, "mention": "x"}],
-                "split": "train",
                 "key": f"k{row}",
                 "perceptual_hash": bytes(31) + b"\xab",
             }

@@ -11,6 +11,7 @@ from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import ID, IMAGE_LABELS, LABELS
 from i2e_pipeline.core.splits import held_out_entities
 from i2e_pipeline.publish import selection
+from i2e_pipeline.publish.images import splits
 
 COLUMNS = [*LABELS.names, "unit"]
 
@@ -153,22 +154,22 @@ def test_a_label_says_what_its_most_probable_pair_says(spark: Any) -> None:
 def test_an_image_lies_on_the_same_side_in_every_dataset() -> None:
     ids = pa.array([content_id(bytes([n % 256, n // 256])) for n in range(2000)], ID)
     labels = pa.array([[{"entity_id": 1 + n % 50}, {"entity_id": 1 + n % 7}] for n in range(2000)], IMAGE_LABELS)
-    found = selection.splits(ids, labels).to_pylist()
+    found = splits(ids, labels).to_pylist()
     held = {e for e in range(1, 51) if held_out_entities(np.array([e]))[0]}
     assert 0 < len(held) < 15
     shows = [bool({1 + n % 50, 1 + n % 7} & held) for n in range(2000)]
     assert [s == "test" for s in found] == shows
     assert 0.03 < found.count("validation") / shows.count(False) < 0.07
-    some = selection.splits(ids.slice(300, 50), labels.slice(300, 50)).to_pylist()
+    some = splits(ids.slice(300, 50), labels.slice(300, 50)).to_pylist()
     assert some == found[300:350]
 
 
 def test_a_units_digest_follows_its_rows_not_their_order(spark: Any) -> None:
     def digests(rows: list[tuple[int, str, float]]) -> dict[str, str]:
         frame = spark.createDataFrame(
-            [(bytes([n]) * 16, bytes([n]) * 16, 0, n, unit, [(42, 0, score)], "train") for n, unit, score in rows],
+            [(bytes([n]) * 16, bytes([n]) * 16, 0, n, unit, [(42, 0, score)]) for n, unit, score in rows],
             "image_id binary, pair_id binary, shard int, row long, unit string, "
-            "labels array<struct<entity_id: long, class_index: int, score: float>>, split string",
+            "labels array<struct<entity_id: long, class_index: int, score: float>>",
         )
         return selection.unit_digests(frame)
 

@@ -205,7 +205,13 @@ def test_columns_that_are_kept_later_are_published_without_scoring_again(output:
     assert list(zip(table["truth_qid"].to_pylist(), table["key"].to_pylist(), strict=True)) == [
         keys[url, text] for url, text in zip(table["url"].to_pylist(), table["alt_text"].to_pylist(), strict=True)
     ]
-    assert table.select(["image_id", "labels"]).equals(before)
+    # The stored dataset is of format 1, and what it is made of knows no more: ids are in hex, mentions unknown.
+    labels = [
+        [{**x, "clip_score": None, "mention": None} for x in of_image] for of_image in before["labels"].to_pylist()
+    ]
+    assert table["image_id"].to_pylist() == [image_id.hex() for image_id in before["image_id"].to_pylist()]
+    assert table["labels"].to_pylist() == labels
+    assert table["perceptual_hash"].null_count == table.num_rows
     assert ", truth_qid |" in (output / "i2e" / "README.md").read_text()
     assert columns("truth_qid")[0] == {}
     assert columns()[0] == {"publish": 2, "finish": 1}

@@ -140,7 +140,7 @@ def test_scores_do_not_depend_on_batches_or_threads(
         same = by_key[key(s)]
         assert s["clip_score"] == pytest.approx(same["clip_score"], abs=1e-5)
         assert s["background_z"] == pytest.approx(same["background_z"], abs=1e-3)
-        assert s["perceptual_hash"] == same["perceptual_hash"]
+        assert s["image_hash"] == same["image_hash"]
     assert sorted(map(str, again[1])) == sorted(map(str, base[1]))
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from i2e_pipeline.core.files import write_json
 from i2e_pipeline.core.schemas import I2E_ENTITIES, IMAGES
 from i2e_pipeline.core.splits import TEST, TRAIN, held_out_entities
-from i2e_pipeline.publish.selection import splits
+from i2e_pipeline.publish.images import splits
 from tests.small_models import picture, stored
 
 
