@@ -53,7 +53,7 @@ def content(output: Path | str) -> tuple[dict[str, Any], dict[int, Any]]:
         assert all(index[label["entity_id"]] == label["class_index"] for label in row["labels"])
         labels = sorted((x["entity_id"], round(x["score"], 4), x["mention"]) for x in row["labels"])
         sha256 = hashlib.sha256(row["image"]["bytes"]).hexdigest()
-        images[row["image_id"]] = (sha256, row["alt_text"], row["url"], row["key"], row["split"], labels)
+        images[row["image_id"]] = (sha256, row["alt_text"], row["url"], row["split"], labels)
     return images, {i: e for i, e in entities.items() if not e["retired"]}
 
 

@@ -76,7 +76,7 @@ def _front(
     tables = {"default": ("images", images), "entities": ("entities", I2E_ENTITIES)}
     # Without a description of its own, `datasets` takes a dataset for any other of the same columns that it has cached.
     described = f"{settings.title} {facts['dataset']}"
-    configs = [
+    configs: list[dict[str, Any]] = [
         {"config_name": name, "data_files": which_files(folder, files), "description": described}
         for name, (folder, _) in tables.items()
     ]
