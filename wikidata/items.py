@@ -584,6 +584,7 @@ def describe(
         bool(claims.P18) and bool(_ranked(claims.P18)),
         TYPES.mean_visual,
         human,
+        title or None,
     )
     return row, names
 

@@ -29,6 +29,7 @@ ENTITIES = pa.schema(
             "visual", pa.float32(), nullable=False
         ),  # of photographs that name one of its type, those that show it
         pa.field("is_human", pa.bool_(), nullable=False),  # P31 Q5
+        pa.field("wikipedia_title", pa.string()),  # of the page in the first language; null: none, or not known
     ]
 )
 

@@ -575,7 +575,7 @@ class _Explanation:
             return {"reason": None, "sentence": None}
         if too_many:
             return {"reason": "too_many", "sentence": "The image's pairs have more labels than an image may."}
-        rare = statistics.get("class_index") is None
+        rare = not statistics.get("images")  # a retired entity keeps its class index
         reason = str(Reason.RARE_ENTITY if rare else Reason.OVER_CAP)
         return {"reason": reason, "sentence": self.run.tables.catalogue.explain(selecting, reason)}
 

@@ -178,12 +178,11 @@ def pairs_to_publish(chosen: DataFrame, labels: DataFrame, classes: DataFrame, t
 def left_out(chosen: DataFrame, excluded: DataFrame) -> DataFrame:
     """Rows as of `pairs_to_publish` of pairs that are left out: unit, pair_id, reason."""
     from pyspark.sql import functions as F
+    from pyspark.sql.pandas.types import from_arrow_type
 
     columns = ("image_id", "shard", "row", "width", "height")
     pairs = chosen.groupBy("unit", "pair_id").agg(*(F.first(c).alias(c) for c in columns))
-    none = F.lit(None).cast(
-        "array<struct<entity_id: bigint, class_index: int, score: float, clip_score: float, mention: string>>"
-    )
+    none = F.lit(None).cast(from_arrow_type(IMAGE_LABELS))
     return pairs.join(excluded, ["unit", "pair_id"], how="inner").select(
         "image_id", "pair_id", "unit", "shard", "row", "width", "height", F.lit(True).alias("stands"),
         F.col("pair_id").alias("standing_pair"), none.alias("labels"), F.col("reason").alias("dropped"),

@@ -1,8 +1,9 @@
 """Publish: which images are published, with which class indices, and the dataset itself.
 
-select   Reads    labels · kb/entities                         Writes  selection · entity_statistics
-                                                               Rejects duplicate_image · rare_entity · over_cap
-publish  Reads    selection · the input shards                 Writes  i2e/images
+select   Reads    labels · kb/entities · pairs · scores        Writes  selection · entity_statistics
+                                                               Rejects duplicate_image · rare_entity · over_cap,
+                                                                       and by list (exclusion.py)
+publish  Reads    selection · pairs · scores · the shards      Writes  i2e/images
 finish   Reads    entity_statistics · every stage's commits    Writes  i2e/entities · i2e/statistics/* · manifest,
                                                                        card, croissant
 
@@ -61,7 +62,7 @@ class Select(Stage):
     does = "merge duplicates, drop rare entities, cap frequent ones, number classes"
     scope = "whole"
     after = ("label",)
-    reads = ("labels", "kb/entities", "kb/names", "pairs", "scores")
+    reads = ("labels", "kb/entities", "pairs", "scores")
     version = 3  # format 2 of datasets
     tables = {
         "selection": Table(SELECTION, key=("image_id",), holds="the images to publish, with their class indices"),
@@ -109,7 +110,8 @@ class Select(Stage):
         lists = Exclusions.read(config.select.exclude)
         excluded = None
         if lists:
-            excluded = exclusion.excluded_pairs(run, chosen, lists)
+            # Few, and asked for by each of the jobs below; to find them takes all addresses and hashes.
+            excluded = exclusion.excluded_pairs(run, chosen, lists).persist()
             left_out = selection.left_out(chosen, excluded)
             all_labels, chosen = (
                 exclusion.without_entities(run, labels, lists).join(excluded, ["unit", "pair_id"], how="left_anti")
@@ -129,7 +131,7 @@ class Select(Stage):
         by_unit = pairs.repartition("unit").sortWithinPartitions("unit", "image_id", "pair_id")
         selected = tables.write(by_unit, lambda: selection.select_images, self.name, unit, ("selection",), counting)
         entities = run.read("kb/entities")
-        per_entity = statistics.per_entity(all_labels, labels, classes, entities, run.read("kb/names"), before)
+        per_entity = statistics.per_entity(all_labels, labels, classes, entities, before)
         per_entity = exclusion.nameless(run, per_entity, lists, statistics.OF_KNOWLEDGE_BASE)
         stats = tables.write(
             per_entity, lambda: partial(pass_on, "entity_statistics"), self.name, unit, ("entity_statistics",)
@@ -140,13 +142,16 @@ class Select(Stage):
             [f.path for f in selected.files["selection"] if f.rows],
             ["image_id", "pair_id", "shard", "row", "labels", "unit"],
         )
+        digests = selection.unit_digests(written)
+        if excluded is not None:
+            excluded.unpersist()
         yield [
             self.conclude(
                 run,
                 unit,
                 [selected, stats.only("entity_statistics")],
                 expected=run.rows("labels", by=("pair_id",)),
-                facts={"units": selection.unit_digests(written), **wider},
+                facts={"units": digests, **wider},
             )
         ]
 

@@ -22,7 +22,6 @@ def per_entity(
     image_labels: DataFrame,
     classes: DataFrame,
     entities: DataFrame,
-    names: DataFrame,
     before: DataFrame | None = None,
 ) -> DataFrame:
     """A row for each entity that any pair's text proposed, published or not, or that ever had a class; columns as
@@ -32,7 +31,6 @@ def per_entity(
     image_labels   image_id, entity_id, dropped (null: published)
     classes        entity_id, class_index, retired
     entities       kb/entities
-    names          kb/names
     before         rows of the last build; of what the knowledge base no longer holds, they say what it was
     """
     from pyspark.sql import functions as F
@@ -47,7 +45,7 @@ def per_entity(
     )
     published = image_labels.where(F.col("dropped").isNull()).groupBy("entity_id").agg(F.count("*").alias("images"))
     counted = proposed.join(published, "entity_id", how="left").join(classes, "entity_id", how="full")
-    known = counted.join(of_knowledge_base(entities, names, counted.select("entity_id")), "entity_id", how="left")
+    known = counted.join(of_knowledge_base(entities, counted.select("entity_id")), "entity_id", how="left")
     if before is not None:
         was = before.select("entity_id", *(F.col(name).alias(f"was_{name}") for name in OF_KNOWLEDGE_BASE))
         known = known.join(was, "entity_id", how="left")
@@ -78,7 +76,7 @@ OF_KNOWLEDGE_BASE = (
 )  # fmt: skip
 
 
-def of_knowledge_base(entities: DataFrame, names: DataFrame, wanted: DataFrame) -> DataFrame:
+def of_knowledge_base(entities: DataFrame, wanted: DataFrame) -> DataFrame:
     """entity_id and OF_KNOWLEDGE_BASE of the wanted entities (entity_id) that the knowledge base holds."""
     from pyspark.sql import functions as F
 
@@ -93,16 +91,11 @@ def of_knowledge_base(entities: DataFrame, names: DataFrame, wanted: DataFrame) 
         .agg(F.sort_array(F.collect_list(F.struct("place", "class_name"))).alias("named"))
         .select("entity_id", F.transform("named", lambda one: one["class_name"]).alias("type_names"))
     )
-    titles = names.where(F.col("kind") == "title").groupBy("entity_id").agg(F.min("surface").alias("wikipedia_title"))
-    return (
-        rows.join(named, "entity_id", how="left")
-        .join(titles, "entity_id", how="left")
-        .select(
-            "entity_id",
-            *OF_KNOWLEDGE_BASE[:3],
-            F.coalesce("type_names", F.array().cast("array<string>")).alias("types"),
-            *OF_KNOWLEDGE_BASE[4:],
-        )
+    return rows.join(named, "entity_id", how="left").select(
+        "entity_id",
+        *OF_KNOWLEDGE_BASE[:3],
+        F.coalesce("type_names", F.array().cast("array<string>")).alias("types"),
+        *OF_KNOWLEDGE_BASE[4:],
     )
 
 

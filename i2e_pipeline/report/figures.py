@@ -105,7 +105,7 @@ def entities(dataset: Dataset, most: int, fewest: int, undepicted: int) -> Entit
         depicted = pc.greater(rows.column("images"), 0)
         with_images, without = rows.filter(depicted), rows.filter(pc.invert(depicted))
         counts.append(with_images.column("images").to_numpy())
-        found.proposed += rows.num_rows
+        found.proposed += pc.sum(pc.greater(rows.column("pairs_proposed"), 0)).as_py() or 0
         for end, part, limit, order in (
             ("most", with_images, most, [("images", "descending"), ("entity_id", "ascending")]),
             ("fewest", with_images, fewest, [("images", "ascending"), ("entity_id", "ascending")]),

@@ -264,7 +264,7 @@ def test_facts_of_an_entity() -> None:
             descriptions={"en": {"value": "English writer"}},
             aliases=aliases("DNA", "Douglas Noel Adams"),
             claims={**instance_of(5), "P18": [statement("Adams.jpg")]},
-            sitelinks={"enwiki": {"title": "Douglas Adams"}, "dewiki": {"title": "Douglas Adams"}},
+            sitelinks={"enwiki": {"title": "Douglas Adams (author)"}, "dewiki": {"title": "Douglas Adams"}},
             lastrevid=7,
         )
     )
@@ -285,6 +285,7 @@ def test_facts_of_an_entity() -> None:
         "name_case": 0,
         "has_image": True,
         "is_human": True,
+        "wikipedia_title": "Douglas Adams (author)",
         "revision": 7,
     }
 
