@@ -9,7 +9,7 @@ else's package (docs/extending.md).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -132,6 +132,8 @@ class Stage:
     (`section.part.key`) is left out by `settings`, which the stage overrides."""
     stored_as: Mapping[str, str] = {}
     """Settings (`section.key`) that were renamed, to the older name that commit records hold."""
+    counts: tuple[str, ...] = ()
+    """Notes of its kernel that tell what was done; all others tell what was mended."""
     sees_images: bool = False
     """Whether it opens its rows' images (`Run.open_shards`). If so, the column that they are read from is in its
     fingerprint."""
@@ -356,6 +358,8 @@ class Run:
     """All stages of the pipeline, in their order."""
     reader: Stage | None = None
     """The stage that this is handed to. None: somebody behind all of them."""
+    redo: Collection[str] = ()
+    """Stages that are asked for again: they take nothing over from before."""
     commits: dict[str, dict[str, Commit]] = field(default_factory=dict)
     """By stage and unit: committed under this run's fingerprints, files present."""
     fingerprints: dict[str, str] = field(default_factory=dict)
