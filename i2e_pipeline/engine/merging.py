@@ -112,10 +112,25 @@ def _carry_out(tables: Tables, stage: str, step: Sequence[tuple[Commit, list[Gro
     for (unit, *_), file in zip(tasks, written, strict=True):
         new.setdefault(unit, []).append(file)
     made = [_merged(commit, groups, new[commit.unit]) for commit, groups in step]
-    # Relative to the output, which may be moved, or mounted elsewhere, before somebody finishes this.
-    files.write_json(_intent(tables), {"stage": stage, "staging": place, "commits": [asdict(c) for c in made]})
-    finish(tables)
+    _put(tables, stage, place, made, same_rows=True)
     return new
+
+
+def add(tables: Tables, stage: str, staging: str, commits: Sequence[Commit]) -> None:
+    """Put what lies in a staging folder beside files that units of a stage keep, and record both. Files that the
+    commits no longer name are removed. The output must be locked; a kill leaves the old commits, or what `finish` ends.
+
+    staging   relative to the output; it is removed
+    commits   with all files that count from now on, those in place already too
+    """
+    _put(tables, stage, staging, commits, same_rows=False)
+
+
+def _put(tables: Tables, stage: str, staging: str, commits: Sequence[Commit], same_rows: bool) -> None:
+    # Relative to the output, which may be moved, or mounted elsewhere, before somebody finishes this.
+    intent = {"stage": stage, "staging": staging, "commits": [asdict(c) for c in commits], "same_rows": same_rows}
+    files.write_json(_intent(tables), intent)
+    finish(tables)
 
 
 def _write(tables: Tables, staging: str, number: int, table: str, old: Sequence[WrittenFile]) -> WrittenFile:
@@ -174,7 +189,7 @@ def finish(tables: Tables) -> None:
         kept = {f.path for f in new}
         was = [f for c in made if c.unit in before for f in before[c.unit].files.get(table, [])]
         old = [f for f in was if f.path not in kept]
-        tables.put_merged(table, staging, new, old)
+        tables.put_merged(table, staging, new, old, intent.get("same_rows", True))
     tables.records.add(intent["stage"], made)
     files.remove(staging)
     files.remove(_intent(tables))

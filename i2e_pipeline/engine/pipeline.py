@@ -215,6 +215,10 @@ class Pipeline:
                 cause = next((state for state in before if state.worked), states[stage.name])
                 raise StageError(_said_gone(states[stage.name], cause, needed, gone))
 
+    def planned(self) -> Run:
+        """What stages are handed, over the units of this config."""
+        return self.open(self._planned_units())
+
     def open(self, units: Sequence[Unit]) -> Run:
         """What stages are handed, over these units; nothing is looked at yet."""
         further = {t: columns for s in self.stages for t, columns in s.further_columns(self.config, units).items()}

@@ -71,6 +71,7 @@ def score(
     exemplars: Mapping[str, Sequence[int]] | None = None,
     kept: KeptVectors | None = None,
     same_content: KeptVectors | None = None,
+    kept_stay: bool = False,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Kernel: cosine of each image with each of its candidate entities.
 
@@ -82,6 +83,7 @@ def score(
                  without four words: vocabulary_gap and description_gap
     kept         vectors of this model by place: of an image that has one, no byte is read
     same_content vectors of this model by image_id: an image that has one is read, and neither decoded nor encoded
+    kept_stay    the rows of `kept` stay where they are, and are not written again
     yields       ("scores", SCORES): a row per pair and distinct entity, clip_score in [-1, 1]; background_z, name_z and
                  description_z in standard deviations above the image's mean cosine to the background, of name and
                  description, name, description; type_z and type_gap, how far the image fits the entity's type, and how
@@ -101,7 +103,7 @@ def score(
     )
     with _Images(open_shard, encoder, config, kept, same_content) as images:
         for block in _blocks(batches, config.batch_size * BLOCK_BATCHES):
-            yield from _score_block(block, images, measure, config.keep_vectors)
+            yield from _score_block(block, images, measure, config.keep_vectors, kept_stay)
         yield from notes({IMAGES_ENCODED: images.encoded, VECTORS_THERE: images.taken})
 
 
@@ -127,6 +129,7 @@ def _score_block(
     images: _Images,
     measure: Measure,
     keep_vectors: bool,
+    kept_stay: bool,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     block = block.take(pc.sort_indices(block, [("shard", "ascending"), ("row", "ascending")]))
     named = pc.fill_null(pc.list_value_length(block["entity_ids"]), 0).to_numpy(zero_copy_only=False) > 0
@@ -152,7 +155,10 @@ def _score_block(
         if table.num_rows:
             yield "scores", table
     if keep_vectors:
-        yield "image_vectors", _image_vectors({**known, **dict(zip(places, seen, strict=True))})
+        vectors = {**known, **dict(zip(places, seen, strict=True))}
+        if kept_stay:
+            vectors = {place: image for place, image in vectors.items() if place not in known}
+        yield "image_vectors", _image_vectors(vectors)
     if refused:
         yield "rejects", _rejects(block, refused)
 

@@ -193,6 +193,13 @@ class Score(Stage):
     stored_as = {"score.text_template": "template"}
     sees_images = True
     guarded = ("model",)
+    retried_from = "pairs"
+    limits = {
+        "max_bytes": (Reason.TOO_MANY_BYTES, "more"),
+        "max_pixels": (Reason.TOO_MANY_PIXELS, "more"),
+        "min_side": (Reason.TOO_SMALL, "less"),
+        "max_aspect": (Reason.TOO_LONG, "more"),
+    }
     counts = (IMAGES_ENCODED, VECTORS_THERE)
 
     def settings(self, config: Config) -> dict[str, Any]:
@@ -227,7 +234,7 @@ class Score(Stage):
         key = digest([f"{c.fingerprint} {c.unit} {n}" for c, n in zip(segments, sizes, strict=True)])
         background, exemplars = (segments[0].facts[fact] for fact in ("background", "exemplars"))
         open_shard = run.open_shards(units)
-        kept = _kept(run, self, units)
+        kept, kept_stay = _kept(run, self, units), run.only is not None
         model = ship_model(run)
         threads = _threads_per_task(run)
 
@@ -245,6 +252,7 @@ class Score(Stage):
                 background=background,
                 exemplars=exemplars,
                 kept=KeptVectors(kept) if kept else None,
+                kept_stay=kept_stay,
             )
 
         in_order = run.in_shard_order(rows, units, config.rows_per_task)
