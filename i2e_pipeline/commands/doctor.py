@@ -19,7 +19,8 @@ from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.secrets import hide
 from wikidata.source_files import ANCHORS, DUMP, IMPORTANCE, POPULARITY, REDIRECTS, SourceError, recognised, unclosed
 
-_LEAST_DISK = 5 << 30
+_LEAST_DISK = 1 << 30
+"""Bytes that the output takes beside as much as the pairs do, which is more than a run keeps of them."""
 _SHARDS_LOOKED_AT = 32
 
 
@@ -338,6 +339,16 @@ def _data_set(name: str, path: str) -> str:
         raise Failed(str(error)) from None
 
 
+def _bytes_of_pairs(config: Config) -> int:
+    """0 where they cannot be listed, which another check says."""
+    from i2e_pipeline.inputs.listing import listed
+
+    try:
+        return sum(source.info.size for source in listed(config.pairs)) if config.pairs.path else 0
+    except I2EError:
+        return 0
+
+
 def _disk(config: Config) -> str:
     if not files.is_local(config.output):
         return f"{config.output} is remote: not checked"
@@ -346,8 +357,12 @@ def _disk(config: Config) -> str:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    if free < _LEAST_DISK:
-        raise Failed(f"{free / 1e9:.1f} GB free at {folder}: free some, or set output= to a larger disk")
+    needed = _LEAST_DISK + _bytes_of_pairs(config)
+    if free < needed:
+        raise Failed(
+            f"{free / 1e9:.1f} GB free at {folder}, and a run over these pairs may take {needed / 1e9:.1f}: free some, or "
+            "set output= to a larger disk"
+        )
     if not os.access(folder, os.W_OK):
         raise Failed(f"{folder} cannot be written: set output= to a folder of yours")
     return f"{free / 1e9:,.0f} GB free at {folder}"
