@@ -360,8 +360,8 @@ def _disk(config: Config) -> str:
     needed = _LEAST_DISK + _bytes_of_pairs(config)
     if free < needed:
         raise Failed(
-            f"{free / 1e9:.1f} GB free at {folder}, and a run over these pairs may take {needed / 1e9:.1f}: free some, or "
-            "set output= to a larger disk"
+            f"{free / 1e9:.1f} GB free at {folder}, and a run over these pairs may take {needed / 1e9:.1f}: free some, "
+            "or set output= to a larger disk"
         )
     if not os.access(folder, os.W_OK):
         raise Failed(f"{folder} cannot be written: set output= to a folder of yours")
