@@ -274,6 +274,8 @@ def test_a_mended_shard_takes_its_old_place(world: Path, whole: Path, tmp_path: 
     now = told(output, {unit})
     assert 0 < now[IMAGES_ENCODED] <= sum(a != b for a, b in zip(images, spoilt, strict=True))
     assert now[VECTORS_THERE] > now[IMAGES_ENCODED]
+    extracted = commits(output, "extract")[f"extract/{unit}"]
+    assert extracted.facts["taken_over"] == extracted.rows_in
     assert {u: c for u, c in scored(output).items() if u != unit} == {u: c for u, c in before.items() if u != gone}
     assert not [p for p in output.rglob("*") if gone in p.name]
     assert not any(run(config, spark).values())

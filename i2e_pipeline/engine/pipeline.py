@@ -26,7 +26,7 @@ from i2e_pipeline.core import files, places, stores
 from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.rejects import reason_name
-from i2e_pipeline.engine import cluster, looking, merging, session
+from i2e_pipeline.engine import cluster, looking, merging, session, taking_over
 from i2e_pipeline.engine.causes import cause
 from i2e_pipeline.engine.progress import StageProgress, job_group
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
@@ -520,7 +520,7 @@ class _Workers:
         self.progress.begin(group, sum(self.rows[unit] for unit in wave))
         left = dict.fromkeys(wave)
         try:
-            with closing(self.stage.carry_out(self.run, wave)) as groups:
+            with closing(taking_over.carry_out(self.stage, self.run, wave)) as groups:
                 for made in groups:
                     self._commit(made, group)
                     for one in made:

@@ -135,6 +135,9 @@ class Stage:
     retried_from: str | None = None
     """A table by unit whose keys name the rows that it rejects: `i2e retry` hands it those rows of it alone. None: its
     rows are not tried again. Its rows must then be read by `run.read`, and `carry_out` not be overridden."""
+    same_by: str | None = None
+    """A table by unit of which it makes, of rows with equal keys, the same in every unit. A unit that takes another's
+    place takes over what that had of such rows. Its own tables hold that key, its rejects as their id."""
     limits: Mapping[str, tuple[Any, Literal["more", "less"]]] = {}
     """Settings, by their stored names, that reject rows for a reason and do nothing else, and whether a larger value
     lets more of them pass, or less."""
