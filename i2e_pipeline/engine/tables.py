@@ -517,10 +517,18 @@ class Tables:
         if self.storage.format == "delta":
             self._log(table).replace(self.catalogue.schema(table), [f for _, f in new], folders)
 
-    def put_merged(self, table: str, staging: str, new: Sequence[WrittenFile], old: Sequence[WrittenFile]) -> None:
-        """Put files that hold the rows of old ones in the place of these. A call after one that was cut off ends it.
+    def put_merged(
+        self,
+        table: str,
+        staging: str,
+        new: Sequence[WrittenFile],
+        old: Sequence[WrittenFile],
+        same_rows: bool = True,
+    ) -> None:
+        """Put files in the place of old ones. A call after one that was cut off ends it.
 
-        new   all files that the folders are to hold, those in place already too
+        new         all files that the folders are to hold, those in place already too
+        same_rows   they hold the rows of the old ones
         """
         staged = {info.path for info in files.list_files(files.join(staging, table))}
         moving = [f.path for f in new if f.path in staged]
@@ -531,7 +539,7 @@ class Tables:
         )
         if self.storage.format == "delta":
             folders = {f.path.rpartition("/")[0] for f in new}
-            self._log(table).replace(None, new, folders, same_rows=True)
+            self._log(table).replace(None, new, folders, same_rows)
         else:
             self._each(files.remove, [self.path(table, f.path) for f in old])
 
