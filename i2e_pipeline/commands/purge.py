@@ -79,7 +79,7 @@ def purge(pipeline: Pipeline, dry_run: bool = False) -> Purged:
     purged.input_below = sum(
         f.path.startswith(f"{run.tables.root.rstrip('/')}/") for unit in run.units for f in unit.files
     )
-    touched = {name: one for name, one in leaving.items() if one.places}
+    touched = {name: one for name, one in leaving.items() if one}
     if not dry_run:
         _empty_indexes(run, units, touched)
     for step in _steps(run, stages, commits, touched, purged, dry_run):

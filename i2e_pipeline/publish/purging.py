@@ -46,7 +46,7 @@ class Leaving:
     reasons: dict[bytes, str] = field(default_factory=dict)
     """Ids of the pairs, each with the reason."""
     places: set[tuple[int, int]] = field(default_factory=set)
-    """Shard and row of each."""
+    """Shard and row of each, and of rows of the input that became no pair."""
     texts: dict[bytes, int] = field(default_factory=dict)
     """Ids of their texts, and how many of the pairs have each."""
     shared_texts: set[bytes] = field(default_factory=set)
@@ -55,7 +55,7 @@ class Leaving:
     """Ids of images that no other pair of the unit holds."""
 
     def __bool__(self) -> bool:
-        return bool(self.reasons)
+        return bool(self.places)
 
     def counts(self) -> dict[str, int]:
         """Pairs by reason."""
@@ -140,7 +140,8 @@ def find(
                 of_kind = rows.filter(pa.array(mask))
                 for one in _owners(of_kind):
                     by_image[one] = min(by_image.get(one, REASONS[kind]), REASONS[kind])
-    found = Leaving()
+    # An image may be known of a row that is no pair any more.
+    found = Leaving(places={one for one in by_image if isinstance(one, tuple)})
     for rows in _of_table(tables, "pairs", pairs, ["pair_id", "shard", "row", "url", "text_id"]):
         reasons = _reasons(rows, by_image, lists)
         for n in np.flatnonzero([one is not None for one in reasons]).tolist():
@@ -148,7 +149,7 @@ def find(
             found.reasons[pair] = str(reasons[n])
             found.places.add((shard, row))
             found.texts[text] = found.texts.get(text, 0) + 1
-    if not found:
+    if not found.reasons:
         return found
     gone, texts = (pa.array(sorted(ids), ID) for ids in (found.reasons, found.texts))
     for rows in _of_table(tables, "pairs", pairs, ["pair_id", "text_id"]):
