@@ -22,6 +22,7 @@ from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.engine import merging
 from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.engine.units import Units
+from i2e_pipeline.inputs import formats
 from i2e_pipeline.report.page import write_page
 from i2e_pipeline.stages import pipeline
 from tests.chain import content, run, settings
@@ -396,8 +397,6 @@ def test_the_rows_of_a_table_of_texts_are_emptied_where_the_registry_repeats_the
         "pairs.image_column=image",
     )  # fmt: skip
     registry = Units(config.output)
-    from i2e_pipeline.inputs import formats
-
     for unit in registry.plan(config.pairs):
         for file in unit.files:
             assert registry.repeats(file)
