@@ -108,6 +108,10 @@ def _parser() -> _Parser:
     run.add_argument("--forget", action="append", default=[], metavar="UNIT", help="drop a unit from the dataset")
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
 
+    about = "try rows again that were rejected for these reasons, then run: all others stay as they are"
+    again = _command(commands, "retry", _retry, about)
+    again.add_argument("--reason", required=True, metavar="REASON,…", help="such as broken_image,unsupported_format")
+
     _json_argument(_command(commands, "status", _status, "how every stage stands; runs nothing"))
 
     about = "what a run will cost: core-hours, GPU-hours, wall time, storage, shuffle, requests, money; runs nothing"
@@ -470,6 +474,19 @@ def _run(options: argparse.Namespace) -> int:
     for unit in options.forget:
         whole.forget(unit)
     return _carry_out(whole, whole.upto(options.until) if options.until else None, options.redo)
+
+
+def _retry(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import summary
+    from i2e_pipeline.engine.retrying import retry
+    from i2e_pipeline.stages import pipeline
+
+    whole = pipeline(_config(options))
+    with whole.exclusive():
+        tried = retry(whole, [reason.strip() for reason in options.reason.split(",") if reason.strip()])
+        code = _carry_out(whole, None)
+    summary.print_tried(tried)
+    return code
 
 
 def _carry_out(pipeline: Pipeline, wanted: Sequence[str] | None, redo: Sequence[str] = ()) -> int:

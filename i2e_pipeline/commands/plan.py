@@ -40,6 +40,10 @@ FROM = "from"
 """The source of what the records of runs say."""
 
 
+_WIDTH = 768
+"""Of a vector, where the model's is not known."""
+
+
 class PlanError(I2EError, ValueError):
     """An argument that no plan can be made of; the message names it, its value and the way out."""
 
@@ -92,6 +96,8 @@ class TableCost:
     rows_source: str
     images: bool = False
     """Whether a row holds a stored image, of the size that is asked for."""
+    vectors: bool = False
+    """Whether a row holds a vector of the model, in float16, beside its `row_bytes`."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,8 @@ class Costs:
     constants: Mapping[str, float]
     """Single figures, such as the bytes that the driver holds of an input file."""
     sources: Mapping[str, Mapping[str, str]]
+    widths: Mapping[str, int]
+    """Numbers of an image's vector, by model."""
 
     def feed(self, kilobytes: float) -> float:
         """Core seconds of an image of this stored size: the line through the two sizes that were measured."""
@@ -121,7 +129,7 @@ def load(path: Path = COSTS) -> Costs:
             {name: StageCost(**cost) for name, cost in tree["stages"].items()},
             {name: TableCost(**cost) for name, cost in tree["tables"].items()},
             tree["cards"], tree["feeding"]["core_seconds"], {n: c["value"] for n, c in tree["constants"].items()},
-            tree["sources"],
+            tree["sources"], tree.get("vector_widths", {}),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PlanError(f"{path} holds no costs: {error!r}; benchmarks/costs.py writes such a file") from error
@@ -385,6 +393,8 @@ def _table_bytes(table: TableCost, costs: Costs, wanted: Request) -> float:
     each = table.row_bytes
     if table.images and table.source != FROM:
         each = 1000 * wanted.image_kb + costs.constants["image_row_bytes"]
+    if table.vectors and table.source != FROM:
+        each += 2 * costs.widths.get(wanted.model, _WIDTH)
     return _rows(table, wanted) * each
 
 

@@ -24,6 +24,7 @@ from i2e_pipeline.report import quality
 
 if TYPE_CHECKING:
     from i2e_pipeline.commands.count_anchors import Counted
+    from i2e_pipeline.engine.retrying import Tried
 
 
 class _Console(Console):
@@ -91,6 +92,21 @@ def print_changes(states: Sequence[StageState]) -> None:
             if changes := commit.facts.get("changes"):
                 said = ", ".join(f"{entities:,} {change}" for change, entities in changes.items())
                 _console().print(f"entities since the {state.stage.name.replace('_', ' ')} before: {said} (kb/changes)")
+
+
+def print_tried(tried: Sequence[Tried]) -> None:
+    """What came of the rows that were tried again."""
+    for one in tried:
+        rows, rejected = _counted(one.rows), _counted(one.rejected)
+        said = (
+            f"{one.stage}: {sum(one.rows.values()):,} rows of {one.units:,} units tried again ({rows})" if rows else ""
+        )
+        outcome = f": {one.passed:,} passed" + (f", rejected: {rejected}" if rejected else "")
+        _console().print(f"{said}{outcome}" if rows else f"{one.stage}: no row was rejected for that", highlight=False)
+
+
+def _counted(rows: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(rows.items(), key=lambda one: (-one[1], one[0])))
 
 
 def _sum(counts: Sequence[dict[str, int]]) -> dict[str, int]:

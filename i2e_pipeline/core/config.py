@@ -513,8 +513,9 @@ class ScoreConfig(ModelConfig, ImageLimits):
     deviations above its mean cosine to these."""
     decode_threads: int = Field(1, ge=1)
     """Threads that decode images while the model works. A GPU needs several; set `spark.task.cpus` to the same."""
-    keep_vectors: bool = False
-    """Store the image vectors (float16) beside the scores, for distillation and near-duplicate search."""
+    keep_vectors: bool = True
+    """Store the vectors of encoded images (float16; `i2e plan` says their bytes) in `image_vectors`: when links have
+    changed, no image is encoded again. Distillation and near-duplicate search read them, too."""
 
 
 class LabelConfig(Section):
@@ -677,7 +678,7 @@ class LossConfig(Section):
     distillation: float = Field(0.0, ge=0)
     """Weight of the distance to stored image vectors (`score.keep_vectors`). 0: no distillation."""
     teacher: PathText | None = None
-    """Folder of the vectors to distil. None: the table `scores` of <output>."""
+    """Folder of the vectors to distil. None: the table `image_vectors` of <output>."""
     initial_scale: float = Field(14.3, gt=0, le=100)
     """First value of the learnable logit scale: 1 / 0.07; SigLIP's paper takes 10. Pretrained towers keep their own."""
     initial_bias: float = -10.0

@@ -139,8 +139,17 @@ SCORES = _schema(
     _key("width", pa.int32()),
     _key("height", pa.int32()),
     pa.field("image_hash", HASH),
-    pa.field("vector", pa.binary()),
 )
+IMAGE_VECTORS = _schema(
+    _key("shard", pa.int32()),
+    _key("row", pa.int64()),
+    _key("image_id", ID),
+    _key("width", pa.int32()),
+    _key("height", pa.int32()),
+    _key("image_hash", HASH),
+    _key("vector", pa.binary()),
+)
+"""`vector`: norm 1, float16, little-endian; Spark has no type for half floats."""
 LABELS = _schema(
     _key("image_id", ID),
     _key("pair_id", ID),

@@ -157,7 +157,7 @@ class Pipeline:
         needs_units = any(
             s.scope == "unit" or self.depends_on_units(s) for s in asked if wanted is None or s.name in wanted
         )
-        run = self.open(self._planned_units() if needs_units else [])
+        run = replace(self.open(self._planned_units() if needs_units else []), redo=tuple(redo))
         # Whatever is wrong with a setting is said before any work, not hours later when its stage comes.
         for stage in asked:
             run.settings_of(stage)
@@ -214,6 +214,10 @@ class Pipeline:
                 before = [states[s.name] for s in asked if s.name in _before(run, stage)]
                 cause = next((state for state in before if state.worked), states[stage.name])
                 raise StageError(_said_gone(states[stage.name], cause, needed, gone))
+
+    def planned(self) -> Run:
+        """What stages are handed, over the units of this config."""
+        return self.open(self._planned_units())
 
     def open(self, units: Sequence[Unit]) -> Run:
         """What stages are handed, over these units; nothing is looked at yet."""
@@ -403,7 +407,10 @@ def _run_stage(run: Run, state: StageState) -> None:
     for commit in made:
         notes.update(commit.facts.get("notes", {}))
     for note, values in sorted(notes.items()):
-        log.warning("%-15s %s: %s values", stage.name, note, f"{values:,}")
+        if note in stage.counts:
+            log.info("%-15s %s %s", stage.name, f"{values:,}", note)
+        else:
+            log.warning("%-15s %s: %s values", stage.name, note, f"{values:,}")
 
 
 def _refuse_empty(run: Run, state: StageState) -> None:

@@ -49,6 +49,8 @@ class Commit:
     facts: dict[str, Any] = field(default_factory=dict)
     task_seconds: float = 0.0
     """Spent by tasks in the kernel and in writing, added up; 0 in records of earlier versions."""
+    edition: str = ""
+    """Names what rows that were tried again have changed in it, or in what it was made of. Stages behind it see it."""
 
     def rows(self, table: str) -> int:
         return sum(f.rows for f in self.files.get(table, []))

@@ -9,7 +9,7 @@ else's package (docs/extending.md).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -132,6 +132,14 @@ class Stage:
     (`section.part.key`) is left out by `settings`, which the stage overrides."""
     stored_as: Mapping[str, str] = {}
     """Settings (`section.key`) that were renamed, to the older name that commit records hold."""
+    retried_from: str | None = None
+    """A table by unit whose keys name the rows that it rejects: `i2e retry` hands it those rows of it alone. None: its
+    rows are not tried again. Its rows must then be read by `run.read`, and `carry_out` not be overridden."""
+    limits: Mapping[str, tuple[Any, Literal["more", "less"]]] = {}
+    """Settings, by their stored names, that reject rows for a reason and do nothing else, and whether a larger value
+    lets more of them pass, or less."""
+    counts: tuple[str, ...] = ()
+    """Notes of its kernel that tell what was done; all others tell what was mended."""
     sees_images: bool = False
     """Whether it opens its rows' images (`Run.open_shards`). If so, the column that they are read from is in its
     fingerprint."""
@@ -217,7 +225,10 @@ class Stage:
         names = self.depends_on(run)
         before: dict[str, Any] = {s: run.fingerprints[s] for s in names}
         if self.scope == "whole":
-            before["units"] = {s: sorted(run.commits.get(s, {})) for s in names}
+            made = {s: run.commits.get(s, {}).values() for s in names}
+            before["units"] = {s: sorted(named(c.unit, c.edition) for c in of_stage) for s, of_stage in made.items()}
+        elif self.scope == "unit":
+            before |= {s: named(before[s], edition) for s, edition in self._editions(run, unit).items()}
         weighs = self.weighs(run.config)
         return {
             "version": self.version,
@@ -225,6 +236,11 @@ class Stage:
             "after": before,
             **({"weighs": weighs} if weighs else {}),
         }
+
+    def _editions(self, run: Run, unit: str) -> dict[str, str]:
+        """Those of the unit's commits of the stages that it depends on, where they have one."""
+        made = {s: run.commits.get(s, {}).get(unit) for s in self.depends_on(run)}
+        return {s: commit.edition for s, commit in made.items() if commit is not None and commit.edition}
 
     def fingerprint(self, run: Run, unit: str) -> str:
         return digest(self.components(run, unit))
@@ -334,8 +350,14 @@ class Stage:
             rejected=dict(sorted(rejected.items())),
             facts={**self.facts(run, unit), **_notes(staged), **(facts or {})},
             task_seconds=round(sum(w.task_seconds for w in staged), 3),
+            edition=" ".join(sorted(set(self._editions(run, unit).values()))),
         )
         return Made(commit, staged)
+
+
+def named(name: str, edition: str) -> str:
+    """A unit, or the fingerprint of what it was made of, with its edition where it has one."""
+    return f"{name} {edition}" if edition else name
 
 
 def _notes(staged: Sequence[Written]) -> dict[str, Any]:
@@ -343,6 +365,17 @@ def _notes(staged: Sequence[Written]) -> dict[str, Any]:
     for written in staged:
         counts.update(written.notes)
     return {"notes": dict(sorted(counts.items()))} if counts else {}
+
+
+@dataclass(frozen=True)
+class Only:
+    """Rows of a table that are worked on again."""
+
+    table: str
+    keys: DataFrame
+    """Their keys, and `unit`."""
+    rows: Mapping[str, int]
+    """Unit to their number."""
 
 
 @dataclass
@@ -356,6 +389,10 @@ class Run:
     """All stages of the pipeline, in their order."""
     reader: Stage | None = None
     """The stage that this is handed to. None: somebody behind all of them."""
+    only: Only | None = None
+    """Of a table only some rows are handed out; None: all."""
+    redo: Collection[str] = ()
+    """Stages that are asked for again: they take nothing over from before."""
     commits: dict[str, dict[str, Commit]] = field(default_factory=dict)
     """By stage and unit: committed under this run's fingerprints, files present."""
     fingerprints: dict[str, str] = field(default_factory=dict)
@@ -445,6 +482,8 @@ class Run:
         mark = writer.passes.where_null if writer.passes is not None and writer.passes.table == table else None
         needed = [c for stage in narrowing for c in (*cast(Passed, stage.passes).key, *_unit_of(stage))]
         needed += [mark] if narrowing and mark is not None else []
+        if self.only is not None and self.only.table == table:
+            needed += [*self.tables.catalogue.tables[table].key, "unit"]
         frame = self.tables.read(
             table,
             self.commits_of(table, units),
@@ -458,6 +497,9 @@ class Run:
             else:
                 standing, others = frame.where(frame[mark].isNull()), frame.where(frame[mark].isNotNull())
                 frame = standing.join(self._passed_on(stage, units), key, how="left_semi").unionByName(others)
+        if self.only is not None and self.only.table == table:
+            on = [*self.tables.catalogue.tables[table].key, "unit"]
+            return frame.join(self.only.keys, on, how="left_semi").select(*names)
         return frame.select(*names)
 
     def _passed_on(self, stage: Stage, units: WhichUnits, columns: Sequence[str] = ()) -> DataFrame:
@@ -499,6 +541,8 @@ class Run:
         Read from the commit records. Only where a stage narrowed the table by other columns, a Spark job counts.
         """
         self._declared(table)
+        if self.only is not None and self.only.table == table:
+            return {unit: self.only.rows.get(unit, 0) for unit in units}
         key = tuple(by) or self.tables.catalogue.tables[table].key
         known = self._rows_known(table, key)
         if known is not None:
@@ -721,6 +765,11 @@ def check_rows(
         raise RowsLost(f"{stage}, unit {unit}: {rows_in} rows in, {rows_out} out, rejected {dict(rejected)}")
 
 
+def _is_digest(text: str) -> bool:
+    """Whether it is one, with or without an edition."""
+    return len(text.partition(" ")[0]) == _DIGEST
+
+
 def difference(
     old: Mapping[str, Any], new: Mapping[str, Any], path: str = "", names: Mapping[str, str] | None = None
 ) -> list[str]:
@@ -734,7 +783,7 @@ def difference(
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += difference(a, b, f"{where}.", names)
         elif a != b:
-            digests = isinstance(a, str) and isinstance(b, str) and len(a) == len(b) == _DIGEST
+            digests = isinstance(a, str) and isinstance(b, str) and _is_digest(a) and _is_digest(b)
             if path == "after." and key not in old:
                 found.append(f"{key} is new")
             elif path == "after." and key not in new:

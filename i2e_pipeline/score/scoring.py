@@ -1,12 +1,13 @@
 """Score: how well does each candidate entity fit the image?
 
-Reads    (shard, row, pair_id, entity_ids) · the input shards' image column · entity_vectors
-Writes   scores (pair_id, entity_id, image_id, clip_score, background_z, width, height, image_hash, vector)
+Reads    (shard, row, pair_id, entity_ids) · the input shards' image column · entity_vectors · image_vectors of before
+Writes   scores (pair_id, entity_id, image_id, clip_score, background_z, width, height, image_hash) · image_vectors
 Rejects  no_linked_mention · null_image · empty_image · too_many_bytes · not_an_image · unsupported_format ·
          truncated_image · broken_image · too_many_pixels · too_small · too_long · nan_score
 
 Bytes in, scores out: a task reads its rows' bytes from the input file itself, and numbers leave it. Handing decoded
-pixels from one UDF to the next costs 15 times the throughput (150,528 floats an image).
+pixels from one UDF to the next costs 15 times the throughput (150,528 floats an image). An image whose vector is kept
+is not opened. Scores are those of vectors in float16, kept or not, so that they are the same either way.
 
 Legend: N images, P (pair, entity) rows, D the model's width.
 """
@@ -25,13 +26,15 @@ import pyarrow.compute as pc
 from i2e_pipeline.core.config import ScoreConfig
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.rejects import reject
-from i2e_pipeline.core.schemas import ID, SCORES, Reason
+from i2e_pipeline.core.schemas import ID, IMAGE_VECTORS, SCORES, Reason
 from i2e_pipeline.core.stored_image import StoredImage
-from i2e_pipeline.images.decode import Decoded, Rejected, decode, perceptual_hashes
+from i2e_pipeline.engine.tasks import notes
+from i2e_pipeline.images.decode import Decoded, Header, Rejected, decode, perceptual_hashes, unfit
 from i2e_pipeline.images.encoder import Encoder
 from i2e_pipeline.inputs.formats import StoredImages
 from i2e_pipeline.inputs.shard import Images
 from i2e_pipeline.score.entity_vectors import EntityVectors
+from i2e_pipeline.score.kept import KeptVectors
 from i2e_pipeline.score.measure import Measure
 
 BLOCK_BATCHES = 16
@@ -40,6 +43,9 @@ REMEMBERED = 16_384
 """Distinct images of a task whose result is kept for the next row with the same bytes."""
 BYTES_IN_FLIGHT = 128 << 20
 """Stored bytes that may wait for a decoding thread."""
+
+
+IMAGES_ENCODED, VECTORS_THERE = "images encoded", "images whose vector was there"
 
 
 @dataclass(slots=True)
@@ -52,6 +58,7 @@ class Seen:
     height: int = 0
     hash: bytes = b""
     vector_D: np.ndarray | None = None
+    """float16"""
 
 
 def score(
@@ -62,6 +69,9 @@ def score(
     config: ScoreConfig,
     background: Sequence[int] | np.ndarray = (),
     exemplars: Mapping[str, Sequence[int]] | None = None,
+    kept: KeptVectors | None = None,
+    same_content: KeptVectors | None = None,
+    kept_stay: bool = False,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Kernel: cosine of each image with each of its candidate entities.
 
@@ -71,6 +81,9 @@ def score(
     exemplars    by coarse type its most famous entities, by falling fame: `type_exemplars` of each stand for the type,
                  `vocabulary` of each are the vocabulary. Without two types of four: type_z and type_gap are null;
                  without four words: vocabulary_gap and description_gap
+    kept         vectors of this model by place: of an image that has one, no byte is read
+    same_content vectors of this model by image_id: an image that has one is read, and neither decoded nor encoded
+    kept_stay    the rows of `kept` stay where they are, and are not written again
     yields       ("scores", SCORES): a row per pair and distinct entity, clip_score in [-1, 1]; background_z, name_z and
                  description_z in standard deviations above the image's mean cosine to the background, of name and
                  description, name, description; type_z and type_gap, how far the image fits the entity's type, and how
@@ -78,17 +91,20 @@ def score(
                  description_gap, how much less the image fits the entity than what it fits best of the vocabulary, the
                  entity itself left out, in standard deviations of the image's cosines to the vocabulary (below 0: the
                  entity fits better than all of it), by name and description, and by descriptions alone;
-                 ("rejects", reason, id, shard, row, detail): a row per pair that is not scored
+                 ("image_vectors", IMAGE_VECTORS): with `keep_vectors` a row per place whose image has a vector, those
+                 of `kept` among them though no name leads to an entity now;
+                 ("rejects", reason, id, shard, row, detail): a row per pair that is not scored;
+                 notes: how many images were encoded, and of how many the vector was there
     Each pair comes out exactly once, scored or rejected. Equal bytes within a task are decoded and encoded once. A bad
     row raises nothing; a missing entity vector, shard or row does, since then the tables do not fit together.
-    With `keep_vectors`, a pair's first row carries the image's vector (D little-endian float16) and its others null.
     """
     measure = Measure(
         vectors, background, exemplars or {}, config.type_exemplars, config.vocabulary, device=encoder.device
     )
-    with _Images(open_shard, encoder, config) as images:
+    with _Images(open_shard, encoder, config, kept, same_content) as images:
         for block in _blocks(batches, config.batch_size * BLOCK_BATCHES):
-            yield from _score_block(block, images, measure, config.keep_vectors)
+            yield from _score_block(block, images, measure, config.keep_vectors, kept_stay)
+        yield from notes({IMAGES_ENCODED: images.encoded, VECTORS_THERE: images.taken})
 
 
 def _blocks(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
@@ -113,14 +129,16 @@ def _score_block(
     images: _Images,
     measure: Measure,
     keep_vectors: bool,
+    kept_stay: bool,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     block = block.take(pc.sort_indices(block, [("shard", "ascending"), ("row", "ascending")]))
     named = pc.fill_null(pc.list_value_length(block["entity_ids"]), 0).to_numpy(zero_copy_only=False) > 0
     refused: dict[int, Rejected] = {int(i): Rejected(Reason.NO_LINKED_MENTION) for i in np.flatnonzero(~named)}
     at_R = np.flatnonzero(named)
-    shards = block["shard"].to_numpy()[at_R]
-    rows = block["row"].to_numpy()[at_R]
-    seen = images.read(list(zip(shards.tolist(), rows.tolist(), strict=True)))
+    shard_N, row_N = block["shard"].to_numpy(), block["row"].to_numpy()
+    known = images.kept(shard_N, row_N)
+    places = list(zip(shard_N[at_R].tolist(), row_N[at_R].tolist(), strict=True))
+    seen = images.read(places, known)
     scored: list[int] = []
     good: list[Seen] = []
     for i, image in zip(at_R.tolist(), seen, strict=True):
@@ -131,11 +149,16 @@ def _score_block(
             good.append(image)
     if scored:
         pairs = block.take(pa.array(scored))
-        table, unscored = _scores(pairs, good, measure, keep_vectors)
+        table, unscored = _scores(pairs, good, measure)
         for at, detail in unscored.items():
             refused[scored[at]] = Rejected(Reason.NAN_SCORE, detail)
         if table.num_rows:
             yield "scores", table
+    if keep_vectors:
+        vectors = {**known, **dict(zip(places, seen, strict=True))}
+        if kept_stay:
+            vectors = {place: image for place, image in vectors.items() if place not in known}
+        yield "image_vectors", _image_vectors(vectors)
     if refused:
         yield "rejects", _rejects(block, refused)
 
@@ -144,7 +167,6 @@ def _scores(
     pairs: pa.RecordBatch,
     images: list[Seen],
     measure: Measure,
-    keep_vectors: bool,
 ) -> tuple[pa.RecordBatch, dict[int, str]]:
     """SCORES of the pairs; and the pairs whose score for some entity is NaN, each with that entity."""
     distinct: dict[bytes, int] = {}
@@ -158,6 +180,7 @@ def _scores(
     once = np.unique(np.stack([pair_P, entity_P]), axis=1)  # a text may name an entity twice
     pair_P, entity_P = once[0], once[1]
     images_ND = images_ND.astype(np.float64)
+    images_ND /= np.maximum(np.linalg.norm(images_ND, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     clip_P = measure.cosines("vector", images_ND, image_R[pair_P], entity_P)
     z_P = measure.above_background("vector", images_ND, image_R[pair_P], clip_P)
 
@@ -185,10 +208,7 @@ def _scores(
         "width": pa.array(sides_2R[0, pair_P]),
         "height": pa.array(sides_2R[1, pair_P]),
         "image_hash": hashes.take(of_pair),
-        "vector": pa.nulls(len(pair_P), SCORES.field("vector").type),
     }
-    if keep_vectors:
-        columns["vector"] = _vectors(images_ND, image_R, pair_P)
     return pa.RecordBatch.from_arrays([columns[name] for name in SCORES.names], schema=SCORES), unscored
 
 
@@ -237,12 +257,24 @@ def _senses(
     }
 
 
-def _vectors(images_ND: np.ndarray, image_R: np.ndarray, pair_P: np.ndarray) -> pa.Array:
-    """binary: the image's vector, little-endian float16, in the first row of each pair, null in the others."""
-    leads_P = np.diff(pair_P, prepend=-1) > 0
-    stored = [vector_D.tobytes() for vector_D in images_ND.astype("<f2")]  # Spark has no type for half floats
-    rows = zip(leads_P.tolist(), image_R[pair_P].tolist(), strict=True)
-    return pa.array([stored[image] if leads else None for leads, image in rows], type=pa.binary())
+def _image_vectors(images: Mapping[tuple[int, int], Seen]) -> pa.RecordBatch:
+    """IMAGE_VECTORS of places, in their order. An image without a vector, or with numbers that are none, has no row."""
+    whole = [
+        (place, image, vector_D)
+        for place, image in sorted(images.items())
+        if (vector_D := image.vector_D) is not None and np.isfinite(vector_D).all()
+    ]
+    seen = [image for _, image, _ in whole]
+    columns = {
+        "shard": [shard for (shard, _), _, _ in whole],
+        "row": [row for (_, row), _, _ in whole],
+        "image_id": [image.image_id for image in seen],
+        "width": [image.width for image in seen],
+        "height": [image.height for image in seen],
+        "image_hash": [image.hash for image in seen],
+        "vector": [vector_D.astype("<f2").tobytes() for _, _, vector_D in whole],
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=IMAGE_VECTORS)
 
 
 def _rejects(block: pa.RecordBatch, refused: dict[int, Rejected]) -> pa.RecordBatch:
@@ -264,10 +296,21 @@ class _Batch:
 class _Images:
     """Rows -> Seen, with one open shard, threads that decode ahead of the encoder, and a memory of equal bytes."""
 
-    def __init__(self, open_shard: Callable[[int], Images], encoder: Encoder, config: ScoreConfig) -> None:
+    def __init__(
+        self,
+        open_shard: Callable[[int], Images],
+        encoder: Encoder,
+        config: ScoreConfig,
+        kept: KeptVectors | None,
+        same_content: KeptVectors | None,
+    ) -> None:
         self._stored, self._encoder, self._config = StoredImages(open_shard), encoder, config
+        self._kept, self._same_content = kept, same_content
         self._threads = ThreadPoolExecutor(config.decode_threads, thread_name_prefix="decode")
         self._memory: OrderedDict[bytes, Seen] = OrderedDict()
+        self.encoded = 0
+        self.taken = 0
+        """Images that were asked for and whose vector was there."""
 
     def __enter__(self) -> _Images:
         return self
@@ -276,8 +319,29 @@ class _Images:
         self._threads.shutdown(cancel_futures=True)
         self._stored.close()
 
-    def read(self, places: list[tuple[int, int]]) -> list[Seen]:
-        """What is known of the image at each (shard, row), which come sorted."""
+    def kept(self, shard_N: np.ndarray, row_N: np.ndarray) -> dict[tuple[int, int], Seen]:
+        """What is kept of the images at these places."""
+        if self._kept is None:
+            return {}
+        rows = self._kept.at(shard_N, row_N)
+        places = zip(rows["shard"].to_pylist(), rows["row"].to_pylist(), strict=True)
+        return dict(zip(places, _seen(rows), strict=True))
+
+    def read(self, places: list[tuple[int, int]], known: Mapping[tuple[int, int], Seen]) -> list[Seen]:
+        """What is known of the image at each (shard, row), which come sorted.
+
+        known   of places whose image was encoded before; one that the limits no longer let through is read for what
+                there is to say of it
+        """
+        unread = [place for place in places if place not in known or self._unfit(known[place])]
+        self.taken += len(places) - len(unread)
+        read = dict(zip(unread, self._read(unread), strict=True))
+        return [read[place] if place in read else known[place] for place in places]
+
+    def _unfit(self, image: Seen) -> bool:
+        return unfit(Header(1, (image.width, image.height)), self._config) is not None
+
+    def _read(self, places: list[tuple[int, int]]) -> list[Seen]:
         seen: list[Seen] = []
         ahead: deque[tuple[Seen, int, Future[Decoded | Rejected]]] = deque()
         bytes_ahead = 0
@@ -289,6 +353,10 @@ class _Images:
             if known is not None:
                 self._memory.move_to_end(name)
                 seen.append(known)
+                continue
+            if content and (encoded := self._encoded_before(name)) is not None:
+                self._memory[name] = encoded
+                seen.append(encoded)
                 continue
             image = Seen(name)
             seen.append(image)
@@ -305,6 +373,15 @@ class _Images:
         while len(self._memory) > REMEMBERED:
             self._memory.popitem(last=False)
         return seen
+
+    def _encoded_before(self, name: bytes) -> Seen | None:
+        if self._same_content is None:
+            return None
+        rows = self._same_content.of([name])
+        if not rows.num_rows or self._unfit(image := _seen(rows)[0]):
+            return None
+        self.taken += 1
+        return image
 
     def _decode(self, stored: StoredImage) -> Decoded | Rejected:
         return decode(stored, self._config, self._encoder.prepare, self._encoder.side)
@@ -324,10 +401,19 @@ class _Images:
     def _encode(self, batch: _Batch) -> None:
         if not batch.images:
             return
-        vectors_ND = self._encoder.images(np.stack(batch.pixels))
+        vectors_ND = self._encoder.images(np.stack(batch.pixels)).astype(np.float16)
         hashes_N = perceptual_hashes(np.stack(batch.thumbs))
         for image, vector_D, hash_ in zip(batch.images, vectors_ND, hashes_N, strict=True):
             image.vector_D, image.hash = vector_D, hash_.tobytes()
+        self.encoded += len(batch.images)
         batch.images.clear()
         batch.pixels.clear()
         batch.thumbs.clear()
+
+
+def _seen(rows: pa.Table) -> list[Seen]:
+    """Rows of IMAGE_VECTORS."""
+    return [
+        Seen(row["image_id"], None, row["width"], row["height"], row["image_hash"], np.frombuffer(row["vector"], "<f2"))
+        for row in rows.to_pylist()
+    ]

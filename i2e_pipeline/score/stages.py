@@ -2,7 +2,8 @@
 
 entity_vectors  Reads   candidates · wider · kb/entities   Writes  entity_vectors
 score           Reads   pairs · candidates · wider · entity_vectors · the input shards' images
-                Writes  scores   Rejects  no_linked_mention and the reasons of images/decode.py
+                · image_vectors of before
+                Writes  scores · image_vectors   Rejects  no_linked_mention and the reasons of images/decode.py
 
 An entity's text is encoded once per model, however many units name it: each run adds a segment of the entities that no
 earlier segment holds.
@@ -11,11 +12,12 @@ earlier segment holds.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from i2e_pipeline.core.config import Config, digest
-from i2e_pipeline.core.schemas import ENTITY_VECTORS, SCORES, Reason
+from i2e_pipeline.core.schemas import ENTITY_VECTORS, IMAGE_VECTORS, SCORES, Reason
 from i2e_pipeline.engine import cluster
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.shipping import Shipped
@@ -24,12 +26,15 @@ from i2e_pipeline.engine.tables import Counting, Kernel
 from i2e_pipeline.images import encoder
 from i2e_pipeline.images.decode import REASONS as IMAGE_REASONS
 from i2e_pipeline.score.entity_vectors import OF_ENTITIES, EntityVectors, Templates, encode_entities, most_famous
-from i2e_pipeline.score.scoring import score
+from i2e_pipeline.score.kept import KeptVectors
+from i2e_pipeline.score.scoring import IMAGES_ENCODED, VECTORS_THERE, score
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _ENTITIES_PER_TASK = 8192
+_VECTORS = 1
+"""To be raised when the code makes another vector, size or perceptual hash of the same image."""
 _LOCAL = "local-dir:"
 _OF_THE_MODEL = {
     "score.pretrained": "the model's name and content say it",
@@ -165,10 +170,15 @@ class Score(Stage):
         "scores": Table(
             SCORES,
             key=("pair_id", "entity_id"),
-            holds="how well the image fits each entity; its size, perceptual hash and, with `score.keep_vectors`, its "
-            "vector (float16, little-endian)",
+            holds="how well the image fits each entity; its size and perceptual hash",
             narrowable=True,
-        )
+        ),
+        "image_vectors": Table(
+            IMAGE_VECTORS,
+            key=("shard", "row"),
+            holds="with `score.keep_vectors`, the vector of each image that was encoded (float16, little-endian), also "
+            "where no name leads to an entity any more: then the row is there for links that find one again",
+        ),
     }
     passes = Passed("scores", ("pair_id",))
     reasons = {
@@ -179,13 +189,25 @@ class Score(Stage):
         Reason.NAN_SCORE: "The model gave no number for this image.",
     }
     sections = ("score",)
-    leaves_out = _OF_THE_MODEL
+    leaves_out = {**_OF_THE_MODEL, "score.keep_vectors": "scores are the same with and without"}
     stored_as = {"score.text_template": "template"}
     sees_images = True
     guarded = ("model",)
+    retried_from = "pairs"
+    limits = {
+        "max_bytes": (Reason.TOO_MANY_BYTES, "more"),
+        "max_pixels": (Reason.TOO_MANY_PIXELS, "more"),
+        "min_side": (Reason.TOO_SMALL, "less"),
+        "max_aspect": (Reason.TOO_LONG, "more"),
+    }
+    counts = (IMAGES_ENCODED, VECTORS_THERE)
 
     def settings(self, config: Config) -> dict[str, Any]:
-        return {**super().settings(config), "model": model_name(config)}
+        # Outputs of before have it in their fingerprints, most of them with its default of then.
+        return {**super().settings(config), "model": model_name(config), "keep_vectors": False}
+
+    def facts(self, run: Run, unit: str) -> dict[str, Any]:
+        return {"vectors_of": _vectors_of(run.settings_of(self))}
 
     def prepare(self, run: Run) -> None:
         encoder.check(run.config.score, at_hand=True)
@@ -212,6 +234,7 @@ class Score(Stage):
         key = digest([f"{c.fingerprint} {c.unit} {n}" for c, n in zip(segments, sizes, strict=True)])
         background, exemplars = (segments[0].facts[fact] for fact in ("background", "exemplars"))
         open_shard = run.open_shards(units)
+        kept, kept_stay = _kept(run, self, units), run.only is not None
         model = ship_model(run)
         threads = _threads_per_task(run)
 
@@ -228,6 +251,8 @@ class Score(Stage):
                 config=config,
                 background=background,
                 exemplars=exemplars,
+                kept=KeptVectors(kept) if kept else None,
+                kept_stay=kept_stay,
             )
 
         in_order = run.in_shard_order(rows, units, config.rows_per_task)
@@ -247,6 +272,35 @@ def _wider(run: Run, units: Sequence[str]) -> DataFrame:
     standing = run.read("candidates", units, [*span[1:], "entity_id"])
     standing = standing.select(*span, F.col("entity_id").alias("wider_of"))
     return run.read("wider", units).join(standing, [*span, "wider_of"], how="left_semi")
+
+
+def _kept(run: Run, stage: Stage, units: Sequence[str]) -> dict[int, tuple[str, ...]]:
+    """Shard to the files of image vectors that its units have, of this model and of no larger images; none where they
+    are asked to be made again."""
+    if stage.name in run.redo:
+        return {}
+    now = run.settings_of(stage)
+    known = run.tables.records.known(stage.name)
+    found = [
+        replace(commit, files={"image_vectors": commit.files.get("image_vectors", [])})
+        for unit in units
+        if (commit := known.get(unit)) is not None
+        and commit.facts.get("vectors_of") == _vectors_of(now)
+        and commit.components["settings"]["max_bytes"] <= now["max_bytes"]
+    ]
+    gone = run.tables.missing_files(found)
+    paths: dict[int, tuple[str, ...]] = {}
+    for commit in found:
+        if commit.unit not in gone:
+            made = tuple(run.tables.path("image_vectors", file.path) for file in commit.files["image_vectors"])
+            for file in run.unit(commit.unit).files:
+                paths[file.shard] = (*paths.get(file.shard, ()), *made) if file.shard in paths else made
+    return paths
+
+
+def _vectors_of(settings: Mapping[str, Any]) -> str:
+    """Names what an image's vector, size and hash depend on beside its bytes."""
+    return digest({"version": _VECTORS, "model": settings["model"], "images": settings["image_column"]})
 
 
 def model_name(config: Config) -> str:

@@ -1,7 +1,7 @@
 """Teacher: stored image vectors, for distillation.
 
 Reads    a folder of Parquet files or a Delta table with `image_id` and `vector` (binary, float16 little-endian): the
-         table `scores` of a run with score.keep_vectors
+         table `image_vectors` of a run with score.keep_vectors
 Writes   teacher_BT: float32, norm 1; zeros where an image has no vector
 
 The vectors lie in one copy per machine, in the system's folder for temporary files. The first rank writes it, all map
@@ -71,7 +71,7 @@ class Teacher:
 def open_teacher(folder: str, samples: Samples) -> Teacher:
     """The stored vectors of `folder` for the images of the dataset."""
     if not files.exists(folder):
-        raise DatasetError(f"{folder}: no such folder of stored image vectors (a run's table `scores`)")
+        raise DatasetError(f"{folder}: no such folder of stored image vectors (a run's table `image_vectors`)")
     return Teacher(folder, samples)
 
 

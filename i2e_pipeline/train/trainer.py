@@ -511,7 +511,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any], path: str = "") -> dic
 def _teacher(config: Config, chosen: Recipe, samples: Samples) -> Teacher | None:
     if not chosen.uses_teacher:
         return None
-    return open_teacher(config.train.loss.teacher or files.join(config.output, "scores"), samples)
+    return open_teacher(config.train.loss.teacher or files.join(config.output, "image_vectors"), samples)
 
 
 @contextlib.contextmanager
