@@ -106,6 +106,9 @@ def _parser() -> _Parser:
     run = _command(commands, "run", _run, "the whole chain; what is done is not done again")
     run.add_argument("--redo", action="append", default=[], metavar="STAGE", help="make this stage again")
     run.add_argument("--forget", action="append", default=[], metavar="UNIT", help="drop a unit from the dataset")
+    run.add_argument(
+        "--replace", action="store_true", help="an input file that has changed since it was read takes its old place"
+    )
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
 
     about = "try rows again that were rejected for these reasons, then run: all others stay as they are"
@@ -473,7 +476,7 @@ def _run(options: argparse.Namespace) -> int:
     whole.known([*options.redo, *([options.until] if options.until else [])])
     for unit in options.forget:
         whole.forget(unit)
-    return _carry_out(whole, whole.upto(options.until) if options.until else None, options.redo)
+    return _carry_out(whole, whole.upto(options.until) if options.until else None, options.redo, options.replace)
 
 
 def _retry(options: argparse.Namespace) -> int:
@@ -489,13 +492,15 @@ def _retry(options: argparse.Namespace) -> int:
     return code
 
 
-def _carry_out(pipeline: Pipeline, wanted: Sequence[str] | None, redo: Sequence[str] = ()) -> int:
+def _carry_out(
+    pipeline: Pipeline, wanted: Sequence[str] | None, redo: Sequence[str] = (), replace_changed: bool = False
+) -> int:
     from i2e_pipeline.commands import summary
     from i2e_pipeline.commands.run import run
 
     log.info(_told(configuration.differing(pipeline.config)))
     log.info(f"config fingerprint {digest(pipeline.config.shown())}\n")
-    done = run(pipeline, wanted, redo)
+    done = run(pipeline, wanted, redo, replace_changed)
     summary.print_funnel(done.states)
     summary.print_changes(done.states)
     summary.print_quality(done.quality)

@@ -36,11 +36,17 @@ class Outcome:
         return self.run.tables.path("report.html")
 
 
-def run(pipeline: Pipeline, wanted: Sequence[str] | None = None, redo: Sequence[str] = ()) -> Outcome:
-    """Run the named stages (None: all), and measure and report what was published."""
+def run(
+    pipeline: Pipeline,
+    wanted: Sequence[str] | None = None,
+    redo: Sequence[str] = (),
+    replace_changed: bool = False,
+) -> Outcome:
+    """Run the named stages (None: all), and measure and report what was published. The arguments are
+    `Pipeline.run`'s."""
     with pipeline.exclusive():
         keep(pipeline.config, pipeline.config.output)
-        made, states = pipeline.run(wanted, redo)
+        made, states = pipeline.run(wanted, redo, replace_changed)
         finished = made.commits.get(pipeline.writer("i2e/entities"), {}).get(WHOLE)
         # A run that was killed after the last stage left the figures and the page of the dataset before.
         stamp = pipeline.tables.path("_reported.json")

@@ -144,20 +144,28 @@ class Pipeline:
             if name not in self.names:
                 raise StageError(f"no stage {name!r}; stages are {', '.join(self.names)}")
 
-    def run(self, wanted: Sequence[str] | None = None, redo: Sequence[str] = ()) -> tuple[Run, list[StageState]]:
-        """Run the named stages (None: all); stages before them must be complete. Returns how every stage stands."""
+    def run(
+        self, wanted: Sequence[str] | None = None, redo: Sequence[str] = (), replace_changed: bool = False
+    ) -> tuple[Run, list[StageState]]:
+        """Run the named stages (None: all); stages before them must be complete. Returns how every stage stands.
+
+        replace_changed   an input file that has changed since it was read takes its old place (`Units.plan`)
+        """
         self.known([*(wanted or ()), *redo])
         with self.exclusive():
-            return self._run(wanted, redo)
+            return self._run(wanted, redo, replace_changed)
 
-    def _run(self, wanted: Sequence[str] | None, redo: Sequence[str]) -> tuple[Run, list[StageState]]:
+    def _run(
+        self, wanted: Sequence[str] | None, redo: Sequence[str], replace_changed: bool
+    ) -> tuple[Run, list[StageState]]:
         cluster.refuse_relative(self.config)
         last = max(n for n, s in enumerate(self.stages) if wanted is None or s.name in wanted)
         asked = self.stages[: last + 1]
         needs_units = any(
             s.scope == "unit" or self.depends_on_units(s) for s in asked if wanted is None or s.name in wanted
         )
-        run = replace(self.open(self._planned_units() if needs_units else []), redo=tuple(redo))
+        units = self._planned_units(replace_changed=replace_changed) if needs_units else []
+        run = replace(self.open(units), redo=tuple(redo))
         # Whatever is wrong with a setting is said before any work, not hours later when its stage comes.
         for stage in asked:
             run.settings_of(stage)
@@ -180,15 +188,26 @@ class Pipeline:
             else:
                 _run_stage(run, state)
             _refuse_empty(run, state)
+        if wanted is None:
+            self._drop_replaced(run)
         return run, states
 
-    def _planned_units(self, remember: bool = True, changed: list[Gone] | None = None) -> list[Unit]:
+    def _drop_replaced(self, run: Run) -> None:
+        """What is left of units whose place others have taken, which took over what they could."""
+        units = Units(self.tables.root)
+        for name in units.replaced():
+            self._forget(run, name)
+            units.drop_replaced(name)
+
+    def _planned_units(
+        self, remember: bool = True, changed: list[Gone] | None = None, replace_changed: bool = False
+    ) -> list[Unit]:
         """The units of this config (`Units.plan`). A path that leads to nothing because files that were read are gone
         is passed over: whether a stage needs them is another question."""
         units, pairs = Units(self.tables.root), self.config.pairs
         looks: looking.Looks = looking.by_workers(lambda: self.tables.spark) if remember else looking.by_threads
         try:
-            return units.plan(pairs, remember, looks, changed)
+            return units.plan(pairs, remember, looks, changed, replace_changed)
         except InputError as error:
             if not isinstance(error.__context__, NoSuchFile) or not _gone(units.known()):
                 raise
@@ -197,7 +216,7 @@ class Pipeline:
             "pairs.path: nothing is left at %s, and files that were read are gone; what was made of them stays",
             ", ".join(path for path in pairs.path if path not in left),
         )
-        return units.plan(pairs.model_copy(update={"path": left}), remember, looks, changed)
+        return units.plan(pairs.model_copy(update={"path": left}), remember, looks, changed, replace_changed)
 
     def _refuse_gone(self, run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> None:
         """Raise StageError, before any work, where a stage that may have to run needs an input file that is gone.
@@ -270,13 +289,15 @@ class Pipeline:
         """Drop a unit from the dataset, and what every stage made of it. Raises InputError where it is not known."""
         with self.exclusive():
             Units(self.tables.root).forget(unit)
-            run = self.open([])
-            for stage in self.stages:
-                stage.forget(run, unit)
-            # Stages that the config no longer names left something of the unit, too.
-            for name in self.tables.committed_stages():
-                if name not in self.names:
-                    self.tables.discard(name, [unit])
+            self._forget(self.open([]), unit)
+
+    def _forget(self, run: Run, unit: str) -> None:
+        for stage in self.stages:
+            stage.forget(run, unit)
+        # Stages that the config no longer names left something of the unit, too.
+        for name in self.tables.committed_stages():
+            if name not in self.names:
+                self.tables.discard(name, [unit])
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

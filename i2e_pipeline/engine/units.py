@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import count
 from typing import Literal
 
 import numpy as np
@@ -68,6 +69,8 @@ class Unit:
     files: tuple[InputFile, ...]
     share: tuple[float, float] = ALL_ROWS
     """Which of its files' rows are its own (core/ids.py, rows_in_share)."""
+    replaces: str | None = None
+    """The unit whose place it took when the bytes of a file were mended."""
 
     @property
     def rows(self) -> int:
@@ -118,12 +121,16 @@ class Units:
 
     def known(self) -> list[Unit]:
         """Units in the order of their first shard."""
-        return self._read(self.folder)
+        units = self._read(self.folder)
+        gone = {unit.replaces for unit in units}
+        return [unit for unit in units if unit.name not in gone]
 
     def _read(self, folder: str) -> list[Unit]:
         records = files.records(folder, _REMEDY)
         units = [
-            Unit(r["name"], tuple(InputFile(**f) for f in r["files"]), tuple(r.get("share", ALL_ROWS)))
+            Unit(
+                r["name"], tuple(InputFile(**f) for f in r["files"]), tuple(r.get("share", ALL_ROWS)), r.get("replaces")
+            )
             for r in records.values()
         ]
         return sorted(units, key=lambda u: u.files[0].shard)
@@ -134,12 +141,14 @@ class Units:
         remember: bool = True,
         looks: looking.Looks = looking.by_threads,
         changed: list[Gone] | None = None,
+        replace_changed: bool = False,
     ) -> list[Unit]:
         """Known units and new ones for files that were not there before, forgotten ones left out.
 
         remember   False: look only, register nothing
         looks      who looks at files that were not there before
         changed    gets the files that have changed since they were read; None: such a file is an error
+        replace_changed   a unit one of whose files has changed gives its place to one with the file as it is now
         Raises InputError where a file that was read has changed since, or holds what another file holds, or where more
         of it was read than `pairs.sample` says.
         """
@@ -167,9 +176,14 @@ class Units:
                 raise InputError(f"no row in any of {len(empty)} files, the first of which is {empty[0].path}")
             log.info("%d input files without a row, such as %s", len(empty), empty[0].path)
         with_rows = [f for f in read if f.rows and f.digest not in dropped]
-        fresh, moved = _fresh_and_moved(with_rows, seen, present, changed)
+        mended: dict[str, InputFile] | None = {} if replace_changed else None
+        fresh, moved = _fresh_and_moved(with_rows, seen, present, changed, mended)
         units = [self._with_files(unit, moved, remember) for unit in units]
-        next_shard = 1 + max((f.shard for unit in units for f in unit.files), default=-1)
+        next_shard = 1 + max((f.shard for unit in self._read(self.folder) for f in unit.files), default=-1)
+        if mended:
+            numbers = count(next_shard)
+            units = [self._with_mended(unit, mended, numbers, remember) for unit in units]
+            next_shard = next(numbers)
         for done, to_read_on in sorted(_by_share_done(units, list(fresh.values()), present, pairs.sample).items()):
             share = (done, pairs.sample)
             numbered = [replace(f, shard=next_shard + n, in_unit=_taken(f, share)) for n, f in enumerate(to_read_on)]
@@ -288,11 +302,47 @@ class Units:
             self._save(unit)
         return unit
 
+    def _with_mended(self, unit: Unit, mended: Mapping[str, InputFile], shards: Iterator[int], remember: bool) -> Unit:
+        """The unit in whose place this one goes where one of its files has other content now; its other files keep
+        their numbers. From the record of the new one on, the old one counts no more.
+
+        mended   by the path of the file
+        """
+        if not any(f.path in mended for f in unit.files):
+            return unit
+        now = [
+            replace(new, shard=next(shards), in_unit=_taken(new, unit.share))
+            if (new := mended.get(file.path))
+            else file
+            for file in unit.files
+        ]
+        made = Unit(_name(now, unit.share), tuple(now), unit.share, unit.name)
+        if made.name == unit.replaces:
+            # It is again what it was before it was mended, and no run has ended since.
+            before = next(u for u in self._read(self.folder) if u.name == made.name)
+            if remember:
+                files.remove(files.join(self.folder, f"{unit.name}.json"))
+            return self._with_files(before, {f.digest: f for f in now}, remember)
+        if remember:
+            self._save(made)
+        return made
+
+    def replaced(self) -> list[str]:
+        """Names of units whose place others have taken, and of which something may lie there still."""
+        return sorted({unit.replaces for unit in self._read(self.folder) if unit.replaces})
+
+    def drop_replaced(self, name: str) -> None:
+        """Remove the record of a unit of which nothing lies there any more."""
+        files.remove(files.join(self.folder, f"{name}.json"))
+        for unit in self._read(self.folder):
+            if unit.replaces == name:
+                self._save(replace(unit, replaces=None))
+
     def _save(self, unit: Unit, folder: str | None = None) -> None:
-        files.write_json(
-            files.join(folder or self.folder, f"{unit.name}.json"),
-            {"name": unit.name, "files": [asdict(f) for f in unit.files], "share": list(unit.share)},
-        )
+        record = {"name": unit.name, "files": [asdict(f) for f in unit.files], "share": list(unit.share)}
+        if unit.replaces is not None:
+            record["replaces"] = unit.replaces
+        files.write_json(files.join(folder or self.folder, f"{unit.name}.json"), record)
 
 
 def _kinds(source: Source, images: bool, pairs: PairsConfig) -> Mapping[str, str]:
@@ -309,24 +359,28 @@ def _fresh_and_moved(
     seen: Mapping[str, tuple[Unit, InputFile]],
     present: Set[str],
     changed: list[Gone] | None,
+    mended: dict[str, InputFile] | None = None,
 ) -> tuple[dict[str, InputFile], dict[str, InputFile]]:
     """Files whose content was not there before, and those that lie elsewhere than they did, by their digests.
 
     seen      files of units by their paths
     present   all paths that are listed
+    mended    gets files that have changed since they were read, by their paths; None: such a file is an error
     """
     by_digest = {f.digest: f for _, f in seen.values()}
     fresh: dict[str, InputFile] = {}
     moved: dict[str, InputFile] = {}
     for file in read:
         twin = by_digest.get(file.digest)
-        if file.path in seen and (twin is None or twin.path != file.path):
+        if mended is not None and file.path in seen and twin is None:
+            by_digest[file.digest] = mended[file.path] = file
+        elif file.path in seen and (twin is None or twin.path != file.path):
             unit = seen[file.path][0].name
             if changed is None:
                 what = f"an image or a text in the folder of {file.path}" if file.format == "files" else file.path
                 raise InputError(
-                    f"{what} has changed since unit {unit} was read from it: use another output, or give the new "
-                    f"content another name, or `i2e run --forget {unit}`"
+                    f"{what} has changed since unit {unit} was read from it: `i2e run --replace` takes it as it is now "
+                    f"in the unit's place; or use another output, or `i2e run --forget {unit}`"
                 )
             changed.append(Gone(unit, file.path, "has changed"))
         elif twin is not None and twin.path != file.path and (twin.path in present or twin.digest in fresh):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from i2e_pipeline.core.config import Config, digest
 from i2e_pipeline.core.schemas import ENTITY_VECTORS, IMAGE_VECTORS, SCORES, Reason
@@ -251,7 +251,8 @@ class Score(Stage):
                 config=config,
                 background=background,
                 exemplars=exemplars,
-                kept=KeptVectors(kept) if kept else None,
+                kept=kept.at(),
+                same_content=kept.of(),
                 kept_stay=kept_stay,
             )
 
@@ -274,28 +275,48 @@ def _wider(run: Run, units: Sequence[str]) -> DataFrame:
     return run.read("wider", units).join(standing, [*span, "wider_of"], how="left_semi")
 
 
-def _kept(run: Run, stage: Stage, units: Sequence[str]) -> dict[int, tuple[str, ...]]:
-    """Shard to the files of image vectors that its units have, of this model and of no larger images; none where they
+class _Kept(NamedTuple):
+    """Files of image vectors that may be taken again."""
+
+    by_shard: Mapping[int, Sequence[str]]
+    same_content: Sequence[str]
+    """Of units whose place others have taken: the same images may stand at other places."""
+
+    def at(self) -> KeptVectors | None:
+        return KeptVectors(self.by_shard) if self.by_shard else None
+
+    def of(self) -> KeptVectors | None:
+        return KeptVectors({0: self.same_content}) if self.same_content else None
+
+
+def _kept(run: Run, stage: Stage, units: Sequence[str]) -> _Kept:
+    """What these units have, and those whose place they took, of this model and of no larger images; nothing where they
     are asked to be made again."""
     if stage.name in run.redo:
-        return {}
+        return _Kept({}, ())
     now = run.settings_of(stage)
     known = run.tables.records.known(stage.name)
+    sources = {name for unit in units for name in (unit, run.unit(unit).replaces) if name is not None}
     found = [
         replace(commit, files={"image_vectors": commit.files.get("image_vectors", [])})
-        for unit in units
-        if (commit := known.get(unit)) is not None
+        for name in sorted(sources)
+        if (commit := known.get(name)) is not None
         and commit.facts.get("vectors_of") == _vectors_of(now)
         and commit.components["settings"]["max_bytes"] <= now["max_bytes"]
     ]
     gone = run.tables.missing_files(found)
-    paths: dict[int, tuple[str, ...]] = {}
-    for commit in found:
-        if commit.unit not in gone:
-            made = tuple(run.tables.path("image_vectors", file.path) for file in commit.files["image_vectors"])
-            for file in run.unit(commit.unit).files:
-                paths[file.shard] = (*paths.get(file.shard, ()), *made) if file.shard in paths else made
-    return paths
+    made = {
+        commit.unit: tuple(run.tables.path("image_vectors", file.path) for file in commit.files["image_vectors"])
+        for commit in found
+        if commit.unit not in gone
+    }
+    by_shard: dict[int, tuple[str, ...]] = {}
+    for unit in map(run.unit, units):
+        paths = (*made.get(unit.name, ()), *made.get(unit.replaces or "", ()))
+        for file in unit.files:
+            by_shard[file.shard] = (*by_shard[file.shard], *paths) if file.shard in by_shard else paths
+    same = {path: None for unit in map(run.unit, units) for path in made.get(unit.replaces or "", ())}
+    return _Kept({shard: paths for shard, paths in by_shard.items() if paths}, tuple(same))
 
 
 def _vectors_of(settings: Mapping[str, Any]) -> str:
