@@ -83,7 +83,7 @@ def purge(pipeline: Pipeline, dry_run: bool = False) -> Purged:
     if not dry_run:
         _empty_indexes(run, units, touched)
     for step in _steps(run, stages, commits, touched, purged, dry_run):
-        merging.replace_files(run.tables, *step, rewritten=True)
+        merging.replace_files(run.tables, *step, same_rows=False)
     if not dry_run:
         run, _ = _up_to_date(pipeline)
         tell_again(run)

@@ -115,17 +115,25 @@ def _carry_out(tables: Tables, stage: str, step: Sequence[tuple[Commit, list[Gro
     return new
 
 
-def replace_files(tables: Tables, place: str, made: Mapping[str, Sequence[Commit]], rewritten: bool = False) -> None:
+def replace_files(
+    tables: Tables,
+    place: str,
+    made: Mapping[str, Sequence[Commit]],
+    same_rows: bool = True,
+    same_columns: bool = True,
+) -> None:
     """Put files of committed units in the place of those that these have, and record it. A kill on the way is ended by
     whoever next locks the output (`finish`). The output must be locked.
 
-    place       the folder below the output, in `_staging`, in which the new files lie as they will in their tables
-    made        by stage the units as they will be; files that they keep stay where they are
-    rewritten   the rows are not what they were
+    place          the folder below the output, in `_staging`, in which the new files lie as they will in their tables
+    made           by stage the units as they will be; files that they keep stay where they are
+    same_rows      the rows are what they were
+    same_columns   so are the columns, and the tables are there
     """
     # Relative to the output, which may be moved, or mounted elsewhere, before somebody finishes this.
     stages = {stage: [asdict(c) for c in commits] for stage, commits in made.items()}
-    files.write_json(_intent(tables), {"staging": place, "stages": stages, "rewritten": rewritten})
+    intent = {"staging": place, "stages": stages, "same_rows": same_rows, "same_columns": same_columns}
+    files.write_json(_intent(tables), intent)
     finish(tables)
 
 
@@ -180,6 +188,7 @@ def finish(tables: Tables) -> None:
         log.warning("%s: files were about to be replaced, and what was to come is gone: the old ones stay", lost)
         files.remove(_intent(tables))
         return
+    how = intent.get("same_rows", True), intent.get("same_columns", True)
     for stage, made in by_stage.items():
         before = tables.records.known(stage)
         for table in sorted({t for c in made for t in c.files}):
@@ -187,7 +196,7 @@ def finish(tables: Tables) -> None:
             kept = {f.path for f in new}
             was = [f for c in made if c.unit in before for f in before[c.unit].files.get(table, [])]
             old = [f for f in was if f.path not in kept]
-            tables.put_merged(table, staging, new, old, same_rows=not intent.get("rewritten", False))
+            tables.put_merged(table, staging, new, old, *how)
         tables.records.add(stage, made)
     files.remove(staging)
     files.remove(_intent(tables))

@@ -386,9 +386,8 @@ def tell_again(run: Run) -> None:
     handed = run.handed_to(run.writer(table))
     written = run.tables.write_local(iter([(table, funnel_rows(told["funnel"]))]), made.stage, made.unit, (table,))
     place = written.staging.removeprefix(run.tables.path("")).lstrip("/")
-    merging.replace_files(
-        run.tables, place, {made.stage: [replace(made, files={**made.files, table: written.files[table]})]}, True
-    )
+    again = replace(made, files={**made.files, table: written.files[table]})
+    merging.replace_files(run.tables, place, {made.stage: [again]}, same_rows=False)
     _describe(handed, told, _most_images(run, 20), made)
 
 

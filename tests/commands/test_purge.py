@@ -369,9 +369,9 @@ def test_rows_of_a_step_are_few_units_at_a_time(
     puts: list[set[str]] = []
     put = merging.replace_files
 
-    def noted(tables: Any, place: str, stages: Any, rewritten: bool = False) -> None:
+    def noted(tables: Any, place: str, stages: Any, **how: bool) -> None:
         puts.append({commit.unit for commits in stages.values() for commit in commits})
-        put(tables, place, stages, rewritten)
+        put(tables, place, stages, **how)
 
     monkeypatch.setattr(merging, "replace_files", noted)
     monkeypatch.setattr("i2e_pipeline.commands.purge._FILES_AT_ONCE", 1)
