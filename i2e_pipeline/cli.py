@@ -212,6 +212,9 @@ def _parser() -> _Parser:
         "--removed-stages", action="store_true", help="also what stages wrote that the config no longer names"
     )
     cleaning.add_argument("--merge", action="store_true", help="also put small files of a unit together")
+    cleaning.add_argument(
+        "--purge", action="store_true", help="also take what select.exclude lists out of the run's own tables, for good"
+    )
 
     _command(commands, "report", _report, "an HTML page of what was kept and why the rest was not")
     about = "the tables of a paper: retrieval, kNN, probe, zero-shot of image encoders; without arguments, the sample's"
@@ -705,9 +708,9 @@ def _clean(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands.clean import clean
     from i2e_pipeline.stages import pipeline
 
-    freed = clean(pipeline(_config(options)), options.dry_run, options.removed_stages, options.merge)
+    freed = clean(pipeline(_config(options)), options.dry_run, options.removed_stages, options.merge, options.purge)
     for one in freed:
-        fewer = " fewer" if one.kind == "merged" else ""
+        fewer = {"merged": " fewer", "purged": " rewritten"}.get(one.kind, "")
         print(f"{one.kind:<10} {one.path}: {one.files:,} files{fewer}, {one.bytes / 1e6:,.1f} MB")
     verb = "would go" if options.dry_run else "gone"
     print(f"{sum(f.files for f in freed):,} files, {sum(f.bytes for f in freed) / 1e6:,.1f} MB {verb}")

@@ -7,12 +7,14 @@
     removed      of stages that the config no longer names, with --removed-stages: their tables, rejects and records
     Delta logs   files that were replaced (VACUUM), and a checkpoint
     merged       small files of a unit, with --merge: a table's become one, or as many as are full
+    purged       rows of what `select.exclude` lists, with --purge (purge.py)
 
-It runs nothing and needs no Spark. Whatever it removes can be made again.
+It runs nothing and needs no Spark. Whatever it removes can be made again, but for what is purged.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +23,8 @@ from i2e_pipeline.engine import merging
 from i2e_pipeline.engine.pipeline import Pipeline, inspect
 from i2e_pipeline.engine.tables import Commit
 from i2e_pipeline.engine.units import Units
+
+log = logging.getLogger(__name__)
 
 _UNFINISHED = ("_staging", "_texts", "_shipped")
 
@@ -36,20 +40,42 @@ class Freed:
     bytes: int
 
 
-def clean(pipeline: Pipeline, dry_run: bool = False, removed_stages: bool = False, merge: bool = False) -> list[Freed]:
-    """Remove it and say what it was. Raises StageError while a run writes the output."""
+def clean(
+    pipeline: Pipeline,
+    dry_run: bool = False,
+    removed_stages: bool = False,
+    merge: bool = False,
+    purged: bool = False,
+) -> list[Freed]:
+    """Remove it and say what it was. Raises StageError while a run writes the output, and where a dataset that is to
+    be purged is not the one of today's lists."""
     with pipeline.exclusive():
         freed = []
         for found in _found(pipeline, dry_run, removed_stages):
             freed.append(found)
             if not dry_run and found.kind not in _DONE_ELSEWHERE:
                 files.remove(pipeline.tables.path(found.path))
-        if merge:
-            freed += _merged(pipeline, dry_run)
+        changed = _purged(pipeline, dry_run) if purged else []
+        changed += _merged(pipeline, dry_run) if merge else []
+        if not dry_run and changed and pipeline.tables.storage.format == "delta":
+            changed += [Freed("Delta log", table, *size) for table, size in pipeline.tables.vacuum()]
+        freed += changed
         if not dry_run:
             for stage in pipeline.tables.committed_stages():
                 pipeline.tables.records.fold(stage, files_left=1)
     return freed
+
+
+def _purged(pipeline: Pipeline, dry_run: bool) -> list[Freed]:
+    from i2e_pipeline.commands.purge import purge  # with all that a report needs
+
+    done = purge(pipeline, dry_run)
+    for reason, pairs in sorted(done.pairs.items()):
+        log.info("%s: %s pairs", reason, f"{pairs:,}")
+    if done.input_below:
+        log.info("%d input files below the output are as they were: they are not the run's own", done.input_below)
+    tables = sorted(done.files)
+    return [Freed("purged", f"{t}, {done.rows[t]:,} rows", done.files[t], done.bytes[t]) for t in tables]
 
 
 def _merged(pipeline: Pipeline, dry_run: bool) -> list[Freed]:
@@ -57,10 +83,7 @@ def _merged(pipeline: Pipeline, dry_run: bool) -> list[Freed]:
     run = pipeline.open(Units(pipeline.tables.root).known())
     commits = {stage.name: list(inspect(run, stage).done.values()) for stage in pipeline.stages}
     made = merging.merge(pipeline.tables, commits, dry_run)
-    freed = [Freed("merged", one.table, one.before - one.after, one.bytes_saved) for one in made]
-    if not dry_run and made and pipeline.tables.storage.format == "delta":
-        freed += [Freed("Delta log", table, *size) for table, size in pipeline.tables.vacuum()]
-    return freed
+    return [Freed("merged", one.table, one.before - one.after, one.bytes_saved) for one in made]
 
 
 _DONE_ELSEWHERE = ("segments", "removed", "Delta log")

@@ -30,7 +30,7 @@ _FILES_AT_ONCE = 1024
 """Files that one step takes the place of: what a kill may leave to be finished."""
 _ROWS_AT_ONCE = 1024
 """Rows of images are large."""
-_REMEDY = "a merge of files was cut off; remove the file, and `i2e run` makes again what is missing"
+_REMEDY = "a change of files was cut off; remove the file, and `i2e run` makes again what is missing"
 
 Group = tuple[str, list[WrittenFile]]
 """A table, and files of one of its folders that follow each other."""
@@ -111,8 +111,7 @@ def _carry_out(tables: Tables, stage: str, step: Sequence[tuple[Commit, list[Gro
     new: dict[str, list[WrittenFile]] = {}
     for (unit, *_), file in zip(tasks, written, strict=True):
         new.setdefault(unit, []).append(file)
-    made = [_merged(commit, groups, new[commit.unit]) for commit, groups in step]
-    _put(tables, stage, place, made, same_rows=True)
+    replace_files(tables, place, {stage: [_merged(commit, groups, new[commit.unit]) for commit, groups in step]})
     return new
 
 
@@ -123,12 +122,27 @@ def add(tables: Tables, stage: str, staging: str, commits: Sequence[Commit]) -> 
     staging   relative to the output; it is removed
     commits   with all files that count from now on, those in place already too
     """
-    _put(tables, stage, staging, commits, same_rows=False)
+    replace_files(tables, staging, {stage: commits}, same_rows=False, same_columns=False)
 
 
-def _put(tables: Tables, stage: str, staging: str, commits: Sequence[Commit], same_rows: bool) -> None:
+def replace_files(
+    tables: Tables,
+    place: str,
+    made: Mapping[str, Sequence[Commit]],
+    same_rows: bool = True,
+    same_columns: bool = True,
+) -> None:
+    """Put files of committed units in the place of those that these have, and record it. A kill on the way is ended by
+    whoever next locks the output (`finish`). The output must be locked.
+
+    place          the folder below the output, in `_staging`, in which the new files lie as they will in their tables
+    made           by stage the units as they will be; files that they keep stay where they are
+    same_rows      the rows are what they were
+    same_columns   so are the columns, and the tables are there
+    """
     # Relative to the output, which may be moved, or mounted elsewhere, before somebody finishes this.
-    intent = {"stage": stage, "staging": staging, "commits": [asdict(c) for c in commits], "same_rows": same_rows}
+    stages = {stage: [asdict(c) for c in commits] for stage, commits in made.items()}
+    intent = {"staging": place, "stages": stages, "same_rows": same_rows, "same_columns": same_columns}
     files.write_json(_intent(tables), intent)
     finish(tables)
 
@@ -177,29 +191,32 @@ def finish(tables: Tables) -> None:
     if not files.exists(_intent(tables)):
         return
     intent = files.record(_intent(tables), _REMEDY)
-    made = [commit_of(record) for record in intent["commits"]]
+    stages = intent["stages"] if "stages" in intent else {intent["stage"]: intent["commits"]}  # of earlier versions
+    by_stage = {stage: [commit_of(record) for record in records] for stage, records in stages.items()}
     staging = tables.path(intent["staging"])
-    before = tables.records.known(intent["stage"])
-    if lost := _lost(tables, staging, made):
-        log.warning("%s: a merge of small files was cut off, and what it wrote is gone: the old files stay", lost)
+    if lost := _lost(tables, staging, [c for made in by_stage.values() for c in made]):
+        log.warning("%s: files were about to be replaced, and what was to come is gone: the old ones stay", lost)
         files.remove(_intent(tables))
         return
-    for table in sorted({t for c in made for t in c.files}):
-        new = [f for c in made for f in c.files[table]]
-        kept = {f.path for f in new}
-        was = [f for c in made if c.unit in before for f in before[c.unit].files.get(table, [])]
-        old = [f for f in was if f.path not in kept]
-        tables.put_merged(table, staging, new, old, intent.get("same_rows", True))
-    tables.records.add(intent["stage"], made)
+    how = intent.get("same_rows", True), intent.get("same_columns", True)
+    for stage, made in by_stage.items():
+        before = tables.records.known(stage)
+        for table in sorted({t for c in made for t in c.files}):
+            new = [f for c in made for f in c.files.get(table, [])]
+            kept = {f.path for f in new}
+            was = [f for c in made if c.unit in before for f in before[c.unit].files.get(table, [])]
+            old = [f for f in was if f.path not in kept]
+            tables.put_merged(table, staging, new, old, *how)
+        tables.records.add(stage, made)
     files.remove(staging)
     files.remove(_intent(tables))
 
 
 def _lost(tables: Tables, staging: str, made: Sequence[Commit]) -> str | None:
-    """A file that the merged units are to have, and that is whole neither at its place nor in staging."""
+    """A file that these units are to have, and that is whole neither at its place nor in staging."""
     for table in sorted({t for c in made for t in c.files}):
         staged = {i.path: i.size for i in files.list_files(files.join(staging, table))}
-        named = [f for c in made for f in c.files[table] if staged.get(f.path) != f.bytes]
+        named = [f for c in made for f in c.files.get(table, []) if staged.get(f.path) != f.bytes]
         folders = {f.path.rpartition("/")[0] for f in named}
         there = {
             files.join(folder, i.path): i.size

@@ -524,11 +524,13 @@ class Tables:
         new: Sequence[WrittenFile],
         old: Sequence[WrittenFile],
         same_rows: bool = True,
+        same_columns: bool = True,
     ) -> None:
         """Put files in the place of old ones. A call after one that was cut off ends it.
 
-        new         all files that the folders are to hold, those in place already too
-        same_rows   they hold the rows of the old ones
+        new            all files that the folders are to hold, those in place already too
+        same_rows      they hold the rows of the old ones
+        same_columns   the table is there, and has their columns
         """
         staged = {info.path for info in files.list_files(files.join(staging, table))}
         moving = [f.path for f in new if f.path in staged]
@@ -539,7 +541,8 @@ class Tables:
         )
         if self.storage.format == "delta":
             folders = {f.path.rpartition("/")[0] for f in (*new, *old)}
-            self._log(table).replace(None if same_rows else self.catalogue.schema(table), new, folders, same_rows)
+            schema = None if same_columns else self.catalogue.schema(table)
+            self._log(table).replace(schema, new, folders, same_rows)
         else:
             self._each(files.remove, [self.path(table, f.path) for f in old])
 

@@ -26,6 +26,7 @@ from i2e_pipeline.core.ids import rows_in_share
 from i2e_pipeline.engine import looking
 from i2e_pipeline.inputs import kept, listing, look
 from i2e_pipeline.inputs.columns import InputError
+from i2e_pipeline.inputs.formats import FORMATS
 from i2e_pipeline.inputs.shard import Shard, Source, shard_of
 
 log = logging.getLogger(__name__)
@@ -250,6 +251,32 @@ class Units:
         for digest in dict.fromkeys(f.digest for unit in units for f in unit.files if f.format == "files"):
             filesystem, inner = files.open_filesystem(self._index(digest))
             yield pq.read_table(inner, columns=["image"], filesystem=filesystem, partitioning=None)["image"].to_pylist()
+
+    def repeats(self, file: InputFile) -> bool:
+        """Whether the file's index repeats its rows, and does not only say where they lie."""
+        nothing = pa.RecordBatch.from_pydict({}), pa.array([], pa.bool_())
+        return file.indexed and FORMATS[file.format].emptied(*nothing) is not None
+
+    def empty_rows(self, file: InputFile, rows: Set[int]) -> None:
+        """Take what the file's index repeats of rows out of it, so that they are read as rows that hold nothing."""
+        if not self.repeats(file):
+            return
+        filesystem, inner = files.open_filesystem(self._index(file.digest))
+        with filesystem.open_input_file(inner) as stream:
+            opened = pq.ParquetFile(stream)
+            wanted = np.array(sorted(rows), dtype=np.int64)
+
+            def batches() -> Iterator[pa.RecordBatch]:
+                start = 0
+                for group in range(opened.num_row_groups):
+                    for batch in opened.read_row_group(group).combine_chunks().to_batches():
+                        mask = np.isin(np.arange(start, start + batch.num_rows), wanted)
+                        start += batch.num_rows
+                        emptied = FORMATS[file.format].emptied(batch, pa.array(mask))
+                        assert emptied is not None
+                        yield emptied
+
+            files.write_batches(self._index(file.digest), batches())
 
     def forget(self, name: str) -> None:
         """Drop a unit: what was made of it no longer counts, and its files are passed over from now on.

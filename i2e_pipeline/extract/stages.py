@@ -46,6 +46,14 @@ if TYPE_CHECKING:
 _INPUT_ROWS_PER_TASK = 200_000
 _TEXTS_PER_TASK = 20_000
 
+_PURGED = {
+    Reason.EXCLUDED_URL: "Its address is on a list of what is left out, and it was purged: no id and no place is left.",
+    Reason.EXCLUDED_DOMAIN: "Its domain is on a list of what is left out, and it was purged.",
+    Reason.EXCLUDED_IMAGE: "Its image is on a list of what is left out, and it was purged.",
+    Reason.EXCLUDED_HASH: "Its image looks like one on a list of what is left out, and it was purged.",
+}
+"""Counted here once `i2e clean --purge` has taken them out of all tables."""
+
 
 class Pairs(Stage):
     name, job, does, rows_are = "pairs", "extract_entities", "read the input, clean the alt-texts", "pairs"
@@ -68,8 +76,9 @@ class Pairs(Stage):
             "Nothing is left of the alt-text once markup, white space and control characters are gone."
         ),
         Reason.NO_LETTERS: "The alt-text has no letter in any script: only digits, prices or punctuation.",
+        **_PURGED,
     }
-    asked_for = (Reason.FILTERED_OUT,)
+    asked_for = (Reason.FILTERED_OUT, *_PURGED)
     sections = ("pairs", "extract")
     leaves_out = {
         "pairs.path": "units are named by the content of their files",

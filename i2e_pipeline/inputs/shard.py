@@ -182,6 +182,11 @@ class Format(ABC):
     def images(self, shard: Shard, column: str) -> Images:
         """The stored images. Raises ShardError where the shard cannot be opened or has none."""
 
+    def emptied(self, records: pa.RecordBatch, mask: pa.Array) -> pa.RecordBatch | None:
+        """Rows of the index, those that the mask takes without what they repeat of the input. None: the index says
+        only where rows lie."""
+        return None
+
     def rows(self, shard: Shard, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The same as `batches` for some rows, in rising order. Raises ShardChanged where one is not there."""
         wanted = np.asarray(rows, dtype=np.int64)

@@ -56,6 +56,8 @@ class _Table(Format):
     """
 
     looks_at_all = True
+    empty: bytes | None = None
+    """A cell of the index that says nothing."""
 
     @abstractmethod
     def records(self, path: str, columns: Sequence[str] | None = None) -> Generator[pa.RecordBatch, None, None]:
@@ -91,6 +93,10 @@ class _Table(Format):
             return
         for records in selected_rows(shard.index, rows, self.indexed(columns)):
             yield self.parsed(records, columns, shard)
+
+    def emptied(self, records: pa.RecordBatch, mask: pa.Array) -> pa.RecordBatch | None:
+        empty = [pc.if_else(mask, pa.scalar(self.empty, c.type), c) for c in records.columns]
+        return pa.RecordBatch.from_arrays(empty, schema=records.schema)
 
     def images(self, shard: Shard, column: str) -> Images:
         return TableImages(self, shard, column)
@@ -315,6 +321,7 @@ def _unquoted_name(name: str) -> str:
 
 class JsonLines(_Table):
     name, suffixes, kind = "jsonl", (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"), "file of JSON lines"
+    empty = b"{}"
 
     def look(self, source: Source, pairs: PairsConfig) -> Look:
         path, keep = source.path, list(pairs.keep_columns)

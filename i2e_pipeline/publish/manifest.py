@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from i2e_pipeline.core.version import __version__
 from i2e_pipeline.dataset.published import FORMAT_VERSION
 from i2e_pipeline.engine.stage import Run, Stage
 from i2e_pipeline.engine.tables import Commit
+from i2e_pipeline.publish.purging import PURGED
 
 _SOFTWARE = ("pyspark", "pyarrow", "torch", "open_clip_torch", "timm", "spacy", "numpy", "pillow")
 _SOFTWARE_IF_THERE = ("pillow-heif", "pillow-jxl-plugin")
@@ -88,6 +90,7 @@ def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -
         "dataset": digest({c.unit: c.fingerprint for c in published}),
         "knowledge_base": _knowledge_base(run),
         "funnel": steps,
+        **purged(run),
         "software": {
             "i2e_pipeline": __version__,
             "python": platform.python_version(),
@@ -95,6 +98,14 @@ def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -
             **{d.name: d.version for name in _SOFTWARE_IF_THERE for d in importlib.metadata.distributions(name=name)},
         },
     }
+
+
+def purged(run: Run) -> dict[str, Any]:
+    """`purged`: by reason the pairs of which the run's own tables hold nothing any more, where there are any."""
+    counts: Counter[str] = Counter()
+    for commit in run.commits_of("pairs"):
+        counts.update(commit.facts.get(PURGED, {}))
+    return {PURGED: dict(sorted(counts.items()))} if counts else {}
 
 
 def _knowledge_base(run: Run) -> dict[str, Any]:

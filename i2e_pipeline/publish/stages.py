@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ from i2e_pipeline.core.schemas import (
 )
 from i2e_pipeline.core.splits import TEST, TRAIN, held_out_entities
 from i2e_pipeline.dataset.published import manifest_of
+from i2e_pipeline.engine import merging
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.dealing import Blocks, task_size
 from i2e_pipeline.engine.stage import Made, Plan, Run, Stage
@@ -51,7 +53,7 @@ from i2e_pipeline.publish.card import card
 from i2e_pipeline.publish.croissant import croissant
 from i2e_pipeline.publish.exclusion import Exclusions
 from i2e_pipeline.publish.images import BYTES_PER_TASK, Columns, image_rows, rows_of_shards
-from i2e_pipeline.publish.manifest import funnel, funnel_rows, manifest, thresholds
+from i2e_pipeline.publish.manifest import funnel, funnel_rows, manifest, purged, thresholds
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -351,13 +353,7 @@ class Finish(Stage):
         # Committed by whoever iterates, before the manifest says that all is whole.
         yield [Made(made, staged)]
         self._remove_other_units(run)
-        columns = tables.catalogue.schema("i2e/images")
-        listed = _listed(run, made) if run.config.storage.format == "delta" else None
-        told = card(facts, [r.asDict() for r in top], run.config.publish, columns, listed)
-        files.write_bytes(tables.path("i2e", "README.md"), told.encode())
-        described = croissant(facts, run.config.publish, columns, listed)
-        files.write_json(tables.path("i2e", "croissant.json"), described)
-        files.write_json(tables.path("i2e", "manifest.json"), facts)
+        _describe(run, facts, [r.asDict() for r in top], made)
 
     def _remove_other_units(self, run: Run) -> None:
         """Images of units that are no longer part of the dataset."""
@@ -365,6 +361,48 @@ class Finish(Stage):
 
     def _other_units(self, run: Run) -> list[str]:
         return sorted(set(run.tables.commits_of("i2e/images")) - {u.name for u in run.units})
+
+
+def _describe(run: Run, facts: Mapping[str, Any], top: Sequence[Mapping[str, Any]], entities: Commit) -> None:
+    """Write what tells of the dataset, the manifest last."""
+    tables = run.tables
+    columns = tables.catalogue.schema("i2e/images")
+    listed = _listed(run, entities) if run.config.storage.format == "delta" else None
+    told = card(facts, top, run.config.publish, columns, listed)
+    files.write_bytes(tables.path("i2e", "README.md"), told.encode())
+    described = croissant(facts, run.config.publish, columns, listed)
+    files.write_json(tables.path("i2e", "croissant.json"), described)
+    files.write_json(tables.path("i2e", "manifest.json"), facts)
+
+
+def tell_again(run: Run) -> None:
+    """Let funnel, card and manifest count what the commit records count now; images and entities stay as they are."""
+    facts = manifest_of(run.tables.path("i2e"))
+    told = {**facts, "funnel": funnel(run), **purged(run)}
+    if told == facts:
+        return
+    table = "i2e/statistics/funnel"
+    (made,) = run.commits_of(table)
+    handed = run.handed_to(run.writer(table))
+    written = run.tables.write_local(iter([(table, funnel_rows(told["funnel"]))]), made.stage, made.unit, (table,))
+    place = written.staging.removeprefix(run.tables.path("")).lstrip("/")
+    again = replace(made, files={**made.files, table: written.files[table]})
+    merging.replace_files(run.tables, place, {made.stage: [again]}, same_rows=False)
+    _describe(handed, told, _most_images(run, 20), made)
+
+
+def _most_images(run: Run, count: int) -> list[dict[str, Any]]:
+    """The classes with the most images, as `finish` orders them."""
+    columns = ["entity_id", "class_index", "name", "description", "images", "mean_clip_score_labelled", "retired"]
+    found: list[dict[str, Any]] = []
+    for batch in run.tables.batches("entity_statistics", run.commits_of("entity_statistics"), columns):
+        classes = batch.filter(
+            pc.and_(pc.is_valid(batch.column("class_index")), pc.invert(pc.fill_null(batch.column("retired"), False)))
+        )
+        order = [("images", "descending"), ("entity_id", "ascending")]
+        found += pa.Table.from_batches([classes]).sort_by(order).slice(0, count).to_pylist()
+        found = sorted(found, key=lambda e: (-e["images"], e["entity_id"]))[:count]
+    return found
 
 
 def _listed(run: Run, entities: Commit) -> dict[str, list[str]]:
