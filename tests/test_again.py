@@ -254,8 +254,11 @@ def test_a_mended_shard_takes_its_old_place(world: Path, whole: Path, tmp_path: 
     bad = pq.read_table(shards[1])
     images = bad["jpg"].to_pylist()
     spoilt = [image[: len(image) // 3] if image and n % 4 == 0 else image for n, image in enumerate(images)]
-    place = bad.schema.get_field_index("jpg")
-    pq.write_table(bad.set_column(place, bad.schema.field("jpg"), pa.array(spoilt, pa.binary())), shards[1])
+    texts = [f"Mars and {text}" if text and n % 7 == 0 else text for n, text in enumerate(bad["caption"].to_pylist())]
+    worse = bad
+    for name, values in (("jpg", pa.array(spoilt, pa.binary())), ("caption", pa.array(texts))):
+        worse = worse.set_column(bad.schema.get_field_index(name), name, values.cast(bad.schema.field(name).type))
+    pq.write_table(worse, shards[1])
     output = tmp_path / "out"
     config = settings(mended, output)
     run(config, spark)
@@ -275,13 +278,13 @@ def test_a_mended_shard_takes_its_old_place(world: Path, whole: Path, tmp_path: 
     assert 0 < now[IMAGES_ENCODED] <= sum(a != b for a, b in zip(images, spoilt, strict=True))
     assert now[VECTORS_THERE] > now[IMAGES_ENCODED]
     extracted = commits(output, "extract")[f"extract/{unit}"]
-    assert extracted.facts["taken_over"] == extracted.rows_in
+    assert extracted.rows_in * 0.7 < extracted.facts["taken_over"] < extracted.rows_in
     assert {u: c for u, c in scored(output).items() if u != unit} == {u: c for u, c in before.items() if u != gone}
     assert not [p for p in output.rglob("*") if gone in p.name]
     assert not any(run(config, spark).values())
 
     # Spoilt again, and mended before a run has ended: it is the unit that it was.
-    pq.write_table(bad.set_column(place, bad.schema.field("jpg"), pa.array(spoilt, pa.binary())), shards[1])
+    pq.write_table(worse, shards[1])
     pipeline(config, lambda: spark).run(["pairs"], replace_changed=True)
     pq.write_table(bad, shards[1])
     _, states = pipeline(config, lambda: spark).run(replace_changed=True)
