@@ -92,20 +92,25 @@ class Form(ABC):
         here = {"format": self.name, "splits": by_split, "shards": len(self.shards)}
         return told | {"export": here | {"images": self.images}}
 
-    def write_card(self, configs: Sequence[Mapping[str, Any]], features: Mapping[str, pa.Schema], usage: str) -> None:
+    def write_card(
+        self, configs: Sequence[Mapping[str, Any]], features: Mapping[str, pa.Schema] | None, usage: str
+    ) -> None:
         """The dataset's card, with how the export is loaded.
 
         configs    Hugging Face's `configs`
-        features   their columns, where the card names them
+        features   their columns, where the card names them; None: as the dataset's card does
         """
         published = self.job.published
         source = files.join(published.folder, CARD)
         text = files.read_bytes(source).decode() if files.exists(source) else ""
         described = f"{published.fingerprint} {self.name} {' '.join(self.job.splits)}"
-        held = ", ".join(f"{counts['images']:,} of {split}" for split, counts in self.counts().items())
-        usage = f"This copy is an export as {self.name}. It holds images: {held}.\n\n{usage}"
         card = exported_card(text, [{**config, "description": described} for config in configs], features, usage)
         files.write_bytes(self.job.path(CARD), card.encode())
+
+    def held(self) -> str:
+        """What of the dataset is here, in a sentence of the card."""
+        held = ", ".join(f"{counts['images']:,} {split}" for split, counts in self.counts().items())
+        return f"This copy is an export as {self.name}, without statistics and croissant.json. Its images: {held}."
 
     def write_entities(self, path: str) -> None:
         with files.fresh_stream(self.job.path(path)) as stream:

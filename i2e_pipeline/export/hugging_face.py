@@ -20,6 +20,8 @@ from i2e_pipeline.export.shards import Shard
 _ENTITIES = "entities/train-00000-of-00001.parquet"
 FOLDERS = ("data", "entities")
 _USAGE = """\
+{held}
+
 ```python
 from datasets import load_dataset
 
@@ -75,5 +77,5 @@ class HuggingFace(Form):
                 {"config_name": "entities", "data_files": _ENTITIES},
             ],
             {"default": self.rows.schema, "entities": I2E_ENTITIES},
-            _USAGE.format(split=splits[0]),
+            _USAGE.format(held=self.held(), split=splits[0]),
         )

@@ -32,6 +32,8 @@ _NOTHING = pa.array(
 )
 """What pandas, by which open_clip reads the table, takes for no text."""
 _USAGE = """\
+{held}
+
 ```
 cd PATH/i2e
 python -m open_clip_train.main --dataset-type csv --train-data {split}.tsv --model ViT-B-32 …
@@ -116,7 +118,7 @@ class OpenClipCsv(Form):
         self.write_card(
             [{"config_name": "default", "data_files": _ENTITIES, "default": True}],
             {},
-            _USAGE.format(split=self.shards[0].split),
+            _USAGE.format(held=self.held(), split=self.shards[0].split),
         )
 
     def left(self) -> Sequence[str]:

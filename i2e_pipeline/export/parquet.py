@@ -19,6 +19,26 @@ from i2e_pipeline.export.shards import SPLITS
 _TABLES = ("entities", "statistics/entities", "statistics/buckets", "statistics/funnel")
 _CROISSANT = "croissant.json"
 
+_USAGE = """\
+This copy is an export as plain Parquet. Its images: {splits}.
+
+```python
+from datasets import load_dataset  # pictures and labels
+
+images = load_dataset("PATH/i2e", split="train")  # every row; the column split says which side it is on
+entities = load_dataset("PATH/i2e", "entities", split="train")
+
+import pyarrow.dataset
+
+pyarrow.dataset.dataset("PATH/i2e/images", format="parquet", partitioning="hive")
+```
+"""
+
+
+def _config(table: str, default: bool = False) -> dict[str, Any]:
+    found: dict[str, Any] = {"config_name": "default" if default else table, "data_files": f"{table}/*/*.parquet"}
+    return found | {"default": True} if default else found
+
 
 @dataclass(frozen=True)
 class _File:
@@ -34,6 +54,11 @@ class Parquet(Form):
     @property
     def _all(self) -> bool:
         return self.job.splits == SPLITS
+
+    @property
+    def _as_it_is(self) -> bool:
+        """Whether the copy is what the dataset says of itself."""
+        return self._all and self.job.published.manifest.get("storage") != "delta"
 
     @cached_property
     def shards(self) -> list[_File]:
@@ -87,7 +112,10 @@ class Parquet(Form):
                         writer.write_table(ours, row_group_size=ours.num_rows)
 
     def finish(self) -> None:
-        for name in (CARD, _CROISSANT):
+        if not self._as_it_is:
+            usage = _USAGE.format(splits=", ".join(self.job.splits))
+            self.write_card([_config("images", default=True), _config("entities")], None, usage)
+        for name in (CARD, _CROISSANT) if self._as_it_is else (_CROISSANT,):
             source = files.join(self.job.published.folder, name)
             if files.exists(source):
                 files.write_bytes(self.job.path(name), files.read_bytes(source))
@@ -100,11 +128,11 @@ class Parquet(Form):
         """That of the dataset, where all of it is here; else its counts are of what is here, as readers of datasets
         check them."""
         if self._all:
-            return told
+            return told if self._as_it_is else told | {"storage": "parquet"}
         wanted = [SPLITS.index(split) for split in self.job.splits]
         units = dict.fromkeys(told["units"], 0)
         for file, counts in zip(self.job.published.files, self.rows.images, strict=True):
             units[file.path.split("/")[1].removeprefix("unit=")] += int(counts[:, wanted].sum())
         found = super().manifest(told)
         labels = sum(counts["labels"] for counts in found["export"]["splits"].values())
-        return found | {"units": units, "images": sum(units.values()), "labels": labels}
+        return found | {"storage": "parquet", "units": units, "images": sum(units.values()), "labels": labels}

@@ -23,6 +23,8 @@ from i2e_pipeline.export.shards import Shard
 _SIZES, _ENTITIES = "sizes.json", "entities.parquet"
 _BUFFER = 1 << 20
 _USAGE = """\
+{held}
+
 ```python
 import webdataset as wds
 
@@ -80,7 +82,7 @@ class WebDataset(Form):
         self.write_card(
             [{"config_name": "default", "data_files": tars, "default": True}],
             {},
-            _USAGE.format(split=split, last=len(shards) - 1),
+            _USAGE.format(held=self.held(), split=split, last=len(shards) - 1),
         )
 
 

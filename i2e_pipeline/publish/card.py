@@ -52,21 +52,24 @@ _USAGE = re.compile(r"^## Load it$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
-def exported(text: str, configs: Sequence[Mapping[str, Any]], schemas: Mapping[str, pa.Schema], usage: str) -> str:
+def exported(
+    text: str, configs: Sequence[Mapping[str, Any]], schemas: Mapping[str, pa.Schema] | None, usage: str
+) -> str:
     """The card of a copy that has other files than the dataset.
 
     text      the dataset's card; it may be empty
     configs   `configs` of the front matter: which files the copy has
-    schemas   by config, the columns that `datasets` is told of; it finds out the others by itself
+    schemas   by config, the columns that `datasets` is told of; {}: it finds them by itself; None: as of the dataset
     usage     what stands in place of the section on loading
     """
     found = _FRONT.match(text)
     front = yaml.safe_load(found[1]) if found else {}
     body = text[found.end() :] if found else text
     front |= {"configs": [dict(config) for config in configs]}
-    front["dataset_info"] = [{"config_name": name, "features": features(of)} for name, of in schemas.items()]
-    if not schemas:
-        del front["dataset_info"]
+    if schemas is not None:
+        front |= {"dataset_info": [{"config_name": name, "features": features(of)} for name, of in schemas.items()]}
+    if not front.get("dataset_info"):
+        front.pop("dataset_info", None)
     section = f"## Load it\n\n{usage.strip()}\n\n"
     body, there = _USAGE.subn(lambda _: section, body, count=1)
     return _with_front(front, body if there else f"{body}\n{section}")
