@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_CLIENTS = ("huggingface_hub", "httpx", "requests", "urllib3", "hf_xet")
+_CLIENTS = ("huggingface_hub", "hf_xet", "httpx", "httpx2", "requests")
+"""Packages whose errors are about the Hub, and not of this code."""
 
 
 class HubError(I2EError, RuntimeError):
