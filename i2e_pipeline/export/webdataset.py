@@ -21,7 +21,7 @@ from i2e_pipeline.export.form import CARD, Form, image_name
 from i2e_pipeline.export.shards import Shard
 
 _SIZES, _ENTITIES = "sizes.json", "entities.parquet"
-_BUFFER = 1 << 20
+_COPIED = 1 << 20
 _USAGE = """\
 {held}
 
@@ -66,7 +66,10 @@ class WebDataset(Form):
         place = self.job.path(self.path(shard))
         with (
             files.fresh_stream(place) as stream,
-            tarfile.open(fileobj=stream, mode="w|", format=tarfile.USTAR_FORMAT, bufsize=_BUFFER) as tar,
+            # typeshed does not know `copybufsize`; by itself it is 16 KB.
+            tarfile.open(  # type: ignore[call-overload]
+                fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT, copybufsize=_COPIED
+            ) as tar,
         ):
             for batch in self.rows.read(shard):
                 for name, content in members(batch):
