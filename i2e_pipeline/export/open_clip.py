@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from i2e_pipeline.core import files
-from i2e_pipeline.export.form import CARD, Form, Job, image_name, named
+from i2e_pipeline.export.form import CARD, Form, Job, classes, image_name, named
 from i2e_pipeline.export.shards import Shard
 
 _ENTITIES, _IMAGES, _PARTS = "entities.parquet", "images", "_parts"
@@ -115,11 +115,7 @@ class OpenClipCsv(Form):
         if self._seen is not True:
             self._put_together()
         self.write_entities(_ENTITIES)
-        self.write_card(
-            [{"config_name": "default", "data_files": _ENTITIES, "default": True}],
-            {},
-            _USAGE.format(held=self.held(), split=self.shards[0].split),
-        )
+        self.write_card([classes(_ENTITIES)], {}, _USAGE.format(held=self.held(), split=self.shards[0].split))
 
     def left(self) -> Sequence[str]:
         return [_PARTS]

@@ -17,7 +17,7 @@ import msgspec
 import pyarrow as pa
 
 from i2e_pipeline.core import files
-from i2e_pipeline.export.form import CARD, Form, image_name
+from i2e_pipeline.export.form import CARD, Form, classes, image_name
 from i2e_pipeline.export.shards import Shard
 
 _SIZES, _ENTITIES = "sizes.json", "entities.parquet"
@@ -80,13 +80,9 @@ class WebDataset(Form):
             sizes = {self.path(shard).rpartition("/")[2]: shard.rows for shard in shards}
             files.write_json(self.job.path(split, _SIZES), sizes)
         self.write_entities(_ENTITIES)
-        tars = [{"split": split, "path": f"{split}/*.tar"} for split in self._by_split]
         split, shards = next(iter(self._by_split.items()))
-        self.write_card(
-            [{"config_name": "default", "data_files": tars, "default": True}],
-            {},
-            _USAGE.format(held=self.held(), split=split, last=len(shards) - 1),
-        )
+        # Of tars `datasets` reads only those whose images all end alike, and a dataset's do not.
+        self.write_card([classes(_ENTITIES)], {}, _USAGE.format(held=self.held(), split=split, last=len(shards) - 1))
 
 
 def members(batch: pa.RecordBatch) -> list[tuple[str, bytes]]:
