@@ -200,8 +200,10 @@ def _parser() -> _Parser:
     show = _command(commands, "config", _show_config, "print the settings that a command would see")
     show.add_argument("--explain", nargs="?", const="", metavar="SECTION", help="what each setting means instead")
 
-    export = _command(commands, "export", _export, "copy the published dataset as plain Parquet")
-    export.add_argument("--to", required=True, type=at_home, metavar="FOLDER")
+    about = "copy the published dataset, as the tool that reads it wants it; goes on where it was"
+    from i2e_pipeline.commands import export as exporting
+
+    exporting.add_arguments(_command(commands, "export", _export, about))
 
     train = _command(commands, "train", _train, "pre-train image encoders on the dataset; goes on where it was")
     train.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
@@ -650,11 +652,10 @@ def _numbers(text: str) -> set[int]:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from i2e_pipeline.commands.export import export
-    from i2e_pipeline.stages import pipeline
+    from i2e_pipeline.commands import export as exporting
 
-    images = export(pipeline(_config(options)).tables, options.to)
-    log.info(f"{images:,} images copied to {Path(options.to) / 'i2e'}")
+    overrides = [o for group in options.set for o in group]
+    log.info(exporting.run(options, _config_of_readers(options.config, overrides)))
     return 0
 
 
@@ -667,17 +668,20 @@ def _train(options: argparse.Namespace) -> int:
 
 def _train_config(options: argparse.Namespace) -> Config:
     """The config of a training, shown by the first rank; the embedded sample is composed by `i2e run`, not here."""
-    overrides = [o for group in options.set for o in group]
-    if options.config is None:
-        from i2e_pipeline.sample import embedded
-
-        config = configuration.from_tree(embedded.tree(overrides), "the embedded sample", overrides)
-    else:
-        config = configuration.load(options.config, overrides)
+    config = _config_of_readers(options.config, [o for group in options.set for o in group])
     if os.environ.get("RANK", "0") == "0":
         differing = configuration.differing(config)
         log.info(_told({key: differing[key] for key in ("output", "train") if key in differing}) + "\n")
     return config
+
+
+def _config_of_readers(file: str | None, overrides: Sequence[str]) -> Config:
+    """The config of a command that reads a finished dataset and knows no stage."""
+    if file is not None:
+        return configuration.load(file, overrides)
+    from i2e_pipeline.sample import embedded
+
+    return configuration.from_tree(embedded.tree(overrides), "the embedded sample", overrides)
 
 
 def _print_training(config: Config, found: dict[str, Any] | None) -> int:

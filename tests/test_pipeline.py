@@ -97,7 +97,7 @@ def test_growth_resume_and_change(world: Path, whole: Path, tmp_path: Path, spar
     # A lost manifest means that the dataset is not whole; it is written again.
     os.remove(output / "i2e" / "manifest.json")
     with pytest.raises(NotPublished, match=r"has no manifest\.json"):
-        export(pipeline(settings(world, output)).tables, str(tmp_path / "exported"))
+        export(f"{output}/i2e", str(tmp_path / "exported"))
     assert {s for s, n in run(settings(world, output), spark).items() if n} == {"finish"}
 
     # Another model is refused instead of spending hours of scoring by surprise.
@@ -146,7 +146,7 @@ def test_the_result_does_not_depend_on_partitions_order_or_format(
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", before)
         spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "true")
-    export(pipeline(config).tables, str(tmp_path / "exported"))
+    export(f"{config.output}/i2e", str(tmp_path / "exported"))
     assert content(tmp_path / "exported") == content(whole)
     assert explained_as_stored(pipeline(config, lambda: pytest.fail("Spark was started"))) > 50
     images = spark.read.format("delta").load(str(tmp_path / "out" / "i2e" / "images"))

@@ -5,12 +5,13 @@ setup.cfg is where an extra lists its packages; tests/core/test_extras.py compar
 
 from __future__ import annotations
 
-_PIPELINE, _TRAIN, _EVALUATE = "spark", "train", "evaluate"
+_PIPELINE, _TRAIN, _EVALUATE, _EXPORT = "spark", "train", "evaluate", "export"
 _ENCODERS = (_PIPELINE, _TRAIN, _EVALUATE)
 _FOR = {
     _PIPELINE: "the pipeline, on Spark",
     _TRAIN: "training",
     _EVALUATE: "evaluation",
+    _EXPORT: "uploads to Hugging Face's Hub",
 }
 BROUGHT_BY: dict[str, tuple[str, ...]] = {
     "pyspark": (_PIPELINE,),
@@ -25,6 +26,7 @@ BROUGHT_BY: dict[str, tuple[str, ...]] = {
     "open_clip": _ENCODERS,
     "safetensors": (_TRAIN,),
     "matplotlib": (_TRAIN,),
+    "huggingface_hub": (_EXPORT,),
 }
 """Extras by the name that a module is imported by."""
 

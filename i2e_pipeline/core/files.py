@@ -34,6 +34,7 @@ _WHOLE = 64 << 20
 _WINDOW = 64 << 10
 _WINDOWS = 4
 _READ = 1 << 20
+_COPIED = 8 << 20
 _SMALL_READS = 32
 _SWEPT_AFTER = 60.0
 """Seconds: a record takes milliseconds to write, so what is unfinished for so long was left by a writer that died."""
@@ -661,8 +662,13 @@ def write_bytes(path: str, content: bytes) -> None:
         stream.write(content)
 
 
+def as_json(value: Any) -> bytes:
+    """A record as `write_json` writes it."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
 def write_json(path: str, value: Any) -> None:
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, as_json(value))
 
 
 def write_table(path: str, table: pa.Table) -> None:
@@ -733,9 +739,13 @@ def move_file(source: str, target: str) -> None:
 
 
 def copy(source: str, target: str) -> None:
-    """Copy one file, of any size; its folder is made."""
+    """Copy one file, of any size, so that it is seen when it is whole; its folder is made."""
     here, inner = open_filesystem(source)
     there, into = open_filesystem(target)
+    if is_local(target) or target.startswith(_RENAMING):
+        with here.open_input_stream(inner, compression=None) as stream, fresh_stream(target) as out:
+            shutil.copyfileobj(stream, out, _COPIED)
+        return
     there.create_dir(posixpath.dirname(into), recursive=True)
     pafs.copy_files(inner, into, source_filesystem=here, destination_filesystem=there)
 

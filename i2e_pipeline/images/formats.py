@@ -132,6 +132,30 @@ def format_of(stored: bytes) -> str | None:
     return "SVG" if _SVG.match(_text(head)) else None
 
 
+_SUFFIXES = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "GIF": "gif",
+    "WebP": "webp",
+    "BMP": "bmp",
+    "TIFF": "tiff",
+    "AVIF": "avif",
+    "ICO": "ico",
+    "JPEG 2000": "jp2",
+    "Netpbm": "ppm",
+    "PSD": "psd",
+    "QOI": "qoi",
+    "HEIC": "heic",
+    "JPEG XL": "jxl",
+}
+"""How files of the formats end that are read here."""
+
+
+def suffix_of(stored: bytes) -> str:
+    """How a file with these bytes ends, without the dot; `bin` where they are no image that is read here."""
+    return _SUFFIXES.get(format_of(stored) or "", "bin")
+
+
 def _by_brand(head: bytes) -> str:
     box = head[: max(16, min(int.from_bytes(head[:4], "big"), 256))]
     brands = {box[8:12], *(box[at : at + 4] for at in range(16, len(box) - 3, 4))}

@@ -4,6 +4,7 @@ where its limits are, and how to be left out (templates/card.md).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,14 +39,45 @@ def card(
              below the dataset's folder; None: all that lie there count
     """
     front = _front(facts, settings, images, files)
-    dumped = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=10**6)
     environment = Environment(
         loader=PackageLoader("i2e_pipeline.publish"), autoescape=False, keep_trailing_newline=True
     )
     environment.filters["cell"] = _cell
     kept = [name for name in images.names if name not in IMAGES.names]
     body = environment.get_template("card.md").render(facts=facts, top=top, settings=settings, kept=kept)
-    return f"---\n{dumped}---\n\n{body}"
+    return _with_front(front, body)
+
+
+_USAGE = re.compile(r"^## Load it$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+
+
+def exported(
+    text: str, configs: Sequence[Mapping[str, Any]], schemas: Mapping[str, pa.Schema] | None, usage: str
+) -> str:
+    """The card of a copy that has other files than the dataset.
+
+    text      the dataset's card; it may be empty
+    configs   `configs` of the front matter: which files the copy has
+    schemas   by config, the columns that `datasets` is told of; {}: it finds them by itself; None: as of the dataset
+    usage     what stands in place of the section on loading
+    """
+    found = _FRONT.match(text)
+    front = yaml.safe_load(found[1]) if found else {}
+    body = text[found.end() :] if found else text
+    front |= {"configs": [dict(config) for config in configs]}
+    if schemas is not None:
+        front |= {"dataset_info": [{"config_name": name, "features": features(of)} for name, of in schemas.items()]}
+    if not front.get("dataset_info"):
+        front.pop("dataset_info", None)
+    section = f"## Load it\n\n{usage.strip()}\n\n"
+    body, there = _USAGE.subn(lambda _: section, body, count=1)
+    return _with_front(front, body if there else f"{body}\n{section}")
+
+
+def _with_front(front: Mapping[str, Any], body: str) -> str:
+    dumped = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True, width=10**6)
+    return f"---\n{dumped}---\n\n{body.lstrip()}"
 
 
 def features(schema: pa.Schema) -> list[dict[str, Any]]:

@@ -40,19 +40,19 @@ from tests.chain import content, run, settings
 pytestmark = pytest.mark.slow
 
 
-def test_export_twice_is_export_once(world: Path, copied: Path, tmp_path: Path) -> None:
+def test_export_twice_is_export_once(copied: Path, tmp_path: Path) -> None:
     """Catches: files of an earlier export read beside the new ones."""
-    config = settings(world, copied)
-    images = export(pipeline(config).tables, str(tmp_path / "to"))
+    dataset = f"{copied}/i2e"
+    images = export(dataset, str(tmp_path / "to")).images
     for path in (tmp_path / "to" / "i2e" / "images").rglob("*.parquet"):
         shutil.copy(path, path.with_name("older.parquet"))
-    assert export(pipeline(config).tables, str(tmp_path / "to")) == images
+    assert export(dataset, str(tmp_path / "to")).images == images
     assert content(tmp_path / "to") == content(copied)
     with pytest.raises(ExportError, match="is the output itself"):
-        export(pipeline(config).tables, str(copied))
+        export(dataset, str(copied))
     (tmp_path / "mine" / "i2e").mkdir(parents=True)
     with pytest.raises(ExportError, match="no export wrote it"):
-        export(pipeline(config).tables, str(tmp_path / "mine"))
+        export(dataset, str(tmp_path / "mine"))
 
 
 def test_a_bad_setting_of_a_late_stage_is_said_before_the_first(world: Path, tmp_path: Path) -> None:
