@@ -196,6 +196,13 @@ def _parser() -> _Parser:
     export = _command(commands, "export", _export, "copy the published dataset as plain Parquet")
     export.add_argument("--to", required=True, type=at_home, metavar="FOLDER")
 
+    merging = _command(
+        commands, "merge", _merge, "two outputs of one config become a third, where `i2e run` then goes on",
+        without="that of the first output's last run, with the input of both",
+    )  # fmt: skip
+    merging.add_argument("outputs", nargs=2, type=at_home, metavar="OUTPUT")
+    merging.add_argument("--to", required=True, type=at_home, metavar="FOLDER", help="the merged output")
+
     train = _command(commands, "train", _train, "pre-train image encoders on the dataset; goes on where it was")
     train.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
 
@@ -630,6 +637,21 @@ def _export(options: argparse.Namespace) -> int:
 
     images = export(pipeline(_config(options)).tables, options.to)
     log.info(f"{images:,} images copied to {Path(options.to) / 'i2e'}")
+    return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands.merge import config_of, merge
+
+    overrides = [o for group in options.set for o in group]
+    config = config_of(*options.outputs, options.to, options.config, overrides)
+    joined = merge(*options.outputs, config)
+    log.info(
+        f"{joined.units:,} units in {options.to}, {joined.twice:,} of them in both outputs; {joined.forgotten:,} left "
+        f"out, which one has forgotten"
+    )
+    named = options.config or files.join(options.to, "config.yaml")
+    log.info(f"`i2e run --config {named}{'' if options.config is None else f' --set output={options.to}'}` goes on")
     return 0
 
 

@@ -171,7 +171,7 @@ def test_one_that_was_killed_while_it_was_made(world: Path, tmp_path: Path, base
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + 120
-        while not list(bases.glob("knowledge_base-*/_staging/*/*/*/*.parquet*")) and time.monotonic() < deadline:
+        while not list(bases.glob("knowledge_base-*/_staging/**/*.parquet")) and time.monotonic() < deadline:
             assert child.poll() is None
             time.sleep(0.05)
     finally:

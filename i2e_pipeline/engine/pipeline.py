@@ -23,7 +23,7 @@ from i2e_pipeline.core import files, places, stores
 from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.rejects import reason_name
-from i2e_pipeline.engine import cluster, looking, merging, session, sharing
+from i2e_pipeline.engine import cluster, joining, looking, merging, session, sharing
 from i2e_pipeline.engine.causes import cause
 from i2e_pipeline.engine.lock import Held, exclusive, waiting
 from i2e_pipeline.engine.progress import StageProgress, job_group
@@ -178,8 +178,7 @@ class Pipeline:
         for stage in asked:
             run.settings_of(stage)
             stage.check(run.handed_to(stage))
-        if not files.exists(self.tables.path(_STORAGE)):
-            files.write_json(self.tables.path(_STORAGE), {"format": self.config.storage.format})
+        self.mark_storage()
         if left := [name for name in self.tables.committed_stages() if name not in self.names]:
             log.info("%s: no stage of this config; what it wrote stays, and nobody reads it", ", ".join(left))
         _refuse_guarded(run, asked, redo)
@@ -199,6 +198,11 @@ class Pipeline:
                 _run_stage(run, state)
             _refuse_empty(run, state)
         return run, states
+
+    def mark_storage(self) -> None:
+        """Write down how the output's tables are stored, before the first of them is."""
+        if not files.exists(self.tables.path(_STORAGE)):
+            files.write_json(self.tables.path(_STORAGE), {"format": self.config.storage.format})
 
     def _make_shared(self, run: Run, stage: Stage, redo: Sequence[str]) -> StageState:
         """Make what other outputs read, too, unless one of them has made it meanwhile, or this one made the same for
@@ -323,8 +327,11 @@ class Pipeline:
                     self.tables.discard(name, [unit])
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """One run at a time in an output folder. A lock whose process is gone does not hold."""
+    def exclusive(self, joining_in: bool = False) -> Iterator[None]:
+        """One run at a time in an output folder. A lock whose process is gone does not hold.
+
+        joining_in   two others are joined into it (engine/joining.py), which may have been begun before
+        """
         if self._held:
             yield
             return
@@ -337,6 +344,8 @@ class Pipeline:
             self._held = True
             try:
                 _refuse_other_format(self.config, self.tables)
+                if not joining_in:
+                    joining.refuse_cut_off(self.tables)
                 merging.finish(self.tables)
                 yield
             finally:
