@@ -203,6 +203,11 @@ def _parser() -> _Parser:
     merging.add_argument("outputs", nargs=2, type=at_home, metavar="OUTPUT")
     merging.add_argument("--to", required=True, type=at_home, metavar="FOLDER", help="the merged output")
 
+    about = "copy a published dataset of an older format as one of today's; needs its folder alone"
+    older = _command(commands, "migrate", _migrate, about, without="the defaults")
+    older.add_argument("--from", required=True, type=at_home, dest="source", metavar="FOLDER")
+    older.add_argument("--to", required=True, type=at_home, metavar="FOLDER")
+
     train = _command(commands, "train", _train, "pre-train image encoders on the dataset; goes on where it was")
     train.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
 
@@ -652,6 +657,16 @@ def _merge(options: argparse.Namespace) -> int:
     )
     named = options.config or files.join(options.to, "config.yaml")
     log.info(f"`i2e run --config {named}{'' if options.config is None else f' --set output={options.to}'}` goes on")
+    return 0
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands.migrate import migrate
+
+    overrides = [o for group in options.set for o in group]  # without --config the defaults, and not the sample
+    config = configuration.load(options.config, overrides)
+    made = migrate(options.source, options.to, config.publish)
+    log.info(f"{made.rows:,} images and {len(made.entities):,} entities copied to {options.to}")
     return 0
 
 
