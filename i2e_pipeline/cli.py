@@ -649,8 +649,9 @@ def _merge(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands.merge import config_of, merge
 
     overrides = [o for group in options.set for o in group]
-    config = config_of(*options.outputs, options.to, options.config, overrides)
-    joined = merge(*options.outputs, config)
+    first, second = options.outputs
+    config = config_of(first, second, options.to, options.config, overrides)
+    joined = merge(first, second, config)
     log.info(
         f"{joined.units:,} units in {options.to}, {joined.twice:,} of them in both outputs; {joined.forgotten:,} left "
         f"out, which one has forgotten"

@@ -54,8 +54,7 @@ def _entity(pipeline: Pipeline, entity_id: int) -> str:
         return f"Q{entity_id} was merged into Q{led[0]['into']}\n{_entity(pipeline, led[0]['into'])}"
     if not found:
         raise UnknownEntity(
-            f"Q{entity_id} is not in {_folder(pipeline)}: the dump lacks it, or knowledge_base.skip leaves its "
-            "kind out"
+            f"Q{entity_id} is not in {_folder(pipeline)}: the dump lacks it, or knowledge_base.skip leaves its kind out"
         )
     (entity,) = found
     lines = [_headline(entity_id, entity)]

@@ -1,4 +1,4 @@
-"""`i2e migrate`: a published dataset of an older format, copied as one of today's. Needs the folder alone, and no Spark.
+"""`i2e migrate`: a published dataset of an older format, copied as one of today's. Needs its folder alone, no Spark.
 
 What the older format did not keep is null: `key`, `pair_id`, `perceptual_hash`, the labels' `clip_score` and `mention`,
 and of entities what stands behind `mean_probability`. `split` is drawn, alt-text masked as the settings say; images,
@@ -19,7 +19,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.config import PublishConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.ids import hex_of
-from i2e_pipeline.core.schemas import BUCKETS, ENTITY_STATISTICS, FUNNEL, I2E_ENTITIES, IMAGE_LABELS, IMAGES
+from i2e_pipeline.core.schemas import BUCKETS, ENTITY_STATISTICS, FUNNEL, IMAGE_LABELS, IMAGES
 from i2e_pipeline.core.version import __version__
 from i2e_pipeline.dataset.published import FORMAT_VERSION, ImageFile, Published, open_published, part_files
 from i2e_pipeline.publish.card import card
@@ -45,7 +45,7 @@ def migrate(source: str, folder: str, settings: PublishConfig) -> Published:
     DatasetError where `source` holds no whole dataset.
     """
     dataset = open_published(source)
-    version = dataset.manifest.get("format_version")
+    version: int = dataset.manifest["format_version"]
     if version == FORMAT_VERSION:
         raise MigrateError(f"{source} is of format {version}, today's: nothing is to be done (`i2e export` copies one)")
     mark = files.join(folder, _MARK)

@@ -159,9 +159,9 @@ def _units(one: Units, other: Units) -> tuple[list[Unit], list[Unit], int, Joine
             for mine in shares.get(file.digest, ()):
                 if mine.share[0] < unit.share[1] and unit.share[0] < mine.share[1]:
                     raise JoinError(
-                        f"{file.path} is in unit {mine.name} of {one.folder} and in unit {unit.name} of {other.folder}, "
-                        f"which hold other files, too, or another share of its rows: leave one of them out, `i2e run "
-                        f"--forget {unit.name}`"
+                        f"{file.path} is in unit {mine.name} of {one.folder} and in unit {unit.name} of "
+                        f"{other.folder}, which hold other files, too, or another share of its rows: leave one of them "
+                        f"out, `i2e run --forget {unit.name}`"
                     )
             if at.get(file.path, file.digest) != file.digest:
                 raise JoinError(
@@ -216,9 +216,7 @@ def _alike(components: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: components.get(key) for key in ("version", "settings", "weighs")}, "after": after}
 
 
-def _copy(
-    into: Tables, source: Tables, stage: Stage, commits: Sequence[Commit], change: Change | None = None
-) -> None:
+def _copy(into: Tables, source: Tables, stage: Stage, commits: Sequence[Commit], change: Change | None = None) -> None:
     """Copy what these commits made, and commit it; what is committed there already is passed over."""
     known = into.records.known(stage.name)
     left = [c for c in commits if c.unit not in known or known[c.unit].fingerprint != c.fingerprint]
@@ -226,7 +224,7 @@ def _copy(
         with into.staging(stage.name) as staging, ThreadPoolExecutor() as pool:
             copy = partial(_copy_file, into, source, staging, change)
             tasks = [(c, table, f) for c in group for table, made in c.files.items() for f in made]
-            written = list(pool.map(lambda task: copy(task[1], task[2]), tasks))
+            written = list(pool.map(copy, [table for _, table, _ in tasks], [file for _, _, file in tasks]))
             new: dict[str, dict[str, list[WrittenFile]]] = {c.unit: {t: [] for t in c.files} for c in group}
             for (commit, table, _), file in zip(tasks, written, strict=True):
                 new[commit.unit][table].append(file)

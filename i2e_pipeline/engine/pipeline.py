@@ -6,7 +6,6 @@ Everything else is made again, wave by wave of units (engine/waves.py), and what
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import traceback
@@ -17,7 +16,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from i2e_pipeline.core import files, places, stores
 from i2e_pipeline.core.config import Config, paths

@@ -169,7 +169,10 @@ class Tables:
         """A path below the output; of a table that lies elsewhere, where it does."""
         below = files.join(*parts) if parts else ""
         for stage in self._shared if parts else ():
-            of_stage = (f"rejects/stage={stage}", *(t for t, writer in self.catalogue.writers.items() if writer == stage))
+            of_stage = (
+                f"rejects/stage={stage}",
+                *(t for t, writer in self.catalogue.writers.items() if writer == stage),
+            )
             if any(below == one or below.startswith(f"{one}/") for one in of_stage):
                 return files.join(self.of(stage).root, *parts)
         return files.join(self.root, *parts)
