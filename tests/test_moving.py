@@ -1,4 +1,4 @@
-"""An output that was moved, or copied to a store, goes on where it is."""
+"""An output that was moved goes on where it is (one that was copied to a store: tests/stores/test_s3.py)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyarrow import fs as pafs
 
 from i2e_pipeline.commands.explain import explain
 from i2e_pipeline.core import files
 from i2e_pipeline.stages import pipeline
 from tests.chain import content, run, settings
-from tests.stores.conftest import Store, on_the_store, store  # noqa: F401  (a fixture)
-from tests.stores.conftest import run as i2e
 
 EARLY = ("knowledge_base", "surfaces", "pairs", "extract", "link")
 
@@ -69,34 +66,5 @@ def test_a_half_finished_output_goes_on_where_it_is(world: Path, whole: Path, tm
     done = run(at(world, new, "parquet"), spark)
     assert [done[stage] for stage in EARLY] == [0] * len(EARLY)
     assert content(new) == content(whole)
-    assert not (new / "_staging").exists()
+    assert not list((new / "_staging").rglob("*"))
     assert not old.exists()
-
-
-@pytest.mark.s3
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["parquet", pytest.param("delta", marks=pytest.mark.delta)])
-def test_an_output_that_was_copied_to_a_store_goes_on_there(
-    store: Store,  # noqa: F811
-    world: Path,
-    whole: Path,
-    tmp_path: Path,
-    spark: Any,
-    form: str,
-) -> None:
-    """Its files are told by name and size, its input by content."""
-    here = tmp_path / "here"
-    run(settings(world, here, f"storage.format={form}", shards="*[01]"), spark)
-    name = f"moved-{form}"
-    pafs.copy_files(str(here), f"{store.bucket}/{name}", destination_filesystem=store.filesystem)
-    shutil.rmtree(here)
-    config = on_the_store(store, world, name, f"storage.format={form}", "pairs.path=s3://bucket/laion/*[01].parquet")
-    done = i2e(config, tmp_path, "run")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "nothing was to do" in done.stdout, done.stdout + done.stderr
-    done = i2e(on_the_store(store, world, name, f"storage.format={form}"), tmp_path, "run")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "find what the texts name" in done.stdout + done.stderr
-    fetched = store.fetched(name, tmp_path / "fetched")
-    manifest = files.read_json(str(fetched / "i2e" / "manifest.json"))
-    assert (len(manifest["units"]), manifest["images"]) == (3, len(content(whole)[0]))
