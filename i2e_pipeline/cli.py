@@ -646,12 +646,17 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from i2e_pipeline.commands.merge import config_of, merge
+    from i2e_pipeline import stages
+    from i2e_pipeline.commands.merge import merge, settings_of
 
-    overrides = [o for group in options.set for o in group]
     first, second = options.outputs
-    config = config_of(first, second, options.to, options.config, overrides)
-    joined = merge(first, second, config)
+    overrides = [*(o for group in options.set for o in group), f"output={options.to}"]
+    if options.config is None:
+        tree = configuration.merge(settings_of(first, second, options.to), overrides)
+        config = stages.from_tree(tree, files.join(first, "config.yaml"), overrides)
+    else:
+        config = stages.load(options.config, overrides)
+    joined = merge(first, second, stages.pipeline(config))
     log.info(
         f"{joined.units:,} units in {options.to}, {joined.twice:,} of them in both outputs; {joined.forgotten:,} left "
         f"out, which one has forgotten"

@@ -17,7 +17,8 @@ from i2e_pipeline.core import files, places, stores
 from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.secrets import hide
-from i2e_pipeline.engine.stage import StageError
+from i2e_pipeline.engine import sharing
+from i2e_pipeline.knowledge.stages import KnowledgeBase, Surfaces
 from wikidata.source_files import ANCHORS, DUMP, IMPORTANCE, POPULARITY, REDIRECTS, SourceError, recognised, unclosed
 
 _LEAST_DISK = 5 << 30
@@ -334,13 +335,10 @@ def _dump(config: Config) -> str:
 
 def _shared_base(config: Config, path: str) -> str:
     """The knowledge base that a run takes which names no dump."""
-    from i2e_pipeline.stages import pipeline
-
     places.refuse_closed(path, "knowledge_base.path")
-    opened = pipeline(config)
     try:
-        found = opened.open([]).base(opened.stage_of("kb/surfaces"), path)
-    except StageError as error:
+        found = sharing.base(path, [(KnowledgeBase(), config), (Surfaces(), config)])
+    except sharing.NoBase as error:
         raise Failed(f"knowledge_base.path: {error}") from None
     return f"{found.folder}, made by another output"
 

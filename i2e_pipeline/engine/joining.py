@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,18 +28,15 @@ import pyarrow.parquet as pq
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import digest
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.engine.pipeline import JOINING, Pipeline
 from i2e_pipeline.engine.records import Commit, WrittenFile
+from i2e_pipeline.engine.stage import Stage, difference
 from i2e_pipeline.engine.tables import Tables, Written
 from i2e_pipeline.engine.tasks import OpenFile
 from i2e_pipeline.engine.units import Unit, Units
 
-if TYPE_CHECKING:
-    from i2e_pipeline.engine.pipeline import Pipeline
-    from i2e_pipeline.engine.stage import Stage
-
 log = logging.getLogger(__name__)
 
-_MARK = "_joining.json"
 _SHARD = "shard"
 _FILES_AT_ONCE = 512
 """Files that are committed together."""
@@ -69,17 +66,6 @@ class Joined:
     """Units that one of them has and the other has forgotten; they are left out."""
 
 
-def refuse_cut_off(tables: Tables) -> None:
-    """Raise JoinError where a join into this output has not come to its end."""
-    path = tables.path(_MARK)
-    if files.exists(path):
-        first, second = files.record(path, _REMEDY)["from"]
-        raise JoinError(
-            f"{tables.root} is a join of {first} and {second} that was cut off: `i2e merge {first} {second} --to "
-            f"{tables.root}` goes on with it"
-        )
-
-
 _REMEDY = "remove the output, and join again"
 
 
@@ -90,12 +76,15 @@ def join(into: Pipeline, first: Pipeline, second: Pipeline) -> Joined:
     """
     tables, a, b = into.tables, first.tables, second.tables
     one, other = Units(a.root), Units(b.root)
-    mark = tables.path(_MARK)
+    mark = tables.path(JOINING)
     begun = files.exists(mark)
     if not begun and (tables.committed_stages() or Units(tables.root).known()):
         raise JoinError(f"{tables.root} holds something already: name an output that is not there yet")
     units, added, offset, joined = _units(one, other)
-    plan = {"from": [a.root, b.root], "units": {u.name: [f.shard for f in u.files] for u in [*units, *added]}}
+    plan = {
+        "from": [_whole_path(a.root), _whole_path(b.root)],
+        "units": {u.name: [f.shard for f in u.files] for u in [*units, *added]},
+    }
     if begun and files.record(mark, _REMEDY) != plan:
         raise JoinError(f"{tables.root} was begun as another join, or {a.root} or {b.root} has grown since: {_REMEDY}")
     over_all = _over_all(into.stages, tables.catalogue.writers)
@@ -135,7 +124,11 @@ def join(into: Pipeline, first: Pipeline, second: Pipeline) -> Joined:
 
 def finish(into: Pipeline) -> None:
     """From now on runs work on the output."""
-    files.remove(into.tables.path(_MARK))
+    files.remove(into.tables.path(JOINING))
+
+
+def _whole_path(folder: str) -> str:
+    return files.open_filesystem(folder)[1] if files.is_local(folder) else folder
 
 
 def _units(one: Units, other: Units) -> tuple[list[Unit], list[Unit], int, Joined]:
@@ -144,7 +137,7 @@ def _units(one: Units, other: Units) -> tuple[list[Unit], list[Unit], int, Joine
     gone = {u.name for registry in (one, other) for u in registry.left_out()}
     units, theirs = one.known(), other.known()
     kept = [u for u in units if u.name not in gone]
-    names = {u.name for u in kept}
+    names = {u.name: u for u in kept}
     added = [u for u in theirs if u.name not in gone and u.name not in names]
     if not kept and not added:
         raise JoinError(f"neither {one.folder} nor {other.folder} holds a unit: `i2e run` both first")
@@ -170,10 +163,9 @@ def _units(one: Units, other: Units) -> tuple[list[Unit], list[Unit], int, Joine
                 )
     for unit in theirs:
         if unit.name in names:
-            mine = next(u for u in kept if u.name == unit.name)
-            for file, theirs_ in zip(mine.files, unit.files, strict=True):
-                if file.path != theirs_.path:
-                    log.warning("%s and %s hold the same rows: name one in pairs.path", file.path, theirs_.path)
+            for file, same in zip(names[unit.name].files, unit.files, strict=True):
+                if file.path != same.path:
+                    log.warning("%s and %s hold the same rows: name one in pairs.path", file.path, same.path)
     offset = 1 + max((f.shard for u in units for f in u.files), default=-1)
     numbered = [replace(u, files=tuple(replace(f, shard=f.shard + offset) for f in u.files)) for u in added]
     twice = sum(u.name in names for u in theirs)
@@ -194,8 +186,6 @@ def _over_all(stages: Sequence[Stage], writers: Mapping[str, str]) -> set[str]:
 
 
 def _refuse_unlike(stage: Stage, first: Tables, second: Tables) -> None:
-    from i2e_pipeline.engine.stage import difference
-
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for tables in (first, second):
         for commit in tables.commits(stage.name).values():

@@ -22,7 +22,7 @@ from i2e_pipeline.core import files, places, stores
 from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.rejects import reason_name
-from i2e_pipeline.engine import cluster, joining, looking, merging, session, sharing
+from i2e_pipeline.engine import cluster, looking, merging, session, sharing
 from i2e_pipeline.engine.causes import cause
 from i2e_pipeline.engine.lock import Held, exclusive, waiting
 from i2e_pipeline.engine.progress import StageProgress, job_group
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 _FAILURES_SHOWN = 5
 _STORAGE = "_storage.json"
+JOINING = "_joining.json"
+"""Lies in an output for as long as two others are being joined in it (engine/joining.py)."""
 _TELLING_ROWS, _NEARLY_ALL = 1_000, 0.99
 _SHUFFLE_PARTITIONS, _MOST_PARTITIONS = 200, 50_000
 _ROWS_OF_A_PARTITION = 250_000
@@ -71,7 +73,8 @@ def inspect(run: Run, stage: Stage, redo: bool = False) -> StageState:
     state = StageState(stage)
     run = run.handed_to(stage)
     run.fingerprints[stage.name] = stage.fingerprint(run, WHOLE)
-    sharing.settle(run, stage)
+    if place := stage.shared_in(run.config):
+        run.tables.share(stage.name, sharing.home(place, stage.name, run.fingerprints[stage.name]))
     found = run.tables.commits(stage.name)
     units = stage.all_units(run)
     gone = run.tables.missing_files(found[unit] for unit in units if unit in found)
@@ -130,10 +133,6 @@ class Pipeline:
     def writer(self, table: str) -> str:
         """Name of the stage that writes a table."""
         return self.tables.catalogue.writers[table]
-
-    def stage_of(self, table: str) -> Stage:
-        """The stage that writes a table."""
-        return next(s for s in self.stages if s.name == self.writer(table))
 
     def before(self, name: str) -> list[str]:
         """Names of the stages before one."""
@@ -344,7 +343,7 @@ class Pipeline:
             try:
                 _refuse_other_format(self.config, self.tables)
                 if not joining_in:
-                    joining.refuse_cut_off(self.tables)
+                    _refuse_half_joined(self.tables)
                 merging.finish(self.tables)
                 yield
             finally:
@@ -414,6 +413,17 @@ def _refuse_other_format(config: Config, tables: Tables) -> None:
         raise StageError(
             f"{tables.root} holds {found} tables, and storage.format is {wanted}: use another output, or "
             f"storage.format={found}"
+        )
+
+
+def _refuse_half_joined(tables: Tables) -> None:
+    """Raise StageError where two outputs were to be joined in this one, and some of it is still to come."""
+    path = tables.path(JOINING)
+    if files.exists(path):
+        first, second = files.record(path, "remove the output, and join again")["from"]
+        raise StageError(
+            f"{tables.root} is a join of {first} and {second} that was cut off: `i2e merge {first} {second} --to "
+            f"{tables.root}` goes on with it"
         )
 
 

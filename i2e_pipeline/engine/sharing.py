@@ -16,15 +16,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine.records import Commit, Records
 from i2e_pipeline.engine.tables import WHOLE, Tables
-
-if TYPE_CHECKING:
-    from i2e_pipeline.core.config import Config
-    from i2e_pipeline.engine.stage import Run, Stage
 
 _NAME = re.compile(r"(?P<stage>[A-Za-z]\w*)-(?P<fingerprint>[0-9a-f]{16})")
 _SHOWN = 16
@@ -36,10 +34,18 @@ def home(place: str, stage: str, fingerprint: str) -> str:
     return files.join(_above(place), f"{stage}-{fingerprint[:_SHOWN]}")
 
 
-def settle(run: Run, stage: Stage) -> None:
-    """Lets the run find a shared stage's tables where they belong under its fingerprint."""
-    if place := stage.shared_in(run.config):
-        run.tables.share(stage.name, home(place, stage.name, run.fingerprints[stage.name]))
+class Made(Protocol):
+    """What is asked of a stage here (engine/stage.py)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def leaves_out(self) -> Mapping[str, str]: ...
+    def all_sections(self) -> tuple[str, ...]: ...
+    def settings(self, config: Config) -> dict[str, Any]: ...
+    def weighs(self, config: Config) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,11 @@ class Base:
     """by stage"""
 
 
-class NoBase(Exception):
+class NoBase(I2EError, LookupError):
     """Why none can be taken; the message is the rest of a sentence on the setting."""
 
 
-def base(place: str, stages: Sequence[tuple[Stage, Config]]) -> Base:
+def base(place: str, stages: Sequence[tuple[Made, Config]]) -> Base:
     """The one in a place that fits the settings. Raises NoBase where there is none, or several.
 
     stages   those that share the place, in their order, each with the config as it may see it
@@ -85,7 +91,7 @@ def _above(place: str) -> str:
     return files.folder_of(place) or "." if _NAME.fullmatch(place.rpartition("/")[2]) else place
 
 
-def _whole(folder: str, stages: Sequence[tuple[Stage, Config]]) -> Base | None:
+def _whole(folder: str, stages: Sequence[tuple[Made, Config]]) -> Base | None:
     """What lies in the folder of the last stage and in those that it was made of; None where a record is missing."""
     commits: dict[str, Commit] = {}
     for stage, _ in reversed(stages):
@@ -103,7 +109,7 @@ def _whole(folder: str, stages: Sequence[tuple[Stage, Config]]) -> Base | None:
     return Base(folder, commits)
 
 
-def _unlike(one: Base, stages: Sequence[tuple[Stage, Config]]) -> str:
+def _unlike(one: Base, stages: Sequence[tuple[Made, Config]]) -> str:
     """In which settings it differs from what the config asks for; those that have their defaults ask for nothing."""
     found = []
     for stage, config in stages:
@@ -118,11 +124,9 @@ def _unlike(one: Base, stages: Sequence[tuple[Stage, Config]]) -> str:
     return ", ".join(dict.fromkeys(found))
 
 
-def _defaults(stage: Stage, config: Config) -> Config:
+def _defaults(stage: Made, config: Config) -> Config:
     """The config in which all that counts for the stage has its default."""
-    from i2e_pipeline.core.config import Config as Tree
-
-    tree = Tree()
+    tree = Config()
     own = {}
     for name in stage.all_sections():
         section = getattr(config, name)

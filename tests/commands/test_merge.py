@@ -12,14 +12,16 @@ import pytest
 import yaml
 from deltalake import DeltaTable
 
-from i2e_pipeline.commands.merge import config_of, merge
+from i2e_pipeline.commands import merge as merging
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.config import merge as with_overrides
 from i2e_pipeline.engine import joining
 from i2e_pipeline.engine.joining import JoinError
 from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.engine.units import Units
-from i2e_pipeline.stages import pipeline
+from i2e_pipeline.stages import from_tree, pipeline
 from tests.chain import commits, content, rows, run, settings
 
 BY_UNIT = ("pairs", "extract", "link", "score", "label")
@@ -43,9 +45,18 @@ def halves(world: Path, spark: Any, tmp_path_factory: pytest.TempPathFactory) ->
     return in_form
 
 
+def config_of(first: Path, second: Path, to: Path, *overrides: str) -> Config:
+    tree = merging.settings_of(str(first), str(second), str(to))
+    return from_tree(with_overrides(tree, overrides), "a test")
+
+
+def merge(first: Path, second: Path, config: Config) -> joining.Joined:
+    return merging.merge(first, second, pipeline(config))
+
+
 def merged(first: Path, second: Path, to: Path, *overrides: str) -> Config:
-    config = config_of(str(first), str(second), str(to), None, overrides)
-    merge(str(first), str(second), config)
+    config = config_of(first, second, to, *overrides)
+    merge(first, second, config)
     return config
 
 
@@ -95,16 +106,16 @@ def test_a_merge_that_was_killed_goes_on(
         return copied(*arguments)
 
     monkeypatch.setattr(joining, "_copy_file", dies)
-    config = config_of(str(a), str(b), str(tmp_path / "c"), None)
+    config = config_of(a, b, tmp_path / "c")
     with pytest.raises(KeyboardInterrupt):
-        merge(str(a), str(b), config)
-    with pytest.raises(JoinError, match=r"that was cut off: `i2e merge .*a .*b --to .*c` goes on with it"):
+        merge(a, b, config)
+    with pytest.raises(StageError, match=r"that was cut off: `i2e merge .*a .*b --to .*c` goes on with it"):
         run(config, spark)
     with pytest.raises(JoinError, match="was begun as another join"):
-        merge(str(b), str(a), config_of(str(b), str(a), str(tmp_path / "c"), None))
+        merge(b, a, config_of(b, a, tmp_path / "c"))
     before = commits(tmp_path / "c", "knowledge_base", "surfaces", *BY_UNIT)
     monkeypatch.setattr(joining, "_copy_file", copied)
-    merge(str(a), str(b), config)
+    merge(a, b, config)
     assert before.items() <= commits(tmp_path / "c", "knowledge_base", "surfaces", *BY_UNIT).items()
     if died == 1:
         run(config, spark)
@@ -154,8 +165,8 @@ def test_what_one_has_forgotten_stays_forgotten(halves: Any, tmp_path: Path, spa
     both = {u.name for u in Units(str(a)).known()} & {u.name for u in Units(str(b)).known()}
     (unit,) = both
     pipeline(settings(tmp_path, tmp_path / "b"), lambda: spark).forget(unit)
-    config = config_of(str(a), str(tmp_path / "b"), str(tmp_path / "c"), None)
-    joined = merge(str(a), str(tmp_path / "b"), config)
+    config = config_of(a, tmp_path / "b", tmp_path / "c")
+    joined = merge(a, tmp_path / "b", config)
     assert (joined.units, joined.twice, joined.forgotten) == (2, 0, 1)
     run(config, spark)
     assert unit not in {u.name for u in Units(str(tmp_path / "c")).known()}
@@ -170,9 +181,9 @@ def test_it_takes_three_folders(halves: Any, tmp_path: Path) -> None:
         merged(a, tmp_path, tmp_path / "c")
     with pytest.raises(JoinError, match="holds something already"):
         merge(
-            str(a),
-            str(b),
-            config_of(str(a), str(b), str(b), None).model_copy(update={"output": str(copy(b, tmp_path))}),
+            a,
+            b,
+            config_of(a, b, b).model_copy(update={"output": str(copy(b, tmp_path))}),
         )
 
 
