@@ -205,6 +205,18 @@ def _parser() -> _Parser:
 
     exporting.add_arguments(_command(commands, "export", _export, about))
 
+    merging = _command(
+        commands, "merge", _merge, "two outputs of one config become a third, where `i2e run` then goes on",
+        without="that of the first output's last run, with the input of both",
+    )  # fmt: skip
+    merging.add_argument("outputs", nargs=2, type=at_home, metavar="OUTPUT")
+    merging.add_argument("--to", required=True, type=at_home, metavar="FOLDER", help="the merged output")
+
+    about = "copy a published dataset of an older format as one of today's; needs its folder alone"
+    older = _command(commands, "migrate", _migrate, about, without="the defaults")
+    older.add_argument("--from", required=True, type=at_home, dest="source", metavar="FOLDER")
+    older.add_argument("--to", required=True, type=at_home, metavar="FOLDER")
+
     train = _command(commands, "train", _train, "pre-train image encoders on the dataset; goes on where it was")
     train.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
 
@@ -656,6 +668,37 @@ def _export(options: argparse.Namespace) -> int:
 
     overrides = [o for group in options.set for o in group]
     log.info(exporting.run(options, _config_of_readers(options.config, overrides)))
+    return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from i2e_pipeline import stages
+    from i2e_pipeline.commands.merge import merge, settings_of
+
+    first, second = options.outputs
+    overrides = [*(o for group in options.set for o in group), f"output={options.to}"]
+    if options.config is None:
+        tree = configuration.merge(settings_of(first, second, options.to), overrides)
+        config = stages.from_tree(tree, files.join(first, "config.yaml"), overrides)
+    else:
+        config = stages.load(options.config, overrides)
+    joined = merge(first, second, stages.pipeline(config))
+    log.info(
+        f"{joined.units:,} units in {options.to}, {joined.twice:,} of them in both outputs; {joined.forgotten:,} left "
+        f"out, which one has forgotten"
+    )
+    named = options.config or files.join(options.to, "config.yaml")
+    log.info(f"`i2e run --config {named}{'' if options.config is None else f' --set output={options.to}'}` goes on")
+    return 0
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands.migrate import migrate
+
+    overrides = [o for group in options.set for o in group]  # without --config the defaults, and not the sample
+    config = configuration.load(options.config, overrides)
+    made = migrate(options.source, options.to, config.publish)
+    log.info(f"{made.rows:,} images and {len(made.entities):,} entities copied to {options.to}")
     return 0
 
 

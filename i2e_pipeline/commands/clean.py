@@ -2,6 +2,8 @@
 
     staging      what killed runs and commands left unfinished
     laid out     gazetteers and contexts of other knowledge bases and settings
+    moved        what lies in a folder that outputs share now (engine/sharing.py), and was made here before; that folder
+                 itself stays as it is, since other outputs read it
     segments     vectors of other models and templates
     orphans      files beside a table's that no commit record names, which other programs could take for rows
     removed      of stages that the config no longer names, with --removed-stages: their tables, rejects and records
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from i2e_pipeline.core import files
 from i2e_pipeline.engine import merging
 from i2e_pipeline.engine.pipeline import Pipeline, inspect
-from i2e_pipeline.engine.tables import Commit
+from i2e_pipeline.engine.tables import Commit, Tables
 from i2e_pipeline.engine.units import Units
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ def clean(
         for found in _found(pipeline, dry_run, removed_stages):
             freed.append(found)
             if not dry_run and found.kind not in _DONE_ELSEWHERE:
-                files.remove(pipeline.tables.path(found.path))
+                files.remove(files.join(pipeline.tables.root, found.path))
         changed = _purged(pipeline, dry_run) if purged else []
         changed += _merged(pipeline, dry_run) if merge else []
         if not dry_run and changed and pipeline.tables.storage.format == "delta":
@@ -81,12 +83,15 @@ def _purged(pipeline: Pipeline, dry_run: bool) -> list[Freed]:
 def _merged(pipeline: Pipeline, dry_run: bool) -> list[Freed]:
     """Of units that count, under today's settings, and whose files are there; the others are made again."""
     run = pipeline.open(Units(pipeline.tables.root).known())
-    commits = {stage.name: list(inspect(run, stage).done.values()) for stage in pipeline.stages}
+    inspected = {stage.name: inspect(run, stage) for stage in pipeline.stages}
+    # Other outputs read what they share, file by file.
+    own = [name for name in inspected if pipeline.tables.of(name) is pipeline.tables]
+    commits = {name: list(inspected[name].done.values()) for name in own}
     made = merging.merge(pipeline.tables, commits, dry_run)
     return [Freed("merged", one.table, one.before - one.after, one.bytes_saved) for one in made]
 
 
-_DONE_ELSEWHERE = ("segments", "removed", "Delta log")
+_DONE_ELSEWHERE = ("moved", "segments", "removed", "Delta log")
 
 
 def _found(pipeline: Pipeline, dry_run: bool, removed_stages: bool) -> Iterator[Freed]:
@@ -98,10 +103,14 @@ def _found(pipeline: Pipeline, dry_run: bool, removed_stages: bool) -> Iterator[
         inspect(run, stage)
         handed = run.handed_to(stage)
         for folder, used in stage.lays_out(handed).items():
-            root = files.is_local(tables.root)
-            for name in files.list_folders(tables.path(folder)) if root else []:
-                if name != used and not files.is_hidden(name):
+            here = files.join(tables.root, folder)
+            for name in files.list_folders(here) if files.is_local(tables.root) else []:
+                if (name != used or _beside(tables, folder, name)) and not files.is_hidden(name):
                     yield from _of_folder(pipeline, "laid out", files.join(folder, name))
+        if tables.of(stage.name) is not tables and (old := list(tables.own.commits(stage.name).values())):
+            yield from _of_commits(stage.name, "moved", old)
+            if not dry_run:
+                tables.own.discard(stage.name, [c.unit for c in old])
         if stage.scope == "segments":
             now = handed.fingerprints[stage.name]
             old = [c for c in tables.commits(stage.name).values() if c.fingerprint != now]
@@ -123,8 +132,13 @@ def _found(pipeline: Pipeline, dry_run: bool, removed_stages: bool) -> Iterator[
             yield Freed("orphans", path, 1, bytes_)
 
 
+def _beside(tables: Tables, folder: str, name: str) -> bool:
+    """Whether what is used lies beside tables that outputs share, and here is an older one."""
+    return any(files.exists(files.join(root, folder, name)) for root in tables.shared_roots())
+
+
 def _of_folder(pipeline: Pipeline, kind: str, folder: str) -> Iterator[Freed]:
-    found = files.list_files(pipeline.tables.path(folder))
+    found = files.list_files(files.join(pipeline.tables.root, folder))
     if found:
         yield Freed(kind, folder, len(found), sum(f.size for f in found))
 

@@ -17,6 +17,8 @@ from i2e_pipeline.core import files, places, stores
 from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.secrets import hide
+from i2e_pipeline.engine import sharing
+from i2e_pipeline.knowledge.stages import KnowledgeBase, Surfaces
 from wikidata.source_files import ANCHORS, DUMP, IMPORTANCE, POPULARITY, REDIRECTS, SourceError, recognised, unclosed
 
 _LEAST_DISK = 1 << 30
@@ -307,6 +309,8 @@ def _fetch(config: Config) -> str:
 
 def _dump(config: Config) -> str:
     kb = config.knowledge_base
+    if kb.dump is None and kb.path is not None:
+        return _shared_base(config, kb.path)
     if kb.dump is None:
         raise Failed(
             "knowledge_base.dump is not set: https://dumps.wikimedia.org/wikidatawiki/entities/latest-all.json.bz2"
@@ -328,6 +332,16 @@ def _dump(config: Config) -> str:
                 raise Failed(f"knowledge_base.dump: {path}: {doubt}: download it again")
             sizes.append(f"{setting} {sum(f.size for f in found) / 1e6:,.1f} MB")
     return ", ".join(sizes)
+
+
+def _shared_base(config: Config, path: str) -> str:
+    """The knowledge base that a run takes which names no dump."""
+    places.refuse_closed(path, "knowledge_base.path")
+    try:
+        found = sharing.base(path, [(KnowledgeBase(), config), (Surfaces(), config)])
+    except sharing.NoBase as error:
+        raise Failed(f"knowledge_base.path: {error}") from None
+    return f"{found.folder}, made by another output"
 
 
 def _data_set(name: str, path: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine.pipeline import Pipeline
 from wikidata.api import WikidataClient, WikidataError
@@ -32,7 +33,7 @@ def describe(pipeline: Pipeline, asked: str) -> str:
     form = normal_form(asked)
     rows = _rows(pipeline, "kb/surfaces", pc.field("normal_form") == form)
     if not rows:
-        raise UnknownEntity(f"no entity of {pipeline.config.output}/kb is called {asked!r} (looked for {form!r})")
+        raise UnknownEntity(f"no entity of {_folder(pipeline)} is called {asked!r} (looked for {form!r})")
     (row,) = rows
     candidates = sorted(row["candidates"], key=lambda c: -c["prior"])
     known = {e["entity_id"]: e for e in _entities(pipeline, [c["entity_id"] for c in candidates])}
@@ -53,8 +54,7 @@ def _entity(pipeline: Pipeline, entity_id: int) -> str:
         return f"Q{entity_id} was merged into Q{led[0]['into']}\n{_entity(pipeline, led[0]['into'])}"
     if not found:
         raise UnknownEntity(
-            f"Q{entity_id} is not in {pipeline.config.output}/kb: the dump lacks it, or knowledge_base.skip leaves its "
-            "kind out"
+            f"Q{entity_id} is not in {_folder(pipeline)}: the dump lacks it, or knowledge_base.skip leaves its kind out"
         )
     (entity,) = found
     lines = [_headline(entity_id, entity)]
@@ -92,8 +92,13 @@ def _rows(pipeline: Pipeline, table: str, wanted: pc.Expression) -> list[dict[st
     tables = pipeline.tables
     commits = tables.commits_of(table)
     if not commits:
-        raise UnknownEntity(f"{tables.path('kb')} holds no knowledge base: `i2e run --until surfaces` makes it")
+        raise UnknownEntity(f"{_folder(pipeline)} holds no knowledge base: `i2e run --until surfaces` makes it")
     return list(tables.where(table, commits.values(), wanted).to_pylist())
+
+
+def _folder(pipeline: Pipeline) -> str:
+    """Where the knowledge base lies."""
+    return files.folder_of(pipeline.tables.path("kb/surfaces"))
 
 
 def live(asked: str, contact: str) -> str:

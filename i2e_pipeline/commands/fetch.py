@@ -198,6 +198,7 @@ def _prepare(pipeline: Pipeline, folder: Path, found: Sequence[addresses.Address
     }
     if config.fetch.linked_only:
         chosen["linked_only"] = {name: getattr(config, name).shown() for name in _LINKING}
+        chosen["linked_only"]["knowledge_base"].pop("path")  # where it lies says nothing of what is in it
     if files.exists(record):
         before = files.record(record, "remove the folder, and fetch again")
         if before["of"] != digest(chosen):

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run
@@ -50,7 +51,7 @@ def linked(
     """What each cleaned text, alone or in its group, names: `mentions` as explain_links gives them, and `overlooked`,
     the words that look like names and are no mention, each with the reason."""
     config = run.config.extract
-    laid_out = _laid_out(run, "mentions", "kb/gazetteer") if config.gazetteer else None
+    laid_out = _laid_out(run, "mentions", "kb/gazetteer", "kb/surfaces") if config.gazetteer else None
     model = recognizer.load(config.recognizer, config.batch_size)
     names = gazetteer.Gazetteer(laid_out) if laid_out else None
     rows = pa.RecordBatch.from_pydict(
@@ -83,7 +84,7 @@ def explained(
     forms = {m["normal_form"] for m in mentions}.union(*(elsewhere or {}).values())
     keys = {key for form in forms for key, _ in keys_of(form)}
     known = {row["normal_form"]: row["candidates"] for row in surfaces(run, keys)}
-    context = Context(_laid_out(run, "candidates", "kb/context"))
+    context = Context(_laid_out(run, "candidates", "kb/context", "kb/entities"))
     settings = run.config.link
     rows = link_rows(texts, mentions, known, groups, elsewhere)
     told = explain_links(rows, context, settings, Weights.load(settings.weights))
@@ -134,19 +135,21 @@ def _of_knowledge_base(
     commits = run.commits_of(table)
     if not commits:
         last = run.writer("kb/surfaces").name
-        raise NoKnowledgeBase(f"{run.tables.path('kb')} holds no knowledge base: `i2e run --until {last}` makes it")
+        folder = files.folder_of(run.tables.path(table))
+        raise NoKnowledgeBase(f"{folder} holds no knowledge base: `i2e run --until {last}` makes it")
     rows: list[dict[str, Any]] = run.tables.where(table, commits, wanted, columns).to_pylist()
     return rows
 
 
-def _laid_out(run: Run, table: str, folder: str) -> str:
-    """Where the writer of a table lays out a folder for its workers; it does so now if it has not."""
+def _laid_out(run: Run, table: str, folder: str, of: str) -> str:
+    """Where the writer of a table lays out a folder, made of another table, for its workers; it does so now if it has
+    not."""
     if not run.commits_of("kb/surfaces"):
         _of_knowledge_base(run, "kb/surfaces", pc.scalar(False))
     stage = run.writer(table)
     handed = run.handed_to(stage)
     stage.prepare(handed)
-    return run.tables.local_path(*folder.split("/"), stage.lays_out(handed)[folder])
+    return run.tables.local_path(*folder.split("/"), stage.lays_out(handed)[folder], of=of)
 
 
 def _overlooked(

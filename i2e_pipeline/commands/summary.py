@@ -157,7 +157,7 @@ def print_places(tables: Tables, states: Sequence[StageState]) -> None:
         ("dataset", tables.path("i2e")),
         ("report", tables.path("report.html")),
         ("rejects", tables.path("rejects")),
-        ("knowledge base", tables.path("kb")),
+        ("knowledge base", files.folder_of(tables.path("kb/surfaces"))),
     ):
         if files.exists(path):
             console.print(f"{what:<15} {hide(path)}", soft_wrap=True)

@@ -373,6 +373,11 @@ class PriorsConfig(Section):
 class KnowledgeBaseConfig(Section):
     added_later: ClassVar[tuple[str, ...]] = ("allow_partial", "importance", "redirects", "priors")
 
+    path: Annotated[PathText, AfterValidator(_named), AfterValidator(_folder)] | None = None
+    """Folder or URI of knowledge bases that several outputs share. One is made there once, named by what it is made of
+    and how, and whoever asks for the same reads it. Without `dump` a run takes the one that lies there whole; of
+    several, name its folder `surfaces-…`. Settings that are not as by default must then be those that it was made with.
+    None: it lies in the output."""
     dump: ContentPath = None
     """Wikidata JSON dump, one entity a line: a file, a folder, or a glob (as in pairs.path). Plain and .bz2 files are
     read by many cores, .gz, .xz and .zst files by one core each."""
@@ -1029,6 +1034,8 @@ def paths(config: Config) -> list[tuple[str, str]]:
     stages from outside, too."""
     found = [("output", config.output), *(("pairs.path", path) for path in config.pairs.path)]
     found += [("session.shared_folders", path) for path in config.session.shared_folders]
+    if config.knowledge_base.path:
+        found.append(("knowledge_base.path", config.knowledge_base.path))
     for name in type(config).model_fields:
         section = getattr(config, name)
         if isinstance(section, Section):

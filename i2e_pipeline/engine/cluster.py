@@ -130,7 +130,10 @@ def survey(
     context = spark.sparkContext
     token = uuid.uuid4().hex[:12]
     writes = [("output", config.output)] if writes is None else writes
-    reads = [place for place in paths(config) if place[0].startswith(_READ_BY_WORKERS)] if reads is None else reads
+    if reads is None:
+        # A folder that outputs share is made by the first of them.
+        named = [place for place in paths(config) if place[0].startswith(_READ_BY_WORKERS)]
+        reads = [place for place in named if place[0] != "knowledge_base.path" or files.exists(place[1])]
     folders = {files.join(path, f"_cluster-{token}"): f"{key}: {path}" for key, path in writes}
     wanted = {_fixed(path): f"{key}: {path}" for key, path in reads}
     for folder in folders:

@@ -6,28 +6,25 @@ Everything else is made again, wave by wave of units (engine/waves.py), and what
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import signal
-import socket
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
-from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING
 
 from i2e_pipeline.core import files, places, stores
 from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.rejects import reason_name
-from i2e_pipeline.engine import cluster, looking, merging, session, taking_over
+from i2e_pipeline.engine import cluster, looking, merging, session, sharing, taking_over
 from i2e_pipeline.engine.causes import cause
+from i2e_pipeline.engine.lock import Held, exclusive, waiting
 from i2e_pipeline.engine.progress import StageProgress, job_group
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
 from i2e_pipeline.engine.tables import WHOLE, Commit, Failed, Tables
@@ -42,9 +39,9 @@ log = logging.getLogger(__name__)
 
 _FAILURES_SHOWN = 5
 _STORAGE = "_storage.json"
+JOINING = "_joining.json"
+"""Lies in an output for as long as two others are being joined in it (engine/joining.py)."""
 _TELLING_ROWS, _NEARLY_ALL = 1_000, 0.99
-_BEAT, _SILENT = 60.0, 600.0
-"""Seconds between two signs of life of the process that holds an output, and without one until it counts as gone."""
 _SHUFFLE_PARTITIONS, _MOST_PARTITIONS = 200, 50_000
 _ROWS_OF_A_PARTITION = 250_000
 
@@ -76,6 +73,8 @@ def inspect(run: Run, stage: Stage, redo: bool = False) -> StageState:
     state = StageState(stage)
     run = run.handed_to(stage)
     run.fingerprints[stage.name] = stage.fingerprint(run, WHOLE)
+    if place := stage.shared_in(run.config):
+        run.tables.share(stage.name, sharing.home(place, stage.name, run.fingerprints[stage.name]))
     found = run.tables.commits(stage.name)
     units = stage.all_units(run)
     gone = run.tables.missing_files(found[unit] for unit in units if unit in found)
@@ -106,8 +105,23 @@ class Pipeline:
         self.config = config
         self.stages = list(stages)
         start = start_spark or self._start_spark
-        self.tables = Tables(config.output, config.storage, lambda: session.ready(start(), config), catalogue(stages))
+        shared = [s.name for s in stages if s.shared_in(config)]
+        self.tables = Tables(
+            config.output,
+            config.storage,
+            lambda: session.ready(start(), config),
+            catalogue(stages),
+            shared,
+            self._settle_shared,
+        )
         self._held = False
+
+    def _settle_shared(self) -> None:
+        """Find the tables that outputs share, for who asks for one before any stage was inspected."""
+        run = Run(self.config, self.tables, [], self.stages)
+        for stage in self.stages:
+            if stage.shared_in(self.config):
+                inspect(run, stage)
 
     def _start_spark(self) -> SparkSession:
         return session.build(self.config)
@@ -170,8 +184,7 @@ class Pipeline:
         for stage in asked:
             run.settings_of(stage)
             stage.check(run.handed_to(stage))
-        if not files.exists(self.tables.path(_STORAGE)):
-            files.write_json(self.tables.path(_STORAGE), {"format": self.config.storage.format})
+        self.mark_storage()
         if left := [name for name in self.tables.committed_stages() if name not in self.names]:
             log.info("%s: no stage of this config; what it wrote stays, and nobody reads it", ", ".join(left))
         _refuse_guarded(run, asked, redo)
@@ -185,6 +198,8 @@ class Pipeline:
                 log.info("%-15s nothing to do: %s done before", stage.name, _units(len(state.done)))
             elif wanted is not None and stage.name not in wanted:
                 raise StageError(_missing(stage, run, asked, wanted))
+            elif self.tables.of(stage.name) is not self.tables:
+                states[-1] = state = self._make_shared(run, stage, redo)
             else:
                 _run_stage(run, state)
             _refuse_empty(run, state)
@@ -198,6 +213,41 @@ class Pipeline:
         for name in units.replaced():
             self._forget(run, name)
             units.drop_replaced(name)
+
+    def mark_storage(self) -> None:
+        """Write down how the output's tables are stored, before the first of them is."""
+        if not files.exists(self.tables.path(_STORAGE)):
+            files.write_json(self.tables.path(_STORAGE), {"format": self.config.storage.format})
+
+    def _make_shared(self, run: Run, stage: Stage, redo: Sequence[str]) -> StageState:
+        """Make what other outputs read, too, unless one of them has made it meanwhile, or this one made the same for
+        itself before."""
+        home = self.tables.of(stage.name)
+        if stage.name in redo and not inspect(run, stage).to_do:
+            raise StageError(
+                f"{home.root} is read by other outputs, and is not made again under them: remove it when none of them "
+                f"runs, and the next run makes it"
+            )
+        places.refuse_unwritable(home.root, f"stage {stage.name}")
+        with waiting(home.root, f"stage {stage.name}"):
+            state = inspect(run, stage)
+            if state.to_do:
+                home.discard_staging()
+                if not self._adopted(run, stage, home):
+                    _run_stage(run, state)
+                    return state
+                state = inspect(run, stage)
+        log.info("%-15s nothing to do: made before, in %s", stage.name, home.root)
+        return state
+
+    def _adopted(self, run: Run, stage: Stage, home: Tables) -> bool:
+        own = self.tables.own
+        commit = own.commits(stage.name).get(WHOLE)
+        if commit is None or commit.fingerprint != run.fingerprints[stage.name] or own.missing_files([commit]):
+            return False
+        log.info("%-15s copying what this output holds to %s; `i2e clean` removes it here", stage.name, home.root)
+        sharing.adopt(home, own, commit)
+        return True
 
     def _planned_units(
         self, remember: bool = True, changed: list[Gone] | None = None, replace_changed: bool = False
@@ -300,16 +350,25 @@ class Pipeline:
                 self.tables.discard(name, [unit])
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """One run at a time in an output folder. A lock whose process is gone does not hold."""
+    def exclusive(self, joining_in: bool = False) -> Iterator[None]:
+        """One run at a time in an output folder. A lock whose process is gone does not hold.
+
+        joining_in   two others are joined into it (engine/joining.py), which may have been begun before
+        """
         if self._held:
             yield
             return
         places.refuse_unwritable(self.config.output, "output")
-        with exclusive(self.config.output):
+        with ExitStack() as held:
+            try:
+                held.enter_context(exclusive(self.config.output))
+            except Held as error:
+                raise StageError(str(error)) from None
             self._held = True
             try:
                 _refuse_other_format(self.config, self.tables)
+                if not joining_in:
+                    _refuse_half_joined(self.tables)
                 merging.finish(self.tables)
                 yield
             finally:
@@ -382,6 +441,17 @@ def _refuse_other_format(config: Config, tables: Tables) -> None:
         )
 
 
+def _refuse_half_joined(tables: Tables) -> None:
+    """Raise StageError where two outputs were to be joined in this one, and some of it is still to come."""
+    path = tables.path(JOINING)
+    if files.exists(path):
+        first, second = files.record(path, "remove the output, and join again")["from"]
+        raise StageError(
+            f"{tables.root} is a join of {first} and {second} that was cut off: `i2e merge {first} {second} --to "
+            f"{tables.root}` goes on with it"
+        )
+
+
 def _missing(stage: Stage, run: Run, asked: Sequence[Stage], wanted: Sequence[str]) -> str:
     asker = next(s for s in asked if s.name in wanted)
     for table in stage.tables:
@@ -409,7 +479,7 @@ def _run_stage(run: Run, state: StageState) -> None:
         failed = _Workers(run, state, waves, rows, progress).work()
     if failed:
         raise _failure(stage, failed, len(state.to_do) - len(failed))
-    run.tables.records.fold(stage.name)
+    run.tables.of(stage.name).records.fold(stage.name)
     state.seconds = time.monotonic() - started
     made = [state.done[u] for u in state.to_do]
     rows_in = sum(c.rows_in for c in made)
@@ -598,65 +668,3 @@ def _reason(why: str) -> str:
 
 def _units(count: int) -> str:
     return f"{count} unit" + ("s" if count != 1 else "")
-
-
-@contextmanager
-def exclusive(output: str) -> Iterator[None]:
-    """One run at a time in an output folder. A lock whose process is gone does not hold: on this machine that is seen
-    at once; one of another machine, such as the driver's last in a cluster, beats while it lives."""
-    path = files.join(output, "_lock")
-    me = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    if files.exists(path):
-        holder = json.loads(files.read_bytes(path) or b"{}")
-        silent = time.time() - holder.get("beat", time.time())
-        here = holder.get("host") == me["host"]
-        if _alive(holder.get("process", 0)) if here else silent < _SILENT:
-            when = "" if here else f", or until it has been silent for {_SILENT / 60:.0f} minutes"
-            raise StageError(
-                f"{output} is being written by process {holder.get('process')} on {holder.get('host')} since "
-                f"{holder.get('since')}: wait for it{when}, or remove {path} if that process is gone"
-            )
-        if not here:
-            log.warning("process %s on %s is silent: its lock holds no more", holder.get("process"), holder.get("host"))
-        files.remove(path)
-    files.create_json(path, me | {"beat": time.time()})
-    ended = Event()
-    beating = Thread(target=_beat, args=(path, me, ended), name="i2e-lock", daemon=True)
-    beating.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        beating.join()
-        if _holds(path, me):
-            files.remove(path)
-
-
-def _holds(path: str, me: Mapping[str, Any]) -> bool:
-    held = json.loads(files.read_bytes(path) or b"{}") if files.exists(path) else {}
-    return {key: held.get(key) for key in me} == me
-
-
-def _beat(path: str, me: dict[str, Any], ended: Event) -> None:
-    """Say that the holder lives, until it has ended; stop the run whose lock somebody else has taken."""
-    while not ended.wait(_BEAT):
-        try:
-            if not _holds(path, me):
-                log.error("%s is somebody else's now: this run was silent for too long, and stops", path)
-                os.kill(os.getpid(), signal.SIGINT)  # which ends a wait, too
-                return
-            files.write_json(path, me | {"beat": time.time()})
-        except OSError as error:
-            log.warning("%s: %s", path, error)
-
-
-def _alive(process: int) -> bool:
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -8,9 +8,10 @@ else's package (docs/extending.md).
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -20,8 +21,9 @@ import pyarrow as pa
 from i2e_pipeline.core.config import Config, Section, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.core.rejects import reason_name
-from i2e_pipeline.engine import dealing
+from i2e_pipeline.engine import dealing, sharing
 from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
+from i2e_pipeline.engine.lock import waiting
 from i2e_pipeline.engine.shipping import Shipped, ship
 from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Failed, Kernel, Tables, Written
 from i2e_pipeline.engine.units import InputFile, Unit, Units
@@ -152,6 +154,15 @@ class Stage:
     guarded: tuple[str, ...] = ()
     """Settings, by their stored names, whose change is refused: what was made with them cost hours, and is not made
     again unasked."""
+
+    def shared_in(self, config: Config) -> str | None:
+        """A folder outside the output where other outputs read this stage's tables, too (engine/sharing.py). None: they
+        lie in the output. For stages over everything that depend on no unit."""
+        return None
+
+    def takes_what_is_there(self, config: Config) -> bool:
+        """Whether it takes what lies in that folder, since the config does not say what it would be made of."""
+        return False
 
     @classmethod
     def all_sections(cls) -> tuple[str, ...]:
@@ -424,8 +435,21 @@ class Run:
     def settings_of(self, stage: Stage) -> dict[str, Any]:
         """A stage's settings as its fingerprint holds them; models and files are looked at once a run."""
         if stage.name not in self._settings:
-            self._settings[stage.name] = stage.settings(self.handed_to(stage).config)
+            config = self.handed_to(stage).config
+            place = stage.shared_in(config)
+            if place and stage.takes_what_is_there(config):
+                self._settings |= {n: c.components["settings"] for n, c in self.base(stage, place).commits.items()}
+            else:
+                self._settings[stage.name] = stage.settings(config)
         return self._settings[stage.name]
+
+    def base(self, stage: Stage, place: str) -> sharing.Base:
+        """What lies in a folder that outputs share, of this stage and those that share it, too. Raises StageError."""
+        handed = [(s, self.handed_to(s).config) for s in self.stages]
+        try:
+            return sharing.base(place, [(s, config) for s, config in handed if s.shared_in(config) == place])
+        except sharing.NoBase as error:
+            raise StageError(f"{stage.name} takes what other outputs have made: {error}") from None
 
     def unit(self, name: str) -> Unit:
         return self._by_name[name]
@@ -675,7 +699,15 @@ class Run:
 
     def ship(self, path: str) -> Shipped:
         """A file or folder that every worker needs; `.local()` in the worker says where it lies there."""
-        return ship(self.spark, path, self.tables.root, self.config.session.shared_folders)
+        seen = (*self.config.session.shared_folders, *self.tables.shared_roots())
+        return ship(self.spark, path, self.tables.root, seen)
+
+    @contextmanager
+    def laying_out(self, path: str) -> Iterator[None]:
+        """For files for workers that are laid out at `path` (`Tables.local_path`): another output that lays out beside
+        the same tables is waited for."""
+        with waiting(os.path.dirname(path), path):
+            yield
 
     def _whole_config(self) -> Config:
         return self.config._whole if isinstance(self.config, _OwnSections) else self.config

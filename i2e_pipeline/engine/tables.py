@@ -5,6 +5,8 @@
     <output>/_commits/<stage>/                      what a stage made of each unit (engine/records.py)
     <output>/_staging/                              files of attempts that are not committed; never read
 
+What a stage makes for many outputs lies in a folder of its own that looks like an output (engine/sharing.py).
+
 A Spark task writes its own files, all tables of a stage in one pass, and returns a report that names them
 (engine/tasks.py). The driver moves the files that reports of successful attempts name into place and writes the commit
 record last. What a failed, repeated or speculative attempt left behind is named by no report and dropped with the
@@ -19,10 +21,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import queue
 import uuid
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -140,10 +143,14 @@ class Tables:
         storage: StorageConfig | None = None,
         start_spark: Callable[[], SparkSession] | None = None,
         catalogue: Catalogue | None = None,
+        shared: Collection[str] = (),
+        settle: Callable[[], None] | None = None,
     ) -> None:
         """`start_spark` is called when Spark is first needed: a run with nothing to do starts none.
 
         catalogue   what the stages declare; without it commit records can be read, and no table
+        shared      stages whose tables lie elsewhere, where other outputs read them, too
+        settle      calls `share` for each of them; called when it is first asked where their tables lie
         """
         self.root = root
         self.storage = storage or StorageConfig()
@@ -153,9 +160,55 @@ class Tables:
         self.records = Records(files.join(root, "_commits"))
         self._delta: dict[str, DeltaLog] = {}
         self._lock = Lock()
+        self._shared = frozenset(shared)
+        self._settle = settle
+        self._homes: dict[str, Tables] = {}
+        """Of each shared stage, the tables where it leaves its own."""
 
     def path(self, *parts: str) -> str:
+        """A path below the output; of a table that lies elsewhere, where it does."""
+        below = files.join(*parts) if parts else ""
+        for stage in self._shared if parts else ():
+            of_stage = (
+                f"rejects/stage={stage}",
+                *(t for t, writer in self.catalogue.writers.items() if writer == stage),
+            )
+            if any(below == one or below.startswith(f"{one}/") for one in of_stage):
+                return files.join(self.of(stage).root, *parts)
         return files.join(self.root, *parts)
+
+    # Tables that lie elsewhere
+
+    @property
+    def own(self) -> Tables:
+        """What lies in the output itself, whatever is shared now."""
+        return Tables(self.root, self.storage, self._start_spark, self.catalogue) if self._shared else self
+
+    def share(self, stage: str, root: str) -> None:
+        """From now on a stage's tables are those below `root`. They are Parquet, whatever the output's are: each is
+        written once, and other outputs read it."""
+        if stage not in self._homes or self._homes[stage].root != root:
+            storage = self.storage.model_copy(update={"format": "parquet"})
+            self._homes[stage] = Tables(root, storage, lambda: self.spark)
+
+    def of(self, stage: str) -> Tables:
+        """The tables among which a stage leaves its own: these, or those of a folder that outputs share."""
+        if stage not in self._shared:
+            return self
+        if stage not in self._homes and self._settle is not None:
+            self._settle()
+        home = self._homes.get(stage, self)
+        home.catalogue, home._spark = self.catalogue, self._spark
+        return home
+
+    def of_table(self, table: str) -> Tables:
+        """The same for the stage that writes a table."""
+        writer = self.catalogue.writers.get(table)
+        return self if writer is None else self.of(writer)
+
+    def shared_roots(self) -> list[str]:
+        """Folders beside the output that its workers read."""
+        return [self.of(stage).root for stage in sorted(self._shared)]
 
     @property
     def spark(self) -> SparkSession:
@@ -169,10 +222,11 @@ class Tables:
 
     def commits(self, stage: str) -> dict[str, Commit]:
         """Commits of a stage by unit, as they lie there now."""
-        return self.records.read(stage)
+        return self.of(stage).records.read(stage)
 
     def committed_stages(self) -> list[str]:
-        """Names of all stages that have left commit records, those that the config no longer names among them."""
+        """Names of all stages that have left commit records in the output, those that the config no longer names among
+        them."""
         return self.records.stages()
 
     def commits_of(self, table: str) -> dict[str, Commit]:
@@ -231,7 +285,7 @@ class Tables:
             return spark.createDataFrame([], self.spark_schema(table, names)).select(*names)
         # Records say which files count, so no log is read for it. Folders are fewer than files, but a Delta table's
         # hold what was replaced, too.
-        whole_folders = self.storage.format == "parquet" and root == self.path(table)
+        whole_folders = self.of_table(table).storage.format == "parquet" and root == self.path(table)
         named = sorted({files.join(root, p.rpartition("/")[0] if whole_folders else p) for p in paths})
         schema = self.spark_schema(table, [*(n for n in names if n != "unit"), "unit"])
         named = [files.for_spark(path) for path in named]
@@ -240,7 +294,7 @@ class Tables:
 
     def load(self, table: str, commits: Iterable[Commit], columns: Sequence[str] | None = None) -> pa.Table:
         """The same in this process, without Spark: for tables that are small by nature."""
-        filesystem, _ = files.open_filesystem(self.root)
+        filesystem, _ = files.open_filesystem(self.path(table))
         schema = self.catalogue.schema(table)
         names = list(columns) if columns is not None else schema.names
         parts = [
@@ -275,7 +329,8 @@ class Tables:
         commits = list(commits)
         schema = self.as_stored(table, commits)
         names = list(columns) if columns is not None else schema.names
-        filesystem, _ = files.open_filesystem(self.root)
+        lying = next((f.path for c in commits for f in c.files.get(table, [])), "")
+        filesystem, _ = files.open_filesystem(self.path(table, lying))
         unit_of = {
             files.open_filesystem(self.path(table, f.path))[1]: _unit_in(f.path) or c.unit
             for c in commits
@@ -319,19 +374,25 @@ class Tables:
 
     def batches(self, table: str, commits: Iterable[Commit], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The same in bounded memory, batch by batch."""
-        filesystem, _ = files.open_filesystem(self.root)
         for commit in commits:
             for file in commit.files.get(table, []):
-                inner = files.open_filesystem(self.path(table, file.path))[1]
+                filesystem, inner = files.open_filesystem(self.path(table, file.path))
                 with filesystem.open_input_file(inner) as stream:
                     yield from pq.ParquetFile(stream).iter_batches(65_536, columns=list(columns))
 
-    def local_path(self, *parts: str) -> str:
+    def local_path(self, *parts: str, of: str | None = None) -> str:
         """Where files that are memory-mapped lie: in the output folder; for a remote one, in this machine's cache of
-        it."""
-        if files.is_local(self.root):
-            return self.path(*parts)
-        name = hashlib.blake2b(self.root.encode(), digest_size=8).hexdigest()
+        it.
+
+        of   the table that they are made of: what is made of one that lies elsewhere lies beside it, unless nobody may
+             write there
+        """
+        root = self.root if of is None else self.of_table(of).root
+        if files.is_local(root):
+            path = files.join(root, *parts)
+            closed = root != self.root and not os.path.exists(path) and os.path.isdir(root) and not _open(root)
+            return self.own.local_path(*parts) if closed else path
+        name = hashlib.blake2b(root.encode(), digest_size=8).hexdigest()
         return str(scratch("outputs", name, *parts[:-1]).joinpath(*parts[-1:]))
 
     # Writing
@@ -340,7 +401,7 @@ class Tables:
     def staging(self, stage: str) -> Iterator[str]:
         """A folder for files that are not committed; at the end of the block it is gone with all that was left in
         it."""
-        folder = self.path("_staging", f"{stage}-{uuid.uuid4().hex[:12]}")
+        folder = self.of(stage).path("_staging", f"{stage}-{uuid.uuid4().hex[:12]}")
         try:
             yield folder
         finally:
@@ -465,7 +526,7 @@ class Tables:
         )
 
     def _own_staging(self, stage: str, unit: str) -> str:
-        return self.path("_staging", f"{stage}-{unit}-{uuid.uuid4().hex[:12]}")
+        return self.of(stage).path("_staging", f"{stage}-{unit}-{uuid.uuid4().hex[:12]}")
 
     def _task_plan(
         self, staging: str, stage: str, unit: str | None, tables: Sequence[str], counting: Counting | None
@@ -492,6 +553,8 @@ class Tables:
         if not made:
             return made
         stage = made[0].stage
+        if (home := self.of(stage)) is not self:
+            return home.commit(commits)
         known = self.records.known(stage)
         previous = {c.unit: known[c.unit] for c in made if c.unit in known}
         self.records.drop(stage, previous)
@@ -571,6 +634,8 @@ class Tables:
     def orphans(self) -> list[tuple[str, int]]:
         """Parquet files in tables' unit folders that no commit record names, with their bytes: what a kill left
         between the move of a unit's files and its record."""
+        if self._shared:
+            return self.own.orphans()
         named: dict[str, set[str]] = {}
         for stage in self.committed_stages():
             for commit in self.commits(stage).values():
@@ -587,6 +652,8 @@ class Tables:
     def vacuum(self, dry_run: bool = False) -> list[tuple[str, tuple[int, int]]]:
         """Of each Delta table the files, and their bytes, that its log no longer names; they are removed, and the log
         gets a checkpoint."""
+        if self._shared:
+            return self.own.vacuum(dry_run)
         tables = {t for s in self.committed_stages() for c in self.commits(s).values() for t in c.files}
         freed = ((table, self._log(table).vacuum(dry_run)) for table in sorted(tables))
         return [(table, size) for table, size in freed if size[0]]
@@ -597,6 +664,9 @@ class Tables:
 
     def discard(self, stage: str, units: Sequence[str]) -> None:
         """Forget units of a stage: their records first, then their files."""
+        if (home := self.of(stage)) is not self:
+            home.discard(stage, units)
+            return
         known = self.records.known(stage)
         gone = [known[unit] for unit in units if unit in known]
         self.records.drop(stage, [c.unit for c in gone])
@@ -606,6 +676,11 @@ class Tables:
                 self._log(table).replace(None, [], folders)
             else:
                 self._each(lambda folder, table=table: files.remove(self.path(table, folder)), sorted(folders))
+
+
+def _open(folder: str) -> bool:
+    """May files be made there?"""
+    return os.access(folder.removeprefix("file://"), os.W_OK)
 
 
 def _unit_in(path: str) -> str | None:

@@ -125,6 +125,17 @@ class Units:
         gone = {unit.replaces for unit in units}
         return [unit for unit in units if unit.name not in gone]
 
+    def left_out(self) -> list[Unit]:
+        """Units that were forgotten."""
+        return self._read(self.forgotten)
+
+    def take_over(self, other: Units, unit: Unit, forgotten: bool = False) -> None:
+        """Know a unit of another registry, under the numbers that it has here."""
+        for file in unit.files:
+            if file.indexed and not forgotten:
+                files.copy(other._index(file.digest), self._index(file.digest))
+        self._save(unit, self.forgotten if forgotten else None)
+
     def _read(self, folder: str) -> list[Unit]:
         records = files.records(folder, _REMEDY)
         units = [

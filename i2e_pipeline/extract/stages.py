@@ -297,10 +297,14 @@ class Extract(Stage):
 
     def prepare(self, run: Run) -> None:
         """Compile the gazetteer, once per knowledge base and gate."""
-        if run.config.extract.gazetteer and not os.path.exists(self._gazetteer(run)):
-            columns = ["normal_form", "candidates", "forms", "link_probability", "gazetteer"]
-            surfaces = run.tables.batches("kb/surfaces", run.commits_of("kb/surfaces"), columns)
-            gazetteer.build(surfaces, self._gazetteer(run), run.config.extract.min_link_probability)
+        folder = self._gazetteer(run)
+        if not run.config.extract.gazetteer or os.path.exists(folder):
+            return
+        columns = ["normal_form", "candidates", "forms", "link_probability", "gazetteer"]
+        with run.laying_out(folder):
+            if not os.path.exists(folder):
+                surfaces = run.tables.batches("kb/surfaces", run.commits_of("kb/surfaces"), columns)
+                gazetteer.build(surfaces, folder, run.config.extract.min_link_probability)
 
     def lays_out(self, run: Run) -> Mapping[str, str]:
         return {"kb/gazetteer": self._name(run)}
@@ -310,7 +314,7 @@ class Extract(Stage):
         return f"{run.fingerprints[run.writer('kb/surfaces').name][:16]}-{gate}-format{gazetteer.FORMAT}"
 
     def _gazetteer(self, run: Run) -> str:
-        return run.tables.local_path("kb", "gazetteer", self._name(run))
+        return run.tables.local_path("kb", "gazetteer", self._name(run), of="kb/surfaces")
 
     def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
         return run.rows_by_unit("texts", units)

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, KnowledgeBaseConfig
+from i2e_pipeline.engine import sharing
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Made, Plan, Run, Stage, StageError
 from i2e_pipeline.engine.tables import WHOLE, Counting, Failed, Kernel, Written, pass_on
@@ -111,6 +112,7 @@ class KnowledgeBase(Stage):
     in_funnel = per_pair = False
     sections = ("knowledge_base",)
     leaves_out = {
+        "knowledge_base.path": "where it lies says nothing of what is in it",
         "knowledge_base.anchors": "the stage `surfaces` makes something of them; here their rows are only looked at",
         **{
             f"knowledge_base.{key}": "the stage `surfaces` applies it"
@@ -119,12 +121,21 @@ class KnowledgeBase(Stage):
     }
 
     def settings(self, config: Config) -> dict[str, Any]:
-        if config.knowledge_base.dump is None:
-            raise StageError("knowledge_base.dump is not set: name a Wikidata JSON dump (.json, .json.bz2)")
+        if config.knowledge_base.dump is None and config.knowledge_base.path is None:
+            raise StageError(
+                "knowledge_base.dump is not set: name a Wikidata JSON dump (.json, .json.bz2), or knowledge_base.path, "
+                "where another output has left what it made of one"
+            )
         return with_weights(super().settings(config), config.knowledge_base, self.leaves_out)
 
     def weighs(self, config: Config) -> dict[str, Any]:
         return {"types": TYPES.fingerprint, "priors": asdict(WEIGHTS)}
+
+    def shared_in(self, config: Config) -> str | None:
+        return config.knowledge_base.path
+
+    def takes_what_is_there(self, config: Config) -> bool:
+        return config.knowledge_base.dump is None
 
     def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made], None, None]:
         from wikidata import knowledge_base as wikidata
@@ -267,17 +278,19 @@ class KnowledgeBase(Stage):
         where there are none, or not all."""
         from wikidata import merges
 
-        commit = run.tables.commits(self.name).get(WHOLE)
+        tables, commit = run.tables, run.tables.commits(self.name).get(WHOLE)
+        if commit is None and (earlier := sharing.earlier(run.tables, self.name)):
+            tables, commit = earlier
         if commit is None or not (lying := commit.files.get("kb/entities")):
             return None
         entities = replace(commit, files={"kb/entities": lying})
-        if run.tables.missing_files([entities]):
+        if tables.missing_files([entities]):
             return None
-        filesystem, path = files.open_filesystem(run.tables.path("kb/entities", lying[0].path))
+        filesystem, path = files.open_filesystem(tables.path("kb/entities", lying[0].path))
         held = pq.read_schema(path, filesystem=filesystem)
         # Of another type is what older code held there.
         columns = [n for n in merges.COMPARED if n in held.names and held.field(n).type == ENTITIES.field(n).type]
-        return run.tables.read("kb/entities", [entities], ["entity_id", *columns])
+        return tables.read("kb/entities", [entities], ["entity_id", *columns])
 
     def _empty(self, run: Run, table: str) -> Written:
         return run.tables.write_local(iter(()), self.name, WHOLE, (table,)).only(table)
@@ -369,13 +382,19 @@ class Surfaces(Stage):
     leaves_out = {
         f"knowledge_base.{key}": "the stage `knowledge_base` applies it"
         for key in ("dump", "popularity", "importance", "redirects", "allow_partial", "languages", "skip")
-    }
+    } | {"knowledge_base.path": "where it lies says nothing of what is in it"}
 
     def settings(self, config: Config) -> dict[str, Any]:
         return with_weights(super().settings(config), config.knowledge_base)
 
     def weighs(self, config: Config) -> dict[str, Any]:
         return asdict(WEIGHTS)
+
+    def shared_in(self, config: Config) -> str | None:
+        return config.knowledge_base.path
+
+    def takes_what_is_there(self, config: Config) -> bool:
+        return config.knowledge_base.dump is None
 
     def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made | Failed], None, None]:
         with said_of("knowledge_base.anchors"):

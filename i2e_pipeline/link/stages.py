@@ -68,10 +68,14 @@ class Link(Stage):
         """Lay out the entities' context, and what stands above them, once per knowledge base."""
         # kb/entities is written in the order of entity_id, part after part.
         read = partial(run.tables.batches, "kb/entities", run.commits_of("kb/entities"))
-        if not os.path.exists(os.path.join(context_folder(run), "context.json")):
-            context.build(read([*context.COLUMNS]), context_folder(run))
-        if run.config.label.wider and not os.path.exists(os.path.join(_above_folder(run), "above.json")):
-            wider.build(read([*wider.COLUMNS]), _above_folder(run))
+        wanted = [("context.json", context_folder(run), context)]
+        wanted += [("above.json", _above_folder(run), wider)] if run.config.label.wider else []
+        for name, folder, layout in wanted:
+            whole = os.path.join(folder, name)
+            if not os.path.exists(whole):
+                with run.laying_out(folder):
+                    if not os.path.exists(whole):
+                        layout.build(read([*layout.COLUMNS]), folder)
 
     def lays_out(self, run: Run) -> Mapping[str, str]:
         return {"kb/context": _name(run, context.FORMAT), "kb/above": _name(run, wider.FORMAT)}
@@ -99,11 +103,11 @@ class Link(Stage):
 
 
 def context_folder(run: Run) -> str:
-    return run.tables.local_path("kb", "context", _name(run, context.FORMAT))
+    return run.tables.local_path("kb", "context", _name(run, context.FORMAT), of="kb/entities")
 
 
 def _above_folder(run: Run) -> str:
-    return run.tables.local_path("kb", "above", _name(run, wider.FORMAT))
+    return run.tables.local_path("kb", "above", _name(run, wider.FORMAT), of="kb/entities")
 
 
 def _name(run: Run, layout: int) -> str:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from i2e_pipeline.core import files
-from i2e_pipeline.engine import pipeline as pipeline_module
+from i2e_pipeline.engine import lock as locks
 from i2e_pipeline.engine.arrange import arrange
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.pipeline import Pipeline, UnitsFailed, exclusive
@@ -138,7 +138,7 @@ def test_two_writers_do_not_meet(folder: Path, spark: Any) -> None:
 
 def test_a_run_whose_lock_was_taken_stops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: two writers, after a machine that slept for long enough to count as gone."""
-    monkeypatch.setattr(pipeline_module, "_BEAT", 0.05)
+    monkeypatch.setattr(locks, "_BEAT", 0.05)
     path = f"{folder}/out/_lock"
 
     def held() -> None:

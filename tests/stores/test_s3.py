@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pyarrow import fs as pafs
 
+from i2e_pipeline.core import files
+from tests import chain
 from tests.chain import content
 from tests.cluster.tables import tables
 from tests.stores.conftest import SECRET, Store, on_the_store, run
@@ -45,6 +50,49 @@ def test_a_run_on_s3_makes_the_rows_of_one_on_a_disk(
     assert why.returncode == 0, why.stderr
     told = json.loads(why.stdout)
     assert (told["image"]["image_id"], told["pairs"][0]["ended"], told["notes"]) == (image, "published", [])
+
+
+@pytest.mark.parametrize("form", ["parquet", pytest.param("delta", marks=pytest.mark.delta)])
+def test_an_output_that_was_copied_to_a_store_goes_on_there(
+    store: Store,
+    world: Path,
+    whole: Path,
+    tmp_path: Path,
+    spark: Any,
+    form: str,
+) -> None:
+    """Its files are told by name and size, its input by content."""
+    here = tmp_path / "here"
+    chain.run(chain.settings(world, here, f"storage.format={form}", shards="*[01]"), spark)
+    name = f"moved-{form}"
+    pafs.copy_files(str(here), f"{store.bucket}/{name}", destination_filesystem=store.filesystem)
+    shutil.rmtree(here)
+    config = on_the_store(store, world, name, f"storage.format={form}", "pairs.path=s3://bucket/laion/*[01].parquet")
+    done = run(config, tmp_path, "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing was to do" in done.stdout, done.stdout + done.stderr
+    done = run(on_the_store(store, world, name, f"storage.format={form}"), tmp_path, "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "find what the texts name" in done.stdout + done.stderr
+    fetched = store.fetched(name, tmp_path / "fetched")
+    manifest = files.read_json(str(fetched / "i2e" / "manifest.json"))
+    assert (len(manifest["units"]), manifest["images"]) == (3, len(content(whole)[0]))
+
+
+def test_a_knowledge_base_on_the_store_is_shared(store: Store, world: Path, whole: Path, tmp_path: Path) -> None:
+    """Made by an output there, read by one on a disk that knows no dump."""
+    path = f"knowledge_base.path=s3://{store.bucket}/bases"
+    done = run(on_the_store(store, world, "first", path), tmp_path, "run", "--until", "surfaces")
+    assert done.returncode == 0, done.stdout + done.stderr
+    sources = [f"knowledge_base.{name}=null" for name in ("dump", "popularity", "anchors")]
+    here = tmp_path / "here"
+    config = on_the_store(store, world, "unused", path, *sources, f"output={here}")
+    done = run(config, tmp_path, "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert content(here) == content(whole)
+    assert not (here / "kb").exists()
+    why = run(config, tmp_path, "explain", min(content(here)[0]), "--json")
+    assert (why.returncode, json.loads(why.stdout)["notes"]) == (0, []), why.stderr
 
 
 def test_readme_names_the_paths_that_are_tested(store: Store, world: Path) -> None:
