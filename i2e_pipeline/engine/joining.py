@@ -30,7 +30,7 @@ from i2e_pipeline.core.config import digest
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine.pipeline import JOINING, Pipeline
 from i2e_pipeline.engine.records import Commit, WrittenFile
-from i2e_pipeline.engine.stage import Stage, difference
+from i2e_pipeline.engine.stage import Stage, difference, without_edition
 from i2e_pipeline.engine.tables import Tables, Written
 from i2e_pipeline.engine.tasks import OpenFile
 from i2e_pipeline.engine.units import Unit, Units
@@ -202,7 +202,7 @@ def _refuse_unlike(stage: Stage, first: Tables, second: Tables) -> None:
 
 def _alike(components: Mapping[str, Any]) -> dict[str, Any]:
     """Of what a fingerprint is made of, what does not depend on the units that there are."""
-    after = {name: value for name, value in components.get("after", {}).items() if name != "units"}
+    after = {name: without_edition(value) for name, value in components.get("after", {}).items() if name != "units"}
     return {**{key: components.get(key) for key in ("version", "settings", "weighs")}, "after": after}
 
 

@@ -374,6 +374,10 @@ def named(name: str, edition: str) -> str:
     return f"{name} {edition}" if edition else name
 
 
+def without_edition(name: str) -> str:
+    return name.partition(" ")[0]
+
+
 def _notes(staged: Sequence[Written]) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     for written in staged:
@@ -802,7 +806,7 @@ def check_rows(
 
 def _is_digest(text: str) -> bool:
     """Whether it is one, with or without an edition."""
-    return len(text.partition(" ")[0]) == _DIGEST
+    return len(without_edition(text)) == _DIGEST
 
 
 def difference(
