@@ -51,7 +51,7 @@ def config_of(first: Path, second: Path, to: Path, *overrides: str) -> Config:
 
 
 def merge(first: Path, second: Path, config: Config) -> joining.Joined:
-    return merging.merge(first, second, pipeline(config))
+    return merging.merge(str(first), str(second), pipeline(config))
 
 
 def merged(first: Path, second: Path, to: Path, *overrides: str) -> Config:
