@@ -340,8 +340,9 @@ _STORES = {
 
 def _opened_by_hadoop(config: Config) -> list[tuple[str, str]]:
     """Settings and paths that Spark itself opens. Pairs and models are read by pyarrow alone."""
-    dump = config.knowledge_base.dump
-    return [("output", config.output), *([("knowledge_base.dump", dump)] if dump else [])]
+    kb = config.knowledge_base
+    read = {"knowledge_base.dump": kb.dump, "knowledge_base.path": kb.path}
+    return [("output", config.output), *((setting, path) for setting, path in read.items() if path)]
 
 
 def _of_stores(config: Config) -> list[tuple[str, str]]:
