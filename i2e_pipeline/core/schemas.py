@@ -147,9 +147,11 @@ IMAGE_VECTORS = _schema(
     _key("width", pa.int32()),
     _key("height", pa.int32()),
     _key("image_hash", HASH),
+    _key("named", pa.bool_()),
     _key("vector", pa.binary()),
 )
-"""`vector`: norm 1, float16, little-endian; Spark has no type for half floats."""
+"""`named`: the image lies in a file that the row names, and not in the shard. `vector`: norm 1, float16, little-endian;
+Spark has no type for half floats."""
 LABELS = _schema(
     _key("image_id", ID),
     _key("pair_id", ID),

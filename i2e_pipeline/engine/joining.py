@@ -159,7 +159,8 @@ def _units(one: Units, other: Units) -> tuple[list[Unit], list[Unit], int, Joine
             if at.get(file.path, file.digest) != file.digest:
                 raise JoinError(
                     f"{file.path} has changed between unit {unit.name} of {other.folder} and the run that made "
-                    f"{one.folder}: give the new content another name, or `i2e run --forget {unit.name}`"
+                    f"{one.folder}: `i2e run --replace` in the one that has the older content, or `i2e run --forget "
+                    f"{unit.name}`"
                 )
     for unit in theirs:
         if unit.name in names:
@@ -209,7 +210,8 @@ def _alike(components: Mapping[str, Any]) -> dict[str, Any]:
 def _copy(into: Tables, source: Tables, stage: Stage, commits: Sequence[Commit], change: Change | None = None) -> None:
     """Copy what these commits made, and commit it; what is committed there already is passed over."""
     known = into.records.known(stage.name)
-    left = [c for c in commits if c.unit not in known or known[c.unit].fingerprint != c.fingerprint]
+    there = {unit: (c.fingerprint, c.edition) for unit, c in known.items()}
+    left = [c for c in commits if there.get(c.unit) != (c.fingerprint, c.edition)]
     for group in _groups(left):
         with into.staging(stage.name) as staging, ThreadPoolExecutor() as pool:
             copy = partial(_copy_file, into, source, staging, change)

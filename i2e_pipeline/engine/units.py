@@ -187,10 +187,14 @@ class Units:
                 raise InputError(f"no row in any of {len(empty)} files, the first of which is {empty[0].path}")
             log.info("%d input files without a row, such as %s", len(empty), empty[0].path)
         with_rows = [f for f in read if f.rows and f.digest not in dropped]
+        if changed is None:
+            _refuse_emptied([f for f in read if not f.rows or f.digest in dropped], seen)
         mended: dict[str, InputFile] | None = {} if replace_changed else None
         fresh, moved = _fresh_and_moved(with_rows, seen, present, changed, mended)
         units = [self._with_files(unit, moved, remember) for unit in units]
         next_shard = 1 + max((f.shard for unit in self._read(self.folder) for f in unit.files), default=-1)
+        if replace_changed and not mended:
+            log.info("no file has changed at the path from which it was read: nothing takes another's place")
         if mended:
             numbers = count(next_shard)
             units = [self._with_mended(unit, mended, numbers, remember) for unit in units]
@@ -298,7 +302,7 @@ class Units:
         if unit is None:
             raise InputError(f"no unit {name} in {self.folder}: its files are named as the units are")
         self._save(unit, self.forgotten)
-        files.remove(files.join(self.folder, f"{name}.json"))
+        self._remove(name)
 
     def _with_files(self, unit: Unit, moved: Mapping[str, InputFile], remember: bool) -> Unit:
         """The unit with files whose content is the same under another path or time of change, by their digest."""
@@ -328,12 +332,14 @@ class Units:
             for file in unit.files
         ]
         made = Unit(_name(now, unit.share), tuple(now), unit.share, unit.name)
-        if made.name == unit.replaces:
-            # It is again what it was before it was mended, and no run has ended since.
-            before = next(u for u in self._read(self.folder) if u.name == made.name)
-            if remember:
-                files.remove(files.join(self.folder, f"{unit.name}.json"))
-            return self._with_files(before, {f.digest: f for f in now}, remember)
+        lying = {u.name: u for u in self._read(self.folder)}
+        if made.name in lying:
+            # It is again what it was before it was mended, once or often, and no run has ended since.
+            last: Unit | None = unit
+            while remember and last is not None and last.name != made.name:
+                files.remove(files.join(self.folder, f"{last.name}.json"))
+                last = lying.get(last.replaces or "")
+            return self._with_files(lying[made.name], {f.digest: f for f in now}, remember)
         if remember:
             self._save(made)
         return made
@@ -342,9 +348,23 @@ class Units:
         """Names of units whose place others have taken, and of which something may lie there still."""
         return sorted({unit.replaces for unit in self._read(self.folder) if unit.replaces})
 
+    def _remove(self, name: str) -> None:
+        """Remove a unit's record, and indexes that no other unit has, since they repeat rows."""
+        files.remove(files.join(self.folder, f"{name}.json"))
+        for path in self.indexes_left():
+            files.remove(files.join(self.folder, path))
+
+    def indexes_left(self) -> list[str]:
+        """Indexes of files that are in no unit, relative to `folder`."""
+        used = {f.digest for unit in self._read(self.folder) for f in unit.files}
+        lying = [info.path for info in files.list_files(files.join(self.folder, "index"))]
+        return [
+            files.join("index", p) for p in lying if p.endswith(".parquet") and p.removesuffix(".parquet") not in used
+        ]
+
     def drop_replaced(self, name: str) -> None:
         """Remove the record of a unit of which nothing lies there any more."""
-        files.remove(files.join(self.folder, f"{name}.json"))
+        self._remove(name)
         for unit in self._read(self.folder):
             if unit.replaces == name:
                 self._save(replace(unit, replaces=None))
@@ -379,28 +399,51 @@ def _fresh_and_moved(
     mended    gets files that have changed since they were read, by their paths; None: such a file is an error
     """
     by_digest = {f.digest: f for _, f in seen.values()}
+    now = {file.path: file.digest for file in read}
+    lie_elsewhere = {file.digest for file in read if file.path not in seen or seen[file.path][1].digest != file.digest}
     fresh: dict[str, InputFile] = {}
     moved: dict[str, InputFile] = {}
     for file in read:
         twin = by_digest.get(file.digest)
-        if mended is not None and file.path in seen and twin is None:
-            by_digest[file.digest] = mended[file.path] = file
-        elif file.path in seen and (twin is None or twin.path != file.path):
-            unit = seen[file.path][0].name
-            if changed is None:
+        if twin is None:
+            older = seen[file.path][1] if file.path in seen else None
+            if older is None or older.digest in lie_elsewhere:  # what was read from that path lies at another one now
+                by_digest[file.digest] = fresh[file.digest] = file
+            elif mended is not None:
+                by_digest[file.digest] = mended[file.path] = file
+            elif changed is not None:
+                changed.append(Gone(seen[file.path][0].name, file.path, "has changed"))
+            else:
+                unit = seen[file.path][0].name
                 what = f"an image or a text in the folder of {file.path}" if file.format == "files" else file.path
                 raise InputError(
                     f"{what} has changed since unit {unit} was read from it: `i2e run --replace` takes it as it is now "
                     f"in the unit's place; or use another output, or `i2e run --forget {unit}`"
                 )
-            changed.append(Gone(unit, file.path, "has changed"))
-        elif twin is not None and twin.path != file.path and (twin.path in present or twin.digest in fresh):
-            raise InputError(f"{file.path} and {twin.path} hold the same rows: leave one of them out of pairs.path")
-        elif twin is not None:
+        elif twin.path == file.path or not (
+            twin.digest in fresh
+            or twin.path in (mended or {})
+            or (twin.path in present and now.get(twin.path, twin.digest) == twin.digest)
+        ):
             moved[file.digest] = file
+        elif changed is not None and file.path in seen:
+            changed.append(Gone(seen[file.path][0].name, file.path, "has changed"))
         else:
-            by_digest[file.digest] = fresh[file.digest] = file
+            raise InputError(f"{file.path} and {twin.path} hold the same rows: leave one of them out of pairs.path")
     return fresh, moved
+
+
+def _refuse_emptied(passed_over: Sequence[InputFile], seen: Mapping[str, tuple[Unit, InputFile]]) -> None:
+    """Raises InputError where rows were read from a file that is passed over now: it has none, or those of a unit that
+    was forgotten."""
+    for file in passed_over:
+        if file.path in seen and seen[file.path][1].digest != file.digest:
+            unit = seen[file.path][0].name
+            what = "has no row any more" if not file.rows else "holds now what was forgotten with another unit"
+            raise InputError(
+                f"{file.path} {what}, and rows of unit {unit} were read from it: put it back as it was, or leave the "
+                f"unit out: `i2e run --forget {unit}`"
+            )
 
 
 def _by_share_done(

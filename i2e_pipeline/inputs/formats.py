@@ -54,6 +54,8 @@ class StoredImages:
         self._open_shard = open_shard
         self._shard: int | None = None
         self._reader: Images | None = None
+        self.named: dict[int, bool] = {}
+        """Of each shard that was opened, `Images.named`."""
 
     def of(self, rows: pa.RecordBatch) -> Iterator[StoredImage]:
         """The stored image of each row of a batch with the columns shard and row, in its order.
@@ -68,6 +70,7 @@ class StoredImages:
             if shard != self._shard or self._reader is None:
                 self.close()
                 self._reader, self._shard = self._open_shard(shard), shard
+                self.named[shard] = self._reader.named
             yield from self._reader.read([row for _, row in of_shard])
 
     def close(self) -> None:

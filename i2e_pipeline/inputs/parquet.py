@@ -117,6 +117,7 @@ class ParquetImages(Images):
         self._ends = np.cumsum(groups, dtype=np.int64)
         self.rows = int(self._ends[-1]) if groups else 0
         self._files = NamedFiles(shard)
+        self.named = self._named
         self._group = -1
         self._chunks: Iterator[pa.RecordBatch] = iter(())
         self._chunk: Any = None

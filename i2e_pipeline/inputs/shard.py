@@ -127,6 +127,8 @@ class Images(ABC):
 
     path: str
     rows: int
+    named: bool = False
+    """Whether they lie in files that rows name: these may change while the shard stays what it is."""
 
     @abstractmethod
     def read(self, rows: Iterable[int]) -> Iterator[StoredImage]:

@@ -89,6 +89,8 @@ def _first_bytes(path: str) -> bytes:
 class FolderImages(Images):
     """The image files of one shard, read side by side."""
 
+    named = True
+
     def __init__(self, shard: Shard) -> None:
         self.path = shard.path
         self._names: list[str] = read_index(shard).column("image").to_pylist()

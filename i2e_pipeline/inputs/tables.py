@@ -509,6 +509,8 @@ def _refuse_wide(path: str, stream: io.BufferedReader[Any]) -> None:
 class TableImages(Images):
     """Files that a column of a table names. The names of a chunk of rows are held at a time."""
 
+    named = True
+
     def __init__(self, table: _Table, shard: Shard, column: str) -> None:
         self.path = shard.path
         self._table, self._shard, self._column = table, shard, column

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.core.ids import hex_of, id_halves
+from i2e_pipeline.core.ids import content_id, hex_of, id_halves
 from i2e_pipeline.core.splits import TEST, TRAIN, VALIDATION, held_out_entities, held_out_images
 from i2e_pipeline.core.stored_image import NoImage
 from i2e_pipeline.inputs import formats, kept
@@ -26,9 +26,9 @@ BYTES_PER_TASK = 512 << 20
 """Stored bytes of the input rows that one task looks at: at most as much is held in memory, to be sorted."""
 _ROWS_PER_BATCH = 64
 
-ReadRows = Callable[[int, Sequence[int]], tuple[pa.Table, pa.Array]]
-"""(shard, rising row numbers) to those rows: url, alt_text and the kept columns, and the stored images as
-large_binary."""
+ReadRows = Callable[[int, Sequence[int], Sequence[bytes]], tuple[pa.Table, pa.Array]]
+"""(shard, rising row numbers, their image_ids) to those rows: url, alt_text and the kept columns, and the stored images
+as large_binary."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,18 @@ class Columns:
 
 
 def rows_of_shards(
-    shards: Mapping[int, Shard], columns: Columns, lost: Counter[str], number: int, rows: Sequence[int]
+    shards: Mapping[int, Shard],
+    columns: Columns,
+    lost: Counter[str],
+    number: int,
+    rows: Sequence[int],
+    image_ids: Sequence[bytes] | None = None,
 ) -> tuple[pa.Table, pa.Array]:
-    """`ReadRows` over these shards. Raises ShardChanged where a row or an image that was scored is gone.
+    """`ReadRows` over these shards. Raises ShardChanged where a row or an image that was scored is gone, or is another
+    one: files that rows name may change.
 
-    lost   gets how many values of each kept column are not what the column holds
+    lost        gets how many values of each kept column are not what the column holds
+    image_ids   None: whatever images lie there
     """
     texts = [c for c in dict.fromkeys((columns.url, columns.alt_text)) if c]
     shard = replace(shards[number], kept=tuple(name for name in columns.kept.names if name not in texts))
@@ -63,11 +70,16 @@ def rows_of_shards(
             part[field.name], missing = kept.values(batch.column(field.name), field.type)
             lost[f"{field.name} is no {field.type}, left out"] += missing
         parts.append(pa.table(part))
-    stored = []
+    stored: list[bytes | None] = []
     with formats.images(shard) as images:
         for row, image in zip(rows, images.read(rows), strict=True):
             if isinstance(image, NoImage):
                 raise ShardChanged(f"{shard.path} row {row}: the image that was scored is gone: {image.detail}")
+            if image_ids is not None and content_id(image or b"") != image_ids[len(stored)]:
+                raise ShardChanged(
+                    f"{shard.path} row {row}: its image is another one than was scored: put that back, or score again, "
+                    "`i2e run --redo score`"
+                )
             stored.append(image)
     # Large: a task may hold more than the 2 GB that a binary array can.
     return pa.concat_tables(parts), pa.array(stored, pa.large_binary())
@@ -101,7 +113,8 @@ def image_rows(batches: Iterator[pa.RecordBatch], read_rows: ReadRows) -> Iterat
     parts = []
     for shard in pc.unique(selected.column("shard")).to_pylist():
         of_shard = selected.filter(pc.equal(selected.column("shard"), shard))
-        content, stored = read_rows(shard, of_shard.column("row").to_pylist())
+        asked = (of_shard.column(name).to_pylist() for name in ("row", "image_id"))
+        content, stored = read_rows(shard, *asked)
         image = pa.StructArray.from_arrays([stored, pa.nulls(len(stored), pa.string())], names=["bytes", "path"])
         own = {c: of_shard.column(c) for c in _OWN}
         parts.append(pa.table({**own, "image": image, **{c: content.column(c) for c in content.schema.names}}))

@@ -49,7 +49,7 @@ class KeptVectors:
         """`paths`: shard to the files that hold rows of it. Footers are read as shards are asked for."""
         self._paths = paths
         self._held: OrderedDict[_Group, pa.Table] = OrderedDict()
-        self._known: tuple[np.ndarray, np.ndarray] | None = None
+        self._known: tuple[Sequence[str], np.ndarray, np.ndarray] | None = None
 
     def at(self, shard_N: np.ndarray, row_N: np.ndarray) -> pa.Table:
         """IMAGE_VECTORS of these places, in no order; places that have none are passed over."""
@@ -64,39 +64,39 @@ class KeptVectors:
                     found.append(held.filter(pa.array(here)))
         return pa.concat_tables(found)
 
-    def of(self, image_ids: Sequence[bytes]) -> pa.Table:
-        """IMAGE_VECTORS of these images, one row of each, in no order; images that have none are passed over.
+    def of(self, shard: int, image_ids: Sequence[bytes]) -> pa.Table:
+        """IMAGE_VECTORS of these images in the files of a shard, one row of each, in no order; images that have none
+        are passed over.
 
-        The first call reads the ids of all rows: 24 bytes of each stay in memory.
+        The first call reads the ids of all rows of these files: 24 bytes of each stay in memory until other files are
+        asked for. A row group is read at most once a call.
         """
         found = [IMAGE_VECTORS.empty_table()]
-        known, place_N = self._ids()
+        paths = self._paths.get(shard, ())
+        known, place_N = self._ids(paths)
         wanted = np.unique(_comparable(pa.array(image_ids, ID)))
         if not len(known) or not len(wanted):
             return found[0]
         at = np.searchsorted(known, wanted).clip(max=len(known) - 1)
         places = np.sort(place_N[at[known[at] == wanted]])
         end = 0
-        for group in self._all_groups():
+        for group in _all_groups(paths):
             start, end = end, end + group.rows
             inside = places[(places >= start) & (places < end)] - start
             if len(inside):
                 found.append(self._table(group).take(pa.array(inside)))
         return pa.concat_tables(found)
 
-    def _ids(self) -> tuple[np.ndarray, np.ndarray]:
+    def _ids(self, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all rows, sorted, and which row each is of."""
-        if self._known is None:
-            groups = self._all_groups()
-            parts = [_comparable(_read(group, ("image_id",))["image_id"].combine_chunks()) for group in groups]
+        if self._known is None or self._known[0] != paths:
+            parts = [
+                _comparable(_read(group, ("image_id",))["image_id"].combine_chunks()) for group in _all_groups(paths)
+            ]
             ids = np.concatenate(parts) if parts else np.empty(0, f"S{ID_BYTES}")
             order = np.argsort(ids, kind="stable")
-            self._known = ids[order], order
-        return self._known
-
-    def _all_groups(self) -> list[_Group]:
-        paths = dict.fromkeys(path for of_shard in self._paths.values() for path in of_shard)
-        return [group for path in paths for group in _groups(path)]
+            self._known = paths, ids[order], order
+        return self._known[1:]
 
     def _table(self, group: _Group) -> pa.Table:
         if group not in self._held:
@@ -105,6 +105,10 @@ class KeptVectors:
                 self._held.popitem(last=False)
         self._held.move_to_end(group)
         return self._held[group]
+
+
+def _all_groups(paths: Sequence[str]) -> list[_Group]:
+    return [group for path in paths for group in _groups(path)]
 
 
 def _comparable(ids: pa.Array) -> np.ndarray:

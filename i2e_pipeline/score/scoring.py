@@ -59,6 +59,8 @@ class Seen:
     hash: bytes = b""
     vector_D: np.ndarray | None = None
     """float16"""
+    named: bool = False
+    """Of a kept one: whether it lay in a file that the row names, which may be another one now."""
 
 
 def score(
@@ -81,7 +83,8 @@ def score(
     exemplars    by coarse type its most famous entities, by falling fame: `type_exemplars` of each stand for the type,
                  `vocabulary` of each are the vocabulary. Without two types of four: type_z and type_gap are null;
                  without four words: vocabulary_gap and description_gap
-    kept         vectors of this model by place: of an image that has one, no byte is read
+    kept         vectors of this model by place: of an image that has one, no byte is read, unless it lies in a file of
+                 its own, which may have changed since
     same_content vectors of this model by image_id: an image that has one is read, and neither decoded nor encoded
     kept_stay    the rows of `kept` stay where they are, and are not written again
     yields       ("scores", SCORES): a row per pair and distinct entity, clip_score in [-1, 1]; background_z, name_z and
@@ -158,7 +161,7 @@ def _score_block(
         vectors = {**known, **dict(zip(places, seen, strict=True))}
         if kept_stay:
             vectors = {place: image for place, image in vectors.items() if place not in known}
-        yield "image_vectors", _image_vectors(vectors)
+        yield "image_vectors", _image_vectors(vectors, images.named)
     if refused:
         yield "rejects", _rejects(block, refused)
 
@@ -257,8 +260,11 @@ def _senses(
     }
 
 
-def _image_vectors(images: Mapping[tuple[int, int], Seen]) -> pa.RecordBatch:
-    """IMAGE_VECTORS of places, in their order. An image without a vector, or with numbers that are none, has no row."""
+def _image_vectors(images: Mapping[tuple[int, int], Seen], named: Mapping[int, bool]) -> pa.RecordBatch:
+    """IMAGE_VECTORS of places, in their order. An image without a vector, or with numbers that are none, has no row.
+
+    named   of shards that were opened, whether their images lie in files that rows name
+    """
     whole = [
         (place, image, vector_D)
         for place, image in sorted(images.items())
@@ -272,6 +278,7 @@ def _image_vectors(images: Mapping[tuple[int, int], Seen]) -> pa.RecordBatch:
         "width": [image.width for image in seen],
         "height": [image.height for image in seen],
         "image_hash": [image.hash for image in seen],
+        "named": [named.get(shard, image.named) for (shard, _), image, _ in whole],
         "vector": [vector_D.astype("<f2").tobytes() for _, _, vector_D in whole],
     }
     return pa.RecordBatch.from_pydict(columns, schema=IMAGE_VECTORS)
@@ -319,6 +326,11 @@ class _Images:
         self._threads.shutdown(cancel_futures=True)
         self._stored.close()
 
+    @property
+    def named(self) -> Mapping[int, bool]:
+        """Of shards that were opened, whether their images lie in files that rows name."""
+        return self._stored.named
+
     def kept(self, shard_N: np.ndarray, row_N: np.ndarray) -> dict[tuple[int, int], Seen]:
         """What is kept of the images at these places."""
         if self._kept is None:
@@ -330,31 +342,30 @@ class _Images:
     def read(self, places: list[tuple[int, int]], known: Mapping[tuple[int, int], Seen]) -> list[Seen]:
         """What is known of the image at each (shard, row), which come sorted.
 
-        known   of places whose image was encoded before; one that the limits no longer let through is read for what
-                there is to say of it
+        known   of places whose image was encoded before. Read are, beside the others: one that the limits no longer let
+                through, for what there is to say of it, and files that rows name, for whether they are what they were
         """
-        unread = [place for place in places if place not in known or self._unfit(known[place])]
+        unread = [p for p in places if p not in known or known[p].named or self._unfit(known[p])]
         self.taken += len(places) - len(unread)
-        read = dict(zip(unread, self._read(unread), strict=True))
+        read = dict(zip(unread, self._read(unread, known), strict=True))
         return [read[place] if place in read else known[place] for place in places]
 
     def _unfit(self, image: Seen) -> bool:
         return unfit(Header(1, (image.width, image.height)), self._config) is not None
 
-    def _read(self, places: list[tuple[int, int]]) -> list[Seen]:
+    def _read(self, places: list[tuple[int, int]], known: Mapping[tuple[int, int], Seen]) -> list[Seen]:
         seen: list[Seen] = []
         ahead: deque[tuple[Seen, int, Future[Decoded | Rejected]]] = deque()
         bytes_ahead = 0
         batch = _Batch()
-        for stored in self._stored.at(places):
-            content = stored if isinstance(stored, bytes) else b""
-            name = content_id(content)
-            known = self._memory.get(name) if content else None
-            if known is not None:
+        for stored, content, name, encoded in self._with_vectors(places, known):
+            equal = self._memory.get(name) if content else None
+            if equal is not None:
                 self._memory.move_to_end(name)
-                seen.append(known)
+                seen.append(equal)
                 continue
-            if content and (encoded := self._encoded_before(name)) is not None:
+            if encoded is not None:
+                self.taken += 1
                 self._memory[name] = encoded
                 seen.append(encoded)
                 continue
@@ -374,14 +385,39 @@ class _Images:
             self._memory.popitem(last=False)
         return seen
 
-    def _encoded_before(self, name: bytes) -> Seen | None:
-        if self._same_content is None:
-            return None
-        rows = self._same_content.of([name])
-        if not rows.num_rows or self._unfit(image := _seen(rows)[0]):
-            return None
-        self.taken += 1
-        return image
+    def _with_vectors(
+        self, places: list[tuple[int, int]], known: Mapping[tuple[int, int], Seen]
+    ) -> Iterator[tuple[StoredImage, bytes, bytes, Seen | None]]:
+        """(what is stored at each place, its bytes, their id, what is known of an image of these bytes)"""
+        waiting: list[tuple[tuple[int, int], StoredImage, bytes, bytes]] = []
+        size = 0
+        for place, stored in zip(places, self._stored.at(places), strict=True):
+            content = stored if isinstance(stored, bytes) else b""
+            waiting.append((place, stored, content, content_id(content)))
+            size += len(content)
+            # Looked up many at a time: equal images may lie anywhere among those of before.
+            if self._same_content is None or size > BYTES_IN_FLIGHT:
+                yield from self._looked_up(waiting, known)
+                waiting, size = [], 0
+        yield from self._looked_up(waiting, known)
+
+    def _looked_up(
+        self,
+        waiting: list[tuple[tuple[int, int], StoredImage, bytes, bytes]],
+        known: Mapping[tuple[int, int], Seen],
+    ) -> Iterator[tuple[StoredImage, bytes, bytes, Seen | None]]:
+        found: dict[bytes, Seen] = {}
+        if self._same_content is not None:
+            by_shard: dict[int, list[bytes]] = {}
+            for (shard, _), _, content, name in waiting:
+                if content and name not in self._memory:
+                    by_shard.setdefault(shard, []).append(name)
+            for shard, names in by_shard.items():
+                found |= {image.image_id: image for image in _seen(self._same_content.of(shard, names))}
+        for place, stored, content, name in waiting:
+            before = known.get(place)
+            image = before if before is not None and before.image_id == name else found.get(name)
+            yield stored, content, name, image if content and image is not None and not self._unfit(image) else None
 
     def _decode(self, stored: StoredImage) -> Decoded | Rejected:
         return decode(stored, self._config, self._encoder.prepare, self._encoder.side)
@@ -414,6 +450,13 @@ class _Images:
 def _seen(rows: pa.Table) -> list[Seen]:
     """Rows of IMAGE_VECTORS."""
     return [
-        Seen(row["image_id"], None, row["width"], row["height"], row["image_hash"], np.frombuffer(row["vector"], "<f2"))
+        Seen(
+            image_id=row["image_id"],
+            width=row["width"],
+            height=row["height"],
+            hash=row["image_hash"],
+            vector_D=np.frombuffer(row["vector"], "<f2"),
+            named=row["named"],
+        )
         for row in rows.to_pylist()
     ]

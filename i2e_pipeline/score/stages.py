@@ -279,21 +279,21 @@ class _Kept(NamedTuple):
     """Files of image vectors that may be taken again."""
 
     by_shard: Mapping[int, Sequence[str]]
-    same_content: Sequence[str]
-    """Of units whose place others have taken: the same images may stand at other places."""
+    same_content: Mapping[int, Sequence[str]]
+    """Shard to those of the unit whose place its own has taken: the same images may stand at other places."""
 
     def at(self) -> KeptVectors | None:
         return KeptVectors(self.by_shard) if self.by_shard else None
 
     def of(self) -> KeptVectors | None:
-        return KeptVectors({0: self.same_content}) if self.same_content else None
+        return KeptVectors(self.same_content) if self.same_content else None
 
 
 def _kept(run: Run, stage: Stage, units: Sequence[str]) -> _Kept:
     """What these units have, and those whose place they took, of this model and of no larger images; nothing where they
     are asked to be made again."""
     if stage.name in run.redo:
-        return _Kept({}, ())
+        return _Kept({}, {})
     now = run.settings_of(stage)
     known = run.tables.records.known(stage.name)
     sources = {name for unit in units for name in (unit, run.unit(unit).replaces) if name is not None}
@@ -315,8 +315,8 @@ def _kept(run: Run, stage: Stage, units: Sequence[str]) -> _Kept:
         paths = (*made.get(unit.name, ()), *made.get(unit.replaces or "", ()))
         for file in unit.files:
             by_shard[file.shard] = (*by_shard[file.shard], *paths) if file.shard in by_shard else paths
-    same = {path: None for unit in map(run.unit, units) for path in made.get(unit.replaces or "", ())}
-    return _Kept({shard: paths for shard, paths in by_shard.items() if paths}, tuple(same))
+    same = {file.shard: made.get(unit.replaces or "", ()) for unit in map(run.unit, units) for file in unit.files}
+    return _Kept(*({shard: paths for shard, paths in one.items() if paths} for one in (by_shard, same)))
 
 
 def _vectors_of(settings: Mapping[str, Any]) -> str:

@@ -154,6 +154,11 @@ def test_columns_that_folders_name_are_columns_of_the_rows(some: list[Pair], tmp
             of_shard = Columns(pairs.url_column, pairs.text_column, columns)
             shards = {file.shard: registry.shard(file, pairs)}
             rows, _ = rows_of_shards(shards, of_shard, Counter(), file.shard, range(file.rows))
+            if file.rows:
+                with pytest.raises(
+                    ShardChanged, match=r"row 0: its image is another one than was scored: put that back"
+                ):
+                    rows_of_shards(shards, of_shard, Counter(), file.shard, [0], [bytes(16)])
             found += rows.select(["url", "language", "year"]).to_pylist()
             taken = [
                 where.mask("language == 'en' and year >= 2001", b)

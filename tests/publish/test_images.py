@@ -34,7 +34,8 @@ def test_images_come_in_hash_order_with_their_own_bytes() -> None:
     )
     asked = []
 
-    def read_rows(shard: int, rows: Sequence[int]) -> tuple[pa.Table, pa.Array]:
+    def read_rows(shard: int, rows: Sequence[int], image_ids: Sequence[bytes]) -> tuple[pa.Table, pa.Array]:
+        assert len(image_ids) == len(rows)
         asked.append((shard, list(rows)))
         captions = pa.array([None if row == 3 else f"text {row}" for row in rows], pa.string())
         texts = pa.table({"url": [f"u{row}" for row in rows], "alt_text": captions})

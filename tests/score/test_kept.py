@@ -114,6 +114,30 @@ def test_equal_bytes_at_another_place_are_not_encoded(
     assert now["scores"]["clip_score"].to_pylist()[1:] == first["scores"]["clip_score"].to_pylist()[::-1]
 
 
+def test_a_file_that_a_row_names_is_read_for_whether_it_is_what_it_was(
+    tmp_path: Path, encoder: Encoder, vectors: EntityVectors, config: ScoreConfig
+) -> None:
+    """Catches: the vector of a file that has changed under its name."""
+    for n, image in enumerate(IMAGES):
+        (tmp_path / f"{n}.png").write_bytes(image)
+    path = str(tmp_path / "shard.parquet")
+    pq.write_table(pa.table({"jpg": [f"{n}.png" for n in range(8)]}), path)
+
+    def open_shard(_: int) -> Images:
+        return formats.images(Shard(path), "jpg")
+
+    first = scored([[1]] * 8, open_shard, encoder, vectors, config)
+    assert first["image_vectors"]["named"].to_pylist() == [True] * 8
+    (tmp_path / "3.png").write_bytes(stored(picture(77), "PNG"))
+    (tmp_path / "kept").mkdir()
+    kept = kept_in(tmp_path / "kept", first["image_vectors"])
+    again = scored([[1]] * 8, open_shard, encoder, vectors, config, kept=kept)
+    assert counted(again) == {IMAGES_ENCODED: 1, VECTORS_THERE: 7}
+    fresh = scored([[1]] * 8, open_shard, encoder, vectors, config)
+    assert again["scores"].equals(fresh["scores"])
+    assert again["image_vectors"].equals(fresh["image_vectors"])
+
+
 def test_without_keep_vectors_none_is_written(
     tmp_path: Path, encoder: Encoder, vectors: EntityVectors, config: ScoreConfig
 ) -> None:
@@ -161,6 +185,7 @@ def test_rows_are_found_wherever_they_lie(
             "width": [1] * len(rows),
             "height": [1] * len(rows),
             "image_hash": [b"h" * 32] * len(rows),
+            "named": [False] * len(rows),
             "vector": [repr(p).encode() for p in rows],
         },
         schema=IMAGE_VECTORS,
@@ -169,5 +194,5 @@ def test_rows_are_found_wherever_they_lie(
     wanted = np.array(sorted(asked), dtype=np.int64).reshape(-1, 2)
     by_place = kept.at(wanted[:, 0], wanted[:, 1])
     assert sorted(by_place["vector"].to_pylist()) == sorted(repr(p).encode() for p in asked & places)
-    by_content = kept.of([content_id(repr(p).encode()) for p in asked])
+    by_content = kept.of(rows[0][0], [content_id(repr(p).encode()) for p in asked])
     assert sorted(by_content["vector"].to_pylist()) == sorted(repr(p).encode() for p in asked & places)
