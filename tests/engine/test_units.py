@@ -99,6 +99,105 @@ def test_the_same_rows_twice_are_refused(tmp_path: Path) -> None:
         Units(str(tmp_path / "out")).plan(pairs(tmp_path / "*.parquet"))
 
 
+def mended(units: Units, folder: Path, **settings: object) -> dict[str, list[str]]:
+    """Units after `--replace`, each with the paths of its files."""
+    planned = units.plan(pairs(folder / "*.parquet", **settings), replace_changed=True)
+    assert len({f.shard for u in planned for f in u.files}) == sum(len(u.files) for u in planned)
+    return {u.name: [Path(f.path).name for f in u.files] for u in planned}
+
+
+def test_a_mended_file_takes_its_old_place_and_is_itself_again_when_it_is_put_back(tmp_path: Path) -> None:
+    """Catches: a unit that is hidden by those that took its place, one after the other, and counts as gone itself."""
+    units, folder = Units(str(tmp_path / "out")), tmp_path / "in"
+    for name in "abc":
+        shard(folder / f"{name}.parquet", name)
+    first = mended(units, folder, files_per_unit=2)
+    shards = {f.path: f.shard for u in units.known() for f in u.files}
+    for text in ("second", "third"):
+        shard(folder / "a.parquet", text, rows=4)
+        now = mended(units, folder, files_per_unit=2)
+        assert sorted(now.values()) == [["a.parquet", "b.parquet"], ["c.parquet"]]
+        assert len(now.keys() - first.keys()) == 1
+        assert {
+            f.path: f.shard for u in units.known() for f in u.files if "a.par" not in f.path
+        }.items() <= shards.items()
+    shard(folder / "a.parquet", "a")
+    assert mended(units, folder, files_per_unit=2) == first
+    assert units.replaced() == []
+    assert mended(units, folder, files_per_unit=2) == first
+
+
+def test_a_mended_file_of_which_a_sample_was_read(tmp_path: Path) -> None:
+    units, folder = Units(str(tmp_path / "out")), tmp_path / "in"
+    path = shard(folder / "a.parquet", "a", rows=400)
+    for share in (0.3, 0.7):
+        units.plan(pairs(path, sample=share))
+    shard(path, "b", rows=500)
+    made = units.plan(pairs(path, sample=0.7), replace_changed=True)
+    assert [u.share for u in made] == [(0.0, 0.3), (0.3, 0.7)]
+    assert len({f.shard for u in made for f in u.files}) == 2
+    assert (
+        sum(u.rows for u in made)
+        == rows_in_share(bytes.fromhex(made[0].files[0].digest), np.arange(500), (0, 0.7)).sum()
+    )
+
+
+def test_files_that_changed_their_names_are_the_same_files(tmp_path: Path) -> None:
+    """A crawl whose files were numbered anew. Catches: a file that counts as changed since another has its name now."""
+    units, folder = Units(str(tmp_path / "out")), tmp_path / "in"
+    for n in range(3):
+        shard(folder / f"{n}.parquet", f"text {n}")
+    first = units.plan(pairs(folder / "*.parquet"))
+    for n in (2, 1, 0):
+        (folder / f"{n}.parquet").rename(folder / f"{n + 1}.parquet")
+    shard(folder / "0.parquet", "new")
+    after = units.plan(pairs(folder / "*.parquet"))
+    assert [u.name for u in after[:3]] == [u.name for u in first]
+    assert [Path(u.files[0].path).name for u in after] == ["1.parquet", "2.parquet", "3.parquet", "0.parquet"]
+
+    (folder / "0.parquet").rename(tmp_path / "x")
+    (folder / "3.parquet").rename(folder / "0.parquet")
+    (tmp_path / "x").rename(folder / "3.parquet")
+    assert {u.name for u in units.plan(pairs(folder / "*.parquet"))} == {u.name for u in after}
+
+    shard(folder / "1.parquet", "text 1")  # what 2.parquet holds
+    with pytest.raises(InputError, match=r"1\.parquet and .*2\.parquet hold the same rows"):
+        units.plan(pairs(folder / "*.parquet"), replace_changed=True)
+
+
+def test_a_file_that_lost_its_rows_is_no_file_without_news(tmp_path: Path) -> None:
+    units, folder = Units(str(tmp_path / "out")), tmp_path / "in"
+    for name in "abc":
+        shard(folder / f"{name}.parquet", name)
+    units.plan(pairs(folder / "*.parquet"))
+    shard(folder / "a.parquet", "", rows=0)
+    with pytest.raises(InputError, match=r"a\.parquet has no row any more, and rows of unit u-\w+ were read from it"):
+        units.plan(pairs(folder / "*.parquet"), replace_changed=True)
+    shard(folder / "a.parquet", "a")
+    units.forget(next(u.name for u in units.known() if u.files[0].path.endswith("c.parquet")))
+    shard(folder / "a.parquet", "c")
+    with pytest.raises(InputError, match=r"a\.parquet holds now what was forgotten with another unit"):
+        units.plan(pairs(folder / "*.parquet"), replace_changed=True)
+
+
+def test_the_index_of_a_file_goes_with_its_last_unit(tmp_path: Path) -> None:
+    """Catches: rows of a mended or forgotten table that its index goes on to repeat."""
+    units, table = Units(str(tmp_path / "out")), tmp_path / "in.csv"
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff")
+    table.write_text("caption,jpg\nfirst,1.jpg\nsecond,2.jpg\n")
+    (before,) = units.plan(pairs(table))
+    table.write_text("caption,jpg\nfirst,1.jpg\nmended,2.jpg\n")
+    (after,) = units.plan(pairs(table), replace_changed=True)
+    index = tmp_path / "out" / "units" / "index"
+    assert len(list(index.iterdir())) == 2
+    assert units.replaced() == [before.name]
+    units.drop_replaced(before.name)
+    assert [path.stem for path in index.iterdir()] == [after.files[0].digest]
+    units.forget(after.name)
+    assert list(index.iterdir()) == []
+
+
 def test_files_are_grouped(tmp_path: Path) -> None:
     for i in range(5):
         shard(tmp_path / f"{i}.parquet", str(i))
