@@ -63,7 +63,7 @@ UNMARKED := not cluster and not s3 and not browser and not faults and not env
 
 test: $(STAMP)  ## run the tests: 15 minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m '$(UNMARKED) and not spark' --durations 25 --timeout 600 --session-timeout 1800
-	$(BIN)/python -m pytest -m '$(UNMARKED) and spark' --durations 25 --timeout 600 --session-timeout 2400
+	$(BIN)/python -m pytest -m '$(UNMARKED) and spark' --durations 25 --timeout 600 --session-timeout 3000
 
 # Two clusters at once: on one, a machine of two cores waits half of the time.
 SIDE_BY_SIDE_cluster := -n 2 --dist loadgroup
