@@ -33,8 +33,11 @@ def image_labels(chosen: DataFrame, max_labels: int, settings: SelectConfig) -> 
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    best = F.max(F.struct(F.col("probability").alias("score"), "clip_score", "mention"))
-    merged = chosen.groupBy("image_id", "entity_id").agg(best.alias("best")).select("image_id", "entity_id", "best.*")
+    # Pairs of one image differ in noise of the last digits, which must not choose the mention.
+    best = F.max(F.struct(F.round("probability", 4), "mention", "clip_score"))
+    merged = chosen.groupBy("image_id", "entity_id").agg(
+        F.max("probability").alias("score"), best["clip_score"].alias("clip_score"), best["mention"].alias("mention")
+    )
     best_first = Window.partitionBy("image_id").orderBy(F.desc("score"), F.asc("entity_id"))
     bounded = merged.withColumn("place", F.row_number().over(best_first)).where(F.col("place") <= max_labels)
     images = bounded.groupBy("entity_id").agg(F.count("*").alias("entity_images"))

@@ -76,11 +76,11 @@ def test_each_of_its_forms_gives_the_same_dataset(
     assert datasets["parquet"] == datasets["webdataset"] == datasets["files"]
     images, names, kept = datasets["parquet"]
     facts = {site.url(f"/{p.key}"): {name: p.facts[name] for name in KEPT} for p in known}
-    for image, (sha256, _, url, _) in images.items():
+    for image, (sha256, _, url, *_) in images.items():
         assert kept[image] == {**facts[url], "sha256": sha256}
     assert len(images) > 20
     assert len(names) > 5
-    assert {url for _, _, url, _ in images.values()} <= {row["url"] for row in rows}
+    assert {url for _, _, url, *_ in images.values()} <= {row["url"] for row in rows}
 
 
 def by_image(rows: pa.Table) -> dict[bytes, dict[str, Any]]:
