@@ -117,11 +117,8 @@ def _found(pipeline: Pipeline, dry_run: bool, removed_stages: bool) -> Iterator[
             yield from _of_commits(stage.name, "segments", old)
             if not dry_run:
                 tables.discard(stage.name, [c.unit for c in old])
-    registry = Units(tables.root)
-    for path in registry.indexes_left():
-        yield Freed(
-            "orphans", files.join("units", path), 1, files.sizes([files.join(registry.folder, path)]).popitem()[1] or 0
-        )
+    for info in Units(tables.root).indexes_left():
+        yield Freed("orphans", files.join("units", "index", info.path), 1, info.size)
     for name in set(tables.committed_stages()) - set(pipeline.names):
         if removed_stages:
             old = list(tables.commits(name).values())

@@ -203,16 +203,17 @@ class Pipeline:
             else:
                 _run_stage(run, state)
             _refuse_empty(run, state)
-        if wanted is None:
+        if len(asked) == len(self.stages):
             self._drop_replaced(run)
         return run, states
 
     def _drop_replaced(self, run: Run) -> None:
         """What is left of units whose place others have taken, which took over what they could."""
         units = Units(self.tables.root)
-        for name in units.replaced():
-            self._forget(run, name)
-            units.drop_replaced(name)
+        if names := units.replaced():
+            for name in names:
+                self._forget(run, name)
+            units.drop_replaced(names)
 
     def mark_storage(self) -> None:
         """Write down how the output's tables are stored, before the first of them is."""

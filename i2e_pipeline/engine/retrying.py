@@ -60,15 +60,15 @@ def retry(pipeline: Pipeline, reasons: Sequence[str]) -> list[Tried]:
             state = inspect(run, stage)
             if stage.name in asked:
                 stage.check(run.handed_to(stage))
-                found = {u.name: c for u in run.units if (c := run.tables.commits(stage.name).get(u.name)) is not None}
+                lying = run.tables.commits(stage.name)
+                found = {u.name: lying[u.name] for u in run.units if u.name in lying}
                 _refuse_changed(run, stage, found, asked[stage.name])
                 tried.append(_try_again(run, stage, found, asked[stage.name]))
                 then[stage.name] = found
                 _restamp(run, stage, found)
             elif stage.scope == "unit" and then.keys() & set(stage.depends_on(run)):
-                then[stage.name] = {
-                    u: c for u in state.to_do if (c := run.tables.commits(stage.name).get(u)) is not None
-                }
+                lying = run.tables.commits(stage.name)
+                then[stage.name] = {unit: lying[unit] for unit in state.to_do if unit in lying}
                 _take_over(run, stage, then)
             inspect(run, stage)
         return tried

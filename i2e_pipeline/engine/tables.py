@@ -233,11 +233,15 @@ class Tables:
         """Commits, by unit, of the stage that writes a table."""
         return self.commits(self.catalogue.writers[table])
 
-    def missing_files(self, commits: Iterable[Commit]) -> dict[str, list[str]]:
+    def missing_files(self, commits: Iterable[Commit], by_folder: bool = False) -> dict[str, list[str]]:
         """Unit to those of its committed files that are no longer there, or not as long as they were. One listing a
-        table."""
+        table.
+
+        by_folder   one listing a folder of files: for few units of many
+        """
         commits = list(commits)
-        roots = {_listed_from(table, f) for c in commits for table, made in c.files.items() for f in made}
+        listed_from = _folder if by_folder else _listed_from
+        roots = {listed_from(table, f) for c in commits for table, made in c.files.items() for f in made}
         with ThreadPoolExecutor(_STORE_CALLS) as pool:
             listed = dict(zip(roots, pool.map(lambda r: files.list_files(self.path(r)), roots), strict=True))
         present = {files.join(root, info.path): info.size for root, found in listed.items() for info in found}
@@ -687,6 +691,10 @@ def _unit_in(path: str) -> str | None:
     """The unit in whose folder a file of a table lies."""
     found = [part for part in path.split("/")[:-1] if part.startswith("unit=")]
     return found[-1].removeprefix("unit=") if found else None
+
+
+def _folder(table: str, file: WrittenFile) -> str:
+    return files.join(table, file.path.rpartition("/")[0])
 
 
 def _listed_from(table: str, file: WrittenFile) -> str:

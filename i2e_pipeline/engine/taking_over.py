@@ -53,7 +53,7 @@ def _before(stage: Stage, run: Run, units: Sequence[str]) -> dict[str, _Before]:
         older = run.unit(unit).replaces or ""
         if older in made and older in rows and made[older].fingerprint == stage.fingerprint(run, unit):
             found[unit] = _Before(made[older], rows[older])
-    gone = run.tables.missing_files([c for one in found.values() for c in (one.made, one.rows)])
+    gone = run.tables.missing_files([c for one in found.values() for c in (one.made, one.rows)], by_folder=True)
     return {unit: one for unit, one in found.items() if one.made.unit not in gone}
 
 
@@ -107,18 +107,15 @@ def _take_over(stage: Stage, run: Run, before: Mapping[str, _Before], staging: s
                 else:
                     parts[one[0]].append(one[1])
     whole_units = [unit for unit in units if unit not in failed]
-    concluded = stage.conclude_units(
-        run, [(unit, _together(parts[unit], left[unit] + taken[unit])) for unit in whole_units], whole
-    )
-    return [
-        *failed.values(),
-        *(
-            one
-            if isinstance(one, Failed)
-            else Made(replace(one.commit, facts={**one.commit.facts, TAKEN_OVER: taken[one.commit.unit]}), one.staged)
-            for one in concluded
-        ),
-    ]
+    concluded: list[Made | Failed] = [*failed.values()]
+    together = [(unit, _together(parts[unit], left[unit] + taken[unit])) for unit in whole_units]
+    for unit_made in stage.conclude_units(run, together, whole):
+        if isinstance(unit_made, Made):
+            commit = unit_made.commit
+            commit = replace(commit, facts={**commit.facts, TAKEN_OVER: taken[commit.unit]})
+            unit_made = replace(unit_made, commit=commit)
+        concluded.append(unit_made)
+    return concluded
 
 
 def _passing(table: str) -> Kernel:

@@ -192,12 +192,13 @@ class Units:
         mended: dict[str, InputFile] | None = {} if replace_changed else None
         fresh, moved = _fresh_and_moved(with_rows, seen, present, changed, mended)
         units = [self._with_files(unit, moved, remember) for unit in units]
-        next_shard = 1 + max((f.shard for unit in self._read(self.folder) for f in unit.files), default=-1)
+        lying = {unit.name: unit for unit in self._read(self.folder)}
+        next_shard = 1 + max((f.shard for unit in lying.values() for f in unit.files), default=-1)
         if replace_changed and not mended:
             log.info("no file has changed at the path from which it was read: nothing takes another's place")
         if mended:
             numbers = count(next_shard)
-            units = [self._with_mended(unit, mended, numbers, remember) for unit in units]
+            units = [self._with_mended(unit, mended, numbers, lying, remember) for unit in units]
             next_shard = next(numbers)
         for done, to_read_on in sorted(_by_share_done(units, list(fresh.values()), present, pairs.sample).items()):
             share = (done, pairs.sample)
@@ -302,7 +303,7 @@ class Units:
         if unit is None:
             raise InputError(f"no unit {name} in {self.folder}: its files are named as the units are")
         self._save(unit, self.forgotten)
-        self._remove(name)
+        self._remove([name])
 
     def _with_files(self, unit: Unit, moved: Mapping[str, InputFile], remember: bool) -> Unit:
         """The unit with files whose content is the same under another path or time of change, by their digest."""
@@ -317,11 +318,19 @@ class Units:
             self._save(unit)
         return unit
 
-    def _with_mended(self, unit: Unit, mended: Mapping[str, InputFile], shards: Iterator[int], remember: bool) -> Unit:
+    def _with_mended(
+        self,
+        unit: Unit,
+        mended: Mapping[str, InputFile],
+        shards: Iterator[int],
+        lying: Mapping[str, Unit],
+        remember: bool,
+    ) -> Unit:
         """The unit in whose place this one goes where one of its files has other content now; its other files keep
         their numbers. From the record of the new one on, the old one counts no more.
 
         mended   by the path of the file
+        lying    all units that have a record, those that others have taken the place of among them
         """
         if not any(f.path in mended for f in unit.files):
             return unit
@@ -332,7 +341,6 @@ class Units:
             for file in unit.files
         ]
         made = Unit(_name(now, unit.share), tuple(now), unit.share, unit.name)
-        lying = {u.name: u for u in self._read(self.folder)}
         if made.name in lying:
             # It is again what it was before it was mended, once or often, and no run has ended since.
             last: Unit | None = unit
@@ -348,25 +356,25 @@ class Units:
         """Names of units whose place others have taken, and of which something may lie there still."""
         return sorted({unit.replaces for unit in self._read(self.folder) if unit.replaces})
 
-    def _remove(self, name: str) -> None:
-        """Remove a unit's record, and indexes that no other unit has, since they repeat rows."""
-        files.remove(files.join(self.folder, f"{name}.json"))
-        for path in self.indexes_left():
-            files.remove(files.join(self.folder, path))
+    def _remove(self, names: Sequence[str]) -> None:
+        """Remove units' records, and indexes that no other unit has, since they repeat rows."""
+        for name in names:
+            files.remove(files.join(self.folder, f"{name}.json"))
+        for info in self.indexes_left():
+            files.remove(files.join(self.folder, "index", info.path))
 
-    def indexes_left(self) -> list[str]:
-        """Indexes of files that are in no unit, relative to `folder`."""
+    def indexes_left(self) -> list[files.FileInfo]:
+        """Indexes of files that are in no unit; their paths are relative to `index`."""
         used = {f.digest for unit in self._read(self.folder) for f in unit.files}
-        lying = [info.path for info in files.list_files(files.join(self.folder, "index"))]
-        return [
-            files.join("index", p) for p in lying if p.endswith(".parquet") and p.removesuffix(".parquet") not in used
-        ]
+        lying = files.list_files(files.join(self.folder, "index"))
+        suffix = ".parquet"
+        return [i for i in lying if i.path.endswith(suffix) and i.path.removesuffix(suffix) not in used]
 
-    def drop_replaced(self, name: str) -> None:
-        """Remove the record of a unit of which nothing lies there any more."""
-        self._remove(name)
+    def drop_replaced(self, names: Sequence[str]) -> None:
+        """Remove the records of units of which nothing lies there any more."""
+        self._remove(names)
         for unit in self._read(self.folder):
-            if unit.replaces == name:
+            if unit.replaces in names:
                 self._save(replace(unit, replaces=None))
 
     def _save(self, unit: Unit, folder: str | None = None) -> None:

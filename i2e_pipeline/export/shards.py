@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.ids import hex_of
-from i2e_pipeline.core.schemas import IMAGES
+from i2e_pipeline.core.schemas import ID, IMAGES
 from i2e_pipeline.core.splits import TEST, TRAIN, VALIDATION
 from i2e_pipeline.dataset.published import ImageFile, Published
 
@@ -143,7 +143,7 @@ class Rows:
         try:
             batch = conformed(batch, self.schema)
             batch.validate(full=True)  # a text that is no UTF-8 among others
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        except pa.ArrowException as error:
             raise ExportError(f"{named} holds rows that are none of a dataset ({error}): publish it again") from None
         ids = batch.column("image_id")
         if not pc.all(pc.match_substring_regex(ids, _ID)).as_py():
@@ -162,7 +162,7 @@ def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             columns.append(pa.nulls(batch.num_rows, field.type))
             continue
         column = batch.column(field.name)
-        if pa.types.is_string(field.type) and not pa.types.is_large_string(column.type) and column.type != field.type:
+        if pa.types.is_string(field.type) and (column.type == ID or pa.types.is_binary(column.type)):
             column = hex_of(column)
         columns.append(column if column.type == field.type else column.cast(field.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)

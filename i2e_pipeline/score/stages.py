@@ -304,7 +304,7 @@ def _kept(run: Run, stage: Stage, units: Sequence[str]) -> _Kept:
         and commit.facts.get("vectors_of") == _vectors_of(now)
         and commit.components["settings"]["max_bytes"] <= now["max_bytes"]
     ]
-    gone = run.tables.missing_files(found)
+    gone = run.tables.missing_files(found, by_folder=True)  # once a wave
     made = {
         commit.unit: tuple(run.tables.path("image_vectors", file.path) for file in commit.files["image_vectors"])
         for commit in found

@@ -192,7 +192,7 @@ def test_the_index_of_a_file_goes_with_its_last_unit(tmp_path: Path) -> None:
     index = tmp_path / "out" / "units" / "index"
     assert len(list(index.iterdir())) == 2
     assert units.replaced() == [before.name]
-    units.drop_replaced(before.name)
+    units.drop_replaced([before.name])
     assert [path.stem for path in index.iterdir()] == [after.files[0].digest]
     units.forget(after.name)
     assert list(index.iterdir()) == []
