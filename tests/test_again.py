@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.config import Config, dump
 from i2e_pipeline.engine import merging
 from i2e_pipeline.engine.records import Commit
 from i2e_pipeline.engine.retrying import Tried, retry
@@ -198,6 +204,39 @@ def test_files_that_came_back(world: Path, tmp_path: Path, spark: Any, storage: 
         assert DeltaTable(f"{output}/scores").to_pyarrow_table().num_rows == sum(
             f.rows for c in scored(output).values() for f in c.files["scores"]
         )
+
+
+def test_images_that_a_plugin_reads(world: Path, tmp_path: Path, spark: Any) -> None:
+    """Installed after the run. Python starts anew for each command, as a user's does."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    table = pq.read_table(next((world / "pairs").glob("*.parquet")))
+    images = table["jpg"].to_pylist()
+    for n in range(0, len(images), 2):
+        with contextlib.suppress(TypeError, OSError):  # the world holds null and broken images
+            made = io.BytesIO()
+            pillow_heif.from_pillow(Image.open(io.BytesIO(images[n])).convert("RGB")).save(made, quality=90)
+            images[n] = made.getvalue()
+    place = table.schema.get_field_index("jpg")
+    table = table.set_column(place, table.schema.field("jpg"), pa.array(images, table.schema.field("jpg").type))
+    pq.write_table(table, tmp_path / "pairs.parquet")
+    without = tmp_path / "without"
+    (without / "pillow_heif").mkdir(parents=True)
+    (without / "pillow_heif" / "__init__.py").write_text("raise ImportError")
+    output = tmp_path / "out"
+    config = settings(world, output, f"pairs.path={tmp_path}/pairs.parquet")
+    file = tmp_path / "mine.yaml"
+    file.write_text(dump(config))
+    path = os.pathsep.join(filter(None, (str(without), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "i2e_pipeline.cli", "run", "--config", str(file)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    some = rejected(output)["unsupported_format"]
+    assert some > 10
+    one = tried(config, spark, "unsupported_format")
+    assert (one.rows, one.passed, one.rejected) == ({"unsupported_format": some}, some, {})
+    run(settings(world, tmp_path / "scratch", f"pairs.path={tmp_path}/pairs.parquet"), spark)
+    assert content(output) == content(tmp_path / "scratch")
+    assert same_scores(output, tmp_path / "scratch")
 
 
 def test_a_kill_while_rows_are_put_beside_leaves_the_old_or_the_new(
