@@ -107,7 +107,8 @@ def score(
     with _Images(open_shard, encoder, config, kept, same_content) as images:
         for block in _blocks(batches, config.batch_size * BLOCK_BATCHES):
             yield from _score_block(block, images, measure, config.keep_vectors, kept_stay)
-        yield from notes({IMAGES_ENCODED: images.encoded, VECTORS_THERE: images.taken})
+        there = {VECTORS_THERE: images.taken} if images.taken else {}
+        yield from notes({IMAGES_ENCODED: images.encoded, **there})
 
 
 def _blocks(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
