@@ -20,8 +20,8 @@ def test_an_export_from_a_store_into_a_store_is_that_of_a_disk(
 ) -> None:
     """And goes on where something is missing there."""
     dataset = write_odd(tmp_path / "i2e")
-    pafs.copy_files(dataset, f"{store.bucket}/{form}/i2e", destination_filesystem=store.filesystem)
-    config = on_the_store(store, world, form)
+    pafs.copy_files(dataset, f"{store.bucket}/odd-{form}/i2e", destination_filesystem=store.filesystem)
+    config = on_the_store(store, world, f"odd-{form}")
     to = f"s3://{store.bucket}/exported-{form}"
     command = ("export", "--to", to, "--format", form, *(() if form == "parquet" else ("--shard-mb", "1")))
     done = run(config, tmp_path, *command)
