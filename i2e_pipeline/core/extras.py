@@ -5,13 +5,14 @@ setup.cfg is where an extra lists its packages; tests/core/test_extras.py compar
 
 from __future__ import annotations
 
-_PIPELINE, _TRAIN, _EVALUATE, _EXPORT = "spark", "train", "evaluate", "export"
+_PIPELINE, _TRAIN, _EVALUATE, _EXPORT, _EXPLORE = "spark", "train", "evaluate", "export", "explore"
 _ENCODERS = (_PIPELINE, _TRAIN, _EVALUATE)
 _FOR = {
     _PIPELINE: "the pipeline, on Spark",
     _TRAIN: "training",
     _EVALUATE: "evaluation",
     _EXPORT: "uploads to Hugging Face's Hub",
+    _EXPLORE: "the dataset in a browser",
 }
 BROUGHT_BY: dict[str, tuple[str, ...]] = {
     "pyspark": (_PIPELINE,),
@@ -27,6 +28,10 @@ BROUGHT_BY: dict[str, tuple[str, ...]] = {
     "safetensors": (_TRAIN,),
     "matplotlib": (_TRAIN,),
     "huggingface_hub": (_EXPORT,),
+    "duckdb": (_EXPLORE,),
+    "starlette": (_EXPLORE,),
+    "usearch": (_EXPLORE,),
+    "uvicorn": (_EXPLORE,),
 }
 """Extras by the name that a module is imported by."""
 
