@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2e_pipeline.core.schemas import PAIRS, TEXTS, Reason
-from i2e_pipeline.extract.text import clean, clean_column, clean_with_offsets, read_texts, script, scripts, text_id
+from i2e_pipeline.core.scripts import script, scripts
+from i2e_pipeline.extract.text import clean, clean_column, clean_with_offsets, read_texts, text_id
 from tests.examples import examples
 
 

@@ -1,0 +1,140 @@
+"""The pictures of a published dataset: the stored bytes of one image, and thumbnails.
+
+Row groups hold tens of megabytes of images. A picture is read by decoding batches of its row group up to its row, so
+that a reader holds some images and not a row group; what was read lately stays in memory, up to a bound.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import ImageLimits
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.images.decode import Rejected, open_rgb
+
+_BATCH, _BUFFER = 16, 1 << 20
+_FOOTERS = 256
+_SIDES = (160, 320, 640)
+"""Longer sides of the thumbnails that there are."""
+
+
+class NoPicture(I2EError):
+    """The bytes are no image that can be shown; the message says why."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of i2e/images without its bytes."""
+
+    columns: dict[str, Any]
+
+
+class Pictures:
+    def __init__(self, folder: str, cache_mb: int = 128) -> None:
+        self._folder, self._budget = folder, cache_mb << 20
+        self._thumbnails: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._held, self._lock = 0, threading.Lock()
+        self._footers: OrderedDict[str, pq.FileMetaData] = OrderedDict()
+        # Decoding large pictures takes memory: as many at a time as there are cores on a laptop.
+        self._decoders = threading.BoundedSemaphore(4)
+
+    def stored(self, path: str, row: int) -> bytes:
+        """The bytes of an image as they were stored. Raises NoPicture where there are none."""
+        for batch, place in self._batches(path, row, ["image.bytes"]):
+            value = batch.column("image").field("bytes")[place].as_py()
+            if value:
+                return bytes(value)
+        raise NoPicture("the dataset holds no bytes of this image")
+
+    def row(self, path: str, row: int) -> dict[str, Any]:
+        """The row's other columns."""
+        with self._open(path) as opened:
+            names = [name for name in opened.schema_arrow.names if name != "image"]
+        for batch, place in self._batches(path, row, names, 4096):
+            return {name: _plain(batch.column(name)[place].as_py()) for name in names}
+        raise NoPicture(f"{path} has no row {row}")
+
+    def thumbnail(self, path: str, row: int, image_id: str, side: int) -> bytes:
+        """A JPEG of at most `side` pixels. Raises NoPicture where the bytes cannot be decoded."""
+        side = next((s for s in _SIDES if s >= side), _SIDES[-1])
+        with self._lock:
+            if (image_id, side) in self._thumbnails:
+                self._thumbnails.move_to_end((image_id, side))
+                return self._thumbnails[image_id, side]
+        with self._decoders:
+            made = _shrunk(self.stored(path, row), side)
+        with self._lock:
+            if (image_id, side) not in self._thumbnails:
+                self._thumbnails[image_id, side] = made
+                self._held += len(made)
+            while self._held > self._budget:
+                self._held -= len(self._thumbnails.popitem(last=False)[1])
+        return made
+
+    def _batches(self, path: str, row: int, columns: list[str], size: int = _BATCH) -> Any:
+        """The batch that holds a row, and the row's place in it."""
+        with self._open(path) as opened:
+            counts = [opened.metadata.row_group(g).num_rows for g in range(opened.metadata.num_row_groups)]
+            ends = list(accumulate(counts))
+            group = next((g for g, end in enumerate(ends) if row < end), None)
+            if group is None:
+                raise NoPicture(f"{path} has no row {row}: the dataset has changed; start again")
+            before = ends[group] - counts[group]
+            for batch in opened.iter_batches(size, row_groups=[group], columns=columns, use_threads=False):
+                if row - before < batch.num_rows:
+                    yield batch, row - before
+                    return
+                before += batch.num_rows
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        filesystem, inner = files.open_filesystem(files.join(self._folder, path))
+        with self._lock:
+            known = self._footers.get(path)
+        try:
+            opened = pq.ParquetFile(
+                filesystem.open_input_file(inner), metadata=known, pre_buffer=False, buffer_size=_BUFFER
+            )
+        except (OSError, pa.ArrowInvalid) as error:
+            raise NoPicture(f"{path} cannot be read ({error}): the dataset has changed; start again") from None
+        if known is None:
+            with self._lock:
+                self._footers[path] = opened.metadata
+                while len(self._footers) > _FOOTERS:
+                    self._footers.popitem(last=False)
+        return opened
+
+
+_LIMITS = ImageLimits(min_side=1, max_aspect=1e9, max_bytes=1 << 40)
+
+
+def _shrunk(stored: bytes, side: int) -> bytes:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            opened = open_rgb(stored, _LIMITS, side)
+    except MemoryError:
+        raise NoPicture("too large to decode here") from None
+    if isinstance(opened, Rejected):
+        raise NoPicture(f"{opened.reason}: {opened.detail or ''}")
+    image = opened[0]
+    if image is None:
+        raise NoPicture("not decoded")
+    image = image.copy()
+    image.thumbnail((side, side))
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=80)
+    return encoded.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else value

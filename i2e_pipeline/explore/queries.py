@@ -1,0 +1,362 @@
+"""What the pages ask of the index (index.py): names, entities, images, what was confused. Read-only, values bound.
+
+Every answer is bounded: a page of a list, a histogram, the first of something. A cursor is made for each question, so
+that threads may ask side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from i2e_pipeline.explore.index import FOLDED
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+PAGE = 60
+"""Rows of a page of a list."""
+_HITS = 12
+_NAMESAKES = 24
+_MOST_NAMES = 20_000
+"""Names that a beginning is looked through for; a letter begins more, and then the entities of most images count."""
+_NEAR_BITS = 31
+"""As publish/exclusion.py has it: hashes that differ in no more bits are of the same picture."""
+_SCANNED = 30_000_000
+"""Images whose hashes one question compares: half a second."""
+
+ENTITY_SORTS = {
+    "images": "images DESC, entity_id",
+    "-images": "images, entity_id",
+    "name": "name, entity_id",
+    "probability": "mean_probability DESC NULLS LAST, entity_id",
+    "-probability": "mean_probability NULLS LAST, entity_id",
+    "clip": "mean_clip_score DESC NULLS LAST, entity_id",
+    "fame": "sitelinks DESC NULLS LAST, entity_id",
+    "proposed": "pairs_proposed DESC NULLS LAST, entity_id",
+}
+IMAGE_SORTS = {
+    "score": "score DESC, image_id",
+    "-score": "score, image_id",
+    "clip": "clip_score DESC NULLS LAST, image_id",
+    "-clip": "clip_score NULLS LAST, image_id",
+    "hash": "image_id, entity_id",
+}
+_SHOWN = (
+    "entity_id, name, description, images, pairs_proposed, pairs_labelled, mean_clip_score, mean_probability, "
+    "coarse_type, sitelinks, retired"
+)
+
+
+class BadFilter(ValueError):
+    """A filter of an address that is none; the message names it."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Conditions with their values."""
+
+    conditions: tuple[str, ...] = ()
+    values: tuple[Any, ...] = ()
+
+    @property
+    def sql(self) -> str:
+        return " AND ".join(self.conditions) or "true"
+
+    def also(self, condition: str, *values: Any) -> Where:
+        return Where((*self.conditions, condition), (*self.values, *values))
+
+
+class Queries:
+    def __init__(self, index: DuckDBPyConnection) -> None:
+        self._index, self._lock = index, threading.Lock()
+
+    def _rows(self, sql: str, *values: Any) -> list[dict[str, Any]]:
+        with self._lock:
+            cursor = self._index.cursor()
+        try:
+            found = cursor.execute(sql, list(values))
+            names = [column[0] for column in found.description]
+            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        finally:
+            cursor.close()
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What every page says of the dataset."""
+        told: dict[str, Any] = json.loads(self._rows("SELECT told FROM facts")[0]["told"])
+        return told
+
+    # Names
+
+    def hits(self, typed: str, most: int = _HITS) -> list[dict[str, Any]]:
+        """Entities with a name, alias or id that has what was typed at the beginning of a word: whole names first, then
+        those of most images."""
+        form = self._folded(typed)
+        if not form:
+            return []
+        return self._rows(
+            f"""
+            WITH found AS (
+                SELECT entity_id, min((form <> ?)::INT * 4 + kind) AS place, max(images) AS most
+                FROM (SELECT * FROM names WHERE form >= ? AND form < ? ORDER BY images DESC LIMIT {_MOST_NAMES})
+                GROUP BY entity_id ORDER BY place < 4 DESC, most DESC, place, entity_id LIMIT {int(most)}
+            )
+            SELECT {_SHOWN} FROM found JOIN entities e USING (entity_id)
+            ORDER BY place < 4 DESC, images DESC, place, entity_id
+            """,
+            form, form, _next(form),
+        )  # fmt: skip
+
+    def _folded(self, typed: str) -> str:
+        folded: str = self._rows(f"SELECT {FOLDED.format('?')} AS form", typed[:200])[0]["form"]
+        return re.sub(r"[\W_]+", " ", folded).strip()[:60]
+
+    # Entities
+
+    def entity(self, entity_id: int) -> dict[str, Any] | None:
+        found = self._rows("SELECT * FROM entities WHERE entity_id = ?", entity_id)
+        return found[0] if found else None
+
+    def names_of(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        if not ids:
+            return {}
+        rows = self._rows(f"SELECT {_SHOWN} FROM entities WHERE list_contains(?, entity_id)", sorted(set(ids)))
+        return {row["entity_id"]: row for row in rows}
+
+    def entities(self, asked: Mapping[str, str], offset: int = 0, most: int = PAGE) -> dict[str, Any]:
+        """A page of entities: total, rows. asked: q, type, script, domain, min_images, max_images, min_probability,
+        max_probability, min_fame, with (all: also those without images), sort."""
+        where = Where() if asked.get("with") == "all" else Where(("images > 0",))
+        if typed := self._folded(asked.get("q", "")):
+            where = where.also(
+                "entity_id IN (SELECT entity_id FROM names WHERE form >= ? AND form < ?)", typed, _next(typed)
+            )
+        for name, column in (("type", "coarse_type"), ("script", "script")):
+            if value := asked.get(name):
+                where = where.also(f"{column} = ?", value)
+        if domain := asked.get("domain"):
+            where = where.also(
+                "entity_id IN (SELECT entity_id FROM labels WHERE domain_id = ?)", self._domain(domain)
+            )
+        where = _between(where, asked, "images", "images")
+        where = _between(where, asked, "probability", "mean_probability")
+        where = _between(where, asked, "fame", "sitelinks")
+        order = _one_of(asked, "sort", ENTITY_SORTS, "images")
+        total = self._rows(f"SELECT count(*) AS n FROM entities WHERE {where.sql}", *where.values)[0]["n"]
+        rows = self._rows(
+            f"SELECT {_SHOWN} FROM entities WHERE {where.sql} ORDER BY {order} LIMIT {int(most)} OFFSET {int(offset)}",
+            *where.values,
+        )
+        return {"total": total, "offset": offset, "rows": rows}
+
+    def namesakes(self, entity: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Other entities that bear the name, or an alias, of this one: side by side."""
+        said = [s for s in (entity["name"], *(entity["aliases"] or ())) if s]
+        forms = [form for form in dict.fromkeys(self._folded(s) for s in said[:16]) if form]
+        if not forms:
+            return []
+        alike = " UNION ALL ".join("SELECT entity_id FROM names WHERE form = ? AND kind < 2" for _ in forms)
+        ids = [row["entity_id"] for row in self._rows(f"SELECT DISTINCT entity_id FROM ({alike})", *forms)]
+        others = self.names_of([i for i in ids if i != entity["entity_id"]])
+        return sorted(others.values(), key=lambda e: (-e["images"], e["entity_id"]))[:_NAMESAKES]
+
+    def about(self, entity: Mapping[str, Any]) -> dict[str, Any]:
+        """What an entity's page shows beside its images: scores (20 bins of probability), clip (40 bins over -1 … 1),
+        surfaces, domains, scripts, units; confused both ways."""
+        rows = f"labels WHERE rowid >= {int(entity['first'])} AND rowid < {int(entity['first'] + entity['images'])}"
+        wanted = {
+            "scores": f"SELECT least(floor(score * 20), 19)::INT AS bin, count(*) AS n FROM {rows} "
+            "GROUP BY 1 ORDER BY 1",
+            "clip": f"SELECT floor(clip_score * 20)::INT AS bin, count(*) AS n FROM {rows} "
+            "AND clip_score IS NOT NULL GROUP BY 1 ORDER BY 1",
+            "surfaces": f"SELECT mention, count(*) AS n, avg(score) AS score FROM {rows} AND mention IS NOT NULL "
+            "GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 30",
+            "domains": "SELECT domain, here.n FROM (SELECT domain_id, count(*) AS n "
+            f"FROM {rows} AND domain_id IS NOT NULL GROUP BY 1) here JOIN domains USING (domain_id) "
+            "ORDER BY here.n DESC, domain LIMIT 12",
+            "scripts": f"SELECT script, count(*) AS n FROM {rows} GROUP BY 1 ORDER BY 2 DESC, 1",
+            "splits": f"SELECT split, count(*) AS n FROM {rows} AND split IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1",
+            "units": f"SELECT unit, count(*) AS n, avg(score) AS score FROM (SELECT file, score FROM {rows}) "
+            "JOIN files USING (file) GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 12",
+        }
+        told: dict[str, Any] = {name: self._rows(sql) for name, sql in wanted.items()} if entity["images"] else {}
+        shown = "other_id, pairs, probability, replace(image_id::VARCHAR, '-', '') AS image_id"
+        told["lost_to"] = self._rows(
+            f"SELECT {shown} FROM confused WHERE entity_id = ? ORDER BY pairs DESC, other_id LIMIT 12",
+            entity["entity_id"],
+        )
+        told["won_over"] = self._rows(
+            f"SELECT {shown.replace('other_id', 'entity_id AS other_id')} FROM confused WHERE other_id = ? "
+            "ORDER BY pairs DESC, entity_id LIMIT 12",
+            entity["entity_id"],
+        )
+        return told
+
+    def _domain(self, domain: str) -> int:
+        found = self._rows("SELECT domain_id FROM domains WHERE domain = ?", domain.lower())
+        return found[0]["domain_id"] if found else -1
+
+    # Images
+
+    def images(self, asked: Mapping[str, str], offset: int = 0, most: int = PAGE) -> dict[str, Any]:
+        """A page of labels: total, rows (image_id, entity_id, score, clip_score, mention, alt_text, domain, …).
+        asked: entity, domain, script, split, unit, mention, min_score, max_score, min_clip, max_clip, sort, text."""
+        where, entity = Where(), None
+        if value := asked.get("entity"):
+            entity = self.entity(entity_number(value))
+            if entity is None:
+                return {"total": 0, "offset": offset, "rows": []}
+            first = entity["first"]
+            where = where.also("l.rowid >= ? AND l.rowid < ?", first, first + entity["images"])
+        plain = len(where.conditions)
+        for name in ("script", "split", "mention"):
+            if value := asked.get(name):
+                where = where.also(f"{name} = ?", value)
+        if domain := asked.get("domain"):
+            where = where.also("l.domain_id = ?", self._domain(domain))
+        if unit := asked.get("unit"):
+            where = where.also("file IN (SELECT file FROM files WHERE unit = ?)", unit)
+        if text := asked.get("text"):
+            where = where.also("contains(lower(alt_text), lower(?))", text[:200])
+        if kind := asked.get("type"):
+            where = where.also("entity_id IN (SELECT entity_id FROM entities WHERE coarse_type = ?)", kind)
+        where = _between(where, asked, "score", "score")
+        where = _between(where, asked, "clip", "clip_score")
+        order = _one_of(asked, "sort", IMAGE_SORTS, "score" if entity else "hash")
+        filtered = len(where.conditions) > plain
+        if entity is not None and not filtered:
+            total = entity["images"]
+            if asked.get("sort", "score") in ("score", ""):
+                # The rows lie in this order: of however many, a page is read alone.
+                low = min(offset, total)
+                where = Where(
+                    ("l.rowid >= ? AND l.rowid < ?",),
+                    (entity["first"] + low, entity["first"] + min(low + most, total)),
+                )
+                offset_sql = ""
+            else:
+                offset_sql = f"OFFSET {int(offset)}"
+        else:
+            total = (
+                self._rows(f"SELECT count(*) AS n FROM labels l WHERE {where.sql}", *where.values)[0]["n"]
+                if where.conditions
+                else self.facts["labels"]
+            )
+            offset_sql = f"OFFSET {int(offset)}"
+        if entity is None and not where.conditions and order == IMAGE_SORTS["hash"]:
+            rows = self._in_hash_order(offset, most)
+        else:
+            rows = self._rows(
+                f"SELECT {_LABEL} FROM labels l WHERE {where.sql} ORDER BY {order} LIMIT {int(most)} {offset_sql}",
+                *where.values,
+            )
+        return {"total": total, "offset": offset, "rows": self._named(rows)}
+
+    def _in_hash_order(self, offset: int, most: int) -> list[dict[str, Any]]:
+        """Labels of images in the order of their ids, which is as good as drawn; a page counts images."""
+        ids = self._rows("SELECT image_id FROM images WHERE rowid >= ? AND rowid < ?", offset, offset + most)
+        if not ids:
+            return []
+        low, high = ids[0]["image_id"], ids[-1]["image_id"]
+        return self._rows(
+            f"SELECT {_LABEL} FROM labels l WHERE image_id >= ?::UUID AND image_id <= ?::UUID "
+            f"ORDER BY {IMAGE_SORTS['hash']} LIMIT {int(most)}",
+            str(low), str(high),
+        )  # fmt: skip
+
+    def _named(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        names = self.names_of([row["entity_id"] for row in rows])
+        ids = sorted({row["domain_id"] for row in rows} - {None})
+        domains = {
+            row["domain_id"]: row["domain"]
+            for row in (self._rows("SELECT * FROM domains WHERE list_contains(?, domain_id)", ids) if ids else ())
+        }
+        return [
+            {**row, "name": (names.get(row["entity_id"]) or {}).get("name"), "domain": domains.get(row.pop("domain_id"))}
+            for row in rows
+        ]
+
+    def place_of(self, image_id: str) -> tuple[str, int, str] | None:
+        """The file that an image lies in, its row there, and its unit."""
+        found = self._rows(
+            "SELECT f.path, i.row, f.unit FROM images i JOIN files f USING (file) WHERE i.image_id = ?::UUID", image_id
+        )
+        return (found[0]["path"], found[0]["row"], found[0]["unit"]) if found else None
+
+    def ids_beginning(self, digits: str) -> list[str]:
+        """Ids of images that begin with these hex digits, at most ten."""
+        low, high = digits.ljust(32, "0"), digits.ljust(32, "f")
+        rows = self._rows(
+            "SELECT replace(image_id::VARCHAR, '-', '') AS image_id FROM images "
+            "WHERE image_id >= ?::UUID AND image_id <= ?::UUID ORDER BY image_id LIMIT 10",
+            low, high,
+        )  # fmt: skip
+        return [row["image_id"] for row in rows]
+
+    def near_duplicates(self, image_id: str, most: int = 24) -> list[dict[str, Any]] | None:
+        """Images whose perceptual hash differs in 31 bits of 256 or fewer; None where nothing can be said: the dataset
+        has no hashes, or more images than one question compares."""
+        if not self.facts["hashed"] or self.facts["images"] > _SCANNED:
+            return None
+        return self._rows(
+            f"""
+            WITH asked AS (SELECT h0, h1, h2, h3 FROM images WHERE image_id = ?::UUID),
+            near AS (
+                SELECT i.image_id, bit_count(xor(i.h0, a.h0)) + bit_count(xor(i.h1, a.h1))
+                    + bit_count(xor(i.h2, a.h2)) + bit_count(xor(i.h3, a.h3)) AS bits
+                FROM images i, asked a WHERE i.h0 IS NOT NULL AND i.image_id <> ?::UUID
+            )
+            SELECT replace(image_id::VARCHAR, '-', '') AS image_id, bits FROM near WHERE bits <= {_NEAR_BITS}
+            ORDER BY bits, image_id LIMIT {int(most)}
+            """,
+            image_id, image_id,
+        )  # fmt: skip
+
+    def some(self, most: int) -> list[dict[str, Any]]:
+        """Labels of the first images by hash: nobody chose them."""
+        return self._named(self._in_hash_order(0, most))
+
+
+_LABEL = (
+    "replace(l.image_id::VARCHAR, '-', '') AS image_id, l.entity_id, l.score, l.clip_score, l.mention, l.alt_text, "
+    "l.domain_id, l.script, l.split, l.labels, l.width, l.height"
+)
+
+
+def entity_number(written: str) -> int:
+    """308 of Q308 or 308. Raises BadFilter."""
+    found = re.fullmatch(r"[Qq]?(\d{1,18})", written.strip())
+    if not found:
+        raise BadFilter(f"{written!r} is no entity: Q308, or 308")
+    return int(found[1])
+
+
+def _next(form: str) -> str:
+    """What stands behind every word that begins so."""
+    return form + "\U0010ffff"
+
+
+def _between(where: Where, asked: Mapping[str, str], name: str, column: str) -> Where:
+    for bound, sign in (("min", ">="), ("max", "<=")):
+        written = asked.get(f"{bound}_{name}", "").strip()
+        if not written:
+            continue
+        try:
+            value = float(written)
+        except ValueError:
+            raise BadFilter(f"{bound}_{name}: {written!r} is no number") from None
+        where = where.also(f"{column} {sign} ?", value)
+    return where
+
+
+def _one_of(asked: Mapping[str, str], name: str, known: Mapping[str, str], default: str) -> str:
+    value = asked.get(name) or default
+    if value not in known:
+        raise BadFilter(f"{name}: {value!r} is none of {', '.join(known)}")
+    return known[value]
