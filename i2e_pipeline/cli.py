@@ -197,6 +197,22 @@ def _parser() -> _Parser:
     why.add_argument("asked", metavar="IMAGE_ID|URL|KEY", help="an image's id in hex, or the beginning of one")
     _json_argument(why)
 
+    about = "a published dataset in a browser: find, ask why, mark what is wrong"
+    looking = _command(commands, "explore", _explore, about, without="FOLDER, or the embedded sample's output")
+    looking.add_argument(
+        "folder",
+        nargs="?",
+        type=at_home,
+        metavar="FOLDER",
+        help="an output, or a dataset, instead of --config",
+    )
+    looking.add_argument("--port", type=int, default=8765, help="on this machine alone; 0: any (default 8765)")
+    looking.add_argument("--open", action="store_true", help="open it in the browser")
+    looking.add_argument("--marks", type=at_home, metavar="FILE.jsonl", help="where marks go (default: in the output)")
+    looking.add_argument("--index", type=at_home, metavar="FOLDER", help="of the index (default: in the output)")
+    looking.add_argument("--memory-gb", type=float, default=2.0, help="what queries and the index may take (default 2)")
+    looking.add_argument("--similar", action="store_true", help="build the index of vectors that many images need")
+
     show = _command(commands, "config", _show_config, "print the settings that a command would see")
     show.add_argument("--explain", nargs="?", const="", metavar="SECTION", help="what each setting means instead")
 
@@ -642,6 +658,33 @@ def _explain(options: argparse.Namespace) -> int:
     found = explain(pipeline(_config(options, compose=False)), options.asked)
     if not _as_json(options, found):
         summary.print_explanation(found)
+    return 0
+
+
+def _explore(options: argparse.Namespace) -> int:
+    from i2e_pipeline import stages
+    from i2e_pipeline.commands import explore
+    from i2e_pipeline.explore.index import Limits
+
+    if options.folder is None:
+        pipeline = stages.pipeline(_config(options, compose=False))
+        place = explore.Place.of(pipeline.config.output)
+    else:
+        if options.config is not None:
+            raise ConfigError("FOLDER or --config: each says which dataset")
+        place, pipeline = explore.Place.of(options.folder), None
+        if place.output is not None:
+            overrides = [o for group in options.set for o in group]
+            ran = files.join(place.output, "config.yaml")
+            # The run's own settings, wherever the output lies by now.
+            tree = stages.load(ran, [*overrides, f"output={place.output}"]) if files.exists(ran) else None
+            pipeline = stages.pipeline(tree) if tree is not None else None
+    if place.output is None:
+        pipeline = None
+    shown = explore.explored(place, pipeline, options.marks, options.index, Limits(options.memory_gb))
+    if options.similar:
+        shown.similar.build()
+    explore.serve(shown, options.port, options.open)
     return 0
 
 

@@ -55,10 +55,28 @@ def explain(pipeline: Pipeline, asked: str) -> dict[str, Any]:
     asked   the image's id in hex or a prefix of it, a pair's id in hex, the pair's url, or its source's key
     Raises NotFound where no row is that, saying where was looked, or where a prefix means several images.
     """
+    return explained_in(opened(pipeline), asked)
+
+
+def opened(pipeline: Pipeline) -> Run:
+    """An output as it lies there. Raises NotFound where no run has made anything there."""
     run = open_as_it_is(pipeline)
     if not any(run.commits.values()):
         raise NotFound(f"{hide(pipeline.config.output)} holds nothing that a run has made: name its config (--config)")
-    return _Explanation(_Search(run, asked.strip())).told(asked)
+    return run
+
+
+def explained_in(run: Run, asked: str, unit: str | None = None) -> dict[str, Any]:
+    """`explain` in an output that is open already.
+
+    unit   where the image or pair lies, if that is known. An output that is too large to be looked through for other
+           pairs of the same image is then looked into there alone, and a note says so
+    """
+    search = _Search(run, asked.strip())
+    rows = sum(commit.rows("scores") for commit in run.commits[run.writer("scores").name].values())
+    if unit is not None and rows > _MANY_ROWS:
+        search.within = [unit]
+    return _Explanation(search).told(asked)
 
 
 # --- finding -------------------------------------------------------------------------------------------------------
@@ -82,6 +100,8 @@ class _Search:
     looked: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     """What could not be looked in, and why."""
+    within: list[str] | None = None
+    """Units that alone are looked in; None: all."""
 
     def rows(
         self,
@@ -105,6 +125,7 @@ class _Search:
         most: int | None = None,
     ) -> pa.Table:
         """The same as a table, of these columns alone: for rows that may be many."""
+        units = self.within if units is None else units
         writer = self.run.writer(table)
         made = self.run.commits[writer.name]
         commits = [c for u, c in made.items() if units is None or writer.scope != "unit" or u in units]
@@ -233,6 +254,8 @@ class _Explanation:
     def told(self, asked: str) -> dict[str, Any]:
         found = self.search.find()
         pairs = [self._pair(unit, pair_id) for unit, pair_id in found.pairs]
+        if self.search.within is not None:
+            self.notes.append(f"looked for pairs in {', '.join(self.search.within)} alone: the output is large")
         if found.of > len(pairs):
             self.notes.append(f"{found.of:,} pairs are it; {len(pairs)} are told")
         return {

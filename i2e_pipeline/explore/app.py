@@ -261,9 +261,17 @@ class _Pages:
     def picture(self, request: Request) -> Response:
         image_id = _image_id(request)
         side = int(request.query_params.get("side", "160") or 160)
-        path, row, _ = self._place(image_id)
+        place = self.queries.place_of(image_id)
+        drawn = None if place else self.of.marking.drawn_of(image_id)
         try:
-            made = self.of.pictures.thumbnail(path, row, image_id, side)
+            if place:
+                made = self.of.pictures.thumbnail(place[0], place[1], image_id, side)
+            else:
+                # What was weighed and not published is still in the input.
+                stored = self.of.stories.stored_of(drawn) if drawn else None
+                if stored is None:
+                    raise NoPicture(f"{image_id} is no image of this dataset")
+                made = self.of.pictures.shrunk(stored, image_id, side)
         except NoPicture as error:
             raise HTTPException(404, str(error)) from None
         # An image's id is the hash of its bytes.
@@ -327,7 +335,7 @@ class _Pages:
             entity = names.get(row["entity_id"]) or {}
             rows.append(
                 {**row, "alt_text": text, "name": entity.get("name"), "description": entity.get("description"),
-                 "coarse_type": entity.get("coarse_type"), "picture": place is not None}
+                 "coarse_type": entity.get("coarse_type"), "in_dataset": place is not None}
             )  # fmt: skip
         return JSONResponse({**drawn, "rows": rows})
 

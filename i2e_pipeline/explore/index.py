@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from i2e_pipeline.core.config import digest
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.scripts import scripts
 from i2e_pipeline.dataset.published import ImageFile, Published, open_published, part_files
+from i2e_pipeline.label import drawing
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -49,8 +50,8 @@ _OF_ENTITIES = (
     "mean_clip_score", "mean_probability", "types", "coarse_type", "sitelinks", "popularity", "retired",
 )  # fmt: skip
 
-Weighed = Iterable[tuple[str, Callable[[], Iterator[pa.RecordBatch]]]]
-"""By unit, what the label stage weighed: image_id, pair_id, entity_id, probability, reason."""
+Weighed = Sequence[tuple[str, Callable[[], Iterator[pa.RecordBatch]]]]
+"""By unit, what the label stage weighed: image_id, pair_id, entity_id, probability, reason, shard, row. Read twice."""
 
 
 class IndexFault(I2EError):
@@ -119,6 +120,7 @@ def _build(folder: str, path: Path, limits: Limits, weighed: Weighed | None) -> 
             _write_entities(made, published)
             _write_names(made)
             _write_confused(made, weighed)
+            _write_drawn(made, weighed, threshold_of(published.manifest))
             _write_facts(made, published, weighed is not None)
         finally:
             made.close()
@@ -126,6 +128,12 @@ def _build(folder: str, path: Path, limits: Limits, weighed: Weighed | None) -> 
     finally:
         _forget(new)
     log.info("index: %.0f s, %.1f MB", time.monotonic() - started, path.stat().st_size / 1e6)
+
+
+def threshold_of(manifest: Mapping[str, Any]) -> float:
+    """The probability from which a label is published."""
+    told = manifest.get("labels_chosen_by") or {}
+    return float(told.get("bar") or told.get("threshold") or 0.0)
 
 
 def _forget(new: Path) -> None:
@@ -402,6 +410,67 @@ def _write_confused(made: DuckDBPyConnection, weighed: Weighed | None) -> None:
         "FROM raw_confused GROUP BY 1, 2 ORDER BY entity_id, pairs DESC, other_id"
     )
     made.execute("DROP TABLE raw_confused")
+
+
+# --- what is drawn to be marked -------------------------------------------------------------------------------------
+
+
+def _write_drawn(made: DuckDBPyConnection, weighed: Weighed | None, threshold: float) -> None:
+    """The labels that a reader is asked about, of all that were weighed, or of the published ones alone."""
+    types = made.sql("SELECT entity_id, coarse_type FROM entities ORDER BY entity_id").to_arrow_table()
+    pool = drawing.pooled(_typed(_published_labels(made) if weighed is None else _weighed_labels(weighed), types))
+    rows = drawing.draw(pool, threshold, drawing.PLANNED)
+    rows = rows.select(
+        ["image_id", "entity_id", "pair_id", "unit", "shard", "row", "probability", "published", "weight"]
+    )
+    for name in ("image_id", "pair_id"):
+        rows = rows.set_column(rows.column_names.index(name), name, rows[name].cast(pa.binary()))
+    rows = rows.append_column("place", pa.array(np.arange(rows.num_rows)))
+    made.register("arrived", rows)
+    made.execute(
+        "CREATE TABLE drawn AS SELECT * REPLACE (lower(hex(image_id)) AS image_id, lower(hex(pair_id)) AS pair_id) "
+        "FROM arrived"
+    )
+    made.register("arrived", drawing.counts(pool, threshold))
+    made.execute("CREATE TABLE weighed_counts AS SELECT * FROM arrived")
+    made.unregister("arrived")
+
+
+def _weighed_labels(weighed: Weighed) -> Iterator[pa.RecordBatch]:
+    for unit, batches in weighed:
+        for batch in batches():
+            yield batch.append_column("unit", pa.array([unit] * batch.num_rows, pa.string()))
+
+
+def _published_labels(made: DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
+    of_index = made.cursor().sql(
+        "SELECT unhex(replace(image_id::VARCHAR, '-', '')) AS image_id, entity_id, score AS probability FROM labels"
+    )
+    for batch in of_index.to_arrow_reader(1 << 17):
+        rows = batch.num_rows
+        image_ids = batch["image_id"].cast(pa.binary(16))
+        yield pa.RecordBatch.from_pydict(
+            {
+                "image_id": image_ids,
+                "pair_id": image_ids,
+                "entity_id": batch["entity_id"],
+                "probability": batch["probability"],
+                "reason": pa.nulls(rows, pa.string()),
+                "shard": pa.nulls(rows, pa.int32()),
+                "row": pa.nulls(rows, pa.int64()),
+                "unit": pa.nulls(rows, pa.string()),
+            }
+        )
+
+
+def _typed(batches: Iterator[pa.RecordBatch], types: pa.Table) -> Iterator[pa.RecordBatch]:
+    """With the coarse type of each entity; types: entity_id in order, coarse_type."""
+    ids, names = types["entity_id"].to_numpy(), types["coarse_type"].combine_chunks()
+    for batch in batches:
+        wanted = batch["entity_id"].to_numpy()
+        at = np.minimum(np.searchsorted(ids, wanted), max(len(ids) - 1, 0))
+        there = ids[at] == wanted if len(ids) else np.zeros(len(wanted), dtype=bool)
+        yield batch.append_column("coarse_type", names.take(pa.array(at, mask=~there)))
 
 
 # --- what every page says -------------------------------------------------------------------------------------------

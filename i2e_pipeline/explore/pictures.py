@@ -10,7 +10,7 @@ import io
 import threading
 import warnings
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
@@ -30,13 +30,6 @@ _SIDES = (160, 320, 640)
 
 class NoPicture(I2EError):
     """The bytes are no image that can be shown; the message says why."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of i2e/images without its bytes."""
-
-    columns: dict[str, Any]
 
 
 class Pictures:
@@ -66,13 +59,20 @@ class Pictures:
 
     def thumbnail(self, path: str, row: int, image_id: str, side: int) -> bytes:
         """A JPEG of at most `side` pixels. Raises NoPicture where the bytes cannot be decoded."""
+        return self._kept(image_id, side, lambda: self.stored(path, row))
+
+    def shrunk(self, stored: bytes, image_id: str, side: int) -> bytes:
+        """`thumbnail` of bytes that are at hand."""
+        return self._kept(image_id, side, lambda: stored)
+
+    def _kept(self, image_id: str, side: int, stored: Callable[[], bytes]) -> bytes:
         side = next((s for s in _SIDES if s >= side), _SIDES[-1])
         with self._lock:
             if (image_id, side) in self._thumbnails:
                 self._thumbnails.move_to_end((image_id, side))
                 return self._thumbnails[image_id, side]
         with self._decoders:
-            made = _shrunk(self.stored(path, row), side)
+            made = _shrunk(stored(), side)
         with self._lock:
             if (image_id, side) not in self._thumbnails:
                 self._thumbnails[image_id, side] = made

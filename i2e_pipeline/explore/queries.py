@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from i2e_pipeline.explore.index import FOLDED
 
 if TYPE_CHECKING:
@@ -141,9 +143,7 @@ class Queries:
             if value := asked.get(name):
                 where = where.also(f"{column} = ?", value)
         if domain := asked.get("domain"):
-            where = where.also(
-                "entity_id IN (SELECT entity_id FROM labels WHERE domain_id = ?)", self._domain(domain)
-            )
+            where = where.also("entity_id IN (SELECT entity_id FROM labels WHERE domain_id = ?)", self._domain(domain))
         where = _between(where, asked, "images", "images")
         where = _between(where, asked, "probability", "mean_probability")
         where = _between(where, asked, "fame", "sitelinks")
@@ -278,7 +278,11 @@ class Queries:
             for row in (self._rows("SELECT * FROM domains WHERE list_contains(?, domain_id)", ids) if ids else ())
         }
         return [
-            {**row, "name": (names.get(row["entity_id"]) or {}).get("name"), "domain": domains.get(row.pop("domain_id"))}
+            {
+                **row,
+                "name": (names.get(row["entity_id"]) or {}).get("name"),
+                "domain": domains.get(row.pop("domain_id")),
+            }
             for row in rows
         ]
 
@@ -299,6 +303,15 @@ class Queries:
         )  # fmt: skip
         return [row["image_id"] for row in rows]
 
+    def ids_of_unit(self, unit: str) -> list[str]:
+        """Ids of the published images of a unit."""
+        rows = self._rows(
+            "SELECT replace(image_id::VARCHAR, '-', '') AS image_id FROM images "
+            "WHERE file IN (SELECT file FROM files WHERE unit = ?)",
+            unit,
+        )
+        return [row["image_id"] for row in rows]
+
     def near_duplicates(self, image_id: str, most: int = 24) -> list[dict[str, Any]] | None:
         """Images whose perceptual hash differs in 31 bits of 256 or fewer; None where nothing can be said: the dataset
         has no hashes, or more images than one question compares."""
@@ -317,6 +330,30 @@ class Queries:
             """,
             image_id, image_id,
         )  # fmt: skip
+
+    # Marks
+
+    def score_of(self, image_id: str, entity_id: int) -> float | None:
+        """The probability of a published label; None where there is no such."""
+        entity = self.entity(entity_id)
+        if entity is None or not re.fullmatch(r"[0-9a-f]{32}", image_id):
+            return None
+        found = self._rows(
+            "SELECT score FROM labels WHERE rowid >= ? AND rowid < ? AND image_id = ?::UUID",
+            entity["first"], entity["first"] + entity["images"], image_id,
+        )  # fmt: skip
+        return found[0]["score"] if found else None
+
+    def drawn(self) -> list[dict[str, Any]]:
+        """The labels to mark, in their order: image_id, entity_id, pair_id, unit, shard, row, probability, published,
+        weight."""
+        return self._rows("SELECT * EXCLUDE (place) FROM drawn ORDER BY place")
+
+    def weighed_counts(self) -> pa.Table:
+        """How many labels there are by probability (drawing.counts)."""
+        with self._lock:
+            cursor = self._index.cursor()
+        return cursor.sql("SELECT * FROM weighed_counts").to_arrow_table()
 
     def some(self, most: int) -> list[dict[str, Any]]:
         """Labels of the first images by hash: nobody chose them."""

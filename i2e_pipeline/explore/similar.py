@@ -69,7 +69,7 @@ class Similar:
         return self._nearest(vector, _MOST)
 
     def build(self) -> None:
-        """The ANN index, in bounded memory but for itself; written whole. Raises NoVectors where there are no vectors."""
+        """The ANN index, written whole; memory holds it while it is made. Raises NoVectors where there are no vectors."""
         if not self.there or self.place is None or self.batches is None:
             raise NoVectors("no vectors are kept beside this dataset (score.keep_vectors)")
         if self.images <= EXACT or self._built():
@@ -136,9 +136,12 @@ class Similar:
         vector = np.asarray(vector, dtype=np.float32)
         if self._ann is not None:
             found = self._ann.search(vector.astype(np.float16), most)
-            rows = [(self._of_key[int(k)].decode(), 1 - float(d)) for k, d in zip(found.keys, found.distances, strict=True)]
+            rows = [
+                (self._of_key[int(k)].decode(), 1 - float(d)) for k, d in zip(found.keys, found.distances, strict=True)
+            ]
         else:
-            assert self._vectors is not None and self._ids is not None
+            assert self._vectors is not None
+            assert self._ids is not None
             if vector.shape != self._vectors.shape[1:]:
                 raise NoVectors(f"the vectors here have {self._vectors.shape[1]} dimensions, the model's {len(vector)}")
             cosines = self._vectors @ vector

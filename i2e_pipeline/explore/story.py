@@ -38,7 +38,9 @@ class Told:
     does: Mapping[str, str]
     """Of each stage what it does."""
     text: Callable[[Mapping[str, Any]], str | None]
-    """The alt-text of a drawn label: image_id, pair_id, unit."""
+    """The cleaned text of a drawn label: pair_id, unit."""
+    stored: Callable[[Mapping[str, Any]], bytes | None]
+    """The image of a drawn label as the input has it: unit, shard, row. None where it is gone."""
 
 
 @dataclass
@@ -84,6 +86,9 @@ class Stories:
 
     def text_of(self, row: Mapping[str, Any]) -> str | None:
         return self.run.text(row) if self.run is not None else None
+
+    def stored_of(self, row: Mapping[str, Any]) -> bytes | None:
+        return self.run.stored(row) if self.run is not None else None
 
     # What was rejected
 

@@ -1,0 +1,293 @@
+/* Pages work without this; it adds hits while typing, scrolled lists, keys, stories and marks. All text is set as text. */
+const $ = (query, from = document) => from.querySelector(query);
+const all = (query, from = document) => [...from.querySelectorAll(query)];
+const made = (tag, text = "", name = "") => {
+  const element = document.createElement(tag);
+  if (text) element.textContent = text;
+  if (name) element.className = name;
+  return element;
+};
+const say = (text) => { $("#said").textContent = text; };
+const asked = async (url, options) => {
+  const answer = await fetch(url, options);
+  const told = await answer.json();
+  if (!answer.ok) throw new Error(told.error || answer.statusText);
+  return told;
+};
+const number = (n) => n.toLocaleString("en");
+
+/* Entities while typing: a combobox with a list (ARIA APG). `chosen` gets the entity. */
+function combobox(input, list, chosen) {
+  let hits = [], at = -1, latest = 0;
+  const close = () => { list.hidden = true; input.setAttribute("aria-expanded", "false"); input.removeAttribute("aria-activedescendant"); at = -1; };
+  const mark = (n) => {
+    at = n;
+    all("li", list).forEach((li, i) => li.setAttribute("aria-selected", String(i === n)));
+    const li = list.children[n];
+    if (li) { input.setAttribute("aria-activedescendant", li.id); li.scrollIntoView({ block: "nearest" }); }
+    else input.removeAttribute("aria-activedescendant");
+  };
+  const show = (found) => {
+    hits = found;
+    list.replaceChildren(...hits.map((hit, n) => {
+      const li = made("li");
+      li.id = `${list.id || "others"}-${n}`;
+      li.setAttribute("role", "option");
+      li.setAttribute("aria-selected", "false");
+      li.append(made("b", hit.name), " ", made("span", `Q${hit.entity_id}`, "soft"), made("span", hit.description || "", "soft what"), made("span", `${number(hit.images)}`, "count"));
+      li.addEventListener("pointerdown", (event) => { event.preventDefault(); close(); chosen(hit); });
+      return li;
+    }));
+    if (!hits.length) { list.replaceChildren(made("li", "nothing is called so", "none")); }
+    list.hidden = false;
+    input.setAttribute("aria-expanded", "true");
+    mark(-1);
+    say(hits.length ? `${hits.length} entities` : "nothing is called so");
+  };
+  input.addEventListener("input", async () => {
+    const turn = ++latest, typed = input.value.trim();
+    if (!typed) return close();
+    try {
+      const found = await asked(`/api/hits?q=${encodeURIComponent(typed)}`);
+      if (turn === latest) show(found);
+    } catch (error) { say(String(error.message)); }
+  });
+  input.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") { close(); event.stopPropagation(); }
+    if (list.hidden || !hits.length) return;
+    if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      event.preventDefault();
+      mark((at + (event.key === "ArrowDown" ? 1 : at < 0 ? 0 : -1) + hits.length) % hits.length);
+    }
+    if (event.key === "Enter" && at >= 0) { event.preventDefault(); const hit = hits[at]; close(); chosen(hit); }
+  });
+  input.addEventListener("blur", close);
+}
+combobox($("#find"), $("#hits"), (hit) => { location.href = `/entities/Q${hit.entity_id}`; });
+
+/* A list of images that is as long as it says, of which only what is seen exists. */
+function scrolled(list) {
+  const source = new URL(list.dataset.source, location.href), names = "names" in list.dataset;
+  const start = Number(list.dataset.offset), total = Math.min(Number(list.dataset.total) - start, Number(list.dataset.window));
+  if (total <= list.children.length) return;
+  const first = list.children[0].getBoundingClientRect(), gap = 12, size = 60;
+  const pages = new Map();
+  const page = (n) => {
+    if (!pages.has(n)) {
+      source.searchParams.set("offset", start + n * size);
+      source.searchParams.set("most", size);
+      pages.set(n, asked(source).then((told) => told.rows, () => { pages.delete(n); return []; }));
+      if (pages.size > 40) pages.delete(pages.keys().next().value);
+    }
+    return pages.get(n);
+  };
+  const card = (row, n) => {
+    const li = made("li", "", "card"), link = made("a"), frame = made("span", "", "frame"), image = made("img");
+    link.href = `/images/${row.image_id}`;
+    Object.assign(image, { src: `/images/${row.image_id}/picture`, alt: row.alt_text || row.mention || "", loading: "lazy", width: 160, height: 160 });
+    const says = made("span", "", "says");
+    says.append(made("b", (names ? row.name || `Q${row.entity_id}` : row.mention) || ""), " ", made("span", row.score.toFixed(2), "score"));
+    frame.append(image);
+    link.append(frame, says, made("span", row.alt_text || "", "alt"));
+    li.append(link);
+    li.dataset.n = n;
+    li.setAttribute("aria-setsize", total);
+    li.setAttribute("aria-posinset", n + 1);
+    return li;
+  };
+  const height = first.height + gap, wide = first.width;
+  let drawn = "";
+  all(".pager", list.parentElement).forEach((pager) => { pager.hidden = Number(list.dataset.total) <= Number(list.dataset.window); });
+  const draw = async (focus = null) => {
+    const inside = list.clientWidth, columns = Math.max(1, Math.floor((inside + gap) / (Math.min(wide, inside) + gap)));
+    const top = list.getBoundingClientRect().top, rows = Math.ceil(total / columns);
+    let from = Math.max(0, Math.floor(-top / height) - 2), to = Math.min(rows, Math.ceil((innerHeight - top) / height) + 2);
+    if (focus !== null) { from = Math.min(from, Math.floor(focus / columns)); to = Math.max(to, Math.floor(focus / columns) + 1); }
+    const low = from * columns, high = Math.min(total, Math.max(from + 1, to) * columns);
+    const now = `${low}-${high}-${columns}`;
+    if (now === drawn) return;
+    drawn = now;
+    const parts = await Promise.all(Array.from({ length: Math.floor((high - 1) / size) - Math.floor(low / size) + 1 }, (_, i) => page(Math.floor(low / size) + i)));
+    if (drawn !== now) return;
+    const rowsHere = parts.flat().slice(low % size, (low % size) + high - low);
+    const held = document.activeElement?.closest?.("li.card")?.dataset.n;
+    list.style.paddingTop = `${from * height}px`;
+    list.style.minHeight = `${rows * height}px`;
+    const there = new Map(all(":scope > li", list).map((li) => [li.dataset.n, li]));
+    list.replaceChildren(...rowsHere.map((row, i) => there.get(String(low + i)) || card(row, low + i)));
+    const wanted = focus ?? (held !== undefined ? Number(held) : null);
+    if (wanted !== null) $(`li[data-n="${wanted}"] a`, list)?.focus({ preventScroll: focus === null });
+  };
+  all(":scope > li", list).forEach((li, n) => { li.dataset.n = n; li.setAttribute("aria-setsize", total); li.setAttribute("aria-posinset", n + 1); });
+  let waiting = false;
+  const soon = () => { if (!waiting) { waiting = true; requestAnimationFrame(() => { waiting = false; draw(); }); } };
+  addEventListener("scroll", soon, { passive: true });
+  addEventListener("resize", soon);
+  list.go = (n) => draw(n);
+  list.total = total;
+  draw();
+}
+all("ul.grid[data-source]").forEach(scrolled);
+
+/* Arrows go from image to image. */
+document.addEventListener("keydown", (event) => {
+  const here = event.target.closest?.("ul.grid > li");
+  if (!here || !["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"].includes(event.key)) return;
+  const list = here.parentElement, items = all(":scope > li", list);
+  const row = items.filter((li) => li.offsetTop === here.offsetTop).length;
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -row, ArrowDown: row }[event.key];
+  event.preventDefault();
+  if (list.go) { const to = Number(here.dataset.n) + steps; if (to >= 0 && to < list.total) list.go(to); }
+  else $("a", items[items.indexOf(here) + steps] || here)?.focus();
+});
+
+/* Parts that are asked for when the page is there. */
+for (const part of all("[data-load]"))
+  fetch(part.dataset.load).then(async (answer) => {
+    const text = await answer.text();
+    const page = new DOMParser().parseFromString(text, "text/html");
+    const inner = $("main", page) || page.body;
+    part.replaceChildren(...[...inner.childNodes].map((node) => document.importNode(node, true)));
+    if (location.hash) $(CSS.escape ? `#${CSS.escape(location.hash.slice(1))}` : location.hash, part)?.scrollIntoView();
+  }, () => { part.append(made("p", "could not be asked", "note")); });
+
+/* Marks. */
+const put = (image_id, entity_id, mark, other = null) =>
+  asked("/api/marks", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ image_id, entity_id, mark, other }) });
+const keys = { r: "right", w: "wrong", o: "other", u: "unsure" };
+const typing = (event) => event.target.closest?.("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey;
+
+const image = $("article.image");
+if (image) {
+  const done = [];
+  const mark = async (label, kind) => {
+    const button = $(`[data-mark="${kind}"]`, label);
+    const taken = button.getAttribute("aria-pressed") === "true";
+    let other = null;
+    if (kind === "other" && !taken) {
+      other = prompt("Which entity does it show? A Q-id, or nothing where you do not know.");
+      if (other === null) return;
+    }
+    try {
+      await put(image.dataset.image, Number(label.dataset.entity), taken ? "cleared" : kind, other || null);
+      all("[data-mark]", label).forEach((b) => b.setAttribute("aria-pressed", String(b === button && !taken)));
+      done.push(label);
+      say(taken ? "mark taken back" : `marked ${kind}`);
+    } catch (error) { say(error.message); alert(error.message); }
+  };
+  for (const label of all(".label", image))
+    for (const button of all("[data-mark]", label)) button.addEventListener("click", () => mark(label, button.dataset.mark));
+  document.addEventListener("keydown", (event) => {
+    if (typing(event)) return;
+    const label = document.activeElement.closest?.(".label") || $(".label", image);
+    if (keys[event.key]) mark(label, keys[event.key]);
+    if (event.key === "z" && done.length) {
+      const last = done.pop(), pressed = $('[aria-pressed="true"]', last);
+      if (pressed) mark(last, pressed.dataset.mark);
+    }
+  });
+}
+
+const marking = $("#marking");
+if (marking) {
+  const queue = [], before = [];
+  let now = null, left = 0, of = 0, marked = 0;
+  const key = (row) => `${row.image_id}:${row.entity_id}`;
+  const more = async () => {
+    const query = queue.concat(now ? [now] : []).map((row) => `but=${key(row)}`).join("&");
+    const told = await asked(`/api/draw?${query}`);
+    queue.push(...told.rows);
+    ({ left, drawn: of, marked } = told);
+    for (const row of told.rows) new Image().src = `/images/${row.image_id}/picture?side=640`;
+  };
+  const show = () => {
+    marking.setAttribute("aria-busy", "false");
+    if (!now) { marking.replaceChildren(made("p", of ? "All drawn labels are marked." : "There is nothing to mark.", "none")); return; }
+    const card = $("#marking-card").content.cloneNode(true);
+    const picture = $("img", card);
+    picture.src = `/images/${now.image_id}/picture?side=640`;
+    picture.alt = now.alt_text || "";
+    picture.addEventListener("error", () => picture.replaceWith(made("p", "The image is not at hand any more: its input is gone. Mark it unsure.", "note")));
+    const name = $(".name", card);
+    name.textContent = now.name || `Q${now.entity_id}`;
+    name.href = `/entities/Q${now.entity_id}`;
+    $(".qid", card).textContent = `Q${now.entity_id}${now.coarse_type ? ` · ${now.coarse_type}` : ""}`;
+    $(".description", card).textContent = now.description || "No description.";
+    $(".text", card).textContent = now.alt_text || "";
+    for (const button of all("[data-mark]", card)) button.addEventListener("click", () => choose(button.dataset.mark));
+    const back = $("[data-back]", card);
+    back.disabled = !before.length;
+    back.addEventListener("click", undo);
+    const form = $("form.other", card), field = $("input", form);
+    let other = null;
+    combobox(field, $("ul", form), (hit) => { other = hit.entity_id; field.value = `${hit.name} (Q${hit.entity_id})`; });
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const typed = field.value.trim(), written = typed.match(/^[Qq]?(\d+)$/);
+      if (typed && !other && !written) { say("choose one of the list, or write a Q-id"); return; }
+      given("other", typed ? (other ?? Number(written[1])) : null);
+    });
+    marking.replaceChildren(made("p", `${number(marked + before.length)} marked · ${number(Math.max(0, left))} left of ${number(of)} drawn`, "soft"), card);
+  };
+  const next = async () => {
+    if (queue.length < 4) await more();
+    now = queue.shift() || null;
+    show();
+    implied();
+  };
+  const given = async (mark, other = null) => {
+    const row = now;
+    try { await put(row.image_id, row.entity_id, mark, other); }
+    catch (error) { say(error.message); alert(error.message); return; }
+    before.push(row);
+    left -= 1;
+    say(`marked ${mark}`);
+    await next();
+  };
+  const choose = (mark) => {
+    if (mark !== "other") return given(mark);
+    const form = $("form.other", marking);
+    form.hidden = false;
+    $("input", form).focus();
+  };
+  const undo = async () => {
+    const row = before.pop();
+    if (!row) return;
+    await put(row.image_id, row.entity_id, "cleared");
+    if (now) queue.unshift(now);
+    now = row;
+    left += 1;
+    say("mark taken back");
+    show();
+    implied();
+  };
+  const percent = (x) => `${(100 * x).toFixed(1)} %`;
+  const implied = async () => {
+    const told = await asked("/api/implied"), box = $("#implied"), lines = [];
+    for (const [name, what, where] of [["precision", "of the published labels are right", told.labels], ["recall", "of the right candidates are published", null]]) {
+      const figure = told[name];
+      if (!figure) continue;
+      const line = made("p");
+      if (figure.missing) line.append(made("b", name), ` — ${figure.missing} more marks, and it can be said.`);
+      else if (figure.value !== undefined) {
+        line.append(made("b", `${name} ${percent(figure.value)}`), `: between ${percent(figure.low)} and ${percent(figure.high)} (95 %) ${what}${where ? `, ${number(where)} of them` : ""}.`);
+        if (figure.unsure_low !== figure.unsure_high) line.append(made("span", ` The unsure ones could make it ${percent(figure.unsure_low)} to ${percent(figure.unsure_high)}.`, "soft"));
+      } else continue;
+      lines.push(line);
+    }
+    lines.push(made("p", `${told.marks} drawn labels are decided, ${told.unsure} unsure${told.by_eye ? `, ${told.by_eye} marked on their own pages, which do not count here` : ""}.${told.expected_precision ? ` By their probabilities ${percent(told.expected_precision)} would be right.` : ""}`, "soft"));
+    box.replaceChildren(...lines);
+  };
+  document.addEventListener("keydown", (event) => {
+    if (typing(event) || !now) return;
+    if (keys[event.key]) { event.preventDefault(); choose(keys[event.key]); }
+    if (event.key === "z") undo();
+  });
+  next().catch((error) => { marking.replaceChildren(made("p", error.message, "note")); });
+}
+
+document.addEventListener("keydown", (event) => {
+  if (typing(event)) return;
+  if (event.key === "/") { event.preventDefault(); $("#find").focus(); }
+  if (event.key === "m") location.href = "/mark";
+});
