@@ -49,7 +49,7 @@ INDEX_FOLDER = "_explore"
 """Below an output: the index, which holds texts and ids of the dataset."""
 MARKS_FILE = "marks.jsonl"
 _JUDGED = "judged.parquet"
-_WEIGHED = ["image_id", "pair_id", "entity_id", "probability", "reason", "shard", "row"]
+_WEIGHED = ["image_id", "pair_id", "entity_id", "probability", "mention", "reason", "shard", "row"]
 _ROWS = 1 << 16
 
 

@@ -51,7 +51,7 @@ _OF_ENTITIES = (
 )  # fmt: skip
 
 Weighed = Sequence[tuple[str, Callable[[], Iterator[pa.RecordBatch]]]]
-"""By unit, what the label stage weighed: image_id, pair_id, entity_id, probability, reason, shard, row. Read twice."""
+"""By unit, what the label stage weighed: image_id, pair_id, entity_id, probability, mention, reason, shard, row. Read twice."""
 
 
 class IndexFault(I2EError):
@@ -375,14 +375,16 @@ def _write_names(made: DuckDBPyConnection) -> None:
 
 
 def _write_confused(made: DuckDBPyConnection, weighed: Weighed | None) -> None:
-    """Of each entity that was weighed for a pair and is not its label, the label that it has instead."""
+    """Of each entity that was weighed for a pair and is not its label, the label that it has instead; `same_name`:
+    the same words of the text can mean both."""
     made.execute(
-        "CREATE TABLE raw_confused (entity_id BIGINT, other_id BIGINT, pairs BIGINT, probability FLOAT, image_id UUID)"
+        "CREATE TABLE raw_confused (entity_id BIGINT, other_id BIGINT, same_name BOOLEAN, pairs BIGINT, probability FLOAT, "
+        "image_id UUID)"
     )
     for _, batches in weighed or ():
         made.execute(
             "CREATE TEMP TABLE of_unit (pair_id BLOB, image_id BLOB, entity_id BIGINT, probability FLOAT, "
-            "label BOOLEAN)"
+            "mention VARCHAR, label BOOLEAN)"
         )
         for batch in batches():
             rows = pa.table(
@@ -391,6 +393,7 @@ def _write_confused(made: DuckDBPyConnection, weighed: Weighed | None) -> None:
                     "image_id": batch["image_id"].cast(pa.binary()),
                     "entity_id": batch["entity_id"],
                     "probability": batch["probability"],
+                    "mention": batch["mention"],
                     "label": pc.is_null(batch["reason"]),
                 }
             )
@@ -398,16 +401,17 @@ def _write_confused(made: DuckDBPyConnection, weighed: Weighed | None) -> None:
             made.execute("INSERT INTO of_unit SELECT * FROM arrived")
             made.unregister("arrived")
         made.execute(
-            "INSERT INTO raw_confused SELECT lost.entity_id, won.entity_id, count(*), max(lost.probability), "
+            "INSERT INTO raw_confused SELECT lost.entity_id, won.entity_id, coalesce(lower(lost.mention) = "
+            "lower(won.mention), false), count(*), max(lost.probability), "
             "hex(arg_max(lost.image_id, (lost.probability, hex(lost.image_id))))::UUID "
             "FROM of_unit lost JOIN of_unit won USING (pair_id) WHERE won.label AND NOT lost.label "
-            "AND lost.entity_id <> won.entity_id GROUP BY 1, 2"
+            "AND lost.entity_id <> won.entity_id GROUP BY 1, 2, 3"
         )
         made.execute("DROP TABLE of_unit")
     made.execute(
-        "CREATE TABLE confused AS SELECT entity_id, other_id, sum(pairs)::BIGINT AS pairs, "
+        "CREATE TABLE confused AS SELECT entity_id, other_id, same_name, sum(pairs)::BIGINT AS pairs, "
         "max(probability) AS probability, arg_max(image_id, (probability, image_id)) AS image_id "
-        "FROM raw_confused GROUP BY 1, 2 ORDER BY entity_id, pairs DESC, other_id"
+        "FROM raw_confused GROUP BY 1, 2, 3 ORDER BY entity_id, pairs DESC, other_id, same_name"
     )
     made.execute("DROP TABLE raw_confused")
 

@@ -186,14 +186,14 @@ class Queries:
             "JOIN files USING (file) GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 12",
         }
         told: dict[str, Any] = {name: self._rows(sql) for name, sql in wanted.items()} if entity["images"] else {}
-        shown = "other_id, pairs, probability, replace(image_id::VARCHAR, '-', '') AS image_id"
+        shown = "other_id, same_name, pairs, probability, replace(image_id::VARCHAR, '-', '') AS image_id"
         told["lost_to"] = self._rows(
-            f"SELECT {shown} FROM confused WHERE entity_id = ? ORDER BY pairs DESC, other_id LIMIT 12",
+            f"SELECT {shown} FROM confused WHERE entity_id = ? ORDER BY same_name DESC, pairs DESC, other_id LIMIT 16",
             entity["entity_id"],
         )
         told["won_over"] = self._rows(
             f"SELECT {shown.replace('other_id', 'entity_id AS other_id')} FROM confused WHERE other_id = ? "
-            "ORDER BY pairs DESC, entity_id LIMIT 12",
+            "ORDER BY same_name DESC, pairs DESC, entity_id LIMIT 16",
             entity["entity_id"],
         )
         return told

@@ -154,29 +154,44 @@ for (const part of all("[data-load]"))
 /* Marks. */
 const put = (image_id, entity_id, mark, other = null) =>
   asked("/api/marks", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ image_id, entity_id, mark, other }) });
+/* The form that asks which other entity an image shows; `given` gets its number, or null. */
+function otherForm(form, given) {
+  const field = $("input", form);
+  let other = null;
+  combobox(field, $("ul", form), (hit) => { other = hit.entity_id; field.value = `${hit.name} (Q${hit.entity_id})`; });
+  field.addEventListener("input", () => { other = null; });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const typed = field.value.trim(), written = typed.match(/^[Qq]?(\d+)$/);
+    if (typed && !other && !written) { say("choose one of the list, or write a Q-id"); return; }
+    form.hidden = true;
+    given(typed ? (other ?? Number(written[1])) : null);
+  });
+  form.ask = () => { form.hidden = false; field.focus(); };
+}
 const keys = { r: "right", w: "wrong", o: "other", u: "unsure" };
+/* What could not be done, where the reader looks. */
+const fail = (where, error) => { say(error.message); $(".note.failed", where)?.remove(); where.append(made("p", error.message, "note failed")); };
 const typing = (event) => event.target.closest?.("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey;
 
 const image = $("article.image");
 if (image) {
   const done = [];
-  const mark = async (label, kind) => {
+  const mark = async (label, kind, other) => {
     const button = $(`[data-mark="${kind}"]`, label);
     const taken = button.getAttribute("aria-pressed") === "true";
-    let other = null;
-    if (kind === "other" && !taken) {
-      other = prompt("Which entity does it show? A Q-id, or nothing where you do not know.");
-      if (other === null) return;
-    }
+    if (kind === "other" && !taken && other === undefined) { $("form.other", label).ask(); return; }
     try {
-      await put(image.dataset.image, Number(label.dataset.entity), taken ? "cleared" : kind, other || null);
+      await put(image.dataset.image, Number(label.dataset.entity), taken ? "cleared" : kind, taken ? null : other ?? null);
       all("[data-mark]", label).forEach((b) => b.setAttribute("aria-pressed", String(b === button && !taken)));
       done.push(label);
       say(taken ? "mark taken back" : `marked ${kind}`);
-    } catch (error) { say(error.message); alert(error.message); }
+    } catch (error) { fail(label, error); }
   };
-  for (const label of all(".label", image))
+  for (const label of all(".label", image)) {
+    otherForm($("form.other", label), (other) => mark(label, "other", other));
     for (const button of all("[data-mark]", label)) button.addEventListener("click", () => mark(label, button.dataset.mark));
+  }
   document.addEventListener("keydown", (event) => {
     if (typing(event)) return;
     const label = document.activeElement.closest?.(".label") || $(".label", image);
@@ -218,15 +233,7 @@ if (marking) {
     const back = $("[data-back]", card);
     back.disabled = !before.length;
     back.addEventListener("click", undo);
-    const form = $("form.other", card), field = $("input", form);
-    let other = null;
-    combobox(field, $("ul", form), (hit) => { other = hit.entity_id; field.value = `${hit.name} (Q${hit.entity_id})`; });
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      const typed = field.value.trim(), written = typed.match(/^[Qq]?(\d+)$/);
-      if (typed && !other && !written) { say("choose one of the list, or write a Q-id"); return; }
-      given("other", typed ? (other ?? Number(written[1])) : null);
-    });
+    otherForm($("form.other", card), (other) => given("other", other));
     marking.replaceChildren(made("p", `${number(marked + before.length)} marked · ${number(Math.max(0, left))} left of ${number(of)} drawn`, "soft"), card);
   };
   const next = async () => {
@@ -238,7 +245,7 @@ if (marking) {
   const given = async (mark, other = null) => {
     const row = now;
     try { await put(row.image_id, row.entity_id, mark, other); }
-    catch (error) { say(error.message); alert(error.message); return; }
+    catch (error) { fail(marking, error); return; }
     before.push(row);
     left -= 1;
     say(`marked ${mark}`);
@@ -246,9 +253,7 @@ if (marking) {
   };
   const choose = (mark) => {
     if (mark !== "other") return given(mark);
-    const form = $("form.other", marking);
-    form.hidden = false;
-    $("input", form).focus();
+    $("form.other", marking).ask();
   };
   const undo = async () => {
     const row = before.pop();
