@@ -4,9 +4,9 @@ Reads    a file of JSON lines, on a disk or a store; the last line of an (image_
 Writes   one line more, on a disk
 
 A mark speaks of its label alone: that Q308 is right says nothing of the image's other labels. A line is appended by one
-write, so that two processes may mark into one file. What a process that was killed left of its line, the next one closes
-with TORN, and readers pass over it. A line that cannot be read otherwise is an error: a mark that is lost unseen is
-worse than a command that stops.
+write, so that two processes may mark into one file. What a process that was killed left of its line, the next one
+closes with TORN, and readers pass over it. A line that cannot be read otherwise is an error: a mark that is lost unseen
+is worse than a command that stops.
 """
 
 from __future__ import annotations
