@@ -27,6 +27,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +64,18 @@ _ROWS_PER_BATCH = 512
 _VERSION = 1
 """Of what is made of equal options."""
 
-SYLLABLES: dict[str, list[str]] = {
-    "latin": "ka lo mi ra ve su ti no be da gu sha po ne li ma zu ro he ya".split(),
-    "cyrillic": "ка ло ми ра ве су ти но бе да гу ша по не ли ма зу ро хе я".split(),
-    "greek": "κα λο μι ρα βε σου τι νο μπε ντα γκου σα πο νε λι μα ζου ρο χε για".split(),
-    "arabic": "كا لو مي را في سو تي نو بي دا غو شا بو ني لي ما زو رو هي يا".split(),
-    "devanagari": "का लो मि रा वे सु ति नो बे दा गु शा पो ने ली मा ज़ु रो हे या".split(),
-    "hangul": "카 로 미 라 베 수 티 노 베 다 구 샤 포 네 리 마 주 로 헤 야".split(),
-    "kana": "カ ロ ミ ラ ベ ス チ ノ ベ ダ グ シャ ポ ネ リ マ ズ ロ ヘ ヤ".split(),
-    "han": "卡 洛 米 拉 维 苏 提 诺 贝 达 古 沙 波 内 利 马 祖 罗 赫 亚".split(),
+SPELLINGS = {
+    "latin": "ka lo mi ra ve su ti no be da gu sha po ne li ma zu ro he ya",
+    "cyrillic": "ка ло ми ра ве су ти но бе да гу ша по не ли ма зу ро хе я",
+    "greek": "κα λο μι ρα βε σου τι νο μπε ντα γκου σα πο νε λι μα ζου ρο χε για",
+    "arabic": "كا لو مي را في سو تي نو بي دا غو شا بو ني لي ما زو رو هي يا",
+    "devanagari": "का लो मि रा वे सु ति नो बे दा गु शा पो ने ली मा ज़ु रो हे या",
+    "hangul": "카 로 미 라 베 수 티 노 베 다 구 샤 포 네 리 마 주 로 헤 야",
+    "kana": "カ ロ ミ ラ ベ ス チ ノ ベ ダ グ シャ ポ ネ リ マ ズ ロ ヘ ヤ",
+    "han": "卡 洛 米 拉 维 苏 提 诺 贝 达 古 沙 波 内 利 马 祖 罗 赫 亚",
 }
 """The same syllables in each script: a word of one is a word of all."""
+SYLLABLES = {script: spelling.split() for script, spelling in SPELLINGS.items()}
 SCRIPTS = tuple(SYLLABLES)
 SHARE_OF_SCRIPTS = (0.62, 0.12, 0.03, 0.06, 0.04, 0.03, 0.04, 0.06)
 NO_SPACES = ("kana", "han")
@@ -166,19 +168,17 @@ def write_dataset(
     storage = StorageConfig(row_group_mb=row_group_mb)
     names = [f"u-{content_id(b'%d unit %d' % (seed, unit)).hex()[:12]}" for unit in range(units)]
 
-    def write_unit(unit: int) -> tuple[I64, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def write_unit(unit: int) -> tuple[npt.NDArray[Any], ...]:
+        """Labels of each entity, and the sums of their scores and CLIP scores."""
         start, stop = starts[unit], starts[unit + 1]
         of_unit = slots[offsets[start] : offsets[stop]]
         drawn = np.random.default_rng([seed, 1, unit])
         table, scores, clip_scores = _images(of_unit, np.diff(offsets[start : stop + 1]), known, vocabulary, drawn)
         _write(place / "images", names[unit], table, IMAGES, storage)
-        sums = [np.bincount(of_unit, weights, minlength=entities) for weights in (scores, clip_scores)]
-        return np.bincount(of_unit, minlength=entities), sums[0], sums[1]
+        return tuple(np.bincount(of_unit, weights, minlength=entities) for weights in (None, scores, clip_scores))
 
-    count, score, clip_score = (np.zeros(entities, dtype) for dtype in (np.int64, np.float64, np.float64))
     with ThreadPoolExecutor(workers) as pool:
-        for n, s, c in pool.map(write_unit, range(units)):
-            count, score, clip_score = count + n, score + s, clip_score + c
+        count, score, clip_score = reduce(_sums, pool.map(write_unit, range(units)))
     told = _told(known, vocabulary, score / count, clip_score / count, rng)
     _write(place / "statistics" / "entities", "all", told, ENTITY_STATISTICS, storage)
     _write(place / "entities", "all", _as_classes(told.slice(0, entities)), I2E_ENTITIES, storage)
@@ -188,6 +188,10 @@ def write_dataset(
     _write(place / "statistics" / "funnel", "all", pa.table(funnel_rows(facts["funnel"])), FUNNEL, storage)
     files.write_json(str(place / "manifest.json"), facts)
     return str(place)
+
+
+def _sums(these: tuple[npt.NDArray[Any], ...], those: tuple[npt.NDArray[Any], ...]) -> tuple[npt.NDArray[Any], ...]:
+    return tuple(this + that for this, that in zip(these, those, strict=True))
 
 
 def images_per_entity(entities: int, images: int) -> I64:
