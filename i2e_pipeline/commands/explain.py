@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.commands.linking import NAMELESS, entities, explained, names_of_group, open_as_it_is
+from i2e_pipeline.commands.linking import NAMELESS, entities, explained, names_of_group
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.schemas import ID, Reason
 from i2e_pipeline.core.secrets import hide
@@ -55,7 +55,7 @@ def explain(pipeline: Pipeline, asked: str) -> dict[str, Any]:
     asked   the image's id in hex or a prefix of it, a pair's id in hex, the pair's url, or its source's key
     Raises NotFound where no row is that, saying where was looked, or where a prefix means several images.
     """
-    run = open_as_it_is(pipeline)
+    run = pipeline.as_it_is()
     if not any(run.commits.values()):
         raise NotFound(f"{hide(pipeline.config.output)} holds nothing that a run has made: name its config (--config)")
     return _Explanation(_Search(run, asked.strip())).told(asked)
