@@ -4,6 +4,7 @@
 
     done = i2e_pipeline.run("mine.yaml", set=["score.batch_size=256"])
     done.dataset, done.report, done.quality
+    i2e_pipeline.open_output("out/sample").table("labels")
 
 `Stage`, `Table`, `Passed`, `Plan`, `Section` are what a stage of your own is made of (docs/extending.md).
 """
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from i2e_pipeline.images.decode import REASONS as IMAGE_REASONS
     from i2e_pipeline.images.decode import Rejected, open_rgb
     from i2e_pipeline.inputs.formats import StoredImages
+    from i2e_pipeline.report.output import Output
 
 _FROM = {
     "Content": "core.config",
@@ -59,6 +61,7 @@ __all__ = [
     "StoredImages",
     "Table",
     "__version__",
+    "open_output",
     "open_rgb",
     "part",
     "reject",
@@ -112,3 +115,26 @@ def run(
     for unit in forget:
         whole.forget(unit)
     return command.run(whole, whole.upto(until) if until else None, redo)
+
+
+def open_output(where: Config | str = "out/sample", *, spark: SparkSession | None = None) -> Output:
+    """The tables of an output, to look at in a notebook (report/output.py).
+
+    where   the folder of an output, which keeps the config of its last run; a YAML file; or a config
+    spark   the session to read with; None: this process reads, and starts none
+    Raises ConfigError, and OutputError where the folder holds nothing that a run has made.
+    """
+    from i2e_pipeline import stages
+    from i2e_pipeline.core import files
+    from i2e_pipeline.core.config import Config
+    from i2e_pipeline.report.output import Output
+
+    if isinstance(where, Config):
+        config = where
+    elif where.endswith((".yaml", ".yml")):
+        config = stages.load(where)
+    elif files.exists(kept := files.join(where, "config.yaml")):
+        config = stages.load(kept, [f"output={where}"])
+    else:
+        config = stages.from_tree({"output": where}, "open_output")
+    return Output(stages.pipeline(config, None if spark is None else lambda: spark), spark)

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.commands.linking import NAMELESS, entities, explained, names_of_group, open_as_it_is
+from i2e_pipeline.commands.linking import NAMELESS, entities, explained, names_of_group
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.schemas import ID, Reason
 from i2e_pipeline.core.secrets import hide
@@ -60,7 +60,7 @@ def explain(pipeline: Pipeline, asked: str) -> dict[str, Any]:
 
 def opened(pipeline: Pipeline) -> Run:
     """An output as it lies there. Raises NotFound where no run has made anything there."""
-    run = open_as_it_is(pipeline)
+    run = pipeline.as_it_is()
     if not any(run.commits.values()):
         raise NotFound(f"{hide(pipeline.config.output)} holds nothing that a run has made: name its config (--config)")
     return run

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2e_pipeline.commands.linking import linked, open_as_it_is
+from i2e_pipeline.commands.linking import linked
 from i2e_pipeline.core import files
 from i2e_pipeline.core.ids import row_ids
 from i2e_pipeline.engine.pipeline import Pipeline
@@ -207,7 +207,7 @@ def explain_texts(pipeline: Pipeline, lines: Sequence[dict[str, Any]]) -> list[d
 
     Raises NoKnowledgeBase where the output holds none. Reads the tables as they lie there, whatever config made them.
     """
-    run = open_as_it_is(pipeline)
+    run = pipeline.as_it_is()
     before = [t for s in pipeline.stages[: pipeline.names.index(pipeline.writer("candidates")) + 1] for t in s.tables]
     for stage in pipeline.stages:
         if stage.narrows in before:

@@ -14,10 +14,7 @@ import pyarrow.compute as pc
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
-from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run
-from i2e_pipeline.engine.tables import WHOLE
-from i2e_pipeline.engine.units import Units
 from i2e_pipeline.extract import gazetteer, recognizer
 from i2e_pipeline.extract.mentions import find_mentions
 from i2e_pipeline.extract.overlooked import is_common, name_like, parts
@@ -30,19 +27,6 @@ from wikidata.surface import inflections, normal_form
 
 class NoKnowledgeBase(I2EError):
     """There is nothing to link with yet."""
-
-
-def open_as_it_is(pipeline: Pipeline) -> Run:
-    """The units and commits of an output as they lie there, whatever config made them. Plans nothing, lists no input.
-
-    `fingerprints` are those of the stages over everything, as their records bear them.
-    """
-    run = pipeline.open(Units(pipeline.tables.root).known())
-    for stage in pipeline.stages:
-        run.commits[stage.name] = pipeline.tables.commits(stage.name)
-        if WHOLE in run.commits[stage.name]:
-            run.fingerprints[stage.name] = run.commits[stage.name][WHOLE].fingerprint
-    return run
 
 
 def linked(

@@ -295,6 +295,19 @@ class Pipeline:
         self.tables.catalogue = catalogue(self.stages).widened(further)
         return Run(self.config, self.tables, units, self.stages)
 
+    def as_it_is(self) -> Run:
+        """The units and commits of an output as they lie there, whatever config made them. Plans nothing, lists no
+        input.
+
+        `fingerprints` are those of the stages over everything, as their records bear them.
+        """
+        run = self.open(Units(self.tables.root).known())
+        for stage in self.stages:
+            run.commits[stage.name] = self.tables.commits(stage.name)
+            if WHOLE in run.commits[stage.name]:
+                run.fingerprints[stage.name] = run.commits[stage.name][WHOLE].fingerprint
+        return run
+
     @contextmanager
     def beside(self, run: Run, stages: Sequence[Stage], unit: Unit) -> Iterator[Run]:
         """Make these stages' tables of one unit that is no part of the dataset. They are removed at the end of the

@@ -33,7 +33,7 @@ def right(table: pa.Table | pa.RecordBatch) -> pa.BooleanArray:
     rows, known = table.num_rows, pc.is_valid(truth)
     nothing = told_nothing(table)
     is_truth = pc.fill_null(pc.equal(entity, truth), False)
-    refuted = pa.array(_holds(_whole(table["refuted"]), entity)) if "refuted" in table.schema.names else _no(rows)
+    refuted = pa.array(holds(table["refuted"], entity)) if "refuted" in table.schema.names else _no(rows)
     wider = pc.fill_null(_whole(table["wider"]), False) if "wider" in table.schema.names else _no(rows)
     wrong = pc.or_(refuted, pc.and_not(pc.or_(known, nothing), wider))
     return pc.if_else(is_truth, True, pc.if_else(wrong, False, pa.scalar(None, pa.bool_())))
@@ -54,7 +54,7 @@ def told(table: pa.Table | pa.RecordBatch) -> pa.BooleanArray:
 
 def bears_wider_name(names: pa.Array, wider: pa.Array) -> pa.BooleanArray:
     """Whether each entity's name is among the wider names of its row (list<string>, case-folded)."""
-    return pa.array(_holds(_whole(wider), casefolded(_whole(names))))
+    return pa.array(holds(wider, casefolded(_whole(names))))
 
 
 def reliability(probability: np.ndarray, is_right: np.ndarray) -> list[dict[str, float]]:
@@ -84,8 +84,9 @@ def calibration_error(bins: Sequence[Mapping[str, Any]]) -> float | None:
     return round(sum(abs(b["expected"] - b["right"]) for b in bins) / total, 4) if total else None
 
 
-def _holds(lists: pa.Array, values: pa.Array) -> np.ndarray:
+def holds(lists: Any, values: Any) -> np.ndarray:
     """Whether each row's list holds the row's value; not where either is null."""
+    lists, values = _whole(lists), _whole(values)
     lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0), dtype=np.int64)
     parents = np.repeat(np.arange(len(lists)), lengths)
     same = pc.fill_null(pc.equal(lists.flatten(), values.take(pa.array(parents))), False)

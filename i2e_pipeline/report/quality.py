@@ -32,6 +32,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TRUTH_ROWS = pa.schema(
+    [
+        ("pair_id", pa.binary()),
+        ("shard", pa.int32()),
+        ("truth", pa.int64()),
+        ("nothing", pa.bool_()),
+        ("refuted", pa.list_(pa.int64())),
+        ("mentioned", pa.list_(pa.int64())),
+        ("wider", pa.list_(pa.string())),
+        ("slices", pa.list_(pa.string())),
+        ("unread", pa.string()),
+    ]
+)
+"""What `truth_rows` yields."""
 _FILE = "quality.json"
 _COUNTED = {
     "extract": "P: mentions that can mean an entity that the text names; R: named entities that a mention can mean",
@@ -170,24 +184,50 @@ def _plain(value: Any) -> str:
 
 def truth(run: Run, columns: TruthColumns) -> DataFrame:
     """`truth_rows` of all input files; ids of merged items are those of their targets."""
-    pairs = run.config.pairs
-    of_units = [(unit.share, f) for unit in run.units for f in unit.files]
-    table = {
-        "shard": pa.array([f.shard for _, f in of_units], pa.int32()),
-        **run.shard_columns(f for _, f in of_units),
-        "digest": pa.array([bytes.fromhex(f.digest) for _, f in of_units], pa.binary()),
-        "share_from": pa.array([share[0] for share, _ in of_units], pa.float64()),
-        "share_to": pa.array([share[1] for share, _ in of_units], pa.float64()),
-    }
-    files_of = run.spark.createDataFrame(pa.table(table)).repartition(run.spark.sparkContext.defaultParallelism)
-    settings = shard_of("", "parquet", None, pairs)
-    names = (pairs.truth_column, pairs.mentioned_column, pairs.wider_column, columns.slices)
+    files_of = run.spark.createDataFrame(_truth_files(run)).repartition(run.spark.sparkContext.defaultParallelism)
+    settings, names = _truth_settings(run, columns)
     rows = files_of.mapInArrow(
         lambda batches: truth_rows(iter(batches), settings, *names),
         "pair_id binary, shard int, truth long, nothing boolean, refuted array<long>, mentioned array<long>, "
         "wider array<string>, slices array<string>, unread string",
     )
     return _followed(rows, run)
+
+
+def truth_here(run: Run, columns: TruthColumns) -> pa.Table:
+    """The same in this process, without Spark, for an input that one machine can read."""
+    settings, names = _truth_settings(run, columns)
+    rows = pa.Table.from_batches(truth_rows(iter(_truth_files(run).to_batches()), settings, *names), TRUTH_ROWS)
+    redirects = run.tables.load("kb/redirects", run.tables.commits_of("kb/redirects").values()).sort_by("entity_id")
+    if not redirects.num_rows:
+        return rows
+    from wikidata import merges
+
+    old, into = (redirects.column(name).to_numpy() for name in ("entity_id", "into"))
+    for name in _OF_IDS:
+        led = merges.followed_in(rows.column(name).combine_chunks(), old, into)
+        rows = rows.set_column(rows.schema.get_field_index(name), name, led)
+    return rows
+
+
+def _truth_files(run: Run) -> pa.Table:
+    """What `truth_rows` reads: a row per input file."""
+    of_units = [(unit.share, f) for unit in run.units for f in unit.files]
+    return pa.table(
+        {
+            "shard": pa.array([f.shard for _, f in of_units], pa.int32()),
+            **run.shard_columns(f for _, f in of_units),
+            "digest": pa.array([bytes.fromhex(f.digest) for _, f in of_units], pa.binary()),
+            "share_from": pa.array([share[0] for share, _ in of_units], pa.float64()),
+            "share_to": pa.array([share[1] for share, _ in of_units], pa.float64()),
+        }
+    )
+
+
+def _truth_settings(run: Run, columns: TruthColumns) -> tuple[Shard, tuple[str, str, str, Sequence[str]]]:
+    pairs = run.config.pairs
+    names = (pairs.truth_column, pairs.mentioned_column, pairs.wider_column, columns.slices)
+    return shard_of("", "parquet", None, pairs), names
 
 
 _OF_IDS = ("truth", "refuted", "mentioned")

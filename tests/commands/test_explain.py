@@ -21,7 +21,7 @@ import pytest
 from i2e_pipeline import cli, stages
 from i2e_pipeline.commands.explain import NotFound, explain
 from i2e_pipeline.commands.link import explain_texts, link_texts, plain
-from i2e_pipeline.commands.linking import NoKnowledgeBase, names_of_group, open_as_it_is
+from i2e_pipeline.commands.linking import NoKnowledgeBase, names_of_group
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.rejects import part
 from i2e_pipeline.core.schemas import MENTIONS
@@ -141,7 +141,7 @@ def test_of_a_group_of_any_size_the_same_names_are_looked_up(stored: Pipeline) -
     known = [r["normal_form"] for r in rows(stored, "kb/surfaces") if " " in r["normal_form"]]
     assert len(known) > GROUP_NAMES
     forms = [*known, *(f"nobody {n} at all" for n in range(3000))]
-    run = open_as_it_is(stored)
+    run = stored.as_it_is()
     assert names_of_group(run, forms) == names_of_group(run, reversed(forms)) == in_order(known)[:GROUP_NAMES]
     assert names_of_group(run, forms[-40:]) == names_of_group(run, []) == []
 
