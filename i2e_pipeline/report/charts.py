@@ -154,8 +154,10 @@ def buckets(rows: Sequence[Mapping[str, int]]) -> str:
     for row in rows:
         low, high = row["images_from"], row["images_to"]
         label = f"{low:,}" if low == high else f"{low:,} or more" if high >= 1 << 60 else f"{low:,}–{high:,}"
-        body.append(svg.text(0, y + 12, f"{label} image{'' if high == 1 else 's'}", strong=True))
-        body.append(svg.text(100, y + 12, f"{row['entities']:,} entities · {row['images']:,} images", anchor="end"))
+        counted = f"{row['entities']:,} entities · {row['images']:,} images"
+        drawn, lines = _ends(y + 12, f"{label} image{'' if high == 1 else 's'}", counted, strong=True)
+        body += drawn
+        y += 17 * (lines - 1)
         for offset, part, whole, colour, name in (
             (18, row["entities"], entities, BLUE, "entities"),
             (27, row["images"], images, ORANGE, "images"),
@@ -331,6 +333,7 @@ def expected_and_found(expected: float, found: float, of: int) -> str:
 
 def _ends(y: float, left: str, right: str, strong: bool = False) -> tuple[list[str], int]:
     """Words at both ends of a line, or of two where they have no room in one; and how many lines those are."""
+    left, right = (words if len(words) <= _LINE else f"{words[: _LINE - 1]}…" for words in (left, right))
     lines = 1 if len(left) + len(right) <= _LINE - 2 else 2
     words = [svg.text(0, y, left, strong=strong), svg.text(100, y + 17 * (lines - 1), right, anchor="end")]
     return words, lines

@@ -27,8 +27,9 @@ from i2e_pipeline.core import files
 from i2e_pipeline.report.figures import Dataset
 
 FOLDER = "report_entities"
-INLINE_ENTITIES = 20_000
-INLINE_BYTES = 3_000_000
+INLINE_BYTES = 600_000
+"""Of rows inside the page, some 4,000 entities: the page stays below three megabytes with its pictures."""
+_SHORTEST_ROW = 24
 MAX_ENTITIES = 2_000_000
 """Entities that can be found, those with the most images: half a kilobyte each."""
 PAGE_KEYS = 3_000
@@ -70,15 +71,17 @@ class Search:
     """What lies in the folder."""
 
 
-def search(entities: pa.Table, inline_entities: int = INLINE_ENTITIES, inline_bytes: int = INLINE_BYTES) -> Search:
+def search(entities: pa.Table, inline_bytes: int | None = None) -> Search:
     """The search over entities that have images.
 
-    entities   the columns of `i2e/entities` that _COLUMNS names
+    entities       the columns of `i2e/entities` that _COLUMNS names
+    inline_bytes   rows of more bytes lie beside the page; None: INLINE_BYTES
     """
+    inline_bytes = INLINE_BYTES if inline_bytes is None else inline_bytes
     found = entities.filter(pc.greater(entities.column("images"), 0))
     found = found.sort_by([("images", "descending"), ("entity_id", "ascending")]).slice(0, MAX_ENTITIES)
     of = int(pc.sum(pc.greater(entities.column("images"), 0)).as_py() or 0)
-    if found.num_rows <= inline_entities:
+    if found.num_rows * _SHORTEST_ROW <= inline_bytes:
         rows = [[*_row(r), (r["aliases"] or [])[:_ALIASES]] for r in found.to_pylist()]
         embedded = as_script({"rows": rows})
         if len(embedded.encode()) <= inline_bytes:
@@ -141,8 +144,11 @@ def folded(names: pa.Array) -> pa.Array:
     (☿) as it is. find.js does the same."""
     plain = pc.utf8_lower(pc.replace_substring_regex(pc.utf8_normalize(names, form="NFKD"), r"\p{M}+", ""))
     plain = pc.replace_substring(plain, "ς", "σ")
-    words = pc.utf8_trim(pc.replace_substring_regex(plain, r"[^\p{L}\p{N}]+", " "), " ")
-    words = pc.if_else(pc.equal(words, ""), pc.utf8_trim_whitespace(plain), words)
+    words, signs = (
+        pc.utf8_trim(pc.replace_substring_regex(plain, between, " "), " ")
+        for between in (r"[^\p{L}\p{N}]+", r"[\p{Z}\s]+")
+    )
+    words = pc.if_else(pc.equal(words, ""), signs, words)
     return pc.utf8_slice_codeunits(words, 0, MAX_KEY)
 
 

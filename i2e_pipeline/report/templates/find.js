@@ -2,7 +2,7 @@
   // search.py folds keys the same way.
   const fold = (text) => {
     const plain = text.normalize("NFKD").replace(/\p{M}+/gu, "").toLowerCase().replaceAll("ς", "σ");
-    const words = plain.replace(/[^\p{L}\p{N}]+/gu, " ").trim() || plain.trim();
+    const words = plain.replace(/[^\p{L}\p{N}]+/gu, " ").trim() || plain.replace(/[\p{Z}\s]+/gu, " ").trim();
     return [...words].slice(0, {{ find_key }}).join("");
   };
   const box = document.getElementById("find"), list = document.getElementById("find-hits");
