@@ -189,9 +189,8 @@ def interval(part: float, whole: float) -> str:
     """Wilson's 95 % interval of a share."""
     if not whole:
         return "–"
-    z, p = 1.96, part / whole
-    middle, half = p + z * z / (2 * whole), z * np.sqrt(p * (1 - p) / whole + z * z / (4 * whole**2))
-    return f"{p:.3f} [{(middle - half) / (1 + z * z / whole):.3f}, {(middle + half) / (1 + z * z / whole):.3f}]"
+    low, high = judged.wilson(part, whole)
+    return f"{part / whole:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def show(worlds: list[World], calibration: Calibration, by_fold: Mapping[int, Calibration]) -> dict[str, Any]:

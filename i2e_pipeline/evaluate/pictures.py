@@ -115,7 +115,7 @@ def bars(rows: Sequence[Group], models: Sequence[str], what: str) -> str:
                 body.append(_bar(88 * value, y, SERIES[n % len(SERIES)], f"{models[n]}, {row.name}: {value:.4f}"))
                 interval = row.intervals[n] if n < len(row.intervals) else None
                 if interval is not None:
-                    body.append(_whisker(88 * interval.low, 88 * interval.high, y + 5.5))
+                    body.append(svg.whisker(88 * interval.low, 88 * interval.high, y + 5.5, svg.INK))
             number = "–" if value is None else f"{100 * value:.1f}"
             body.append(svg.text(100, y + 10, number, anchor="end"))
             y += 14
@@ -134,13 +134,6 @@ def _bar(width: float, y: float, colour: str, title: str) -> str:
     return (
         f'<rect x="0%" y="{y:.1f}" width="{max(width, 0.3):.3f}%" height="11" rx="2" '
         f'style="fill:{colour}"><title>{escape(title)}</title></rect>'
-    )
-
-
-def _whisker(low: float, high: float, y: float) -> str:
-    return (
-        f'<line x1="{low:.3f}%" x2="{high:.3f}%" y1="{y:.1f}" y2="{y:.1f}" '
-        f'style="stroke:{svg.paint(svg.INK)};stroke-width:1.6"/>'
     )
 
 

@@ -51,7 +51,8 @@ _OF_ENTITIES = (
 )  # fmt: skip
 
 Weighed = Sequence[tuple[str, Callable[[], Iterator[pa.RecordBatch]]]]
-"""By unit, what the label stage weighed: image_id, pair_id, entity_id, probability, mention, reason, shard, row. Read twice."""
+"""By unit, what the label stage weighed: image_id, pair_id, entity_id, probability, mention, reason, shard,
+row. Read twice."""
 
 
 class IndexFault(I2EError):
@@ -378,8 +379,8 @@ def _write_confused(made: DuckDBPyConnection, weighed: Weighed | None) -> None:
     """Of each entity that was weighed for a pair and is not its label, the label that it has instead; `same_name`:
     the same words of the text can mean both."""
     made.execute(
-        "CREATE TABLE raw_confused (entity_id BIGINT, other_id BIGINT, same_name BOOLEAN, pairs BIGINT, probability FLOAT, "
-        "image_id UUID)"
+        "CREATE TABLE raw_confused (entity_id BIGINT, other_id BIGINT, same_name BOOLEAN, pairs BIGINT, "
+        "probability FLOAT, image_id UUID)"
     )
     for _, batches in weighed or ():
         made.execute(

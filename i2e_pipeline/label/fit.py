@@ -211,11 +211,7 @@ def _threshold(p: np.ndarray, right: np.ndarray, target: float, confidence: floa
     falling = np.argsort(-p, kind="stable")
     p, right = p[falling], right[falling]
     labels = np.arange(1, len(p) + 1)
-    share = np.cumsum(right) / labels
-    z2 = confidence**2
-    sure = (share + z2 / (2 * labels) - confidence * np.sqrt(share * (1 - share) / labels + z2 / (4 * labels**2))) / (
-        1 + z2 / labels
-    )
+    sure, _ = judged.wilson(np.cumsum(right), labels, confidence)
     good = np.flatnonzero((sure >= target) & (np.append(p[1:], -1) < p))
     if not len(good):
         raise CalibrationError(

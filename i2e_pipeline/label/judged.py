@@ -9,7 +9,7 @@ The rule stands here alone. `i2e calibrate` fits by it, and the figures of a run
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -82,6 +82,21 @@ def calibration_error(bins: Sequence[Mapping[str, Any]]) -> float | None:
     """How far probabilities are off on average: |expected - right| of each bin over all labels. None without labels."""
     total = sum(b["labels"] for b in bins)
     return round(sum(abs(b["expected"] - b["right"]) for b in bins) / total, 4) if total else None
+
+
+Number = TypeVar("Number", float, np.ndarray)
+
+
+def wilson(part: Number, whole: Number, deviations: float = 1.96) -> tuple[Number, Number]:
+    """Lower and upper end of the interval of a share, here of 95 % (Wilson 1927): it stays within [0, 1], and says
+    something of few rows and of shares near the ends, too.
+
+    part, whole   whole > 0; numbers, or arrays of one shape
+    """
+    share, z2 = part / whole, deviations**2
+    middle = share + z2 / (2 * whole)
+    half = deviations * np.sqrt(share * (1 - share) / whole + z2 / (4 * whole**2))
+    return (middle - half) / (1 + z2 / whole), (middle + half) / (1 + z2 / whole)
 
 
 def holds(lists: Any, values: Any) -> np.ndarray:

@@ -70,6 +70,22 @@ def hline(y: float) -> str:
     )
 
 
+def vline(x: float, top: float, bottom: float) -> str:
+    return (
+        f'<line x1="{x:.3f}%" x2="{x:.3f}%" y1="{top:.1f}" y2="{bottom:.1f}" '
+        f'style="stroke:{paint(INK)};stroke-width:2"/>'
+    )
+
+
+def whisker(low: float, high: float, y: float, colour: str, title: str = "") -> str:
+    """An interval: a line from low to high, in percent."""
+    inner = f"<title>{escape(title)}</title>" if title else ""
+    return (
+        f'<line x1="{low:.3f}%" x2="{high:.3f}%" y1="{y:.1f}" y2="{y:.1f}" '
+        f'style="stroke:{paint(colour)};stroke-width:2;opacity:.65">{inner}</line>'
+    )
+
+
 def text(
     x: float, y: float, words: str, anchor: str = "start", muted: bool = False, strong: bool = False, colour: str = ""
 ) -> str:

@@ -1,4 +1,7 @@
-"""Charts of the report: plain data in, one inline SVG out."""
+"""Charts of the report: plain data in, one inline SVG out.
+
+A bar of a share is drawn against a true 100 %. Where an axis begins elsewhere, the chart says so.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,24 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from i2e_pipeline.label.judged import wilson
 from i2e_pipeline.pages import svg
 from i2e_pipeline.pages.svg import BLUE, GREY, ORANGE
 
 _MAX_POINTS = 240
+_LINE = 46
+"""Letters that a line of a chart has room for, in its narrowest column."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One row of a bar chart."""
+    """One row of a bar chart: a part of a whole."""
 
     label: str
-    value: float
-    note: str = ""
-    """Shown behind the number."""
+    value: int
+    whole: int
+    of: str
+    """What is counted."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,25 @@ class Figure:
     """Precision and recall of a stage on a slice; None where nothing was counted."""
 
     label: str
+    pairs: int
     precision: float | None
     recall: float | None
+    precision_of: int = 0
+    """What the share is of; 0: not known, and no interval is drawn."""
+    recall_of: int = 0
+
+    def values(self) -> list[tuple[str, float, int]]:
+        """(name, share, of how many), of those that are known."""
+        both = (("precision", self.precision, self.precision_of), ("recall", self.recall, self.recall_of))
+        return [(name, value, of) for name, value, of in both if value is not None]
+
+
+def interval(share: float, of: int) -> tuple[float, float] | None:
+    """Ends of the 95 % interval of a share; None where it is not known of how many."""
+    if not of:
+        return None
+    low, high = wilson(share * of, float(of))
+    return max(0.0, float(low)), min(1.0, float(high))
 
 
 def funnel(steps: Sequence[Step]) -> str:
@@ -55,17 +79,14 @@ def funnel(steps: Sequence[Step]) -> str:
         width = 100 * step.rows_in / whole if main else 100.0
         kept = width * step.rows_out / step.rows_in if step.rows_in else 0.0
         height = 22 if main else 10
-        body.append(svg.text(0, y + 14, step.title, strong=True))
-        body.append(
-            svg.text(
-                100,
-                y + 14,
-                f"{step.rows_out:,} of {step.rows_in:,} {step.rows_are} · {_percent(step.rows_out, step.rows_in)}",
-                anchor="end",
-            )
-        )
-        body.append(svg.text(0, y + 31, step.does, muted=True))
-        y += 39
+        counted = f"{step.rows_out:,} of {step.rows_in:,} {step.rows_are} · {_percent(step.rows_out, step.rows_in)}"
+        drawn, lines = _ends(y + 14, step.title, counted, strong=True)
+        body += drawn
+        y += 17 * lines - 3
+        for line in _wrapped(step.does.split(), _LINE, " "):
+            y += 17
+            body.append(svg.text(0, y, line, muted=True))
+        y += 8
         body.append(svg.rect(0, y, 100, height, GREY, opacity=0.12))
         body.append(
             svg.rect(0, y, kept, height, BLUE if main else GREY, f"{step.rows_out:,} {step.rows_are} passed on")
@@ -96,20 +117,23 @@ def funnel(steps: Sequence[Step]) -> str:
 
 
 def bars(rows: Sequence[Bar], what: str, colour: str = BLUE) -> str:
-    """Horizontal bars, in the order given, with label above and number behind."""
-    largest = max((row.value for row in rows), default=0)
-    if not largest:
+    """Horizontal bars on a scale from 0 to 100 %, in the order given, with label and numbers above."""
+    if not any(row.value for row in rows):
         return svg.empty(what)
-    body, y = [], 0
+    body: list[str] = []
+    y = 0
     for row in rows:
-        body.append(svg.text(0, y + 14, row.label))
-        body.append(svg.text(100, y + 14, f"{row.value:,}{' ' + row.note if row.note else ''}", anchor="end"))
-        body.append(svg.rect(0, y + 20, 100, 9, GREY, opacity=0.12))
-        body.append(
-            svg.rect(0, y + 20, 100 * row.value / largest, 9, colour, f"{row.label}: {row.value:,}", floor=True)
-        )
-        y += 40
-    return svg.drawing(y, body, f"{what}: " + "; ".join(f"{r.label} {r.value:,}" for r in rows))
+        share = _percent(row.value, row.whole)
+        drawn, lines = _ends(y + 14, row.label, f"{row.value:,} of {row.whole:,} {row.of} · {share}")
+        body += drawn
+        y += 17 * lines + 3
+        body.append(svg.rect(0, y, 100, 9, GREY, opacity=0.12))
+        width = 100 * row.value / row.whole if row.whole else 0.0
+        body.append(svg.rect(0, y, width, 9, colour, f"{row.label}: {row.value:,}, {share}", floor=True))
+        y += 20
+    body += _percents(y + 4)
+    said = "; ".join(f"{r.label} {r.value:,} of {r.whole:,} {r.of}" for r in rows)
+    return svg.drawing(y + 8, body, f"{what}: {said}")
 
 
 def buckets(rows: Sequence[Mapping[str, int]]) -> str:
@@ -120,7 +144,6 @@ def buckets(rows: Sequence[Mapping[str, int]]) -> str:
     entities, images = sum(r["entities"] for r in rows), sum(r["images"] for r in rows)
     if not entities or not images:
         return svg.empty("buckets")
-    largest = max(max(r["entities"] / entities, r["images"] / images) for r in rows)
     body = [
         svg.rect(0, 2, 1.6, 9, BLUE),
         svg.text(2.6, 11, "share of the entities"),
@@ -131,8 +154,10 @@ def buckets(rows: Sequence[Mapping[str, int]]) -> str:
     for row in rows:
         low, high = row["images_from"], row["images_to"]
         label = f"{low:,}" if low == high else f"{low:,} or more" if high >= 1 << 60 else f"{low:,}–{high:,}"
-        body.append(svg.text(0, y + 12, f"{label} image{'' if high == 1 else 's'}", strong=True))
-        body.append(svg.text(100, y + 12, f"{row['entities']:,} entities · {row['images']:,} images", anchor="end"))
+        counted = f"{row['entities']:,} entities · {row['images']:,} images"
+        drawn, lines = _ends(y + 12, f"{label} image{'' if high == 1 else 's'}", counted, strong=True)
+        body += drawn
+        y += 17 * (lines - 1)
         for offset, part, whole, colour, name in (
             (18, row["entities"], entities, BLUE, "entities"),
             (27, row["images"], images, ORANGE, "images"),
@@ -142,7 +167,7 @@ def buckets(rows: Sequence[Mapping[str, int]]) -> str:
                 svg.rect(
                     0,
                     y + offset,
-                    100 * part / whole / largest,
+                    100 * part / whole,
                     8,
                     colour,
                     f"{part:,} {name}, {_percent(part, whole)}",
@@ -151,8 +176,8 @@ def buckets(rows: Sequence[Mapping[str, int]]) -> str:
             )
         y += 46
     return svg.drawing(
-        y,
-        body,
+        y + 8,
+        [*body, *_percents(y + 2)],
         "images per entity in buckets: "
         + "; ".join(f"{r['images_from']} and more: {r['entities']} entities, {r['images']} images" for r in rows),
     )
@@ -198,7 +223,7 @@ def histogram(
     largest = max((a + b for a, b in zip(kept, rejected, strict=True)), default=0)
     if not largest:
         return svg.empty(what)
-    height, top, bottom = 220, 30, 30
+    height, top, bottom = 236, 46, 30
     room, step = height - top - bottom, 100 / len(kept)
     body = [
         svg.rect(0, 2, 1.6, 9, BLUE),
@@ -206,6 +231,8 @@ def histogram(
         svg.rect(50, 2, 1.6, 9, ORANGE),
         svg.text(52.6, 11, f"not labelled {sum(rejected):,}"),
         svg.hline(height - bottom),
+        svg.hline(top),
+        svg.text(0, top - 4, f"{largest:,}", muted=True),
     ]
     width = (high - low) / len(kept)
     for n, (a, b) in enumerate(zip(kept, rejected, strict=True)):
@@ -234,21 +261,23 @@ def histogram(
         )
         side = "end" if at > 50 else "start"
         body.append(
-            svg.text(at + (-0.8 if at > 50 else 0.8), top + 2, f"threshold {threshold:.3f}", anchor=side, strong=True)
+            svg.text(at + (-0.8 if at > 50 else 0.8), top - 4, f"threshold {threshold:.3f}", anchor=side, strong=True)
         )
     body.append(svg.text(100, height - 1, what, anchor="end", muted=True))
     return svg.drawing(height, body, f"{what}: {sum(kept)} labelled, {sum(rejected)} not")
 
 
 def lowest_tenth(figures: Sequence[Figure]) -> float:
-    """The tenth, 0.9 at most, at which a scale up to 1 must begin to hold all of these."""
-    known = [v for f in figures for v in (f.precision, f.recall) if v is not None]
-    return min(0.9, math.floor(min(known, default=0.9) * 10) / 10)
+    """The tenth, 0.9 at most, at which a scale up to 1 must begin to hold all of these with their intervals."""
+    known = [(value, of) for figure in figures for _, value, of in figure.values()]
+    lowest = [(interval(value, of) or (value, value))[0] for value, of in known]
+    return min(0.9, math.floor(min(lowest, default=0.9) * 10) / 10)
 
 
 def precision_recall(figures: Sequence[Figure], floor: float) -> str:
-    """A line per slice with a full dot for precision and an open one for recall, on a scale from `floor` to 1."""
-    if all(v is None for f in figures for v in (f.precision, f.recall)):
+    """Two lines per slice, with a full dot for precision and an open one for recall and their 95 % intervals, on a scale
+    from `floor` to 1."""
+    if not any(figure.values() for figure in figures):
         return svg.empty("precision and recall")
 
     def x(value: float) -> float:
@@ -262,35 +291,71 @@ def precision_recall(figures: Sequence[Figure], floor: float) -> str:
     ]
     y = 30
     for figure in figures:
-        body.append(svg.text(0, y + 12, figure.label))
-        both = (("P", figure.precision), ("R", figure.recall))
-        numbers = [f"{name} {value:.3f}" for name, value in both if value is not None]
-        body.append(svg.text(100, y + 12, " · ".join(numbers), anchor="end"))
-        body.append(svg.hline(y + 26))
-        if figure.recall is not None:
-            body.append(svg.dot(x(figure.recall), y + 26, 5, ORANGE, f"recall {figure.recall:.4f}", hollow=True))
-        if figure.precision is not None:
-            body.append(svg.dot(x(figure.precision), y + 26, 5, BLUE, f"precision {figure.precision:.4f}"))
-        y += 42
+        numbers = " · ".join(f"{name[0].upper()} {value:.3f}" for name, value, _ in figure.values())
+        drawn, lines = _ends(y + 12, f"{figure.label} · {figure.pairs:,}", numbers)
+        body += drawn
+        y += 17 * lines + 9
+        body.append(svg.hline(y + 6))
+        for name, value, of in figure.values():
+            colour, at = (BLUE, y) if name == "precision" else (ORANGE, y + 12)
+            title = f"{name} {value:.4f}"
+            if ends := interval(value, of):
+                title += f" of {of:,}, {ends[0]:.4f} to {ends[1]:.4f}"
+                body.append(svg.whisker(x(max(floor, ends[0])), x(ends[1]), at, colour, title))
+            body.append(svg.dot(x(value), at, 4.5, colour, title, hollow=name == "recall"))
+        y += 27
     ticks = round((1 - floor) * 10)
     every = 1 if ticks <= 5 else 2
     for n in range(0, ticks + 1, every):
         value = 1 - n / 10
         body.append(svg.text(x(value), y + 12, f"{value:.1f}", anchor="middle" if n < ticks else "start", muted=True))
-    return svg.drawing(
-        y + 18, body, "precision and recall: " + "; ".join(f"{f.label} {f.precision} and {f.recall}" for f in figures)
+    begins = f"the axis begins at {floor:.1f}, not at 0" if floor else "the axis is from 0 to 1"
+    body.append(svg.text(100, y + 30, begins, anchor="end", muted=True))
+    said = "; ".join(
+        f"{f.label} " + " and ".join(f"{name} {value:.3f}{f' of {of}' if of else ''}" for name, value, of in f.values())
+        for f in figures
     )
+    return svg.drawing(y + 36, body, f"precision and recall, {begins}: {said}")
+
+
+def expected_and_found(expected: float, found: float, of: int) -> str:
+    """A share as found, with its 95 % interval, against the one that was expected (a mark), on a line from 0 to 1."""
+    low, high = interval(found, of) or (found, found)
+    body = [
+        svg.rect(0, 7, 100, 4, GREY, opacity=0.18),
+        svg.whisker(100 * low, 100 * high, 9, BLUE),
+        svg.dot(100 * found, 9, 4, BLUE),
+        svg.vline(100 * expected, 1, 17),
+    ]
+    return svg.drawing(18, body, f"expected {expected:.3f}, found {found:.3f}, {low:.3f} to {high:.3f}")
+
+
+def _ends(y: float, left: str, right: str, strong: bool = False) -> tuple[list[str], int]:
+    """Words at both ends of a line, or of two where they have no room in one; and how many lines those are."""
+    left, right = (words if len(words) <= _LINE else f"{words[: _LINE - 1]}…" for words in (left, right))
+    lines = 1 if len(left) + len(right) <= _LINE - 2 else 2
+    words = [svg.text(0, y, left, strong=strong), svg.text(100, y + 17 * (lines - 1), right, anchor="end")]
+    return words, lines
+
+
+def _percents(y: float) -> list[str]:
+    """Marks of a scale from 0 to 100 %."""
+    return [
+        svg.text(0, y, "0 %", muted=True),
+        svg.text(50, y, "50 %", anchor="middle", muted=True),
+        svg.text(100, y, "100 %", anchor="end", muted=True),
+    ]
 
 
 def _largest_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _wrapped(parts: Sequence[str], width: int) -> list[str]:
+def _wrapped(parts: Sequence[str], width: int, between: str = " · ") -> list[str]:
     lines: list[str] = []
     for part in parts:
-        if lines and len(lines[-1]) + len(part) + 3 <= width:
-            lines[-1] += f" · {part}"
+        if lines and len(lines[-1]) + len(part) + len(between) <= width:
+            lines[-1] += f"{between}{part}"
         else:
             lines.append(part)
     return lines

@@ -1,10 +1,12 @@
 """Report: one HTML page on a published dataset, for its makers and curators.
 
-Reads    i2e/* · label and rejects of the units published · commit records · quality.json · the input, where it is there
-Writes   <output>/report.html: one file, nothing fetched from elsewhere, pictures inline
+Reads    i2e/* · label and rejects of the units published · commit records · quality.json · judged.parquet · the input,
+         where it is there
+Writes   <output>/report.html: one file, nothing fetched from elsewhere, pictures inline; of many entities, the search's
+         pages beside it (search.py)
 
 What it shows is drawn by hash or chosen by rank, never picked by a person. The labels that are least likely to be right
-are always shown.
+are always shown, and those that are known to be wrong.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from markupsafe import Markup
 
 from i2e_pipeline.core import files
@@ -23,7 +26,7 @@ from i2e_pipeline.images.thumbnails import Thumbnails
 from i2e_pipeline.label.judged import BINS
 from i2e_pipeline.pages import svg
 from i2e_pipeline.pages.html import environment
-from i2e_pipeline.report import charts, figures, pictures, quality
+from i2e_pipeline.report import charts, figures, mistakes, pictures, quality, search
 from i2e_pipeline.report.figures import CLIP_RANGE, Dataset
 from i2e_pipeline.report.pictures import Choice, Picture, Place
 
@@ -34,7 +37,13 @@ UNDEPICTED = 20
 PER_ENTITY = 5
 AT_RANDOM = 36
 LEAST_SURE = 24
+SUREST_MISTAKES = 24
+CONFUSIONS = 20
 EXAMPLES = 4
+FEW = 30
+"""Pairs or labels under which a share says little: such slices and types are folded away."""
+COSTS_FROM = 100_000
+"""Pairs of a run from which on what it took says what another takes."""
 
 
 def write_page(pipeline: Pipeline) -> str:
@@ -42,60 +51,84 @@ def write_page(pipeline: Pipeline) -> str:
 
     Raises NotPublished where there is no whole dataset.
     """
-    path = files.join(pipeline.config.output, "report.html")
-    files.write_bytes(path, page(pipeline).encode())
+    output = pipeline.config.output
+    path = files.join(output, "report.html")
+    found = search.read(Dataset.open(pipeline))
+    html = page(pipeline, found).encode()
+    search.write(output, found)
+    files.write_bytes(path, html)
+    search.sweep(output, found)
     return path
 
 
-def page(pipeline: Pipeline) -> str:
-    """The page as HTML."""
+def page(pipeline: Pipeline, found: search.Search | None = None) -> str:
+    """The page as HTML. `found`: the search over its entities, if it is known already."""
     config = pipeline.config
     dataset = Dataset.open(pipeline)
+    found = search.read(dataset) if found is None else found
+    judged = quality.read_judged(dataset.tables)
+    surest, confused = mistakes.surest(judged, SUREST_MISTAKES), mistakes.confused(judged, CONFUSIONS)
     entities = figures.entities(dataset, max(TOP_ENTITIES, TABLE_ENTITIES), RARE_ENTITIES, UNDEPICTED)
     top = entities.most[:TOP_ENTITIES]
     rare = [e for e in entities.fewest if e not in top]
     ends = [e["entity_id"] for e in (*top, *rare)]
-    choice = pictures.choose(dataset, ends, PER_ENTITY, AT_RANDOM, LEAST_SURE)
+    wrong = [m.image_id for m in surest]
+    choice = pictures.choose(dataset, ends, PER_ENTITY, AT_RANDOM, LEAST_SURE, wrong)
     thumbnail = Thumbnails(config.score.max_pixels)
-    shown = pictures.read(dataset, choice.places(), thumbnail)
+    shown = pictures.read(dataset, choice.places(), thumbnail, first=dict.fromkeys(choice.named.values()))
     examples = pictures.rejected_examples(dataset, EXAMPLES, thumbnail)
     named = {label.entity_id for picture in shown.values() for label in picture.labels}
     named |= {n for rows in examples.values() for row in rows for n in pictures.entity_ids_in(row.detail)}
+    verdicts = mistakes.verdicts(judged, {picture.image_id for picture in shown.values()})
+    named |= {v.truth for v in verdicts.values() if v.truth is not None}
+    named |= {i for c in confused for i in (c.said, c.verdict.truth) if i is not None}
     scores = figures.scores(dataset)
     measured = quality.read(dataset.tables)
+    slices = {f["slice"]: f for f in measured}
     rejections = _rejections(dataset, examples)
-    costs = figures.costs(dataset)
+    pairs = _pairs(dataset.manifest)
+    costs = figures.costs(dataset) if pairs >= COSTS_FROM else []
     return (
         environment(
             "i2e_pipeline.report",
             number=lambda value: f"{value:,}",
             share=_share,
             score=lambda v: "–" if v is None else f"{v:.3f}",
+            between=_between,
             linked=_linked,
             compact=_compact,
         )
         .get_template("report.html")
         .render(
             manifest=dataset.manifest,
+            find=found,
+            find_key=search.MAX_KEY,
+            find_shown=search.SHOWN,
             headline=_headline(dataset.manifest, entities, measured),
             names=figures.names_of(dataset, named),
             gallery=_pictures(choice.at_random, shown),
             unsure=_pictures(choice.least_sure, shown),
             seen=choice.seen,
+            verdicts=verdicts,
+            judged=_judged(judged, measured),
+            mistakes=[(m, shown[choice.named[m.image_id]]) for m in surest if m.image_id in choice.named],
+            confused=confused,
             funnel=Markup(charts.funnel([*_steps(dataset)])),
             reasons=Markup(
                 charts.bars(
-                    [charts.Bar(r.reason, r.rows, f"of {r.rows_in:,} {r.rows_are}") for r in rejections if r.of_pairs],
+                    [charts.Bar(r.reason, r.rows, r.rows_in, r.rows_are) for r in rejections if r.of_pairs],
                     "rejects by reason",
                     svg.ORANGE,
                 )
             ),
             rejections=rejections,
-            slices={f["slice"]: f["pairs"] for f in measured},
-            quality_charts=[(stage, what, Markup(chart)) for stage, what, chart in _quality_charts(measured)],
+            few=FEW,
+            slices=len(slices),
+            small_slices=sum(map(_is_small, slices.values())),
+            quality_charts=_quality_charts(measured),
+            measured=measured,
             quality_sentences=quality.sentences(measured),
-            reliability=_reliability(measured),
-            reliability_by_type=_reliability_by_type(measured),
+            reliability=[("probability", _reliability(measured)), ("kind of entity", _reliability_by_type(measured))],
             scores=scores,
             probability=Markup(
                 _histogram(
@@ -112,6 +145,8 @@ def page(pipeline: Pipeline) -> str:
             top=_with_pictures(top, choice, shown),
             rare=_with_pictures(rare, choice, shown),
             table=entities.most[:TABLE_ENTITIES],
+            pairs=pairs,
+            costs_from=COSTS_FROM,
             costs=costs,
             core_hours=sum(c.core_hours or 0.0 for c in costs),
             cores=figures.cores_used(config),
@@ -131,6 +166,17 @@ def _settings(output: str) -> str:
 
 def _share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def _between(share: float, of: int) -> str:
+    """The 95 % interval of a share, as words; "" where it is not known of how many."""
+    ends = charts.interval(share, of)
+    return f"{ends[0]:.3f}–{ends[1]:.3f}" if ends else ""
+
+
+def _pairs(manifest: Mapping[str, Any]) -> int:
+    """Of the input."""
+    return int(manifest["funnel"][0]["rows_in"]) if manifest["funnel"] else 0
 
 
 def _compact(value: float) -> str:
@@ -162,7 +208,7 @@ class Headline:
 def _headline(
     manifest: Mapping[str, Any], entities: figures.Entities, measured: Sequence[Mapping[str, Any]]
 ) -> list[Headline]:
-    pairs = manifest["funnel"][0]["rows_in"] if manifest["funnel"] else 0
+    pairs = _pairs(manifest)
     found = [
         Headline(f"{manifest['images']:,}", "images", f"{_share(manifest['images'], pairs)} of {pairs:,} pairs"),
         Headline(f"{manifest['entities']:,}", "entities", f"of {entities.proposed:,} that the texts propose"),
@@ -174,14 +220,12 @@ def _headline(
     ]
     for figure in measured:
         if (figure["stage"], figure["slice"]) == ("published", "all") and figure["precision"] is not None:
-            recall = "" if figure["recall"] is None else f", recall {100 * figure['recall']:.1f} %"
-            found.append(
-                Headline(
-                    f"{100 * figure['precision']:.1f} %",
-                    "of the labels are right",
-                    f"{figure['pairs']:,} pairs of known truth{recall}",
-                )
-            )
+            details = [f"{figure['pairs']:,} pairs of known truth"]
+            if ends := charts.interval(figure["precision"], figure.get("precision_of", 0)):
+                details.insert(0, f"95 % interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f} %")
+            if figure["recall"] is not None:
+                details.append(f"recall {100 * figure['recall']:.1f} %")
+            found.append(Headline(f"{100 * figure['precision']:.1f} %", "of the labels are right", ", ".join(details)))
     return found
 
 
@@ -224,44 +268,108 @@ def _rejections(dataset: Dataset, examples: Mapping[tuple[str, str], Sequence[pi
     ]
 
 
-def _quality_charts(measured: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """(stage, what is counted, chart with a line for each slice) in the order of the file; all on one scale."""
-    by_stage: dict[str, list[charts.Figure]] = {}
+@dataclass(frozen=True)
+class QualityChart:
+    """Precision and recall of a stage by slice."""
+
+    stage: str
+    counted: str
+    chart: Markup
+    of_few: Markup | None
+    """The same of slices of few pairs, on a scale of their own."""
+
+
+def _is_small(figure: Mapping[str, Any]) -> bool:
+    return figure["slice"] != "all" and figure["pairs"] < FEW
+
+
+def _quality_charts(measured: Sequence[Mapping[str, Any]]) -> list[QualityChart]:
+    """A chart for each stage in the order of the file, with a line for each slice; all on one scale."""
+    by_stage: dict[str, tuple[list[charts.Figure], list[charts.Figure]]] = {}
     counted: dict[str, str] = {}
     for f in measured:
-        line = charts.Figure(f["slice"], f["precision"], f["recall"])
-        by_stage.setdefault(f["stage"], []).append(line)
+        of = (f.get("precision_of", 0), f.get("recall_of", 0))
+        line = charts.Figure(f["slice"], f["pairs"], f["precision"], f["recall"], *of)
+        by_stage.setdefault(f["stage"], ([], []))[_is_small(f)].append(line)
         counted.setdefault(f["stage"], f["counted"])
-    floor = charts.lowest_tenth([line for lines in by_stage.values() for line in lines])
-    return [(stage, counted[stage], charts.precision_recall(lines, floor)) for stage, lines in by_stage.items()]
+    floor, of_few = (charts.lowest_tenth([line for both in by_stage.values() for line in both[n]]) for n in (0, 1))
+    return [
+        QualityChart(
+            stage,
+            counted[stage],
+            Markup(charts.precision_recall(large, floor)),
+            Markup(charts.precision_recall(small, of_few)) if small else None,
+        )
+        for stage, (large, small) in by_stage.items()
+    ]
 
 
-def _reliability(measured: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Bins of label probability that hold labels: from, to, labels, and shares expected and found."""
+@dataclass(frozen=True)
+class Judged:
+    """Published labels of known truth."""
+
+    rows: int
+    """in the file; of very many, a draw"""
+    of: int
+    decided: int
+    wrong: int
+
+    @property
+    def between(self) -> str:
+        """The 95 % interval of the share that is wrong."""
+        low, high = charts.interval(self.wrong / self.decided, self.decided) or (0.0, 1.0)
+        return f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def _judged(judged: pa.Table, measured: Sequence[Mapping[str, Any]]) -> Judged:
+    right = judged.column("right")
+    decided, wrong = len(right) - right.null_count, mistakes.wrong(judged).num_rows
+    all_pairs = [f for f in measured if (f["stage"], f["slice"]) == ("published", "all")]
+    of = sum(f.get(verdict, 0) for f in all_pairs for verdict in ("right", "wrong", "undecided"))
+    return Judged(judged.num_rows, max(of, judged.num_rows), decided, wrong)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How many labels of a part were expected to be right, and how many are."""
+
+    part: str
+    labels: int
+    expected: float
+    right: float
+    error: float | None = None
+    """of calibration"""
+
+    @property
+    def chart(self) -> Markup:
+        return Markup(charts.expected_and_found(self.expected, self.right, self.labels))
+
+
+def _reliability(measured: Sequence[Mapping[str, Any]]) -> list[Reliability]:
+    """By label probability; bins that hold no label are left out."""
     bins = [b for f in measured if f["slice"] == "all" for b in f.get("reliability", ()) if b["labels"]]
     return [
-        {
-            "from": b["bin"] / BINS,
-            "to": (b["bin"] + 1) / BINS,
-            "labels": b["labels"],
-            "expected": b["expected"] / b["labels"],
-            "right": b["right"] / b["labels"],
-        }
+        Reliability(
+            f"{b['bin'] / BINS:.1f}–{(b['bin'] + 1) / BINS:.1f}",
+            b["labels"],
+            b["expected"] / b["labels"],
+            b["right"] / b["labels"],
+        )
         for b in bins
     ]
 
 
-def _reliability_by_type(measured: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Coarse types: labels, and shares expected and found."""
+def _reliability_by_type(measured: Sequence[Mapping[str, Any]]) -> list[Reliability]:
+    """By the entity's coarse type."""
     rows = [r for f in measured if f["slice"] == "all" for r in f.get("reliability_by_type", ())]
     return [
-        {
-            "type": r["coarse_type"] or "of no known type",
-            "labels": r["labels"],
-            "expected": r["expected"] / r["labels"],
-            "right": r["right"] / r["labels"],
-            "error": r["calibration_error"],
-        }
+        Reliability(
+            r["coarse_type"] or "of no known type",
+            r["labels"],
+            r["expected"] / r["labels"],
+            r["right"] / r["labels"],
+            r["calibration_error"],
+        )
         for r in rows
     ]
 

@@ -7,11 +7,13 @@ rows at a time. Each image is kept as a small JPEG inside the page, up to a budg
 from __future__ import annotations
 
 import heapq
+import ipaddress
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -50,12 +52,16 @@ class Label:
 class Picture:
     """A published image as the page shows it."""
 
-    short_id: str
-    """The beginning of its id, by which `i2e explain` finds it."""
+    image_id: str
     thumbnail: Thumbnail
     alt_text: str
     url: str | None
     labels: tuple[Label, ...]
+
+    @property
+    def short_id(self) -> str:
+        """The beginning of its id, by which `i2e explain` finds it."""
+        return self.image_id[:_SHORT_ID]
 
 
 @dataclass
@@ -65,15 +71,27 @@ class Choice:
     at_random: list[Place] = field(default_factory=list)
     least_sure: list[Place] = field(default_factory=list)
     of_entity: dict[int, list[Place]] = field(default_factory=dict)
+    named: dict[str, Place] = field(default_factory=dict)
+    """by image_id; those that were not found are missing"""
     seen: int = 0
 
     def places(self) -> Counter[Place]:
         """How often the page shows each image."""
-        return Counter([*self.at_random, *self.least_sure, *(p for ps in self.of_entity.values() for p in ps)])
+        of_entities = (place for places in self.of_entity.values() for place in places)
+        return Counter([*self.at_random, *self.least_sure, *of_entities, *self.named.values()])
 
 
-def choose(dataset: Dataset, entity_ids: Iterable[int], per_entity: int, at_random: int, least_sure: int) -> Choice:
-    """Images to show: by hash over all, by lowest label score, and by hash for each of the entities named."""
+def choose(
+    dataset: Dataset,
+    entity_ids: Iterable[int],
+    per_entity: int,
+    at_random: int,
+    least_sure: int,
+    image_ids: Iterable[str] = (),
+) -> Choice:
+    """Images to show: by hash over all, by lowest label score, by hash for each of the entities named, and those that
+    are named themselves."""
+    named = pa.array(sorted(set(image_ids)), pa.string())
     wanted = np.array(sorted(set(entity_ids)), dtype=np.int64)
     randoms: list[tuple[int, str, int]] = []
     unsure: list[tuple[float, str, int]] = []
@@ -101,6 +119,10 @@ def choose(dataset: Dataset, entity_ids: Iterable[int], per_entity: int, at_rand
                     for n in np.flatnonzero(np.isin(ids, wanted)).tolist():
                         row = int(parent[n])
                         _keep(by_entity[int(ids[n])], per_entity, (-int(keys[row]), file.path, start + row))
+                    if len(named):
+                        is_named = pc.is_in(batch.column("image_id"), named).to_numpy(zero_copy_only=False)
+                        for row in np.flatnonzero(is_named).tolist():
+                            choice.named[batch.column("image_id")[row].as_py()] = (file.path, start + row)
                     start += batch.num_rows
             choice.seen += start
     choice.at_random = _places(randoms)
@@ -121,11 +143,20 @@ def _places(heap: Sequence[tuple[float, str, int]]) -> list[Place]:
     return list(dict.fromkeys((path, row) for _, path, row in sorted(heap, reverse=True)))
 
 
-def read(dataset: Dataset, places: Mapping[Place, int], thumbnail: Thumbnails) -> dict[Place, Picture]:
+def read(
+    dataset: Dataset, places: Mapping[Place, int], thumbnail: Thumbnails, first: Iterable[Place] = ()
+) -> dict[Place, Picture]:
     """The chosen images. Only the row groups that hold one are read.
 
     places   to how often the page shows the image
+    first    those that get their thumbnails before the page is full
     """
+    ahead = {place: places[place] for place in first}
+    rest = {place: uses for place, uses in places.items() if place not in ahead}
+    return {**_read(dataset, ahead, thumbnail), **_read(dataset, rest, thumbnail)}
+
+
+def _read(dataset: Dataset, places: Mapping[Place, int], thumbnail: Thumbnails) -> dict[Place, Picture]:
     by_file: dict[str, list[int]] = defaultdict(list)
     for path, row in sorted(places):
         by_file[path].append(row)
@@ -136,10 +167,10 @@ def read(dataset: Dataset, places: Mapping[Place, int], thumbnail: Thumbnails) -
         for row, picture in zip(rows, (r for batch in batches for r in batch.to_pylist()), strict=True):
             labels = sorted((Label(x["entity_id"], x["score"]) for x in picture["labels"]), key=lambda x: -x.score)
             found[path, row] = Picture(
-                picture["image_id"][:_SHORT_ID],
+                picture["image_id"],
                 thumbnail(_bytes(picture["image"]), places[path, row]),
                 _short(picture["alt_text"]),
-                _web(picture["url"]),
+                web_address(picture["url"]),
                 tuple(labels),
             )
     return found
@@ -186,7 +217,7 @@ def rejected_examples(dataset: Dataset, per_reason: int, thumbnail: Thumbnails) 
                 continue
             text = text or texts.get(row["id"])
             pair_id = row["id"].hex() if row["id"] is not None and row["shard"] is not None else None
-            example = Example(_short(text), row["detail"] or "", thumbnail(image), url, pair_id)
+            example = Example(_short(text), row["detail"] or "", thumbnail(image), web_address(url), pair_id)
             found.setdefault(key, []).append(example)
     return found
 
@@ -262,7 +293,7 @@ def _inputs(
             continue
         for at, row, image in zip(rows, (r for part in parts for r in part.to_pylist()), stored, strict=True):
             url = row[pairs.url_column] if pairs.url_column else None
-            found[shard, at] = (row[pairs.text_column], image if isinstance(image, bytes) else None, _web(url))
+            found[shard, at] = (row[pairs.text_column], image if isinstance(image, bytes) else None, url)
     return found
 
 
@@ -276,9 +307,26 @@ def _bytes(image: Any) -> bytes | None:
     return stored if isinstance(stored, bytes) else None
 
 
-def _web(url: Any) -> str | None:
-    """The address if it is one of the web, else None: no link is made of a `javascript:` address."""
-    return url if isinstance(url, str) and re.match(r"https?://", url) else None
+_NOWHERE = re.compile(
+    r"(^|\.)(example(\.(com|net|org))?|invalid|test|localhost|local|internal|home\.arpa|lan|onion|alt)$"
+)
+"""Names that are nobody's in the web (RFC 2606, 6761, 6762, 7686, 8375, 9476), and ICANN's .internal. The sample's
+addresses are made up, below example.org."""
+
+
+def web_address(url: Any) -> str | None:
+    """The address if it can lead to a place in the web, else None: no link is made of a `javascript:` address, and none
+    that is sure to be dead."""
+    if not isinstance(url, str) or not re.match(r"https?://", url):
+        return None
+    try:
+        host = (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return None
+    try:
+        return url if ipaddress.ip_address(host).is_global else None
+    except ValueError:
+        return url if "." in host.strip(".") and not _NOWHERE.search(host) else None
 
 
 def _short(text: str | None) -> str:

@@ -4,6 +4,8 @@ The input files may have further columns: what the image shows (`pairs.truth_col
 written), the entities that its text names (`pairs.mentioned_column`), and the names of wider things that the image
 shows too (`pairs.wider_column`). Only pairs of which something is known are counted. Recall is over those whose text
 names the truth: what a text does not name, no stage can find. Which labels are right, label/judged.py says.
+
+Writes   <output>/quality.json: figures by stage and slice · <output>/judged.parquet: which published label is right
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.ids import row_ids, rows_in_share
@@ -47,6 +50,22 @@ TRUTH_ROWS = pa.schema(
 )
 """What `truth_rows` yields."""
 _FILE = "quality.json"
+_JUDGED_FILE = "judged.parquet"
+_MAX_JUDGED = 500_000
+JUDGED = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("pair_id", pa.string()),
+        ("entity_id", pa.int64()),
+        ("truth", pa.int64()),
+        ("nothing", pa.bool_()),
+        ("right", pa.bool_()),
+        ("probability", pa.float32()),
+    ]
+)
+"""A published label of known truth: image and pair in hex digits, as in `i2e/images`; `truth`, the entity that the image
+shows, null where only what it does not show is known, or `nothing` (no entity of the knowledge base); `right`, null where
+the label is neither right nor wrong."""
 _COUNTED = {
     "extract": "P: mentions that can mean an entity that the text names; R: named entities that a mention can mean",
     "link": "P: top candidates that the text names; R: named entities that are a top candidate",
@@ -62,6 +81,15 @@ def read(tables: Tables) -> list[dict[str, Any]]:
     """Figures of the last run; none where no truth is known."""
     path = tables.path(_FILE)
     return list(files.read_json(path)) if files.exists(path) else []
+
+
+def read_judged(tables: Tables) -> pa.Table:
+    """The published labels of known truth (JUDGED); no rows where no truth is known."""
+    path = tables.path(_JUDGED_FILE)
+    if not files.exists(path):
+        return JUDGED.empty_table()
+    filesystem, inner = files.open_filesystem(path)
+    return pq.read_table(inner, filesystem=filesystem)
 
 
 def sentences(figures: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -90,9 +118,11 @@ def measure(run: Run) -> None:
         log.warning("precision and recall are not measured: %d input files are gone, %s first", len(gone), gone[0])
     columns = None if gone else truth_columns(run)
     if columns is None:
-        files.remove(run.tables.path(_FILE))
+        for name in (_FILE, _JUDGED_FILE):
+            files.remove(run.tables.path(name))
         return
-    figures = _measure(run, columns)
+    figures, judged_labels = _measure(run, columns)
+    files.write_table(run.tables.path(_JUDGED_FILE), judged_labels)
     files.write_json(run.tables.path(_FILE), figures)
 
 
@@ -287,9 +317,8 @@ def _wider_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 def _judged_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        yield batch.select(["pair_id", "of", "chosen", "probability", "entity_id"]).append_column(
-            "right", judged.right(batch)
-        )
+        kept = batch.select(["image_id", "pair_id", "of", "chosen", "probability", "entity_id", "truth", "nothing"])
+        yield kept.append_column("right", judged.right(batch))
 
 
 def _reliability_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -315,7 +344,8 @@ _TYPE_BINS = pa.schema(
 )
 
 
-def _measure(run: Run, columns: TruthColumns) -> list[dict[str, Any]]:
+def _measure(run: Run, columns: TruthColumns) -> tuple[list[dict[str, Any]], pa.Table]:
+    """The figures, and the published labels that were judged (JUDGED)."""
     from pyspark import StorageLevel
     from pyspark.sql import functions as F
 
@@ -328,6 +358,7 @@ def _measure(run: Run, columns: TruthColumns) -> list[dict[str, Any]]:
     try:
         figures = _steps(_sums(run, pairs, labels))
         by_type = _reliability(run, labels)
+        published = _published(labels)
     finally:
         labels.unpersist()
         known.unpersist()
@@ -339,15 +370,38 @@ def _measure(run: Run, columns: TruthColumns) -> list[dict[str, Any]]:
                 "reliability": bins,
                 "reliability_by_type": _by_type(by_type),
             }
-    return figures
+    return figures, published
+
+
+def _published(labels: DataFrame) -> pa.Table:
+    """The published labels of `_judged_labels` as a table of JUDGED, in the order of pair and entity: all, or as many as
+    the file holds. A pair's id is a hash, so the first pairs are a draw."""
+    from pyspark.sql import functions as F
+
+    rows = (
+        labels.where(F.col("of") == "published")
+        .orderBy("pair_id", "entity_id")
+        .limit(_MAX_JUDGED)
+        .select(
+            *(F.lower(F.hex(name)).alias(name) for name in ("image_id", "pair_id")),
+            "entity_id",
+            "truth",
+            "nothing",
+            "right",
+            F.col("probability").cast("float").alias("probability"),
+        )
+    )
+    return rows.toArrow().cast(JUDGED)
 
 
 def _judged_labels(run: Run, pairs: DataFrame, columns: TruthColumns) -> DataFrame:
-    """pair_id, of ("label", "published"), chosen, probability, entity_id and whether it is right: every candidate that
-    the label stage weighed for a pair of known truth, and the labels of its image where the pair stands for it."""
+    """image_id, pair_id, of ("label", "published"), chosen, probability, entity_id, truth, nothing and whether it is
+    right: every candidate that the label stage weighed for a pair of known truth, and the labels of its image where the
+    pair stands for it."""
     from pyspark.sql import functions as F
 
     weighed = run.read("labels").select(
+        "image_id",
         "pair_id",
         F.lit("label").alias("of"),
         F.col("reason").isNull().alias("chosen"),
@@ -356,8 +410,9 @@ def _judged_labels(run: Run, pairs: DataFrame, columns: TruthColumns) -> DataFra
     )
     published = (
         run.read("selection")
-        .select("pair_id", F.explode("labels").alias("label"))
+        .select("image_id", "pair_id", F.explode("labels").alias("label"))
         .select(
+            "image_id",
             "pair_id",
             F.lit("published").alias("of"),
             F.lit(True).alias("chosen"),
@@ -369,7 +424,9 @@ def _judged_labels(run: Run, pairs: DataFrame, columns: TruthColumns) -> DataFra
         pairs.select("pair_id", "truth", "nothing", "refuted", "wider"), "pair_id", how="inner"
     )
     return with_wider(of_pairs, run, columns).mapInArrow(
-        _judged_rows, "pair_id binary, of string, chosen boolean, probability double, entity_id long, right boolean"
+        _judged_rows,
+        "image_id binary, pair_id binary, of string, chosen boolean, probability double, entity_id long, truth long, "
+        "nothing boolean, right boolean",
     )
 
 
@@ -515,16 +572,23 @@ def _steps(sums: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             figure = {"stage": step, "slice": row["slice"], "pairs": row["pairs"]}
             if step in mentions:
                 right, total, found, wanted = (row[key] for key in mentions[step])
-                figure |= {"precision": _ratio(right, total), "recall": _ratio(found, wanted)}
+                figure |= _shares(right, total, found, wanted)
             else:
                 right, wrong = row[f"{step}_right"], row[f"{step}_wrong"]
-                figure |= {
-                    "precision": _ratio(right, right + wrong),
-                    "recall": _ratio(row[f"{step}_found"], row[f"{step}_named"]),
-                    **{k: row[f"{step}_{k}"] for k in _LABEL_COUNTS},
-                }
+                figure |= _shares(right, right + wrong, row[f"{step}_found"], row[f"{step}_named"])
+                figure |= {k: row[f"{step}_{k}"] for k in _LABEL_COUNTS}
             figures.append(figure | {"counted": counted})
     return figures
+
+
+def _shares(right: int, said: int, found: int, wanted: int) -> dict[str, Any]:
+    """Precision and recall, and of how many each is a share."""
+    return {
+        "precision": _ratio(right, said),
+        "recall": _ratio(found, wanted),
+        "precision_of": said,
+        "recall_of": wanted,
+    }
 
 
 def _ratio(part: int, whole: int) -> float | None:

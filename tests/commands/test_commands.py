@@ -265,6 +265,23 @@ def test_labels_are_counted_by_what_is_known_of_their_images(
         assert min(counts.values()) > 0
         assert {key: figures[stage][key] for key in counts} == counts, stage
         assert figures[stage]["precision"] == round(counts["right"] / (counts["right"] + counts["wrong"]), 4)
+        assert figures[stage]["precision_of"] == counts["right"] + counts["wrong"]
+    # `counts` are now those of what is published.
+    rows = quality.read_judged(run_.tables)
+    assert rows.schema == quality.JUDGED
+    assert Counter(rows["right"].to_pylist()) == {
+        True: counts["right"], False: counts["wrong"], None: counts["undecided"],
+    }  # fmt: skip
+    of_nothing = [r for r in rows.to_pylist() if r["nothing"]]
+    assert sum(r["right"] is False for r in of_nothing) == counts["wrong_on_none"]
+    assert all(r["truth"] is None for r in of_nothing)
+    assert all(r["right"] == (r["truth"] == r["entity_id"]) for r in rows.to_pylist() if r["truth"] is not None)
+    shown = {
+        (i["image_id"], i["pair_id"], label["entity_id"], label["score"])
+        for i in ds.dataset(copied / "i2e" / "images").to_table(["image_id", "pair_id", "labels"]).to_pylist()
+        for label in i["labels"]
+    }
+    assert {tuple(r[c] for c in ("image_id", "pair_id", "entity_id", "probability")) for r in rows.to_pylist()} <= shown
     assert figures["label"]["none"] == sum((s["truth_qid"] or "").lower() == "none" for s in sayings.values())
     assert figures["label"]["pairs"] == sum(s["truth_qid"] not in (None, "a cat") for s in sayings.values())
     bins = figures["label"]["reliability"]

@@ -125,8 +125,8 @@ def test_cards_are_of_every_data_set_and_say_which_model_has_which_figure() -> N
         "first: kNN, mAP",
         "second: kNN, mAP",
     ]
-    assert '<dd class="card best">53.8 % <small>trained</small></dd>' in cards
-    assert '<dd class="card">13.3 % <small>untrained</small></dd>' in cards
+    assert '<dd class="card best"><span>53.8 %</span> <small>trained</small></dd>' in cards
+    assert '<dd class="card"><span>13.3 %</span> <small>untrained</small></dd>' in cards
 
 
 @pytest.mark.parametrize(("low", "high", "zero"), [(0.1, 0.3, 3.0), (-0.3, -0.1, 97.0), (0.0, 0.0, 50.0)])

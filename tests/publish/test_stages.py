@@ -101,9 +101,11 @@ def test_figures_of_a_dataset_whose_input_is_gone_are_passed_over(
     """Catches: a run that was killed before its report, and the next one that dies over a dataset which is whole."""
     run, _ = built(0.001).run()
     files.write_json(str(output / "quality.json"), [{"of": "a dataset before"}])
+    files.write_table(str(output / "judged.parquet"), quality.JUDGED.empty_table())
     Path("in/00000.parquet").unlink()
     quality.measure(run)
     assert quality.read(run.tables) == []
+    assert not (output / "judged.parquet").exists()
     assert "1 input files are gone" in caplog.text
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from i2e_pipeline.core.config import Config, from_tree
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.tables import Commit, WrittenFile
+from i2e_pipeline.report.quality import JUDGED
 from i2e_pipeline.stages import pipeline
 
 UNIT = "u-000000000001"
@@ -79,6 +80,20 @@ def entity(entity_id: int, name: str, images: int, **fields: Any) -> dict[str, A
     return {**row, **fields}
 
 
+def judgement(name: str, entity_id: int, truth: int | None, right: bool | None, **fields: Any) -> dict[str, Any]:
+    """A row of judged.parquet on the image of that name."""
+    row = {
+        "image_id": key(name).hex(),
+        "pair_id": key(name).hex(),
+        "entity_id": entity_id,
+        "truth": truth,
+        "nothing": False,
+        "right": right,
+        "probability": 0.9,
+    }
+    return {**row, **fields}
+
+
 class Output:
     """Writes a dataset's tables, records and manifest below a folder."""
 
@@ -117,8 +132,9 @@ class Output:
         entities: Sequence[dict[str, Any]],
         rejects: Sequence[dict[str, Any]] = (),
         quality: Sequence[dict[str, Any]] = (),
+        judged: Sequence[dict[str, Any]] = (),
     ) -> None:
-        """A whole output; `rejects` are the label stage's."""
+        """A whole output; `rejects` are the label stage's, `judged` rows of judged.parquet."""
         depicted = [e for e in entities if e["images"]]
         classes = [{**e, "mean_clip_score": e["mean_clip_score_labelled"], "split": "train"} for e in depicted]
         classes = [{n: e[n] for n in self.pipeline.tables.catalogue.schema("i2e/entities").names} for e in classes]
@@ -194,6 +210,8 @@ class Output:
         (self.root / "i2e" / "manifest.json").write_text(json.dumps(manifest))
         if quality:
             (self.root / "quality.json").write_text(json.dumps(quality))
+        if judged:
+            pq.write_table(pa.Table.from_pylist(list(judged), schema=JUDGED), self.root / "judged.parquet")
 
 
 @pytest.fixture

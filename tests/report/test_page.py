@@ -21,7 +21,7 @@ from i2e_pipeline.report import figures, pictures
 from i2e_pipeline.report.figures import Dataset
 from i2e_pipeline.report.page import page, write_page
 from i2e_pipeline.stages import pipeline
-from tests.report.conftest import UNIT, Output, entity, image, key, png
+from tests.report.conftest import UNIT, Output, entity, image, judgement, key, png
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 Publish = Callable[..., Output]
@@ -59,7 +59,8 @@ def test_page_is_one_file_that_fetches_nothing(published: Publish) -> None:
     seen = Seen(Path(path).read_text(encoding="utf-8"))
     assert all((i["src"] or "").startswith("data:image/jpeg;base64,") for i in seen.all("img"))
     assert not seen.all("link")
-    assert [s.get("src") for s in seen.all("script")] == [None]
+    assert [s.get("src") for s in seen.all("script")] == [None, None]
+    assert not (output.root / "report_entities").exists()
     assert not re.search(r"url\(|@import", Path(path).read_text(encoding="utf-8"))
 
 
@@ -143,7 +144,7 @@ def test_thumbnails_end_with_the_budget() -> None:
 def test_hostile_text_stays_text(published: Publish) -> None:
     """Alt-text, names, descriptions, addresses and details all come from the web."""
     evil = image("evil", (89, 0, 0.9), alt_text=HOSTILE, url="javascript:alert(3)")
-    linked = image("quoted", (89, 0, 0.9), url='https://example.org/"onmouseover="alert(4)')
+    linked = image("quoted", (89, 0, 0.9), url='https://museum.ch/"onmouseover="alert(4)')
     html = page(
         published(
             images=[evil, linked],
@@ -155,7 +156,8 @@ def test_hostile_text_stays_text(published: Publish) -> None:
         ).pipeline
     )
     seen = Seen(html)
-    assert len(seen.all("script")) == 1
+    assert [s.get("type") for s in seen.all("script")] == ["application/json", None]
+    assert 'https://museum.ch/"onmouseover="alert(4)' in {a["href"] for a in seen.all("a")}
     assert all((i["src"] or "").startswith("data:") for i in seen.all("img"))
     assert not [a for _, attributes in seen.tags for a in attributes if a.startswith("on")]
     assert not [a for a in seen.all("a") if (a["href"] or "").startswith("javascript")]
@@ -231,13 +233,15 @@ def test_units_that_are_not_published_are_not_read(published: Publish) -> None:
 
 def test_the_choice_does_not_depend_on_the_order_of_rows(published: Publish) -> None:
     images = [image(f"n{n}", (89, 0, 0.8 + n / 100)) for n in range(12)]
+    wanted = [key("n7").hex(), key("gone").hex()]
     config = published(images=images, entities=[entity(89, "apple", 12)]).pipeline
     names = []
     for rows in (images, images[::-1]):
         published(images=rows, entities=[entity(89, "apple", 12)])
         dataset = Dataset.open(config)
-        choice = pictures.choose(dataset, [89], per_entity=3, at_random=4, least_sure=2)
-        shown = pictures.read(dataset, choice.places(), Thumbnails(10**6))
+        choice = pictures.choose(dataset, [89], per_entity=3, at_random=4, least_sure=2, image_ids=wanted)
+        shown = pictures.read(dataset, choice.places(), Thumbnails(10**6), first=choice.named.values())
+        assert {i: shown[place].alt_text for i, place in choice.named.items()} == {wanted[0]: "n7"}
         names.append(
             [
                 [shown[p].alt_text for p in places]
@@ -278,14 +282,32 @@ def test_precision_is_told_apart_by_slice(published: Publish) -> None:
     html = page(
         published(
             quality=[
-                {"stage": "published", "slice": name, "pairs": 10, "precision": p, "recall": 0.5, "counted": "c"}
-                for name, p in (("all", 0.95), ("colliding: yes", 0.84))
+                {
+                    "stage": "published", "slice": name, "pairs": of, "counted": "c",
+                    "precision": p, "precision_of": of, "recall": 0.5, "recall_of": of,
+                }
+                for name, p, of in (("all", 0.95, 200), ("colliding: yes", 0.84, 30), ("hand: mdi", 0.31, 29))
             ]
         ).pipeline
-    )
+    )  # fmt: skip
+    # Wilson (1927): 190 of 200.
     assert "95.0 %" in html
-    assert "colliding: yes" in section(html, "right")
-    assert "P 0.840" in section(html, "right")
+    assert "95 % interval 91.0 to 97.3 %" in html
+    right = section(html, "right")
+    shown, _, folded = right.partition("1 slice of fewer than 30 pairs")
+    assert "colliding: yes · 30" in shown
+    assert "P 0.840" in shown
+    assert "hand: mdi" not in shown
+    assert "hand: mdi · 29" in folded
+    assert "the axis begins at 0.3, not at 0" in shown
+    assert '<td class="n">0.310</td><td class="n">0.172–0.492</td><td class="n">29</td>' in folded
+
+
+def test_figures_of_before_counts_were_kept_have_no_interval(published: Publish) -> None:
+    figure = {"stage": "published", "slice": "all", "pairs": 10, "precision": 0.95, "recall": 0.5, "counted": "c"}
+    html = page(published(quality=[figure]).pipeline)
+    assert "P 0.950" in section(html, "right")
+    assert "95 % interval" not in html.split("</header>")[0]
 
 
 def test_how_far_probabilities_can_be_believed_stands_in_a_table(published: Publish) -> None:
@@ -297,6 +319,7 @@ def test_how_far_probabilities_can_be_believed_stands_in_a_table(published: Publ
     by_type = [
         {"coarse_type": "taxon", "labels": 1_000, "expected": 960.0, "right": 900.0, "calibration_error": 0.06},
         {"coarse_type": None, "labels": 200, "expected": 192.0, "right": 120.0, "calibration_error": 0.36},
+        {"coarse_type": "film", "labels": 29, "expected": 28.0, "right": 27.0, "calibration_error": 0.034},
     ]
     believed = {"calibration_error": 0.11, "reliability": bins, "reliability_by_type": by_type}
     html = page(published(quality=[{**figure, **none, **believed}]).pipeline)
@@ -304,13 +327,17 @@ def test_how_far_probabilities_can_be_believed_stands_in_a_table(published: Publ
     assert "labels on images of nothing known: 40 of 455 images (41 labels)" in right
     assert "0.110" in right
     rows = [
-        re.sub(r"<.*?>", "|", row) for row in re.findall(r"<tr><td>(.*?)</td></tr>", right.split('"reliability"')[1])
+        re.sub(r"<svg.*?</svg>", "", row).replace('</td><td class="n">', "|").replace('</td><td class="line">', "|")
+        for row in re.findall(r"<tr><td>(.*?)</td></tr>", right.split('id="reliability"')[1])
     ]
     assert rows == [
-        "0.9–1.0||1,200||0.960||0.850",
-        "taxon||1,000||0.960||0.900||0.060",
-        "of no known type||200||0.960||0.600||0.360",
+        "0.9–1.0|1,200||0.960|0.850|0.829–0.869",
+        "taxon|1,000||0.960|0.900|0.880–0.917|0.060",
+        "of no known type|200||0.960|0.600|0.531–0.665|0.360",
+        "film|29||0.966|0.931|0.780–0.981|0.034",
     ]
+    assert "1 kind of fewer than 30 labels" in right
+    assert right.index("fewer than 30 labels") < right.index("film")
     assert 'id="reliability"' not in page(published(quality=[figure]).pipeline)
 
 
@@ -337,5 +364,93 @@ def test_page_of_many_pictures_stays_small(published: Publish) -> None:
     Image.fromarray(noise).save(stream, "PNG")
     stored = {"bytes": stream.getvalue(), "path": None}
     images = [image(f"n{n}", (n % 40, n % 40, 0.9), image=stored) for n in range(240)]
-    html = page(published(images=images, entities=[entity(n, f"e{n}", 6) for n in range(40)]).pipeline)
+    rest = [entity(n, f"a name of an entity, and {n}", 1, description="d" * 90) for n in range(40, 3_600)]
+    html = page(published(images=images, entities=[*(entity(n, f"e{n}", 6) for n in range(40)), *rest]).pipeline)
+    assert "and 3599" in html
     assert len(html) < 3_000_000
+
+
+def test_a_label_that_is_sure_and_wrong_comes_first_and_says_what_is_shown(published: Publish) -> None:
+    html = page(
+        published(
+            judged=[
+                judgement("apple one", 89, 434, False, probability=0.95),
+                judgement("apple two", 89, None, False, nothing=True, probability=0.97),
+                judgement("pear", 434, 434, True),
+            ]
+        ).pipeline
+    )
+    mistakes = section(html, "mistakes")
+    assert "2 of 3 published labels of known truth are wrong (66.7 %; 95 %: 20.8 to 93.9 %)" in mistakes
+    first, second = mistakes.split("<figure>")[1:]
+    assert "apple two" in first
+    assert "0.97" in first
+    assert "shows nothing of the knowledge base" in first
+    assert 'shows <a href="https://www.wikidata.org/wiki/Q434" rel="noreferrer">pear</a>' in second
+    assert f"i2e explain {key('apple one').hex()[:12]} --config" in second
+    # Wherever the page shows the image, it says that its label is wrong.
+    assert section(html, "look").count('<span class="wrong">wrong: shows') == 2
+
+
+def test_without_a_known_truth_no_mistake_is_spoken_of(published: Publish) -> None:
+    html = page(published().pipeline)
+    assert 'id="mistakes"' not in html
+    assert "#mistakes" not in html
+
+
+def test_where_all_labels_are_right_the_page_says_so(published: Publish) -> None:
+    html = page(published(judged=[judgement("pear", 434, 434, True)]).pipeline)
+    assert "None of 1 published labels of known truth is wrong" in section(html, "mistakes")
+
+
+def test_a_mistake_whose_image_is_no_longer_published_is_counted_and_not_shown(published: Publish) -> None:
+    """Catches: figures of before a dataset was made smaller, and a report that dies of them."""
+    mistakes = section(page(published(judged=[judgement("gone", 89, 434, False)]).pipeline), "mistakes")
+    assert "1 of 1 published labels" in mistakes
+    assert "<figure>" not in mistakes
+
+
+def test_mistakes_have_their_pictures_before_the_page_is_full(published: Publish) -> None:
+    output = published()
+    dataset = Dataset.open(output.pipeline)
+    choice = pictures.choose(dataset, [], 1, at_random=9, least_sure=9, image_ids=[key("pear").hex()])
+    shown = pictures.read(dataset, choice.places(), Thumbnails(10**6, budget=10), first=choice.named.values())
+    assert [p.alt_text for p in shown.values() if p.thumbnail.uri] == ["pear"]
+
+
+@pytest.mark.parametrize(
+    ("url", "leads"),
+    [
+        ("https://upload.wikimedia.org/a.jpg", True),
+        ("http://1.1.1.1/a.jpg", True),
+        ("https://xn--bcher-kva.example/a.jpg", False),
+        ("https://img-8.example.org/d8/a.jpg", False),
+        ("https://example.org", False),
+        ("https://notexample.org/a.jpg", True),
+        ("http://localhost:8000/a.jpg", False),
+        ("http://nas/a.jpg", False),
+        ("http://camera.local./a.jpg", False),
+        ("http://10.0.0.7/a.jpg", False),
+        ("http://[::1]/a.jpg", False),
+        ("http://[broken/a.jpg", False),
+        ("http://./a.jpg", False),
+        ("ftp://museum.ch/a.jpg", False),
+        ("javascript:alert(1)", False),
+        (None, False),
+    ],
+)
+def test_links_lead_to_hosts_that_can_be(url: str | None, leads: bool) -> None:
+    """Catches: links of the sample's made-up addresses, and of those that only a crawler's own network knows."""
+    assert pictures.web_address(url) == (url if leads else None)
+
+
+def test_what_stages_took_is_told_from_runs_that_say_something(published: Publish) -> None:
+    few = section(page(published().pipeline), "cost")
+    assert "i2e plan --pairs" in few
+    assert "<table>" not in few
+    output = published()
+    path = output.root / "i2e" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["funnel"][0]["rows_in"] = 100_000
+    path.write_text(json.dumps(manifest))
+    assert "<table>" in section(page(output.pipeline), "cost")
