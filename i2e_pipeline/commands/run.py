@@ -50,8 +50,10 @@ def run(
         finished = made.commits.get(pipeline.writer("i2e/entities"), {}).get(WHOLE)
         # A run that was killed after the last stage left the figures and the page of the dataset before.
         stamp = pipeline.tables.path("_reported.json")
-        if finished and (not files.exists(stamp) or files.read_json(stamp) != finished.fingerprint):
-            quality.measure(made)
-            write_page(pipeline)
-            files.write_json(stamp, finished.fingerprint)
+        if finished:
+            measured = files.exists(stamp) and files.read_json(stamp) == finished.fingerprint
+            if not measured or quality.lacks_labels(pipeline.tables):
+                quality.measure(made)
+                write_page(pipeline)
+                files.write_json(stamp, finished.fingerprint)
         return Outcome(made, states, quality.read(pipeline.tables))

@@ -82,6 +82,7 @@ def app(explored: Explored) -> Starlette:
         ("/images/{image:str}/near", pages.image_near),
         ("/images/{image:str}/picture", pages.picture),
         ("/pairs/{pair:str}", pages.pair),
+        ("/inputs/{unit:str}/{shard:int}/{row:int}/picture", pages.input_picture),
         ("/rejects", pages.rejects),
         ("/rejects/{stage:str}/{reason:str}", pages.rejected),
         ("/mistakes", pages.mistakes),
@@ -260,7 +261,7 @@ class _Pages:
 
     def picture(self, request: Request) -> Response:
         image_id = _image_id(request)
-        side = int(request.query_params.get("side", "160") or 160)
+        side = _side(request)
         place = self.queries.place_of(image_id)
         drawn = None if place else self.of.marking.drawn_of(image_id)
         try:
@@ -276,6 +277,19 @@ class _Pages:
             raise HTTPException(404, str(error)) from None
         # An image's id is the hash of its bytes.
         return Response(made, media_type="image/jpeg", headers={"cache-control": "private, max-age=86400, immutable"})
+
+    def input_picture(self, request: Request) -> Response:
+        """The image of a row of the input, published or not."""
+        of = request.path_params
+        name = f"{of['unit']} {of['shard']} {of['row']}"
+        try:
+            stored = self.of.stories.stored_of(of)
+            if stored is None:
+                raise NoPicture("the input holds no image there, or is gone")
+            made = self.of.pictures.shrunk(stored, name, _side(request))
+        except NoPicture as error:
+            raise HTTPException(404, str(error)) from None
+        return Response(made, media_type="image/jpeg")
 
     def pair(self, request: Request) -> Response:
         pair = request.path_params["pair"]
@@ -322,7 +336,10 @@ class _Pages:
 
     def api_images(self, request: Request) -> Response:
         asked, offset = _asked(request, _IMAGE_FILTERS), _offset(request)
-        most = max(1, min(int(request.query_params.get("most", PAGE)), 4 * PAGE))
+        written = request.query_params.get("most", str(PAGE))
+        if not re.fullmatch(r"\d{1,4}", written):
+            raise BadFilter(f"most: {written!r} is no number")
+        most = max(1, min(int(written), 4 * PAGE))
         return JSONResponse(self.queries.images(asked, offset, most))
 
     def api_draw(self, request: Request) -> Response:
@@ -375,6 +392,13 @@ class _Pages:
 
 def _asked(request: Request, known: tuple[str, ...]) -> dict[str, str]:
     return {k: v.strip() for k, v in request.query_params.items() if k in known and v.strip()}
+
+
+def _side(request: Request) -> int:
+    written = request.query_params.get("side", "160")
+    if not re.fullmatch(r"\d{1,4}", written):
+        raise BadFilter(f"side: {written!r} is no number of pixels")
+    return int(written)
 
 
 def _offset(request: Request) -> int:

@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -100,10 +102,18 @@ def open_index(
     path = place / name_of(manifest, weighed is not None)
     if not path.exists():
         _build(folder, path, limits, weighed)
-        for old in place.glob("*.duckdb"):
-            if old != path:
-                old.unlink(missing_ok=True)
+        _clear(place, path)
     return connect(path, limits, read_only=True)
+
+
+def _clear(place: Path, but: Path) -> None:
+    """Remove indexes of earlier datasets, and what processes that are gone have begun."""
+    for old in place.iterdir():
+        if old.suffix == ".duckdb" and old != but:
+            old.unlink(missing_ok=True)
+        begun = re.fullmatch(r"[0-9a-f]+\.(\d+)\.(?:building(?:\.wal)?|spilled)", old.name)
+        if begun and not Path("/proc", begun[1]).exists():
+            shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
 
 
 def _build(folder: str, path: Path, limits: Limits, weighed: Weighed | None) -> None:
@@ -138,11 +148,13 @@ def threshold_of(manifest: Mapping[str, Any]) -> float:
 
 
 def _forget(new: Path) -> None:
-    import shutil
-
     for left in (new, new.with_name(new.name + ".wal")):
         left.unlink(missing_ok=True)
     shutil.rmtree(new.with_suffix(".spilled"), ignore_errors=True)
+
+
+DOMAIN = r"nullif(lower(regexp_extract({}, '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:]+)', 1)), '')"
+"""The host of an address, in SQL."""
 
 
 # --- images and their labels ----------------------------------------------------------------------------------------
@@ -166,9 +178,8 @@ def _write_labels(made: DuckDBPyConnection, published: Published) -> None:
     for labels, images in _read_ahead(published):
         made.register("arrived", labels)
         made.execute(
-            "INSERT INTO raw_labels SELECT * REPLACE (image_id::UUID AS image_id, nullif(lower("
-            r"regexp_extract(domain, '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]+)', 1)), '') "
-            "AS domain) FROM arrived"
+            "INSERT INTO raw_labels SELECT * REPLACE (image_id::UUID AS image_id, "
+            f"{DOMAIN.format('domain')} AS domain) FROM arrived"
         )
         made.register("arrived", images)
         made.execute("INSERT INTO raw_images SELECT * REPLACE (image_id::UUID AS image_id) FROM arrived")
@@ -187,6 +198,8 @@ def _write_labels(made: DuckDBPyConnection, published: Published) -> None:
         "LEFT JOIN domains d USING (domain) ORDER BY entity_id, score DESC, image_id"
     )
     made.execute("DROP TABLE raw_labels")
+    # As good as drawn: by image, whose id is a hash.
+    made.execute("CREATE TABLE by_hash AS SELECT rowid AS label FROM labels ORDER BY image_id, entity_id")
     made.execute("CREATE TABLE images AS SELECT * FROM raw_images ORDER BY image_id")
     made.execute("DROP TABLE raw_images")
 
@@ -388,13 +401,17 @@ def _write_confused(made: DuckDBPyConnection, weighed: Weighed | None) -> None:
             "mention VARCHAR, label BOOLEAN)"
         )
         for batch in batches():
+            nameless = pa.nulls(batch.num_rows, pa.string())
             rows = pa.table(
                 {
                     "pair_id": batch["pair_id"].cast(pa.binary()),
                     "image_id": batch["image_id"].cast(pa.binary()),
                     "entity_id": batch["entity_id"],
                     "probability": batch["probability"],
-                    "mention": batch["mention"],
+                    # Runs of earlier versions did not keep it.
+                    "mention": batch["mention"]
+                    if "mention" in batch.schema.names
+                    else pa.nulls(len(batch), pa.string()),
                     "label": pc.is_null(batch["reason"]),
                 }
             )

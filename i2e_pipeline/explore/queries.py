@@ -259,16 +259,18 @@ class Queries:
         return {"total": total, "offset": offset, "rows": self._named(rows)}
 
     def _in_hash_order(self, offset: int, most: int) -> list[dict[str, Any]]:
-        """Labels of images in the order of their ids, which is as good as drawn; a page counts images."""
-        ids = self._rows("SELECT image_id FROM images WHERE rowid >= ? AND rowid < ?", offset, offset + most)
-        if not ids:
+        """Labels in the order of their images' ids, which is as good as drawn."""
+        rows = self._rows(
+            "SELECT label FROM by_hash WHERE rowid >= ? AND rowid < ? ORDER BY rowid", offset, offset + most
+        )
+        labels = [row["label"] for row in rows]
+        if not labels:
             return []
-        low, high = ids[0]["image_id"], ids[-1]["image_id"]
-        return self._rows(
-            f"SELECT {_LABEL} FROM labels l WHERE image_id >= ?::UUID AND image_id <= ?::UUID "
-            f"ORDER BY {IMAGE_SORTS['hash']} LIMIT {int(most)}",
-            str(low), str(high),
-        )  # fmt: skip
+        found = self._rows(
+            f"SELECT {_LABEL} FROM labels l WHERE l.rowid IN ({', '.join(map(str, labels))}) "
+            f"ORDER BY {IMAGE_SORTS['hash']}"
+        )
+        return found
 
     def _named(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         names = self.names_of([row["entity_id"] for row in rows])
@@ -356,7 +358,7 @@ class Queries:
         return cursor.sql("SELECT * FROM weighed_counts").to_arrow_table()
 
     def some(self, most: int) -> list[dict[str, Any]]:
-        """Labels of the first images by hash: nobody chose them."""
+        """The first labels by their images' hashes: nobody chose them."""
         return self._named(self._in_hash_order(0, most))
 
 

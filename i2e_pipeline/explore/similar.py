@@ -69,7 +69,7 @@ class Similar:
         return self._nearest(vector, _MOST)
 
     def build(self) -> None:
-        """The ANN index, written whole; memory holds it while it is made. Raises NoVectors where there are no vectors."""
+        """The ANN index, written whole; memory holds it while it is made. Raises NoVectors where there are none."""
         if not self.there or self.place is None or self.batches is None:
             raise NoVectors("no vectors are kept beside this dataset (score.keep_vectors)")
         if self.images <= EXACT or self._built():

@@ -92,6 +92,11 @@ def read_judged(tables: Tables) -> pa.Table:
     return pq.read_table(inner, filesystem=filesystem)
 
 
+def lacks_labels(tables: Tables) -> bool:
+    """Whether an earlier version measured the run, which kept the figures and not the labels behind them."""
+    return files.exists(tables.path(_FILE)) and not files.exists(tables.path(_JUDGED_FILE))
+
+
 def sentences(figures: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the figures of all pairs say beside precision and recall: a line on each of the labels' steps."""
     said = []

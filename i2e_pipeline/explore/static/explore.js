@@ -296,3 +296,9 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "/") { event.preventDefault(); $("#find").focus(); }
   if (event.key === "m") location.href = "/mark";
 });
+
+/* A picture that cannot be shown says so where it would stand; its text stays. */
+document.addEventListener("error", (event) => {
+  if (event.target.tagName !== "IMG" || event.target.closest("#marking")) return;
+  event.target.replaceWith(made("span", event.target.alt ? `no picture: ${event.target.alt}` : "no picture", "none"));
+}, true);
