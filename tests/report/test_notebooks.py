@@ -11,7 +11,9 @@ import pytest
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 
+import i2e_pipeline  # noqa: E402
 from i2e_pipeline.report.notebooks import ROOT, execute, main, page  # noqa: E402
+from tests.chain import settings  # noqa: E402
 from tests.report.conftest import Output, image  # noqa: E402
 from tests.test_stored_output import STORED  # noqa: E402
 
@@ -74,6 +76,31 @@ def test_the_others_run_on_an_output_of_an_earlier_version(
     outputs = ran(notebook, tmp_path, tmp_path)
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 4
     assert said in "".join(o.get("text", "") for o in outputs)
+
+
+@pytest.mark.slow
+def test_the_cells_work_with_a_session(whole: Path, world: Path, spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a cell that takes an Arrow table for granted. The session is one that a server put into `spark`."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("Agg")
+    config = settings(world, whole, "run.waves_in_flight=1", "run.wave_units=1")
+    opened = i2e_pipeline.open_output
+    sessions = []
+
+    def open_output(where: str, spark: Any) -> Any:
+        sessions.append(spark)
+        return opened(config, spark=spark)
+
+    monkeypatch.setattr(i2e_pipeline, "open_output", open_output)
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    monkeypatch.setattr(plt, "rcParams", plt.rcParams.copy())
+    for path in NOTEBOOKS:
+        names: dict[str, Any] = {"spark": spark}
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code":
+                exec(compile(cell.source, path.name, "exec"), names)
+    assert sessions == [spark] * len(NOTEBOOKS)
 
 
 def test_the_page_of_a_notebook_fetches_nothing(tmp_path: Path) -> None:
