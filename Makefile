@@ -91,7 +91,7 @@ recipes: $(STAMP)  ## what each recipe learns from the sample's dataset, over th
 	$(BIN)/i2e run
 	$(BIN)/python benchmarks/recipes.py
 
-notebooks: $(STAMP)  ## run the notebooks on the sample's dataset
+notebooks: $(STAMP)  ## run the notebooks on the sample's output, into out/notebooks, with a page each
 	$(BIN)/i2e run
 	$(BIN)/python -m i2e_pipeline.report.notebooks notebooks/*.ipynb
 

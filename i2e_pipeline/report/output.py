@@ -237,27 +237,26 @@ class Output:
         return reduce(operator.and_, (_condition(one, schema) for one in filter), pc.scalar(True))
 
     def _counted(self, name: str, by: Sequence[str], lists: Iterable[str], filter: Filter) -> pa.Table:
-        asked = list(dict.fromkeys([*by, *(column for column, _, _ in filter)]))
-        stored = [c for c in asked if c != "unit"]
+        schema = self._schema(name)
+        kinds = [pa.int32() if c in lists else schema.field(c).type for c in by]
+        empty = pa.schema([*zip(by, kinds, strict=True), ("rows", pa.int64())]).empty_table()
+        asked = list(dict.fromkeys([schema.names[0], *by, *(column for column, _, _ in filter)]))
         table = "rejects" if name.startswith("rejects/") else name
-        wanted, parts = self._expression(name, filter), []
+        wanted, parts = self._expression(name, filter), [empty]
         for commit in self._commits(name):
-            for batch in self.run.tables.batches(table, [commit], stored):
+            for batch in self.run.tables.batches(table, [commit], [c for c in asked if c != "unit"]):
                 rows = pa.Table.from_batches([batch]).append_column("unit", pa.array([commit.unit] * len(batch)))
+                for column in asked:  # files that are older than a column have none
+                    if column not in rows.column_names:
+                        rows = rows.append_column(column, pa.nulls(len(rows), schema.field(column).type))
                 rows = rows.filter(wanted)
                 for column in lists:
-                    at = rows.schema.get_field_index(column)
-                    rows = rows.set_column(at, column, pc.list_value_length(rows.column(column)))
+                    lengths = pc.list_value_length(rows.column(column))
+                    rows = rows.set_column(rows.schema.get_field_index(column), column, lengths)
                 counted = rows.group_by(list(by)).aggregate([([], "count_all")])
-                parts.append(
-                    counted.rename_columns([*by, "rows"] if counted.column_names[-1] == "count_all" else ["rows", *by])
-                )
-        if not parts:
-            schema = self._schema(name)
-            kinds = [pa.int32() if c in lists else schema.field(c).type for c in by]
-            return pa.schema([*zip(by, kinds, strict=True), ("rows", pa.int64())]).empty_table()
-        whole = pa.concat_tables([p.select([*by, "rows"]) for p in parts]).group_by(list(by))
-        return whole.aggregate([("rows", "sum")]).select([*by, "rows_sum"]).rename_columns([*by, "rows"])
+                parts.append(counted.select([*by, "count_all"]).rename_columns([*by, "rows"]).cast(empty.schema))
+        whole = pa.concat_tables(parts).group_by(list(by)).aggregate([("rows", "sum")])
+        return whole.select([*by, "rows_sum"]).rename_columns([*by, "rows"])
 
     def _of_pairs(self, name: str, columns: Sequence[str], pairs: pa.Array) -> pa.Table:
         """Rows of these pairs. With Spark they are picked by a join: a filter that names each pair would be long."""
@@ -311,4 +310,5 @@ def _compared(one: tuple[str, str, Any]) -> Any:
 
 def _as_declared(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """What Spark brings, with the types that the files have."""
-    return pa.table({c: rows.column(c).cast(schema.field(c).type) for c in rows.column_names})
+    fields = [schema.field(name) for name in rows.column_names]
+    return pa.table({f.name: rows.column(f.name).cast(f.type) for f in fields}, schema=pa.schema(fields))

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import re
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 
-from i2e_pipeline.report.notebooks import ROOT, execute, main  # noqa: E402
+import i2e_pipeline  # noqa: E402
+from i2e_pipeline.report.notebooks import ROOT, execute, main, page  # noqa: E402
+from tests.chain import settings  # noqa: E402
 from tests.report.conftest import Output, image  # noqa: E402
+from tests.test_stored_output import STORED  # noqa: E402
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -21,10 +27,23 @@ def notebook(folder: Path, source: str) -> Path:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
-def test_notebooks_are_kept_without_outputs(path: Path) -> None:
-    for cell in nbformat.read(path, as_version=4).cells:
-        assert not cell.get("outputs")
-        assert cell.get("execution_count") is None
+def test_notebooks_are_kept_executed(path: Path) -> None:
+    """Catches: one that was changed and not run again, one that was run piece by piece, and what names a machine."""
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))
+    outputs = [o for c in cells for o in c.outputs]
+    assert {o.output_type for o in outputs} <= {"display_data", "execute_result", "stream"}
+    assert not [o.text for o in outputs if o.get("name") == "stderr"]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) >= 4
+    assert not re.findall(r"(?:/home|/root|/tmp|/work|/Users|file:/)[/\w]*", path.read_text(encoding="utf-8"))
+    assert path.stat().st_size < 300_000
+
+
+def ran(notebook: str, folder: Path, root: Path = ROOT) -> list[Any]:
+    """Outputs of all cells."""
+    (path,) = (p for p in NOTEBOOKS if p.name.startswith(notebook))
+    copy = execute(path, folder / "executed", root)
+    return [o for c in nbformat.read(copy, as_version=4).cells for o in c.get("outputs", [])]
 
 
 @pytest.mark.slow
@@ -37,11 +56,59 @@ def test_the_entity_notebook_runs(
         quality=[{"stage": "published", "slice": "all", "pairs": 3, "precision": 0.9, "recall": None, "counted": "c"}],
     )
     monkeypatch.setenv("I2E_OUTPUT", str(output.root))
-    copy = execute(ROOT / "notebooks" / "01_entity_distribution.ipynb", tmp_path / "executed")
-    outputs = [o for c in nbformat.read(copy, as_version=4).cells for o in c.get("outputs", [])]
-    assert not [o for o in outputs if o["output_type"] == "error"]
+    outputs = ran("01", tmp_path)
     assert sum("image/png" in o.get("data", {}) for o in outputs) == 4
     assert "0.900" in "".join(o.get("text", "") for o in outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("notebook", "said"), [("02", "labelled pairs"), ("03", "calibration error"), ("04", "names,")]
+)
+def test_the_others_run_on_an_output_of_an_earlier_version(
+    notebook: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a notebook that works on the sample alone; here is no coarse type, and few pairs of known truth."""
+    with tarfile.open(STORED) as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.setenv("I2E_OUTPUT", "config.yaml")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    outputs = ran(notebook, tmp_path, tmp_path)
+    assert sum("image/png" in o.get("data", {}) for o in outputs) >= 4
+    assert said in "".join(o.get("text", "") for o in outputs)
+
+
+@pytest.mark.slow
+def test_the_cells_work_with_a_session(whole: Path, world: Path, spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a cell that takes an Arrow table for granted. The session is one that a server put into `spark`."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("Agg")
+    config = settings(world, whole, "run.waves_in_flight=1", "run.wave_units=1")
+    opened = i2e_pipeline.open_output
+    sessions = []
+
+    def open_output(where: str, spark: Any) -> Any:
+        sessions.append(spark)
+        return opened(config, spark=spark)
+
+    monkeypatch.setattr(i2e_pipeline, "open_output", open_output)
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    monkeypatch.setattr(plt, "rcParams", plt.rcParams.copy())
+    for path in NOTEBOOKS:
+        names: dict[str, Any] = {"spark": spark}
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code":
+                exec(compile(cell.source, path.name, "exec"), names)
+    assert sessions == [spark] * len(NOTEBOOKS)
+
+
+def test_the_page_of_a_notebook_fetches_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("nbconvert")
+    made = page(notebook(tmp_path, "1 + 1")).read_text(encoding="utf-8")
+    assert "1 + 1" in re.sub("<[^>]*>", "", made)
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']https?:""", made)
+    assert not re.findall(r"""(?:import|from|url\()\s*["']?https?:""", made)
 
 
 @pytest.mark.slow
