@@ -148,6 +148,12 @@ def _parser() -> _Parser:
     calibrate.add_argument(
         "--write", required=True, type=at_home, metavar="FILE.json", help="where label.calibration finds it"
     )
+    calibrate.add_argument(
+        "--marks", type=at_home, metavar="FILE.jsonl", help="marks of `i2e explore`: truth beside the input's, or alone"
+    )
+    calibrate.add_argument(
+        "--all-marks", action="store_true", help="also marks of labels that nobody drew, that somebody chose by eye"
+    )
 
     fit_link = _command(commands, "fit-link", _fit_link, "fit the weights of linking on texts with gold links")
     fit_link.add_argument(
@@ -610,8 +616,11 @@ def _calibrate(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands.calibrate import calibrate
     from i2e_pipeline.stages import pipeline
 
+    if options.all_marks and options.marks is None:
+        raise ConfigError("--all-marks goes with --marks FILE")
     shards = None if options.shards is None else _numbers(options.shards)
-    figures = calibrate(pipeline(_config(options)), shards, options.precision, options.write)
+    whole = pipeline(_config(options))
+    figures = calibrate(whole, shards, options.precision, options.write, options.marks, options.all_marks)
     print(json.dumps(figures, indent=1))
     return 0
 

@@ -12,6 +12,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from i2e_pipeline.core import files
+from i2e_pipeline.inputs.marks import Mark, append
 from i2e_pipeline.stages import pipeline
 from tests.chain import content, run, settings
 
@@ -66,6 +67,41 @@ def test_what_is_listed_is_gone_and_comes_back(world: Path, whole: Path, tmp_pat
     index = [{e["entity_id"]: e["class_index"] for e in _entities(o)} for o in (output, whole)]
     assert index[0] == index[1]
     assert entities.keys() == index[0].keys()
+
+
+def test_a_label_that_is_marked_as_wrong_is_gone_alone_and_comes_back(
+    world: Path, whole: Path, tmp_path: Path, spark: Any
+) -> None:
+    output, marks = tmp_path / "out", str(tmp_path / "marks.jsonl")
+    shutil.copytree(whole, output)
+    before, entities = images_of(output), content(output)[1]
+    one, another = min(before), max(before)
+    (mine,), (theirs,) = ([label["entity_id"] for label in before[image]["labels"]] for image in (one, another))
+    append(marks, Mark(one, mine, "other", other=1))
+    append(marks, Mark(another, 5, "wrong"))  # no label of it
+    append(marks, Mark(another, theirs, "right"))
+    config = settings(world, output, f"select.exclude={marks}")
+    worked = run(config, spark)
+    assert {s for s, n in worked.items() if n} == {"select", "publish", "finish"}
+    after, now = images_of(output), content(output)[1]
+    assert before.keys() - after.keys() == {one}
+    assert {image: _ids(row) for image, row in after.items()} == {i: _ids(before[i]) for i in after}
+    manifest = files.read_json(str(output / "i2e" / "manifest.json"))
+    rejected = {s["stage"]: s for s in manifest["funnel"]}["select"]["rejected"]
+    assert rejected["excluded_label"] >= 1
+    # What the texts proposed is counted as before.
+    assert entities[mine]["images"] - (now[mine]["images"] if mine in now else 0) == 1
+    assert mine not in now or now[mine]["pairs_proposed"] == entities[mine]["pairs_proposed"]
+
+    append(marks, Mark(another, theirs, "unsure"))
+    assert not any(run(config, spark).values())
+    append(marks, Mark(one, mine, "cleared"))
+    run(config, spark)
+    assert content(output) == content(whole)
+
+
+def _ids(row: dict[str, Any]) -> list[int]:
+    return [label["entity_id"] for label in row["labels"]]
 
 
 def _entities(output: Path) -> list[dict[str, Any]]:

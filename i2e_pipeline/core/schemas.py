@@ -66,6 +66,7 @@ class Reason(str, Enum):
     EXCLUDED_IMAGE = "excluded_image"
     EXCLUDED_HASH = "excluded_hash"
     EXCLUDED_ENTITY = "excluded_entity"
+    EXCLUDED_LABEL = "excluded_label"
 
 
 PAIRS = _schema(

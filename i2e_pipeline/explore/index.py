@@ -409,9 +409,7 @@ def _write_confused(made: DuckDBPyConnection, weighed: Weighed | None) -> None:
                     "entity_id": batch["entity_id"],
                     "probability": batch["probability"],
                     # Runs of earlier versions did not keep it.
-                    "mention": batch["mention"]
-                    if "mention" in batch.schema.names
-                    else pa.nulls(len(batch), pa.string()),
+                    "mention": batch["mention"] if "mention" in batch.schema.names else nameless,
                     "label": pc.is_null(batch["reason"]),
                 }
             )

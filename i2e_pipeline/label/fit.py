@@ -1,9 +1,14 @@
 """Fits a calibration (calibration.py) to images whose truth is known.
 
-Reads    candidates joined with scores, and what is known of each image: `truth`, `nothing`, `refuted`, `wider`
-         (judged.py). Rows that are neither right nor wrong are looked at beside the others, and not fitted on
+Reads    candidates joined with scores, and what is known of each image: `truth`, `nothing`, `refuted`, `affirmed`,
+         `wider` (judged.py). Rows that are neither right nor wrong are looked at beside the others, and not fitted on
 Writes   a Calibration: weights, bias, and the lowest threshold with the wanted precision on images that were not fitted
-on
+         on; or, of few marks, one that there is, shifted
+
+Where labels were drawn to be looked at, more of some kinds than of others, a column `weight` says for how many each
+stands (label/drawing.py), null of those that nobody drew. Weights and bias are fitted without it: which labels were
+drawn depends on nothing but what the model knows of them, and a fit weighed by it would be as right and less sure.
+Threshold and figures are shares of all labels, and take it.
 """
 
 from __future__ import annotations
@@ -26,12 +31,19 @@ from i2e_pipeline.label.calibration import (
     select,
 )
 
+WEIGHT = "weight"
 FOLDS = 10
 RIDGE = 3.0
 """How strongly the weights of standardised features are pulled towards 0. On photos that were not fitted on, 3 and 1
 give the same, 10 half a point of recall less, 30 three points."""
 ONE_SIDED_99 = 2.326
 """Standard deviations of a one-sided confidence of 99 %."""
+MARKS_OF_A_FIT, MARKS_OF_A_SHIFT = 300, 10
+"""Drawn marks that a fit needs, and a shift. A threshold holds where the lower end of its precision's interval does:
+for .95, of labels of which one in fifty is wrong, from some 290 on."""
+SHIFT_DEVIATION = 0.5
+"""How far a calibration is believed to be off before anything is marked: a standard deviation, in log-odds. It is worth
+some 20 marks at the threshold."""
 
 
 def fit(
@@ -48,7 +60,8 @@ def fit(
                    whether the row's text names the truth; without it, all do
     named_images   how many images have a text that names the truth; `measured["recall"]` is a share of them. None or 0:
                    of the images that have the truth among their candidates
-    confidence     standard deviations of the Wilson interval of the precision; its lower end must reach the target
+    confidence     standard deviations of the Wilson interval of the precision; its lower end must reach the target.
+                   Of weighed labels there are as many as their weights are worth (Kish)
     Probabilities for the threshold come from models that did not see the image (10 folds by image_id). They are those
     of the labels that the selection rule chooses, as labels are published. Raises CalibrationError where no threshold
     reaches the target.
@@ -91,13 +104,50 @@ def fit(
         (slope,), shift = _logistic(np.log(p / (1 - p))[likely, None], is_right[likely].astype(np.float64), ridge=1.0)
         slope = max(slope, 0.1)
     labels = chosen(slope, shift)
-    threshold, lowest = _threshold(*_probabilities_of_judged(labels), target_precision, confidence)
+    threshold, lowest = _threshold(*_weighed(labels), target_precision, confidence)
     measured = _figures(labels, _probabilities(labels) >= lowest, named_images or _with_truth(table))
     measured["target_precision"] = target_precision
     whole = _scaled(names, *_logistic(x_PF[decided_P], right_P[decided_P]), slope, shift, given)
     if other is not None:
         other = replace(other, bias=other.bias + _logit(threshold) - _logit(other.threshold), threshold=threshold)
     return replace(whole, threshold=threshold, measured=measured, fitted_on=fitted_on, without_vocabulary=other)
+
+
+def shifted(table: pa.Table, base: Calibration, fitted_on: str = "", threshold: float | None = None) -> Calibration:
+    """A calibration that there is, its bias moved as far as few marks ask for; weights and threshold stay.
+
+    table       as in `fit`, with `weight`; rows without one do not count
+    threshold   overrides the base's in the figures
+    The bias is the likeliest one, with a normal distribution around the base's before the marks (SHIFT_DEVIATION), so
+    that ten marks move it little. The figures are of the marks that it was moved by: `shift`, its standard error, and
+    what `report` says of the base (`before_…`) and of the result. Raises CalibrationError without a mark.
+    """
+    known = _of_known_images(table)
+    p, is_right, _ = _weighed(select(known, base, threshold=0.0, max_labels=max(1, known.num_rows)))
+    if not len(p):
+        raise CalibrationError("no candidate was drawn and marked right or wrong: nothing to shift a calibration by")
+    logits, prior = np.log(p / (1 - p)), SHIFT_DEVIATION**-2
+    shift = 0.0
+    for _ in range(50):
+        now = 1 / (1 + np.exp(-(logits + shift)))
+        curvature = float((now * (1 - now)).sum()) + prior
+        step = float((is_right - now).sum() - prior * shift) / curvature
+        shift += float(np.clip(step, -1, 1))
+        if abs(step) < 1e-9:
+            break
+    other = base.without_vocabulary
+    if other is not None:
+        other = replace(other, bias=other.bias + shift, fitted_on=fitted_on)
+    moved = replace(base, bias=base.bias + shift, fitted_on=fitted_on, without_vocabulary=other)
+    before, after = (report(table, calibration, 0, threshold) for calibration in (base, moved))
+    measured = {
+        "marks": len(p),
+        "shift": round(shift, 4),
+        "shift_error": round(curvature**-0.5, 4),
+        **{f"before_{name}": before[name] for name in ("labels", "precision", "calibration_error")},
+        **after,
+    }
+    return replace(moved, measured=measured)
 
 
 def _logit(p: float) -> float:
@@ -145,7 +195,8 @@ def report(
     wrong_on_none       those of the wrong labels whose image shows no entity of the knowledge base
     undecided           labels of which it is not known whether they are right; they count nowhere else
     precision           right ones of right and wrong ones
-    recall              images whose text names the truth and that have it as a label, of `named_images`
+    recall              images whose text names the truth and that have it as a label, of `named_images`; of weighed
+                        candidates: the right ones that are labels, of all right ones
     calibration_error   of the probabilities of labels, and of the best candidate of each image
     """
     table = _of_known_images(table)
@@ -183,8 +234,23 @@ def _probabilities_of_judged(labels: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return _probabilities(labels), labels["right"].to_numpy()
 
 
+def _weights(rows: pa.Table) -> np.ndarray:
+    """For how many each row stands: 1 without the column, 0 where nobody drew it."""
+    if WEIGHT not in rows.schema.names:
+        return np.ones(rows.num_rows)
+    return np.asarray(pc.fill_null(rows[WEIGHT], 0.0).to_numpy(), dtype=np.float64)
+
+
+def _weighed(labels: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probability of each label that is right or wrong, which of both it is, and for how many it stands."""
+    labels = labels.filter(pc.and_(pc.is_valid(labels["right"]), pa.array(_weights(labels) > 0)))
+    return *_probabilities_of_judged(labels), _weights(labels)
+
+
 def _figures(rows: pa.Table, is_label: np.ndarray, wanted: int) -> dict[str, float]:
     """Figures of `report`. rows: what `select` returned, so that the best candidate of an image is its first row."""
+    counts = _weights(rows) > 0
+    rows, is_label = rows.filter(pa.array(counts)), is_label[counts]
     labels = rows.filter(pa.array(is_label))
     right = labels.filter(labels["right"])
     wrong = labels.filter(pc.invert(labels["right"]))
@@ -194,24 +260,33 @@ def _figures(rows: pa.Table, is_label: np.ndarray, wanted: int) -> dict[str, flo
     first = pc.fill_null(best, True).to_numpy(zero_copy_only=False)
     bins = judged.reliability(*_probabilities_of_judged(rows.filter(pa.array(first | is_label))))
     decided = right.num_rows + wrong.num_rows
+    right_weight, wrong_weight = _weights(right).sum(), _weights(wrong).sum()
+    recall = found / wanted if wanted else 0.0
+    if WEIGHT in rows.schema.names:
+        of_all = _weights(rows.filter(rows["right"])).sum()
+        recall = right_weight / of_all if of_all else 0.0
     return {
         "labels": labels.num_rows,
         "right": right.num_rows,
         "wrong": wrong.num_rows,
         "wrong_on_none": pc.sum(wrong["nothing"]).as_py() or 0,
         "undecided": labels.num_rows - decided,
-        "precision": round(right.num_rows / decided, 4) if decided else 0.0,
-        "recall": round(found / wanted, 4) if wanted else 0.0,
+        "precision": round(float(right_weight / (right_weight + wrong_weight)), 4) if decided else 0.0,
+        "recall": round(float(recall), 4),
         "calibration_error": judged.calibration_error(bins) or 0.0,
     }
 
 
-def _threshold(p: np.ndarray, right: np.ndarray, target: float, confidence: float) -> tuple[float, float]:
+def _threshold(
+    p: np.ndarray, right: np.ndarray, weight: np.ndarray, target: float, confidence: float
+) -> tuple[float, float]:
     """The lowest threshold whose labels reach the target, and the probability of the last label above it."""
     falling = np.argsort(-p, kind="stable")
-    p, right = p[falling], right[falling]
-    labels = np.arange(1, len(p) + 1)
-    sure, _ = judged.wilson(np.cumsum(right), labels, confidence)
+    p, right, weight = p[falling], right[falling], weight[falling]
+    weights = np.cumsum(weight)
+    # As many marks as these weigh (Kish): drawn ones stand for more or fewer labels.
+    labels = weights**2 / np.cumsum(weight**2)
+    sure, _ = judged.wilson(np.cumsum(weight * right) / weights * labels, labels, confidence)
     good = np.flatnonzero((sure >= target) & (np.append(p[1:], -1) < p))
     if not len(good):
         raise CalibrationError(

@@ -6,10 +6,11 @@ Writes   precision and recall with intervals
 Only drawn marks count: what somebody chose by eye says what catches the eye. A mark stands for `weight` labels; in
 strata by probability, each of `_MARKS` marks or more, the weights are scaled to the number of labels that are there
 (post-stratification). The interval of a share is that of Korn and Graubard (1998, Survey Methodology 24: 193-201):
-Clopper and Pearson's, for as many independent marks as would vary as much. Of those that were tried it alone covers as
-it claims at all of .99 to .8 with 30 marks to 1,000 and is as short as any that does (benchmarks/marks.py): effective
-marks by the weights alone (Kish) cover as well and are a fifth wider, Jeffreys' posterior of each stratum covers .5
-where nearly all are right, gamma intervals of weighted counts (Fay and Feuer 1997) are twice as wide for few marks.
+Clopper and Pearson's, for as many independent marks as would vary as much. It covers as it claims from .99 down to .8,
+with 30 marks to 1,000, whether the probabilities are right or not (benchmarks/marks.py). Of what was tried beside it,
+effective marks by the weights alone (Kish) cover as well and are up to a quarter wider, gamma intervals of weighted
+counts (Fay and Feuer 1997) are up to twice as wide for few marks, and Jeffreys' posterior of each stratum covers .3 to
+.9 where nearly all are right.
 Recall is a ratio of two such shares; its interval comes from theirs (MOVER: Donner and Zou 2012, Statistical Methods in
 Medical Research 21: 347-359).
 """

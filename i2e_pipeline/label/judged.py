@@ -1,6 +1,7 @@
 """Which labels are right, where it is known what their images show, and how far probabilities can be believed.
 
-Reads    an entity a row, beside what is known of its image (inputs/truth.py says how that is written)
+Reads    an entity a row, beside what is known of its image (inputs/truth.py says how that is written, inputs/marks.py
+         how people say it of single labels)
 Writes   right, wrong, or not known, per row; calibration error of probabilities
 
 The rule stands here alone. `i2e calibrate` fits by it, and the figures of a run count by it.
@@ -25,15 +26,17 @@ def right(table: pa.Table | pa.RecordBatch) -> pa.BooleanArray:
     """Whether each row's entity is what its image shows: null where that is not known, or neither.
 
     table   entity_id; truth (int64); and where there are such, nothing (bool: no entity of the knowledge base is what
-            the image shows), refuted (list<int64>: entities that it does not show), wider (bool: the entity bears the
-            name of a wider thing that it also shows)
-    What is said of an id holds, whatever the names: then comes the wider name, and last that all else is wrong.
+            the image shows), refuted (list<int64>: entities that it does not show), affirmed (list<int64>: entities
+            that it shows, and perhaps others beside), wider (bool: the entity bears the name of a wider thing that it
+            also shows)
+    What is said of an id holds, whatever the names: then comes the wider name, and last that all else is wrong. That
+    all else is wrong follows from `truth` and `nothing` alone, and never from what is affirmed.
     """
     entity, truth = _whole(table["entity_id"]), _whole(table["truth"])
     rows, known = table.num_rows, pc.is_valid(truth)
     nothing = told_nothing(table)
-    is_truth = pc.fill_null(pc.equal(entity, truth), False)
-    refuted = pa.array(holds(table["refuted"], entity)) if "refuted" in table.schema.names else _no(rows)
+    is_truth = pc.or_(pc.fill_null(pc.equal(entity, truth), False), _named_in(table, "affirmed", entity))
+    refuted = _named_in(table, "refuted", entity)
     wider = pc.fill_null(_whole(table["wider"]), False) if "wider" in table.schema.names else _no(rows)
     wrong = pc.or_(refuted, pc.and_not(pc.or_(known, nothing), wider))
     return pc.if_else(is_truth, True, pc.if_else(wrong, False, pa.scalar(None, pa.bool_())))
@@ -49,7 +52,10 @@ def told_nothing(table: pa.Table | pa.RecordBatch) -> pa.BooleanArray:
 def told(table: pa.Table | pa.RecordBatch) -> pa.BooleanArray:
     """Whether anything is known of what each row's image shows."""
     known = pc.or_(pc.is_valid(_whole(table["truth"])), told_nothing(table))
-    return pc.or_(known, pc.is_valid(_whole(table["refuted"]))) if "refuted" in table.schema.names else known
+    for name in ("refuted", "affirmed"):
+        if name in table.schema.names:
+            known = pc.or_(known, pc.is_valid(_whole(table[name])))
+    return known
 
 
 def bears_wider_name(names: pa.Array, wider: pa.Array) -> pa.BooleanArray:
@@ -97,6 +103,11 @@ def wilson(part: Number, whole: Number, deviations: float = 1.96) -> tuple[Numbe
     middle = share + z2 / (2 * whole)
     half = deviations * np.sqrt(share * (1 - share) / whole + z2 / (4 * whole**2))
     return (middle - half) / (1 + z2 / whole), (middle + half) / (1 + z2 / whole)
+
+
+def _named_in(table: pa.Table | pa.RecordBatch, name: str, entity: pa.Array) -> pa.BooleanArray:
+    """Whether the column's list holds the row's entity; nowhere without the column."""
+    return pa.array(holds(table[name], entity)) if name in table.schema.names else _no(table.num_rows)
 
 
 def holds(lists: Any, values: Any) -> np.ndarray:

@@ -1,17 +1,22 @@
-"""Who is left out of the dataset: lists of addresses, domains, images, perceptual hashes, entities (select.exclude).
+"""Who is left out of the dataset: lists of addresses, domains, images, perceptual hashes, entities, and labels that
+somebody marked as wrong (select.exclude).
 
 A list is a table (Parquet, CSV, TSV, JSON lines) with columns of the names in KINDS, or a text file with one item a
 line, whose kind its form says: an address with its scheme, Q42, 32 or 64 hex digits for an image or a perceptual hash,
 else a domain. What cannot be read is an error with file and line: a request for removal that is passed over unseen is
 worse than a run that stops.
+
+JSON lines that have a `mark` are marks of single labels (inputs/marks.py). Those that are marked wrong, or as another
+entity, are left out; the image and its other labels stay.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -24,9 +29,12 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
+from i2e_pipeline.core.config import digest
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import Reason
+from i2e_pipeline.inputs import marks
+from wikidata import merges
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -59,15 +67,21 @@ class Exclusions:
     """What the lists name, each kind by its items: strings, hashes as hex digits, entities as numbers."""
 
     items: dict[str, set[Any]] = field(default_factory=lambda: {kind: set() for kind in KINDS})
+    labels: set[tuple[bytes, int]] = field(default_factory=set)
+    """image_id and entity_id of labels that are marked as wrong."""
 
     def __bool__(self) -> bool:
-        return any(self.items.values())
+        return bool(self.labels) or any(self.items.values())
 
     @classmethod
     def read(cls, patterns: Sequence[str]) -> Exclusions:
-        """Raises ExclusionError for what is no list, NoSuchFile for a pattern that names nothing."""
+        """Raises ExclusionError for what is no list, MarkError for what is no mark, NoSuchFile for a pattern that names
+        nothing."""
         found = cls()
         for file in files.find(patterns, "") if patterns else ():
+            if _holds_marks(file.path):
+                found.labels |= _wrong_labels(file.path)
+                continue
             for kind, value, where in _items(file.path):
                 found.items[kind].add(_checked(kind, value, f"{file.path}, {where}"))
         return found
@@ -79,6 +93,37 @@ class Exclusions:
         if not self.items["entity_id"].isdisjoint(entities):
             return True
         return image is not None and content_id(image).hex() in self.items["image_id"]
+
+
+def fingerprints(patterns: Sequence[str]) -> list[str]:
+    """What names the content of each list; of marks, that of the labels which they leave out, so that further right
+    ones change nothing."""
+    found = []
+    for file in files.find(patterns, "") if patterns else ():
+        if not _holds_marks(file.path):
+            found.append(files.fingerprint(file.path))
+        elif wrong := _wrong_labels(file.path):
+            found.append(digest(sorted([image.hex(), entity] for image, entity in wrong)))
+    return found
+
+
+def _holds_marks(path: str) -> bool:
+    """Whether the first line that a file of JSON lines has is a mark."""
+    if path.lower().rpartition(".")[2] not in ("jsonl", "ndjson"):
+        return False
+    for line in files.read_bytes(path).split(b"\n"):
+        if line.strip():
+            try:
+                said = json.loads(line)
+            except ValueError:  # a torn mark, or no JSON at all, which the reader of lists names
+                continue
+            return isinstance(said, dict) and "mark" in said
+    return False
+
+
+def _wrong_labels(path: str) -> set[tuple[bytes, int]]:
+    rows = marks.read(path).select(["image_id", "entity_id", "mark"]).to_pylist()
+    return {(r["image_id"], r["entity_id"]) for r in rows if r["mark"] in (marks.WRONG, marks.OTHER)}
 
 
 def _items(path: str) -> Iterator[tuple[str, Any, str]]:
@@ -188,7 +233,7 @@ def near(hashes: pa.Array, listed: set[str]) -> np.ndarray:
 def excluded_pairs(run: Run, chosen: DataFrame, lists: Exclusions) -> DataFrame:
     """unit, pair_id, reason: the labelled pairs that are left out, whichever entities their labels name, each once.
 
-    chosen   the labels: unit, pair_id, image_id, entity_id
+    chosen   the labels: unit, pair_id, image_id, entity_id, reason (null)
     Of several reasons the first by name stands.
     """
     from pyspark.sql import functions as F
@@ -219,12 +264,37 @@ def excluded_pairs(run: Run, chosen: DataFrame, lists: Exclusions) -> DataFrame:
         others = chosen.join(_entities(run, lists), "entity_id", how="left_anti").select(*of_pair)
         bare = pairs.join(others, of_pair, how="left_anti")
         found = found.unionByName(bare.select(*of_pair, F.lit(str(Reason.EXCLUDED_ENTITY)).alias("reason")))
+    if lists.labels:
+        left = struck(run, without_entities(run, chosen, lists), lists).where(F.col("reason").isNull())
+        bare = pairs.join(left.select(*of_pair), of_pair, how="left_anti")
+        found = found.unionByName(bare.select(*of_pair, F.lit(str(Reason.EXCLUDED_LABEL)).alias("reason")))
     return found.groupBy(*of_pair).agg(F.min("reason").alias("reason"))
 
 
 def without_entities(run: Run, labels: DataFrame, lists: Exclusions) -> DataFrame:
     """Labels (entity_id) without those of entities that are left out."""
     return labels.join(_entities(run, lists), "entity_id", how="left_anti") if lists.items["entity_id"] else labels
+
+
+def struck(run: Run, labels: DataFrame, lists: Exclusions) -> DataFrame:
+    """Labels (image_id, entity_id, reason) with the reason excluded_label where they were chosen and marked as wrong,
+    under an id that the entity has today or had before it was merged."""
+    from pyspark.sql import functions as F
+
+    if not lists.labels:
+        return labels
+    wrong = run.spark.createDataFrame(sorted(lists.labels), "image_id binary, entity_id long")
+    of_all_stages = replace(run, reader=None)
+    if of_all_stages.rows("kb/redirects"):
+        led = of_all_stages.read("kb/redirects").join(F.broadcast(wrong), "entity_id", how="left_semi")
+        wrong = merges.followed(wrong, led)
+    marked = F.broadcast(wrong.distinct().withColumn("marked", F.lit(True)))
+    reason = F.when(F.col("reason").isNull() & F.col("marked"), F.lit(str(Reason.EXCLUDED_LABEL)))
+    return (
+        labels.join(marked, ["image_id", "entity_id"], how="left")
+        .withColumn("reason", reason.otherwise(F.col("reason")))
+        .select(*labels.columns)
+    )
 
 
 def nameless(run: Run, statistics: DataFrame, lists: Exclusions, columns: Sequence[str]) -> DataFrame:

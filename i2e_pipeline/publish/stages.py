@@ -84,6 +84,7 @@ class Select(Stage):
         Reason.EXCLUDED_IMAGE: "The image is on a list of what is left out.",
         Reason.EXCLUDED_HASH: "The image looks like one on a list of what is left out.",
         Reason.EXCLUDED_ENTITY: "All entities that it shows are on a list of what is left out.",
+        Reason.EXCLUDED_LABEL: "All its labels were marked as wrong, or are of entities on a list of what is left out.",
     }
     sections = ("select", "label")
     leaves_out = {
@@ -93,9 +94,7 @@ class Select(Stage):
     }
 
     def settings(self, config: Config) -> dict[str, Any]:
-        lists = (
-            [files.fingerprint(f.path) for f in files.find(config.select.exclude, "")] if config.select.exclude else []
-        )
+        lists = exclusion.fingerprints(config.select.exclude)
         return {**super().settings(config), **({"excluded": digest(sorted(lists))} if lists else {})}
 
     def check(self, run: Run) -> None:
@@ -115,10 +114,11 @@ class Select(Stage):
             # Few, and asked for by each of the jobs below; to find them takes all addresses and hashes.
             excluded = exclusion.excluded_pairs(run, chosen, lists).persist()
             left_out = selection.left_out(chosen, excluded)
-            all_labels, chosen = (
-                exclusion.without_entities(run, labels, lists).join(excluded, ["unit", "pair_id"], how="left_anti")
-                for labels in (all_labels, chosen)
-            )
+            # Of pairs whose labels are wrong, the dataset still counts what their texts proposed.
+            gone = excluded.where(F.col("reason") != str(Reason.EXCLUDED_LABEL))
+            all_labels = exclusion.struck(run, exclusion.without_entities(run, all_labels, lists), lists)
+            all_labels = all_labels.join(gone, ["unit", "pair_id"], how="left_anti")
+            chosen = all_labels.where(F.col("reason").isNull())
         of_images = selection.without_wider(chosen) if config.label.wider else chosen
         labels = selection.image_labels(of_images, config.label.max_labels_per_image, config.select)
         wider = {"wider": selection.published_wider(of_images, labels)} if config.label.wider else {}

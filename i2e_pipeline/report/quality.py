@@ -274,17 +274,11 @@ def _followed(rows: DataFrame, run: Run) -> DataFrame:
 
     from wikidata import merges
 
-    run = replace(run, reader=None)
-    if not run.rows("kb/redirects"):
-        return rows
-    # Few of millions of redirects are of ids that the input names.
     none = F.array().cast("array<long>")
     named = F.concat(F.array("truth"), F.coalesce("refuted", none), F.coalesce("mentioned", none))
-    ids = rows.select(F.explode(named).alias("entity_id")).distinct()
-    led = run.read("kb/redirects").join(ids, on="entity_id", how="left_semi").toArrow().sort_by("entity_id")
-    if not led.num_rows:
+    old, into = redirects_of(run, rows.select(F.explode(named).alias("entity_id")))
+    if not len(old):
         return rows
-    old, into = (led.column(name).to_numpy() for name in ("entity_id", "into"))
 
     def follow(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -293,6 +287,17 @@ def _followed(rows: DataFrame, run: Run) -> DataFrame:
             yield pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
 
     return rows.mapInArrow(follow, rows.schema)
+
+
+def redirects_of(run: Run, named: DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the named entities (entity_id) that were merged, rising, and into which."""
+    run = replace(run, reader=None)
+    if not run.rows("kb/redirects"):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    # Few of millions of redirects are of ids that anybody names.
+    led = run.read("kb/redirects").join(named.distinct(), on="entity_id", how="left_semi").toArrow()
+    led = led.sort_by("entity_id")
+    return led.column("entity_id").to_numpy(), led.column("into").to_numpy()
 
 
 def unread_truths(count: int, first: str, column: str) -> str:

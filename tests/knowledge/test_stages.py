@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from i2e_pipeline.commands import entity, fit_link, summary
+from i2e_pipeline.commands import calibrate, entity, fit_link, summary
 from i2e_pipeline.core.config import ConfigError, PriorsConfig, from_tree
 from i2e_pipeline.engine.records import Records
 from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.engine.tables import Commit, Tables
 from i2e_pipeline.knowledge.stages import KnowledgeBase, Surfaces, weights_of
-from i2e_pipeline.publish import manifest
+from i2e_pipeline.publish import exclusion, manifest
 from i2e_pipeline.report import quality
 from i2e_pipeline.stages import pipeline
 from tests.chain import commits
@@ -267,7 +267,7 @@ def test_a_newer_dump_says_what_has_changed_and_merged_ids_are_followed(
 
 
 def _ids_of_merged_items_are_those_of_their_targets(whole: Any, run: Any, states: Any, spark: Any) -> None:
-    """Of truths of the pairs, of gold links, and of ids that somebody asks for."""
+    """Of truths of the pairs, of gold links, of marks, and of ids that somebody asks for."""
     schema = "pair_id int, truth long, refuted array<long>, mentioned array<long>"
     rows = [(0, 4, None, [4, 6]), (1, 5, [6, 9], None), (2, None, [], [])]
     told = quality._followed(spark.createDataFrame(rows, schema), run)
@@ -276,6 +276,25 @@ def _ids_of_merged_items_are_those_of_their_targets(whole: Any, run: Any, states
     assert quality._followed(others, run) is others
     gold = {(0, 0, 4): 4, (0, 5, 9): None, (1, 0, 3): 2, (2, 0, 1): 7}
     assert fit_link._followed(gold, run) == {(0, 0, 4): 1, (0, 5, 9): None, (1, 0, 3): 2, (2, 0, 1): 2}
+    images = [bytes([n]) * 16 for n in range(3)]
+    labels = [(images[0], 1, None), (images[0], 2, None), (images[1], 2, "less_sure"), (images[2], 2, None)]
+    wrong = exclusion.Exclusions(labels={(images[0], 4), (images[1], 6), (images[2], 6), (images[2], 2)})
+    struck = exclusion.struck(
+        run, spark.createDataFrame(labels, "image_id binary, entity_id long, reason string"), wrong
+    )
+    reasons = {(bytes(r["image_id"])[0], r["entity_id"]): r["reason"] for r in struck.collect()}
+    assert reasons == {(0, 1): "excluded_label", (0, 2): None, (1, 2): "less_sure", (2, 2): "excluded_label"}
+    assert struck.count() == len(labels)
+    pairs = [("u", image, image, entity_id, reason) for image, entity_id, reason in labels if reason is None]
+    kinds = "unit string, pair_id binary, image_id binary, entity_id long, reason string"
+    (gone,) = exclusion.excluded_pairs(run, spark.createDataFrame(pairs, kinds), wrong).collect()
+    assert (gone["unit"], bytes(gone["pair_id"]), gone["reason"]) == ("u", images[2], "excluded_label")
+    ids = pa.array(images, pa.binary(16))
+    marks = pa.table(
+        {"image_id": ids, "entity_id": [4, 5, 6], "mark": ["other"] * 3, "other": [7, None, None], "weight": [1.0] * 3}
+    )
+    followed = calibrate._followed(calibrate.Marks("", marks), run).labels
+    assert (followed["entity_id"].to_pylist(), followed["other"].to_pylist()) == ([1, 5, 2], [2, None, None])
     assert entity.describe(whole, "Q4").startswith("Q4 was merged into Q1\nQ1 Mercury: innermost planet")
     assert manifest._knowledge_base(run)["changes"] == {"added": 1, "changed": 1, "removed": 1, "merged": 2}
 

@@ -6,9 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from i2e_pipeline.label.calibration import FITTED, Calibration, CalibrationError, select
-from i2e_pipeline.label.fit import fit, report, rounded
+from i2e_pipeline.label.fit import fit, report, rounded, shifted
 
 
 def world(images: int, seed: int, known: float = 1.0) -> pa.Table:
@@ -253,3 +255,85 @@ def test_probabilities_of_the_world_that_was_fitted_on_are_believed(fitted: Cali
     assert 0 < error < 0.06
     assert report(fresh, sure, named(fresh))["calibration_error"] > error + 0.05
     assert fitted.measured["calibration_error"] < 0.06
+
+
+def with_weights(table: pa.Table, weight: np.ndarray) -> pa.Table:
+    return table.append_column("weight", pa.array(weight, pa.float64(), mask=np.isnan(weight)))
+
+
+def test_labels_that_were_drawn_more_often_count_for_less(fitted: Calibration) -> None:
+    """Marks of which those below .9 were drawn five times as often give the precision of all, and a threshold that
+    holds it; unweighed, both are off."""
+    fresh = world(6000, seed=3)
+    whole = report(fresh, fitted, 0, threshold=0.5)
+    probability = fitted.probability(fresh)
+    rate = np.where(probability < 0.9, 1.0, 0.2)
+    drawn = np.random.default_rng(0).random(len(rate)) < rate
+    weighed = with_weights(fresh, np.where(drawn, 1 / rate, np.nan))
+    found = report(weighed, fitted, 0, threshold=0.5)
+    assert found["precision"] == pytest.approx(whole["precision"], abs=0.008)
+    assert found["labels"] < 0.8 * whole["labels"]
+    alike = with_weights(fresh, np.where(drawn, 1.0, np.nan))
+    assert report(alike, fitted, 0, threshold=0.5)["precision"] < whole["precision"] - 0.015
+    of_all, of_drawn, of_alike = (fit(t, 0.9) for t in (fresh, weighed, alike))
+    assert of_drawn.threshold == pytest.approx(of_all.threshold, abs=0.06)
+    assert of_alike.threshold > of_drawn.threshold + 0.04
+    assert of_drawn.weights == of_all.weights  # what is known beside is fitted on, too
+
+
+def test_equal_weights_change_no_threshold(fitted: Calibration) -> None:
+    table = world(1500, seed=1)
+    again = fit(with_weights(table, np.full(table.num_rows, 3.0)), target_precision=0.95)
+    assert (again.threshold, again.weights) == (fitted.threshold, fitted.weights)
+
+
+def drawn_of(table: pa.Table, number: int) -> pa.Table:
+    weight = np.full(table.num_rows, np.nan)
+    weight[:number] = 1.0
+    return with_weights(table, weight)
+
+
+def test_a_shift_finds_how_far_a_calibration_is_off(fitted: Calibration) -> None:
+    off = replace(fitted, bias=fitted.bias + 1.0)
+    table = world(3000, seed=5)
+    made = shifted(drawn_of(table, 2_000), off, "here")
+    assert (made.weights, made.threshold, made.fitted_on) == (off.weights, off.threshold, "here")
+    assert made.bias == pytest.approx(fitted.bias, abs=3 * made.measured["shift_error"] + 0.1)
+    assert made.measured["marks"] == 2_000
+    assert made.measured["calibration_error"] < made.measured["before_calibration_error"]
+    ten = shifted(drawn_of(table, 10), off)
+    assert abs(ten.bias - off.bias) < 0.5
+    with pytest.raises(CalibrationError, match="nothing to shift"):
+        shifted(drawn_of(table, 0), off)
+
+
+def test_a_shift_moves_both_ways_of_weighing() -> None:
+    inner = Calibration(FITTED[:1], (1.0,), 0.25, 0.5)
+    base = Calibration(FITTED[:1], (1.0,), 0.5, 0.5, without_vocabulary=inner)
+    made = shifted(drawn_of(world(200, seed=5), 100), base)
+    assert made.without_vocabulary is not None
+    assert made.without_vocabulary.bias - inner.bias == pytest.approx(made.bias - base.bias)
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_marks_pull_a_shift_their_way(right: int, wrong: int) -> None:
+    """One more wrong mark never raises a bias."""
+    if not right + wrong:
+        return
+    base = Calibration(("log_text_probability",), (0.0,), 0.0, 0.5)
+
+    def shift(right: int, wrong: int) -> float:
+        n = right + wrong
+        ids = pa.array([i.to_bytes(16, "big") for i in range(n)], pa.binary(16))
+        table = pa.table(
+            {
+                "image_id": ids, "pair_id": ids, "start": [0] * n, "end": [1] * n, "entity_id": [1] * n,
+                "text_probability": [0.5] * n, "background_z": [1.0] * n, "weight": [1.0] * n,
+                "truth": [1] * right + [2] * wrong,
+            }
+        )  # fmt: skip
+        return shifted(table, base).bias
+
+    now = shift(right, wrong)
+    assert shift(right, wrong + 1) < now < shift(right + 1, wrong)
+    assert (now > 0) == (right > wrong) or right == wrong

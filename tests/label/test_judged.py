@@ -60,6 +60,21 @@ def test_a_truth_alone_is_enough() -> None:
     assert right(table.slice(0, 0)).to_pylist() == []
 
 
+def test_what_is_affirmed_says_nothing_of_other_entities() -> None:
+    """Catches: a mark that is taken for the truth, beside which all else is wrong."""
+    lists = pa.list_(pa.int64())
+    table = pa.table(
+        {
+            "entity_id": [1, 2, 3, 1, 2],
+            "truth": pa.array([None, None, None, 2, 2], pa.int64()),
+            "affirmed": pa.array([[1, 9]] * 3 + [[1]] * 2, lists),
+            "refuted": pa.array([[2], [2], None, [], None], lists),
+        }
+    )
+    assert right(table).to_pylist() == [True, False, None, True, True]
+    assert told(table.drop_columns(["refuted"])).to_pylist() == [True] * 5
+
+
 def test_rows_keep_their_own_lists() -> None:
     """Catches: lists compared by their place in the flat array, where some are null or the table is chunked."""
     parts = [candidate(7, "not Q8 Q7"), candidate(7, None), candidate(7, "not Q8"), candidate(7, "not Q7")]

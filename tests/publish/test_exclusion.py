@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import HASH
-from i2e_pipeline.publish.exclusion import NEAR_BITS, ExclusionError, Exclusions, near, within
+from i2e_pipeline.inputs.marks import MarkError
+from i2e_pipeline.publish.exclusion import NEAR_BITS, ExclusionError, Exclusions, fingerprints, near, within
 
 HEX = "0123456789abcdef" * 2
 
@@ -37,6 +39,43 @@ def test_tables_name_their_columns(tmp_path: Path) -> None:
     assert found.items["domain"] == {"example.org"}
     assert (found.items["url"], found.items["image_id"]) == ({"http://b.example/"}, {HEX})
     assert not Exclusions.read([])
+
+
+def line(entity: int, mark: str, image: str = HEX, **further: object) -> str:
+    return json.dumps({"image_id": image, "entity_id": entity, "mark": mark, **further}) + "\n"
+
+
+def test_marks_leave_out_single_labels_and_no_image_or_entity(tmp_path: Path) -> None:
+    path = tmp_path / "marks.jsonl"
+    path.write_text(
+        '{"image_id": "01 #torn\n' + line(1, "wrong") + line(2, "other", other=9) + line(3, "right") + line(4, "unsure")
+        + line(5, "wrong") + line(5, "cleared") + line(6, "wrong") + line(6, "right")
+    )  # fmt: skip
+    (tmp_path / "list.jsonl").write_text(json.dumps({"image_id": HEX, "entity_id": 7}) + "\n")
+    found = Exclusions.read([str(path)])
+    assert found.labels == {(bytes.fromhex(HEX), 1), (bytes.fromhex(HEX), 2)}
+    assert found
+    assert not any(found.items.values())
+    assert not found.name(None, None, [1])
+    both = Exclusions.read([str(tmp_path)])
+    assert both.labels == found.labels
+    assert (both.items["image_id"], both.items["entity_id"]) == ({HEX}, {7})
+    path.write_text(line(1, "wrong") + line(2, "bad"))
+    with pytest.raises(MarkError, match=r"marks\.jsonl, line 2: mark: 'bad' is none of"):
+        Exclusions.read([str(path)])
+
+
+def test_only_marks_that_leave_something_out_change_what_is_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "marks.jsonl"
+    steps = [(3, "right"), (1, "wrong"), (3, "unsure"), (1, "other"), (2, "wrong"), (2, "cleared")]
+    said = []
+    for more in (line(*step) for step in steps):
+        with path.open("a") as file:
+            file.write(more)
+        said.append(fingerprints([str(tmp_path)]))
+    assert said[0] == []
+    assert said[1] == said[2] == said[3] == said[5] != said[4]
+    assert [len(s) for s in said[1:]] == [1] * 5
 
 
 @pytest.mark.parametrize(
