@@ -45,7 +45,7 @@ def pages(found: search.Search) -> tuple[list[list[Any]], dict[str, list[list[An
     """Rows of all pages in their order, and those of what begins too many keys."""
     index, rows, tops = json.loads(found.embedded), [], {}
     called = {}
-    for name, content in found.files.items():
+    for name, content in found.files():
         said = content.decode()
         assert said.startswith("entitiesFound(")
         called[name] = json.loads(f"[{said.removeprefix('entitiesFound(').rstrip().removesuffix(')')}]")
@@ -60,7 +60,7 @@ def pages(found: search.Search) -> tuple[list[list[Any]], dict[str, list[list[An
 
 def test_a_small_dataset_is_searched_inside_the_page() -> None:
     found = made(row(308, "Mercury", 8, "☿", "planet Mercury"), row(5, "none", 0), inline=True)
-    assert (found.entities, found.of, found.folder, found.files) == (1, 1, "", {})
+    assert (found.entities, found.of, found.folder, list(found.files())) == (1, 1, "", [])
     assert json.loads(found.embedded)["rows"] == [
         [308, "Mercury", "what it is", "object", 8, 0.9, 0.3, ["☿", "planet Mercury"]]
     ]
@@ -155,7 +155,7 @@ def test_every_key_of_every_entity_lies_in_the_pages_in_order(named: list[tuple[
 
 def test_no_name_ends_the_script_that_it_stands_in() -> None:
     for found in (made(row(1, HOSTILE, 1, HOSTILE), inline=True), made(row(1, HOSTILE, 1, HOSTILE))):
-        for text in (str(found.embedded), *(content.decode() for content in found.files.values())):
+        for text in (str(found.embedded), *(content.decode() for _, content in found.files())):
             assert not set("<>&") & set(text)
     assert pages(found)[0][0][1] == HOSTILE
 
@@ -164,6 +164,7 @@ def test_equal_entities_make_equal_files_in_whatever_order_they_are_read() -> No
     rows = [row(n, f"name {n % 3}", n % 4 + 1, "also") for n in range(1, 40)]
     one, other = made(*rows), made(*rows[::-1])
     assert one == other
+    assert dict(one.files()) == dict(other.files())
     assert made(*rows[1:]).folder != one.folder
 
 
