@@ -275,8 +275,8 @@ def lowest_tenth(figures: Sequence[Figure]) -> float:
 
 
 def precision_recall(figures: Sequence[Figure], floor: float) -> str:
-    """Two lines per slice, with a full dot for precision and an open one for recall and their 95 % intervals, on a scale
-    from `floor` to 1."""
+    """Two lines per slice, with a full dot for precision and an open one for recall and their 95 % intervals, on a
+    scale from `floor` to 1."""
     if not any(figure.values() for figure in figures):
         return svg.empty("precision and recall")
 
@@ -312,8 +312,7 @@ def precision_recall(figures: Sequence[Figure], floor: float) -> str:
     begins = f"the axis begins at {floor:.1f}, not at 0" if floor else "the axis is from 0 to 1"
     body.append(svg.text(100, y + 30, begins, anchor="end", muted=True))
     said = "; ".join(
-        f"{f.label} "
-        + " and ".join(f"{name} {value:.3f}{f' of {of}' if of else ''}" for name, value, of in f.values())
+        f"{f.label} " + " and ".join(f"{name} {value:.3f}{f' of {of}' if of else ''}" for name, value, of in f.values())
         for f in figures
     )
     return svg.drawing(y + 36, body, f"precision and recall, {begins}: {said}")

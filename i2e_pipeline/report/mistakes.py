@@ -87,6 +87,4 @@ def confused(judged: pa.Table, count: int) -> list[Confusion]:
 def verdicts(judged: pa.Table, image_ids: Collection[str]) -> dict[tuple[str, int], Verdict]:
     """What is known of the labels of some images, by (image_id, entity_id)."""
     rows = judged.filter(pc.is_in(judged.column("image_id"), pa.array(sorted(image_ids), pa.string())))
-    return {
-        (r["image_id"], r["entity_id"]): Verdict(r["right"], r["truth"], r["nothing"]) for r in rows.to_pylist()
-    }
+    return {(r["image_id"], r["entity_id"]): Verdict(r["right"], r["truth"], r["nothing"]) for r in rows.to_pylist()}

@@ -225,9 +225,7 @@ def _headline(
                 details.insert(0, f"95 % interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f} %")
             if figure["recall"] is not None:
                 details.append(f"recall {100 * figure['recall']:.1f} %")
-            found.append(
-                Headline(f"{100 * figure['precision']:.1f} %", "of the labels are right", ", ".join(details))
-            )
+            found.append(Headline(f"{100 * figure['precision']:.1f} %", "of the labels are right", ", ".join(details)))
     return found
 
 

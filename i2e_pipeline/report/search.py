@@ -1,8 +1,8 @@
 """Search: every published entity by name, alias and Q-id, in a page that is opened from the disk and asks no server.
 
 Reads    i2e/entities
-Writes   the rows themselves, inside the page; of many entities, <output>/report_entities/<digest>/: pages of sorted keys,
-         as scripts, since a page from the disk may load scripts and may read no other file
+Writes   the rows themselves, inside the page; of many entities, <output>/report_entities/<digest>/: pages of sorted
+         keys, as scripts, since a page from the disk may load scripts and may read no other file
 
 A key is what somebody may type, folded (`folded`; find.js folds the same way): a name, what follows in it after a blank
 (`washington` finds George Washington), an alias, a Q-id. A page holds PAGE_KEYS of them in their order, each with its
@@ -61,9 +61,9 @@ class Search:
     """What the page embeds: all rows, or a directory of the pages beside it."""
 
     embedded: Markup
-    """JSON for a script element. `rows`, each [entity_id, name, description, type, images, mean probability, CLIP score,
-    aliases]; or `folder`, `firsts` (the first key of each page) and `tops` (what begins too many keys → number of its
-    file)"""
+    """JSON for a script element. `rows`, each [entity_id, name, description, type, images, mean probability, CLIP
+    score, aliases]; or `folder`, `firsts` (the first key of each page) and `tops` (what begins too many keys → number
+    of its file)"""
     entities: int
     """that can be found"""
     of: int
@@ -109,7 +109,9 @@ def read(dataset: Dataset) -> Search:
     commits = dataset.published["i2e/entities"]
     batches = list(dataset.tables.batches("i2e/entities", commits, _COLUMNS))
     schema = pa.schema([dataset.tables.catalogue.schema("i2e/entities").field(name) for name in _COLUMNS])
-    return search(pa.Table.from_batches([b.select(_COLUMNS) for b in batches], batches[0].schema if batches else schema))
+    return search(
+        pa.Table.from_batches([b.select(_COLUMNS) for b in batches], batches[0].schema if batches else schema)
+    )
 
 
 def write(output: str, made: Search) -> None:
@@ -186,21 +188,18 @@ class _Pages:
 
     @classmethod
     def of(cls, entities: pa.Table) -> _Pages:
-        rows, names = np.arange(entities.num_rows), entities.column("name").combine_chunks()
-        name = folded(names)
-        parts = [(name, rows, np.zeros(len(rows), np.int8), _none(len(rows)))]
+        rows, name = np.arange(entities.num_rows), folded(entities.column("name").combine_chunks())
+        parts = [_keys(name, rows, 0)]
         for n in range(1, _WORDS):
             rest = pc.replace_substring_regex(name, rf"^(?:[^ ]+ ){{{n}}}", "")
             has = np.flatnonzero(pc.not_equal(rest, name).to_numpy(zero_copy_only=False))
-            parts.append((rest.take(pa.array(has)), has, np.full(len(has), n, np.int8), _none(len(has))))
+            parts.append(_keys(rest.take(pa.array(has)), has, n))
         lists = pc.list_slice(entities.column("aliases").combine_chunks(), 0, _ALIASES)
-        alias, parent = pc.list_flatten(lists), pc.list_parent_indices(lists).to_numpy()
-        parts.append((folded(alias), parent, np.full(len(alias), -2, np.int8), alias))
-        ids = pc.binary_join_element_wise("q", entities.column("entity_id").combine_chunks().cast(pa.string()), "")
-        parts.append((ids, rows, np.full(len(rows), -1, np.int8), _none(len(rows))))
-        key, alias = (pa.concat_arrays([p[n].cast(pa.large_string()) for p in parts]) for n in (0, 3))
-        row, word = (np.concatenate([p[n] for p in parts]) for n in (1, 2))
-        table = pa.table({"key": key, "row": row, "word": word, "alias": alias, "bytes": key.cast(pa.large_binary())})
+        alias = pc.list_flatten(lists)
+        parts.append(_keys(folded(alias), pc.list_parent_indices(lists).to_numpy(), -2, alias))
+        ids = entities.column("entity_id").combine_chunks().cast(pa.string())
+        parts.append(_keys(pc.binary_join_element_wise("q", ids, ""), rows, -1))
+        table = pa.concat_tables(parts).combine_chunks()
         table = table.filter(pc.not_equal(table.column("key"), ""))
         # As bytes: UTF-8 sorts as its code points do.
         table = table.sort_by([("bytes", "ascending"), ("row", "ascending"), ("word", "descending")])
@@ -235,19 +234,27 @@ class _Pages:
         return f"{name}.js", f"entitiesFound({as_script(name)},{as_script(content)})\n".encode()
 
     def _rows(self, places: Sequence[int]) -> list[list[Any]]:
-        """Rows as `Search.embedded` has them, with, in place of aliases, what the key is of: a word's number, -1 (Q-id),
-        or the alias."""
+        """Rows as `Search.embedded` has them, with, in place of aliases, what the key is of: a word's number, -1
+        (Q-id), or the alias."""
         at = np.asarray(places, np.int64)
         of = self.entities.take(pa.array(self.row[at])).to_pylist()
         aliases = self.alias.take(pa.array(at)).to_pylist()
         words = self.word[at].tolist()
-        return [
-            [*_row(r), alias if word == -2 else word] for r, word, alias in zip(of, words, aliases, strict=True)
-        ]
+        return [[*_row(r), alias if word == -2 else word] for r, word, alias in zip(of, words, aliases, strict=True)]
 
 
-def _none(count: int) -> pa.Array:
-    return pa.repeat("", count)
+def _keys(key: pa.Array, row: np.ndarray, word: int, alias: pa.Array | None = None) -> pa.Table:
+    """Keys of one kind, as `_Pages` has them."""
+    key = key.cast(pa.large_string())
+    return pa.table(
+        {
+            "key": key,
+            "row": pa.array(row, pa.int64()),
+            "word": pa.array(np.full(len(row), word, np.int8)),
+            "alias": pa.repeat(pa.scalar("", pa.large_string()), len(row)) if alias is None else alias.cast(key.type),
+            "bytes": key.cast(pa.large_binary()),
+        }
+    )
 
 
 def _tops(key: pa.Array, row: np.ndarray) -> dict[str, list[int]]:

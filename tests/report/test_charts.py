@@ -69,7 +69,9 @@ def test_no_mark_lies_outside_the_chart() -> None:
     for chart in (
         charts.rank_frequency([1]),
         charts.rank_frequency([1000, 1, 1]),
-        charts.precision_recall([Figure("a", 9, 1.0, 0.31, 9, 9)], charts.lowest_tenth([Figure("a", 9, 1.0, 0.31, 9, 9)])),
+        charts.precision_recall(
+            [Figure("a", 9, 1.0, 0.31, 9, 9)], charts.lowest_tenth([Figure("a", 9, 1.0, 0.31, 9, 9)])
+        ),
     ):
         height = float(draw(chart).get("height", 0))
         for dot in shapes(chart, "circle"):
@@ -80,7 +82,9 @@ def test_no_mark_lies_outside_the_chart() -> None:
 def test_what_is_rare_is_still_seen() -> None:
     first, rare = (
         r
-        for r in shapes(charts.bars([Bar("many", 10**9, 10**9, "pairs"), Bar("one", 1, 10**9, "pairs")], "rejects"), "rect")
+        for r in shapes(
+            charts.bars([Bar("many", 10**9, 10**9, "pairs"), Bar("one", 1, 10**9, "pairs")], "rejects"), "rect"
+        )
         if r.find(f"{SVG}title") is not None
     )
     assert float(first.get("width", "").rstrip("%")) == 100

@@ -67,7 +67,9 @@ def test_a_small_dataset_is_searched_inside_the_page() -> None:
 
 
 def test_a_large_dataset_is_searched_by_sorted_pages_beside_it() -> None:
-    found = made(row(308, "Mercury", 8, "Hermes' Stern"), row(23, "George Washington", 9, "Washington"), row(7, "Ärger"))
+    found = made(
+        row(308, "Mercury", 8, "Hermes' Stern"), row(23, "George Washington", 9, "Washington"), row(7, "Ärger")
+    )
     rows, tops = pages(found)
     # What each key is of: a word of the name, the Q-id (-1), an alias.
     assert [(r[1], r[7]) for r in rows] == [
@@ -89,6 +91,13 @@ def test_rows_that_are_too_many_bytes_for_the_page_lie_beside_it() -> None:
     table = pa.Table.from_pylist([row(1, "a" * 500), row(2, "b")], SCHEMA)
     assert not search.search(table, inline_bytes=2_000).folder
     assert search.search(table, inline_bytes=400).folder
+
+
+def test_an_entity_without_aliases_is_found_as_well() -> None:
+    bare = {**row(5, "human"), "aliases": None, "description": None, "mean_probability": None, "coarse_type": None}
+    assert json.loads(made(bare, inline=True).embedded)["rows"] == [[5, "human", "", "", 1, None, 0.3, []]]
+    rows, _ = pages(made(bare, row(6, "a", 1, "b")))
+    assert [(r[0], r[7]) for r in rows] == [(6, 0), (6, "b"), (5, 0), (5, -1), (6, -1)]
 
 
 def test_what_begins_very_many_keys_has_the_best_chosen_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +136,9 @@ def _fold(name: str) -> str:
 
 @given(
     st.lists(
-        st.tuples(st.text("abc é-ß☿Ω😀", max_size=8), st.lists(st.text("abé ☿", max_size=4), max_size=3)), min_size=1, max_size=25
+        st.tuples(st.text("abc é-ß☿Ω😀", max_size=8), st.lists(st.text("abé ☿", max_size=4), max_size=3)),
+        min_size=1,
+        max_size=25,
     )
 )
 def test_every_key_of_every_entity_lies_in_the_pages_in_order(named: list[tuple[str, list[str]]]) -> None:
