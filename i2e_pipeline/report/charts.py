@@ -275,8 +275,8 @@ def lowest_tenth(figures: Sequence[Figure]) -> float:
 
 
 def precision_recall(figures: Sequence[Figure], floor: float) -> str:
-    """Two lines per slice, with a full dot for precision and an open one for recall and their 95 % intervals, on a scale
-    from `floor` to 1."""
+    """Two lines per slice, with a full dot for precision and an open one for recall and their 95 % intervals, on a
+    scale from `floor` to 1."""
     if not any(figure.values() for figure in figures):
         return svg.empty("precision and recall")
 

@@ -63,9 +63,9 @@ JUDGED = pa.schema(
         ("probability", pa.float32()),
     ]
 )
-"""A published label of known truth: image and pair in hex digits, as in `i2e/images`; `truth`, the entity that the image
-shows, null where only what it does not show is known, or `nothing` (no entity of the knowledge base); `right`, null where
-the label is neither right nor wrong."""
+"""A published label of known truth: image and pair in hex digits, as in `i2e/images`; `truth`, the entity that the
+image shows, null where only what it does not show is known, or `nothing` (no entity of the knowledge base); `right`,
+null where the label is neither right nor wrong."""
 _COUNTED = {
     "extract": "P: mentions that can mean an entity that the text names; R: named entities that a mention can mean",
     "link": "P: top candidates that the text names; R: named entities that are a top candidate",
@@ -384,8 +384,8 @@ def _measure(run: Run, columns: TruthColumns) -> tuple[list[dict[str, Any]], pa.
 
 
 def _published(labels: DataFrame) -> pa.Table:
-    """The published labels of `_judged_labels` as a table of JUDGED, in the order of pair and entity: all, or as many as
-    the file holds. A pair's id is a hash, so the first pairs are a draw."""
+    """The published labels of `_judged_labels` as a table of JUDGED, in the order of pair and entity: all, or as many
+    as the file holds. A pair's id is a hash, so the first pairs are a draw."""
     from pyspark.sql import functions as F
 
     rows = (

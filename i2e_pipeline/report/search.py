@@ -1,8 +1,8 @@
 """Search: every published entity by name, alias and Q-id, in a page that is opened from the disk and asks no server.
 
 Reads    i2e/entities
-Writes   the rows themselves, inside the page; of many entities, <output>/report_entities/<digest>/: pages of sorted keys,
-         as scripts, since a page from the disk may load scripts and may read no other file
+Writes   the rows themselves, inside the page; of many entities, <output>/report_entities/<digest>/: pages of sorted
+         keys, as scripts, since a page from the disk may load scripts and may read no other file
 
 A key is what somebody may type, folded (`folded`; find.js folds the same way): a name, what follows in it after a blank
 (`washington` finds George Washington), an alias, a Q-id. A page holds PAGE_KEYS of them in their order, each with its
@@ -30,6 +30,8 @@ FOLDER = "report_entities"
 INLINE_BYTES = 600_000
 """Of rows inside the page, some 4,000 entities: the page stays below three megabytes with its pictures."""
 _SHORTEST_ROW = 24
+_LAYOUT = 1
+"""Of the files; another number makes the next report write them anew."""
 MAX_ENTITIES = 2_000_000
 """Entities that can be found, those with the most images: half a kilobyte each."""
 PAGE_KEYS = 3_000
@@ -59,16 +61,19 @@ class Search:
     """What the page embeds: all rows, or a directory of the pages beside it."""
 
     embedded: Markup
-    """JSON for a script element. `rows`, each [entity_id, name, description, type, images, mean probability, CLIP score,
-    aliases]; or `folder`, `firsts` (the first key of each page) and `tops` (what begins too many keys → number of its
-    file)"""
+    """JSON for a script element. `rows`, each [entity_id, name, description, type, images, mean probability, CLIP
+    score, aliases]; or `folder`, `firsts` (the first key of each page) and `tops` (what begins too many keys → number
+    of its file)"""
     entities: int
     """that can be found"""
     of: int
     folder: str = ""
-    """Beside the page; "" where the rows are inside it."""
-    files: dict[str, bytes] = field(default_factory=dict)
-    """What lies in the folder."""
+    """Beside the page, named by what is in it; "" where the rows are inside the page."""
+    pages: _Pages | None = field(default=None, compare=False)
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Name and content of what lies in the folder, one after the other."""
+        yield from self.pages.scripts() if self.pages else ()
 
 
 def search(entities: pa.Table, inline_bytes: int | None = None) -> Search:
@@ -82,18 +87,21 @@ def search(entities: pa.Table, inline_bytes: int | None = None) -> Search:
     found = found.sort_by([("images", "descending"), ("entity_id", "ascending")]).slice(0, MAX_ENTITIES)
     of = int(pc.sum(pc.greater(entities.column("images"), 0)).as_py() or 0)
     if found.num_rows * _SHORTEST_ROW <= inline_bytes:
-        rows = [[*_row(r), (r["aliases"] or [])[:_ALIASES]] for r in found.to_pylist()]
-        embedded = as_script({"rows": rows})
+        embedded = as_script({"rows": [row for part in _rows(found) for row in part]})
         if len(embedded.encode()) <= inline_bytes:
             return Search(Markup(embedded), found.num_rows, of)
-    pages = _Pages.of(found)
-    written = {name: content.encode() for name, content in pages.scripts()}
-    digest = hashlib.blake2b(digest_size=8)
-    for name, content in written.items():
-        digest.update(name.encode() + b"\0" + content)
-    folder = f"{FOLDER}/{digest.hexdigest()}"
+    digest = hashlib.blake2b(repr((_LAYOUT, PAGE_KEYS, SHOWN)).encode(), digest_size=8)
+    for part in _rows(found):
+        digest.update(json.dumps(part).encode())
+    pages, folder = _Pages.of(found), f"{FOLDER}/{digest.hexdigest()}"
     embedded = as_script({"folder": folder, "firsts": pages.firsts, "tops": pages.tops})
-    return Search(Markup(embedded), found.num_rows, of, folder, written)
+    return Search(Markup(embedded), found.num_rows, of, folder, pages)
+
+
+def _rows(entities: pa.Table) -> Iterator[list[list[Any]]]:
+    """The rows of `Search.embedded`, in parts."""
+    for batch in entities.to_batches(max_chunksize=10_000):
+        yield [[*_row(r), (r["aliases"] or [])[:_ALIASES]] for r in batch.to_pylist()]
 
 
 def read(dataset: Dataset) -> Search:
@@ -110,15 +118,15 @@ def write(output: str, made: Search) -> None:
     """Put the pages beside the report that will name them. They are whole before the report is written, and those of
     the report before stay until `sweep`."""
     if not made.folder or files.exists(whole := files.join(output, made.folder, "whole.js")):
-        return
+        return  # Its name says what is in it.
     if files.is_local(output):
         _, inner = files.open_filesystem(files.join(output, made.folder))
         with files.fresh_folder(inner) as fresh:
-            for name, content in made.files.items():
+            for name, content in made.files():
                 (fresh / name).write_bytes(content)
             (fresh / "whole.js").write_bytes(b"")
         return
-    for name, content in made.files.items():
+    for name, content in made.files():
         files.write_bytes(files.join(output, made.folder, name), content)
     files.write_bytes(whole, b"\n")
 
@@ -180,21 +188,18 @@ class _Pages:
 
     @classmethod
     def of(cls, entities: pa.Table) -> _Pages:
-        rows, names = np.arange(entities.num_rows), entities.column("name").combine_chunks()
-        name = folded(names)
-        parts = [(name, rows, np.zeros(len(rows), np.int8), _none(len(rows)))]
+        rows, name = np.arange(entities.num_rows), folded(entities.column("name").combine_chunks())
+        parts = [_keys(name, rows, 0)]
         for n in range(1, _WORDS):
             rest = pc.replace_substring_regex(name, rf"^(?:[^ ]+ ){{{n}}}", "")
             has = np.flatnonzero(pc.not_equal(rest, name).to_numpy(zero_copy_only=False))
-            parts.append((rest.take(pa.array(has)), has, np.full(len(has), n, np.int8), _none(len(has))))
+            parts.append(_keys(rest.take(pa.array(has)), has, n))
         lists = pc.list_slice(entities.column("aliases").combine_chunks(), 0, _ALIASES)
-        alias, parent = pc.list_flatten(lists), pc.list_parent_indices(lists).to_numpy()
-        parts.append((folded(alias), parent, np.full(len(alias), -2, np.int8), alias))
-        ids = pc.binary_join_element_wise("q", entities.column("entity_id").combine_chunks().cast(pa.string()), "")
-        parts.append((ids, rows, np.full(len(rows), -1, np.int8), _none(len(rows))))
-        key, alias = (pa.concat_arrays([p[n].cast(pa.large_string()) for p in parts]) for n in (0, 3))
-        row, word = (np.concatenate([p[n] for p in parts]) for n in (1, 2))
-        table = pa.table({"key": key, "row": row, "word": word, "alias": alias, "bytes": key.cast(pa.large_binary())})
+        alias = pc.list_flatten(lists)
+        parts.append(_keys(folded(alias), pc.list_parent_indices(lists).to_numpy(), -2, alias))
+        ids = entities.column("entity_id").combine_chunks().cast(pa.string())
+        parts.append(_keys(pc.binary_join_element_wise("q", ids, ""), rows, -1))
+        table = pa.concat_tables(parts).combine_chunks()
         table = table.filter(pc.not_equal(table.column("key"), ""))
         # As bytes: UTF-8 sorts as its code points do.
         table = table.sort_by([("bytes", "ascending"), ("row", "ascending"), ("word", "descending")])
@@ -214,20 +219,23 @@ class _Pages:
         """What begins too many keys → number of the file that has its hits."""
         return {start: n // _TOPS_IN_A_FILE for n, start in enumerate(self.chosen)}
 
-    def scripts(self) -> Iterator[tuple[str, str]]:
+    def scripts(self) -> Iterator[tuple[str, bytes]]:
         """Name and content of each file."""
         for n in range(len(self.firsts)):
             places = range(n * PAGE_KEYS, min((n + 1) * PAGE_KEYS, len(self.row)))
-            yield f"p{n}.js", f"entitiesFound({as_script(f'p{n}')},{as_script(self._rows(places))})\n"
+            yield self._script(f"p{n}", self._rows(places))
         starts = list(self.chosen)
         for n in range(0, len(starts), _TOPS_IN_A_FILE):
             held = {start: self._rows(self.chosen[start]) for start in starts[n : n + _TOPS_IN_A_FILE]}
-            name = f"t{n // _TOPS_IN_A_FILE}"
-            yield f"{name}.js", f"entitiesFound({as_script(name)},{as_script(held)})\n"
+            yield self._script(f"t{n // _TOPS_IN_A_FILE}", held)
+
+    @staticmethod
+    def _script(name: str, content: Any) -> tuple[str, bytes]:
+        return f"{name}.js", f"entitiesFound({as_script(name)},{as_script(content)})\n".encode()
 
     def _rows(self, places: Sequence[int]) -> list[list[Any]]:
-        """Rows as `Search.embedded` has them, with, in place of aliases, what the key is of: a word's number, -1 (Q-id),
-        or the alias."""
+        """Rows as `Search.embedded` has them, with, in place of aliases, what the key is of: a word's number, -1
+        (Q-id), or the alias."""
         at = np.asarray(places, np.int64)
         of = self.entities.take(pa.array(self.row[at])).to_pylist()
         aliases = self.alias.take(pa.array(at)).to_pylist()
@@ -235,8 +243,18 @@ class _Pages:
         return [[*_row(r), alias if word == -2 else word] for r, word, alias in zip(of, words, aliases, strict=True)]
 
 
-def _none(count: int) -> pa.Array:
-    return pa.repeat("", count)
+def _keys(key: pa.Array, row: np.ndarray, word: int, alias: pa.Array | None = None) -> pa.Table:
+    """Keys of one kind, as `_Pages` has them."""
+    key = key.cast(pa.large_string())
+    return pa.table(
+        {
+            "key": key,
+            "row": pa.array(row, pa.int64()),
+            "word": pa.array(np.full(len(row), word, np.int8)),
+            "alias": pa.repeat(pa.scalar("", pa.large_string()), len(row)) if alias is None else alias.cast(key.type),
+            "bytes": key.cast(pa.large_binary()),
+        }
+    )
 
 
 def _tops(key: pa.Array, row: np.ndarray) -> dict[str, list[int]]:

@@ -152,8 +152,8 @@ def test_tables_are_sorted_by_keyboard(published: Callable[..., Output], browser
     heads = browser.find_elements("css selector", "#figures th")
     buttons = [head.find_element("tag name", "button") for head in heads]
     assert [head.get_attribute("aria-sort") for head in heads] == [None] * len(heads)
-    for key, order, first in ((Keys.ENTER, "descending", "mercury"), (Keys.SPACE, "ascending", "common 00")):
-        buttons[2].send_keys(key)
+    for pressed, order, first in ((Keys.ENTER, "descending", "mercury"), (Keys.SPACE, "ascending", "common 00")):
+        buttons[2].send_keys(pressed)
         assert heads[2].get_attribute("aria-sort") == order
         assert names()[0] == first
     buttons[0].send_keys(Keys.ENTER)
@@ -184,8 +184,9 @@ def test_nothing_is_wider_than_the_screen(published: Callable[..., Output], brow
         browser.execute_script("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
         asked(browser, "donau")
         wide = browser.execute_script(
-            "return [...document.querySelectorAll('main *')].filter((e) => !e.closest('.scroll') && !e.closest('svg') &&"
-            "e.getBoundingClientRect().right > innerWidth + 1).map((e) => `${e.tagName} ${e.textContent.slice(0, 40)}`)"
+            "return [...document.querySelectorAll('main *')].filter((e) => !e.closest('.scroll') && !e.closest('svg')"
+            " && e.getBoundingClientRect().right > innerWidth + 1)"
+            ".map((e) => `${e.tagName} ${e.textContent.slice(0, 40)}`)"
         )
         assert wide == []
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width

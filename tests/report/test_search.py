@@ -45,7 +45,7 @@ def pages(found: search.Search) -> tuple[list[list[Any]], dict[str, list[list[An
     """Rows of all pages in their order, and those of what begins too many keys."""
     index, rows, tops = json.loads(found.embedded), [], {}
     called = {}
-    for name, content in found.files.items():
+    for name, content in found.files():
         said = content.decode()
         assert said.startswith("entitiesFound(")
         called[name] = json.loads(f"[{said.removeprefix('entitiesFound(').rstrip().removesuffix(')')}]")
@@ -60,7 +60,7 @@ def pages(found: search.Search) -> tuple[list[list[Any]], dict[str, list[list[An
 
 def test_a_small_dataset_is_searched_inside_the_page() -> None:
     found = made(row(308, "Mercury", 8, "☿", "planet Mercury"), row(5, "none", 0), inline=True)
-    assert (found.entities, found.of, found.folder, found.files) == (1, 1, "", {})
+    assert (found.entities, found.of, found.folder, list(found.files())) == (1, 1, "", [])
     assert json.loads(found.embedded)["rows"] == [
         [308, "Mercury", "what it is", "object", 8, 0.9, 0.3, ["☿", "planet Mercury"]]
     ]
@@ -91,6 +91,13 @@ def test_rows_that_are_too_many_bytes_for_the_page_lie_beside_it() -> None:
     table = pa.Table.from_pylist([row(1, "a" * 500), row(2, "b")], SCHEMA)
     assert not search.search(table, inline_bytes=2_000).folder
     assert search.search(table, inline_bytes=400).folder
+
+
+def test_an_entity_without_aliases_is_found_as_well() -> None:
+    bare = {**row(5, "human"), "aliases": None, "description": None, "mean_probability": None, "coarse_type": None}
+    assert json.loads(made(bare, inline=True).embedded)["rows"] == [[5, "human", "", "", 1, None, 0.3, []]]
+    rows, _ = pages(made(bare, row(6, "a", 1, "b")))
+    assert [(r[0], r[7]) for r in rows] == [(6, 0), (6, "b"), (5, 0), (5, -1), (6, -1)]
 
 
 def test_what_begins_very_many_keys_has_the_best_chosen_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +166,7 @@ def test_every_key_of_every_entity_lies_in_the_pages_in_order(named: list[tuple[
 
 def test_no_name_ends_the_script_that_it_stands_in() -> None:
     for found in (made(row(1, HOSTILE, 1, HOSTILE), inline=True), made(row(1, HOSTILE, 1, HOSTILE))):
-        for text in (str(found.embedded), *(content.decode() for content in found.files.values())):
+        for text in (str(found.embedded), *(content.decode() for _, content in found.files())):
             assert not set("<>&") & set(text)
     assert pages(found)[0][0][1] == HOSTILE
 
@@ -168,6 +175,7 @@ def test_equal_entities_make_equal_files_in_whatever_order_they_are_read() -> No
     rows = [row(n, f"name {n % 3}", n % 4 + 1, "also") for n in range(1, 40)]
     one, other = made(*rows), made(*rows[::-1])
     assert one == other
+    assert dict(one.files()) == dict(other.files())
     assert made(*rows[1:]).folder != one.folder
 
 
