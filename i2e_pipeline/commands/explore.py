@@ -109,7 +109,7 @@ def explored(
     stories = Stories(manifest, _told(run, manifest) if run is not None else None, _judged(place))
     similar = Similar()
     if run is not None:
-        similar = _similar(run, queries, folder / name_of(manifest, True).removesuffix(".duckdb"))
+        similar = _similar(run, queries, folder / f"{name_of(manifest, True)}.similar")
     return Explored(
         name=hide(place.dataset),
         manifest=manifest,

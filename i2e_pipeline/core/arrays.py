@@ -31,20 +31,20 @@ class Writer:
     """What fills a new folder of arrays."""
 
     def __init__(self, folder: Path, streams: ExitStack) -> None:
-        self._folder, self._streams = folder, streams
+        self.folder, self._streams = folder, streams
         self.header: dict[str, Any] = {}
-        """To be set before the block ends; `format` must be in it."""
+        """To be set before the block ends; `format` must be in it. `folder` may hold further files."""
 
     def save(self, name: str, values: npt.ArrayLike) -> None:
-        np.save(self._folder / f"{name}.npy", values)
+        np.save(self.folder / f"{name}.npy", values)
 
     def create(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.memmap[Any, Any]:
         """An array on disk to be filled in any order."""
-        return np.lib.format.open_memmap(self._folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+        return np.lib.format.open_memmap(self.folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
 
     def stream(self, name: str) -> BinaryIO:
         """Where the numbers of an array are appended; it is closed with the block."""
-        return self._streams.enter_context((self._folder / f"{name}.bin").open("wb"))
+        return self._streams.enter_context((self.folder / f"{name}.bin").open("wb"))
 
 
 @contextmanager

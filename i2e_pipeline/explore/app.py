@@ -33,6 +33,7 @@ from i2e_pipeline.explore.pictures import NoPicture, Pictures
 from i2e_pipeline.explore.queries import PAGE, BadFilter, Queries, entity_number
 from i2e_pipeline.explore.similar import NoVectors, Similar
 from i2e_pipeline.explore.story import Rejected, Stories
+from i2e_pipeline.pages import palette
 from i2e_pipeline.pages.html import environment
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def app(explored: Explored) -> Starlette:
     get = [
         ("/", pages.home),
         ("/go", pages.go),
+        ("/colours.css", pages.colours),
         ("/entities", pages.entities),
         ("/entities/{entity}", pages.entity),
         ("/images", pages.images),
@@ -99,7 +101,7 @@ def app(explored: Explored) -> Starlette:
     from importlib.resources import files as resources
 
     static = StaticFiles(directory=str(resources("i2e_pipeline.explore") / "static"))
-    handlers = {HTTPException: pages.failed, I2EError: pages.failed, BadFilter: pages.failed}
+    handlers: Any = {HTTPException: pages.failed, I2EError: pages.failed}
     return Starlette(
         routes=[*routes, Mount("/static", static)],
         middleware=[Middleware(_Guarded), Middleware(GZipMiddleware, minimum_size=2000)],
@@ -201,6 +203,11 @@ class _Pages:
         if len(hits) == 1:
             return RedirectResponse(f"/entities/Q{hits[0]['entity_id']}", 303)
         return RedirectResponse(f"/entities?{urlencode({'q': typed, 'with': 'all'})}", 303)
+
+    def colours(self, request: Request) -> Response:
+        day, night = palette.variables(palette.DAY), palette.variables(palette.NIGHT)
+        rules = f":root {{ {day} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {night} }} }}\n"
+        return Response(rules, media_type="text/css")
 
     def entities(self, request: Request) -> Response:
         asked, offset = _asked(request, _ENTITY_FILTERS), _offset(request)

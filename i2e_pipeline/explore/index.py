@@ -1,9 +1,9 @@
-"""The index of a published dataset: one DuckDB file that answers what the pages ask, in milliseconds.
+"""The index of a published dataset: a DuckDB file that answers what the pages ask, in milliseconds.
 
 Reads    i2e/images without the images themselves · i2e/statistics/entities, or i2e/entities where there is none ·
          with a run beside it what the label stage weighed (`labels`)
-Writes   <index>.duckdb: labels (by entity, the most probable first), images (by id), entities, names (by what is
-         typed), confused, facts. Written whole, then moved into place
+Writes   <index>/index.duckdb: labels (by entity, the most probable first), images (by id), entities, names (by what is
+         typed), confused, drawn, facts. Written whole, then moved into place
 
 An index is named by what the manifest says, so that another dataset never meets it. Everything is sorted as it is
 asked for: a page of an entity's images are rows that lie one after the other, and a word that is typed is the beginning
@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from filelock import FileLock
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import digest
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_FILE = "index.duckdb"
 VERSION = 1
 """Raised with the layout of the file: an index of another version is built again."""
 _MOST_WORDS, _MOST_LETTERS = 6, 60
@@ -70,8 +71,8 @@ class Limits:
 
 
 def name_of(manifest: Mapping[str, Any], with_run: bool) -> str:
-    """The file name of a dataset's index."""
-    return f"{digest([VERSION, with_run, dict(manifest)])}.duckdb"
+    """The name of the folder of a dataset's index."""
+    return digest([VERSION, with_run, dict(manifest)])
 
 
 def connect(path: Path, limits: Limits, read_only: bool) -> DuckDBPyConnection:
@@ -97,36 +98,30 @@ def open_index(
     """The index of the dataset in `folder`, built into the folder `place` where it is not there yet.
 
     weighed   None: there is no run beside the dataset
-    Of several processes that build the same one, the last one's stays: they are equal.
+    Of several processes that want the same one, the first builds it.
     """
-    path = place / name_of(manifest, weighed is not None)
-    if not path.exists():
-        _build(folder, path, limits, weighed)
-        _clear(place, path)
-    return connect(path, limits, read_only=True)
+    name = name_of(manifest, weighed is not None)
+    whole = place / name
+    if not whole.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        with FileLock(place / ".lock"):
+            if not whole.exists():
+                _build(folder, whole, limits, weighed)
+            for old in place.iterdir():
+                if old.is_dir() and not old.name.startswith((".", name)):
+                    shutil.rmtree(old, ignore_errors=True)
+    return connect(whole / _FILE, limits, read_only=True)
 
 
-def _clear(place: Path, but: Path) -> None:
-    """Remove indexes of earlier datasets, and what processes that are gone have begun."""
-    for old in place.iterdir():
-        if old.suffix == ".duckdb" and old != but:
-            old.unlink(missing_ok=True)
-        begun = re.fullmatch(r"[0-9a-f]+\.(\d+)\.(?:building(?:\.wal)?|spilled)", old.name)
-        if begun and not Path("/proc", begun[1]).exists():
-            shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
-
-
-def _build(folder: str, path: Path, limits: Limits, weighed: Weighed | None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.stem}.{os.getpid()}.building")
-    _forget(new)
+def _build(folder: str, whole: Path, limits: Limits, weighed: Weighed | None) -> None:
     started = time.monotonic()
     published = open_published(folder)
-    log.info("building the index of %s images, once for this dataset, into %s", f"{published.rows:,}", path)
-    try:
-        made = connect(new, limits, read_only=False)
+    log.info("building the index of %s images, once for this dataset, into %s", f"{published.rows:,}", whole.parent)
+    with files.fresh_folder(whole, alone=True) as fresh:
+        made = connect(fresh / _FILE, limits, read_only=False)
         try:
-            made.execute(f"SET temp_directory = '{str(new.with_suffix('.spilled')).replace(chr(39), chr(39) * 2)}'")
+            spilled = str(fresh / "spilled").replace("'", "''")
+            made.execute(f"SET temp_directory = '{spilled}'")
             _write_labels(made, published)
             _write_entities(made, published)
             _write_names(made)
@@ -135,22 +130,14 @@ def _build(folder: str, path: Path, limits: Limits, weighed: Weighed | None) -> 
             _write_facts(made, published, weighed is not None)
         finally:
             made.close()
-        os.replace(new, path)
-    finally:
-        _forget(new)
-    log.info("index: %.0f s, %.1f MB", time.monotonic() - started, path.stat().st_size / 1e6)
+        shutil.rmtree(fresh / "spilled", ignore_errors=True)
+    log.info("index: %.0f s, %.1f MB", time.monotonic() - started, (whole / _FILE).stat().st_size / 1e6)
 
 
 def threshold_of(manifest: Mapping[str, Any]) -> float:
     """The probability from which a label is published."""
     told = manifest.get("labels_chosen_by") or {}
     return float(told.get("bar") or told.get("threshold") or 0.0)
-
-
-def _forget(new: Path) -> None:
-    for left in (new, new.with_name(new.name + ".wal")):
-        left.unlink(missing_ok=True)
-    shutil.rmtree(new.with_suffix(".spilled"), ignore_errors=True)
 
 
 DOMAIN = r"nullif(lower(regexp_extract({}, '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:]+)', 1)), '')"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.explore.index import FOLDED
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ _SHOWN = (
 )
 
 
-class BadFilter(ValueError):
+class BadFilter(I2EError, ValueError):
     """A filter of an address that is none; the message names it."""
 
 

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from i2e_pipeline.core import arrays
 from i2e_pipeline.core.errors import I2EError
 
 EXACT = 100_000
 """Images up to which all are compared."""
 _MOST = 24
+_HEADER, _FORMAT, _ANN = "vectors", 1, "vectors.usearch"
 
 
 class NoVectors(I2EError):
@@ -32,7 +34,7 @@ class Similar:
                 there are none
     images      how many there are
     of_text     the vector of a text, of shape (dimensions,); None: the model is not there
-    place       where the ANN index lies, without its endings
+    place       the folder of the ANN index
     """
 
     batches: Callable[[], Iterator[tuple[list[str], np.ndarray]]] | None = None
@@ -84,14 +86,13 @@ class Similar:
             ids.append(np.array(names, dtype="S32"))
             count += len(names)
         assert index is not None
-        self.place.parent.mkdir(parents=True, exist_ok=True)
-        new = self.place.with_suffix(".building")
-        index.save(str(new))
-        np.save(self.place.with_suffix(".ids.npy"), np.concatenate(ids))
-        new.replace(self.place.with_suffix(".usearch"))
+        with arrays.new(self.place, _HEADER) as writer:
+            writer.header["format"] = _FORMAT
+            writer.save("ids", np.concatenate(ids))
+            index.save(str(writer.folder / _ANN))
 
     def _built(self) -> bool:
-        return self.place is not None and self.place.with_suffix(".usearch").exists()
+        return self.place is not None and self.place.exists()
 
     def _load(self) -> None:
         with self._lock:
@@ -120,8 +121,8 @@ class Similar:
         from usearch.index import Index
 
         assert self.place is not None
-        self._ann = Index.restore(str(self.place.with_suffix(".usearch")), view=True)
-        self._of_key = np.load(self.place.with_suffix(".ids.npy"), mmap_mode="r")
+        self._ann = Index.restore(str(self.place / _ANN), view=True)
+        self._of_key = arrays.Arrays(self.place, _HEADER, _FORMAT)["ids"]
         self._order = np.argsort(self._of_key, kind="stable")
         self._ids = self._of_key[self._order]
 

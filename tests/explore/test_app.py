@@ -273,7 +273,8 @@ def test_text_is_cut_where_mentions_lie() -> None:
     assert pieces("", []) == []
 
 
-def test_colours_are_those_of_all_pages() -> None:
-    style = (Path(__file__).parents[2] / "i2e_pipeline" / "explore" / "static" / "explore.css").read_text()
-    found = [dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", part)) for part in style.split("prefers-color-scheme: dark")]
-    assert found[:2] == [palette.DAY, palette.NIGHT]
+def test_colours_are_those_of_all_pages(browser_of: TestClient) -> None:
+    rules = browser_of.get("/colours.css")
+    assert rules.headers["content-type"].startswith("text/css")
+    assert palette.variables(palette.DAY) in rules.text
+    assert palette.variables(palette.NIGHT) in rules.text.partition("prefers-color-scheme: dark")[2]
