@@ -177,6 +177,10 @@ def main(arguments: Sequence[str] = ()) -> list[dict[str, Any]]:
                     cells = [cell(kinds[name]) if name in kinds else "–" for name in kinds_of]
                     right = "right" if calibrated else "wrong"
                     print(f"| {published} | {right} | {precision} | {n} | {' | '.join(cells)} |", flush=True)
+    for n in MARKS:
+        at = [row for row in rows if row["marks"] == n]
+        least = {name: min(row[name]["covers"] for row in at if name in row) for name in ("precision", "recall")}
+        print(f"{n} marks: the precision is covered {least['precision']:.3f} or more, the recall {least['recall']:.3f}")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(rows, file, indent=1)

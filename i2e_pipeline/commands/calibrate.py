@@ -116,7 +116,7 @@ def calibrate(
             few = str(error)
     if calibration is None:
         base = calibration_of(config)
-        on = f"{on}: only its bias is, the rest on {base.fitted_on or config.label.calibration}"
+        on = f"{on}: the bias alone; all else is of {base.fitted_on or config.label.calibration}"
         calibration = shifted(options, base, on, config.label.threshold)
         log.warning("%s. So nothing is fitted, and the calibration of label.calibration is shifted", few)
         figures["shifted"] = {"why": few, **calibration.measured}

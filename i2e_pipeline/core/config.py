@@ -549,8 +549,8 @@ class SelectConfig(Section):
     """About so many images of an entity are kept, drawn by hash of (image, entity): the same ones in every run. None:
     all are kept."""
     exclude: Paths = ()
-    """Lists of what is left out, files or folders: addresses, domains, images, perceptual hashes, entities
-    (docs/outputs.md). A change takes effect at the next run; nothing is scored again."""
+    """Lists of what is left out, files or folders: addresses, domains, images, perceptual hashes, entities, and labels
+    that are marked as wrong (docs/outputs.md). A change takes effect at the next run; nothing is scored again."""
 
 
 class PublishConfig(Section):

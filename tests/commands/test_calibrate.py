@@ -84,7 +84,7 @@ def test_few_marks_shift_and_many_fit_without_any_other_truth(
     made = Calibration.load(to)
     assert (made.weights, made.threshold, made.features) == (base.weights, base.threshold, base.features)
     assert made.bias == pytest.approx(base.bias + figures["shifted"]["shift"], abs=1e-3)
-    assert "40 marks: only its bias is" in made.fitted_on
+    assert "40 marks: the bias alone" in made.fitted_on
     assert made.measured["marks"] == 40
 
     lying = calibrate(whole, None, 0.9, to, mark(40, "lies", lie="wrong"))["shifted"]
