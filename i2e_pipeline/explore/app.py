@@ -28,6 +28,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.explore.index import WINDOW
 from i2e_pipeline.explore.marking import MARKS, Marking
 from i2e_pipeline.explore.pictures import NoPicture, Pictures
 from i2e_pipeline.explore.queries import PAGE, BadFilter, Queries, entity_number
@@ -44,8 +45,6 @@ _POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 _MOST_BODY = 16_384
-_WINDOW = 60_000
-"""Rows that one scrolled list holds: browsers lay out no element of more than some 16 million pixels."""
 _ENTITY_FILTERS = (
     "q", "type", "script", "domain", "min_images", "max_images", "min_probability", "max_probability", "min_fame",
     "with", "sort",
@@ -223,14 +222,14 @@ class _Pages:
         others = [row["other_id"] for row in (*about["lost_to"], *about["won_over"])]
         return self._page(
             "entity.html", entity=entity, about=about, asked=asked, found=self.queries.images(asked, _offset(request)),
-            namesakes=self.queries.namesakes(entity), names=self.queries.names_of(others), window=_WINDOW,
+            namesakes=self.queries.namesakes(entity), names=self.queries.names_of(others), window=WINDOW,
             wrong=self.of.stories.mistakes_of(number),
         )  # fmt: skip
 
     def images(self, request: Request) -> Response:
         asked = _asked(request, _IMAGE_FILTERS)
         found = self.queries.images(asked, _offset(request))
-        return self._page("images.html", asked=asked, found=found, window=_WINDOW)
+        return self._page("images.html", asked=asked, found=found, window=WINDOW)
 
     def image(self, request: Request) -> Response:
         image_id = _image_id(request)
@@ -379,11 +378,12 @@ class _Pages:
             image_id, entity_id, mark = str(told["image_id"]), int(told["entity_id"]), str(told["mark"])
             other = told.get("other")
             other = None if other in (None, "") else entity_number(str(other))
+            drawn = told.get("drawn") is True
         except (ValueError, KeyError, TypeError) as error:
             raise HTTPException(400, f"no mark: {error}") from None
         at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         try:
-            done = await run_in_threadpool(self.of.marking.add, image_id, entity_id, mark, other, at)
+            done = await run_in_threadpool(self.of.marking.add, image_id, entity_id, mark, other, at, drawn)
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
         except OSError as error:

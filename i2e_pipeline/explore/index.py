@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 _FILE = "index.duckdb"
 VERSION = 1
 """Raised with the layout of the file: an index of another version is built again."""
+WINDOW = 60_000
+"""Labels that one scrolled list holds: browsers lay out no element of more than some 16 million pixels."""
 _MOST_WORDS, _MOST_LETTERS = 6, 60
 """Words of a name that a search may begin with, and letters of it that it compares."""
 _ALT_TEXT = 300
@@ -185,8 +187,8 @@ def _write_labels(made: DuckDBPyConnection, published: Published) -> None:
         "LEFT JOIN domains d USING (domain) ORDER BY entity_id, score DESC, image_id"
     )
     made.execute("DROP TABLE raw_labels")
-    # As good as drawn: by image, whose id is a hash.
-    made.execute("CREATE TABLE by_hash AS SELECT rowid AS label FROM labels ORDER BY image_id, entity_id")
+    # As good as drawn: by image, whose id is a hash. As many as one list scrolls through lie together.
+    made.execute(f"CREATE TABLE look AS SELECT * FROM labels ORDER BY image_id, entity_id LIMIT {WINDOW}")
     made.execute("CREATE TABLE images AS SELECT * FROM raw_images ORDER BY image_id")
     made.execute("DROP TABLE raw_images")
 

@@ -28,8 +28,11 @@ class Marking:
         self._lock = threading.Lock()
         self._latest: dict[tuple[str, int], str] = {}
         table = written.read(path) if files.exists(path) else written.MARKS.empty_table()
-        for row in table.select(["image_id", "entity_id", "mark"]).to_pylist():
+        self._looked_at: set[tuple[str, int]] = set()
+        for row in table.select(["image_id", "entity_id", "mark", "weight"]).to_pylist():
             self._latest[row["image_id"].hex(), row["entity_id"]] = row["mark"]
+            if row["weight"] is not None:
+                self._looked_at.add((row["image_id"].hex(), row["entity_id"]))
         self.drawn = {(row["image_id"], row["entity_id"]): row for row in queries.drawn()}
         self._by_image = {row["image_id"]: row for row in self.drawn.values()}
 
@@ -56,28 +59,35 @@ class Marking:
         return self._by_image.get(image_id)
 
     def next_drawn(self, most: int, but: set[str]) -> dict[str, Any]:
-        """The first drawn labels that are not marked. but: `image_id:entity_id` of those that a page has already."""
+        """The first drawn labels that were not marked as such: one that somebody marked on its image's page, because
+        it caught the eye, is asked for again in its turn, else the draw would miss it. but: `image_id:entity_id` of those that a page has already."""
         with self._lock:
-            open_ = {key: row for key, row in self.drawn.items() if key not in self._latest}
+            open_ = {key: row for key, row in self.drawn.items() if key not in self._looked_at}
         left = [row for (image_id, entity_id), row in open_.items() if f"{image_id}:{entity_id}" not in but]
         drawn = len(self.drawn)
         return {"rows": left[:most], "left": len(open_), "drawn": drawn, "marked": drawn - len(open_)}
 
-    def add(self, image_id: str, entity_id: int, mark: str, other: int | None, at: str) -> dict[str, Any]:
-        """Append a mark. Raises MarkError for what is none, or for a label that this dataset does not know, OSError
+    def add(
+        self, image_id: str, entity_id: int, mark: str, other: int | None, at: str, is_drawn: bool = False
+    ) -> dict[str, Any]:
+        """Append a mark. is_drawn: the label was asked for in the order of the draw, and stands for others. Raises MarkError for what is none, or for a label that this dataset does not know, OSError
         where it cannot be written."""
         drawn = self.drawn.get((image_id, entity_id))
         probability = drawn["probability"] if drawn else self._queries.score_of(image_id, entity_id)
         if probability is None:
             raise written.MarkError(f"{image_id} has no label Q{entity_id} in this dataset")
-        weight = drawn["weight"] if drawn else None
+        weight = drawn["weight"] if drawn and is_drawn else None
         made = written.Mark(image_id, entity_id, mark, other, probability, weight, at, self._by)
         with self._lock:
             written.append(self.path, made)
             self._latest.pop((image_id, entity_id), None)
             if mark != written.CLEARED:
                 self._latest[image_id, entity_id] = mark
-        return {"marks": len(self._latest), "drawn": drawn is not None}
+                if weight is not None:
+                    self._looked_at.add((image_id, entity_id))
+            else:
+                self._looked_at.discard((image_id, entity_id))
+        return {"marks": len(self._latest), "drawn": weight is not None}
 
     def implied(self) -> dict[str, Any]:
         """What the drawn marks say of the dataset (label/implied.py). `recall` only where a run's candidates were

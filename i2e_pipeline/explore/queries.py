@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from i2e_pipeline.core.errors import I2EError
-from i2e_pipeline.explore.index import FOLDED
+from i2e_pipeline.explore.index import FOLDED, WINDOW
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -261,17 +261,15 @@ class Queries:
 
     def _in_hash_order(self, offset: int, most: int) -> list[dict[str, Any]]:
         """Labels in the order of their images' ids, which is as good as drawn."""
-        rows = self._rows(
-            "SELECT label FROM by_hash WHERE rowid >= ? AND rowid < ? ORDER BY rowid", offset, offset + most
+        if offset + most <= WINDOW:
+            return self._rows(
+                f"SELECT {_LABEL} FROM look l WHERE l.rowid >= ? AND l.rowid < ? ORDER BY l.rowid",
+                offset,
+                offset + most,
+            )
+        return self._rows(
+            f"SELECT {_LABEL} FROM labels l ORDER BY {IMAGE_SORTS['hash']} LIMIT {int(most)} OFFSET {int(offset)}"
         )
-        labels = [row["label"] for row in rows]
-        if not labels:
-            return []
-        found = self._rows(
-            f"SELECT {_LABEL} FROM labels l WHERE l.rowid IN ({', '.join(map(str, labels))}) "
-            f"ORDER BY {IMAGE_SORTS['hash']}"
-        )
-        return found
 
     def _named(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         names = self.names_of([row["entity_id"] for row in rows])

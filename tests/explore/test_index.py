@@ -159,7 +159,7 @@ def test_the_order_of_files_changes_nothing(made_up: str, tmp_path: Path, querie
     """Catches: threads that change an index. Two builds hold the same rows in the same places."""
     made = index.open_index(made_up, manifest_of(made_up), tmp_path, index.Limits(threads=1))
     again = Queries(made)
-    for table in ("labels", "images", "by_hash", "names", "entities", "drawn"):
+    for table in ("labels", "images", "look", "names", "entities", "drawn"):
         assert again._rows(f"SELECT *, rowid FROM {table}") == queries._rows(f"SELECT *, rowid FROM {table}"), table
 
 

@@ -152,8 +152,8 @@ for (const part of all("[data-load]"))
   }, () => { part.append(made("p", "could not be asked", "note")); });
 
 /* Marks. */
-const put = (image_id, entity_id, mark, other = null) =>
-  asked("/api/marks", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ image_id, entity_id, mark, other }) });
+const put = (image_id, entity_id, mark, other = null, drawn = false) =>
+  asked("/api/marks", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ image_id, entity_id, mark, other, drawn }) });
 /* The form that asks which other entity an image shows; `given` gets its number, or null. */
 function otherForm(form, given) {
   const field = $("input", form);
@@ -244,7 +244,7 @@ if (marking) {
   };
   const given = async (mark, other = null) => {
     const row = now;
-    try { await put(row.image_id, row.entity_id, mark, other); }
+    try { await put(row.image_id, row.entity_id, mark, other, true); }
     catch (error) { fail(marking, error); return; }
     before.push(row);
     left -= 1;
