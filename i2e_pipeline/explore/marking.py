@@ -60,7 +60,10 @@ class Marking:
 
     def next_drawn(self, most: int, but: set[str]) -> dict[str, Any]:
         """The first drawn labels that were not marked as such: one that somebody marked on its image's page, because
-        it caught the eye, is asked for again in its turn, else the draw would miss it. but: `image_id:entity_id` of those that a page has already."""
+        it caught the eye, is asked for again in its turn, else the draw would miss it.
+
+        but   `image_id:entity_id` of those that a page has already
+        """
         with self._lock:
             open_ = {key: row for key, row in self.drawn.items() if key not in self._looked_at}
         left = [row for (image_id, entity_id), row in open_.items() if f"{image_id}:{entity_id}" not in but]
@@ -70,7 +73,9 @@ class Marking:
     def add(
         self, image_id: str, entity_id: int, mark: str, other: int | None, at: str, is_drawn: bool = False
     ) -> dict[str, Any]:
-        """Append a mark. is_drawn: the label was asked for in the order of the draw, and stands for others. Raises MarkError for what is none, or for a label that this dataset does not know, OSError
+        """Append a mark. is_drawn: the label was asked for in the order of the draw, and stands for others.
+
+        Raises MarkError for what is none, or for a label that this dataset does not know, OSError
         where it cannot be written."""
         drawn = self.drawn.get((image_id, entity_id))
         probability = drawn["probability"] if drawn else self._queries.score_of(image_id, entity_id)
