@@ -102,10 +102,14 @@ function scrolled(list) {
     const inside = list.clientWidth, columns = Math.max(1, Math.floor((inside + gap) / (Math.min(wide, inside) + gap)));
     const top = list.getBoundingClientRect().top, rows = Math.ceil(total / columns);
     let from = Math.max(0, Math.floor(-top / height) - 2), to = Math.min(rows, Math.ceil((innerHeight - top) / height) + 2);
-    if (focus !== null) { from = Math.min(from, Math.floor(focus / columns)); to = Math.max(to, Math.floor(focus / columns) + 1); }
+    /* What has the focus stays, while the page scrolls to it. */
+    const of = document.activeElement?.closest?.("li.card"), held0 = of && list.contains(of) ? Number(of.dataset.n) : null;
+    const kept = focus ?? held0, row = kept === null ? from : Math.floor(kept / columns);
+    if (focus !== null || (row > from - 40 && row < to + 40)) { from = Math.min(from, row); to = Math.max(to, row + 1); }
     const low = from * columns, high = Math.min(total, Math.max(from + 1, to) * columns);
     const now = `${low}-${high}-${columns}`;
-    if (now === drawn) return;
+    const give = (n) => $(`li[data-n="${n}"] a`, list)?.focus({ preventScroll: focus === null });
+    if (now === drawn) { if (focus !== null) give(focus); return; }
     drawn = now;
     const parts = await Promise.all(Array.from({ length: Math.floor((high - 1) / size) - Math.floor(low / size) + 1 }, (_, i) => page(Math.floor(low / size) + i)));
     if (drawn !== now) return;
@@ -116,7 +120,7 @@ function scrolled(list) {
     const there = new Map(all(":scope > li", list).map((li) => [li.dataset.n, li]));
     list.replaceChildren(...rowsHere.map((row, i) => there.get(String(low + i)) || card(row, low + i)));
     const wanted = focus ?? (held !== undefined ? Number(held) : null);
-    if (wanted !== null) $(`li[data-n="${wanted}"] a`, list)?.focus({ preventScroll: focus === null });
+    if (wanted !== null) give(wanted);
   };
   all(":scope > li", list).forEach((li, n) => { li.dataset.n = n; li.setAttribute("aria-setsize", total); li.setAttribute("aria-posinset", n + 1); });
   let waiting = false;
