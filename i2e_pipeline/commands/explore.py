@@ -133,6 +133,7 @@ def serve(of: Explored, port: int, open_page: bool) -> None:
             bound.bind(("127.0.0.1", port))
         except OSError as error:
             raise I2EError(f"port {port} cannot be had ({error}): --port 0 takes a free one") from None
+        bound.listen(128)  # who reads the address below may ask at once
         url = f"http://127.0.0.1:{bound.getsockname()[1]}/"
         print(f"{url}  ({of.queries.facts['images']:,} images; Ctrl-C ends)", flush=True)
         if open_page:

@@ -22,7 +22,7 @@ from i2e_pipeline.core.config import ImageLimits
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.images.decode import Rejected, open_rgb
 
-_BATCH, _BUFFER = 16, 1 << 20
+_BATCH_BYTES, _BUFFER = 1 << 21, 1 << 20
 _FOOTERS = 256
 _SIDES = (160, 320, 640)
 """Longer sides of the thumbnails that there are."""
@@ -53,7 +53,7 @@ class Pictures:
         """The row's other columns."""
         with self._open(path) as opened:
             names = [name for name in opened.schema_arrow.names if name != "image"]
-        for batch, place in self._batches(path, row, names, 4096):
+        for batch, place in self._batches(path, row, names):
             return {name: _plain(batch.column(name)[place].as_py()) for name in names}
         raise NoPicture(f"{path} has no row {row}")
 
@@ -81,7 +81,7 @@ class Pictures:
                 self._held -= len(self._thumbnails.popitem(last=False)[1])
         return made
 
-    def _batches(self, path: str, row: int, columns: list[str], size: int = _BATCH) -> Any:
+    def _batches(self, path: str, row: int, columns: list[str]) -> Any:
         """The batch that holds a row, and the row's place in it."""
         with self._open(path) as opened:
             counts = [opened.metadata.row_group(g).num_rows for g in range(opened.metadata.num_row_groups)]
@@ -90,6 +90,10 @@ class Pictures:
             if group is None:
                 raise NoPicture(f"{path} has no row {row}: the dataset has changed; start again")
             before = ends[group] - counts[group]
+            held = opened.metadata.row_group(group)
+            chunks = [held.column(n) for n in range(held.num_columns)]
+            wide = sum(c.total_uncompressed_size for c in chunks if _of(c.path_in_schema, columns)) / counts[group]
+            size = max(1, min(4096, int(_BATCH_BYTES / max(wide, 1))))
             for batch in opened.iter_batches(size, row_groups=[group], columns=columns, use_threads=False):
                 if row - before < batch.num_rows:
                     yield batch, row - before
@@ -112,6 +116,10 @@ class Pictures:
                 while len(self._footers) > _FOOTERS:
                     self._footers.popitem(last=False)
         return opened
+
+
+def _of(path: str, columns: list[str]) -> bool:
+    return any(path == column or path.startswith(f"{column}.") for column in columns)
 
 
 _LIMITS = ImageLimits(min_side=1, max_aspect=1e9, max_bytes=1 << 40)
