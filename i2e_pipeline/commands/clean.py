@@ -5,6 +5,7 @@
     moved        what lies in a folder that outputs share now (engine/sharing.py), and was made here before; that folder
                  itself stays as it is, since other outputs read it
     segments     vectors of other models and templates
+    index        what `i2e explore` has built to look into the dataset
     orphans      files beside a table's that no commit record names, which other programs could take for rows
     removed      of stages that the config no longer names, with --removed-stages: their tables, rejects and records
     Delta logs   files that were replaced (VACUUM), and a checkpoint
@@ -25,6 +26,7 @@ from i2e_pipeline.engine import merging
 from i2e_pipeline.engine.pipeline import Pipeline, inspect
 from i2e_pipeline.engine.tables import Commit, Tables
 from i2e_pipeline.engine.units import Units
+from i2e_pipeline.explore import index
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +100,7 @@ def _found(pipeline: Pipeline, dry_run: bool, removed_stages: bool) -> Iterator[
     tables = pipeline.tables
     for folder in _UNFINISHED:
         yield from _of_folder(pipeline, "staging", folder)
+    yield from _of_folder(pipeline, "index", index.FOLDER)
     run = pipeline.open([])
     for stage in pipeline.stages:
         inspect(run, stage)

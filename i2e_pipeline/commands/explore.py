@@ -34,20 +34,17 @@ from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run
 from i2e_pipeline.engine.tables import Commit
 from i2e_pipeline.explore.app import Explored, app
-from i2e_pipeline.explore.index import Limits, Weighed, name_of, open_index, threshold_of
+from i2e_pipeline.explore.index import FOLDER, Limits, Weighed, name_of, open_index, threshold_of
 from i2e_pipeline.explore.marking import Marking
 from i2e_pipeline.explore.pictures import Pictures
 from i2e_pipeline.explore.queries import Queries
 from i2e_pipeline.explore.similar import Similar, vectors_of
 from i2e_pipeline.explore.story import Stories, Told
 from i2e_pipeline.images import encoder
-from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs import formats, marks
 
 log = logging.getLogger(__name__)
 
-INDEX_FOLDER = "_explore"
-"""Below an output: the index, which holds texts and ids of the dataset."""
-MARKS_FILE = "marks.jsonl"
 _JUDGED = "judged.parquet"
 _WEIGHED = ["image_id", "pair_id", "entity_id", "probability", "mention", "reason", "shard", "row"]
 _ROWS = 1 << 16
@@ -88,14 +85,14 @@ def _has_run(folder: str) -> bool:
 def explored(
     place: Place,
     pipeline: Pipeline | None,
-    marks: str | None = None,
+    marked: str | None = None,
     index: str | None = None,
     limits: Limits | None = None,
 ) -> Explored:
     """What the app shows. Builds the index where there is none.
 
     pipeline   of the run beside the dataset; None: there is none
-    marks      the file that marks go to; None: beside the run's tables, or in the working folder
+    marked     the file that marks go to; None: beside the run's tables, or in the working folder
     index      the folder of the index; None: in the output, or in the reader's cache
     """
     manifest = manifest_of(place.dataset)
@@ -105,7 +102,7 @@ def explored(
     weighed = _weighed(run, manifest) if run is not None else None
     made = open_index(place.dataset, manifest, folder, limits, weighed)
     queries = Queries(made)
-    path = marks or files.join(place.output if place.output and files.is_local(place.output) else ".", MARKS_FILE)
+    path = marked or files.join(place.output if place.output and files.is_local(place.output) else ".", marks.FILE)
     stories = Stories(manifest, _told(run, manifest) if run is not None else None, _judged(place))
     similar = Similar()
     if run is not None:
@@ -145,7 +142,7 @@ def serve(of: Explored, port: int, open_page: bool) -> None:
 def _index_folder(place: Place) -> Path:
     """In the output, where it can be written: there `i2e clean` finds it. Else in the reader's cache."""
     if place.output is not None and files.is_local(place.output):
-        inside = Path(place.output.removeprefix("file://")) / INDEX_FOLDER
+        inside = Path(place.output.removeprefix("file://")) / FOLDER
         if os.access(inside if inside.exists() else inside.parent, os.W_OK):
             return inside
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "i2e" / "explore"

@@ -18,14 +18,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from i2e_pipeline.core import files
+from i2e_pipeline.core.schemas import ID
 from i2e_pipeline.engine import merging
 from i2e_pipeline.engine.pipeline import Pipeline, inspect
 from i2e_pipeline.engine.records import Commit
 from i2e_pipeline.engine.stage import Run, Stage, StageError
 from i2e_pipeline.engine.units import Unit, Units
-from i2e_pipeline.inputs import formats
+from i2e_pipeline.explore import index
+from i2e_pipeline.inputs import formats, marks
 from i2e_pipeline.inputs.shard import ShardError
 from i2e_pipeline.publish import purging
 from i2e_pipeline.publish.exclusion import Exclusions, within
@@ -85,6 +88,7 @@ def purge(pipeline: Pipeline, dry_run: bool = False) -> Purged:
     for step in _steps(run, stages, commits, touched, purged, dry_run):
         merging.replace_files(run.tables, *step, same_rows=False)
     if not dry_run:
+        _forget_images(run, touched)
         run, _ = _up_to_date(pipeline)
         tell_again(run)
         if files.exists(run.tables.path("report.html")):
@@ -180,6 +184,17 @@ def _empty_indexes(run: Run, units: Mapping[str, Unit], leaving: Mapping[str, Le
         for file in units[name].files if name in units else ():
             if rows := {row for shard, row in one.places if shard == file.shard}:
                 registry.empty_rows(file, rows)
+
+
+def _forget_images(run: Run, leaving: Mapping[str, Leaving]) -> None:
+    """What is known of them beside the tables: the index of `i2e explore`, and marks."""
+    files.remove(run.tables.path(index.FOLDER))
+    images = {image_id for one in leaving.values() for image_id in one.images}
+    if not images or not files.exists(path := run.tables.path(marks.FILE)):
+        return
+    wanted = pc.field("image_id").isin(pa.array(sorted(images), ID))
+    held = run.tables.where("scores", run.tables.commits_of("scores").values(), wanted, ["image_id"])
+    marks.forget(path, {image_id.hex() for image_id in images.difference(held["image_id"].to_pylist())})
 
 
 # Taking it away

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FOLDER = "_explore"
+"""Below an output: the index, which holds texts and ids of the dataset."""
 _FILE = "index.duckdb"
 VERSION = 1
 """Raised with the layout of the file: an index of another version is built again."""

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -44,6 +44,8 @@ MARKS = pa.schema(
     ]
 )
 """What `read` returns. `weight` is null where nobody drew the label: it was chosen by eye."""
+FILE = "marks.jsonl"
+"""What it is called where it lies beside the tables of a run."""
 TORN = b" #torn"
 """What ends a line whose writer was killed in the middle of it."""
 _HEX = re.compile(r"[0-9a-f]{32}\Z")
@@ -168,6 +170,22 @@ def read(path: str) -> pa.Table:
         if m.mark != CLEARED
     ]
     return pa.Table.from_pylist(rows, MARKS)
+
+
+def forget(path: str, image_ids: Set[str]) -> int:
+    """Write the file again without the marks of these images, for those that must leave no trace; how many lines went.
+
+    image_ids   32 hex digits each. Nobody may append meanwhile: what is appended is lost.
+    """
+    kept, lines = [], files.read_bytes(path).splitlines(keepends=True)
+    for line in lines:
+        # An id that stands anywhere in a line, torn or not, goes with it.
+        named = re.findall(rb"[0-9a-fA-F]{32}", line)
+        if not any(one.decode().lower() in image_ids for one in named):
+            kept.append(line)
+    if len(kept) < len(lines):
+        files.write_bytes(path, b"".join(kept))
+    return len(lines) - len(kept)
 
 
 def _marks(path: str) -> Iterator[Mark]:

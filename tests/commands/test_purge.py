@@ -22,7 +22,7 @@ from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.engine import merging
 from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.engine.units import Units
-from i2e_pipeline.inputs import formats
+from i2e_pipeline.inputs import formats, marks
 from i2e_pipeline.report.page import write_page
 from i2e_pipeline.stages import pipeline
 from tests.chain import content, run, settings
@@ -207,6 +207,11 @@ def test_what_is_listed_is_found_nowhere_and_nothing_else_changes(made: Made, tm
 
     run(config, spark)
     write_page(whole)
+    ids = [content_id(row["jpg"]).hex() for row in made.gone.values() if row["jpg"]]
+    for image_id in [*ids, made.stays]:
+        marks.append(str(output / "marks.jsonl"), marks.Mark(image_id, 89, "right"))
+    (output / "_explore").mkdir()
+    (output / "_explore" / "index").write_text(" ".join(ids))
     published = content(output) if made.storage == "parquet" else None
     left = found_in(output, needles)
     assert {"image: vector", "hash: vector", "domain: url", "nameless: text", "letterless: text"} <= left.keys()
@@ -223,6 +228,8 @@ def test_what_is_listed_is_found_nowhere_and_nothing_else_changes(made: Made, tm
     assert rows == {one.path for one in done if one.kind == "purged"}
     assert "pairs, 6 rows" in rows
     assert found_in(output, needles) == {}
+    assert not (output / "_explore").exists()
+    assert [m["image_id"].hex() for m in marks.read(str(output / "marks.jsonl")).to_pylist()] == [made.stays]
     assert (output / "report.html").read_bytes() != report
 
     # An image stays where another address holds it, and a text where another pair has it, which counts one less.

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from i2e_pipeline.core.errors import NoSuchFile
+from i2e_pipeline.inputs import marks
 from i2e_pipeline.inputs.marks import KINDS, MARKS, TORN, Mark, MarkError, append, read
 
 IMAGE = "0123456789abcdef" * 2
@@ -166,3 +167,16 @@ def test_two_processes_mark_side_by_side_and_are_killed(tmp_path: Path) -> None:
     for who, last in kept.items():
         mine = {entity for image, entity in found if image == who * 32}
         assert mine >= set(range(1, last + 1))
+
+
+def test_marks_of_an_image_that_must_leave_go_whatever_line_names_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "marks.jsonl")
+    gone, stays = "ab" * 16, "cd" * 16
+    for image_id in (gone, stays, gone):
+        marks.append(path, marks.Mark(image_id, 308, "right"))
+    with open(path, "ab") as torn:
+        torn.write(b'{"image_id": "' + gone.upper().encode() + b'", "ent')
+    assert marks.forget(path, {gone}) == 3
+    assert gone.encode() not in Path(path).read_bytes().lower()
+    assert [row["image_id"].hex() for row in marks.read(path).to_pylist()] == [stays]
+    assert marks.forget(path, {gone}) == 0
