@@ -45,7 +45,7 @@ check: $(STAMP)  ## format, lint, types and all tests that need neither Spark no
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist worksteal --no-jvm --hypothesis-profile check --durations 5 \
-	  -m '$(UNMARKED) and not spark and not slow'
+	  -m '$(UNMARKED) and not spark and not slow and not browser'
 
 format: $(STAMP)  ## format as `make check` wants it
 	$(BIN)/ruff check --fix --quiet .
@@ -58,8 +58,8 @@ lint: $(STAMP)  ## ruff and mypy
 
 # Spark's tests share one session, which has both cores; the others take a core each.
 # MARKS: what `make test` leaves out, with the seconds that all tests of a mark may take together.
-MARKS := cluster:1200 s3:1200 browser:300 faults:900 env:1200
-UNMARKED := not cluster and not s3 and not browser and not faults and not env
+MARKS := cluster:1200 s3:1200 faults:900 env:1200
+UNMARKED := not cluster and not s3 and not faults and not env
 
 test: $(STAMP)  ## run the tests: 15 minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m '$(UNMARKED) and not spark' --durations 25 --timeout 600 --session-timeout 1800
@@ -76,7 +76,7 @@ MARKED := $(foreach mark,$(MARKS),test-$(word 1,$(subst :, ,$(mark))))
 $(MARKED): test-%: $(STAMP)
 	$(BIN)/python -m pytest -m '$* $(WITHOUT_$*)' $(SIDE_BY_SIDE_$*) --durations 12 --timeout $(SECONDS_$*) --session-timeout $(SECONDS_$*) || test $$? -eq 5
 
-test-all: test $(MARKED)  ## and those on a cluster, in a browser, against an object store, with faults, in fresh environments
+test-all: test $(MARKED)  ## and those on a cluster, against an object store, with faults, in fresh environments
 
 bench: $(STAMP)  ## print the figures of README and docs
 	for script in $(filter-out benchmarks/recipes.py benchmarks/training.py benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -12,6 +12,7 @@ import os
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,7 +107,7 @@ def explored(
     stories = Stories(manifest, _told(run, manifest) if run is not None else None, _judged(place))
     similar = Similar()
     if run is not None:
-        similar = _similar(run, queries, folder / f"{name_of(manifest, True)}.similar")
+        similar = _similar(run, queries, folder / f"{name_of(place.dataset, manifest, True)}.similar")
     return Explored(
         name=hide(place.dataset),
         manifest=manifest,
@@ -136,7 +137,8 @@ def serve(of: Explored, port: int, open_page: bool) -> None:
         if open_page:
             threading.Timer(0.5, webbrowser.open, [url]).start()
         server = uvicorn.Server(uvicorn.Config(app(of), log_level="warning", access_log=False, lifespan="off"))
-        server.run(sockets=[bound])
+        with suppress(KeyboardInterrupt):  # that is how it is ended
+            server.run(sockets=[bound])
 
 
 def _index_folder(place: Place) -> Path:

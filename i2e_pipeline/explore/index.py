@@ -74,9 +74,9 @@ class Limits:
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 
 
-def name_of(manifest: Mapping[str, Any], with_run: bool) -> str:
-    """The name of the folder of a dataset's index."""
-    return digest([VERSION, with_run, dict(manifest)])
+def name_of(folder: str, manifest: Mapping[str, Any], with_run: bool) -> str:
+    """The name of the folder of a dataset's index. Two runs may make equal datasets of files with other names."""
+    return digest([VERSION, with_run, dict(manifest), part_files(files.join(folder, "images"))])
 
 
 def connect(path: Path, limits: Limits, read_only: bool) -> DuckDBPyConnection:
@@ -104,7 +104,7 @@ def open_index(
     weighed   None: there is no run beside the dataset
     Of several processes that want the same one, the first builds it.
     """
-    name = name_of(manifest, weighed is not None)
+    name = name_of(folder, manifest, weighed is not None)
     whole = place / name
     if not whole.exists():
         place.mkdir(parents=True, exist_ok=True)

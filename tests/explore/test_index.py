@@ -125,6 +125,12 @@ def test_another_dataset_has_another_index_and_the_old_one_goes(made_up: str, tm
     index.open_index(str(folder), manifest_of(str(folder)), place, limits).close()
     (after,) = held(place)
     assert after != before
+    # An equal dataset that was written again: its files have other names.
+    part = next((folder / "images").glob("*/*.parquet"))
+    part.rename(part.with_name("part-99999-again.parquet"))
+    made = Queries(index.open_index(str(folder), manifest_of(str(folder)), place, limits))
+    assert held(place) not in ([before], [after])
+    assert any(row["path"].endswith("part-99999-again.parquet") for row in made._rows("SELECT path FROM files"))
 
 
 def test_a_kill_leaves_no_index_that_is_taken_for_whole(made_up: str, tmp_path: Path) -> None:
@@ -139,7 +145,7 @@ def test_a_kill_leaves_no_index_that_is_taken_for_whole(made_up: str, tmp_path: 
     assert process.stdout.readline().strip() == b"here"
     process.send_signal(signal.SIGKILL)
     process.wait(10)
-    whole = tmp_path / "index" / index.name_of(manifest_of(made_up), False)
+    whole = tmp_path / "index" / index.name_of(made_up, manifest_of(made_up), False)
     assert held(tmp_path / "index") not in ([], [whole])
     made = index.open_index(made_up, manifest_of(made_up), tmp_path / "index", index.Limits())
     assert Queries(made).facts["images"] == 3000
@@ -148,7 +154,7 @@ def test_a_kill_leaves_no_index_that_is_taken_for_whole(made_up: str, tmp_path: 
 
 
 def test_what_is_no_index_is_said(made_up: str, tmp_path: Path) -> None:
-    place = tmp_path / index.name_of(manifest_of(made_up), False)
+    place = tmp_path / index.name_of(made_up, manifest_of(made_up), False)
     place.mkdir()
     (place / "index.duckdb").write_bytes(b"no database")
     with pytest.raises(I2EError, match="Delete it"):
