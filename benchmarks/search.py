@@ -13,6 +13,7 @@ import os
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -46,10 +47,10 @@ def entities(count: int) -> pa.Table:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> search.Search:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entities", type=int, default=search.MAX_ENTITIES)
-    table = entities(parser.parse_args().entities)
+    table = entities(parser.parse_args(arguments).entities)
     before = _peak_gb()
     start = time.perf_counter()
     made = search.search(table)
@@ -63,6 +64,7 @@ def main() -> None:
         f"files of {sum(sizes) / 1e6:,.0f} MB ({max(sizes, default=0) / 1e3:.0f} KB the largest), "
         f"{len(made.embedded) / 1e3:,.0f} KB inside the page, {_peak_gb() - before:.1f} GB of memory"
     )
+    return made
 
 
 def _peak_gb() -> float:

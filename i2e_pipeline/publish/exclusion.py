@@ -34,7 +34,6 @@ from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.inputs import marks
-from wikidata import merges
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -287,6 +286,8 @@ def struck(run: Run, labels: DataFrame, lists: Exclusions) -> DataFrame:
     of_all_stages = replace(run, reader=None)
     if of_all_stages.rows("kb/redirects"):
         led = of_all_stages.read("kb/redirects").join(F.broadcast(wrong), "entity_id", how="left_semi")
+        from wikidata import merges  # it cannot be read without Spark
+
         wrong = merges.followed(wrong, led)
     marked = F.broadcast(wrong.distinct().withColumn("marked", F.lit(True)))
     reason = F.when(F.col("reason").isNull() & F.col("marked"), F.lit(str(Reason.EXCLUDED_LABEL)))

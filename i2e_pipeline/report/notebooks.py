@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from i2e_pipeline.core.config import ImageLimits
+from i2e_pipeline.images.decode import open_rgb
 from i2e_pipeline.pages.palette import DAY, SERIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,9 +76,9 @@ def _plain(cells: Any) -> Any:
 
 
 def _fewer_colours(png: str) -> str:
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(256)
+    opened = open_rgb(base64.b64decode(png), ImageLimits(min_side=1, max_aspect=1e9))
+    assert isinstance(opened, tuple), "matplotlib draws what can be opened"
+    image = opened[0].quantize(256)
     content = io.BytesIO()
     image.save(content, "PNG", optimize=True)
     return base64.b64encode(content.getvalue()).decode()

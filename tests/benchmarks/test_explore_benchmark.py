@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("duckdb", reason="i2e explore is not installed: the extra [explore]")
 
-from benchmarks import explore
+from benchmarks import explore, search
 
 
 @pytest.mark.slow
@@ -23,3 +23,9 @@ def test_explore_is_built_opened_and_asked(tmp_path: Path) -> None:
     assert figures["without_index"].keys() == {"hits while typing", "an entity's page"}
     again = explore.main([*size, "--into", str(tmp_path / "made")])
     assert "built_seconds" not in again
+
+
+def test_the_search_of_a_report_is_built(capsys: pytest.CaptureFixture[str]) -> None:
+    made = search.main(["--entities", "500"])
+    assert made.entities == 500
+    assert "500 entities" in capsys.readouterr().out
