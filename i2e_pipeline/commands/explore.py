@@ -101,7 +101,7 @@ def explored(
     folder = Path(index) if index else _index_folder(place)
     limits = limits or Limits()
     weighed = _weighed(run, manifest) if run is not None else None
-    made = open_index(place.dataset, manifest, folder, limits, weighed)
+    made = open_index(place.dataset, manifest, folder, limits, weighed, own=index is None)
     queries = Queries(made)
     path = marked or files.join(place.output if place.output and files.is_local(place.output) else ".", marks.FILE)
     stories = Stories(manifest, _told(run, manifest) if run is not None else None, _judged(place))

@@ -34,6 +34,7 @@ from i2e_pipeline.explore.pictures import NoPicture, Pictures
 from i2e_pipeline.explore.queries import PAGE, BadFilter, Queries, entity_number
 from i2e_pipeline.explore.similar import NoVectors, Similar
 from i2e_pipeline.explore.story import Rejected, Stories
+from i2e_pipeline.inputs.marks import MarkError
 from i2e_pipeline.pages import palette
 from i2e_pipeline.pages.html import environment
 
@@ -174,7 +175,8 @@ class _Pages:
         return HTMLResponse(self._templates.get_template(template).render(**told), status)
 
     async def failed(self, request: Request, error: Exception) -> Response:
-        status = 400 if isinstance(error, BadFilter) else getattr(error, "status_code", 404)
+        status = getattr(error, "status_code", 404)
+        status = 400 if isinstance(error, BadFilter) else 409 if isinstance(error, MarkError) else status
         said = getattr(error, "detail", None) or str(error)
         if request.url.path.startswith("/api/") or request.url.path.endswith("/picture"):
             return JSONResponse({"error": said}, status)
@@ -375,7 +377,7 @@ class _Pages:
 
         try:
             told = json.loads(body)
-            image_id, entity_id, mark = str(told["image_id"]), int(told["entity_id"]), str(told["mark"])
+            image_id, entity_id, mark = str(told["image_id"]), entity_number(str(told["entity_id"])), str(told["mark"])
             other = told.get("other")
             other = None if other in (None, "") else entity_number(str(other))
             drawn = told.get("drawn") is True

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +44,8 @@ log = logging.getLogger(__name__)
 FOLDER = "_explore"
 """Below an output: the index, which holds texts and ids of the dataset."""
 _FILE = "index.duckdb"
-VERSION = 1
+_INDEX = re.compile(r"[0-9a-f]{32}(\.similar)?")
+VERSION = 2
 """Raised with the layout of the file: an index of another version is built again."""
 WINDOW = 60_000
 """Labels that one scrolled list holds: browsers lay out no element of more than some 16 million pixels."""
@@ -97,11 +99,17 @@ def connect(path: Path, limits: Limits, read_only: bool) -> DuckDBPyConnection:
 
 
 def open_index(
-    folder: str, manifest: Mapping[str, Any], place: Path, limits: Limits, weighed: Weighed | None = None
+    folder: str,
+    manifest: Mapping[str, Any],
+    place: Path,
+    limits: Limits,
+    weighed: Weighed | None = None,
+    own: bool = False,
 ) -> DuckDBPyConnection:
     """The index of the dataset in `folder`, built into the folder `place` where it is not there yet.
 
     weighed   None: there is no run beside the dataset
+    own       nothing else lies in `place`: indexes of earlier datasets are removed there
     Of several processes that want the same one, the first builds it.
     """
     name = name_of(folder, manifest, weighed is not None)
@@ -111,8 +119,8 @@ def open_index(
         with FileLock(place / ".lock"):
             if not whole.exists():
                 _build(folder, whole, limits, weighed)
-            for old in place.iterdir():
-                if old.is_dir() and not old.name.startswith((".", name)):
+            for old in place.iterdir() if own else ():
+                if _INDEX.fullmatch(old.name) and not old.name.startswith(name):
                     shutil.rmtree(old, ignore_errors=True)
     return connect(whole / _FILE, limits, read_only=True)
 
@@ -345,8 +353,8 @@ def _complete(rows: pa.Table) -> pa.Table:
     return rows.select(list(_OF_ENTITIES))
 
 
-FOLDED = "lower(strip_accents(nfc_normalize({})))"
-"""How names, and what is typed, are compared, in SQL."""
+FOLDED = r"trim(regexp_replace(lower(strip_accents(nfc_normalize({}))), '[^\p{{L}}\p{{N}}\p{{M}}]+', ' ', 'g'))"
+"""How names, and what is typed, are compared, in SQL: words of letters, numbers and marks, a blank between them."""
 
 
 def _write_names(made: DuckDBPyConnection) -> None:
@@ -360,7 +368,7 @@ def _write_names(made: DuckDBPyConnection) -> None:
             UNION ALL SELECT entity_id, images, unnest(aliases), 1 FROM entities WHERE aliases IS NOT NULL
         ), folded AS (
             SELECT entity_id, images, kind, list_filter(
-                string_split_regex({FOLDED.format("said")}, '[\\s\\p{{P}}]+'), lambda w: w <> ''
+                string_split({FOLDED.format("said")}, ' '), lambda w: w <> ''
             ) AS words
             FROM said WHERE said IS NOT NULL
         ), beginnings AS (

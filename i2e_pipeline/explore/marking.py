@@ -27,14 +27,32 @@ class Marking:
         self._queries, self.path, self._threshold, self._by = queries, path, threshold, by
         self._lock = threading.Lock()
         self._latest: dict[tuple[str, int], str] = {}
-        table = written.read(path) if files.exists(path) else written.MARKS.empty_table()
         self._looked_at: set[tuple[str, int]] = set()
-        for row in table.select(["image_id", "entity_id", "mark", "weight"]).to_pylist():
-            self._latest[row["image_id"].hex(), row["entity_id"]] = row["mark"]
-            if row["weight"] is not None:
-                self._looked_at.add((row["image_id"].hex(), row["entity_id"]))
+        self._read: tuple[int, int] | None = None
+        if files.is_local(path) and Path(path).is_dir():
+            raise written.MarkError(f"{path} is a folder: name the file that marks go to (--marks FILE.jsonl)")
+        self._refresh()
         self.drawn = {(row["image_id"], row["entity_id"]): row for row in queries.drawn()}
         self._by_image = {row["image_id"]: row for row in self.drawn.values()}
+
+    def _refresh(self) -> None:
+        """Read the file where it has changed: another process may mark, too."""
+        if not files.exists(self.path):
+            return
+        now = None
+        if files.is_local(self.path):
+            about = Path(self.path).stat()
+            now = about.st_size, about.st_mtime_ns
+        if now is not None and now == self._read:
+            return
+        self._latest.clear()
+        self._looked_at.clear()
+        for row in written.read(self.path).select(["image_id", "entity_id", "mark", "weight"]).to_pylist():
+            key = row["image_id"].hex(), row["entity_id"]
+            self._latest[key] = row["mark"]
+            if row["weight"] is not None:
+                self._looked_at.add(key)
+        self._read = now
 
     def __len__(self) -> int:
         return len(self._latest)
@@ -52,7 +70,9 @@ class Marking:
         return os.access(self.path if Path(self.path).exists() else folder, os.W_OK)
 
     def mark_of(self, image_id: str, entity_id: int) -> str | None:
-        return self._latest.get((image_id, entity_id))
+        with self._lock:
+            self._refresh()
+            return self._latest.get((image_id, entity_id))
 
     def drawn_of(self, image_id: str) -> Mapping[str, Any] | None:
         """A drawn label of an image."""
@@ -65,6 +85,7 @@ class Marking:
         but   `image_id:entity_id` of those that a page has already
         """
         with self._lock:
+            self._refresh()
             open_ = {key: row for key, row in self.drawn.items() if key not in self._looked_at}
         left = [row for (image_id, entity_id), row in open_.items() if f"{image_id}:{entity_id}" not in but]
         drawn = len(self.drawn)
@@ -85,13 +106,7 @@ class Marking:
         made = written.Mark(image_id, entity_id, mark, other, probability, weight, at, self._by)
         with self._lock:
             written.append(self.path, made)
-            self._latest.pop((image_id, entity_id), None)
-            if mark != written.CLEARED:
-                self._latest[image_id, entity_id] = mark
-                if weight is not None:
-                    self._looked_at.add((image_id, entity_id))
-            else:
-                self._looked_at.discard((image_id, entity_id))
+            self._refresh()
         return {"marks": len(self._latest), "drawn": weight is not None}
 
     def implied(self) -> dict[str, Any]:

@@ -106,19 +106,24 @@ class Queries:
         return self._rows(
             f"""
             WITH found AS (
-                SELECT entity_id, min((form <> ?)::INT * 4 + kind) AS place, max(images) AS most
-                FROM (SELECT * FROM names WHERE form >= ? AND form < ? ORDER BY images DESC LIMIT {_MOST_NAMES})
+                SELECT entity_id, min((form NOT IN (?, 'q' || ?))::INT * 4 + kind) AS place, max(images) AS most
+                FROM (
+                    SELECT * FROM names WHERE form IN (?, 'q' || ?)
+                    UNION ALL (
+                        SELECT * FROM names WHERE form >= ? AND form < ? ORDER BY images DESC LIMIT {_MOST_NAMES}
+                    )
+                )
                 GROUP BY entity_id ORDER BY place < 4 DESC, most DESC, place, entity_id LIMIT {int(most)}
             )
             SELECT {_SHOWN} FROM found JOIN entities e USING (entity_id)
             ORDER BY place < 4 DESC, images DESC, place, entity_id
             """,
-            form, form, _next(form),
+            form, form, form, form, form, _next(form),
         )  # fmt: skip
 
     def _folded(self, typed: str) -> str:
         folded: str = self._rows(f"SELECT {FOLDED.format('?')} AS form", typed[:200])[0]["form"]
-        return re.sub(r"[\W_]+", " ", folded).strip()[:60]
+        return folded[:60]
 
     # Entities
 

@@ -161,7 +161,7 @@ def read(path: str) -> pa.Table:
     for mark in _marks(path):
         key = mark.image_id, mark.entity_id
         before = latest.pop(key, None)
-        if mark.weight is None and before is not None and before.weight is not None:
+        if mark.weight is None and before is not None and before.mark != CLEARED and before.weight is not None:
             mark = Mark(**{**asdict(mark), "weight": before.weight})
         latest[key] = mark
     rows = [

@@ -70,6 +70,11 @@ def test_every_page_of_a_dataset_by_itself_answers(alone: Explored, browser_of: 
     assert "do not lie beside this dataset" in story
 
 
+def test_the_page_that_one_is_on_is_said(browser_of: TestClient) -> None:
+    assert 'href="/entities" aria-current="page"' in browser_of.get("/entities").text
+    assert "aria-current" not in browser_of.get("/").text
+
+
 def test_what_is_not_there_says_so(browser_of: TestClient) -> None:
     for path, status in (
         ("/entities/Q999999999", 404),
@@ -143,7 +148,8 @@ def test_other_sites_are_not_answered(alone: Explored, tmp_path: Path) -> None:
 
 
 def sent(asked: TestClient, **mark: Any) -> Any:
-    return asked.post("/api/marks", json=mark, headers={"origin": HOME})
+    headers = {"origin": HOME, "content-type": "application/json"}
+    return asked.post("/api/marks", content=json.dumps(mark), headers=headers)
 
 
 def test_marks_are_written_taken_back_and_kept(hostile: Explored) -> None:
@@ -158,10 +164,13 @@ def test_marks_are_written_taken_back_and_kept(hostile: Explored) -> None:
     assert marks.read(hostile.marking.path).num_rows == 0
     for wrong in (
         {"mark": "perhaps"}, {"mark": "other", "other": "Mercury"}, {"mark": "right", "other": "Q5"}, {"image_id": "x"},
-        {"entity_id": 1}, {"entity_id": "many"},
+        {"entity_id": 1}, {"entity_id": "many"}, {"entity_id": float("inf")}, {"entity_id": 10**48},
     ):  # fmt: skip
         assert sent(asked, **{**of, "mark": "right", **wrong}).status_code == 400, wrong
     assert asked.post("/api/marks", content=b"x" * 99_999, headers={"origin": HOME}).status_code == 403
+    Path(hostile.marking.path).write_text("damaged\nmeanwhile\n")
+    assert asked.get("/api/implied").status_code == 409
+    Path(hostile.marking.path).unlink()
     headers = {"origin": HOME, "content-type": "application/json"}
     assert asked.post("/api/marks", content=b"x" * 99_999, headers=headers).status_code == 413
     assert asked.post("/api/marks", content=b"{", headers=headers).status_code == 400

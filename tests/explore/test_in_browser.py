@@ -120,6 +120,50 @@ def test_a_long_list_holds_what_is_seen_and_no_more(
     assert loud(browser) == []
 
 
+@pytest.mark.parametrize("width", [360, 390, 412, 768, 1100, 1310, 1680])
+def test_a_list_is_as_long_as_its_rows_at_any_width(
+    alone: Explored, served: Callable[[Explored], str], browser: Any, width: int
+) -> None:
+    """Catches: another number of columns than the browser lays out, at first and after a turn of the phone."""
+    base, total = served(alone), alone.queries.facts["labels"]
+    laid_out = (
+        "const list = document.querySelector('ul.grid'), li = [...list.children];"
+        "const columns = li.filter((one) => one.offsetTop === li[0].offsetTop).length;"
+        "return [columns, Math.round(parseFloat(list.style.minHeight) / (li[0].offsetHeight + 12))]"
+    )
+    try:
+        for at in (width, 2 * width):
+            metrics = {"width": at, "height": 844, "deviceScaleFactor": 1, "mobile": at < 800}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+            if at == width:
+                browser.get(base + "/images?sort=score")
+            wait(lambda: (found := browser.execute_script(laid_out)) and found[1] == -(-total // found[0]))
+            columns, lines = browser.execute_script(laid_out)
+            assert lines == -(-total // columns), at
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_who_types_fast_marks_what_is_shown(alone: Explored, served: Callable[[Explored], str], browser: Any) -> None:
+    """Catches: a second key that hits the label of the first, whose mark is still on its way."""
+    drawn = alone.marking.next_drawn(10, set())["rows"]
+    browser.get(served(alone) + "/mark")
+    assert wait(lambda: texts(browser, "#marking h2"))
+    typed = "rwuurwwrr"  # as many as are at hand: while labels are fetched, none is shown, and keys mean nothing
+    keys(browser, typed)
+    said = {"r": "right", "w": "wrong", "u": "unsure"}
+    assert wait(lambda: len(alone.marking) == len(typed))
+    found = {(m["image_id"].hex(), m["entity_id"]): m["mark"] for m in marks.read(alone.marking.path).to_pylist()}
+    shown = [(row["image_id"], row["entity_id"]) for row in drawn[: len(typed)]]
+    assert found == {key: said[k] for key, k in zip(shown, typed, strict=True)}
+    assert wait(lambda: f"{len(typed)} marked" in browser.find_element("id", "marking").text)
+    keys(browser, "z")
+    assert wait(lambda: len(alone.marking) == len(typed) - 1)
+    assert loud(browser) == []
+    for image_id, entity_id in shown:
+        alone.marking.add(image_id, entity_id, "cleared", None, "")
+
+
 def test_arrows_go_from_image_to_image_beyond_what_is_drawn(
     alone: Explored, served: Callable[[Explored], str], browser: Any
 ) -> None:

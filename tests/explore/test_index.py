@@ -122,13 +122,13 @@ def test_another_dataset_has_another_index_and_the_old_one_goes(made_up: str, tm
     assert held(place) == [before]
     manifest = folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"dataset": "', '"dataset": "another-'))
-    index.open_index(str(folder), manifest_of(str(folder)), place, limits).close()
+    index.open_index(str(folder), manifest_of(str(folder)), place, limits, own=True).close()
     (after,) = held(place)
     assert after != before
     # An equal dataset that was written again: its files have other names.
     part = next((folder / "images").glob("*/*.parquet"))
     part.rename(part.with_name("part-99999-again.parquet"))
-    made = Queries(index.open_index(str(folder), manifest_of(str(folder)), place, limits))
+    made = Queries(index.open_index(str(folder), manifest_of(str(folder)), place, limits, own=True))
     assert held(place) not in ([before], [after])
     assert any(row["path"].endswith("part-99999-again.parquet") for row in made._rows("SELECT path FROM files"))
 
@@ -184,3 +184,15 @@ def test_a_dataset_that_is_not_whole_is_refused(made_up: str, tmp_path: Path) ->
     with pytest.raises(I2EError, match="not whole"):
         index.open_index(str(folder), manifest_of(str(folder)), tmp_path / "index", index.Limits())
     assert time.monotonic() - started < 60
+
+
+def test_nothing_but_indexes_of_ours_is_removed(made_up: str, tmp_path: Path) -> None:
+    """Catches: `--index ~`."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("years")
+    another = tmp_path / ("0" * 32)
+    another.mkdir()
+    index.open_index(made_up, manifest_of(made_up), tmp_path, index.Limits()).close()
+    assert another.exists()
+    index.open_index(made_up, manifest_of(made_up), tmp_path, index.Limits(), own=True).close()
+    assert (tmp_path / "thesis" / "thesis.txt").exists()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from i2e_pipeline.commands.explore import Place, explored
+from i2e_pipeline.explore import queries as asking
 from i2e_pipeline.explore.queries import BadFilter, Queries, entity_number
+from tests.report.conftest import Output, entity, image
 
 
 def first(queries: Queries) -> dict[str, Any]:
@@ -141,3 +145,41 @@ def test_an_entity_is_written_with_or_without_q(written: str, number: int) -> No
 def test_what_is_no_entity_is_refused(written: str) -> None:
     with pytest.raises(BadFilter):
         entity_number(written)
+
+
+NAMES = (
+    "Google+ page", "A$AP Rocky", "\u2605 Star", "Love = Pain", "Notre\u00a0Dame", "\u00c5ngstr\u00f6m", "AC/DC",
+    "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e",
+)  # fmt: skip
+    "Google+ page",
+    "A$AP Rocky",
+    "\u2605 Star",
+    "Love = Pain",
+    "Notre\u00a0Dame",
+    "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e",
+    "\u00c5ngstr\u00f6m",
+    "AC/DC",
+)
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Queries:
+    """Names with symbols, and a rare exact name behind many that begin so."""
+    output = Output(tmp_path / "out")
+    entities = [entity(100 + n, name, 1, class_index=n) for n, name in enumerate(NAMES)]
+    entities += [entity(5, "Po", 0)]
+    output.publish([image(e["name"], (e["entity_id"], e["class_index"], 0.9)) for e in entities[:-1]], entities)
+    return explored(Place.of(str(tmp_path / "out")), None, index=str(tmp_path / "index")).queries
+
+
+@pytest.mark.parametrize(("number", "name"), list(enumerate(NAMES, 100)))
+def test_names_with_symbols_are_found_by_whatever_is_typed_of_them(odd: Queries, number: int, name: str) -> None:
+    for typed in (name, name.upper(), name[: len(name) // 2 + 1], name.replace("\u00a0", " ")):
+        assert number in [hit["entity_id"] for hit in odd.hits(typed)], typed
+    assert odd.hits(str(number))[0]["entity_id"] == number
+
+
+def test_an_exact_name_is_not_lost_behind_frequent_beginnings(odd: Queries, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "_MOST_NAMES", 0)
+    assert [hit["entity_id"] for hit in odd.hits("po")] == [5]
+    assert [hit["entity_id"] for hit in odd.hits("Q5")] == [5]

@@ -17,9 +17,12 @@ const asked = async (url, options) => {
 const number = (n) => n.toLocaleString("en");
 
 /* Entities while typing: a combobox with a list (ARIA APG). `chosen` gets the entity. */
+let boxes = 0;
 function combobox(input, list, chosen) {
+  list.id ||= `others-${boxes++}`;
+  input.setAttribute("aria-controls", list.id);
   let hits = [], at = -1, latest = 0;
-  const close = () => { list.hidden = true; input.setAttribute("aria-expanded", "false"); input.removeAttribute("aria-activedescendant"); at = -1; };
+  const close = () => { latest += 1; list.hidden = true; input.setAttribute("aria-expanded", "false"); input.removeAttribute("aria-activedescendant"); at = -1; };
   const mark = (n) => {
     at = n;
     all("li", list).forEach((li, i) => li.setAttribute("aria-selected", String(i === n)));
@@ -70,64 +73,78 @@ function scrolled(list) {
   const source = new URL(list.dataset.source, location.href), names = "names" in list.dataset;
   const start = Number(list.dataset.offset), total = Math.min(Number(list.dataset.total) - start, Number(list.dataset.window));
   if (total <= list.children.length) return;
-  const first = list.children[0].getBoundingClientRect(), gap = 12, size = 60;
-  const pages = new Map();
-  const page = (n) => {
-    if (!pages.has(n)) {
-      source.searchParams.set("offset", start + n * size);
-      source.searchParams.set("most", size);
-      pages.set(n, asked(source).then((told) => told.rows, () => { pages.delete(n); return []; }));
-      if (pages.size > 40) pages.delete(pages.keys().next().value);
-    }
-    return pages.get(n);
-  };
-  const card = (row, n) => {
-    const li = made("li", "", "card"), link = made("a"), frame = made("span", "", "frame"), image = made("img");
+  const first = list.children[0].getBoundingClientRect(), gap = 12, most = 240, height = first.height + gap;
+  const rows = new Map();
+  const filled = (row, n) => {
+    const li = made("li", "", "card");
+    li.dataset.n = n;
+    li.setAttribute("aria-setsize", total);
+    li.setAttribute("aria-posinset", n + 1);
+    if (!row) { li.setAttribute("aria-busy", "true"); return li; }
+    const link = made("a"), frame = made("span", "", "frame"), image = made("img"), says = made("span", "", "says");
     link.href = `/images/${row.image_id}`;
     Object.assign(image, { src: `/images/${row.image_id}/picture`, alt: row.alt_text || row.mention || "", loading: "lazy", width: 160, height: 160 });
-    const says = made("span", "", "says");
     says.append(made("b", (names ? row.name || `Q${row.entity_id}` : row.mention) || ""), " ", made("span", row.score.toFixed(2), "score"));
     frame.append(image);
     link.append(frame, says, made("span", row.alt_text || "", "alt"));
     li.append(link);
-    li.dataset.n = n;
-    li.setAttribute("aria-setsize", total);
-    li.setAttribute("aria-posinset", n + 1);
     return li;
   };
-  const height = first.height + gap, wide = first.width;
-  let drawn = "";
-  all(".pager", list.parentElement).forEach((pager) => { pager.hidden = Number(list.dataset.total) <= Number(list.dataset.window); });
-  const draw = async (focus = null) => {
-    const inside = list.clientWidth, columns = Math.max(1, Math.floor((inside + gap) / (Math.min(wide, inside) + gap)));
-    const top = list.getBoundingClientRect().top, rows = Math.ceil(total / columns);
-    let from = Math.max(0, Math.floor(-top / height) - 2), to = Math.min(rows, Math.ceil((innerHeight - top) / height) + 2);
+  /* A list that is longer than one scrolls through goes on by as much. */
+  const whole = Number(list.dataset.total), window_ = Number(list.dataset.window), pager = list.parentElement.querySelector(".pager");
+  if (pager) {
+    pager.hidden = whole <= window_ && !start;
+    const to = (link, offset) => { const url = new URL(link.href, location.href); if (offset > 0) url.searchParams.set("offset", offset); else url.searchParams.delete("offset"); link.href = url; };
+    const [before, after] = [$("[rel=prev]", pager), $("[rel=next]", pager)];
+    if (before) to(before, start - window_);
+    if (after) { if (start + window_ < whole) to(after, start + window_); else after.hidden = true; }
+    $("span", pager).textContent = `${number(start + 1)}–${number(start + total)} of ${number(whole)}`;
+  }
+  let low = 0, high = 0, resting = 0, asking = null, goal = null;
+  const ask = async () => {
+    const missing = Array.from({ length: high - low }, (_, i) => low + i).filter((n) => !rows.has(n));
+    if (!missing.length) return;
+    asking?.abort();
+    asking = new AbortController();
+    source.searchParams.set("offset", start + missing[0]);
+    source.searchParams.set("most", Math.min(most, missing.at(-1) - missing[0] + 1));
+    try {
+      const told = await asked(source, { signal: asking.signal });
+      told.rows.forEach((row, i) => rows.set(missing[0] + i, row));
+      for (const n of rows.keys()) { if (rows.size <= 3000) break; if (n < low || n >= high) rows.delete(n); }
+      $(".note.failed", list.parentElement)?.remove();
+      render();
+    } catch (error) { if (error.name !== "AbortError") fail(list.parentElement, error); }
+  };
+  const atFocus = () => { const li = document.activeElement?.closest?.("li.card"); return li && list.contains(li) ? Number(li.dataset.n) : null; };
+  const render = () => {
+    const wanted = goal ?? atFocus(), to = goal !== null;
+    const there = new Map(all(":scope > li:not([aria-busy])", list).map((li) => [Number(li.dataset.n), li]));
+    list.replaceChildren(...Array.from({ length: high - low }, (_, i) => there.get(low + i) || filled(rows.get(low + i), low + i)));
+    const link = wanted === null ? null : $(`li[data-n="${wanted}"] a`, list);
+    if (link) { goal = null; link.focus({ preventScroll: !to }); }
+  };
+  const draw = () => {
+    const columns = getComputedStyle(list).gridTemplateColumns.split(" ").length, lines = Math.ceil(total / columns);
+    const top = list.getBoundingClientRect().top;
+    let from = Math.max(0, Math.floor(-top / height) - 2), to = Math.min(lines, Math.ceil((innerHeight - top) / height) + 2);
+    from = Math.min(from, lines - 1);
     /* What has the focus stays, while the page scrolls to it. */
-    const of = document.activeElement?.closest?.("li.card"), held0 = of && list.contains(of) ? Number(of.dataset.n) : null;
-    const kept = focus ?? held0, row = kept === null ? from : Math.floor(kept / columns);
-    if (focus !== null || (row > from - 40 && row < to + 40)) { from = Math.min(from, row); to = Math.max(to, row + 1); }
-    const low = from * columns, high = Math.min(total, Math.max(from + 1, to) * columns);
-    const now = `${low}-${high}-${columns}`;
-    const give = (n) => $(`li[data-n="${n}"] a`, list)?.focus({ preventScroll: focus === null });
-    if (now === drawn) { if (focus !== null) give(focus); return; }
-    drawn = now;
-    const parts = await Promise.all(Array.from({ length: Math.floor((high - 1) / size) - Math.floor(low / size) + 1 }, (_, i) => page(Math.floor(low / size) + i)));
-    if (drawn !== now) return;
-    const rowsHere = parts.flat().slice(low % size, (low % size) + high - low);
-    const held = document.activeElement?.closest?.("li.card")?.dataset.n;
+    const kept = goal ?? atFocus(), line = kept === null ? from : Math.floor(kept / columns);
+    if (goal !== null || (line > from - 40 && line < to + 40)) { from = Math.min(from, line); to = Math.max(to, line + 1); }
     list.style.paddingTop = `${from * height}px`;
-    list.style.minHeight = `${rows * height}px`;
-    const there = new Map(all(":scope > li", list).map((li) => [li.dataset.n, li]));
-    list.replaceChildren(...rowsHere.map((row, i) => there.get(String(low + i)) || card(row, low + i)));
-    const wanted = focus ?? (held !== undefined ? Number(held) : null);
-    if (wanted !== null) give(wanted);
+    list.style.minHeight = `${lines * height}px`;
+    const [l, h] = [from * columns, Math.min(total, Math.max(from + 1, to) * columns)];
+    if (l !== low || h !== high || goal !== null) { low = l; high = h; render(); }
+    clearTimeout(resting);
+    resting = setTimeout(ask, rows.has(low) && rows.has(high - 1) ? 0 : 60);
   };
   all(":scope > li", list).forEach((li, n) => { li.dataset.n = n; li.setAttribute("aria-setsize", total); li.setAttribute("aria-posinset", n + 1); });
   let waiting = false;
   const soon = () => { if (!waiting) { waiting = true; requestAnimationFrame(() => { waiting = false; draw(); }); } };
   addEventListener("scroll", soon, { passive: true });
   addEventListener("resize", soon);
-  list.go = (n) => draw(n);
+  list.go = (n) => { goal = n; draw(); };
   list.total = total;
   draw();
 }
@@ -210,15 +227,20 @@ if (image) {
 const marking = $("#marking");
 if (marking) {
   const queue = [], before = [];
-  let now = null, left = 0, of = 0, marked = 0;
+  let now = null, left = 0, of = 0;
   const key = (row) => `${row.image_id}:${row.entity_id}`;
-  const more = async () => {
-    const query = queue.concat(now ? [now] : []).map((row) => `but=${key(row)}`).join("&");
-    const told = await asked(`/api/draw?${query}`);
-    queue.push(...told.rows);
-    ({ left, drawn: of, marked } = told);
+  /* Marks are sent one after the other, while the next labels are shown: who types fast marks what is seen. */
+  let sending = Promise.resolve(), drawing = null;
+  const unsent = new Set();
+  const more = () => drawing ??= (async () => {
+    const held = [...queue, ...(now ? [now] : []), ...unsent];
+    const told = await asked(`/api/draw?${held.map((row) => `but=${key(row)}`).join("&")}`);
+    const known = new Set([...queue, ...(now ? [now] : []), ...unsent, ...before].map(key));
+    queue.push(...told.rows.filter((row) => !known.has(key(row))));
+    of = told.drawn;
+    left = told.left - unsent.size;
     for (const row of told.rows) new Image().src = `/images/${row.image_id}/picture?side=640`;
-  };
+  })().finally(() => { drawing = null; });
   const show = () => {
     marking.setAttribute("aria-busy", "false");
     if (!now) { marking.replaceChildren(made("p", of ? "All drawn labels are marked." : "There is nothing to mark.", "none")); return; }
@@ -238,41 +260,49 @@ if (marking) {
     back.disabled = !before.length;
     back.addEventListener("click", undo);
     otherForm($("form.other", card), (other) => given("other", other));
-    marking.replaceChildren(made("p", `${number(marked + before.length)} marked · ${number(Math.max(0, left))} left of ${number(of)} drawn`, "soft"), card);
+    marking.replaceChildren(made("p", `${number(of - left)} marked · ${number(Math.max(0, left))} left of ${number(of)} drawn`, "soft"), card);
   };
-  const next = async () => {
-    if (queue.length < 4) await more();
+  const next = () => {
     now = queue.shift() || null;
-    show();
-    implied();
+    if (now || (of && left <= 0)) show();
+    else { marking.replaceChildren(made("p", "Drawing …", "none")); more().then(() => { if (!now) { now = queue.shift() || null; show(); } }, (error) => fail(marking, error)); }
+    if (now && queue.length < 6) more().catch((error) => fail(marking, error));
   };
-  const given = async (mark, other = null) => {
+  const send = (row, mark, other, again) => {
+    unsent.add(row);
+    sending = sending.then(async () => {
+      try { await put(row.image_id, row.entity_id, mark, other, true); }
+      catch (error) { again(); show(); fail(marking, error); }
+      finally { unsent.delete(row); }
+    }).then(implied);
+  };
+  const given = (mark, other = null) => {
     const row = now;
-    try { await put(row.image_id, row.entity_id, mark, other, true); }
-    catch (error) { fail(marking, error); return; }
     before.push(row);
     left -= 1;
     say(`marked ${mark}`);
-    await next();
+    next();
+    send(row, mark, other, () => { before.splice(before.indexOf(row), 1); if (now) queue.unshift(now); now = row; left += 1; });
   };
   const choose = (mark) => {
     if (mark !== "other") return given(mark);
     $("form.other", marking).ask();
   };
-  const undo = async () => {
+  const undo = () => {
     const row = before.pop();
     if (!row) return;
-    await put(row.image_id, row.entity_id, "cleared");
     if (now) queue.unshift(now);
     now = row;
     left += 1;
     say("mark taken back");
     show();
-    implied();
+    send(row, "cleared", null, () => { before.push(row); queue.unshift(row); now = queue.shift(); left -= 1; });
   };
   const percent = (x) => `${(100 * x).toFixed(1)} %`;
   const implied = async () => {
-    const told = await asked("/api/implied"), box = $("#implied"), lines = [];
+    const box = $("#implied"), lines = [];
+    let told;
+    try { told = await asked("/api/implied"); } catch (error) { box.replaceChildren(made("p", error.message, "note")); return; }
     for (const [name, what, where] of [["precision", "of the published labels are right", told.labels], ["recall", "of the right candidates are published", null]]) {
       const figure = told[name];
       if (!figure) continue;
@@ -288,11 +318,11 @@ if (marking) {
     box.replaceChildren(...lines);
   };
   document.addEventListener("keydown", (event) => {
-    if (typing(event) || !now) return;
-    if (keys[event.key]) { event.preventDefault(); choose(keys[event.key]); }
+    if (typing(event)) return;
+    if (keys[event.key] && now) { event.preventDefault(); choose(keys[event.key]); }
     if (event.key === "z") undo();
   });
-  next().catch((error) => { marking.replaceChildren(made("p", error.message, "note")); });
+  more().then(() => { next(); implied(); }, (error) => { marking.replaceChildren(made("p", error.message, "note")); });
 }
 
 document.addEventListener("keydown", (event) => {
