@@ -159,6 +159,7 @@ def test_who_types_fast_marks_what_is_shown(alone: Explored, served: Callable[[E
     assert wait(lambda: f"{len(typed)} marked" in browser.find_element("id", "marking").text)
     keys(browser, "z")
     assert wait(lambda: len(alone.marking) == len(typed) - 1)
+    assert wait(lambda: f"{len(typed) - 1} marked" in browser.find_element("id", "marking").text)
     assert loud(browser) == []
     for image_id, entity_id in shown:
         alone.marking.add(image_id, entity_id, "cleared", None, "")

@@ -151,15 +151,6 @@ NAMES = (
     "Google+ page", "A$AP Rocky", "\u2605 Star", "Love = Pain", "Notre\u00a0Dame", "\u00c5ngstr\u00f6m", "AC/DC",
     "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e",
 )  # fmt: skip
-    "Google+ page",
-    "A$AP Rocky",
-    "\u2605 Star",
-    "Love = Pain",
-    "Notre\u00a0Dame",
-    "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e",
-    "\u00c5ngstr\u00f6m",
-    "AC/DC",
-)
 
 
 @pytest.fixture

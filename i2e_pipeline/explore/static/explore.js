@@ -237,8 +237,8 @@ if (marking) {
     const told = await asked(`/api/draw?${held.map((row) => `but=${key(row)}`).join("&")}`);
     const known = new Set([...queue, ...(now ? [now] : []), ...unsent, ...before].map(key));
     queue.push(...told.rows.filter((row) => !known.has(key(row))));
+    if (!of) left = told.left;  // from then on the page counts itself: some marks are on their way
     of = told.drawn;
-    left = told.left - unsent.size;
     for (const row of told.rows) new Image().src = `/images/${row.image_id}/picture?side=640`;
   })().finally(() => { drawing = null; });
   const show = () => {
