@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from i2e_pipeline.commands import explain
 from i2e_pipeline.core import files
@@ -43,12 +42,11 @@ from i2e_pipeline.explore.similar import Similar, vectors_of
 from i2e_pipeline.explore.story import Stories, Told
 from i2e_pipeline.images import encoder
 from i2e_pipeline.inputs import formats, marks
+from i2e_pipeline.report import quality
 
 log = logging.getLogger(__name__)
 
-_JUDGED = "judged.parquet"
 _WEIGHED = ["image_id", "pair_id", "entity_id", "probability", "mention", "reason", "shard", "row"]
-_ROWS = 1 << 16
 
 
 class NothingToExplore(I2EError):
@@ -104,7 +102,9 @@ def explored(
     made = open_index(place.dataset, manifest, folder, limits, weighed, own=index is None)
     queries = Queries(made)
     path = marked or files.join(place.output if place.output and files.is_local(place.output) else ".", marks.FILE)
-    stories = Stories(manifest, _told(run, manifest) if run is not None else None, _judged(place))
+    stories = Stories(manifest)
+    if run is not None:
+        stories = Stories(manifest, _told(run, manifest), quality.read_judged(run.tables))
     similar = Similar()
     if run is not None:
         similar = _similar(run, queries, folder / f"{name_of(place.dataset, manifest, True)}.similar")
@@ -166,13 +166,6 @@ def _weighed(run: Run, manifest: Mapping[str, Any]) -> Weighed:
         (unit, partial(run.tables.batches, "labels", [commit], _WEIGHED))
         for unit, commit in _of_units(run, "labels", manifest)
     ]
-
-
-def _judged(place: Place) -> pa.Table | None:
-    if place.output is None or not files.exists(path := files.join(place.output, _JUDGED)):
-        return None
-    filesystem, inner = files.open_filesystem(path)
-    return pq.read_table(inner, filesystem=filesystem)
 
 
 def _told(run: Run, manifest: Mapping[str, Any]) -> Told:
@@ -270,13 +263,7 @@ def _similar(run: Run, queries: Queries, place: Path) -> Similar:
     return Similar(batches, queries.facts["images"], partial(_vector_of_text, run.config), place)
 
 
-_LOADED: dict[str, encoder.Encoder] = {}
-
-
 def _vector_of_text(config: Config, text: str) -> np.ndarray:
     """The vector of a text by the run's scoring model, which is loaded when it is first asked for."""
-    made = _LOADED.get(config.score.model)
-    if made is None:
-        made = _LOADED[config.score.model] = encoder.load(config.score, device="cpu")
-    vector: np.ndarray = made.texts([text])[0]
+    vector: np.ndarray = encoder.load_once(config.score, device="cpu").texts([text])[0]
     return vector

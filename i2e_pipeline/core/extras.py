@@ -29,6 +29,7 @@ BROUGHT_BY: dict[str, tuple[str, ...]] = {
     "matplotlib": (_TRAIN,),
     "huggingface_hub": (_EXPORT,),
     "duckdb": (_EXPLORE,),
+    "scipy": (_EVALUATE, _EXPLORE),
     "starlette": (_EXPLORE,),
     "usearch": (_EXPLORE,),
     "uvicorn": (_EXPLORE,),

@@ -1,20 +1,18 @@
 """The web app: pages over the index and the tables, and the few addresses that their scripts ask.
 
 Bound to this machine, and read-only but for marks. Everything from outside (captions, names, addresses) is escaped by
-the templates or set as text by the script, and the pages allow no script but their own file. Other sites that a
-reader's browser has open can neither read nor mark: the host that is asked for, and where a request comes from, are
-looked at.
+the templates or set as text by the script; whom it answers, guard.py says.
 """
 
 from __future__ import annotations
 
-import logging
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -25,11 +23,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from i2e_pipeline.core import packaged
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.explore.guard import Guarded
 from i2e_pipeline.explore.index import WINDOW
-from i2e_pipeline.explore.marking import MARKS, Marking
+from i2e_pipeline.explore.marking import Marking
 from i2e_pipeline.explore.pictures import NoPicture, Pictures
 from i2e_pipeline.explore.queries import PAGE, BadFilter, Queries, entity_number
 from i2e_pipeline.explore.similar import NoVectors, Similar
@@ -38,13 +37,6 @@ from i2e_pipeline.inputs.marks import MarkError
 from i2e_pipeline.pages import palette
 from i2e_pipeline.pages.html import environment
 
-log = logging.getLogger(__name__)
-
-HOSTS = ("127.0.0.1", "localhost", "[::1]")
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
 _MOST_BODY = 16_384
 _ENTITY_FILTERS = (
     "q", "type", "script", "domain", "min_images", "max_images", "min_probability", "max_probability", "min_fame",
@@ -98,13 +90,11 @@ def app(explored: Explored) -> Starlette:
     ]
     routes = [Route(path, _threaded(call), methods=["GET"]) for path, call in get]
     routes.append(Route("/api/marks", pages.post_mark, methods=["POST"]))
-    from importlib.resources import files as resources
-
-    static = StaticFiles(directory=str(resources("i2e_pipeline.explore") / "static"))
+    static = StaticFiles(directory=packaged.folder("i2e_pipeline.explore") / "static")
     handlers: Any = {HTTPException: pages.failed, I2EError: pages.failed}
     return Starlette(
         routes=[*routes, Mount("/static", static)],
-        middleware=[Middleware(_Guarded), Middleware(GZipMiddleware, minimum_size=2000)],
+        middleware=[Middleware(Guarded), Middleware(GZipMiddleware, minimum_size=2000)],
         exception_handlers=handlers,
     )
 
@@ -116,58 +106,12 @@ def _threaded(call: Callable[[Request], Response]) -> Callable[[Request], Any]:
     return answer
 
 
-class _Guarded:
-    """Answers none but this machine's own pages: another name that leads here (DNS rebinding) and requests of other
-    sites are refused. Says what browsers may do with the answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        if why := refused(scope["method"], headers):
-            await Response(why, 403, media_type="text/plain")(scope, receive, send)
-            return
-
-        async def with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    (b"content-security-policy", _POLICY.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                    (b"referrer-policy", b"no-referrer"),
-                    (b"cross-origin-resource-policy", b"same-origin"),
-                ]
-            await send(message)
-
-        await self.app(scope, receive, with_headers)
-
-
-def refused(method: str, headers: Mapping[str, str]) -> str | None:
-    """Why a request is not answered; None: it is. headers: by name in small letters."""
-    host = headers.get("host", "")
-    if re.sub(r":\d+$", "", host) not in HOSTS:
-        return f"this app answers on {', '.join(HOSTS)} alone, and not as {host}"
-    if headers.get("sec-fetch-site", "none") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
-        return "another site's page asked: refused"
-    if method == "POST":
-        origin = headers.get("origin")
-        if origin is None or urlsplit(origin).netloc != host:
-            return "marks are taken from this app's own pages alone"
-        if headers.get("content-type", "").split(";")[0].strip() != "application/json":
-            return "marks are JSON"
-    return None
-
-
 class _Pages:
     def __init__(self, explored: Explored) -> None:
         self.of, self.queries = explored, explored.queries
         self._templates = environment("i2e_pipeline.explore", number=_number, score=_score, share=_share)
         self._templates.globals.update(
-            facts=self.queries.facts, dataset=explored.name, manifest=explored.manifest, with_query=_with_query,
+            facts=self.queries.facts, dataset=explored.name, with_query=_with_query,
             has_vectors=explored.similar.there, has_mistakes=explored.stories.has_judged, bars=_bars, PAGE=PAGE,
         )  # fmt: skip
 
@@ -244,7 +188,7 @@ class _Pages:
         return self._page(
             "image.html", image_id=image_id, unit=unit, columns=columns, alt_text=text, labels=labels, names=names,
             pieces=marked(text, [label.get("mention") for label in labels]), marks=marks,
-            with_run=self.of.stories.there, judged=self.of.stories.judged(image_id), MARKS=MARKS,
+            with_run=self.of.stories.there, judged=self.of.stories.judged(image_id),
         )  # fmt: skip
 
     def image_story(self, request: Request) -> Response:
@@ -330,7 +274,7 @@ class _Pages:
         return self._page("similar.html", text=text, found=found, why=why)
 
     def mark(self, request: Request) -> Response:
-        return self._page("mark.html", MARKS=MARKS, place=self.of.marking.path, writable=self.of.marking.writable)
+        return self._page("mark.html", place=self.of.marking.path, writable=self.of.marking.writable)
 
     def keys(self, request: Request) -> Response:
         return self._page("keys.html")
@@ -360,7 +304,7 @@ class _Pages:
             entity = names.get(row["entity_id"]) or {}
             rows.append(
                 {**row, "alt_text": text, "name": entity.get("name"), "description": entity.get("description"),
-                 "coarse_type": entity.get("coarse_type"), "in_dataset": place is not None}
+                 "coarse_type": entity.get("coarse_type")}
             )  # fmt: skip
         return JSONResponse({**drawn, "rows": rows})
 
@@ -373,8 +317,6 @@ class _Pages:
             body += part
             if len(body) > _MOST_BODY:
                 raise HTTPException(413, "a mark is smaller than that")
-        import json
-
         try:
             told = json.loads(body)
             image_id, entity_id, mark = str(told["image_id"]), entity_number(str(told["entity_id"])), str(told["mark"])

@@ -27,11 +27,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from filelock import FileLock
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import digest
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.ids import hex_of
+from i2e_pipeline.core.schemas import ENTITY_STATISTICS
 from i2e_pipeline.core.scripts import scripts
 from i2e_pipeline.dataset.published import ImageFile, Published, open_published, part_files
 from i2e_pipeline.label import drawing
@@ -45,7 +48,7 @@ FOLDER = "_explore"
 """Below an output: the index, which holds texts and ids of the dataset."""
 _FILE = "index.duckdb"
 _INDEX = re.compile(r"[0-9a-f]{32}(\.similar)?")
-VERSION = 2
+VERSION = 3
 """Raised with the layout of the file: an index of another version is built again."""
 WINDOW = 60_000
 """Labels that one scrolled list holds: browsers lay out no element of more than some 16 million pixels."""
@@ -53,7 +56,7 @@ _MOST_WORDS, _MOST_LETTERS = 6, 60
 """Words of a name that a search may begin with, and letters of it that it compares."""
 _ALT_TEXT = 300
 """Characters of an alt-text that lists show; its page shows it whole."""
-_READ = ("image_id", "url", "alt_text", "width", "height", "perceptual_hash", "split", "labels")
+_READ = ("image_id", "url", "alt_text", "perceptual_hash", "split", "labels")
 _OF_ENTITIES = (
     "entity_id", "class_index", "name", "description", "aliases", "images", "pairs_proposed", "pairs_labelled",
     "mean_clip_score", "mean_probability", "types", "coarse_type", "sitelinks", "popularity", "retired",
@@ -148,8 +151,7 @@ def _build(folder: str, whole: Path, limits: Limits, weighed: Weighed | None) ->
 
 def threshold_of(manifest: Mapping[str, Any]) -> float:
     """The probability from which a label is published."""
-    told = manifest.get("labels_chosen_by") or {}
-    return float(told.get("bar") or told.get("threshold") or 0.0)
+    return float(manifest.get("labels_chosen_by", {}).get("bar") or 0.0)
 
 
 DOMAIN = r"nullif(lower(regexp_extract({}, '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:]+)', 1)), '')"
@@ -166,8 +168,7 @@ def _write_labels(made: DuckDBPyConnection, published: Published) -> None:
         made.execute("INSERT INTO files VALUES (?, ?, ?, ?)", [number, file.path, unit, file.rows])
     made.execute(
         "CREATE TABLE raw_labels (entity_id BIGINT, score FLOAT, clip_score FLOAT, image_id UUID, file INTEGER, "
-        "row INTEGER, mention VARCHAR, alt_text VARCHAR, domain VARCHAR, script VARCHAR, split VARCHAR, "
-        "labels UTINYINT, width INTEGER, height INTEGER)"
+        "row INTEGER, mention VARCHAR, alt_text VARCHAR, domain VARCHAR, script VARCHAR, split VARCHAR)"
     )
     made.execute(
         "CREATE TABLE raw_images (image_id UUID, file INTEGER, row INTEGER, "
@@ -235,7 +236,7 @@ def label_rows(rows: pa.Table, file: int, start: int) -> pa.Table:
     rows = rows.combine_chunks()
     lists = rows["labels"].combine_chunks()
     parent, label = pc.list_parent_indices(lists), pc.list_flatten(lists)
-    fields = label.type.names if hasattr(label.type, "names") else [f.name for f in label.type]
+    fields = [field.name for field in label.type]
 
     def of_label(name: str, kind: pa.DataType) -> pa.Array:
         return pc.struct_field(label, name) if name in fields else pa.nulls(len(label), kind)
@@ -244,7 +245,6 @@ def label_rows(rows: pa.Table, file: int, start: int) -> pa.Table:
         return rows[name].take(parent) if name in rows.column_names else pa.nulls(len(parent), kind)
 
     text = pc.utf8_slice_codeunits(rows["alt_text"].combine_chunks().cast(pa.string()), 0, _ALT_TEXT)
-    counts = pc.fill_null(pc.list_value_length(lists), 0).cast(pa.uint8())
     return pa.table(
         {
             "entity_id": of_label("entity_id", pa.int64()),
@@ -258,9 +258,6 @@ def label_rows(rows: pa.Table, file: int, start: int) -> pa.Table:
             "domain": of_image("url", pa.string()),
             "script": scripts(text).take(parent),
             "split": of_image("split", pa.string()),
-            "labels": counts.take(parent),
-            "width": of_image("width", pa.int32()),
-            "height": of_image("height", pa.int32()),
         }
     )
 
@@ -269,12 +266,7 @@ def image_rows(rows: pa.Table, file: int, start: int) -> pa.Table:
     """A row per image: where it lies, and its perceptual hash as four numbers."""
     quarters: list[pa.Array] = [pa.nulls(rows.num_rows, pa.uint64())] * 4
     if "perceptual_hash" in rows.column_names:
-        told = rows["perceptual_hash"].combine_chunks()
-        digits = (
-            told
-            if pa.types.is_string(told.type) or pa.types.is_large_string(told.type)
-            else _hex(rows["perceptual_hash"])
-        )
+        digits = _hex(rows["perceptual_hash"])
         known = pc.is_valid(digits).to_numpy(zero_copy_only=False)
         joined = bytes.fromhex("".join(pc.fill_null(digits, "0" * 64).to_pylist()))
         numbers = np.frombuffer(joined, ">u8").reshape(-1, 4)
@@ -293,7 +285,7 @@ def _hex(ids: pa.ChunkedArray) -> pa.Array:
     ids = ids.combine_chunks()
     if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type):
         return ids
-    return pa.array([None if i is None else i.hex() for i in ids.to_pylist()], pa.string())
+    return hex_of(ids)
 
 
 # --- entities and their names ---------------------------------------------------------------------------------------
@@ -326,30 +318,19 @@ def _statistics(published: Published) -> Iterator[pa.Table]:
     table = files.join(published.folder, "statistics", "entities")
     parts = part_files(table) if files.exists(table) else []
     if not parts:
-        classes = published.entities
-        yield classes.select([n for n in _OF_ENTITIES if n in classes.column_names])
-        return
-    filesystem, _ = files.open_filesystem(table)
-    import pyarrow.parquet as pq
-
+        yield _complete(published.entities)
     for part in parts:
-        inner = files.open_filesystem(files.join(table, part))[1]
+        filesystem, inner = files.open_filesystem(files.join(table, part))
         with filesystem.open_input_file(inner) as stream:
-            opened = pq.ParquetFile(stream)
-            held = opened.schema_arrow.names
-            for batch in opened.iter_batches(65_536, columns=[n for n in _OF_ENTITIES if n in held]):
-                rows = pa.Table.from_batches([batch])
-                for name, kind in (("coarse_type", pa.string()), ("sitelinks", pa.int32()), ("retired", pa.bool_())):
-                    if name not in held:
-                        rows = rows.append_column(name, pa.nulls(rows.num_rows, kind))
-                yield _complete(rows)
+            for batch in pq.ParquetFile(stream).iter_batches(65_536):
+                yield _complete(pa.Table.from_batches([batch]))
 
 
 def _complete(rows: pa.Table) -> pa.Table:
-    kinds = {"aliases": pa.list_(pa.string()), "types": pa.list_(pa.string()), "popularity": pa.float64()}
+    """The columns that are shown; null where the dataset's format has them not."""
     for name in _OF_ENTITIES:
         if name not in rows.column_names:
-            rows = rows.append_column(name, pa.nulls(rows.num_rows, kinds.get(name, pa.string())))
+            rows = rows.append_column(name, pa.nulls(rows.num_rows, ENTITY_STATISTICS.field(name).type))
     return rows.select(list(_OF_ENTITIES))
 
 

@@ -6,6 +6,7 @@ Writes   a line per mark
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +18,6 @@ from i2e_pipeline.core import files
 from i2e_pipeline.explore.queries import Queries
 from i2e_pipeline.inputs import marks as written
 from i2e_pipeline.label import implied as estimates
-
-MARKS = (written.RIGHT, written.WRONG, written.OTHER, written.UNSURE)
 
 
 class Marking:
@@ -65,8 +64,6 @@ class Marking:
         folder = Path(self.path).parent
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
-        import os
-
         return os.access(self.path if Path(self.path).exists() else folder, os.W_OK)
 
     def mark_of(self, image_id: str, entity_id: int) -> str | None:
@@ -88,8 +85,7 @@ class Marking:
             self._refresh()
             open_ = {key: row for key, row in self.drawn.items() if key not in self._looked_at}
         left = [row for (image_id, entity_id), row in open_.items() if f"{image_id}:{entity_id}" not in but]
-        drawn = len(self.drawn)
-        return {"rows": left[:most], "left": len(open_), "drawn": drawn, "marked": drawn - len(open_)}
+        return {"rows": left[:most], "left": len(open_), "drawn": len(self.drawn)}
 
     def add(
         self, image_id: str, entity_id: int, mark: str, other: int | None, at: str, is_drawn: bool = False

@@ -6,9 +6,7 @@ that a reader holds some images and not a row group; what was read lately stays 
 
 from __future__ import annotations
 
-import io
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import accumulate
@@ -18,9 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.config import ImageLimits
 from i2e_pipeline.core.errors import I2EError
-from i2e_pipeline.images.decode import Rejected, open_rgb
+from i2e_pipeline.images import thumbnails
 
 _BATCH_BYTES, _BUFFER = 1 << 21, 1 << 20
 _FOOTERS = 256
@@ -72,7 +69,9 @@ class Pictures:
                 self._thumbnails.move_to_end((image_id, side))
                 return self._thumbnails[image_id, side]
         with self._decoders:
-            made = _shrunk(stored(), side)
+            made = thumbnails.small(stored(), side)
+        if isinstance(made, thumbnails.Thumbnail):
+            raise NoPicture(f"{made.why}: {made.detail}".rstrip(": "))
         with self._lock:
             if (image_id, side) not in self._thumbnails:
                 self._thumbnails[image_id, side] = made
@@ -120,28 +119,6 @@ class Pictures:
 
 def _of(path: str, columns: list[str]) -> bool:
     return any(path == column or path.startswith(f"{column}.") for column in columns)
-
-
-_LIMITS = ImageLimits(min_side=1, max_aspect=1e9, max_bytes=1 << 40)
-
-
-def _shrunk(stored: bytes, side: int) -> bytes:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            opened = open_rgb(stored, _LIMITS, side)
-    except MemoryError:
-        raise NoPicture("too large to decode here") from None
-    if isinstance(opened, Rejected):
-        raise NoPicture(f"{opened.reason}: {opened.detail or ''}")
-    image = opened[0]
-    if image is None:
-        raise NoPicture("not decoded")
-    image = image.copy()
-    image.thumbnail((side, side))
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=80)
-    return encoded.getvalue()
 
 
 def _plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.explore.index import FOLDED, WINDOW
+from i2e_pipeline.publish.exclusion import NEAR_BITS
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -28,8 +29,6 @@ _HITS = 12
 _NAMESAKES = 24
 _MOST_NAMES = 20_000
 """Names that a beginning is looked through for; a letter begins more, and then the entities of most images count."""
-_NEAR_BITS = 31
-"""As publish/exclusion.py has it: hashes that differ in no more bits are of the same picture."""
 _SCANNED = 30_000_000
 """Images whose hashes one question compares: half a second."""
 
@@ -235,33 +234,23 @@ class Queries:
         where = _between(where, asked, "score", "score")
         where = _between(where, asked, "clip", "clip_score")
         order = _one_of(asked, "sort", IMAGE_SORTS, "score" if entity else "hash")
-        filtered = len(where.conditions) > plain
-        if entity is not None and not filtered:
+        skipped = offset
+        if len(where.conditions) > plain:
+            total = self._rows(f"SELECT count(*) AS n FROM labels l WHERE {where.sql}", *where.values)[0]["n"]
+        elif entity is None:
+            total = self.facts["labels"]
+            if order == IMAGE_SORTS["hash"]:
+                return {"total": total, "offset": offset, "rows": self._named(self._in_hash_order(offset, most))}
+        else:
             total = entity["images"]
-            if asked.get("sort", "score") in ("score", ""):
+            if order == IMAGE_SORTS["score"]:
                 # The rows lie in this order: of however many, a page is read alone.
-                low = min(offset, total)
-                where = Where(
-                    ("l.rowid >= ? AND l.rowid < ?",),
-                    (entity["first"] + low, entity["first"] + min(low + most, total)),
-                )
-                offset_sql = ""
-            else:
-                offset_sql = f"OFFSET {int(offset)}"
-        else:
-            total = (
-                self._rows(f"SELECT count(*) AS n FROM labels l WHERE {where.sql}", *where.values)[0]["n"]
-                if where.conditions
-                else self.facts["labels"]
-            )
-            offset_sql = f"OFFSET {int(offset)}"
-        if entity is None and not where.conditions and order == IMAGE_SORTS["hash"]:
-            rows = self._in_hash_order(offset, most)
-        else:
-            rows = self._rows(
-                f"SELECT {_LABEL} FROM labels l WHERE {where.sql} ORDER BY {order} LIMIT {int(most)} {offset_sql}",
-                *where.values,
-            )
+                first, last = (entity["first"] + min(n, total) for n in (offset, offset + most))
+                where, skipped = Where(("l.rowid >= ? AND l.rowid < ?",), (first, last)), 0
+        rows = self._rows(
+            f"SELECT {_LABEL} FROM labels l WHERE {where.sql} ORDER BY {order} LIMIT {int(most)} OFFSET {int(skipped)}",
+            *where.values,
+        )
         return {"total": total, "offset": offset, "rows": self._named(rows)}
 
     def _in_hash_order(self, offset: int, most: int) -> list[dict[str, Any]]:
@@ -283,14 +272,10 @@ class Queries:
             row["domain_id"]: row["domain"]
             for row in (self._rows("SELECT * FROM domains WHERE list_contains(?, domain_id)", ids) if ids else ())
         }
-        return [
-            {
-                **row,
-                "name": (names.get(row["entity_id"]) or {}).get("name"),
-                "domain": domains.get(row.pop("domain_id")),
-            }
-            for row in rows
-        ]
+        for row in rows:
+            row["name"] = names.get(row["entity_id"], {}).get("name")
+            row["domain"] = domains.get(row.pop("domain_id"))
+        return rows
 
     def place_of(self, image_id: str) -> tuple[str, int, str] | None:
         """The file that an image lies in, its row there, and its unit."""
@@ -331,7 +316,7 @@ class Queries:
                     + bit_count(xor(i.h2, a.h2)) + bit_count(xor(i.h3, a.h3)) AS bits
                 FROM images i, asked a WHERE i.h0 IS NOT NULL AND i.image_id <> ?::UUID
             )
-            SELECT replace(image_id::VARCHAR, '-', '') AS image_id, bits FROM near WHERE bits <= {_NEAR_BITS}
+            SELECT replace(image_id::VARCHAR, '-', '') AS image_id, bits FROM near WHERE bits <= {NEAR_BITS}
             ORDER BY bits, image_id LIMIT {int(most)}
             """,
             image_id, image_id,
@@ -368,7 +353,7 @@ class Queries:
 
 _LABEL = (
     "replace(l.image_id::VARCHAR, '-', '') AS image_id, l.entity_id, l.score, l.clip_score, l.mention, l.alt_text, "
-    "l.domain_id, l.script, l.split, l.labels, l.width, l.height"
+    "l.domain_id, l.script, l.split"
 )
 
 

@@ -136,10 +136,12 @@ class Similar:
     def _nearest(self, vector: np.ndarray, most: int) -> list[dict[str, Any]]:
         vector = np.asarray(vector, dtype=np.float32)
         if self._ann is not None:
-            found = self._ann.search(vector.astype(np.float16), most)
-            rows = [
-                (self._of_key[int(k)].decode(), 1 - float(d)) for k, d in zip(found.keys, found.distances, strict=True)
-            ]
+            # An image that several pairs have has a vector of each, all of them equal.
+            found = self._ann.search(vector.astype(np.float16), 2 * most)
+            cosines = dict(
+                zip(self._of_key[found.keys.astype(np.int64)].tolist(), (1 - found.distances).tolist(), strict=True)
+            )
+            rows = [(image_id.decode(), cosine) for image_id, cosine in list(cosines.items())[:most]]
         else:
             assert self._vectors is not None
             assert self._ids is not None

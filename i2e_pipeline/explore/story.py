@@ -144,7 +144,7 @@ class Stories:
 
     def mistakes(self, offset: int, most: int) -> dict[str, Any]:
         """Wrong labels, the most confident first, and the pairs of entities that are confused most: said, truth."""
-        if self.judged_labels is None:
+        if self.judged_labels is None or not self.has_judged:
             raise NotKnown(
                 "what images show is not known here: the run's input has no column of truth (pairs.truth_column), or "
                 "its output lies elsewhere. Marks say it, too: label some"

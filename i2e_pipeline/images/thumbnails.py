@@ -21,6 +21,9 @@ SIDE = 144
 BUDGET = 2_200_000
 """Bytes of inline pictures on a page."""
 
+ANY_SHAPE = ImageLimits(min_side=1, max_aspect=1e9, max_bytes=1 << 40)
+"""Whatever its size or shape, a rejected image is worth a look."""
+
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
@@ -41,8 +44,7 @@ class Thumbnails:
     def __init__(self, max_pixels: int = ImageLimits().max_pixels, budget: int = BUDGET, side: int = SIDE) -> None:
         """`max_pixels`: larger images are not decoded. `budget`: bytes. `side`: pixels of the longer side."""
         self.left, self.side = budget, side
-        # Whatever its size or shape, a rejected image is worth a look.
-        self._limits = ImageLimits(max_pixels=max_pixels, min_side=1, max_aspect=1e9, max_bytes=1 << 40)
+        self._limits = ANY_SHAPE.model_copy(update={"max_pixels": max_pixels})
 
     def __call__(self, stored: bytes | None, uses: int = 1) -> Thumbnail:
         """The thumbnail of stored bytes. `uses`: how often the page holds it."""
@@ -50,15 +52,8 @@ class Thumbnails:
             return Thumbnail(None)
         if self.left <= 0:
             return _FULL
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                opened = open_rgb(stored, self._limits, self.side)
-        except MemoryError:
-            return Thumbnail(None, "too large to decode here")
-        if isinstance(opened, Rejected):
-            return Thumbnail(None, str(opened.reason), opened.detail or "")
-        return self.of(opened[0], uses)
+        opened = _opened(stored, self._limits, self.side)
+        return opened if isinstance(opened, Thumbnail) else self.of(opened, uses)
 
     def of(self, image: Image.Image | None, uses: int = 1) -> Thumbnail:
         """The thumbnail of an RGB image that is open already; None: it could not be opened."""
@@ -66,13 +61,34 @@ class Thumbnails:
             return Thumbnail(None, "not decoded")
         if self.left <= 0:
             return _FULL
-        small = image.copy()
-        small.thumbnail((self.side, self.side))
-        encoded = io.BytesIO()
-        small.save(encoded, "JPEG", quality=72, optimize=True)
-        uri = "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
+        encoded = _jpeg(image, self.side)
+        uri = "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
         self.left -= len(uri) * uses
         return Thumbnail(uri)
+
+
+def small(stored: bytes, side: int) -> bytes | Thumbnail:
+    """A JPEG of at most `side` pixels; or a thumbnail without a picture, which says why there is none."""
+    opened = _opened(stored, ANY_SHAPE, side)
+    return opened if isinstance(opened, Thumbnail) else _jpeg(opened, side)
+
+
+def _opened(stored: bytes, limits: ImageLimits, side: int) -> Image.Image | Thumbnail:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            opened = open_rgb(stored, limits, side)
+    except MemoryError:
+        return Thumbnail(None, "too large to decode here")
+    return Thumbnail(None, str(opened.reason), opened.detail or "") if isinstance(opened, Rejected) else opened[0]
+
+
+def _jpeg(image: Image.Image, side: int) -> bytes:
+    shrunk = image.copy()
+    shrunk.thumbnail((side, side))
+    encoded = io.BytesIO()
+    shrunk.save(encoded, "JPEG", quality=72, optimize=True)
+    return encoded.getvalue()
 
 
 _FULL = Thumbnail(None, "the page is full")

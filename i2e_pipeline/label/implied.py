@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import exp, lgamma, log, log1p, sqrt
+from math import sqrt
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.special import betaincinv, stdtrit
 
 from i2e_pipeline.inputs.marks import RIGHT, UNSURE
 from i2e_pipeline.label.drawing import bins_of, fine_edges
@@ -199,49 +200,14 @@ def _part(published: Share, labels: float, others: Share, candidates: float) -> 
     return Share(a / (a + b) if a + b else 1.0, 1 / (1 + high), 1 / (1 + low))
 
 
-# Clopper and Pearson's interval for numbers of marks that are no whole numbers, without scipy, which the base has not.
-
-
 def _clopper_pearson(value: float, n: float) -> tuple[float, float]:
+    """Of n marks, which need be no whole number."""
     right, tail = value * n, (1 - CONFIDENCE) / 2
-    low = 0.0 if right <= 0 else _beta_quantile(tail, right, n - right + 1)
-    high = 1.0 if right >= n else _beta_quantile(1 - tail, right + 1, n - right)
+    low = 0.0 if right <= 0 else float(betaincinv(right, n - right + 1, tail))
+    high = 1.0 if right >= n else float(betaincinv(right + 1, n - right, 1 - tail))
     return low, high
 
 
 def _t_squared(freedom: int) -> float:
     """The square of Student's t that CONFIDENCE lies within."""
-    return freedom * (1 / _beta_quantile(1 - CONFIDENCE, freedom / 2, 0.5) - 1)
-
-
-def _beta_quantile(p: float, a: float, b: float) -> float:
-    low, high = 0.0, 1.0
-    for _ in range(45):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _beta_cdf(middle, a, b) < p else (low, middle)
-    return (low + high) / 2
-
-
-def _beta_cdf(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function by its continued fraction (DLMF 8.17.22, Lentz's method)."""
-    if not 0 < x < 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):
-        return 1 - _beta_cdf(1 - x, b, a)
-    front = exp(a * log(x) + b * log1p(-x) + lgamma(a + b) - lgamma(a) - lgamma(b)) / a
-    tiny = 1e-300
-    fraction, c, d = 1.0, 1.0, 0.0
-    for n in range(2_000):
-        m = n // 2
-        if n == 0:
-            step = 1.0
-        elif n % 2 == 0:
-            step = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        else:
-            step = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        d = 1 / ((1 + step * d) or tiny)
-        c = (1 + step / c) or tiny
-        fraction *= c * d
-        if abs(c * d - 1) < 1e-12:
-            break
-    return front * (fraction - 1)
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) ** 2

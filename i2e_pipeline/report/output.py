@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.core.config import ImageLimits
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.schemas import ID
 from i2e_pipeline.dataset.published import NotPublished, manifest_of
@@ -29,6 +28,7 @@ from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run, Stage
 from i2e_pipeline.engine.tables import Commit
 from i2e_pipeline.images.decode import open_rgb
+from i2e_pipeline.images.thumbnails import ANY_SHAPE
 from i2e_pipeline.inputs import formats
 from i2e_pipeline.label import judged
 from i2e_pipeline.label.wider import WIDER_OF
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from pyspark.sql import DataFrame, SparkSession
 
-_LIMITS = ImageLimits(min_side=1, max_aspect=1e9, max_bytes=1 << 40)
-"""Whatever was rejected for its size or shape is worth a look."""
 Filter = Sequence[tuple[str, str, Any]]
 """(column, operator, value), all of which a row must fulfil. Operators: = != < <= > >= in. `= None` is null, `!= None`
 is not."""
@@ -201,7 +199,7 @@ class Output:
             stored = dict(zip(in_order, images.read(in_order), strict=True))
         for row in rows:
             content = stored[row]
-            opened_rgb = open_rgb(content, _LIMITS) if content is not None else None
+            opened_rgb = open_rgb(content, ANY_SHAPE) if content is not None else None
             found.append(opened_rgb[0] if isinstance(opened_rgb, tuple) else None)
         return found
 

@@ -104,7 +104,6 @@ def test_images_of_several_labels_hashes_and_ids_as_bytes() -> None:
     labels = index.label_rows(rows, 3, 100)
     assert labels["image_id"].to_pylist() == ["01" * 16] * 2
     assert labels["row"].to_pylist() == [100, 100]
-    assert labels["labels"].to_pylist() == [2, 2]
     assert labels["clip_score"].null_count == labels["domain"].null_count == 2
     images = index.image_rows(rows, 3, 100)
     assert images["image_id"].to_pylist() == ["01" * 16, "ff" * 16]

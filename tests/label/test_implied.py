@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.marks import coverage
 from i2e_pipeline.label.implied import (
     LEAST_MARKS,
-    _beta_cdf,
-    _beta_quantile,
+    _clopper_pearson,
     _strata,
     _t_squared,
     implied,
@@ -169,9 +168,9 @@ def test_every_stratum_has_marks_enough_and_labels(bins: list[tuple[int, int]]) 
 def test_quantiles_are_those_of_tables() -> None:
     assert _t_squared(10) == pytest.approx(2.228**2, abs=2e-3)
     assert _t_squared(100_000) == pytest.approx(1.96**2, abs=1e-3)
-    assert _beta_cdf(0.3, 2, 5) == pytest.approx(1 - sum([0.7**6, 6 * 0.3 * 0.7**5]), abs=1e-12)
-    assert _beta_quantile(0.975, 1, 40) == pytest.approx(1 - 0.025 ** (1 / 40), abs=1e-9)
-    assert (_beta_cdf(0.0, 2, 2), _beta_cdf(1.0, 2, 2)) == (0.0, 1.0)
+    # None of 40 is right, all are.
+    assert _clopper_pearson(0.0, 40) == pytest.approx((0, 1 - 0.025 ** (1 / 40)), abs=1e-9)
+    assert _clopper_pearson(1.0, 40) == pytest.approx((0.025 ** (1 / 40), 1), abs=1e-9)
 
 
 @pytest.mark.parametrize("calibrated", [True, False])
