@@ -206,7 +206,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     built = ""
     if "built_seconds" in result:
         built = f", built in {result['built_seconds']} s with at most {result['building_mb']:,} MB of memory"
-    print(f" (at most {result['building_mb']:,} MB)" if built else "", end="")
     print(f"{built}, opened in {result['opened_seconds']} s; server at its most {result['serving_mb']:,} MB")
     print(f"{'milliseconds':32}{'median':>9}{'1 of 20':>9}{'slowest':>9}{'asked':>8}{'without index':>16}")
     for part in ("ms", "browser_ms"):
