@@ -25,7 +25,7 @@ try:
     from i2e_pipeline.commands import evaluate as evaluation
     from i2e_pipeline.core import config as configuration
     from i2e_pipeline.core import extras, files, logs, places, stores
-    from i2e_pipeline.core.config import Config, ConfigError, digest
+    from i2e_pipeline.core.config import Config, ConfigError, digest, merge
     from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
     from i2e_pipeline.core.files import at_home
     from i2e_pipeline.core.secrets import hide
@@ -252,6 +252,18 @@ def _parser() -> _Parser:
         "--purge", action="store_true", help="also take what select.exclude lists out of the run's own tables, for good"
     )
 
+    about = "is an output, or a dataset by itself, still what was written? Reads only; exit code 1 where it is not"
+    verifying = _command(commands, "verify", _verify, about, without="FOLDER, or the embedded sample's output")
+    _verify_arguments(verifying)
+    verifying.add_argument("--deep", action="store_true", help="every byte and every label, and not a sample")
+    _json_argument(verifying)
+
+    about = "mend what `i2e verify --deep` finds: take away what is damaged, and make again what is missing"
+    repairing = _command(commands, "repair", _repair, about, without="FOLDER, or the embedded sample's output")
+    _verify_arguments(repairing)
+    repairing.add_argument("--quick", action="store_true", help="look as `i2e verify` does without --deep")
+    _json_argument(repairing)
+
     _command(commands, "report", _report, "an HTML page of what was kept and why the rest was not")
     about = "the tables of a paper: retrieval, kNN, probe, zero-shot of image encoders; without arguments, the sample's"
     evaluation.add_arguments(_command(commands, "evaluate", _evaluate, about))
@@ -260,6 +272,13 @@ def _parser() -> _Parser:
     _json_argument(doctor)
 
     return parser
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", nargs="?", type=at_home, metavar="FOLDER", help="an output, or a dataset, instead of --config"
+    )
+    parser.add_argument("--sample", type=int, default=64, metavar="N", help="images that are decoded (default 64)")
 
 
 def _command(
@@ -814,6 +833,65 @@ def _clean(options: argparse.Namespace) -> int:
     verb = "would go" if options.dry_run else "gone"
     print(f"{sum(f.files for f in freed):,} files, {sum(f.bytes for f in freed) / 1e6:,.1f} MB {verb}")
     return 0
+
+
+def _of_folder(options: argparse.Namespace) -> Pipeline | None:
+    """The pipeline of an output, under the settings of its own last run wherever it lies by now; None: a dataset lies
+    there by itself."""
+    from i2e_pipeline import stages
+    from i2e_pipeline.engine import seal
+
+    if options.folder is None or options.config is not None:
+        if options.folder is not None:
+            raise ConfigError("FOLDER or --config: each says which output")
+        return stages.pipeline(_config(options, compose=False))
+    folder = options.folder.rstrip("/") or "/"
+    if not files.exists(files.join(folder, "_commits")):
+        return None
+    tree = seal.settings_of(folder)
+    overrides = [*(o for group in options.set for o in group), f"output={folder}"]
+    return stages.pipeline(stages.from_tree(merge(tree, overrides), files.join(folder, seal.CONFIG), overrides))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import verify
+
+    pipeline = _of_folder(options)
+    if pipeline is None:
+        found = verify.verify_dataset(options.folder, options.deep, options.sample)
+    else:
+        found = verify.verify(pipeline, options.deep, options.sample)
+    if not _as_json(options, verify.as_json(found)):
+        print("\n".join(verify.told(found)))
+        print(_whole(len(found.faults), options.folder or "", options.deep))
+    return ExitCode.FAULT if found.faults else ExitCode.DONE
+
+
+def _whole(faults: int, folder: str, deep: bool) -> str:
+    if faults:
+        return f"{faults:,} things are wrong: `i2e repair{f' {folder}' if folder else ''}` mends what can be made again"
+    return "whole" if deep else "whole, as far as sizes, footers and a sample say: --deep reads every byte"
+
+
+def _repair(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import repair, verify
+    from i2e_pipeline.sample import embedded
+
+    pipeline = _of_folder(options)
+    if pipeline is None:
+        raise ConfigError(
+            f"{options.folder} holds no tables of a run, and a dataset by itself cannot be made again from anything: "
+            "copy it again, or name the output that it is of"
+        )
+    compose = embedded.composer(pipeline.config.output)
+    done = repair.repair(pipeline, not options.quick, options.sample, compose)
+    tree = {"mended": verify.as_json(done.mended_as_found())["faults"], **verify.as_json(done.left)}
+    if not _as_json(options, tree):
+        for fault in done.mended:
+            print(f"mended  {fault}")
+        print("\n".join(verify.told(done.left)))
+        print(_whole(len(done.left.faults), "", not options.quick))
+    return ExitCode.FAULT if done.left.faults else ExitCode.DONE
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -1067,10 +1067,15 @@ def dump(config: Config) -> str:
 _MARK = "# The settings of the last run or training that was started here, defaults included and without secrets.\n"
 
 
+def is_ours(content: bytes) -> bool:
+    """Whether `keep` wrote it."""
+    return content.startswith(_MARK.encode())
+
+
 def keep(config: Config, folder: str) -> None:
     """Write <folder>/config.yaml, the whole tree; a file of somebody else's of that name stays."""
     path = files.join(folder, "config.yaml")
-    if files.exists(path) and not files.read_bytes(path).startswith(_MARK.encode()):
+    if files.exists(path) and not is_ours(files.read_bytes(path)):
         log.warning("%s is not ours and stays: `i2e config` prints the settings of this run", path)
         return
     files.write_bytes(path, (_MARK + dump(config)).encode())

@@ -146,6 +146,13 @@ def exists(path: str) -> bool:
     return bool(filesystem.get_file_info(inner).type != pafs.FileType.NotFound)
 
 
+def info(path: str) -> FileInfo | None:
+    """Of one file, under the path that was given; None where there is none."""
+    filesystem, inner = open_filesystem(path)
+    found = filesystem.get_file_info(inner)
+    return FileInfo(path, found.size, found.mtime_ns or 0) if found.type == pafs.FileType.File else None
+
+
 def is_folder(path: str) -> bool:
     filesystem, inner = open_filesystem(path)
     return bool(filesystem.get_file_info(inner).type == pafs.FileType.Directory)
@@ -204,6 +211,11 @@ def is_hidden(path: str) -> bool:
     """Does a part of this relative path begin with `.` or `_`? Spark, Delta, macOS and this module keep such files
     beside the data."""
     return any(part.startswith((".", "_")) for part in path.split("/"))
+
+
+def is_unfinished(path: str) -> bool:
+    """Is it what a writer of ours has not finished, or one that was killed has left?"""
+    return any(_UNFINISHED.fullmatch(part) for part in path.split("/"))
 
 
 # Finding

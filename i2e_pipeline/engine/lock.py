@@ -64,20 +64,29 @@ def _free(folder: str) -> dict[str, Any]:
     path = files.join(folder, "_lock")
     me = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     if files.exists(path):
-        holder = _holder(path)
-        silent = time.time() - holder.get("beat", time.time())
-        here = holder.get("host") == me["host"]
-        if _alive(holder.get("process", 0)) if here else silent < _SILENT:
-            when = "" if here else f", or until it has been silent for {_SILENT / 60:.0f} minutes"
-            raise Held(
-                f"{folder} is being written by process {holder.get('process')} on {holder.get('host')} since "
-                f"{holder.get('since')}: wait for it{when}, or remove {path} if that process is gone"
-            )
-        if not here:
+        holder = refuse_held(folder)
+        if holder.get("host") != me["host"]:
             log.warning("process %s on %s is silent: its lock holds no more", holder.get("process"), holder.get("host"))
         files.remove(path)
     files.create_json(path, me | {"beat": time.time()})
     return me
+
+
+def refuse_held(folder: str) -> dict[str, Any]:
+    """Raise Held where another process writes the folder now. Returns what a lock says that holds no more, or {}."""
+    path = files.join(folder, "_lock")
+    if not files.exists(path):
+        return {}
+    holder = _holder(path)
+    silent = time.time() - holder.get("beat", time.time())
+    here = holder.get("host") == socket.gethostname()
+    if _alive(holder.get("process", 0)) if here else silent < _SILENT:
+        when = "" if here else f", or until it has been silent for {_SILENT / 60:.0f} minutes"
+        raise Held(
+            f"{folder} is being written by process {holder.get('process')} on {holder.get('host')} since "
+            f"{holder.get('since')}: wait for it{when}, or remove {path} if that process is gone"
+        )
+    return holder
 
 
 @contextmanager

@@ -7,12 +7,13 @@ Everything else is made again, wave by wave of units (engine/waves.py), and what
 from __future__ import annotations
 
 import logging
+import os
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from threading import Lock
@@ -20,9 +21,9 @@ from typing import TYPE_CHECKING
 
 from i2e_pipeline.core import files, places, stores
 from i2e_pipeline.core.config import Config, paths
-from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
+from i2e_pipeline.core.errors import AlreadyThere, ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.rejects import reason_name
-from i2e_pipeline.engine import cluster, looking, merging, session, sharing, taking_over
+from i2e_pipeline.engine import cluster, looking, merging, seal, session, sharing, taking_over
 from i2e_pipeline.engine.causes import cause
 from i2e_pipeline.engine.lock import Held, exclusive, waiting
 from i2e_pipeline.engine.progress import StageProgress, job_group
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 
 _FAILURES_SHOWN = 5
 _STORAGE = "_storage.json"
+_COMPOSED = ("input", "manifest.json")
+"""Lies in an output that has the embedded sample's input within it."""
 JOINING = "_joining.json"
 """Lies in an output for as long as two others are being joined in it (engine/joining.py)."""
 _TELLING_ROWS, _NEARLY_ALL = 1_000, 0.99
@@ -125,6 +128,23 @@ class Pipeline:
 
     def _start_spark(self) -> SparkSession:
         return session.build(self.config)
+
+    def sealed_further(self) -> list[str]:
+        """Folders whose files the seal names beside records, card and report: those of files for workers, and the logs
+        of Delta tables."""
+        laid_out = [f"{folder}/" for stage in self.stages for folder in stage.lays_out_in]
+        if files.exists(self.tables.path(*_COMPOSED)):
+            laid_out.append(f"{_COMPOSED[0]}/")
+        tables = self.tables.catalogue.writers if self.config.storage.format == "delta" else ()
+        return [*laid_out, *(f"{table}/_delta_log/" for table in (*tables, "rejects") if tables)]
+
+    def _seal_shared(self) -> None:
+        """Seal what was laid out beside tables that outputs share, by whichever of them. Who holds them now seals
+        them."""
+        for home in self.tables.known_homes():
+            if not files.is_local(home) or os.access(home, os.W_OK):
+                with suppress(Held, AlreadyThere), exclusive(home):
+                    seal.seal(home, self.sealed_further())
 
     @property
     def names(self) -> list[str]:
@@ -383,8 +403,10 @@ class Pipeline:
                 _refuse_other_format(self.config, self.tables)
                 if not joining_in:
                     _refuse_half_joined(self.tables)
-                merging.finish(self.tables)
-                yield
+                with seal.unsealed(self.config.output, self.sealed_further()):
+                    merging.finish(self.tables)
+                    yield
+                self._seal_shared()
             finally:
                 self._held = False
 

@@ -29,6 +29,8 @@ class WrittenFile:
     """relative to the table's folder: unit=<unit>/part-….parquet"""
     rows: int
     bytes: int
+    digest: str = ""
+    """Names its content (core/digests.py); empty in records of earlier versions."""
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,8 @@ class Stage:
     reads_input: bool = False
     """Whether it opens input files of its units beside tables. One that `sees_images`, and one by unit that reads no
     table, does anyway. Where such a file is gone, a run that would need it says so before any work."""
+    lays_out_in: tuple[str, ...] = ()
+    """Folders below the output in which it lays out files for workers."""
     guarded: tuple[str, ...] = ()
     """Settings, by their stored names, whose change is refused: what was made with them cost hours, and is not made
     again unasked."""
@@ -215,8 +217,8 @@ class Stage:
         """Called each time before what these units hold is replaced, by one thread at a time."""
 
     def lays_out(self, run: Run) -> Mapping[str, str]:
-        """Folders below the output in which it lays out files for workers, each with the name of what this config uses
-        there. What else lies in them is of other configs, and `i2e clean` removes it."""
+        """Those of `lays_out_in`, each with the name of what this config uses there. What else lies in them is of other
+        configs, and `i2e clean` removes it."""
         return {}
 
     def further_columns(self, config: Config, units: Sequence[Unit]) -> Mapping[str, pa.Schema]:

@@ -210,6 +210,10 @@ class Tables:
         """Folders beside the output that its workers read."""
         return [self.of(stage).root for stage in sorted(self._shared)]
 
+    def known_homes(self) -> list[str]:
+        """Those of them that were asked for."""
+        return sorted({home.root for home in self._homes.values()})
+
     @property
     def spark(self) -> SparkSession:
         if self._spark is None:

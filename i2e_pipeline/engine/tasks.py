@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import StorageConfig
+from i2e_pipeline.core.digests import Digested
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine.catalogue import Passed
 from i2e_pipeline.engine.records import WrittenFile
@@ -329,9 +330,10 @@ class OpenFile:
     def __init__(self, base: str, path: str, schema: pa.Schema, storage: StorageConfig) -> None:
         filesystem, inner = files.open_filesystem(files.join(base, path))
         filesystem.create_dir(inner.rpartition("/")[0], recursive=True)
-        self.path, self.inner, self.filesystem, self.schema = path, inner, filesystem, schema
+        self.path, self.schema = path, schema
         self.target = storage.row_group_mb << 20
-        self.writer = pq.ParquetWriter(inner, schema, filesystem=filesystem, compression=storage.compression)
+        self.stream = Digested(filesystem.open_output_stream(inner, compression=None))
+        self.writer = pq.ParquetWriter(self.stream, schema, compression=storage.compression)
         self.waiting: list[pa.RecordBatch] = []
         self.waiting_bytes = 0
         self.rows = 0
@@ -352,10 +354,12 @@ class OpenFile:
     def close(self) -> WrittenFile:
         self._flush()
         self.writer.close()
-        return WrittenFile(self.path, self.rows, self.filesystem.get_file_info(self.inner).size)
+        self.stream.close()
+        return WrittenFile(self.path, self.rows, self.stream.bytes, self.stream.digest)
 
     def abandon(self) -> None:
         self.writer.close()
+        self.stream.close()
 
 
 def _by_unit(batch: pa.RecordBatch, default: str) -> Iterator[tuple[str, pa.RecordBatch]]:

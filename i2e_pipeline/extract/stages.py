@@ -278,6 +278,7 @@ class Extract(Stage):
     }
     passes = Passed("mentions", ("text_id",))
     same_by = "texts"
+    lays_out_in = ("kb/gazetteer",)
     reasons = {Reason.NO_MENTION: "Neither the recogniser nor the gazetteer finds a name in the text."}
     sections = ("extract",)
     leaves_out = {

@@ -48,6 +48,7 @@ class Link(Stage):
         ),
     }
     passes = Passed("candidates", ("text_id", "start", "end"))
+    lays_out_in = ("kb/context", "kb/above")
     reasons = {
         Reason.NO_CANDIDATE: "The name is in no entity's list of names, in any of the languages that are read.",
         Reason.BELOW_FLOOR: "The name is known, but no entity is a likely enough reading of it here.",

@@ -138,16 +138,22 @@ def fingerprint(rows: int, shards: int, seed: int) -> str:
     return digest.hexdigest()
 
 
-def compose(output: Path, rows: int = ROWS, shards: int = SHARDS, seed: int = SEED, processes: int = 2) -> bool:
-    """Write the folder. False where it was already there with the same content."""
-    mark = {
+def mark(rows: int = ROWS, shards: int = SHARDS, seed: int = SEED) -> bytes:
+    """The manifest of a composed folder, which says what it was made of."""
+    made_of = {
         "fingerprint": fingerprint(rows, shards, seed),
         "rows": rows + sum(HARD.values()),
         "shards": shards,
         "seed": seed,
     }
+    return (json.dumps(made_of, indent=1) + "\n").encode()
+
+
+def compose(output: Path, rows: int = ROWS, shards: int = SHARDS, seed: int = SEED, processes: int = 2) -> bool:
+    """Write the folder. False where it was already there with the same content."""
+    made_of = mark(rows, shards, seed)
     manifest = output / "manifest.json"
-    if manifest.exists() and json.loads(manifest.read_text()) == mark:
+    if manifest.exists() and manifest.read_bytes() == made_of:
         return False
     if output.exists() and not manifest.exists() and any(output.iterdir()):
         raise SystemExit(
@@ -172,7 +178,7 @@ def compose(output: Path, rows: int = ROWS, shards: int = SHARDS, seed: int = SE
         dump.write_dump(world, work / "dump.json.bz2")
         dump.write_popularity(world, work / "popularity.csv")
         dump.write_anchors(world, work / "anchors.tsv")
-        (work / "manifest.json").write_text(json.dumps(mark, indent=1) + "\n")
+        (work / "manifest.json").write_bytes(made_of)
     return True
 
 

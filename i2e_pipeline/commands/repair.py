@@ -1,0 +1,176 @@
+"""`i2e repair`: what `i2e verify` finds is mended. Damage is taken away, and a run makes what is missing.
+
+Records that the seal holds are put back first, since they say what belongs to what; then it is looked again. Whatever
+else is damaged goes, with the commit record that names it, and the run makes it again from what lies before it: a stage
+of a unit, the card, the report. All of it is deterministic, so the dataset is what it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from i2e_pipeline.commands.run import run
+from i2e_pipeline.commands.verify import SAMPLE, verify
+from i2e_pipeline.commands.verifying.faults import Fault, Mend, Verified
+from i2e_pipeline.core import files
+from i2e_pipeline.engine import seal
+from i2e_pipeline.engine.delta import DeltaLog
+from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.engine.tables import Tables
+from i2e_pipeline.publish.purging import PURGED
+
+log = logging.getLogger(__name__)
+
+_ROUNDS = 4
+"""Each mends what the one before has brought to light: records, then what they name, then what was made of it."""
+
+
+@dataclass
+class Repaired:
+    """What was mended, and what is left."""
+
+    mended: list[Fault] = field(default_factory=list)
+    left: Verified = field(default_factory=Verified)
+    """As it was found at the end."""
+
+    def mended_as_found(self) -> Verified:
+        return Verified(self.mended)
+
+
+def repair(
+    pipeline: Pipeline,
+    deep: bool = True,
+    sample: int = SAMPLE,
+    compose: Callable[[], object] | None = None,
+) -> Repaired:
+    """Mend the output. Raises what a run raises, where one cannot make what is missing.
+
+    compose   makes the input anew, where it is the embedded sample's; None: it is not
+    """
+    done = Repaired()
+    for _ in range(_ROUNDS):
+        found = verify(pipeline, deep, sample)
+        done.left = found
+        mendable = [f for f in found.faults if f.mend is not Mend.INPUT or compose is not None]
+        if not mendable:
+            return done
+        done.mended += mendable
+        restoring = [f for f in mendable if f.mend in (Mend.RESTORE, Mend.SEAL)]
+        with pipeline.exclusive():
+            _mend(pipeline, restoring or mendable, compose)
+            if not restoring:
+                run(pipeline)
+                _tell_of_purged(pipeline, mendable)
+        pipeline = pipeline.with_config(pipeline.config)
+    done.left = verify(pipeline, deep, sample)
+    return done
+
+
+def _mend(pipeline: Pipeline, faults: Sequence[Fault], compose: Callable[[], object] | None) -> None:
+    tables = pipeline.tables
+    for fault in faults:
+        log.info("%s: %s", fault.path, fault.mend.value)
+    by_mend = {mend: [f for f in faults if f.mend is mend] for mend in Mend}
+    _restore(tables, by_mend[Mend.RESTORE])
+    for fault in by_mend[Mend.SEAL]:
+        files.remove(files.join(fault.root or tables.root, seal.FILE))
+    for fault in by_mend[Mend.UNIT]:
+        _forget_work(pipeline, fault)
+    for fault in by_mend[Mend.REMOVE]:
+        files.remove(files.join(fault.root or tables.root, fault.path))
+    if compose is not None and by_mend[Mend.INPUT]:
+        _drop(tables.root, by_mend[Mend.INPUT])
+        compose()  # all of it: a file more or less is another sample
+    logs = {fault.path.partition("/_delta_log")[0] for fault in by_mend[Mend.LOG]}
+    for table in sorted(logs):
+        _write_log(tables, table)
+    for stage in dict.fromkeys(fault.stage for fault in by_mend[Mend.REDO]):
+        tables.discard(stage, sorted({f.unit for f in by_mend[Mend.REDO] if f.stage == stage}))
+    _lay_out(pipeline, by_mend[Mend.LAY_OUT])
+    if by_mend[Mend.CARD]:
+        _drop(tables.root, by_mend[Mend.CARD])
+        files.remove(tables.path("i2e", "manifest.json"))
+    if by_mend[Mend.REPORT]:
+        _drop(tables.root, by_mend[Mend.REPORT])
+        files.remove(tables.path("_reported.json"))
+
+
+def _restore(tables: Tables, faults: Iterable[Fault]) -> None:
+    for fault in faults:
+        root = fault.root or tables.root
+        seal.restore(root, fault.path, seal.read(root)[fault.path])
+
+
+def _drop(root: str, faults: Iterable[Fault]) -> None:
+    """Remove files, and what the seal says of them."""
+    paths = [fault.path for fault in faults]
+    for path in paths:
+        files.remove(files.join(root, path))
+    seal.forget(root, paths)
+
+
+def _forget_work(pipeline: Pipeline, fault: Fault) -> None:
+    """Of a unit whose record or index is lost, everything: its rows are numbered anew."""
+    tables = pipeline.tables
+    files.remove(files.join(tables.root, fault.path))
+    if not fault.unit:
+        return
+    for stage in pipeline.stages:
+        if stage.scope == "unit":
+            tables.discard(stage.name, [fault.unit])
+
+
+def _write_log(tables: Tables, table: str) -> None:
+    """A Delta log of the files that commit records name, in place of one that is damaged. What it told of versions
+    before is gone."""
+    if table == "rejects":
+        made = [
+            f for s in tables.committed_stages() for c in tables.commits(s).values() for f in c.files.get(table, [])
+        ]
+    else:
+        made = [f for c in tables.commits_of(table).values() for f in c.files.get(table, [])]
+    place = tables.path(table)
+    files.remove(files.join(place, "_delta_log"))
+    folders = {f.path.rpartition("/")[0] for f in made}
+    DeltaLog(place).replace(tables.catalogue.schema(table), made, folders)
+    root = tables.root
+    try:
+        known = seal.read(root)
+    except seal.SealError:
+        return
+    seal.forget(root, [path for path in known if path.startswith(f"{table}/_delta_log/")])
+
+
+def _lay_out(pipeline: Pipeline, faults: Sequence[Fault]) -> None:
+    """Remove folders of files for workers that are damaged, and let their stages lay them out again."""
+    folders = {(fault.root or pipeline.tables.root, _folder_of(pipeline, fault.path)) for fault in faults}
+    for root, folder in sorted(folders):
+        files.remove(files.join(root, folder))
+        seal.forget(root, [path for path in seal.read(root) if path.startswith(f"{folder}/")])
+    if not folders:
+        return
+    run = pipeline.as_it_is()
+    for stage in pipeline.stages:
+        if any(folder.startswith(f"{place}/") for _, folder in folders for place in stage.lays_out_in):
+            stage.prepare(run.handed_to(stage))
+
+
+def _folder_of(pipeline: Pipeline, path: str) -> str:
+    """kb/gazetteer/NAME of a file in it."""
+    for stage in pipeline.stages:
+        for place in stage.lays_out_in:
+            if path.startswith(f"{place}/"):
+                return files.join(place, path.removeprefix(f"{place}/").partition("/")[0])
+    return path
+
+
+def _tell_of_purged(pipeline: Pipeline, faults: Sequence[Fault]) -> None:
+    """Who was purged stands in the input still, and so in what was made again of it."""
+    redone = {fault.unit for fault in faults}
+    for commit in pipeline.tables.commits_of("pairs").values():
+        if commit.facts.get(PURGED) and commit.unit in redone:
+            log.warning(
+                "unit %s was purged, and stages of it were made again: `i2e clean --purge` purges them", commit.unit
+            )

@@ -1,0 +1,139 @@
+"""`i2e verify`: is an output, or a dataset by itself, still what was written?
+
+Reads    an output: commit records, the files that they name, the seal (engine/seal.py), Delta's logs, the dataset
+         a dataset by itself: its manifest, footers, entities, labels and images
+Writes   nothing
+
+Quick, it lists files, reads records and footers, and looks at a sample of images: seconds, and some minutes for ten
+thousand units. `--deep` reads every byte; on a cluster its workers do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from i2e_pipeline.commands.verifying import dataset, stored
+from i2e_pipeline.commands.verifying.faults import CHECKS, Fault, Verified
+from i2e_pipeline.core import files
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.engine import lock
+from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.inputs import marks
+
+log = logging.getLogger(__name__)
+
+SAMPLE = 64
+"""Images that are decoded."""
+
+
+class NothingToVerify(I2EError):
+    """Nothing was written there; the message says where was looked."""
+
+
+def verify(pipeline: Pipeline, deep: bool = False, sample: int = SAMPLE) -> Verified:
+    """An output as it lies there, whatever config made it. Raises Held while somebody writes it."""
+    tables, found = pipeline.tables, Verified()
+    lock.refuse_held(tables.root)
+    if not tables.committed_stages() and not files.exists(tables.path("i2e", "manifest.json")):
+        raise NothingToVerify(f"{tables.root} holds nothing that a run has made: name its output, or its config")
+    commits = stored.recorded(pipeline, found)
+    units = stored.registered(pipeline, found)
+    stored.rows_add_up(pipeline, commits, units, found)
+    named = stored.stored_in(tables, commits)
+    whole = stored.lie_there(named, found)
+    if deep:
+        whole = stored.every_byte(pipeline, whole, found)
+    stored.footers(pipeline, whole, found)
+    stored.logs(pipeline, named, found)
+    stored.sealed(pipeline, found, deep)
+    stored.left_over(pipeline, commits, found)
+    if deep:
+        stored.input_files(pipeline, units, found)
+    if files.exists(tables.path("i2e", "manifest.json")) or commits.get("finish"):
+        _dataset(tables.path("i2e"), "i2e", found, deep, sample, pipeline)
+    else:
+        found.notes.append("nothing is published yet: `i2e run` ends what was begun")
+    _marks(tables.path(marks.FILE), found)
+    found.faults = _each_once(found.faults)
+    return found
+
+
+def verify_dataset(folder: str, deep: bool = False, sample: int = SAMPLE) -> Verified:
+    """A dataset without the tables of its run. Raises NothingToVerify where there is none."""
+    if not files.exists(files.join(folder, "manifest.json")):
+        raise NothingToVerify(f"{folder} holds neither a run's output nor a dataset: no _commits, and no manifest.json")
+    found = Verified()
+    found.notes.append(
+        "the tables of its run do not lie beside it: there are no digests to compare with. With --deep every image is "
+        "compared with its id"
+    )
+    _dataset(folder, "", found, deep, sample, None)
+    return found
+
+
+def _dataset(folder: str, below: str, found: Verified, deep: bool, sample: int, pipeline: Pipeline | None) -> None:
+    if any(fault.path.startswith("i2e/") and fault.check in ("files", "digests", "footers") for fault in found.faults):
+        found.notes.append("the published rows were not looked into: files of theirs are damaged")
+        return
+    of = dataset.opened(folder, below, found)
+    if of is None:
+        return
+    dataset.counts(of, dataset.labels(of, deep))
+    dataset.images(of, sample, every=deep and pipeline is None)
+    if pipeline is not None:
+        dataset.excluded(of, pipeline.config.select.exclude)
+
+
+def _marks(path: str, found: Verified) -> None:
+    if not files.exists(path):
+        return
+    try:
+        marks.read(path)
+    except I2EError as error:
+        found.notes.append(str(error))
+
+
+def _each_once(faults: list[Fault]) -> list[Fault]:
+    """The first fault of each file."""
+    by_path: dict[tuple[str, str, str], Fault] = {}
+    for fault in faults:
+        by_path.setdefault((fault.root, fault.path, fault.unit), fault)
+    return list(by_path.values())
+
+
+def as_json(found: Verified) -> dict[str, Any]:
+    return {
+        "whole": not found.faults,
+        "looked_at": dict(found.looked_at),
+        "bytes_compared": found.bytes,
+        "faults": [_fault_as_json(fault) for fault in found.faults],
+        "notes": found.notes,
+    }
+
+
+def _fault_as_json(fault: Fault) -> Mapping[str, str]:
+    named = {"check": fault.check, "path": fault.path, "what": fault.what, "stage": fault.stage, "unit": fault.unit}
+    return {**{k: v for k, v in named.items() if v}, "repair": fault.mend.value}
+
+
+_SHOWN = 40
+
+
+def told(found: Verified) -> list[str]:
+    """What was looked at, and what is wrong, as lines."""
+    lines = []
+    wrong = {check: sum(fault.check == check for fault in found.faults) for check in CHECKS}
+    for check, about in CHECKS.items():
+        if found.looked_at[check] or wrong[check]:
+            state = f"{wrong[check]:,} WRONG" if wrong[check] else "whole"
+            lines.append(f"{check:<9} {state:<9} of {found.looked_at[check]:>9,}  {about}")
+    if found.bytes:
+        lines.append(f"{found.bytes / 1e6:,.1f} MB were read and compared")
+    for fault in found.faults[:_SHOWN]:
+        lines += [f"- {fault}", f"  repair: {fault.mend.value}"]
+    if len(found.faults) > _SHOWN:
+        lines.append(f"- and {len(found.faults) - _SHOWN:,} more: --json FILE has all of them")
+    lines += [f"note: {note}" for note in found.notes]
+    return lines

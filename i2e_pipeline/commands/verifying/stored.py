@@ -1,0 +1,415 @@
+"""Is what a run wrote still what it wrote? Commit records, files of tables, Delta's logs, and what was sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from i2e_pipeline.commands.verifying.faults import Mend, Verified
+from i2e_pipeline.core import digests, files, stores
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.engine import seal
+from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.engine.records import Commit, WrittenFile
+from i2e_pipeline.engine.stage import RowsLost, check_rows
+from i2e_pipeline.engine.tables import Tables
+from i2e_pipeline.engine.units import Unit, Units
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_READ_AT_ONCE = 32
+_MANY_BYTES = 20 << 30
+"""Bytes that this process reads by itself where a cluster could: some minutes."""
+_FILES_PER_TASK = 16
+_DAMAGED = (I2EError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, OSError)
+"""What reading a record, a footer or a log raises whose bytes are not what was written."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file of a table, as its commit record names it."""
+
+    stage: str
+    unit: str
+    root: str
+    table: str
+    file: WrittenFile
+
+    @property
+    def below(self) -> str:
+        return files.join(self.table, self.file.path)
+
+    @property
+    def path(self) -> str:
+        return files.join(self.root, self.below)
+
+
+Commits = Mapping[str, Mapping[str, Commit]]
+"""By stage and unit."""
+
+
+def registered(pipeline: Pipeline, found: Verified) -> list[Unit]:
+    """The units of the registry. A record that cannot be read is a fault, and then none are known."""
+    try:
+        return Units(pipeline.tables.root).known()
+    except _DAMAGED as error:
+        found.fault("records", "units", _said(error), Mend.UNIT)
+        return []
+
+
+def recorded(pipeline: Pipeline, found: Verified) -> dict[str, dict[str, Commit]]:
+    """All commit records that can be read."""
+    commits: dict[str, dict[str, Commit]] = {}
+    tables = pipeline.tables
+    for stage in (*pipeline.names, *(s for s in tables.committed_stages() if s not in pipeline.names)):
+        try:
+            commits[stage] = tables.commits(stage)
+        except _DAMAGED as error:
+            found.fault("records", f"_commits/{stage}", _said(error), Mend.REMOVE, stage, root=_root(tables, stage))
+            continue
+        found.add("records", len(commits[stage]))
+    return commits
+
+
+def rows_add_up(pipeline: Pipeline, commits: Commits, units: Sequence[Unit], found: Verified) -> None:
+    """rows in = rows out + rejected in every record; as many rejects lie there, and as many rows as units have."""
+    rows = {unit.name: unit.rows for unit in units}
+    first = next((s.name for s in pipeline.stages if s.scope == "unit" and not s.reads), None)
+    for stage, of_stage in commits.items():
+        for unit, commit in of_stage.items():
+            wrong = None
+            try:
+                expected = rows.get(unit) if stage == first else None
+                check_rows(stage, unit, commit.rows_in, commit.rows_out, commit.rejected, expected)
+            except RowsLost as error:
+                wrong = str(error)
+            rejected = sum(commit.rejected.values())
+            if wrong is None and "rejects" in commit.files and commit.rows("rejects") != rejected:
+                wrong = f"{rejected} rows were rejected, and {commit.rows('rejects')} rejects were written"
+            if wrong is not None:
+                found.fault(
+                    "records", f"_commits/{stage}", wrong, Mend.REDO, stage, unit, _root(pipeline.tables, stage)
+                )
+
+
+def stored_in(tables: Tables, commits: Commits) -> list[Stored]:
+    return [
+        Stored(stage, unit, tables.of(stage).root, table, file)
+        for stage, of_stage in commits.items()
+        for unit, commit in of_stage.items()
+        for table, made in commit.files.items()
+        for file in made
+    ]
+
+
+def lie_there(stored: Sequence[Stored], found: Verified) -> list[Stored]:
+    """Files that are there, and as long as they were. A listing a folder of tables."""
+    roots = sorted({(one.root, one.table) for one in stored})
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        listings = pool.map(lambda place: files.list_files(files.join(*place)), roots)
+        sizes = {
+            files.join(*place, info.path): info.size
+            for place, listed in zip(roots, listings, strict=True)
+            for info in listed
+        }
+    whole = []
+    for one in stored:
+        size = sizes.get(one.path)
+        if size == one.file.bytes:
+            whole.append(one)
+            continue
+        what = "is not there" if size is None else f"has {size:,} bytes, and {one.file.bytes:,} were written"
+        found.fault("files", one.below, what, Mend.REDO, one.stage, one.unit, one.root)
+    found.add("files", len(stored))
+    return whole
+
+
+def footers(pipeline: Pipeline, stored: Sequence[Stored], found: Verified) -> list[Stored]:
+    """Files with a footer of their table's columns, and the rows that were recorded. Reads the footers alone."""
+    schemas = {one.table: _schema(pipeline, one.table) for one in stored}
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        wrong = pool.map(lambda one: _footer_fault(one, schemas[one.table]), stored)
+        return _whole("footers", stored, wrong, found)
+
+
+def _schema(pipeline: Pipeline, table: str) -> pa.Schema | None:
+    try:
+        return pipeline.tables.catalogue.schema(table)
+    except KeyError:  # of a stage that the config no longer names
+        return None
+
+
+def _footer_fault(one: Stored, schema: pa.Schema | None) -> str | None:
+    filesystem, inner = files.open_filesystem(one.path)
+    try:
+        with filesystem.open_input_file(inner) as stream:
+            file = pq.ParquetFile(stream, pre_buffer=False)
+            rows, columns = file.metadata.num_rows, file.schema_arrow
+    except _DAMAGED as error:
+        return f"its footer cannot be read ({_said(error)})"
+    if rows != one.file.rows:
+        return f"its footer says {rows:,} rows, and {one.file.rows:,} were written"
+    # An older version's tables have fewer columns, and ids of another form.
+    missing = [n for n in columns.names if schema is not None and n not in schema.names]
+    return f"it has columns that its table has not: {', '.join(missing)}" if missing else None
+
+
+def every_byte(pipeline: Pipeline, stored: Sequence[Stored], found: Verified) -> list[Stored]:
+    """Files whose content is what was written. One of an earlier version bears no digest: its pages are read instead."""
+    named = [one for one in stored if one.file.digest]
+    unnamed = [one for one in stored if not one.file.digest]
+    said = _digests(pipeline, named)
+    wrong = (
+        None if now == one.file.digest else "its content is not what was written"
+        for one, now in zip(named, said, strict=True)
+    )
+    whole = _whole("digests", named, wrong, found)
+    found.bytes += sum(one.file.bytes for one in named)
+    if unnamed:
+        with ThreadPoolExecutor() as pool:
+            whole += _whole("digests", unnamed, pool.map(_pages_fault, unnamed), found)
+        found.notes.append(
+            f"{len(unnamed):,} files were written by an earlier version, and bear no digest: their pages can be read, "
+            "and whether they hold what was written is not known"
+        )
+    return whole
+
+
+def _digests(pipeline: Pipeline, stored: Sequence[Stored]) -> list[str | None]:
+    """What names each file's content today; None where it cannot be read. By the workers of a cluster where it is
+    much."""
+    paths = [one.path for one in stored]
+    from i2e_pipeline.engine.session import is_local
+
+    master = pipeline.config.session.master
+    if sum(one.file.bytes for one in stored) > _MANY_BYTES and master is not None and not is_local(master):
+        return digests_by_workers(pipeline.tables.spark, paths)
+    with ThreadPoolExecutor(None if files.is_local(pipeline.tables.root) else _READ_AT_ONCE) as pool:
+        return list(pool.map(_digest, paths))
+
+
+def _digest(path: str) -> str | None:
+    try:
+        return digests.of_file(path)
+    except OSError:
+        return None
+
+
+def digests_by_workers(spark: SparkSession, paths: Sequence[str]) -> list[str | None]:
+    """The same by Spark's workers."""
+    if not paths:
+        return []
+    cores = spark.sparkContext.defaultParallelism
+    tasks = min(len(paths), max(3 * cores, -(-len(paths) // _FILES_PER_TASK)))
+    table = pa.table({"n": pa.array(range(len(paths)), pa.int64()), "path": pa.array(paths, pa.string())})
+
+    def kernel(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            named = [_digest(path) for path in batch.column("path").to_pylist()]
+            yield pa.RecordBatch.from_arrays([batch.column("n"), pa.array(named, pa.string())], ["n", "digest"])
+
+    rows = spark.createDataFrame(table).repartition(tasks, "n").mapInArrow(kernel, "n long, digest string").toArrow()
+    found: list[str | None] = rows.sort_by("n").column("digest").to_pylist()
+    return found
+
+
+def _pages_fault(one: Stored) -> str | None:
+    filesystem, inner = files.open_filesystem(one.path)
+    try:
+        with filesystem.open_input_file(inner) as stream:
+            for _ in pq.ParquetFile(stream).iter_batches(1024):
+                pass
+    except _DAMAGED as error:
+        return f"its pages cannot be read ({_said(error)})"
+    return None
+
+
+def _whole(check: str, stored: Sequence[Stored], wrong: Iterable[str | None], found: Verified) -> list[Stored]:
+    whole = []
+    for one, what in zip(stored, wrong, strict=True):
+        if what is None:
+            whole.append(one)
+        else:
+            found.fault(check, one.below, what, Mend.REDO, one.stage, one.unit, one.root)
+    found.add(check, len(stored))
+    return whole
+
+
+def logs(pipeline: Pipeline, stored: Sequence[Stored], found: Verified) -> None:
+    """The logs of Delta tables name the files that commit records name, with their sizes and rows."""
+    if pipeline.config.storage.format != "delta":
+        return
+    by_table: dict[str, dict[str, WrittenFile]] = {}
+    for one in stored:
+        if one.root == pipeline.tables.root:
+            by_table.setdefault(one.table, {})[one.file.path] = one.file
+    for table, recorded_files in sorted(by_table.items()):
+        found.add("logs")
+        try:
+            named = _named_by_log(pipeline.tables.path(table))
+        except _DAMAGED as error:
+            found.fault("logs", f"{table}/_delta_log", f"its log cannot be read ({_said(error)})", Mend.LOG)
+            continue
+        wanted = {path: (f.bytes, f.rows) for path, f in recorded_files.items()}
+        wrong = sorted(path for path in named.keys() | wanted.keys() if named.get(path) != wanted.get(path))
+        if wrong:
+            what = f"of {len(wrong)} files it says something else than the commit records: {wrong[0]}"
+            found.fault("logs", f"{table}/_delta_log", what, Mend.LOG, pipeline.tables.catalogue.writers.get(table, ""))
+
+
+def _named_by_log(table: str) -> dict[str, tuple[int, int | None]]:
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    try:
+        actions = DeltaTable(table, storage_options=stores.delta(table)).get_add_actions(flatten=True)
+    except DeltaError as error:
+        raise ValueError(str(error)) from None
+    columns = pa.table(actions).select(["path", "size_bytes", "num_records"])
+    return {
+        unquote(path): (size, rows) for path, size, rows in zip(*(c.to_pylist() for c in columns.columns), strict=True)
+    }
+
+
+def sealed(pipeline: Pipeline, found: Verified, deep: bool) -> None:
+    """What the seals name is what it was: sizes, and with `deep` every byte. Records, which are small, always."""
+    tables = pipeline.tables
+    for root in (tables.root, *tables.known_homes()):
+        try:
+            known = seal.read(root)
+        except seal.SealError as error:
+            found.fault("sealed", seal.FILE, str(error), Mend.SEAL, root=root)
+            continue
+        if not known:
+            found.notes.append(
+                f"{root} was not sealed yet (an earlier version wrote it): what lies beside its tables is not compared. "
+                "The next `i2e run` seals it"
+            )
+            continue
+        since = seal.opened(root)
+        if since is not None:
+            found.notes.append(
+                f"a command that wrote {root} was cut off: what it wrote beside the tables is not compared. `i2e run` "
+                "ends it"
+            )
+        _compare(root, known, since, tuple(pipeline.sealed_further()), found, deep)
+
+
+def _compare(
+    root: str,
+    known: Mapping[str, seal.Sealed],
+    since: int | None,
+    further: Sequence[str],
+    found: Verified,
+    deep: bool,
+) -> None:
+    lying = {info.path: info for info in seal.lying(root, further)}
+    to_read = []
+    for path, one in known.items():
+        info = lying.get(path)
+        if since is not None and (info is None or info.modified >= since):
+            continue
+        found.add("sealed")
+        if info is None:
+            _sealed_fault(found, root, path, "is not there", one)
+        elif info.size != one.size:
+            _sealed_fault(found, root, path, f"has {info.size:,} bytes, and {one.size:,} were sealed", one)
+        elif deep or one.text is not None:
+            to_read.append(path)
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        for path, now in zip(to_read, pool.map(lambda p: _digest(files.join(root, p)), to_read), strict=True):
+            found.bytes += known[path].size
+            if now != known[path].digest:
+                _sealed_fault(found, root, path, "its content is not what was sealed", known[path])
+
+
+def _sealed_fault(found: Verified, root: str, path: str, what: str, known: seal.Sealed) -> None:
+    parts = path.split("/")
+    stage = parts[1] if parts[0] == "_commits" and len(parts) > 2 else ""
+    unit = parts[-1].removesuffix(".json") if parts[0] in ("units", "forgotten_units") and len(parts) == 2 else ""
+    found.fault("sealed", path, what, mend_of(path, known), stage or _maker(path), unit, root)
+
+
+def mend_of(path: str, known: seal.Sealed) -> Mend:
+    """How a file that was sealed is mended."""
+    if known.text is not None:
+        return Mend.RESTORE
+    if "/_delta_log/" in f"/{path}":
+        return Mend.LOG
+    for mend, places in (
+        (Mend.CARD, seal.CARD),
+        (Mend.REPORT, seal.REPORT),
+        (Mend.UNIT, ("units/",)),
+        (Mend.INPUT, ("input/",)),
+    ):
+        if any(seal.is_of(path, place) for place in places):
+            return mend
+    return Mend.LAY_OUT
+
+
+def _maker(path: str) -> str:
+    """The last stage writes the card; of what a stage did not make, the command that did."""
+    if any(seal.is_of(path, place) for place in seal.CARD):
+        return "finish"
+    return "report" if any(seal.is_of(path, place) for place in seal.REPORT) else ""
+
+
+def left_over(pipeline: Pipeline, commits: Commits, found: Verified) -> None:
+    """What lies there and counts for nothing. In the folders of the published dataset other programs take it for
+    rows."""
+    tables = pipeline.tables
+    if any(fault.check == "records" for fault in found.faults):
+        return  # whose files are named by no record that can be read
+    orphans = tables.orphans() if tables.storage.format != "delta" else []
+    published = [path for path, _ in orphans if path.startswith("i2e/")]
+    for path in published:
+        found.fault("files", path, "no commit record names it, and who reads the folder takes it for rows", Mend.REMOVE)
+    if others := [size for path, size in orphans if path not in published]:
+        found.notes.append(
+            f"{len(others):,} files of {sum(others) / 1e6:,.1f} MB are named by no commit record: `i2e clean` removes them"
+        )
+    staged = files.list_files(tables.path("_staging"))
+    if staged:
+        found.notes.append(f"{len(staged):,} unfinished files of a command that was cut off: `i2e run` removes them")
+
+
+def input_files(pipeline: Pipeline, units: Sequence[Unit], found: Verified) -> None:
+    """Input files by the digests of the registry. That they are gone is no fault of the output, but then nothing can be
+    made again of them."""
+    gone: list[str] = []
+    named = [(unit.name, file) for unit in units for file in unit.files if file.format != "files"]
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        now = pool.map(lambda pair: _fingerprint(pair[1].path), named)
+        for (unit, file), digest in zip(named, now, strict=True):
+            found.add("input")
+            if digest is None:
+                gone.append(f"{file.path} of unit {unit} is gone")
+            elif file.format == "parquet" and digest != file.digest:
+                gone.append(f"{file.path} of unit {unit} has changed")
+    if gone:
+        more = f", and {len(gone) - 5:,} more" if len(gone) > 5 else ""
+        found.notes.append(
+            f"input that is not what was read, and of which nothing can be made again: {'; '.join(gone[:5])}{more}"
+        )
+
+
+def _fingerprint(path: str) -> str | None:
+    try:
+        return files.fingerprint(path)
+    except OSError:
+        return None
+
+
+def _root(tables: Tables, stage: str) -> str:
+    return tables.of(stage).root
+
+
+def _said(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

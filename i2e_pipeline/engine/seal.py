@@ -1,0 +1,225 @@
+"""The seal of an output: what names the content of its files beside the tables, so that damage is found and mended.
+
+    <output>/_seal         of each of them its size and digest; of records their text, too. Written when a command ends
+    <output>/_unsealed     lies there while a command writes the output, and after one that was killed
+
+Commit records name the files of tables with their digests. Of everything else the seal does: records (commits, units,
+settings) and products (manifest, card, report, gazetteer, Delta's logs). Products can be made again. Records cannot
+always: a byte of a journal that went bad would cost the work on all its units, and a unit that somebody forgot would
+come back. So the seal holds them a second time.
+
+What was changed since the last seal, and not by a command that holds the output, keeps its old digest: a run after the
+damage does not take it for its own work.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import yaml
+
+from i2e_pipeline.core import digests, files
+from i2e_pipeline.core.config import is_ours
+from i2e_pipeline.core.errors import I2EError
+
+log = logging.getLogger(__name__)
+
+FILE, OPEN = "_seal", "_unsealed"
+CONFIG = "config.yaml"
+RECORDS = ("_commits/", "units/", "forgotten_units/", "_storage.json", "_reported.json", CONFIG)
+"""Folders and files whose text the seal holds, too."""
+REPORT = ("report.html", "report_entities/", "quality.json", "judged.parquet")
+CARD = ("i2e/manifest.json", "i2e/README.md", "i2e/croissant.json")
+_LARGE = ("units/index/",)
+"""Below the records, and not held a second time: as long as the input has rows."""
+_READ_AT_ONCE = 32
+
+
+class SealError(I2EError, ValueError):
+    """A seal that cannot be read; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A file as it was when it was sealed."""
+
+    size: int
+    modified: int
+    """nanoseconds since 1970, as the store says"""
+    digest: str
+    text: str | None = None
+    """Its content, where it is a record."""
+
+
+def read(root: str) -> dict[str, Sealed]:
+    """The sealed files by their paths, relative to the output; {} where nothing was sealed. Raises SealError."""
+    path = files.join(root, FILE)
+    if not files.exists(path):
+        return {}
+    content = files.read_bytes(path)
+    name, _, packed = content.partition(b"\n")
+    if digests.of_bytes(packed) != name.decode("ascii", "replace"):
+        raise SealError(f"{path} is not what was written: `i2e repair` seals the output anew")
+    found: dict[str, dict[str, object]] = json.loads(zlib.decompress(packed))
+    return {path: Sealed(**entry) for path, entry in found.items()}  # type: ignore[arg-type]
+
+
+def _write(root: str, sealed: Mapping[str, Sealed]) -> None:
+    tree = {path: {k: v for k, v in vars(one).items() if v is not None} for path, one in sorted(sealed.items())}
+    packed = zlib.compress(json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode())
+    files.write_bytes(files.join(root, FILE), digests.of_bytes(packed).encode() + b"\n" + packed)
+
+
+def opened(root: str) -> int | None:
+    """When the command began that writes the output, or was killed: nanoseconds since 1970 by the clock of the store.
+    None: the seal holds."""
+    found = files.info(files.join(root, OPEN))
+    return None if found is None else found.modified
+
+
+@contextmanager
+def unsealed(root: str, further: Collection[str]) -> Iterator[None]:
+    """For a command that writes the output, which must be locked. At the end of the block, however it ends, the output
+    is sealed.
+
+    further   folders beside RECORDS, REPORT and CARD whose files are sealed, each with a `/` at its end
+    """
+    if opened(root) is None:
+        files.write_json(files.join(root, OPEN), {})
+    try:
+        yield
+    except BaseException:
+        try:
+            seal(root, further)
+        except Exception as error:  # what ended the block is what is said
+            log.debug("%s is not sealed: %s", root, error)
+        raise
+    seal(root, further)
+
+
+def seal(root: str, further: Collection[str]) -> None:
+    """Seal what lies there now, and take the mark of a command that writes away."""
+    since = opened(root)
+    try:
+        before = read(root)
+    except SealError as error:
+        log.warning("%s", error)
+        before = {}
+    now = dict(_sealed(root, lying(root, further), before, since))
+    if now != before or not before:
+        _write(root, now)
+    files.remove(files.join(root, OPEN))
+
+
+def renew(root: str, *paths: str) -> None:
+    """Seal these files, which a command has just written beside a run's, where the output is sealed."""
+    try:
+        before = read(root)
+    except SealError:
+        return
+    if not before or opened(root) is not None:  # whoever writes seals them
+        return
+    found = [i for i in lying(root, ()) if any(is_of(i.path, place) for place in paths)]
+    left = {path: one for path, one in before.items() if not any(is_of(path, place) for place in paths)}
+    _write(root, left | dict(_sealed(root, found, {}, None)))
+
+
+def forget(root: str, paths: Iterable[str]) -> None:
+    """Take files out of the seal that are about to be made again."""
+    gone = set(paths)
+    if gone:
+        _write(root, {path: one for path, one in read(root).items() if path not in gone})
+
+
+def lying(root: str, further: Collection[str]) -> Iterator[files.FileInfo]:
+    """The files of an output that are sealed, as they lie there."""
+    for place in dict.fromkeys((*RECORDS, *CARD, *REPORT, *further)):
+        if place.endswith("/"):
+            folder = place.rstrip("/")
+            for info in files.list_files(files.join(root, folder)):
+                if not files.is_unfinished(info.path):
+                    yield replace(info, path=files.join(folder, info.path))
+        elif (one := files.info(files.join(root, place))) is not None:
+            yield replace(one, path=place)
+
+
+def _sealed(
+    root: str, found: Iterable[files.FileInfo], before: Mapping[str, Sealed], since: int | None
+) -> Iterator[tuple[str, Sealed]]:
+    """Each file with its entry. One that nobody has written since `since` keeps what was known of it."""
+    to_read = []
+    for info in found:
+        known = before.get(info.path)
+        if known is None or (since is not None and info.modified >= since and not _same(info, known)):
+            to_read.append(info)
+        else:
+            yield info.path, known
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        for entry in pool.map(lambda info: _entry(root, info), to_read):
+            if entry is not None:
+                yield entry
+
+
+def _same(info: files.FileInfo, known: Sealed) -> bool:
+    return (info.size, info.modified) == (known.size, known.modified)
+
+
+def _entry(root: str, info: files.FileInfo) -> tuple[str, Sealed] | None:
+    path = files.join(root, info.path)
+    try:
+        if not is_record(info.path):
+            return info.path, Sealed(info.size, info.modified, digests.of_file(path))
+        content = files.read_bytes(path)
+        if info.path == CONFIG and not is_ours(content):
+            return None
+        return info.path, Sealed(len(content), info.modified, digests.of_bytes(content), content.decode())
+    except FileNotFoundError:  # removed since it was listed
+        return None
+
+
+def is_record(path: str) -> bool:
+    """Whether the seal holds its text."""
+    of = any(is_of(path, place) for place in RECORDS)
+    return of and not any(is_of(path, place) for place in _LARGE)
+
+
+def is_of(path: str, place: str) -> bool:
+    """Whether a place of RECORDS, CARD, REPORT holds a file."""
+    return path.startswith(place) if place.endswith("/") else path == place
+
+
+def settings_of(root: str) -> dict[str, object]:
+    """The settings of the last command that wrote an output, as its own config.yaml or the seal says them, whichever is
+    what was written. Raises SealError where there are none."""
+    path = files.join(root, CONFIG)
+    content = files.read_bytes(path) if files.exists(path) else b""
+    try:
+        known = read(root).get(CONFIG)
+    except SealError:
+        known = None
+    if known is not None and known.text is not None and digests.of_bytes(content) != known.digest:
+        renewed = opened(root) is not None and is_ours(content)  # by a command that was cut off
+        content = content if renewed else known.text.encode()
+    try:
+        tree = yaml.safe_load(content)
+    except (yaml.YAMLError, ValueError) as error:
+        raise SealError(
+            f"{path} is no YAML any more ({error}): name the config of the output, `--config FILE`"
+        ) from None
+    if not isinstance(tree, dict) or not is_ours(content):
+        raise SealError(f"{path} holds no settings of a run: name the config of the output, `--config FILE`")
+    return tree
+
+
+def restore(root: str, path: str, known: Sealed) -> None:
+    """Write a record again as it was sealed."""
+    assert known.text is not None, path
+    files.write_bytes(files.join(root, path), known.text.encode())
+    (written,) = [i for i in lying(root, ()) if i.path == path]
+    _write(root, read(root) | {path: replace(known, modified=written.modified)})
