@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from i2e_pipeline.commands.explain import explain
+from i2e_pipeline.commands.verify import verify
 from i2e_pipeline.core.config import Config, merge
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.tables import Commit, Tables
@@ -34,8 +35,10 @@ def settings(world: Path | str, output: Path | str, *overrides: str, shards: str
 
 
 def run(config: Config, spark: Any, *wanted: str, redo: tuple[str, ...] = ()) -> dict[str, int]:
-    """Units that each stage worked on."""
+    """Units that each stage worked on. What a run to the end leaves must be whole, whatever was there before."""
     _, states = pipeline(config, lambda: spark).run(wanted or None, redo)
+    if not wanted:
+        assert_whole(config)
     return {s.stage.name: len(s.to_do) for s in states}
 
 
@@ -89,3 +92,9 @@ def explained_as_stored(whole: Pipeline) -> int:
             (r["entity_id"], r["probability"], r["reason"]) for r in pair["labels"]
         }
     return len(with_labels)
+
+
+def assert_whole(config: Config) -> None:
+    """`i2e verify --deep` finds nothing wrong with an output."""
+    found = verify(pipeline(config), deep=True)
+    assert not found.faults, "\n".join(map(str, found.faults))

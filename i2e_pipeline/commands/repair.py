@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from i2e_pipeline.commands.run import run
@@ -17,6 +18,7 @@ from i2e_pipeline.commands.verifying.faults import Fault, Mend, Verified
 from i2e_pipeline.core import files
 from i2e_pipeline.engine import seal
 from i2e_pipeline.engine.delta import DeltaLog
+from i2e_pipeline.engine.lock import waiting
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.publish.purging import PURGED
@@ -56,12 +58,13 @@ def repair(
         mendable = [f for f in found.faults if f.mend is not Mend.INPUT or compose is not None]
         if not mendable:
             return done
-        done.mended += mendable
         restoring = [f for f in mendable if f.mend in (Mend.RESTORE, Mend.SEAL)]
+        done.mended += restoring or mendable
         with pipeline.exclusive():
             _mend(pipeline, restoring or mendable, compose)
             if not restoring:
                 run(pipeline)
+                _lay_out(pipeline, [f.path for f in mendable if f.mend is Mend.LAY_OUT])
                 _tell_of_purged(pipeline, mendable)
         pipeline = pipeline.with_config(pipeline.config)
     done.left = verify(pipeline, deep, sample)
@@ -87,8 +90,10 @@ def _mend(pipeline: Pipeline, faults: Sequence[Fault], compose: Callable[[], obj
     for table in sorted(logs):
         _write_log(tables, table)
     for stage in dict.fromkeys(fault.stage for fault in by_mend[Mend.REDO]):
-        tables.discard(stage, sorted({f.unit for f in by_mend[Mend.REDO] if f.stage == stage}))
-    _lay_out(pipeline, by_mend[Mend.LAY_OUT])
+        home = tables.of(stage)
+        with waiting(home.root, f"stage {stage}") if home is not tables else nullcontext():
+            tables.discard(stage, sorted({f.unit for f in by_mend[Mend.REDO] if f.stage == stage}))
+    _remove_laid_out(pipeline, by_mend[Mend.LAY_OUT])
     if by_mend[Mend.CARD]:
         _drop(tables.root, by_mend[Mend.CARD])
         files.remove(tables.path("i2e", "manifest.json"))
@@ -143,17 +148,19 @@ def _write_log(tables: Tables, table: str) -> None:
     seal.forget(root, [path for path in known if path.startswith(f"{table}/_delta_log/")])
 
 
-def _lay_out(pipeline: Pipeline, faults: Sequence[Fault]) -> None:
-    """Remove folders of files for workers that are damaged, and let their stages lay them out again."""
+def _remove_laid_out(pipeline: Pipeline, faults: Sequence[Fault]) -> None:
+    """Remove folders of files for workers of which some are damaged."""
     folders = {(fault.root or pipeline.tables.root, _folder_of(pipeline, fault.path)) for fault in faults}
     for root, folder in sorted(folders):
         files.remove(files.join(root, folder))
         seal.forget(root, [path for path in seal.read(root) if path.startswith(f"{folder}/")])
-    if not folders:
-        return
+
+
+def _lay_out(pipeline: Pipeline, paths: Sequence[str]) -> None:
+    """Let stages lay these out again, though they have nothing to work on: other commands read them, too."""
     run = pipeline.as_it_is()
     for stage in pipeline.stages:
-        if any(folder.startswith(f"{place}/") for _, folder in folders for place in stage.lays_out_in):
+        if any(path.startswith(f"{place}/") for path in paths for place in stage.lays_out_in):
             stage.prepare(run.handed_to(stage))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from i2e_pipeline.commands.verifying import dataset, stored
-from i2e_pipeline.commands.verifying.faults import CHECKS, Fault, Verified
+from i2e_pipeline.commands.verifying.faults import CHECKS, Fault, Mend, Verified
 from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine import lock
@@ -96,9 +96,14 @@ def _marks(path: str, found: Verified) -> None:
 
 
 def _each_once(faults: list[Fault]) -> list[Fault]:
-    """The first fault of each file."""
+    """The first fault of each file. A folder of records of which one can be put back has no other."""
+    restored = [(f.root, f.path) for f in faults if f.mend is Mend.RESTORE]
     by_path: dict[tuple[str, str, str], Fault] = {}
     for fault in faults:
+        if fault.check == "records" and any(
+            root == fault.root and path.startswith(f"{fault.path}/") for root, path in restored
+        ):
+            continue
         by_path.setdefault((fault.root, fault.path, fault.unit), fault)
     return list(by_path.values())
 

@@ -158,14 +158,18 @@ class Select(Stage):
         ]
 
     def _before(self, run: Run) -> DataFrame | None:
-        """The entities that had a class in the last build, whatever config made it; None where there was none."""
+        """The entities that had a class in the last build, whatever config made it; None where there was none.
+
+        They stand in three tables. Whichever is whole is read: after a kill or a repair that took one away, a class
+        index is still its entity's."""
         from pyspark.sql import functions as F
 
-        last = list(run.tables.commits(self.name).values())
-        if not last or run.tables.missing_files(last):
-            return None
         wanted = ["entity_id", "class_index", *statistics.OF_KNOWLEDGE_BASE]
-        return run.tables.read("entity_statistics", last, wanted).where(F.col("class_index").isNotNull())
+        for table in ("entity_statistics", "i2e/entities", "i2e/statistics/entities"):
+            last = list(run.tables.commits_of(table).values())
+            if last and not run.tables.missing_files(last):
+                return run.tables.read(table, last, wanted).where(F.col("class_index").isNotNull())
+        return None
 
 
 class Publish(Stage):

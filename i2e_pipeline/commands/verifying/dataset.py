@@ -1,4 +1,4 @@
-"""Is the published dataset what its manifest says? Counts, class indices, labels, images, and who asked to be left out."""
+"""Is the published dataset what its manifest says? Counts, class indices, labels, images, and whom lists leave out."""
 
 from __future__ import annotations
 
@@ -127,8 +127,8 @@ def _some(all_files: Sequence[ImageFile]) -> list[ImageFile]:
 
 
 def _once(dataset: Dataset) -> None:
-    """No image stands twice. Ids are compared a part of their range at a time, and row groups that are outside of it are
-    passed over: files are in the order of ids."""
+    """No image stands twice. Ids are compared a part of their range at a time, and row groups outside of it are passed
+    over: files are in the order of ids."""
     parts = 1 << max(0, int(np.ceil(np.log2(max(1, dataset.of.rows) / _IDS_AT_ONCE))))
     for part in range(parts):
         low, high = (f"{part * (1 << 32) // parts:08x}", f"{(part + 1) * (1 << 32) // parts - 1:08x}")

@@ -162,7 +162,7 @@ def _footer_fault(one: Stored, schema: pa.Schema | None) -> str | None:
 
 
 def every_byte(pipeline: Pipeline, stored: Sequence[Stored], found: Verified) -> list[Stored]:
-    """Files whose content is what was written. One of an earlier version bears no digest: its pages are read instead."""
+    """Files whose content is what was written. Those of an earlier version bear no digest: their pages are read."""
     named = [one for one in stored if one.file.digest]
     unnamed = [one for one in stored if not one.file.digest]
     said = _digests(pipeline, named)
@@ -289,8 +289,8 @@ def sealed(pipeline: Pipeline, found: Verified, deep: bool) -> None:
             continue
         if not known:
             found.notes.append(
-                f"{root} was not sealed yet (an earlier version wrote it): what lies beside its tables is not compared. "
-                "The next `i2e run` seals it"
+                f"{root} was not sealed yet (an earlier version wrote it): what lies beside its tables is not "
+                "compared. The next `i2e run` seals it"
             )
             continue
         since = seal.opened(root)
@@ -373,7 +373,8 @@ def left_over(pipeline: Pipeline, commits: Commits, found: Verified) -> None:
         found.fault("files", path, "no commit record names it, and who reads the folder takes it for rows", Mend.REMOVE)
     if others := [size for path, size in orphans if path not in published]:
         found.notes.append(
-            f"{len(others):,} files of {sum(others) / 1e6:,.1f} MB are named by no commit record: `i2e clean` removes them"
+            f"{len(others):,} files of {sum(others) / 1e6:,.1f} MB are named by no commit record: `i2e clean` removes "
+            "them"
         )
     staged = files.list_files(tables.path("_staging"))
     if staged:

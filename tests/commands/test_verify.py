@@ -1,0 +1,347 @@
+"""`i2e verify` finds damage in every file of an output, and `i2e repair` mends it to the dataset that it was."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.damage import damage, rows
+from i2e_pipeline.commands import run as running
+from i2e_pipeline.commands.repair import repair
+from i2e_pipeline.commands.verify import NothingToVerify, told, verify, verify_dataset
+from i2e_pipeline.commands.verifying.faults import Mend, Verified
+from i2e_pipeline.commands.verifying.stored import digests_by_workers
+from i2e_pipeline.core import digests
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.engine import seal
+from i2e_pipeline.engine.lock import Held, exclusive
+from i2e_pipeline.stages import pipeline
+from tests.chain import content, run, settings
+
+pytestmark = pytest.mark.slow
+
+NOT_SEALED = ("_seal", "_staging/", "_explore/", "marks.jsonl", "train/", "_lock")
+"""What lies in an output and is no table's file, and that `verify` does not compare: unfinished, made again at need, a
+reader's own, a training's own."""
+
+
+@pytest.fixture(scope="module", params=["parquet", pytest.param("delta", marks=pytest.mark.delta)])
+def finished(request: pytest.FixtureRequest, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A run with its report."""
+    spark = request.getfixturevalue("spark")
+    config = settings(world, tmp_path_factory.mktemp("verify") / "out", f"storage.format={request.param}")
+    running.run(pipeline(config, lambda: spark))
+    return config
+
+
+@pytest.fixture
+def copied(finished: Config, tmp_path: Path) -> Config:
+    shutil.copytree(finished.output, tmp_path / "out")
+    return finished.model_copy(update={"output": str(tmp_path / "out")})
+
+
+def look(config: Config, deep: bool = True) -> Verified:
+    return verify(pipeline(config), deep)
+
+
+def files_of(config: Config) -> list[Path]:
+    return sorted(p for p in Path(config.output).rglob("*") if p.is_file())
+
+
+def test_every_file_of_an_output_is_named_by_a_digest(finished: Config) -> None:
+    output = Path(finished.output)
+    whole = pipeline(finished)
+    made = [
+        (f"{table}/{f.path}", f)
+        for stage in whole.names
+        for commit in whole.tables.commits(stage).values()
+        for table, of_table in commit.files.items()
+        for f in of_table
+    ]
+    assert all(digests.of_file(str(output / path)) == f.digest for path, f in made)
+    named = {path for path, _ in made} | seal.read(finished.output).keys()
+    lying = {p.relative_to(output).as_posix() for p in files_of(finished)}
+    assert {p for p in lying - named if not p.startswith(NOT_SEALED)} == set()
+
+
+def test_nothing_is_wrong_with_what_a_run_left(finished: Config) -> None:
+    found = look(finished)
+    assert found.faults == []
+    assert found.notes == []
+    assert {"records", "files", "digests", "footers", "sealed", "labels", "images"} <= found.looked_at.keys()
+    assert found.looked_at["labels"] > 20
+    assert "WRONG" not in "\n".join(told(found))
+
+
+def test_damage_in_any_file_is_found_and_named(copied: Config) -> None:
+    """Catches: bytes that went bad and left the length as it was, which sizes and footers do not show."""
+    output = Path(copied.output)
+    lying = files_of(copied)
+    kept = {path: path.read_bytes() for path in lying}
+    for n, path in enumerate(lying):
+        damage(path, lying, random.Random(n))
+        found = look(copied)
+        below = path.relative_to(output).as_posix()
+        named = [f for f in found.faults if below == f.path or below.startswith(f"{f.path}/")]
+        assert named, (below, [str(f) for f in found.faults])
+        if below.startswith(tuple(t for t in pipeline(copied).tables.catalogue.writers)) and below.endswith(".parquet"):
+            assert named[0].stage, below
+            assert named[0].unit, below
+        path.write_bytes(kept[path])
+    assert not look(copied).faults
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("seed", range(3))
+def test_what_was_damaged_is_mended_to_what_it_was(copied: Config, spark: Any, seed: int) -> None:
+    wanted, lying = rows(Path(copied.output)), files_of(copied)
+    draw = random.Random(seed)
+    chosen = draw.sample(lying, 6)
+    for path in chosen:
+        damage(path, lying if path is chosen[0] else [p for p in lying if p.exists()], draw)
+    done = repair(pipeline(copied, lambda: spark))
+    assert not done.left.faults, (chosen, [str(f) for f in done.left.faults])
+    assert done.mended
+    assert rows(Path(copied.output)) == wanted
+    assert not look(copied).faults
+    assert not any(run(copied, spark).values())
+
+
+@pytest.mark.spark
+def test_a_damaged_record_costs_no_work_and_a_damaged_file_that_of_its_stage(copied: Config, spark: Any) -> None:
+    """Catches: one bad byte of a journal costing the scores of all its units."""
+    output = Path(copied.output)
+    (journal,) = (output / "_commits" / "score").glob("*.json")
+    journal.write_bytes(journal.read_bytes().replace(b'"rows"', b'"rowz"', 1))
+    (unit,) = list((output / "units").glob("u-*.json"))[:1]
+    unit.unlink()
+    before = {p: p.stat().st_mtime_ns for p in files_of(copied) if p.suffix == ".parquet"}
+    done = repair(pipeline(copied, lambda: spark))
+    assert {f.mend for f in done.mended} == {Mend.RESTORE}
+    assert not done.left.faults
+    assert {p: p.stat().st_mtime_ns for p in files_of(copied) if p.suffix == ".parquet"} == before
+
+    one = next((output / "labels").rglob("*.parquet"))
+    one.write_bytes(one.read_bytes()[:-1] + b"x")
+    (fault,) = look(copied).faults
+    assert (fault.stage, fault.unit) == ("label", one.parent.name.removeprefix("unit="))
+    repair(pipeline(copied, lambda: spark))
+    changed = {p for p in before if not p.exists() or p.stat().st_mtime_ns != before[p]}
+    rejects = set((output / "rejects" / "stage=label" / one.parent.name).rglob("*.parquet"))
+    assert one in changed
+    assert changed - rejects <= {one}
+
+
+@pytest.mark.spark
+def test_class_indices_stay_where_the_table_that_knew_them_is_lost(world: Path, tmp_path: Path, spark: Any) -> None:
+    """Catches: a history of class indices that one table alone holds."""
+    first = settings(world, tmp_path / "out", shards="0000[12]")
+    run(first, spark)
+    grown = settings(world, tmp_path / "out")
+    run(grown, spark)
+    wanted = content(grown.output)
+    indices = pq.read_table(tmp_path / "out" / "i2e" / "entities").select(["entity_id", "class_index"]).to_pylist()
+    anew = settings(world, tmp_path / "anew")
+    run(anew, spark)
+    others = pq.read_table(tmp_path / "anew" / "i2e" / "entities").select(["entity_id", "class_index"]).to_pylist()
+    assert {e["entity_id"]: e["class_index"] for e in indices} != {e["entity_id"]: e["class_index"] for e in others}
+    for table in ("entity_statistics", "i2e/entities", "selection"):
+        for file in (tmp_path / "out" / table).rglob("*.parquet"):
+            file.write_bytes(file.read_bytes()[:-9])
+        assert not repair(pipeline(grown, lambda: spark)).left.faults
+        now = pq.read_table(tmp_path / "out" / "i2e" / "entities").select(["entity_id", "class_index"]).to_pylist()
+        assert now == indices
+        assert content(grown.output) == wanted
+
+
+def rewritten(config: Config, table: str, change: Callable[[pa.Table], pa.Table]) -> Path:
+    """Change rows of a table's first file, and let its commit record say that this was written."""
+    output = Path(config.output)
+    path = next(p for p in sorted((output / table).rglob("*.parquet")) if pq.read_metadata(p).num_rows > 1)
+    old = (path.stat().st_size, digests.of_file(str(path)))
+    pq.write_table(change(pq.read_table(path, partitioning=None)), path)
+    new = (path.stat().st_size, digests.of_file(str(path)))
+    for journal in (output / "_commits").rglob("journal-*.json"):
+        text = journal.read_text()
+        for was, now in zip(old, new, strict=True):
+            text = text.replace(str(was), str(now)) if path.name in text else text
+        journal.write_text(text)
+    (output / "_seal").unlink()
+    return path
+
+
+def _swapped_labels(table: pa.Table) -> pa.Table:
+    found = table.to_pylist()
+    found[0]["labels"][0]["class_index"] += 1
+    return pa.Table.from_pylist(found, table.schema)
+
+
+def _other_image(table: pa.Table) -> pa.Table:
+    found = table.to_pylist()
+    found[0]["image"], found[1]["image"] = found[1]["image"], found[0]["image"]
+    return pa.Table.from_pylist(found, table.schema)
+
+
+def _no_image(table: pa.Table) -> pa.Table:
+    found = table.to_pylist()
+    found[0]["image"]["bytes"] = b"\xff\xd8\xff"
+    found[0]["image_id"] = digests.of_bytes(b"\xff\xd8\xff")
+    return pa.Table.from_pylist(found, table.schema)
+
+
+def _twice(table: pa.Table) -> pa.Table:
+    found = table.to_pylist()
+    return pa.Table.from_pylist([found[0], *found[:-1]], table.schema)
+
+
+def _two_classes(table: pa.Table) -> pa.Table:
+    found = table.to_pylist()
+    found[1]["entity_id"] = found[0]["entity_id"]
+    return pa.Table.from_pylist(found, table.schema)
+
+
+def _numbered_from_one(table: pa.Table) -> pa.Table:
+    return table.set_column(0, table.schema.field(0), pa.array(range(1, len(table) + 1), pa.int32()))
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "check", "says"),
+    [
+        ("i2e/images", _swapped_labels, "labels", "disagree with the class index"),
+        ("i2e/images", _other_image, "images", "is not the one that its id names"),
+        ("i2e/images", _no_image, "images", "cannot be decoded"),
+        ("i2e/images", _twice, "labels", "stand twice"),
+        ("i2e/entities", _two_classes, "dataset", "two classes"),
+        ("i2e/entities", _numbered_from_one, "dataset", "class ind"),
+        ("labels", lambda t: t.slice(1), "footers", "rows"),
+        ("labels", lambda t: t.append_column("x", pa.nulls(len(t), pa.int8())), "footers", "that its table has not: x"),
+    ],
+)
+def test_rows_that_are_wrong_in_whole_files_are_found(
+    copied: Config, table: str, change: Callable[[pa.Table], pa.Table], check: str, says: str
+) -> None:
+    path = rewritten(copied, table, change)
+    if copied.storage.format == "delta":
+        shutil.rmtree(Path(copied.output) / table / "_delta_log")
+    faults = [f for f in verify(pipeline(copied), deep=True, sample=1000).faults if f.check == check]
+    assert faults, path
+    assert says in faults[0].what
+    alone = Path(copied.output).parent / "alone"
+    if table == "i2e/images" and copied.storage.format == "parquet":
+        shutil.copytree(Path(copied.output) / "i2e", alone)
+        assert [f.check for f in verify_dataset(str(alone), deep=True, sample=1000).faults][:1] == [check]
+
+
+def test_counts_of_the_manifest_are_compared(copied: Config) -> None:
+    path = Path(copied.output) / "i2e" / "manifest.json"
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps({**tree, "labels": tree["labels"] + 1, "entities": 3}))
+    (Path(copied.output) / "_seal").unlink()
+    said = [f.what for f in look(copied).faults]
+    assert [s for s in said if "entities" in s and "says 3" in s]
+
+
+def test_who_asked_to_be_left_out_is_looked_for(copied: Config, tmp_path: Path) -> None:
+    images = pq.read_table(
+        Path(copied.output) / "i2e" / "images", columns=["image_id", "url", "perceptual_hash", "labels"]
+    )
+    row = images.to_pylist()[0]
+    for name, item, says in (
+        ("a.txt", row["url"], "by address"),
+        ("b.txt", row["image_id"], "by image"),
+        ("c.txt", row["perceptual_hash"], "by perceptual hash"),
+        ("d.txt", f"Q{row['labels'][0]['entity_id']}", "by entity"),
+        ("e.txt", "nothing.example", None),
+    ):
+        (tmp_path / name).write_text(f"{item}\n")
+        config = copied.model_copy(
+            update={"select": copied.select.model_copy(update={"exclude": (str(tmp_path / name),)})}
+        )
+        faults = look(config, deep=False).faults
+        assert [f.mend for f in faults] == ([Mend.RUN] if says else [])
+        assert says is None or says in faults[0].what
+    missing = copied.model_copy(
+        update={"select": copied.select.model_copy(update={"exclude": (str(tmp_path / "no"),)})}
+    )
+    assert [n for n in look(missing, deep=False).notes if "select.exclude cannot be read" in n]
+
+
+def test_a_file_of_nobody_among_published_ones_is_a_fault(copied: Config) -> None:
+    if copied.storage.format == "delta":
+        pytest.skip("Delta's readers take no file that the log does not name")
+    one = next((Path(copied.output) / "i2e" / "images").rglob("*.parquet"))
+    shutil.copy(one, one.with_name("part-99999-0-feedbeef.parquet"))
+    (fault,) = [f for f in look(copied).faults if f.check == "files"]
+    assert fault.mend is Mend.REMOVE
+    assert fault.path.endswith("feedbeef.parquet")
+
+
+def test_what_a_command_that_was_killed_left_is_no_damage(copied: Config) -> None:
+    """Catches: false alarms for what the next run puts right."""
+    output = Path(copied.output)
+    (output / "_unsealed").write_text("{}\n")
+    (output / "report.html").write_text("half")
+    (output / "_commits" / "label" / "journal-000000009.json").write_text(
+        '{"anew":false,"gone":[],"components":{},"commits":[]}'
+    )
+    found = look(copied)
+    assert not found.faults
+    assert [n for n in found.notes if "was cut off" in n]
+
+
+@pytest.mark.spark
+def test_a_run_after_the_damage_does_not_take_it_for_its_own_work(copied: Config, spark: Any) -> None:
+    page = Path(copied.output) / "report.html"
+    page.write_bytes(page.read_bytes().replace(b"e", b"a", 1))
+    run(copied, spark)
+    assert [f.path for f in look(copied).faults] == ["report.html"]
+    repair(pipeline(copied, lambda: spark))
+    assert not look(copied).faults
+
+
+def test_an_output_that_is_written_is_not_looked_at_and_nothing_is_said_so(
+    copied: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with exclusive(copied.output), monkeypatch.context() as patched:
+        patched.setattr("i2e_pipeline.engine.lock._alive", lambda process: True)
+        with pytest.raises(Held, match="is being written by process"):
+            look(copied)
+    with pytest.raises(NothingToVerify, match="holds nothing"):
+        verify(pipeline(copied.model_copy(update={"output": str(tmp_path / "none")})))
+    with pytest.raises(NothingToVerify, match="neither a run's output nor a dataset"):
+        verify_dataset(str(tmp_path / "none"))
+
+
+def test_outputs_of_before_are_looked_at_as_far_as_they_say(copied: Config) -> None:
+    output = Path(copied.output)
+    (output / "_seal").unlink()
+    for journal in (output / "_commits").rglob("journal-*.json"):
+        tree = json.loads(journal.read_text())
+        for commit in tree["commits"]:
+            for made in commit["files"].values():
+                for file in made:
+                    del file["digest"]
+        journal.write_text(json.dumps(tree))
+    found = look(copied)
+    assert not found.faults
+    assert [n for n in found.notes if "bear no digest" in n]
+    assert [n for n in found.notes if "was not sealed yet" in n]
+    one = max((output / "scores").rglob("*.parquet"), key=lambda p: p.stat().st_size)
+    content_ = bytearray(one.read_bytes())
+    content_[4:40] = bytes(36)
+    one.write_bytes(content_)
+    assert [f.check for f in look(copied).faults] == ["digests"]
+
+
+@pytest.mark.spark
+def test_workers_name_the_same_content(copied: Config, spark: Any, tmp_path: Path) -> None:
+    paths = [str(p) for p in files_of(copied)[:20]]
+    assert digests_by_workers(spark, [*paths, str(tmp_path / "none")]) == [*map(digests.of_file, paths), None]
