@@ -17,8 +17,8 @@ RSS of Java says what its collector left lying, up to -Xmx. What it needs is the
 --live-every seconds a full collection is asked for (jcmd), and the log of collections says what was left. Without jcmd
 the smallest heap after any collection of the last half of the run stands in its place, which is more.
 
---units: the driver over so many files of ten rows without images, each a unit, up to the stage `extract`: what the lists
-of files, units and commits take, per unit. 0: leave it out.
+--units: the driver over so many files of ten rows without images, each a unit, up to the stage `extract`: what the
+lists of files, units and commits take, per unit. 0: leave it out.
 """
 
 from __future__ import annotations
@@ -168,13 +168,17 @@ def heap_of(logs: Sequence[Path]) -> Heap:
     return found
 
 
-def _collect(root: int, every: float, stop: threading.Event) -> None:
-    """Ask Java for full collections."""
-    jcmd = shutil.which("jcmd")
-    while jcmd and every and not stop.wait(every):
+def collect(root: int) -> None:
+    """Ask the Java below a process for a full collection; its log says what is left."""
+    if jcmd := shutil.which("jcmd"):
         for pid, role in tree(root):
             if role == "jvm":
                 subprocess.run([jcmd, str(pid), "GC.run"], capture_output=True, check=False)
+
+
+def _collect(root: int, every: float, stop: threading.Event) -> None:
+    while every and not stop.wait(every):
+        collect(root)
 
 
 def watched(arguments: Sequence[str], folder: Path, live_every: float) -> dict[str, Any]:
