@@ -13,9 +13,10 @@ workers  Spark's Python workers and the daemon that they fork from
                     was imported before the fork are such pages; the sum of RSS counts them once a worker
            largest  RSS of one process, which is what a container's limit for one would have to hold
 
-RSS of Java says what its collector left lying, up to -Xmx. What it needs is the heap that is still reachable: every
---live-every seconds a full collection is asked for (jcmd), and the log of collections says what was left. Without jcmd
-the smallest heap after any collection of the last half of the run stands in its place, which is more.
+RSS of Java says what its collector left lying, up to -Xmx. What it needs is what is still reachable: every
+--live-every seconds all garbage is collected and what is left is counted by class (jcmd, of a JDK). `live heap` is all
+of that; `kept` is without arrays of long. These are the pages in which tasks at work sort and aggregate rows: Spark
+gives them to whoever asks, up to spark.memory.fraction of the heap, and then writes to the disk. A leak is in `kept`.
 
 --units: the driver over so many files of ten rows without images, each a unit, up to the stage `extract`: what the
 lists of files, units and commits take, per unit. 0: leave it out.
@@ -34,7 +35,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -142,69 +143,62 @@ class Sampler:
 
 @dataclass
 class Heap:
-    """Java's heap after each collection, from its log; bytes."""
+    """What is reachable on Java's heap; bytes."""
 
-    full: list[int] = field(default_factory=list)
-    """After a full collection: what is reachable."""
-    any: list[int] = field(default_factory=list)
-
-    @property
-    def live(self) -> int:
-        """The most that was reachable."""
-        return max(self.full) if self.full else min(self.any[len(self.any) // 2 :], default=0)
+    live: int = 0
+    kept: int = 0
+    """Without arrays of long, which are the pages that tasks at work sort and aggregate rows in."""
 
 
-_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+def histogram(text: str) -> Heap | None:
+    """Reads `jcmd PID GC.class_histogram`; None where it says nothing."""
+    total = re.search(r"^Total\s+\d+\s+(\d+)", text, re.MULTILINE)
+    if not total:
+        return None
+    pages = re.search(r"^\s*\d+:\s+\d+\s+(\d+)\s+\[J\b", text, re.MULTILINE)
+    return Heap(int(total[1]), int(total[1]) - (int(pages[1]) if pages else 0))
 
 
-def heap_of(logs: Sequence[Path]) -> Heap:
-    """Reads logs of `-Xlog:gc`."""
-    found = Heap()
-    for log in logs:
-        for kind, size, unit in re.findall(r"Pause (\w+).*?->(\d+)([KMG])\(", log.read_text()):
-            found.any.append(int(size) * _UNITS[unit])
-            if kind == "Full":
-                found.full.append(found.any[-1])
-    return found
+def heap(root: int) -> Heap | None:
+    """Has the Java below a process collect all garbage, and looks at what is left. None without Java or jcmd."""
+    jcmd = shutil.which("jcmd")
+    for pid, role in tree(root):
+        if role == "jvm" and jcmd:
+            said = subprocess.run(
+                [jcmd, str(pid), "GC.class_histogram"], capture_output=True, text=True, check=False
+            ).stdout
+            return histogram(said)
+    return None
 
 
-def collect(root: int) -> None:
-    """Ask the Java below a process for a full collection; its log says what is left."""
-    if jcmd := shutil.which("jcmd"):
-        for pid, role in tree(root):
-            if role == "jvm":
-                subprocess.run([jcmd, str(pid), "GC.run"], capture_output=True, check=False)
-
-
-def _collect(root: int, every: float, stop: threading.Event) -> None:
+def _look(root: int, every: float, stop: threading.Event, found: list[Heap]) -> None:
     while every and not stop.wait(every):
-        collect(root)
+        if now := heap(root):
+            found.append(now)
 
 
 def watched(arguments: Sequence[str], folder: Path, live_every: float) -> dict[str, Any]:
     """Runs `i2e` with these arguments; its peaks by role in MB, and its seconds."""
-    (folder / "gc").mkdir(parents=True)
-    # The launcher reads it. spark.driver.extraJavaOptions would take the place of what the session sets there.
-    options = f"-Xlog:gc:file={folder}/gc/%p.log:uptime"
     began, stop = time.monotonic(), threading.Event()
+    heaps: list[Heap] = []
     with open(folder / "said", "w") as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "i2e_pipeline.cli", *arguments],
-            stdout=said, stderr=subprocess.STDOUT, env=os.environ | {"JDK_JAVA_OPTIONS": options},
-        )  # fmt: skip
-        collector = threading.Thread(target=_collect, args=(process.pid, live_every, stop), daemon=True)
-        collector.start()
+            [sys.executable, "-m", "i2e_pipeline.cli", *arguments], stdout=said, stderr=subprocess.STDOUT
+        )
+        looker = threading.Thread(target=_look, args=(process.pid, live_every, stop, heaps), daemon=True)
+        looker.start()
         with Sampler(process.pid) as sampler:
             code = process.wait()
         stop.set()
-        collector.join()
+        looker.join()
     if code:
         raise SystemExit(f"i2e {' '.join(arguments)} ended with {code}:\n{(folder / 'said').read_text()}")
     peak = sampler.peak
     return {
         "seconds": round(time.monotonic() - began, 1),
         "driver": _mb(peak["driver"].rss), "jvm": _mb(peak["jvm"].rss),
-        "jvm_live_heap": _mb(heap_of(sorted((folder / "gc").glob("*.log"))).live),
+        "jvm_live_heap": _mb(max((h.live for h in heaps), default=0)),
+        "jvm_kept": _mb(max((h.kept for h in heaps), default=0)),
         "workers": _mb(peak["workers"].pss), "largest_worker": _mb(peak["workers"].largest),
         "worker_processes": peak["workers"].processes,
         "threads": {role: peak[role].threads for role in ROLES}, "files": {role: peak[role].files for role in ROLES},
@@ -244,7 +238,7 @@ def over_rows(root: Path, rows: int, files: int, sizes: Sequence[int], live_ever
     return found
 
 
-def over_units(root: Path, world: Path, counts: Sequence[int]) -> dict[str, Any]:
+def over_units(root: Path, world: Path, counts: Sequence[int], live_every: float) -> dict[str, Any]:
     """Peaks by number of units: files of ten rows that have texts and no images, up to the stage `extract`."""
     rows = pa.concat_tables([pq.read_table(path, columns=["key", "url", "caption"]) for path in _shards(world)])
     texts = [text for text in rows["caption"].to_pylist() if text and len(text) < 1000]
@@ -259,7 +253,7 @@ def over_units(root: Path, world: Path, counts: Sequence[int]) -> dict[str, Any]
             jpg = pa.nulls(10, pa.binary())
             table = pa.table({"key": keys, "url": urls, "caption": captions, "jpg": jpg})
             pq.write_table(table, folder / "pairs" / f"{n:06}.parquet")
-        figures = watched(["run", "--config", str(config(folder, world)), "--until", "extract"], folder, 0)
+        figures = watched(["run", "--config", str(config(folder, world)), "--until", "extract"], folder, live_every)
         found[str(count)] = {"units": count, **figures}
         print(f"{count} units: {json.dumps(found[str(count)])}", file=sys.stderr, flush=True)
         shutil.rmtree(folder)
@@ -271,7 +265,7 @@ def _shards(world: Path) -> list[Path]:
 
 
 _SHOWN = {
-    "driver": "driver Python", "jvm": "driver Java", "jvm_live_heap": "its live heap",
+    "driver": "driver Python", "jvm": "driver Java", "jvm_live_heap": "live heap", "jvm_kept": "kept",
     "workers": "workers, sum", "largest_worker": "largest worker",
 }  # fmt: skip
 
@@ -302,7 +296,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         figures = {"rows": over_rows(root, options.rows, options.files, options.sizes, options.live_every)}
         console.print(shown(figures["rows"], "Peaks in MB, and how many times those of the smallest size", "rows"))
         if any(options.units):
-            figures["units"] = over_units(root, root / "world", options.units)
+            figures["units"] = over_units(root, root / "world", options.units, options.live_every)
             console.print(shown(figures["units"], "The driver over units of ten rows, up to `extract`", "units"))
             few, many = (list(figures["units"].values())[n] for n in (0, -1))
             each = (many["driver"] - few["driver"]) / (many["units"] - few["units"]) if many is not few else 0.0

@@ -5,10 +5,11 @@
 
 One process with one Spark session runs the chain again and again over an input that grows: each step brings a file of
 --rows new rows and asks for something more, in turn: rows that were rejected are tried again (`i2e retry`), another
-threshold labels all units anew, the list of exclusions grows by an image and loses its oldest, a unit is forgotten. So every stage works for the whole time, and what depends on all units has more to do each time.
+threshold labels all units anew, the list of exclusions grows by an image and loses its oldest, a unit is forgotten. So
+every stage works for the whole time, and what depends on all units has more to do each time.
 
 Another process looks on. Of each ten seconds it keeps the most of: memory by role (benchmarks/memory.py says which
-figure of which role, and why), what is still reachable on Java's heap, open files, threads, processes, and files in the
+figure of which role, and why), what is kept on Java's heap, open files, threads, processes, and files in the
 driver's temporary folder and in `_staging`. At the end an undisturbed run makes the same dataset of the same input in
 another output, and the two are compared, row by row.
 
@@ -34,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as ds
-from memory import Held, collect, config, heap_of, held
+from memory import Held, config, heap, held
 
 from i2e_pipeline.pages import svg
 from i2e_pipeline.pages.palette import SERIES
@@ -44,6 +45,7 @@ WINDOW = 10.0
 """Seconds of which a sample is the most."""
 HARD = ("truncated", "html", "null image", "empty caption", "duplicate")
 """Kinds of rows that each file has one of: something to reject, and something to try again."""
+RETRIED = ("truncated_image", "not_an_image")
 THRESHOLDS = (0.2, 0.35)
 LAST_THRESHOLD = 0.25
 CYCLE = ("grow", "retry", "grow", "threshold", "grow", "exclude", "grow", "forget")
@@ -66,7 +68,7 @@ def drive() -> None:
         if step["do"] == "retry":
             whole = stages.pipeline(stages.load(step["config"], step["set"]))
             with whole.exclusive():
-                tried = retry(whole, ["broken_image"])
+                tried = retry(whole, RETRIED)
                 done = run(whole)
             step["tried_again"] = sum(sum(t.rows.values()) for t in tried)
         else:
@@ -82,9 +84,9 @@ class Driver:
 
     def __init__(self, folder: Path) -> None:
         self.temporary = folder / "tmp"
-        for name in ("tmp", "gc"):
-            (folder / name).mkdir()
-        options = f"-Xlog:gc:file={folder}/gc/%p.log:uptime -Djava.io.tmpdir={self.temporary}"
+        self.temporary.mkdir()
+        # The launcher reads it. spark.driver.extraJavaOptions would take the place of what the session sets there.
+        options = f"-Djava.io.tmpdir={self.temporary}"
         environment = {"TMPDIR": str(self.temporary), "SPARK_LOCAL_DIRS": str(self.temporary)}
         self._log = folder / "said"
         with open(self._log, "w") as said:
@@ -117,12 +119,12 @@ class Driver:
 class Watch:
     """Within the block, samples of the driver, its processes and its files, one a window."""
 
-    def __init__(self, driver: Driver, folder: Path, window: float, collect_every: float = 30.0) -> None:
-        self.driver, self.folder, self.window, self.collect_every = driver, folder, window, collect_every
+    def __init__(self, driver: Driver, folder: Path, window: float, look_every: float = 30.0) -> None:
+        self.driver, self.folder, self.window, self.look_every = driver, folder, window, look_every
         self.samples: list[dict[str, float]] = []
         self.rows = 0
         """Done so far, as the driver said last."""
-        self._began, self._seen = time.monotonic(), 0
+        self._began = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -136,19 +138,17 @@ class Watch:
 
     def _watch(self) -> None:
         most: dict[str, float] = {}
-        ends, collects = self._began + self.window, self._began
+        ends, looks = self._began + self.window, self._began
+        seen = {"live heap MB": 0.0, "kept heap MB": 0.0}
         while not self._stop.wait(1.0):
             for name, value in self._now().items():
                 most[name] = max(most.get(name, 0.0), value)
-            if time.monotonic() >= collects:
-                collects += self.collect_every
-                collect(self.driver.process.pid)
+            if time.monotonic() >= looks:
+                looks += self.look_every
+                if found := heap(self.driver.process.pid):
+                    seen = {"live heap MB": found.live / 1e6, "kept heap MB": found.kept / 1e6}
             if time.monotonic() >= ends:
-                live = heap_of(sorted((self.folder / "gc").glob("*.log"))).full
-                fresh, self._seen = live[self._seen :], len(live)
-                before = self.samples[-1]["live heap MB"] if self.samples else 0.0
-                most["live heap MB"] = max(fresh) / 1e6 if fresh else before
-                most |= {"minute": (time.monotonic() - self._began) / 60, "rows": self.rows}
+                most |= seen | {"minute": (time.monotonic() - self._began) / 60, "rows": self.rows}
                 self.samples.append({name: round(value, 2) for name, value in most.items()})
                 most, ends = {}, ends + self.window
 
@@ -290,7 +290,7 @@ _PANELS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (
         "memory, MB", "MB",
         (("jvm MB", "Java, resident"), ("workers MB", "Python workers, together"), ("driver MB", "driver's Python"),
-         ("live heap MB", "Java's heap that is reachable")),
+         ("kept heap MB", "kept on Java's heap")),
     ),
     ("open files", "", (("jvm files", "Java"), ("workers files", "workers"), ("driver files", "driver's Python"))),
     ("threads", "", (("jvm threads", "Java"), ("workers threads", "workers"), ("driver threads", "driver's Python"))),

@@ -30,11 +30,11 @@ def test_memory(tmp_path: Path) -> None:
         "memory.py", "--rows", "40", "--files", "1", "--sizes", "1", "--units", "3", "6", "--live-every", "2",
         "--json", str(tmp_path / "memory.json"),
     )  # fmt: skip
-    assert "its live heap" in said
+    assert "live heap" in said
     found = json.loads((tmp_path / "memory.json").read_text())
     figures = found["rows"]["1"]
     assert figures["units"] == 1
-    assert 10 < figures["jvm_live_heap"] < figures["jvm"]
+    assert 10 < figures["jvm_kept"] <= figures["jvm_live_heap"] < figures["jvm"]
     assert figures["largest_worker"] > 10
     assert figures["worker_processes"] >= 2  # the daemon, and one that worked
     assert min(figures["threads"].values()) > 0
@@ -57,7 +57,7 @@ def test_soak(tmp_path: Path) -> None:
     assert found["tried again"] > 0
     assert min(found["units worked on"].values()) > 0
     assert found["units"] == 7  # one of eight was forgotten
-    assert {"driver MB", "live heap MB", "jvm files", "workers threads", "temporary files"} <= found["samples"][
+    assert {"driver MB", "kept heap MB", "jvm files", "workers threads", "temporary files"} <= found["samples"][
         -1
     ].keys()
     assert (tmp_path / "soak.svg").read_text().startswith("<svg")
@@ -81,19 +81,16 @@ def test_processes_are_told_by_their_role(tmp_path: Path) -> None:
     assert memory._role("python", "driver") == "driver"
 
 
-def test_the_live_heap_is_what_full_collections_left(tmp_path: Path) -> None:
-    log = tmp_path / "1.log"
-    log.write_text(
-        "[1.0s] GC(0) Pause Young (Allocation Failure) 300M->200M(500M) 9.0ms\n"
-        "[2.0s] GC(1) Pause Full (Diagnostic Command) 250M->90M(500M) 90.0ms\n"
-        "[3.0s] GC(2) Pause Full (Diagnostic Command) 1G->102400K(2G) 90.0ms\n"
+def test_what_is_kept_is_the_heap_without_pages_of_rows() -> None:
+    said = (
+        " num     #instances         #bytes  class name (module)\n"
+        "-------------------------------------------------------\n"
+        "   1:          8946      263895768  [J (java.base@17.0.15)\n"
+        "   2:        187772       39904512  [B (java.base@17.0.15)\n"
+        "Total       2362778      422685856\n"
     )
-    found = memory.heap_of([log])
-    assert found.full == [90 * 2**20, 100 * 2**20]
-    assert found.live == 100 * 2**20
-    log.write_text("[1.0s] GC(0) Pause Young (Normal) 300M->200M(500M)\n[2.0s] GC(1) Pause Young (Normal) 3M->2M(5M)\n")
-    assert memory.heap_of([log]).live == 2 * 2**20
-    assert memory.heap_of([]).live == 0
+    assert memory.histogram(said) == memory.Heap(422685856, 422685856 - 263895768)
+    assert memory.histogram("123:\njava.io.IOException: no such process\n") is None
 
 
 def test_growth_compares_an_early_and_a_late_part() -> None:
