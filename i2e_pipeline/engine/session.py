@@ -277,6 +277,12 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
         files.write_bytes(str(settings), _QUIET.format(log=_log()).encode())
         properties |= {
             "spark.ui.enabled": "false",
+            # What its pages would show is kept all the same, of a thousand jobs and plans. Progress asks for the jobs
+            # of the waves that are worked on.
+            "spark.ui.retainedJobs": "100",
+            "spark.ui.retainedStages": "200",
+            "spark.ui.retainedTasks": "2000",
+            "spark.sql.ui.retainedExecutions": "20",
             "spark.driver.memory": config.session.driver_memory,
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",

@@ -16,11 +16,12 @@ BLUE, ORANGE, GREEN, GREY, INK, PAPER = "blue", "orange", "green", "grey", "ink"
 """Names of colours of the palette."""
 
 
-def drawing(height: float, body: Sequence[str], label: str) -> str:
-    """The whole chart; `label` is what a reader who cannot see it is told."""
+def drawing(height: float, body: Sequence[str], label: str, width: str = "100%") -> str:
+    """The whole chart; `label` is what a reader who cannot see it is told. A chart that is a file of its own needs a
+    width in pixels."""
     return (
-        f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" width="100%" '
-        f'height="{height:.0f}" font-family="system-ui, sans-serif" font-size="13" overflow="visible">'
+        f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" '
+        f'width="{width}" height="{height:.0f}" font-family="system-ui, sans-serif" font-size="13" overflow="visible">'
         + "".join(body)
         + "</svg>"
     )
@@ -84,6 +85,23 @@ def whisker(low: float, high: float, y: float, colour: str, title: str = "") -> 
         f'<line x1="{low:.3f}%" x2="{high:.3f}%" y1="{y:.1f}" y2="{y:.1f}" '
         f'style="stroke:{paint(colour)};stroke-width:2;opacity:.65">{inner}</line>'
     )
+
+
+def curve(points: Sequence[tuple[float, float]], height: float, colour: str, dashed: bool = False) -> str:
+    """A line through points of (percent across, pixels down), in a chart of this height; `colour` as CSS has it."""
+    # A line's points know no percent: an inner drawing is 100 wide and stretched, and its strokes are not.
+    inner = " ".join(f"{x:.3f},{y:.1f}" for x, y in points)
+    dashes = ";stroke-dasharray:5 4" if dashed else ""
+    return (
+        f'<svg width="100%" height="{height:.0f}" viewBox="0 0 100 {height:.0f}" preserveAspectRatio="none" '
+        f'overflow="visible"><polyline points="{inner}" vector-effect="non-scaling-stroke" '
+        f'style="fill:none;stroke:{colour};stroke-width:1.6;stroke-linejoin:round{dashes}"/></svg>'
+    )
+
+
+def swatch(x: float, y: float, colour: str) -> str:
+    """What a legend has before its words; y as that of the words."""
+    return f'<rect x="{x:.3f}%" y="{y - 9:.1f}" width="12" height="9" rx="2" style="fill:{colour}"/>'
 
 
 def text(
