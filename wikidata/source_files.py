@@ -40,8 +40,8 @@ PIECE_BLOCK = 1 << 20
 """Bytes of a plain file that are read together. Reading 4 MB at once takes three times as long a byte, each copy being
 new memory, but that is little beside what is made of the lines."""
 MAX_LINE = 256 << 20
-"""Bytes of a line; Wikidata's longest entities have some 10 MB. Without a bound, a few kilobytes that unpack to gigabytes
-of no line end fill the memory."""
+"""Bytes of a line; Wikidata's longest entities have some 10 MB. Without a bound, a few kilobytes that unpack to
+gigabytes of no line end fill the memory."""
 _UNPACKED = 4 << 20
 """Bytes that are unpacked together, however little they were packed into."""
 _HEAD = 64 << 10

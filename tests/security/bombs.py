@@ -67,13 +67,16 @@ def _packed(path: Path, begin: Callable[[], Any], first: bytes = b'{"a":1},\n') 
     return path
 
 
+def _told(error: Exception, path: Path) -> str:
+    return str(error) if path.name in str(error) else f"an error that does not name the file: {error}"
+
+
 def _read_dump(path: Path) -> str:
     (source,) = source_files.recognised([str(path)], DUMP)
     try:
         return f"read {sum(len(block) for block in source_files.blocks(source))}"
     except SourceError as error:
-        assert path.name in str(error)
-        return str(error)
+        return _told(error, path)
 
 
 @bomb
@@ -136,8 +139,7 @@ def _look(path: Path, **pairs: Any) -> str:
             read = sum(1 for _ in images.read(range(min(found.rows, 5))))
         return f"read {rows} {read}"
     except I2EError as error:
-        assert path.name in str(error), error
-        return str(error)
+        return _told(error, path)
 
 
 def _parquet(path: Path, **how: Any) -> Path:

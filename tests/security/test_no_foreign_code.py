@@ -72,9 +72,11 @@ def test_nothing_that_runs_what_bytes_say_is_called() -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "import pickle", "from pickle import loads", "import joblib", "eval(x)", "exec(x)", "np.load(f, allow_pickle=True)",
+        "import pickle", "from pickle import loads", "import joblib", "eval(x)", "exec(x)",
+        "np.load(f, allow_pickle=True)",
         "torch.load(f)", "torch.load(f, weights_only=False)", "yaml.load(f, yaml.Loader)", "pd.read_pickle(f)",
-        "tar.extractall(folder)", "subprocess.run(c, shell=True)", "os.system(c)", "from_pretrained(n, trust_remote_code=x)",
+        "tar.extractall(folder)", "subprocess.run(c, shell=True)", "os.system(c)",
+        "from_pretrained(n, trust_remote_code=x)",
     ],
 )  # fmt: skip
 def test_each_of_them_is_found(source: str) -> None:
