@@ -29,6 +29,7 @@ try:
     from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
     from i2e_pipeline.core.files import at_home
     from i2e_pipeline.core.secrets import hide
+    from i2e_pipeline.core.terminal import shown, shown_json
     from i2e_pipeline.core.version import __version__
 except KeyboardInterrupt:  # it takes a second, and who stops a command then wants no trace of imports
     sys.exit(130)
@@ -325,7 +326,7 @@ def _as_json(options: argparse.Namespace, tree: Mapping[str, Any]) -> bool:
         except OSError as error:
             raise _no_json(options.json, error) from None
         return False
-    print(json.dumps(tree, indent=1, ensure_ascii=not _speaks_unicode()))
+    print(shown_json(json.dumps(tree, indent=1, ensure_ascii=not _speaks_unicode())))
     return True
 
 
@@ -388,7 +389,7 @@ def _end(work: Callable[[], int]) -> NoReturn:
     except SystemExit as ended:  # argparse's, of --help and of an argument that it does not understand
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except Exception:
-        print(hide(traceback.format_exc()), file=sys.stderr, end="")
+        print(shown(hide(traceback.format_exc())), file=sys.stderr, end="")
         code = ExitCode.FAULT
     sys.exit(_flushed(code))
 
@@ -464,12 +465,12 @@ def _guarded(work: Callable[[], int]) -> int:
         remedy = extras.remedy(error)
         if remedy is None or os.environ.get("I2E_DEBUG"):
             raise
-        print(f"i2e: {remedy}", file=sys.stderr)
+        print(shown(f"i2e: {remedy}"), file=sys.stderr)
         return ExitCode.MISTAKE
     except I2EError as error:
         if os.environ.get("I2E_DEBUG"):
             raise
-        print(f"i2e: {hide(str(error))}", file=sys.stderr)
+        print(shown(f"i2e: {hide(str(error))}"), file=sys.stderr)
         return error.exit_code
     except Exception as error:
         if error is _Output.fault:
@@ -477,13 +478,14 @@ def _guarded(work: Callable[[], int]) -> int:
         if os.environ.get("I2E_DEBUG"):
             raise
         if told := stores.later_fault(error) or places.later_fault(error):
-            print(f"i2e: {hide(str(told))}\n(I2E_DEBUG=1 shows where)", file=sys.stderr)
+            print(shown(f"i2e: {hide(str(told))}\n(I2E_DEBUG=1 shows where)"), file=sys.stderr)
             return ExitCode.FAULT
         if not type(error).__module__.startswith(("pyspark", "py4j")):
             raise
         from i2e_pipeline.engine.causes import cause
 
-        print(f"i2e: {hide(cause(error))}\n(I2E_DEBUG=1 shows where; Spark's log has the rest)", file=sys.stderr)
+        said = f"i2e: {hide(cause(error))}\n(I2E_DEBUG=1 shows where; Spark's log has the rest)"
+        print(shown(said), file=sys.stderr)
         return ExitCode.FAULT
     except _Ended:
         print("i2e: ended (SIGTERM); the next run goes on where this one was", file=sys.stderr)
@@ -620,7 +622,7 @@ def _link(options: argparse.Namespace) -> int:
             log.info(f"{len(told):,} texts linked into {options.output}")
         elif not options.explain:
             for text in told:
-                print(json.dumps(plain(text), ensure_ascii=not _speaks_unicode()))
+                print(shown_json(json.dumps(plain(text), ensure_ascii=not _speaks_unicode())))
         elif not _as_json(options, {"texts": told}):
             summary.print_links(told)
         return 0
@@ -672,9 +674,9 @@ def _entity(options: argparse.Namespace) -> int:
     from i2e_pipeline.stages import pipeline
 
     if options.live:
-        print(entity.live(options.asked, options.live))
+        print(shown(entity.live(options.asked, options.live)))
     else:
-        print(entity.describe(pipeline(_config(options, compose=False)), options.asked))
+        print(shown(entity.describe(pipeline(_config(options, compose=False)), options.asked)))
     return 0
 
 
@@ -721,9 +723,9 @@ def _show_config(options: argparse.Namespace) -> int:
 
     config = _config(options, compose=False)
     if options.explain is None:
-        print(configuration.as_yaml(config.shown(), not _speaks_unicode()), end="")
+        print(shown(configuration.as_yaml(config.shown(), not _speaks_unicode())), end="")
     else:
-        print(explain(type(config), options.explain or None, _width() or _PIPED), end="")
+        print(shown(explain(type(config), options.explain or None, _width() or _PIPED)), end="")
     return 0
 
 
@@ -829,7 +831,7 @@ def _clean(options: argparse.Namespace) -> int:
     freed = clean(pipeline(_config(options)), options.dry_run, options.removed_stages, options.merge, options.purge)
     for one in freed:
         fewer = {"merged": " fewer", "purged": " rewritten"}.get(one.kind, "")
-        print(f"{one.kind:<10} {one.path}: {one.files:,} files{fewer}, {one.bytes / 1e6:,.1f} MB")
+        print(shown(f"{one.kind:<10} {one.path}: {one.files:,} files{fewer}, {one.bytes / 1e6:,.1f} MB"))
     verb = "would go" if options.dry_run else "gone"
     print(f"{sum(f.files for f in freed):,} files, {sum(f.bytes for f in freed) / 1e6:,.1f} MB {verb}")
     return 0
@@ -918,7 +920,7 @@ def _doctor(options: argparse.Namespace) -> int:
     for finding in (doctor.examine_cluster if options.cluster else doctor.examine)(config):
         found.append(finding)
         if options.json != _STDOUT:
-            print(doctor.told(finding, _width()), flush=True)
+            print(shown(doctor.told(finding, _width())), flush=True)
     _as_json(options, doctor.as_json(found))
     return ExitCode.FAULT if doctor.failed(found) else ExitCode.DONE
 

@@ -39,6 +39,11 @@ _SMALL = 8 << 10
 PIECE_BLOCK = 1 << 20
 """Bytes of a plain file that are read together. Reading 4 MB at once takes three times as long a byte, each copy being
 new memory, but that is little beside what is made of the lines."""
+MAX_LINE = 256 << 20
+"""Bytes of a line; Wikidata's longest entities have some 10 MB. Without a bound, a few kilobytes that unpack to
+gigabytes of no line end fill the memory."""
+_UNPACKED = 4 << 20
+"""Bytes that are unpacked together, however little they were packed into."""
 _HEAD = 64 << 10
 _BOM = b"\xef\xbb\xbf"
 _BLANK = b" \t\r\n\0"
@@ -225,11 +230,32 @@ def _first_bytes(source: Source) -> bytes:
     return head
 
 
+class _Gzip:
+    """zlib's, called as those of bz2 and xz are."""
+
+    def __init__(self) -> None:
+        self._of = zlib.decompressobj(wbits=31)
+
+    def decompress(self, read: bytes, most: int) -> bytes:
+        waiting = self._of.unconsumed_tail
+        return self._of.decompress(waiting + read if waiting else read, most)
+
+    @property
+    def eof(self) -> bool:
+        return self._of.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._of.unused_data
+
+
 _STREAMS: Mapping[str, Callable[[], Any]] = {
     "bz2": bz2.BZ2Decompressor,
-    "gz": lambda: zlib.decompressobj(wbits=31),
-    "xz": lzma.LZMADecompressor,
+    "gz": _Gzip,
+    "xz": lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY),
 }
+_XZ_MEMORY = 1 << 30
+"""Bytes that a stream of xz may ask for; `xz -9` asks for 65 MB, and a header may say 4 GB."""
 
 
 def _unpacked(source: Source, size: int) -> Iterator[bytes]:
@@ -250,16 +276,18 @@ def _of_streams(raw: Any, begin: Callable[[], Any], size: int) -> Iterator[bytes
     stream, begun, whole = begin(), False, False
     while read := bytes(raw.read(size)):
         while read := read if begun else read.lstrip(b"\0"):  # between streams may be padding
-            try:
-                piece = stream.decompress(read)
-            except _DAMAGES as error:
-                if begun or not whole:
-                    raise
-                raise OSError(f"behind a whole stream stands something else: {error}") from None
-            begun = True
-            if piece:
-                yield piece
-            read = b""
+            more = True
+            while more:
+                try:
+                    piece = stream.decompress(read, _UNPACKED)
+                except _DAMAGES as error:
+                    if begun or not whole:
+                        raise
+                    raise OSError(f"behind a whole stream stands something else: {error}") from None
+                begun, read = True, b""
+                if piece:
+                    yield piece
+                more = len(piece) == _UNPACKED and not stream.eof
             if stream.eof:
                 read, stream, begun, whole = stream.unused_data, begin(), False, True
     if begun:
@@ -280,6 +308,7 @@ def blocks(source: Source, partial: bool = False, size: int = BLOCK, separator: 
     Raises SourceError where the file cannot be read to its end.
     """
     rest: list[bytes] = []
+    held = 0
     try:
         for piece in _unpacked(source, min(size, _SMALL) if partial else size):
             if rest and len(separator) > 1:  # it may begin in what was read before
@@ -289,9 +318,11 @@ def blocks(source: Source, partial: bool = False, size: int = BLOCK, separator: 
             whole, end, after = piece.rpartition(separator)
             if end:
                 yield b"".join([*rest, whole, end])
-                rest = [after] if after else []
+                rest, held = [after] if after else [], len(after)
             else:
                 rest.append(piece)
+                held += len(piece)
+                _refuse_endless(held)
     except _DAMAGES as error:
         if "too much memory" in str(error):
             raise SourceError(f"{source.path} was packed with a long window (zstd --long): {_UNPACK}") from None
@@ -301,6 +332,11 @@ def blocks(source: Source, partial: bool = False, size: int = BLOCK, separator: 
             ) from None
     if rest:
         yield b"".join(rest)
+
+
+def _refuse_endless(held: int) -> None:
+    if held > MAX_LINE:
+        raise OSError(f"a line of more than {MAX_LINE >> 20} MB")
 
 
 def lines(
@@ -346,6 +382,7 @@ def lines_of_pieces(
 def _blocks_of(piece: Piece, partial: bool, size: int) -> Iterator[bytes]:
     """A piece in blocks of whole lines, without the file's byte order mark; the file's last line may lack its end."""
     rest: list[bytes] = []
+    held = 0
     try:
         filesystem, inner = piece.source.open_filesystem(piece.source.path)
         with filesystem.open_input_file(inner) as file:
@@ -372,7 +409,10 @@ def _blocks_of(piece: Piece, partial: bool, size: int) -> Iterator[bytes]:
                     rest = []
                     if over:
                         return
+                    held = 0
                 rest.append(read[last + 1 :])
+                held += len(rest[-1])
+                _refuse_endless(held)
     except OSError as error:
         if not partial:
             raise SourceError(f"{piece.source.path} cannot be read ({str(error).strip()}): {_DOWNLOAD}") from None

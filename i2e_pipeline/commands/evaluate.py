@@ -12,6 +12,7 @@ from typing import Any
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, EvaluateConfig
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.terminal import shown
 from i2e_pipeline.evaluate import compare, results
 
 
@@ -71,16 +72,17 @@ def run(options: argparse.Namespace, config: Callable[[], Config]) -> int:
 
     asked = _asked(config(), options)
     measured = suite.evaluate(asked)
-    print(results.terminal(measured), end="")
+    print(shown(results.terminal(measured)), end="")
     differences = [d for d in compare.between(measured) if d.queries]
     if differences:
-        print(f"\nagainst {measured.models[0].label}")
-        print(compare.table(differences), end="")
+        print(shown(f"\nagainst {measured.models[0].label}"))
+        print(shown(compare.table(differences)), end="")
     folder = suite.folder_of(asked)
-    print("\n" + "\n".join(files.join(folder, n) for n in ("results.json", "table.md", "table.csv", "index.html")))
+    made = (files.join(folder, n) for n in ("results.json", "table.md", "table.csv", "index.html"))
+    print(shown("\n" + "\n".join(made)))
     if options.json:
         results.write(options.json, measured)
-        print(options.json)
+        print(shown(options.json))
     return 0
 
 
@@ -127,9 +129,9 @@ def _vectors(path: str, protocol: str, truth: str | None, json: str | None, sett
     tree["software"] = results.software()
     if json:
         files.write_json(json, tree)
-    print(results.terminal(results.of_vectors(Path(json or path).stem, tree)), end="")
+    print(shown(results.terminal(results.of_vectors(Path(json or path).stem, tree))), end="")
     for note in tree["notes"]:
-        print(note)
+        print(shown(note))
     return 0
 
 
@@ -138,7 +140,7 @@ def _compare(paths: Sequence[str], json: str | None) -> int:
     if len(read) == 1 and len(read[0].models) < 2:
         raise ArgumentError(f"--compare {paths[0]}: it holds one model; name a second file")
     found = compare.between(read[0]) if len(read) == 1 else compare.compare(read[0], read[1])
-    print(compare.table(found), end="")
+    print(shown(compare.table(found)), end="")
     print(
         f"\ndifferences in percentage points; 95 % intervals of {compare.DRAWS:,} paired bootstrap draws of whole "
         "classes (of queries where a protocol has no classes)"

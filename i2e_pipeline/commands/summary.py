@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from i2e_pipeline.commands.plan import Estimate
 from i2e_pipeline.core import files
 from i2e_pipeline.core.secrets import hide
+from i2e_pipeline.core.terminal import shown
 from i2e_pipeline.engine.pipeline import StageState
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import Gone, Unit
@@ -28,7 +30,11 @@ if TYPE_CHECKING:
 
 
 class _Console(Console):
-    """rich's, but quiet about blanks at the ends of lines and about a pipe that nobody reads."""
+    """rich's, but quiet about blanks at the ends of lines and about a pipe that nobody reads, and with no order to the
+    terminal in what is said."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(shown(text), **how)
 
     def print(self, *what: Any, **how: Any) -> None:
         if self.is_terminal:

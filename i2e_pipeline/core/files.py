@@ -207,6 +207,12 @@ def list_files(folder: str) -> list[FileInfo]:
     )
 
 
+def is_below(path: str) -> bool:
+    """Does this relative path lead to something below the folder that it counts from, wherever it came from?"""
+    parts = path.split("/")
+    return path != "" and not path.startswith("/") and ".." not in parts and "://" not in path and "\0" not in path
+
+
 def is_hidden(path: str) -> bool:
     """Does a part of this relative path begin with `.` or `_`? Spark, Delta, macOS and this module keep such files
     beside the data."""
@@ -514,7 +520,7 @@ def record(path: str, remedy: str) -> Any:
     """The JSON of one record. Raises RecordError, with the remedy, where it is not whole."""
     try:
         return read_json(path)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is not a whole record ({error}): {remedy}") from None
 
 

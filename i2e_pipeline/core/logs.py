@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from i2e_pipeline.core.secrets import Hiding
+from i2e_pipeline.core.terminal import shown
 
 LOGGER = "i2e_pipeline"
 _WITH_TIMES = "I2E_LOG_TIMES"
@@ -41,7 +42,7 @@ class _Line(logging.Formatter):
     _dated = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._dated.format(record) if with_times() else super().format(record)
+        return shown(self._dated.format(record) if with_times() else super().format(record))
 
 
 def with_times() -> bool:

@@ -25,6 +25,9 @@ _UNKNOWN = object()
 _NULL = ("", "~", "null", "Null", "NULL")
 _OF_YAML_1_1 = re.compile(r"[+-]?0[0-9_]+|.*[0-9]:[0-9].*")
 """What only old YAML takes for a number, and for one that nobody means: 017 is 15 there, and 1:30 is 90."""
+_MOST_VALUES = 100_000
+_TOO_MANY = f"its anchors (&, *) make more than {_MOST_VALUES:,} values of what is written: write what is meant, once"
+"""A few lines of anchors that hold anchors are 10⁹ values written out ("billion laughs")."""
 _WHOLE = re.compile(r"[+-]?\d+(?:\.\d*)?[eE][+-]?\d+")
 _OCTAL = re.compile(r"0o[0-7]+")
 
@@ -43,6 +46,16 @@ class Written:
 
 class _Loader(yaml.SafeLoader):
     """YAML whose scalars are kept as they are written, whose keys are text, and in which no key stands twice."""
+
+    merged = 0
+    """Settings that merges (`<<: *a`) have brought in so far."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        before = len(node.value)
+        super().flatten_mapping(node)
+        self.merged += max(0, len(node.value) - before)
+        if self.merged > _MOST_VALUES:
+            raise SettingsError(_TOO_MANY)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}
@@ -65,7 +78,11 @@ class _Loader(yaml.SafeLoader):
         kind = node.tag.rpartition(":")[2]
         if kind == "timestamp" or _OF_YAML_1_1.fullmatch(node.value):
             return Written(node.value, node.value)
-        return Written(node.value, getattr(yaml.SafeLoader, f"construct_yaml_{kind}")(self, node))
+        try:
+            value = getattr(yaml.SafeLoader, f"construct_yaml_{kind}")(self, node)
+        except ValueError:  # `0x_`, or thousands of digits
+            value = node.value
+        return Written(node.value, value)
 
 
 for _kind in ("bool", "int", "float", "timestamp"):
@@ -104,20 +121,34 @@ def read(file: str) -> dict[str, Any]:
 
 
 def _load(text: str) -> Any:
-    tree = yaml.load(text, _Loader)
-    _refuse_circles(tree, set(), set())
+    try:
+        tree = yaml.load(text, _Loader)
+        written: dict[int, int | None] = {}
+        values = _values(tree, written)
+    except RecursionError:
+        raise SettingsError("lists and mappings lie too deep in one another: no setting is as deep") from None
+    if values > _MOST_VALUES and values > 2 * len(written):
+        raise SettingsError(_TOO_MANY)
     return tree
 
 
-def _refuse_circles(value: Any, above: set[int], seen: set[int]) -> None:
-    """Raise SettingsError for an anchor that holds itself."""
-    if not isinstance(value, dict | list) or id(value) in seen:
-        return
-    if id(value) in above:
-        raise SettingsError("an anchor (&) holds itself (*), which no setting can")
-    for below in value.values() if isinstance(value, dict) else value:
-        _refuse_circles(below, above | {id(value)}, seen)
-    seen.add(id(value))
+def _values(value: Any, known: dict[int, int | None]) -> int:
+    """How many values a tree has with all anchors written out, in the time of what is written.
+
+    known   of each list or mapping, by its id, how many it has; None: it is being counted
+    Raises SettingsError for an anchor that holds itself.
+    """
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) in known:
+        counted = known[id(value)]
+        if counted is None:
+            raise SettingsError("an anchor (&) holds itself (*), which no setting can")
+        return counted
+    known[id(value)] = None
+    counted = 1 + sum(_values(below, known) for below in (value.values() if isinstance(value, dict) else value))
+    known[id(value)] = counted
+    return counted
 
 
 def _said(error: yaml.YAMLError) -> str:

@@ -77,18 +77,17 @@ class Records:
         with self._lock:
             found = files.records(files.join(self.folder, stage), _REMEDY)
             journals = sorted(name for name in found if name.startswith(_JOURNAL))
-            commits: dict[str, Commit] = {
-                unit: commit_of(record) for unit, record in found.items() if not unit.startswith(_JOURNAL)
-            }
-            for name in journals:
-                journal = found[name]
-                if journal["anew"]:
-                    commits.clear()
-                for unit in journal["gone"]:
-                    commits.pop(unit, None)
-                for record in journal["commits"]:
-                    commits[record["unit"]] = commit_of(record, journal["components"])
-            self._last[stage] = int(journals[-1].removeprefix(_JOURNAL)) if journals else 0
+            commits: dict[str, Commit] = {}
+            for name in [*(name for name in found if not name.startswith(_JOURNAL)), *journals]:
+                try:
+                    if name in journals:
+                        _replay(found[name], commits)
+                    else:
+                        commits[name] = commit_of(found[name])
+                except files.RecordError as error:
+                    raise files.RecordError(f"{files.join(self.folder, stage, name)}.json: {error}") from None
+            last = journals[-1].removeprefix(_JOURNAL) if journals else "0"
+            self._last[stage] = int(last) if last.isdecimal() else 0
             self._known[stage] = dict(sorted(commits.items()))
             return dict(self._known[stage])
 
@@ -141,12 +140,37 @@ class Records:
         self._last[stage] = number
 
 
+def _replay(journal: Any, commits: dict[str, Commit]) -> None:
+    """Do to the commits what a journal file says. Raises RecordError where it is none."""
+    try:
+        anew, gone, made, components = (journal[name] for name in ("anew", "gone", "commits", "components"))
+        made = [commit_of(record, components) for record in made]
+        if anew:
+            commits.clear()
+        for unit in gone:
+            commits.pop(unit, None)
+        commits |= {commit.unit: commit for commit in made}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise files.RecordError(f"it is no journal of commits ({error!r}): {_REMEDY}") from None
+
+
 def commit_of(record: dict[str, Any], components: Mapping[str, Any] | None = None) -> Commit:
-    """A commit from its JSON form.
+    """A commit from its JSON form. Raises RecordError where it is none.
 
     components   by fingerprint, where the record leaves them out
     """
-    written = {t: [WrittenFile(**f) for f in fs] for t, fs in record["files"].items()}
-    if components is not None:
-        record = {**record, "components": components[record["fingerprint"]]}
-    return Commit(**{**record, "files": written})
+    try:
+        written = {t: [WrittenFile(**f) for f in fs] for t, fs in record["files"].items()}
+        if components is not None:
+            record = {**record, "components": components[record["fingerprint"]]}
+        made = Commit(**{**record, "files": written})
+        named = [(table, file.path) for table, listed in written.items() for file in listed]
+        outside = [path for table, path in named if not (files.is_below(path) and files.is_below(table))]
+        # What a record names is read, moved and removed: an output may be somebody else's.
+        if outside or not (isinstance(made.unit, str) and isinstance(made.stage, str)):
+            raise files.RecordError(
+                f"it names what is not below its table ({(outside or [made.unit])[0]!r}): {_REMEDY}"
+            )
+        return made
+    except (KeyError, TypeError, AttributeError) as error:
+        raise files.RecordError(f"it is no record of a commit ({error!r}): {_REMEDY}") from None

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -104,6 +105,25 @@ def files_gone(units: Sequence[Unit]) -> list[Gone]:
     return found
 
 
+_NAME = re.compile(r"[\w.=-]+")
+"""Units and digests are parts of paths, also where the output is somebody else's."""
+
+
+def _unit_of(record: Any, path: str) -> Unit:
+    """Raises RecordError."""
+    try:
+        read = tuple(InputFile(**f) for f in record["files"])
+        unit = Unit(record["name"], read, tuple(record.get("share", ALL_ROWS)), record.get("replaces"))
+        for name in (unit.name, *(f.digest for f in read)):
+            if not _NAME.fullmatch(name) or name.startswith("."):
+                raise ValueError(f"{name!r} is no name of a unit or of content")
+        if not read or not all(isinstance(f.shard, int) and f.format in FORMATS for f in read):
+            raise ValueError("it has no files that are read")
+        return unit
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise files.RecordError(f"{path} is no record of a unit ({error}): {_REMEDY}") from None
+
+
 class Units:
     """The registry of one output."""
 
@@ -138,12 +158,7 @@ class Units:
 
     def _read(self, folder: str) -> list[Unit]:
         records = files.records(folder, _REMEDY)
-        units = [
-            Unit(
-                r["name"], tuple(InputFile(**f) for f in r["files"]), tuple(r.get("share", ALL_ROWS)), r.get("replaces")
-            )
-            for r in records.values()
-        ]
+        units = [_unit_of(record, files.join(folder, f"{name}.json")) for name, record in records.items()]
         return sorted(units, key=lambda u: u.files[0].shard)
 
     def plan(

@@ -17,6 +17,7 @@ import os
 import re
 import time
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -178,10 +179,12 @@ def _stored(folder: Path, data: ImageSet) -> Embedded:
         raise DatasetError(f"{path} does not exist: vectors:FOLDER needs a file DATASET.npz for each data set")
     try:
         with np.load(path, allow_pickle=False) as stored:
+            if odd := next((name for name, array in stored.items() if not isinstance(array, np.ndarray)), None):
+                raise ValueError(f"{odd} is no array of numpy's")
             vectors_ND = _in_order(dict(stored.items()), path)
     except DatasetError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         why = "objects are stored, or it is no .npz" if "pickle" in str(error) else str(error)
         raise DatasetError(f"{path} is not a file of vectors: {why}") from None
     if vectors_ND.ndim == 2 and len(vectors_ND) != len(data):

@@ -192,8 +192,13 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
             ) from None
         why = "it is none" if "pickle" in str(error) else error  # numpy takes any other file for a pickle
         raise VectorsError(f"{path} cannot be read as .npz: {why}") from None
+    except MemoryError as error:
+        raise VectorsError(f"{path} does not fit into the memory: {error}") from None
     if isinstance(stored, np.ndarray):
         raise VectorsError(f"{path} holds a single array: an .npz of named arrays is wanted (numpy.savez)")
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy hands on what is no array as its bytes
+            raise VectorsError(f"{path}, {name} is no array of numpy's: save it by numpy.savez")
     return arrays
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
-from i2e_pipeline.dataset.published import Published
+from i2e_pipeline.dataset.published import DatasetError, Published
 from i2e_pipeline.export.shards import Rows, Shard, rows_of
 from i2e_pipeline.images.formats import suffix_of
 from i2e_pipeline.publish.card import exported as exported_card
 
 CARD = "README.md"
+_ID = re.compile(r"\w[\w-]*")
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,10 @@ class Form(ABC):
 
 
 def image_name(image_id: str, stored: bytes) -> str:
-    """What an image's file is called: its id, with the ending of what its bytes are."""
+    """What an image's file is called: its id, with the ending of what its bytes are. Raises DatasetError for an id that
+    could lead out of a folder: the dataset may be somebody else's."""
+    if not _ID.fullmatch(image_id):
+        raise DatasetError(f"image_id {image_id!r} is none: letters and digits are, so it names no file of an export")
     return f"{image_id}.{suffix_of(stored)}"
 
 

@@ -146,7 +146,7 @@ def _closing(handle: int) -> bytes:
         return b""
     try:
         json.loads(tail[tail.rfind(b"\n") + 1 :])
-    except ValueError:
+    except (ValueError, RecursionError):
         return TORN + b"\n"
     return b"\n"  # whole: somebody's editor left no newline, or the writer was killed just before it
 
@@ -203,7 +203,7 @@ def _marks(path: str) -> Iterator[Mark]:
             continue
         try:
             said = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 log.warning("%s, the last, was not written to its end, and says nothing", where)
                 continue

@@ -28,6 +28,8 @@ CHUNK_BYTES = 16 << 20
 """About how much of the image column is held decoded at a time."""
 _CHUNK_ROWS = 64
 _TEXT_CHUNK_ROWS = 4096
+MOST_BYTES = 1 << 28
+"""What decoded rows may hold together at most. A file of a megabyte can say one value of 100 MB a million times."""
 
 
 class Parquet(Format):
@@ -49,7 +51,7 @@ class Parquet(Format):
         with filesystem.open_input_file(inner) as stream:
             file, start = pq.ParquetFile(stream), 0
             here, folders = [c for c in columns if c in file.schema_arrow.names], types.of_folders(shard.path)
-            for batch in file.iter_batches(_TEXT_CHUNK_ROWS, columns=here, use_threads=False):
+            for batch in _named(shard.path, _together(_decoded(stream, file, here))):
                 yield start, types.only(batch, columns, folders)
                 start += batch.num_rows
 
@@ -81,12 +83,92 @@ def selected_rows(path: str, rows: Sequence[int], columns: Sequence[str]) -> Ite
             inside = wanted[(wanted >= start) & (wanted < start + size)]
             if len(inside):
                 offset = start
-                for batch in file.iter_batches(_CHUNK_ROWS, row_groups=[group], columns=here, use_threads=False):
+                at_once = rows_at_once(stream, file.metadata.row_group(group), here, _CHUNK_ROWS)
+                decoded = file.iter_batches(at_once, row_groups=[group], columns=here, use_threads=False)
+                for batch in _named(path, decoded):
                     now = inside[(inside >= offset) & (inside < offset + batch.num_rows)] - offset
                     if len(now):
                         yield types.only(batch, columns, folders).take(pa.array(now))
                     offset += batch.num_rows
             start += size
+
+
+def _named(path: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches; what Arrow says of a damaged page names the file."""
+    while True:
+        try:
+            batch = next(batches, None)
+        except MemoryError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            said = f"input shard {path} cannot be read ({error}): mend it, or leave it out"
+            # What a store says may pass, and is tried again.
+            may_pass = isinstance(error, OSError) and not files.is_local(path)
+            raise (OSError(said) if may_pass else ShardError(said)) from None
+        if batch is None:
+            return
+        yield batch
+
+
+def _decoded(stream: Any, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    for group in range(file.metadata.num_row_groups):
+        rows = rows_at_once(stream, file.metadata.row_group(group), columns, _TEXT_CHUNK_ROWS)
+        yield from file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
+
+
+def _together(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of about _TEXT_CHUNK_ROWS, as long as what they hold is no more than a chunk."""
+    waiting: list[pa.RecordBatch] = []
+    rows = held = 0
+    for batch in batches:
+        if waiting and (rows + batch.num_rows > _TEXT_CHUNK_ROWS or held + batch.nbytes > CHUNK_BYTES):
+            yield _joined(waiting)
+            waiting, rows, held = [], 0, 0
+        waiting.append(batch)
+        rows, held = rows + batch.num_rows, held + batch.nbytes
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+def rows_at_once(stream: Any, group: pq.RowGroupMetaData, columns: Sequence[str], most: int) -> int:
+    """How many rows of a row group may be decoded together, at most `most`, so that they hold about MOST_BYTES at most.
+
+    A value of a dictionary is stored once and decoded for each row that has it, and so is the beginning that a value
+    shares with the one before (DELTA_BYTE_ARRAY). So each row may be as large as the largest value that is stored.
+    """
+    each = 0
+    for number in range(group.num_columns):
+        chunk = group.column(number)
+        path = chunk.path_in_schema
+        if not any(path == column or path.startswith(f"{column}.") for column in columns):
+            continue
+        shared = "DELTA_BYTE_ARRAY" in chunk.encodings
+        stored = chunk.total_uncompressed_size
+        each += stored if shared else stored // max(1, group.num_rows) + _of_dictionary(stream, chunk)
+    return int(np.clip(MOST_BYTES // max(1, each), 1, most))
+
+
+def _of_dictionary(stream: Any, chunk: pq.ColumnChunkMetaData) -> int:
+    """Bytes of a chunk's dictionary, unpacked, as its page says; 0 where it begins with another page.
+
+    Of the page's header (Thrift's compact protocol) these are the first two fields: its type, its size unpacked.
+    """
+    starts = [at for at in (chunk.dictionary_page_offset, chunk.data_page_offset) if at]
+    if not starts:
+        return 0
+    head = bytes(stream.read_at(16, min(starts)))
+    if head[:3] != b"\x15\x04\x15":  # an i32, of which 2 is a dictionary page; another i32
+        return 0
+    size = 0
+    for place, byte in enumerate(head[3:8]):
+        size |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            break
+    return size >> 1  # zigzag
 
 
 class ParquetImages(Images):
@@ -107,9 +189,14 @@ class ParquetImages(Images):
             # buffer_size: a column chunk is streamed page by page instead of being held whole (1 GB per 10,000 photos).
             self._file = pq.ParquetFile(self._source, buffer_size=1 << 20, pre_buffer=False)
             self._columns, self._named = _image_columns(self._file.schema_arrow, column, path)
-        except pa.ArrowInvalid as error:
+        except pa.ArrowException as error:
             self._source.close()
             raise ShardError(f"input shard {path} is not a Parquet file: {error}") from None
+        except OSError as error:
+            self._source.close()
+            if files.is_local(path):
+                raise ShardError(f"input shard {path} is not a Parquet file: {error}") from None
+            raise
         except ShardError:
             self._source.close()
             raise
@@ -173,7 +260,10 @@ class ParquetImages(Images):
         )
         per_row = max(1, stored // max(1, metadata.num_rows))
         self._chunks = self._file.iter_batches(
-            batch_size=int(np.clip(CHUNK_BYTES // per_row, 1, 1024)),
+            batch_size=min(
+                int(np.clip(CHUNK_BYTES // per_row, 1, 1024)),
+                rows_at_once(self._source, metadata, self._columns, 1024),
+            ),
             row_groups=[group],
             columns=self._columns,
             use_threads=False,
@@ -181,7 +271,9 @@ class ParquetImages(Images):
 
     def _next_chunk(self) -> None:
         self._chunk = self._names = None  # let go of the old chunk before the next one is decoded
-        batch = next(self._chunks)
+        batch = next(_named(self.path, self._chunks), None)
+        if batch is None:
+            raise ShardError(f"input shard {self.path} has fewer rows than it says: mend it, or leave it out")
         values = types.decoded(batch.column(0))
         if pa.types.is_struct(values.type):
             held = {field.name: n for n, field in enumerate(values.type)}

@@ -219,7 +219,7 @@ def _fault(path: str, dialect: _Dialect, lenient: bool = False) -> str | None:
     last = 1
     with _opened(path) as stream, io.TextIOWrapper(stream, "latin-1") as lines:
         rows = csv.reader(
-            (line.replace("\0", " ") for line in lines),
+            (line.replace("\0", " ") for line in _bounded(path, lines)),
             delimiter=dialect.delimiter,
             escapechar=dialect.escape,
             strict=True,
@@ -238,6 +238,13 @@ def _fault(path: str, dialect: _Dialect, lenient: bool = False) -> str | None:
                 if not lenient or rows.line_num > last:
                     return f"line {last}: a quotation mark stands where none may ({error})"
                 last = rows.line_num + 1
+
+
+def _bounded(path: str, lines: IO[str]) -> Iterator[str]:
+    for line in iter(partial(lines.readline, _BLOCK + 1), ""):
+        if len(line) > _BLOCK:
+            raise ShardError(f"{path}: a row is longer than {_BLOCK >> 20} MiB: shorten it, or leave it out")
+        yield line
 
 
 def _header(path: str, dialect: _Dialect) -> list[str]:
@@ -358,7 +365,11 @@ def _lines(path: str) -> Generator[tuple[bytes, dict[str, Any]], None, None]:
     """The lines of a file of JSON lines, each with its object; blank lines are none. Raises ShardError with the line's
     number."""
     with _opened(path) as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(iter(partial(stream.readline, _BLOCK + 1), b""), 1):
+            if len(line) > _BLOCK:
+                raise ShardError(
+                    f"{path}, line {number}: it is longer than {_BLOCK >> 20} MiB: shorten it, or leave it out"
+                )
             line = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
             if not line:
                 continue

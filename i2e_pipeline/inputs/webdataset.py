@@ -22,6 +22,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.core.stored_image import NoImage, StoredImage
 from i2e_pipeline.inputs import kept, samples
+from i2e_pipeline.inputs.columns import shortened
 from i2e_pipeline.inputs.indexed import Indexed, Parts, read_index
 from i2e_pipeline.inputs.named_files import LARGEST
 from i2e_pipeline.inputs.shard import Images, Look, Shard, ShardError
@@ -89,6 +90,8 @@ def index_of(stream: Any, path: str, image_column: str = "jpg", ahead: bool = Fa
                         f"{path}: {member.name} is stored with holes: pack the tar anew, without --sparse, or leave it "
                         "out"
                     )
+                if member.size < 0:
+                    raise tarfile.ReadError(f"{shortened(member.name)} has a negative size")
                 end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                 if member.offset_data + member.size > size:
                     raise ShardError(
@@ -117,9 +120,13 @@ def index_of(stream: Any, path: str, image_column: str = "jpg", ahead: bool = Fa
                     ranks[row][part] = rank
                     column = 2 * samples.PARTS.index(part)
                     parts[row][column : column + 2] = at
-    except tarfile.TarError as error:
+    except ShardError:
+        raise
+    # Of headers that nobody has written, tarfile raises more than its own: ValueError for numbers, RecursionError for a
+    # long name of a long name of …
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise ShardError(
-            f"{path} is no whole tar ({error}): fetch it again, or leave it out{_packed(stream)}"
+            f"{path} is no whole tar ({shortened(str(error))}): fetch it again, or leave it out{_packed(stream)}"
         ) from None
     if end + _BLOCK > size or stream.read_at(_BLOCK, end).strip(b"\0"):
         raise ShardError(

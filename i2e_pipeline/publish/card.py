@@ -4,6 +4,7 @@ where its limits are, and how to be left out (templates/card.md).
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from jinja2 import Environment, PackageLoader
 
 from i2e_pipeline.core.config import PublishConfig
 from i2e_pipeline.core.schemas import I2E_ENTITIES, IMAGES
+from i2e_pipeline.core.terminal import shown
 
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B",
           "10B<n<100B", "100B<n<1T")  # fmt: skip
@@ -132,5 +134,9 @@ def which_files(folder: str, files: Mapping[str, Sequence[str]] | None) -> str |
     return sorted(files[folder])
 
 
+_SIGNS = re.compile(r"[\\`*_\[\]|~]")
+
+
 def _cell(text: str | None) -> str:
-    return (text or "").replace("|", "\\|").replace("\n", " ")
+    """A text from outside in a table of Markdown: no sign in it makes markup, a link, a picture or another column."""
+    return _SIGNS.sub(r"\\\g<0>", html.escape(" ".join(shown(text or "").split()), quote=False))
