@@ -69,8 +69,10 @@ test: $(STAMP)  ## run the tests: 15 minutes on two cores
 SIDE_BY_SIDE_cluster := -n 2 --dist loadgroup
 # Kills of what runs in an environment of its own are among the faults.
 WITHOUT_env := and not faults
-# pytest's exit 5: no test bears the mark.
+# pytest's exit 5: no test bears the mark. `make test-faults LONG=1` injects all of the faults.
+LONG ?=
 $(foreach mark,$(MARKS),$(eval SECONDS_$(word 1,$(subst :, ,$(mark))) := $(word 2,$(subst :, ,$(mark)))))
+SECONDS_faults := $(if $(LONG),7200,$(SECONDS_faults))
 MARKED := $(foreach mark,$(MARKS),test-$(word 1,$(subst :, ,$(mark))))
 .PHONY: $(MARKED)
 $(MARKED): test-%: $(STAMP)
@@ -79,7 +81,7 @@ $(MARKED): test-%: $(STAMP)
 test-all: test $(MARKED)  ## and those on a cluster, against an object store, with faults, in fresh environments
 
 bench: $(STAMP)  ## print the figures of README and docs
-	for script in $(filter-out benchmarks/recipes.py benchmarks/training.py benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/recipes.py benchmarks/training.py benchmarks/gpu.py benchmarks/faults.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 	$(BIN)/python benchmarks/scoring.py --through-spark
 
 bench-gpu: $(STAMP)  ## the figures that want a GPU

@@ -480,10 +480,13 @@ def _guarded(work: Callable[[], int]) -> int:
         if told := stores.later_fault(error) or places.later_fault(error):
             print(shown(f"i2e: {hide(str(told))}\n(I2E_DEBUG=1 shows where)"), file=sys.stderr)
             return ExitCode.FAULT
+        from i2e_pipeline.engine.causes import cause, lost_jvm
+
+        if lost_jvm(error):
+            print(f"i2e: {_LOST_JVM}\n(I2E_DEBUG=1 shows where)", file=sys.stderr)
+            return ExitCode.FAULT
         if not type(error).__module__.startswith(("pyspark", "py4j")):
             raise
-        from i2e_pipeline.engine.causes import cause
-
         said = f"i2e: {hide(cause(error))}\n(I2E_DEBUG=1 shows where; Spark's log has the rest)"
         print(shown(said), file=sys.stderr)
         return ExitCode.FAULT
@@ -493,6 +496,12 @@ def _guarded(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("i2e: interrupted; the next run goes on where this one was", file=sys.stderr)
         return ExitCode.INTERRUPTED
+
+
+_LOST_JVM = (
+    "Spark's JVM, which runs the jobs, is gone: somebody killed it, or the machine's memory ran out (`dmesg` says so; "
+    "session.driver_memory and the number of cores set what it takes). What was made is kept; the same command goes on"
+)
 
 
 def _refuse_no_folder() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 
 _LONGEST = 600
 _TRACEBACK = "Traceback (most recent call last):"
@@ -20,6 +21,8 @@ _LIMITS = {
     "unable to create native thread": "a limit of processes and threads: ulimit -u, or the container's pids",
 }
 """What Java and Python say of limits that a shell or a container sets, and the remedy."""
+_UNANSWERED = re.compile(r"An error occurred while calling \S+\s*")
+"""py4j's whole text where no answer came; behind a fault in the JVM stands its trace."""
 _DIED = "Python worker exited unexpectedly"
 
 
@@ -35,6 +38,23 @@ def cause(error: BaseException | str) -> str:
     first = next((line.strip() for line in said.splitlines() if line.strip() and not _FRAME.match(line)), "")
     first = first if isinstance(error, str) else f"{type(error).__name__}: {first}".removesuffix(": ")
     return first[:_LONGEST] + limit(said)
+
+
+def lost_jvm(error: BaseException) -> bool:
+    """Is it that the driver's JVM answers no more? py4j says so in its own exceptions or in the socket's."""
+    seen: set[int] = set()
+    behind: BaseException | None = error
+    while behind is not None and id(behind) not in seen:
+        seen.add(id(behind))
+        named = type(behind).__name__
+        if named == "Py4JNetworkError" or (named == "Py4JError" and _UNANSWERED.fullmatch(str(behind))):
+            return True
+        if isinstance(behind, ConnectionError):
+            frames = traceback.walk_tb(behind.__traceback__)
+            if any(frame.f_globals.get("__name__", "").startswith("py4j.") for frame, _ in frames):
+                return True
+        behind = behind.__cause__ or behind.__context__
+    return False
 
 
 def limit(said: str) -> str:

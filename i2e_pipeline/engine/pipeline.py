@@ -512,7 +512,11 @@ def _run_stage(run: Run, state: StageState) -> None:
     waves = Waves(list(state.to_do), rows, gb, run.config.run, context.defaultParallelism)
     _size_shuffles(run, sum(rows.values()))
     with StageProgress(stage.name, stage.does, sum(rows.values()), context) as progress:
-        failed = _Workers(run, state, waves, rows, progress).work()
+        try:
+            failed = _Workers(run, state, waves, rows, progress).work()
+        except KeyboardInterrupt:
+            log.info("%-15s stopped: %s of %d whole and kept", stage.name, _units(len(state.done)), len(state.to_do))
+            raise
     if failed:
         raise _failure(stage, failed, len(state.to_do) - len(failed))
     run.tables.of(stage.name).records.fold(stage.name)
@@ -608,7 +612,8 @@ class _Workers:
             except BaseException:
                 self.waves.stop()
                 for group in list(self._groups):
-                    self.context.cancelJobGroup(group)
+                    with suppress(Exception):  # the JVM may be what was lost
+                        self.context.cancelJobGroup(group)
                 raise
         return self.failed
 
@@ -636,7 +641,7 @@ class _Workers:
         except I2EError:
             raise
         except Exception as error:
-            if not left or self.context._jsc is None or self.context._jsc.sc().isStopped():
+            if not left or self._over():
                 raise
             if not self.waves.failed(list(left)):
                 if self.waves.hopeless():
@@ -679,6 +684,13 @@ class _Workers:
             log.error("%-15s unit %s failed: %s", self.stage.name, one.unit, _reason(one.why))
         if len(self.failed) >= 3 * HOPELESS and not self._made_any():
             self.waves.stop()
+
+    def _over(self) -> bool:
+        """Is Spark stopped, or its JVM gone? Then no unit is to blame."""
+        try:
+            return self.context._jsc is None or bool(self.context._jsc.sc().isStopped())
+        except Exception:
+            return True
 
     def _made_any(self) -> bool:
         return any(unit in self.state.done for unit in self.state.to_do)

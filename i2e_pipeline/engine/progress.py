@@ -61,7 +61,11 @@ class StageProgress:
 
     def _watch(self) -> None:
         while not self.stop.wait(0.5):
-            self.out.write("\r\x1b[K" + self.line(self._rows_now()))
+            try:
+                rows = self._rows_now()
+            except Exception:  # Spark's JVM is gone: who waits for its jobs says so
+                return
+            self.out.write("\r\x1b[K" + self.line(rows))
             self.out.flush()
 
     def _rows_now(self) -> float:

@@ -179,10 +179,19 @@ def _started(config: Config, name: str) -> SparkSession:
             + (f"; Spark's log is {_log()}" if quiet else "")
         ) from error
     spark.sparkContext.setLogLevel("ERROR")
-    logging.getLogger("py4j").setLevel(logging.ERROR)
+    server: Any = spark.sparkContext._accumulatorServer
+    # It prints a trace of its own when the JVM hangs up in the middle; who waits for a job says what is to say.
+    server.handle_error = lambda *_: log.debug("the JVM has hung up", exc_info=True)
+    # What it says of a connection that broke it raises, too; some of it it says as nobody, to the root.
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(_not_of_py4j)
     if local and config.session.shuffle_partitions is None:
         spark.conf.set("spark.sql.shuffle.partitions", str(2 * spark.sparkContext.defaultParallelism))
     return spark
+
+
+def _not_of_py4j(record: logging.LogRecord) -> bool:
+    return f"{os.sep}py4j{os.sep}" not in record.pathname
 
 
 def _also_read() -> str:

@@ -27,7 +27,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -753,5 +753,6 @@ def _reports(
                         return
         finally:
             if thread.is_alive() and group:
-                context.cancelJobGroup(group)
+                with suppress(Exception):  # the JVM may be gone, which ends the job, too
+                    context.cancelJobGroup(group)
             thread.join()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from i2e_pipeline.engine.causes import cause, of_a_start
+from i2e_pipeline.engine.causes import cause, lost_jvm, of_a_start
 
 JVM = "\tat org.apache.spark.scheduler.Task.run(Task.scala:141)\n\t... 18 more\n"
 PYTHON = (
@@ -101,3 +103,26 @@ def test_a_limit_of_the_shell_is_named_with_its_remedy(said: str, remedy: str) -
         assert said.removeprefix("Caused by: ") in told
         assert remedy in told
     assert cause(OSError("no such thing")) == "OSError: no such thing"
+
+
+def test_a_jvm_that_is_gone_is_told_from_other_faults() -> None:
+    """Catches: a trace of refused connections, where the JVM was killed; and another's refused connection taken for
+    it."""
+    from py4j.clientserver import ClientServerConnection, JavaParameters, PythonParameters
+    from py4j.protocol import Py4JError, Py4JNetworkError
+
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        refused: list[Exception] = []
+        connection = ClientServerConnection(JavaParameters(port=port), PythonParameters(), None)
+        for connect in (connection.connect_to_java_server, lambda: socket.create_connection(("127.0.0.1", port))):
+            with pytest.raises(ConnectionRefusedError) as raised:
+                connect()
+            refused.append(raised.value)
+    assert [lost_jvm(error) for error in refused] == [True, False]
+    wrapped = RuntimeError("stage link")
+    wrapped.__cause__ = Py4JNetworkError("Answer from Java side is empty")
+    assert lost_jvm(wrapped)
+    assert lost_jvm(Py4JError("An error occurred while calling None.java.util.HashMap"))
+    assert not lost_jvm(Py4JError("An error occurred while calling o1.x. Trace:\njava.lang.NullPointerException"))

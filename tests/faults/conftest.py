@@ -1,0 +1,39 @@
+"""The small world that runs are disturbed on, and how much of that is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from i2e_pipeline.sample import compose
+from tests.faults import injector
+from tests.faults.cluster import LightCluster
+
+LONG = os.environ.get("LONG") == "1"
+"""All faults, half an hour of them; else a part, in minutes."""
+
+
+@pytest.fixture(scope="session")
+def still(tmp_path_factory: pytest.TempPathFactory) -> injector.World:
+    """Two small shards, and a run over them that nobody disturbed."""
+    if not Path("/proc/self/task").exists():
+        pytest.skip("Linux's /proc says which process is whose")
+    place = tmp_path_factory.mktemp("disturbed")
+    compose.compose(place / "input", rows=80, shards=2)
+    return injector.undisturbed(place)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LightCluster]:
+    started = LightCluster(tmp_path_factory.mktemp("workers"))
+    try:
+        started.start_master()
+        for name in ("a", "b"):
+            started.add(name)
+        yield started
+    finally:
+        for process in reversed(started.processes):
+            started.stop(process)
