@@ -906,10 +906,13 @@ def _repair(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from i2e_pipeline.engine import seal
     from i2e_pipeline.report.page import write_page
     from i2e_pipeline.stages import pipeline
 
-    log.info(f"report: {write_page(pipeline(_config(options)))}")
+    whole = pipeline(_config(options))
+    log.info(f"report: {write_page(whole)}")
+    seal.renew(whole.config.output, *seal.REPORT)
     return 0
 
 

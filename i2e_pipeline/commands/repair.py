@@ -103,9 +103,11 @@ def _mend(pipeline: Pipeline, faults: Sequence[Fault], compose: Callable[[], obj
 
 
 def _restore(tables: Tables, faults: Iterable[Fault]) -> None:
+    by_root: dict[str, list[str]] = {}
     for fault in faults:
-        root = fault.root or tables.root
-        seal.restore(root, fault.path, seal.read(root)[fault.path])
+        by_root.setdefault(fault.root or tables.root, []).append(fault.path)
+    for root, paths in by_root.items():
+        seal.restore(root, paths)
 
 
 def _drop(root: str, faults: Iterable[Fault]) -> None:

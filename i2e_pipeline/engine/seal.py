@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -39,6 +39,8 @@ CARD = ("i2e/manifest.json", "i2e/README.md", "i2e/croissant.json")
 _LARGE = ("units/index/",)
 """Below the records, and not held a second time: as long as the input has rows."""
 _READ_AT_ONCE = 32
+_MOST = 4 << 30
+"""Bytes that a seal may hold: some ten million files, or the records of a hundred thousand units."""
 
 
 class SealError(I2EError, ValueError):
@@ -62,12 +64,22 @@ def read(root: str) -> dict[str, Sealed]:
     path = files.join(root, FILE)
     if not files.exists(path):
         return {}
-    content = files.read_bytes(path)
-    name, _, packed = content.partition(b"\n")
-    if digests.of_bytes(packed) != name.decode("ascii", "replace"):
-        raise SealError(f"{path} is not what was written: `i2e repair` seals the output anew")
-    found: dict[str, dict[str, object]] = json.loads(zlib.decompress(packed))
-    return {path: Sealed(**entry) for path, entry in found.items()}  # type: ignore[arg-type]
+    name, _, packed = files.read_bytes(path).partition(b"\n")
+    try:
+        if digests.of_bytes(packed) != name.decode("ascii", "replace"):
+            raise ValueError("its content has another digest")
+        bounded = zlib.decompressobj()
+        unpacked = bounded.decompress(packed, _MOST)
+        if bounded.unconsumed_tail:
+            raise ValueError(f"it holds more than {_MOST:,} bytes")
+        tree = json.loads(unpacked)
+        sealed = {path: Sealed(**entry) for path, entry in tree.items()}
+        # What it names is written and removed: an output may be somebody else's.
+        if outside := [path for path in sealed if not files.is_below(path)]:
+            raise ValueError(f"it names what is not below the output ({outside[0]!r})")
+    except (ValueError, TypeError, AttributeError, RecursionError, zlib.error) as error:
+        raise SealError(f"{path} is not what was written ({error}): `i2e repair` seals the output anew") from None
+    return sealed
 
 
 def _write(root: str, sealed: Mapping[str, Sealed]) -> None:
@@ -217,9 +229,15 @@ def settings_of(root: str) -> dict[str, object]:
     return tree
 
 
-def restore(root: str, path: str, known: Sealed) -> None:
-    """Write a record again as it was sealed."""
-    assert known.text is not None, path
-    files.write_bytes(files.join(root, path), known.text.encode())
-    (written,) = [i for i in lying(root, ()) if i.path == path]
-    _write(root, read(root) | {path: replace(known, modified=written.modified)})
+def restore(root: str, paths: Sequence[str]) -> None:
+    """Write records again as they were sealed."""
+    known = read(root)
+    again: dict[str, Sealed] = {}
+    for path in paths:
+        one = known[path]
+        assert one.text is not None, path
+        assert is_record(path), path
+        files.write_bytes(files.join(root, path), one.text.encode())
+        written = files.info(files.join(root, path))
+        again[path] = replace(one, modified=written.modified if written else one.modified)
+    _write(root, known | again)

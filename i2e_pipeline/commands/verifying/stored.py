@@ -339,7 +339,7 @@ def _sealed_fault(found: Verified, root: str, path: str, what: str, known: seal.
 
 def mend_of(path: str, known: seal.Sealed) -> Mend:
     """How a file that was sealed is mended."""
-    if known.text is not None:
+    if known.text is not None and seal.is_record(path):
         return Mend.RESTORE
     if "/_delta_log/" in f"/{path}":
         return Mend.LOG
