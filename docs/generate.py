@@ -21,7 +21,10 @@ def pages() -> dict[Path, str]:
     built_in = stages.built_in()
     formats = HERE / "data-formats.md"
     text = reference.between(formats.read_text(encoding="utf-8"), "tables", reference.tables(built_in))
+    reliability = HERE / "reliability.md"
+    told = reference.between(reliability.read_text(encoding="utf-8"), "exit codes", reference.exit_codes())
     return {
+        reliability: reference.between(told, "checks", reference.checks()),
         HERE / "configuration.md": reference.configuration_page(Config, built_in),
         formats: reference.between(text, "reasons", reference.reasons(built_in)),
     }

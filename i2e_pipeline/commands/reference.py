@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
+from i2e_pipeline.commands.verifying.faults import CHECKS
 from i2e_pipeline.core.config import Config, ConfigError, Section
 from i2e_pipeline.core.errors import ExitCode
 from i2e_pipeline.core.rejects import reason_name
@@ -142,9 +143,7 @@ behind them. The last column says which. What is in no fingerprint changes no ro
 
 def configuration_page(model: type[Config], stages: Sequence[Stage]) -> str:
     """docs/configuration.md."""
-    out = [_PREFACE, "## Exit codes", "", "| code | what it says |", "|---|---|"]
-    out += [f"| {code.value} | {code.about.replace('|', chr(92) + '|')} |" for code in ExitCode]
-    out += [""]
+    out = [_PREFACE, "## Exit codes", "", exit_codes()]
     used = used_by(stages)
     heading = "| setting | allowed | default | about | done again |\n|---|---|---|---|---|"
     out += ["## At the top", "", heading]
@@ -160,6 +159,18 @@ def configuration_page(model: type[Config], stages: Sequence[Stage]) -> str:
     out += ["", "`train` and `evaluate` are no stages: a training says itself what may change when it goes on"]
     out += ["([training](training.md)).", ""]
     return _without_empty_tables("\n".join(out), heading)
+
+
+def exit_codes() -> str:
+    """What the exit codes say, as a table."""
+    rows = [f"| {code.value} | {code.about.replace('|', chr(92) + '|')} |" for code in ExitCode]
+    return "\n".join(["| code | what it says |", "|---|---|", *rows]) + "\n"
+
+
+def checks() -> str:
+    """What `i2e verify` looks at, as a table."""
+    rows = [f"| `{name}` | {about} |" for name, about in CHECKS.items()]
+    return "\n".join(["| check | what holds where it finds nothing |", "|---|---|", *rows]) + "\n"
 
 
 def _without_empty_tables(page: str, heading: str) -> str:
