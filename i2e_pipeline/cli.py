@@ -42,6 +42,7 @@ _PIPED = 110
 """Columns of what is wrapped for a pipe or a file."""
 
 if TYPE_CHECKING:
+    from i2e_pipeline.commands.verifying.faults import Verified
     from i2e_pipeline.engine.pipeline import Pipeline
 
 
@@ -874,14 +875,18 @@ def _verify(options: argparse.Namespace) -> int:
         found = verify.verify(pipeline, options.deep, options.sample)
     if not _as_json(options, verify.as_json(found)):
         print("\n".join(verify.told(found)))
-        print(_whole(len(found.faults), options.folder or "", options.deep))
+        print(_whole(found, options.folder or "", options.deep))
     return ExitCode.FAULT if found.faults else ExitCode.DONE
 
 
-def _whole(faults: int, folder: str, deep: bool) -> str:
-    if faults:
-        return f"{faults:,} things are wrong: `i2e repair{f' {folder}' if folder else ''}` mends what can be made again"
-    return "whole" if deep else "whole, as far as sizes, footers and a sample say: --deep reads every byte"
+def _whole(found: Verified, folder: str, deep: bool) -> str:
+    """The last line of what was looked at."""
+    if not found.faults:
+        return "whole" if deep else "whole, as far as sizes, footers and a sample say: --deep reads every byte"
+    count = f"{len(found.faults):,} thing{'s are' if len(found.faults) > 1 else ' is'} wrong"
+    if not found.mendable():
+        return count
+    return f"{count}: `i2e repair{f' {folder}' if folder else ''}` mends what can be made again"
 
 
 def _repair(options: argparse.Namespace) -> int:
@@ -901,7 +906,7 @@ def _repair(options: argparse.Namespace) -> int:
         for fault in done.mended:
             print(f"mended  {fault}")
         print("\n".join(verify.told(done.left)))
-        print(_whole(len(done.left.faults), "", not options.quick))
+        print(_whole(done.left, "", not options.quick))
     return ExitCode.FAULT if done.left.faults else ExitCode.DONE
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
+from i2e_pipeline.commands.purge import purge
 from i2e_pipeline.commands.run import run
 from i2e_pipeline.commands.verify import SAMPLE, verify
 from i2e_pipeline.commands.verifying.faults import Fault, Mend, Verified
@@ -20,6 +21,7 @@ from i2e_pipeline.engine import seal
 from i2e_pipeline.engine.delta import DeltaLog
 from i2e_pipeline.engine.lock import waiting
 from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.publish.purging import PURGED
 
@@ -61,11 +63,12 @@ def repair(
         restoring = [f for f in mendable if f.mend in (Mend.RESTORE, Mend.SEAL)]
         done.mended += restoring or mendable
         with pipeline.exclusive():
+            purged = _purged_units(pipeline, mendable)
             _mend(pipeline, restoring or mendable, compose)
             if not restoring:
                 run(pipeline)
                 _lay_out(pipeline, [f.path for f in mendable if f.mend is Mend.LAY_OUT])
-                _tell_of_purged(pipeline, mendable)
+                _purge_again(pipeline, purged)
         pipeline = pipeline.with_config(pipeline.config)
     done.left = verify(pipeline, deep, sample)
     return done
@@ -175,11 +178,20 @@ def _folder_of(pipeline: Pipeline, path: str) -> str:
     return path
 
 
-def _tell_of_purged(pipeline: Pipeline, faults: Sequence[Fault]) -> None:
-    """Who was purged stands in the input still, and so in what was made again of it."""
-    redone = {fault.unit for fault in faults}
-    for commit in pipeline.tables.commits_of("pairs").values():
-        if commit.facts.get(PURGED) and commit.unit in redone:
-            log.warning(
-                "unit %s was purged, and stages of it were made again: `i2e clean --purge` purges them", commit.unit
-            )
+def _purged_units(pipeline: Pipeline, faults: Iterable[Fault]) -> list[str]:
+    """Units that were purged and are about to be made again of the input, where those rows stand still."""
+    try:
+        commits = pipeline.tables.commits_of("pairs")
+    except files.RecordError:
+        return []
+    redone = {fault.unit for fault in faults if fault.mend in (Mend.REDO, Mend.UNIT)}
+    return sorted(unit for unit, commit in commits.items() if commit.facts.get(PURGED) and unit in redone)
+
+
+def _purge_again(pipeline: Pipeline, units: Sequence[str]) -> None:
+    if not units:
+        return
+    try:
+        purge(pipeline)
+    except StageError as error:
+        log.warning("%d units were purged before, and hold again what was purged: %s", len(units), error)

@@ -20,6 +20,7 @@ class Mend(Enum):
     REMOVE = "removed"
     SEAL = "the output is sealed anew"
     RUN = "the next run leaves it out"
+    COPY = "copy the dataset again, or verify and repair the output that it is of"
     INPUT = "put the file back as it was; the embedded sample's is composed again"
 
 
@@ -68,6 +69,10 @@ class Verified:
     """That were compared with digests."""
     notes: list[str] = field(default_factory=list)
     """What is no fault, and what could not be looked at."""
+
+    def mendable(self) -> bool:
+        """Whether `i2e repair` can do something."""
+        return any(fault.mend is not Mend.COPY for fault in self.faults)
 
     def add(self, check: str, count: int = 1) -> None:
         self.looked_at[check] += count
