@@ -69,8 +69,8 @@ def verify_dataset(folder: str, deep: bool = False, sample: int = SAMPLE) -> Ver
         raise NothingToVerify(f"{folder} holds neither a run's output nor a dataset: no _commits, and no manifest.json")
     if not files.exists(files.join(folder, "images")):
         raise NothingToVerify(
-            f"{folder} is an export in the form of another tool, whose shards that tool checks: verify the dataset that "
-            "it is of"
+            f"{folder} is an export in the form of another tool, whose shards that tool checks: verify the dataset "
+            "that it is of"
         )
     found = Verified()
     found.notes.append(

@@ -162,6 +162,28 @@ def test_class_indices_stay_where_the_table_that_knew_them_is_lost(world: Path, 
         assert content(grown.output) == wanted
 
 
+def test_a_dataset_by_itself_is_read_whatever_its_bytes_are(copied: Config, tmp_path: Path) -> None:
+    """Catches: damage that ends the command that looks for it."""
+    folder = tmp_path / "alone" / "i2e"
+    shutil.copytree(Path(copied.output) / "i2e", folder)
+    assert not verify_dataset(str(folder), deep=True).faults
+    lying = sorted(p for p in folder.rglob("*") if p.is_file())
+    found = 0
+    for n in range(60):
+        draw = random.Random(n)
+        path = draw.choice([p for p in lying if p.suffix == ".parquet" and p.parts[-3] in ("images", "entities")])
+        before = path.read_bytes()
+        damage(path, lying, draw)
+        faults = verify_dataset(str(folder.parent), deep=True, sample=1000).faults
+        assert all(f.mend is Mend.COPY for f in faults)
+        found += bool(faults)
+        path.write_bytes(before)
+    assert found > 40  # bytes of texts bear no digest
+    for path in (folder / "entities").rglob("*.parquet"):
+        pq.write_table(pq.read_table(path, partitioning=None).slice(0, 0), path)
+    assert verify_dataset(str(folder)).faults
+
+
 def rewritten(config: Config, table: str, change: Callable[[pa.Table], pa.Table]) -> Path:
     """Change rows of a table's first file, and let its commit record say that this was written."""
     output = Path(config.output)

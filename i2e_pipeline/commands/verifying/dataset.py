@@ -21,6 +21,8 @@ from i2e_pipeline.images import decode
 from i2e_pipeline.publish.exclusion import Exclusions, near, within
 
 _READ_AT_ONCE = 16
+_DAMAGED = (OSError, ValueError, pa.ArrowException, I2EError)
+"""What reading a Parquet file raises whose bytes are not what was written."""
 _QUICK_FILES = 16
 """Files whose labels are looked at where not all are."""
 _ROW_GROUPS = 16
@@ -95,14 +97,21 @@ def labels(dataset: Dataset, deep: bool) -> dict[int, int] | None:
     seen = np.zeros(len(entities), dtype=np.int64)
 
     def look(file: ImageFile) -> tuple[np.ndarray, str | None]:
-        with of.open(file) as stored:
-            column = stored.read(columns=["labels"]).column("labels").combine_chunks()
+        try:
+            with of.open(file) as stored:
+                column = stored.read(columns=["labels"]).column("labels").combine_chunks()
+        except _DAMAGED as error:
+            return np.zeros(0, dtype=np.int64), f"its labels cannot be read ({error})"
         flat = column.flatten()
         if pc.any(pc.equal(pc.list_value_length(column), 0)).as_py():
             return np.zeros(0, dtype=np.int64), "an image has no label"
         named, index = flat.field("entity_id").to_numpy(), flat.field("class_index").to_numpy()
-        place = np.minimum(np.searchsorted(entities, named, sorter=order), len(order) - 1)
-        wrong = np.flatnonzero((entities[order[place]] != named) | (order[place] != index))
+        at = np.searchsorted(entities, named, sorter=order)
+        known = at < len(order)
+        place = np.full(len(named), -1)
+        place[known] = order[at[known]]
+        known[known] = entities[place[known]] == named[known]
+        wrong = np.flatnonzero(~known | (place != index))
         said = None
         if len(wrong):
             n = wrong[0]
@@ -115,7 +124,7 @@ def labels(dataset: Dataset, deep: bool) -> dict[int, int] | None:
             if said is not None:
                 dataset.of_unit("labels", file, said)
             else:
-                seen += np.bincount(index, minlength=len(seen))[: len(seen)]
+                seen += np.bincount(index, minlength=len(seen))
     if deep:
         _once(dataset)
     return {int(n): int(count) for n, count in enumerate(seen)} if deep else None
@@ -134,8 +143,10 @@ def _once(dataset: Dataset) -> None:
         low, high = (f"{part * (1 << 32) // parts:08x}", f"{(part + 1) * (1 << 32) // parts - 1:08x}")
         ids = []
         for file in dataset.of.files:
-            for column in _ids_between(dataset.of, file, low, high):
-                ids.append(id_halves(column))
+            try:
+                ids += [id_halves(column) for column in _ids_between(dataset.of, file, low, high)]
+            except _DAMAGED as error:
+                dataset.of_unit("labels", file, f"its ids cannot be read ({error})")
         together = np.concatenate(ids) if ids else np.empty((0, 2), dtype="<u8")
         together = together[np.lexsort((together[:, 1], together[:, 0]))]
         twice = np.flatnonzero((together[1:] == together[:-1]).all(axis=1))
@@ -178,22 +189,29 @@ def images(dataset: Dataset, sample: int, every: bool = False) -> None:
     for n, (file, group) in enumerate(groups):
         if n not in drawn and not every:
             continue
+        most = min(each, left) if n in drawn else 0
+        left -= most
         try:
-            with dataset.of.open(file) as stored:
-                rows = stored.read_row_group(group, columns=["image_id", "image", "width", "height"])
-        except (OSError, ValueError, pa.ArrowException) as error:
-            dataset.of_unit("images", file, f"its images cannot be read ({error})")
-            continue
-        places = np.argsort(mixed(np.arange(len(rows), dtype=np.uint64)), kind="stable")
-        decoded = places[: min(each, left)] if n in drawn else places[:0]
-        left -= len(decoded)
-        looked = rows if every else rows.take(pa.array(np.sort(decoded)))
-        wanted = {rows.column("image_id")[int(p)].as_py() for p in decoded}
-        for row in looked.to_pylist():
-            dataset.found.add("images")
-            if said := _image_fault(row, row["image_id"] in wanted):
-                dataset.of_unit("images", file, said)
-                break
+            count, said = _look_at_images(dataset.of, file, group, most, every)
+        except _DAMAGED as error:
+            count, said = 0, f"its images cannot be read ({error})"
+        dataset.found.add("images", count)
+        if said is not None:
+            dataset.of_unit("images", file, said)
+
+
+def _look_at_images(of: Published, file: ImageFile, group: int, most: int, every: bool) -> tuple[int, str | None]:
+    """How many images of a row group were looked at, of which `most` were decoded, and what is wrong with one."""
+    with of.open(file) as stored:
+        rows = stored.read_row_group(group, columns=["image_id", "image", "width", "height"])
+    order = np.argsort(mixed(np.arange(len(rows), dtype=np.uint64)), kind="stable")[:most]
+    decoded = set(order.tolist())
+    looked = range(len(rows)) if every else sorted(decoded)
+    for place in looked:
+        (row,) = rows.slice(place, 1).to_pylist()
+        if said := _image_fault(row, place in decoded):
+            return len(looked), said
+    return len(looked), None
 
 
 def _image_fault(row: Mapping[str, object], decoded: bool) -> str | None:
@@ -224,11 +242,13 @@ def excluded(dataset: Dataset, patterns: Sequence[str]) -> None:
         return
 
     def look(file: ImageFile) -> tuple[int, str | None]:
-        with dataset.of.open(file) as stored:
-            rows = stored.read(
-                columns=[n for n in ("image_id", "url", "perceptual_hash", "labels") if n in stored.schema_arrow.names]
-            )
-        return len(rows), _listed(rows, lists)
+        wanted = ("image_id", "url", "perceptual_hash", "labels")
+        try:
+            with dataset.of.open(file) as stored:
+                rows = stored.read(columns=[n for n in wanted if n in stored.schema_arrow.names])
+            return len(rows), _listed(rows, lists)
+        except _DAMAGED:  # said by who looks at labels
+            return 0, None
 
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
         for file, (count, said) in zip(dataset.of.files, pool.map(look, dataset.of.files), strict=True):
