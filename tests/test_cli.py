@@ -13,7 +13,7 @@ import yaml
 
 from i2e_pipeline import cli
 from i2e_pipeline.commands.train import TrainingFailed
-from i2e_pipeline.core.errors import I2EError, NoSuchFile
+from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
 from tests.engine.toys import write_shard
 
 
@@ -219,3 +219,10 @@ def test_lines_are_as_wide_as_the_terminal(tmp_path: Path, line: str) -> None:
 )
 def test_what_set_would_swallow_is_what_the_command_is_asked_for(given: str, meant: str) -> None:
     assert cli._settings_last(given.split()) == meant.split()
+
+
+def test_the_page_on_faults_has_the_exit_codes() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- exit codes -->")[2].partition("<!-- end -->")[0].strip().splitlines()[2:]
+    said = [row.replace("\\|", "/").strip("| ").split(" | ") for row in table]
+    assert said == [[str(code.value), code.about.replace("|", "/")] for code in ExitCode]

@@ -23,7 +23,7 @@ from i2e_pipeline.core import files, places, stores
 from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import AlreadyThere, ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.rejects import reason_name
-from i2e_pipeline.engine import cluster, looking, merging, seal, session, sharing, taking_over
+from i2e_pipeline.engine import cluster, garbage, looking, merging, seal, session, sharing, taking_over
 from i2e_pipeline.engine.causes import cause
 from i2e_pipeline.engine.lock import Held, exclusive, waiting
 from i2e_pipeline.engine.progress import StageProgress, job_group
@@ -653,6 +653,7 @@ class _Workers:
         finally:
             self._groups.discard(group)
             self.progress.end(group)
+            garbage.collect()
         self.waves.done([unit for unit in wave if unit not in left], time.monotonic() - started)
 
     def _commit(self, made: Sequence[Made | Failed], group: str) -> None:

@@ -292,6 +292,9 @@ def _properties(config: Config, local: bool) -> dict[str, str]:
             "spark.ui.retainedStages": "200",
             "spark.ui.retainedTasks": "2000",
             "spark.sql.ui.retainedExecutions": "20",
+            # Of the heap each table that is broadcast takes a page, however small it is: by itself Spark makes it 16 MB
+            # on two cores.
+            "spark.buffer.pageSize": "2m",
             "spark.driver.memory": config.session.driver_memory,
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",

@@ -18,9 +18,10 @@ BLUE, ORANGE, GREEN, GREY, INK, PAPER = "blue", "orange", "green", "grey", "ink"
 
 def drawing(height: float, body: Sequence[str], label: str, width: str = "100%") -> str:
     """The whole chart; `label` is what a reader who cannot see it is told. A chart that is a file of its own needs a
-    width in pixels."""
+    width in pixels, and brings the paper that it is drawn on."""
+    paper = "" if width == "100%" else f'style="background:{paint(PAPER)};color:{paint(INK)}" '
     return (
-        f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" '
+        f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" {paper}'
         f'width="{width}" height="{height:.0f}" font-family="system-ui, sans-serif" font-size="13" overflow="visible">'
         + "".join(body)
         + "</svg>"
