@@ -27,7 +27,7 @@ SAYS = {
     "parquet_shared_beginnings": "read ",
     "parquet_page_that_says_it_is_2_gb": "cannot be read",
     "jsonl_gz": "longer than 16 MiB",
-    "csv_gz": "longer than 16 MiB",
+    "csv_gz": "not closed for 16 MiB",
     "json_deep": "nested too deep",
     "tar_gz": "It is compressed: unpack it",
     "tar_of_long_names_of_long_names": "no whole tar",
