@@ -73,6 +73,20 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     return told
 
 
+def table(told: dict[str, Any]) -> list[str]:
+    """Rows of Markdown of what `main` tells, as docs/security.md has them; all formats of images in one."""
+    rows: dict[str, dict[str, int]] = {}
+    images = [one for one in told["targets"] if one["name"].startswith("images: ")]
+    for one in told["targets"]:
+        name = f"images of {len(images)} formats" if one in images else one["name"]
+        of = rows.setdefault(name, dict.fromkeys(_TOLD, 0))
+        for count in _TOLD:
+            of[count] += one[count]
+    rows["all"] = {count: told["all"][count] for count in _TOLD}
+    return [f"| {name} | {' | '.join(f'{of[count]:,}' for count in _TOLD)} |" for name, of in rows.items()]
+
+
+_TOLD = ("inputs", "read", "refused", "crashes", "hangs", "lost")
 _COUNTS = ("inputs", "read", "refused", "lost", "crashes", "hangs", "seconds")
 
 

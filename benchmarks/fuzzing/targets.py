@@ -332,6 +332,8 @@ def read_pairs(path: Path, folder: Path, pairs: PairsConfig) -> str:
         found = listing.listed(pairs)
         for number, source in enumerate(found):
             seen = look.look(source, pairs, images=True)
+            if not seen.rows:  # it is counted as read, and belongs to no unit
+                continue
             index = None
             if seen.index is not None:
                 index = str(folder / f"index-{number}.parquet")

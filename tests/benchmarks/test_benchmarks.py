@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import extract, knowledge_base, linking
+from benchmarks import extract, fuzz, knowledge_base, linking
 from tests.wikidata.lines import instance_of, line, statement
 from wikidata.priors import surfaces
 
@@ -196,3 +196,13 @@ def test_fuzz_tells_what_it_tried(tmp_path: Path) -> None:
     assert told["all"]["inputs"] == 40
     assert told["failures"] == []
     assert done.stdout.splitlines()[-1].split()[:2] == ["all", "40"]
+
+
+def test_the_page_on_security_has_the_figures_of_the_last_long_run() -> None:
+    """Catches: a table that was written by hand, or of a run that found something."""
+    root = Path(__file__).parent.parent.parent
+    told = written(root / "benchmarks" / "results" / "fuzz.json")
+    page = (root / "docs" / "security.md").read_text(encoding="utf-8")
+    rows = page.partition("<!-- fuzz -->")[2].partition("<!-- end -->")[0].strip().splitlines()[2:]
+    assert rows == fuzz.table(told)
+    assert told["failures"] == []
