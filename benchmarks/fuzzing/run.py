@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import mmap
 import os
 import random
@@ -113,7 +112,6 @@ def _try(say: Say, name: str, seed: int, number: int, until: int, seconds: float
     for stream in (1, 2):  # libtiff speaks to it by itself
         os.dup2(nowhere, stream)
     warnings.simplefilter("ignore")
-    faulthandler.register(signal.SIGALRM, chain=True, all_threads=False)
     with tempfile.TemporaryDirectory() as place:
         once = TARGETS[name](Path(place))
         began = told = time.monotonic()

@@ -61,6 +61,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @linux
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_nothing_crashes_hangs_or_loses_rows(name: str, outcomes: dict[str, Any]) -> None:
     failures = [f for f in outcomes["failures"] if f["target"] == name]

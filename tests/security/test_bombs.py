@@ -67,6 +67,7 @@ def test_every_bomb_is_looked_at() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of a process' memory are Linux's /proc here")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAYS)
 def test_a_bomb_is_read_in_bounded_memory_or_refused(name: str, outcomes: dict[str, Any]) -> None:
     told = outcomes[name]
