@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 ACTIVATE := echo '`. $(VENV)/bin/activate` puts i2e on the path of this shell; i2e --help lists its commands'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv i2e train evaluate check format lint test test-all bench bench-gpu recipes notebooks docs dist clean
+.PHONY: help venv i2e train evaluate check format lint test test-all bench bench-gpu recipes audit notebooks docs dist clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -92,6 +92,9 @@ bench-gpu: $(STAMP)  ## the figures that want a GPU
 recipes: $(STAMP)  ## what each recipe learns from the sample's dataset, over three seeds: half an hour on two cores
 	$(BIN)/i2e run
 	$(BIN)/python benchmarks/recipes.py
+
+audit: $(STAMP)  ## are there advisories for the pinned packages? Asks pypi.org
+	$(BIN)/uv tool run pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 notebooks: $(STAMP)  ## run the notebooks on the sample's output, into out/notebooks, with a page each
 	$(BIN)/i2e run

@@ -1,5 +1,7 @@
 """Runs a call in a process of its own, of bounded memory and time: what it does to that process is what is asked.
 
+A call that bounds a part of its own time by an alarm is ended by it, with a word of where it was.
+
 The process is forked, so that all that is imported is there at once. What it says travels through a pipe, line by line,
 so that what was said before a crash is known.
 """
@@ -64,7 +66,7 @@ def contained(call: Callable[[Say], None], seconds: float, memory_mb: int) -> En
         _, status, _ = os.wait4(child, 0) if not timed_out else _waited(child)
         ended.seconds = time.monotonic() - begun
         faults.seek(0)
-        ended.trace = faults.read().decode(errors="replace")[-4000:]
+        ended.trace = faults.read().decode(errors="replace")[:4000]  # the last call comes first
     last = ended.said.pop() if ended.said and isinstance(ended.said[-1], dict) and "peak_mb" in ended.said[-1] else {}
     ended.peak_mb = last.get("peak_mb", 0.0)
     if timed_out:
@@ -112,6 +114,7 @@ def _work(call: Callable[[Say], None], write: int, faults: Any, memory_mb: int) 
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         faulthandler.enable(faults, all_threads=False)
+        faulthandler.register(signal.SIGALRM, faults, all_threads=False, chain=True)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         limit = _size() + (memory_mb << 20)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

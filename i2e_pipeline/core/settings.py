@@ -58,6 +58,8 @@ class _Loader(yaml.SafeLoader):
             raise SettingsError(_TOO_MANY)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        if not isinstance(node, yaml.MappingNode):  # `!!map` before something else
+            raise yaml.constructor.ConstructorError(None, None, "a mapping is said to stand here", node.start_mark)
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1

@@ -155,12 +155,16 @@ def _some(failed: dict[str, str], count: int = 3) -> str:
     return said + (f" and {len(failed) - count} more" if len(failed) > count else "")
 
 
+_UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What numpy and zipfile raise of a file that is no .npz."""
+
+
 def _read(path: Path, width: int) -> Embedded | None:
     """What the file holds; None where there is none, or it is not whole."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             vectors_ND, rows_N, failed = stored["vectors"], stored["rows"], json.loads(str(stored["failed"]))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except (*_UNREADABLE, KeyError):
         return None
     if vectors_ND.shape != (len(rows_N), width):
         return None
@@ -184,7 +188,7 @@ def _stored(folder: Path, data: ImageSet) -> Embedded:
             vectors_ND = _in_order(dict(stored.items()), path)
     except DatasetError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+    except (*_UNREADABLE, MemoryError) as error:
         why = "objects are stored, or it is no .npz" if "pickle" in str(error) else str(error)
         raise DatasetError(f"{path} is not a file of vectors: {why}") from None
     if vectors_ND.ndim == 2 and len(vectors_ND) != len(data):

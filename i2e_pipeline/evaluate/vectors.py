@@ -184,7 +184,7 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
                     arrays[name] = stored[name]
     except FileNotFoundError:
         raise VectorsError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error) and name:
             raise VectorsError(
                 f"{path}, {name}: objects are stored, and reading them could run code; save plain numbers or texts "

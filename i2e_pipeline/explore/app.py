@@ -122,6 +122,7 @@ class _Pages:
         status = getattr(error, "status_code", 404)
         status = 400 if isinstance(error, BadFilter) else 409 if isinstance(error, MarkError) else status
         said = getattr(error, "detail", None) or str(error)
+        said = said.encode("utf-8", "replace").decode()  # JSON may hold half a character, and a message quotes it
         if request.url.path.startswith("/api/") or request.url.path.endswith("/picture"):
             return JSONResponse({"error": said}, status)
         return self._page("error.html", status, said=said)

@@ -65,9 +65,12 @@ def shards_of_fetch(folder: str) -> int | None:
     path = files.join(folder, OURS, RECORD)
     if not files.exists(path):
         return None
-    record = files.record(path, "remove the folder, and fetch again")
-    of_older = -(-record["counts"].get("to fetch", 0) // 10_000)  # which did not say it
-    return int(record.get("shards", of_older))
+    record = files.record(path, remedy := "remove the folder, and fetch again")
+    try:
+        of_older = -(-record["counts"].get("to fetch", 0) // 10_000)  # which did not say it
+        return int(record.get("shards", of_older))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise files.RecordError(f"{path} is no record of a fetch ({error!r}): {remedy}") from None
 
 
 def unfinished_fetch(folder: str, whole: Collection[str] | None = None) -> str | None:

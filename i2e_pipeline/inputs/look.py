@@ -51,7 +51,7 @@ def look(source: Source, pairs: PairsConfig, images: bool = False) -> Look:
         raise
     except I2EError as error:
         raise InputError(str(error)) from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # that one of names of columns
         raise InputError(f"{source.path} is not a readable {kind} ({error}): mend it or leave it out") from None
 
 

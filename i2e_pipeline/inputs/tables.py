@@ -219,7 +219,7 @@ def _fault(path: str, dialect: _Dialect, lenient: bool = False) -> str | None:
     last = 1
     with _opened(path) as stream, io.TextIOWrapper(stream, "latin-1") as lines:
         rows = csv.reader(
-            (line.replace("\0", " ") for line in _bounded(path, lines)),
+            (line.replace("\0", " ") for line in _bounded(lines)),
             delimiter=dialect.delimiter,
             escapechar=dialect.escape,
             strict=True,
@@ -240,10 +240,11 @@ def _fault(path: str, dialect: _Dialect, lenient: bool = False) -> str | None:
                 last = rows.line_num + 1
 
 
-def _bounded(path: str, lines: IO[str]) -> Iterator[str]:
+def _bounded(lines: IO[str]) -> Iterator[str]:
+    """Raises csv's error for a line that may not be parsed: a few kilobytes of gzip may be gigabytes without an end."""
     for line in iter(partial(lines.readline, _BLOCK + 1), ""):
         if len(line) > _BLOCK:
-            raise ShardError(f"{path}: a row is longer than {_BLOCK >> 20} MiB: shorten it, or leave it out")
+            raise csv.Error("it is too long")
         yield line
 
 

@@ -327,7 +327,11 @@ class Checkpoint:
             )
 
     def _parts(self) -> list[_Tensors]:
-        return [tensors for file, tensors in sorted(self._open.items()) if file.startswith("head-")]
+        found = [tensors for file, tensors in sorted(self._open.items()) if file.startswith("head-")]
+        for part in found:
+            if lacking := [name for name in ("entity_C", "weights_CD", "accumulators_C") if name not in part]:
+                raise _damaged(part.path, f"it lacks {', '.join(lacking)}")
+        return found
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -346,9 +350,13 @@ def load(path: str | Path) -> Checkpoint:
                 f"{folder} has format {version}, and this version of i2e_pipeline reads {FORMAT_VERSION}: "
                 f"it was written by i2e_pipeline {tree.get('versions', {}).get('i2e_pipeline', '?')}"
             )
-        sizes, classes = tree["files"], tree["classes"]
+        sizes, classes = dict(tree["files"]), int(tree["classes"])
+        if odd := next((name for name in (*sizes, "towers.safetensors") if "/" in name or name not in sizes), None):
+            raise ValueError(f"files: {odd}")
         state = State(**{f.name: tree[f.name] for f in fields(State)})
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(folder / _STATE, repr(error)) from None
     for file, size in sizes.items():
         found = (folder / file).stat().st_size if (folder / file).is_file() else None

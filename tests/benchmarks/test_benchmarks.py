@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import extract, knowledge_base, linking
+from benchmarks import extract, fuzz, knowledge_base, linking
 from tests.wikidata.lines import instance_of, line, statement
 from wikidata.priors import surfaces
 
@@ -180,3 +182,27 @@ def test_processes_are_counted_without_psutil_too() -> None:
     driver = next(p for p in knowledge_base._from_proc() if p[0] == "driver")
     assert driver[1] > 10_000_000
     assert driver[2] > 0
+
+
+def test_fuzz_tells_what_it_tried(tmp_path: Path) -> None:
+    """In a process of its own, which forks."""
+    out = tmp_path / "fuzz.json"
+    script = Path(__file__).parent.parent.parent / "benchmarks" / "fuzz.py"
+    arguments = ["--inputs", "20", "--minutes", "1", "--only", "marks", "images: PNG", "--json", str(out)]
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = written(out)
+    assert [(t["name"], t["inputs"]) for t in told["targets"]] == [("marks", 20), ("images: PNG", 20)]
+    assert told["all"]["inputs"] == 40
+    assert told["failures"] == []
+    assert done.stdout.splitlines()[-1].split()[:2] == ["all", "40"]
+
+
+def test_the_page_on_security_has_the_figures_of_the_last_long_run() -> None:
+    """Catches: a table that was written by hand, or of a run that found something."""
+    root = Path(__file__).parent.parent.parent
+    told = written(root / "benchmarks" / "results" / "fuzz.json")
+    page = (root / "docs" / "security.md").read_text(encoding="utf-8")
+    rows = page.partition("<!-- fuzz -->")[2].partition("<!-- end -->")[0].strip().splitlines()[2:]
+    assert rows == fuzz.table(told)
+    assert told["failures"] == []

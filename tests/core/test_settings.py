@@ -63,6 +63,12 @@ def test_a_key_of_a_merged_mapping_may_be_set_again(tmp_path: Path) -> None:
         ("output = x\n", "", "must hold sections of settings (`score:` and below it"),
         ("5\n", "", "not '5'"),
         ("- a\n", "", "not a list"),
+        ("pairs: !!map x\n", ", line 1", "a mapping is said to stand here"),
+        ("pairs: {path: " + "[" * 5000 + "\n", "", "too deep in one another"),
+        ("a0: &a0 {k: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 40)), "",
+         "its anchors (&, *) make more than 100,000 values"),
+        ("a: [&a0 [x, x]" + "".join(f", &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40)) + "]\n", "",
+         "its anchors (&, *) make more than 100,000 values"),
         ("score.batch_size: 4\n", "", "; in a file write it as `score: {batch_size: …}`"),
     ],
 )  # fmt: skip
@@ -336,3 +342,20 @@ def test_settings_are_read_from_a_pipe(tmp_path: Path) -> None:
     assert config.load(str(pipe)).output == "piped"
     with pytest.raises(config.ConfigError, match=r"--config .* is a folder: name the YAML file in it"):
         config.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("written", ["0x_", "0b_", "+0b__", "9" * 5000, "-" + "9" * 5000])
+def test_what_only_looks_like_a_number_is_text(tmp_path: Path, written: str) -> None:
+    """Catches: int()'s own error, which no line of the file explains."""
+    (tmp_path / "c.yaml").write_text(f"output: {written}\n")
+    assert config.load(str(tmp_path / "c.yaml")).output == written
+    (tmp_path / "c.yaml").write_text(f"score: {{batch_size: {written}}}\n")
+    with pytest.raises(ConfigError, match=r"score\.batch_size"):
+        config.load(str(tmp_path / "c.yaml"))
+
+
+def test_anchors_may_be_used_a_thousand_times(tmp_path: Path) -> None:
+    """Catches: a bound on what is written out that real configs reach."""
+    many = ", ".join(["*one"] * 1000)
+    (tmp_path / "c.yaml").write_text(f"pairs: {{path: [&one a, {many}]}}\n")
+    assert len(config.load(str(tmp_path / "c.yaml")).pairs.path) == 1001

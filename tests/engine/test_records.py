@@ -135,3 +135,23 @@ def test_what_else_lies_among_the_records_is_no_commit(tmp_path: Path) -> None:
     (folder / "u-4.json").write_text("")
     with pytest.raises(RecordError, match=r"u-4\.json is not a whole record .*: remove it, and `i2e run` makes again"):
         records.read("extract")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[]", "3", '"a"', "{}", '{"anew": false, "gone": [], "commits": 3, "components": {}}', "[" * 100_000,
+        '{"anew": false, "gone": [], "commits": [3], "components": {}}',
+        '{"anew": false, "gone": [], "commits": [{"files": {"a": [{}]}}], "components": {}}',
+        '{"anew": false, "gone": [], "commits": [{"files": {}, "fingerprint": "f", "odd": 1}], "components": {"f": 1}}',
+    ],
+)  # fmt: skip
+def test_a_journal_that_is_none_is_named(tmp_path: Path, said: str) -> None:
+    """Catches: KeyError and TypeError of JSON that is whole and no journal."""
+    (tmp_path / "extract").mkdir()
+    (tmp_path / "extract" / "journal-000000001.json").write_text(said)
+    with pytest.raises(RecordError, match=r"journal-000000001\.json.*remove it, and `i2e run` makes again"):
+        Records(str(tmp_path)).read("extract")
+    (tmp_path / "extract" / "journal-000000001.json").rename(tmp_path / "extract" / "u-1.json")
+    with pytest.raises(RecordError, match=r"u-1\.json.*remove it, and `i2e run` makes again"):
+        Records(str(tmp_path)).read("extract")

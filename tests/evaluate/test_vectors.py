@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,22 @@ def test_a_text_file_is_refused_without_advice_to_unpickle_it(tmp_path: Path) ->
     (tmp_path / "v.npz").write_text("not an archive\n" * 9)
     with pytest.raises(VectorsError, match=r"v\.npz cannot be read as \.npz: it is none$"):
         read_npz(str(tmp_path / "v.npz"))
+
+
+def test_a_zip_that_zipfile_cannot_read_is_refused(tmp_path: Path) -> None:
+    """Catches: NotImplementedError, for a method of packing that Python does not know; bytes in an array's place."""
+    path = tmp_path / "v.npz"
+    np.savez_compressed(path, features=np.ones((4, 2), np.float32), labels=np.arange(4))
+    whole = path.read_bytes()
+    for signature, field, value in ((b"PK\1\2", 10, b"\x63\0"), (b"PK\1\2", 6, b"\xff\0")):
+        content = bytearray(whole)
+        at = content.index(signature) + field
+        content[at : at + 2] = value
+        path.write_bytes(content)
+        with pytest.raises(VectorsError, match=r"v\.npz"):
+            read_npz(str(path))
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("features.npy", b"no array")
+        packed.writestr("labels.npy", b"no array")
+    with pytest.raises(VectorsError, match=r"v\.npz, features is no array"):
+        read_npz(str(path))

@@ -290,3 +290,13 @@ def test_colours_are_those_of_all_pages(browser_of: TestClient) -> None:
     assert rules.headers["content-type"].startswith("text/css")
     assert palette.variables(palette.DAY) in rules.text
     assert palette.variables(palette.NIGHT) in rules.text.partition("prefers-color-scheme: dark")[2]
+
+
+def test_half_a_character_is_answered(hostile: Explored) -> None:
+    """Catches: JSON's \\ud800, which no answer can hold, quoted by a message."""
+    headers = {"origin": HOME, "content-type": "application/json"}
+    for body in (
+        '{"image_id": "\\ud800", "entity_id": 1, "mark": "wrong"}',
+        '{"image_id": "a", "entity_id": "\\udfff", "mark": 1}',
+    ):
+        assert client(hostile).post("/api/marks", content=body, headers=headers).status_code in (400, 409)

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import tarfile
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from i2e_pipeline.core.config import PairsConfig
+from i2e_pipeline.core.files import RecordError
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.core.stored_image import NoImage, StoredImage
 from i2e_pipeline.engine.units import InputError, Units
-from i2e_pipeline.inputs import columns, formats
+from i2e_pipeline.inputs import columns, formats, img2dataset, listing, look
 from i2e_pipeline.inputs.named_files import NamedFiles
-from i2e_pipeline.inputs.shard import Shard
+from i2e_pipeline.inputs.shard import Shard, ShardError
 
 JPEG = b"\xff\xd8\xff\xe0 not really, but it begins like one"
 
@@ -589,3 +591,109 @@ def test_real_inputs_that_cannot_be_read_are_refused_at_the_plan(
 ) -> None:
     with pytest.raises(InputError, match=says):
         Units(str(tmp_path / "out")).plan(PairsConfig(path=str(real_data / "faults" / "pairs" / name)))
+
+
+# --- what fuzzing found ----------------------------------------------------------------------------------------------
+
+
+def test_a_parquet_file_whose_columns_have_no_names_is_refused(tmp_path: Path) -> None:
+    """Catches: pyarrow's UnicodeDecodeError, which names no file."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"captions": ["a"], "jpg": [b"x"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"captions", b"\xff\xfeptions"))
+    pairs = PairsConfig(path=(str(path),), text_column="captions")
+    (source,) = listing.listed(pairs)
+    with pytest.raises(InputError, match=r"a\.parquet is not a readable Parquet file"):
+        look.look(source, pairs)
+
+
+@pytest.mark.parametrize("read", ["texts", "some rows", "images"])
+def test_a_damaged_page_is_named_with_its_file(tmp_path: Path, read: str) -> None:
+    """Catches: what Arrow says of a page whose footer is whole, and so passed the plan."""
+    path = tmp_path / "a.parquet"
+    columns = {"caption": ["a caption"] * 50, "jpg": [b"x" * 90 + bytes([n]) for n in range(50)]}
+    pq.write_table(pa.table(columns), path, compression="zstd", use_dictionary=False)
+    content, group = bytearray(path.read_bytes()), pq.read_metadata(path).row_group(0)
+    for n in range(2):
+        chunk = group.column(n)
+        end = chunk.data_page_offset + chunk.total_compressed_size
+        content[end - 16 : end] = b"\xff" * 16
+    path.write_bytes(content)
+    pairs = PairsConfig(path=(str(path),))
+    (source,) = listing.listed(pairs)
+    shard = source.shard(pairs)
+    assert look.look(source, pairs).rows == 50
+
+    def stored() -> list[StoredImage]:
+        with formats.images(shard) as images:
+            return list(images.read([3]))
+
+    reads: dict[str, Any] = {
+        "texts": lambda: list(formats.columns(shard, ["caption"])),
+        "some rows": lambda: list(formats.rows(shard, [3], ["caption"])),
+        "images": stored,
+    }
+    with pytest.raises(ShardError, match=r"input shard .*a\.parquet cannot be read .*: mend it, or leave it out"):
+        reads[read]()
+
+
+def test_rows_of_small_groups_are_read_together_and_of_large_values_apart(tmp_path: Path) -> None:
+    """A value of a dictionary is stored once and decoded for each row: what is decoded together is bounded by it, and
+    ordinary files still come in large batches."""
+    path, large = tmp_path / "a.parquet", "x" * (9 << 20)
+    shard = Shard(str(path))
+    pq.write_table(pa.table({"caption": [f"{n}" for n in range(10_000)]}), path, row_group_size=500)
+    sizes = [batch.num_rows for _, batch in formats.columns(shard, ["caption"])]
+    assert (sum(sizes), max(sizes), len(sizes)) == (10_000, 4000, 3)
+    numbers = pa.array([0] * 60 + [1] * 60, pa.int32())
+    texts = pa.DictionaryArray.from_arrays(numbers, pa.array([large, "small"]))
+    pq.write_table(pa.table({"caption": texts}), path, dictionary_pagesize_limit=1 << 30)
+    batches = list(formats.columns(shard, ["caption"]))
+    assert sum(batch.num_rows for _, batch in batches) == 120
+    assert [start for start, _ in batches] == list(accumulate([0, *(b.num_rows for _, b in batches[:-1])]))
+    assert max(batch.num_rows for _, batch in batches[:2]) < 30
+    assert formats.texts(shard, batches[-1][1])[0].column(0)[-1].as_py() == "small"
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["[]", '{"of": "x"}', '{"counts": 3}', '{"counts": {"to fetch": "many"}}', '{"counts": {}, "shards": "all"}'],
+)
+def test_a_record_of_a_fetch_that_is_none_is_named(tmp_path: Path, said: str) -> None:
+    (tmp_path / "_fetch").mkdir()
+    (tmp_path / "_fetch" / "record.json").write_text(said)
+    with pytest.raises(RecordError, match=r"_fetch/record\.json is no record of a fetch .*remove the folder"):
+        img2dataset.shards_of_fetch(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (124, b"\xff" * 12), (124, b"\x80" + b"\xff" * 11), (124, b"9" * 12), (136, b"zz"), (156, b"S"), (156, b"L"),
+        (156, b"K"), (156, b"x"), (156, b"g"), (156, b"V"), (257, b"\0\0\0\0\0"), (0, b"\0"), (0, b"\xff" * 100),
+    ],
+)  # fmt: skip
+def test_a_header_that_nobody_writes_is_refused_or_passed_over(tmp_path: Path, field: int, value: bytes) -> None:
+    """Catches: what tarfile raises beside its own errors, and a size below zero, at which it turns in a circle."""
+    samples = [(f"{n}.{part}", b"abc") for n in range(3) for part in ("jpg", "txt")]
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for name, content in samples:
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
+    for at in (0, 1024, 5 * 1024):
+        data = bytearray(path.read_bytes())
+        data[at + field : at + field + len(value)] = value
+        data[at + 148 : at + 156] = b" " * 8
+        data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+        odd = tmp_path / f"odd-{at}.tar"
+        odd.write_bytes(data)
+        pairs = PairsConfig(path=(str(odd),))
+        (source,) = listing.listed(pairs)
+        try:
+            found = look.look(source, pairs)
+        except InputError as error:
+            assert odd.name in str(error)  # noqa: PT017
+        else:
+            assert found.rows <= 3

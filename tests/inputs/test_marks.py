@@ -180,3 +180,10 @@ def test_marks_of_an_image_that_must_leave_go_whatever_line_names_it(tmp_path: P
     assert gone.encode() not in Path(path).read_bytes().lower()
     assert [row["image_id"].hex() for row in marks.read(path).to_pylist()] == [stays]
     assert marks.forget(path, {gone}) == 0
+
+
+def test_a_line_that_is_nested_without_end_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "marks.jsonl"
+    path.write_text("[" * 100_000 + "\n" + "{}\n")
+    with pytest.raises(MarkError, match=r"marks\.jsonl, line 1 is no JSON"):
+        read(str(path))

@@ -230,6 +230,39 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, file: str, dam
         checkpoint.load(at)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"files": {"../other.safetensors": 1}}, {"files": {"/etc/passwd": 1}},
+        {"files": {}}, {"files": 3}, {"files": None},
+        {"classes": "many"}, {"classes": None},
+    ],
+)  # fmt: skip
+def test_a_state_that_is_none_is_named(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """A checkpoint may be somebody else's: what it names lies in its folder."""
+    at = save(tmp_path)
+    tree = json.loads((at / "state.json").read_text())
+    for said in ({**tree, **changed}, [tree], 3):
+        (at / "state.json").write_text(json.dumps(said))
+        with pytest.raises(CheckpointError, match=r"state\.json is damaged"):
+            checkpoint.load(at)
+
+
+@pytest.mark.parametrize("lacking", ["entity_C", "weights_CD", "accumulators_C"])
+def test_a_head_that_lacks_a_part_is_named(tmp_path: Path, lacking: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    at = save(tmp_path)
+    path = at / "head-00000-of-00001.safetensors"
+    save_file({name: part for name, part in load_file(path).items() if name != lacking}, path)
+    tree = json.loads((at / "state.json").read_text())
+    tree["files"][path.name] = path.stat().st_size
+    (at / "state.json").write_text(json.dumps(tree))
+    read = checkpoint.load(at)
+    with pytest.raises(CheckpointError, match=f"{path.name} is damaged .*it lacks {lacking}"):
+        list(read.head_rows(torch.arange(3), read.state.width))
+
+
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     at = save(tmp_path)
     tree = json.loads((at / "state.json").read_text())
