@@ -23,6 +23,7 @@ _LIMITS = {
 """What Java and Python say of limits that a shell or a container sets, and the remedy."""
 _UNANSWERED = re.compile(r"An error occurred while calling \S+\s*")
 """py4j's whole text where no answer came; behind a fault in the JVM stands its trace."""
+_ENDS = re.compile(r"SparkContext was shut down|Cannot call methods on a stopped SparkContext")
 _DIED = "Python worker exited unexpectedly"
 
 
@@ -41,13 +42,15 @@ def cause(error: BaseException | str) -> str:
 
 
 def lost_jvm(error: BaseException) -> bool:
-    """Is it that the driver's JVM answers no more? py4j says so in its own exceptions or in the socket's."""
+    """Is it that the driver's JVM answers no more, or ends? py4j says so in its own exceptions or in the socket's."""
     seen: set[int] = set()
     behind: BaseException | None = error
     while behind is not None and id(behind) not in seen:
         seen.add(id(behind))
         named = type(behind).__name__
         if named == "Py4JNetworkError" or (named == "Py4JError" and _UNANSWERED.fullmatch(str(behind))):
+            return True
+        if type(behind).__module__.startswith(("pyspark", "py4j")) and _ENDS.search(str(behind)):
             return True
         if isinstance(behind, ConnectionError):
             frames = traceback.walk_tb(behind.__traceback__)

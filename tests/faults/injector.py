@@ -227,7 +227,7 @@ def chain(
                     if code == 0:
                         outcome.too_late += 1
                         break
-                    assert code == 1, _said(config)
+                    assert code == 1, said_last(config)
             if hit is None:
                 continue
             outcome.faults.append(fault)
@@ -238,7 +238,7 @@ def chain(
                 running = None
         if running is not None:
             code = running.wait(RUNS)
-            assert code in (0, 1), _said(config)
+            assert code in (0, 1), said_last(config)
             before = kept(output, before, outcome)
             running = None
         # What was disturbed last may have failed, and nothing disturbs this run.
@@ -294,12 +294,12 @@ def _ended(
     try:
         fault.code = running.wait(ENDS_WITHIN)
     except subprocess.TimeoutExpired:
-        raise AssertionError(f"{fault}: it has not ended after {ENDS_WITHIN:.0f} s: {_said(config)}") from None
+        raise AssertionError(f"{fault}: it has not ended after {ENDS_WITHIN:.0f} s: {said_last(config)}") from None
     assert processes.waited(lambda: not any(map(processes.alive, had)), ENDS_WITHIN), (
         fault, [(pid, processes.command_of(pid)[:200]) for pid in had if processes.alive(pid)],
     )  # fmt: skip
     fault.seconds = round(time.monotonic() - began, 1)
-    said = _said(config)
+    said = said_last(config)
     if kind.signal in ASKED:
         assert fault.code == ASKED[signal.Signals(kind.signal)], (fault, said)
         (fault.said,) = re.findall(r"^i2e: .*\Z", said, re.MULTILINE | re.DOTALL)
@@ -315,7 +315,7 @@ def _ended(
         assert fault.code == -kind.signal, (fault, said)
 
 
-def _said(config: Path) -> str:
+def said_last(config: Path) -> str:
     """Of the last run."""
     said = config.with_suffix(".log").read_text(errors="replace")
     return said[said.rfind("settings that differ") :][-6000:]
