@@ -18,6 +18,8 @@ _FRAME = re.compile(r"^\s*(?:at |\.\.\. \d+ more|Driver stacktrace:|JVM stacktra
 _LIMITS = {
     "File too large": "a limit of the size of files: ulimit -f unlimited, or a disk that takes larger ones",
     "Too many open files": "a limit of open files: ulimit -n 4096",
+    "No space left on device": "a disk is full: free some space there, or name places on larger ones: output, "
+    "TMPDIR, spark.local.dir",
     "unable to create native thread": "a limit of processes and threads: ulimit -u, or the container's pids",
 }
 """What Java and Python say of limits that a shell or a container sets, and the remedy."""

@@ -25,7 +25,8 @@ STAGE = (
     [
         (
             "An error occurred while calling o47.save.\n: java.io.IOException: No space left on device\n" + JVM,
-            "java.io.IOException: No space left on device",
+            "java.io.IOException: No space left on device (a disk is full: free some space there, or name places on "
+            "larger ones: output, TMPDIR, spark.local.dir)",
         ),
         (
             "An error occurred while calling o47.save.\n: org.apache.spark.SparkException: Job aborted.\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,7 @@ def test_a_disk_that_fills_up_under_the_output(still: World, disks: list[Disk], 
     words = last_words(said)
     assert str(output) in words, words
     assert "No space left on device" in words, words
+    assert "free some space" in words, words
     assert "Traceback" not in said, said
     before = injector.commits(output)
     assert before
@@ -99,6 +101,25 @@ def test_a_disk_for_temporary_files_that_is_full(still: World, disks: list[Disk]
     code, said = injector.ran(config, TMPDIR=str(disk.folder), SPARK_LOCAL_DIRS=str(disk.folder))
     assert code == 0, said
     assert tables(output) == still.whole
+
+
+MAPPED = """
+import sys
+from i2e_pipeline.core import arrays
+with arrays.new(sys.argv[1] + "/arrays", "header") as writer:
+    writer.create("vectors", (1 << 20,), "float64")[:] = 1.0
+"""
+
+
+def test_a_mapped_array_for_which_there_is_no_room(disks: list[Disk], tmp_path: Path) -> None:
+    """Catches: SIGBUS, which ends the driver without a word."""
+    disks.append(disk := Disk(tmp_path / "small", 4))
+    done = subprocess.run(
+        [sys.executable, "-c", MAPPED, str(disk.folder)], cwd=injector.ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert f"No space left on device: '{disk.folder}/arrays'" in done.stderr.splitlines()[-1]
+    assert not list(disk.folder.iterdir())
 
 
 def test_an_output_that_becomes_read_only(still: World, disks: list[Disk], tmp_path: Path) -> None:
