@@ -500,7 +500,7 @@ def _guarded(work: Callable[[], int]) -> int:
 
 
 _LOST_JVM = (
-    "Spark's JVM, which runs the jobs, is gone: somebody killed it, or the machine's memory ran out (`dmesg` says so; "
+    "Spark's JVM, which runs the jobs, is gone: somebody ended it, or the machine's memory ran out (`dmesg` says so; "
     "session.driver_memory and the number of cores set what it takes). What was made is kept; the same command goes on"
 )
 

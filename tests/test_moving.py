@@ -10,6 +10,7 @@ import pytest
 
 from i2e_pipeline.commands.explain import explain
 from i2e_pipeline.core import files
+from i2e_pipeline.engine import lock
 from i2e_pipeline.stages import pipeline
 from tests.chain import content, run, settings
 
@@ -56,7 +57,10 @@ def test_a_moved_output_has_nothing_to_do_and_grows(
     assert not old.exists()
 
 
-def test_a_half_finished_output_goes_on_where_it_is(world: Path, whole: Path, tmp_path: Path, spark: Any) -> None:
+def test_a_half_finished_output_goes_on_where_it_is(
+    world: Path, whole: Path, tmp_path: Path, spark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_LISTENED", 0.01)
     old, new = tmp_path / "old", tmp_path / "new"
     with_input(world, old, "*")
     run(at(world, old, "parquet"), spark, *EARLY)

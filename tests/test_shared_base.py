@@ -20,6 +20,7 @@ from i2e_pipeline.commands.clean import clean
 from i2e_pipeline.commands.doctor import examine
 from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core.config import Config
+from i2e_pipeline.engine import lock as lock_module
 from i2e_pipeline.engine.lock import exclusive
 from i2e_pipeline.engine.records import Commit, Records
 from i2e_pipeline.engine.stage import StageError
@@ -140,8 +141,11 @@ def test_it_is_not_made_again_under_its_readers(world: Path, tmp_path: Path, bas
     assert run(config, spark, *MADE) == {"knowledge_base": 0, "surfaces": 1}
 
 
-def test_who_comes_meanwhile_waits(world: Path, tmp_path: Path, bases: Path, spark: Any) -> None:
+def test_who_comes_meanwhile_waits(
+    world: Path, tmp_path: Path, bases: Path, spark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches: a knowledge base that two outputs write at the same time."""
+    monkeypatch.setattr(lock_module, "_LOOKED", 60.0)  # the holder does not see that its lock is changed
     run(shared(world, tmp_path / "a", bases), spark, *MADE)
     (folder,) = bases.glob("surfaces-*")
     hidden = folder / "_commits" / "elsewhere"

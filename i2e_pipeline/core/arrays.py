@@ -39,8 +39,13 @@ class Writer:
         np.save(self.folder / f"{name}.npy", values)
 
     def create(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.memmap[Any, Any]:
-        """An array on disk to be filled in any order."""
-        return np.lib.format.open_memmap(self.folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+        """An array on disk to be filled in any order. Raises OSError where there is no room for it."""
+        path = self.folder / f"{name}.npy"
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):  # a mapped page for which a disk has no room kills the process (SIGBUS)
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
 
     def stream(self, name: str) -> BinaryIO:
         """Where the numbers of an array are appended; it is closed with the block."""

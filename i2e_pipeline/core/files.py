@@ -6,6 +6,7 @@ put in place when it is whole.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -38,6 +39,7 @@ _COPIED = 8 << 20
 _SMALL_READS = 32
 _SWEPT_AFTER = 60.0
 """Seconds: a record takes milliseconds to write, so what is unfinished for so long was left by a writer that died."""
+_TAKES_NO_MORE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _RENAMING = ("hdfs://", "viewfs://")
 """Remote file systems that rename in one step, as object stores do not."""
 _UNFINISHED = re.compile(r"\.?(?P<name>.+)\.[0-9a-f]{32}\.tmp")
@@ -575,6 +577,17 @@ def _fresh_name(path: Path) -> Path:
 
 
 @contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Within the block a disk that takes no more names this file; pyarrow's errors, and those of a write, name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _TAKES_NO_MORE or error.filename is not None or isinstance(error, I2EError):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+@contextmanager
 def fresh_file(path: str | Path) -> Iterator[Path]:
     """A local path to write to. At the end of the block the file takes the place of `path`, in one step.
 
@@ -584,10 +597,11 @@ def fresh_file(path: str | Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = _fresh_name(target)
     try:
-        yield fresh
-        with fresh.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(fresh, target)
+        with naming(target):
+            yield fresh
+            with fresh.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(fresh, target)
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -609,8 +623,9 @@ def fresh_folder(folder: str | Path, alone: bool = False) -> Iterator[Path]:
     fresh = _fresh_name(target)
     fresh.mkdir()
     try:
-        yield fresh
-        put_in_place(fresh, target)
+        with naming(target):
+            yield fresh
+            put_in_place(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
@@ -714,7 +729,7 @@ def create_json(path: str, value: Any) -> None:
     _, inner = open_filesystem(path)
     os.makedirs(posixpath.dirname(inner), exist_ok=True)
     try:
-        with open(inner, "x", encoding="utf-8") as file:
+        with naming(path), open(inner, "x", encoding="utf-8") as file:
             json.dump(value, file)
     except FileExistsError:
         raise there from None
@@ -722,7 +737,8 @@ def create_json(path: str, value: Any) -> None:
 
 def make_folder(path: str) -> None:
     filesystem, inner = open_filesystem(path)
-    filesystem.create_dir(inner, recursive=True)
+    with naming(path):
+        filesystem.create_dir(inner, recursive=True)
 
 
 def remove(path: str) -> None:
@@ -752,8 +768,9 @@ def move_file(source: str, target: str) -> None:
     """Move one file; its folder is made."""
     filesystem, inner = open_filesystem(source)
     _, into = open_filesystem(target)
-    filesystem.create_dir(posixpath.dirname(into), recursive=True)
-    filesystem.move(inner, into)
+    with naming(target):
+        filesystem.create_dir(posixpath.dirname(into), recursive=True)
+        filesystem.move(inner, into)
 
 
 def copy(source: str, target: str) -> None:

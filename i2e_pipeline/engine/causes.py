@@ -18,11 +18,14 @@ _FRAME = re.compile(r"^\s*(?:at |\.\.\. \d+ more|Driver stacktrace:|JVM stacktra
 _LIMITS = {
     "File too large": "a limit of the size of files: ulimit -f unlimited, or a disk that takes larger ones",
     "Too many open files": "a limit of open files: ulimit -n 4096",
+    "No space left on device": "a disk is full: free some space there, or name places on larger ones: output, "
+    "TMPDIR, spark.local.dir",
     "unable to create native thread": "a limit of processes and threads: ulimit -u, or the container's pids",
 }
 """What Java and Python say of limits that a shell or a container sets, and the remedy."""
 _UNANSWERED = re.compile(r"An error occurred while calling \S+\s*")
 """py4j's whole text where no answer came; behind a fault in the JVM stands its trace."""
+_ENDS = re.compile(r"SparkContext was shut down|Cannot call methods on a stopped SparkContext")
 _DIED = "Python worker exited unexpectedly"
 
 
@@ -41,13 +44,15 @@ def cause(error: BaseException | str) -> str:
 
 
 def lost_jvm(error: BaseException) -> bool:
-    """Is it that the driver's JVM answers no more? py4j says so in its own exceptions or in the socket's."""
+    """Is it that the driver's JVM answers no more, or ends? py4j says so in its own exceptions or in the socket's."""
     seen: set[int] = set()
     behind: BaseException | None = error
     while behind is not None and id(behind) not in seen:
         seen.add(id(behind))
         named = type(behind).__name__
         if named == "Py4JNetworkError" or (named == "Py4JError" and _UNANSWERED.fullmatch(str(behind))):
+            return True
+        if type(behind).__module__.startswith(("pyspark", "py4j")) and _ENDS.search(str(behind)):
             return True
         if isinstance(behind, ConnectionError):
             frames = traceback.walk_tb(behind.__traceback__)

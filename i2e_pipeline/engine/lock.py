@@ -1,11 +1,13 @@
 """One writer at a time in a folder: a file `_lock` that says who it is, and beats while it lives.
 
-A lock whose process is gone does not hold. On this machine that is seen at once; one of another machine, such as the
-driver's last in a cluster, counts as gone when it has been silent for long.
+A lock whose process is gone does not hold. On this machine that is seen at once; one of another machine (or container),
+such as the driver's last in a cluster, counts as gone when it has been silent for long. Clocks may be set, and two
+machines' may differ: so who finds it silent, or from the future, first listens for longer than a beat.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -13,23 +15,36 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, NoReturn
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.errors import AlreadyThere, I2EError
+from i2e_pipeline.core.errors import AlreadyThere, ExitCode, I2EError
 
 log = logging.getLogger(__name__)
 
 _BEAT, _SILENT = 60.0, 600.0
 """Seconds between two signs of life of the process that holds a folder, and without one until it counts as gone."""
+_LOOKED = 5.0
+"""Seconds between two looks of the holder at its own lock on a disk; in a store it looks when it beats."""
+_LISTENED = 1.5
+"""So many beats are waited for, of a holder that seems to be gone."""
+_FILLED, _SETTLED = 5.0, 2.0
+"""Seconds until a lock that is no whole record is nobody's, and until a store shows who wrote last."""
 _ASKED_AGAIN = 2.0
 """Seconds until who waits for a lock asks again."""
 
 
 class Held(I2EError, RuntimeError):
     """Another process writes the folder; the message says which, and the way out."""
+
+
+class LostLock(I2EError, RuntimeError):
+    """The folder, or its lock, was taken from under a run; the message says how."""
+
+    exit_code = ExitCode.FAULT
 
 
 @contextmanager
@@ -62,41 +77,117 @@ def waiting(folder: str, what: str) -> Iterator[None]:
 def _free(folder: str) -> dict[str, Any]:
     """Take the lock. Returns what it says of its holder."""
     path = files.join(folder, "_lock")
-    me = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    if files.exists(path):
-        holder = refuse_held(folder)
-        if holder.get("host") != me["host"]:
-            log.warning("process %s on %s is silent: its lock holds no more", holder.get("process"), holder.get("host"))
-        files.remove(path)
-    files.create_json(path, me | {"beat": time.time()})
+    me = _me()
+    silent: dict[str, Any] | None = None
+    while True:
+        with _alone(folder):
+            found = _holder(path)
+            if found is None or found == silent or not _may_live(path, found, me):
+                if found is not None:
+                    files.remove(path)
+                files.create_json(path, me | {"beat": time.time()})
+                break
+        now = _listened(path, found)
+        if now is not None and now != found:
+            _refuse(folder, now)
+        if now == found:
+            who = f"process {found['process']} on {found.get('host')}" if found.get("process") else "its writer"
+            log.warning("%s: %s gives no sign of life: it holds no more", path, who)
+        silent = now
+    if not files.is_local(folder):
+        # Two that found none each wrote one: the later is there.
+        time.sleep(_SETTLED)
+        if not _holds(path, me):
+            _refuse(folder, _holder(path) or {})
     return me
 
 
-def refuse_held(folder: str) -> dict[str, Any]:
-    """Raise Held where another process writes the folder now. Returns what a lock says that holds no more, or {}."""
+def refuse_held(folder: str) -> None:
+    """Raise Held where another process surely writes the folder. Takes no lock, and does not listen."""
     path = files.join(folder, "_lock")
-    if not files.exists(path):
-        return {}
-    holder = _holder(path)
-    silent = time.time() - holder.get("beat", time.time())
-    here = holder.get("host") == socket.gethostname()
-    if _alive(holder.get("process", 0)) if here else silent < _SILENT:
-        when = "" if here else f", or until it has been silent for {_SILENT / 60:.0f} minutes"
-        raise Held(
-            f"{folder} is being written by process {holder.get('process')} on {holder.get('host')} since "
-            f"{holder.get('since')}: wait for it{when}, or remove {path} if that process is gone"
-        )
-    return holder
+    if found := _holder(path):
+        _may_live(path, found, _me())
+
+
+def _me() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "began": _began(os.getpid()),
+        "namespace": _namespace(),
+    }
+
+
+def _may_live(path: str, found: Mapping[str, Any], me: Mapping[str, Any]) -> bool:
+    """May the holder be alive, as far as can be told without listening? Raises Held where it surely is."""
+    if not found:
+        return True  # its writer may be about to fill it
+    if found.get("host") == me["host"] and found.get("namespace", me["namespace"]) == me["namespace"]:
+        if _alive(found):
+            _refuse(path.rpartition("/")[0], found)
+        return False
+    if -_BEAT < time.time() - found.get("beat", 0.0) < _SILENT:
+        _refuse(path.rpartition("/")[0], found)
+    return True
+
+
+def _refuse(folder: str, holder: Mapping[str, Any]) -> NoReturn:
+    here = holder.get("host") == socket.gethostname() and holder.get("namespace", _namespace()) == _namespace()
+    when = "" if here else f", or until it has been silent for {_SILENT / 60:.0f} minutes"
+    raise Held(
+        f"{folder} is being written by process {holder.get('process')} on {holder.get('host')} since "
+        f"{holder.get('since')}: wait for it{when}, or remove {files.join(folder, '_lock')} if that process is gone"
+    )
+
+
+def _patience(found: Mapping[str, Any]) -> float:
+    return _LISTENED * _BEAT if found else _FILLED
+
+
+def _listened(path: str, found: dict[str, Any]) -> dict[str, Any] | None:
+    """What the lock says when it has changed, or after longer than a beat."""
+    if found:
+        log.info("%s is silent, or a clock was set: listening for %.0f s", path, _patience(found))
+    until = time.monotonic() + _patience(found)
+    while (now := _holder(path)) == found and time.monotonic() < until:
+        time.sleep(min(_ASKED_AGAIN, _patience(found) / 10))
+    return now
+
+
+@contextmanager
+def _alone(folder: str) -> Iterator[None]:
+    """Within the block no other process of this machine judges the folder's lock: of two that find a dead one, the
+    second would remove what the first has just written."""
+    if not files.is_local(folder):
+        yield
+        return
+    files.make_folder(folder)
+    handle = os.open(folder.removeprefix("file://"), os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some mounted file systems lock no folders
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager
 def _held(folder: str, me: dict[str, Any]) -> Iterator[None]:
     path = files.join(folder, "_lock")
     ended = Event()
-    beating = Thread(target=_beat, args=(path, me, ended), name="i2e-lock", daemon=True)
+    lost: list[str] = []
+    beating = Thread(target=_beat, args=(path, me, ended, lost), name="i2e-lock", daemon=True)
     beating.start()
     try:
         yield
+    except BaseException as error:
+        with suppress(OSError):
+            if not lost and not files.exists(path):
+                lost.append(_removed(path))
+        if lost:  # whatever went wrong then, this is why
+            raise LostLock(lost[0]) from error
+        raise
     finally:
         ended.set()
         beating.join()
@@ -104,34 +195,54 @@ def _held(folder: str, me: dict[str, Any]) -> Iterator[None]:
             files.remove(path)
 
 
-def _holder(path: str) -> dict[str, Any]:
-    """What a lock says; nothing where it was removed since, or its writer is about to fill it."""
+def _holder(path: str) -> dict[str, Any] | None:
+    """What a lock says; None where there is none, nothing where it is no whole record: its writer is about to fill it,
+    or was killed over it."""
     try:
-        found: dict[str, Any] = json.loads(files.read_bytes(path) or b"{}")
-        return found
+        found = json.loads(files.read_bytes(path))
     except FileNotFoundError:
+        return None
+    except ValueError:
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _holds(path: str, me: Mapping[str, Any]) -> bool:
-    held = _holder(path)
+    held = _holder(path) or {}
     return {key: held.get(key) for key in me} == me
 
 
-def _beat(path: str, me: dict[str, Any], ended: Event) -> None:
-    """Say that the holder lives, until it has ended; stop the run whose lock somebody else has taken."""
-    while not ended.wait(_BEAT):
+def _beat(path: str, me: dict[str, Any], ended: Event, lost: list[str]) -> None:
+    """Say that the holder lives, until it has ended; stop the run whose lock is gone, or somebody else's."""
+    looked = min(_LOOKED, _BEAT) if files.is_local(path) else _BEAT
+    since = 0.0  # by the clock that nobody sets
+    while not ended.wait(looked):
         try:
             if not _holds(path, me):
-                log.error("%s is somebody else's now: this run was silent for too long, and stops", path)
+                if ended.is_set():
+                    return
+                theirs = f"{path} is somebody else's now: this run was silent for too long, and stops"
+                lost.append(theirs if files.exists(path) else _removed(path))
                 os.kill(os.getpid(), signal.SIGINT)  # which ends a wait, too
                 return
-            files.write_json(path, me | {"beat": time.time()})
+            since += looked
+            if since >= _BEAT:
+                since = 0.0
+                files.write_json(path, me | {"beat": time.time()})
         except OSError as error:
             log.warning("%s: %s", path, error)
 
 
-def _alive(process: int) -> bool:
+def _removed(path: str) -> str:
+    return (
+        f"{path} was removed, and maybe the folder with it, while this run wrote there: it stops. The same command "
+        "goes on from what is left"
+    )
+
+
+def _alive(holder: Mapping[str, Any]) -> bool:
+    """Does the process still run, and is it that one? Numbers of processes come again, after a restart soon."""
+    process = holder.get("process", 0)
     if process == os.getpid():
         return False
     try:
@@ -139,5 +250,23 @@ def _alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    began = holder.get("began")
+    return not began or not (now := _began(process)) or now == began
+
+
+def _began(process: int) -> str:
+    """When a process began, in ticks since this start of the machine; empty where Linux's /proc does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError):
+        return ""
+
+
+def _namespace() -> str:
+    """Names the processes that this one sees: containers of one host name do not see each other's."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""

@@ -24,7 +24,7 @@ from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import AlreadyThere, ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.rejects import reason_name
 from i2e_pipeline.engine import cluster, garbage, looking, merging, seal, session, sharing, taking_over
-from i2e_pipeline.engine.causes import cause
+from i2e_pipeline.engine.causes import cause, limit
 from i2e_pipeline.engine.lock import Held, exclusive, waiting
 from i2e_pipeline.engine.progress import StageProgress, job_group
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
@@ -712,7 +712,8 @@ def _failure(stage: Stage, failed: Sequence[Failed], made: int) -> StageError:
 def _reason(why: str) -> str:
     """The exception of a trace, without the trace."""
     lines = [line for line in why.strip().splitlines() if line and not line[0].isspace()]
-    return lines[-1] if lines else why
+    said = lines[-1] if lines else why
+    return said if limit(said) in said else said + limit(said)
 
 
 def _units(count: int) -> str:

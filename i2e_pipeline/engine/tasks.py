@@ -14,6 +14,7 @@ import uuid
 import zipimport
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -329,10 +330,11 @@ class OpenFile:
 
     def __init__(self, base: str, path: str, schema: pa.Schema, storage: StorageConfig) -> None:
         filesystem, inner = files.open_filesystem(files.join(base, path))
-        filesystem.create_dir(inner.rpartition("/")[0], recursive=True)
-        self.path, self.schema = path, schema
+        self.path, self.inner, self.schema = path, inner, schema
         self.target = storage.row_group_mb << 20
-        self.stream = Digested(filesystem.open_output_stream(inner, compression=None))
+        with files.naming(inner):
+            filesystem.create_dir(inner.rpartition("/")[0], recursive=True)
+            self.stream = Digested(filesystem.open_output_stream(inner, compression=None))
         self.writer = pq.ParquetWriter(self.stream, schema, compression=storage.compression)
         self.waiting: list[pa.RecordBatch] = []
         self.waiting_bytes = 0
@@ -348,18 +350,22 @@ class OpenFile:
     def _flush(self) -> None:
         table = pa.Table.from_batches(self.waiting, self.schema)
         if table.num_rows:
-            self.writer.write_table(table, row_group_size=table.num_rows)
+            with files.naming(self.inner):
+                self.writer.write_table(table, row_group_size=table.num_rows)
         self.waiting, self.waiting_bytes = [], 0
 
     def close(self) -> WrittenFile:
         self._flush()
-        self.writer.close()
-        self.stream.close()
+        with files.naming(self.inner):
+            self.writer.close()
+            self.stream.close()
         return WrittenFile(self.path, self.rows, self.stream.bytes, self.stream.digest)
 
     def abandon(self) -> None:
-        self.writer.close()
-        self.stream.close()
+        with suppress(OSError):  # on a full disk no footer can be written either; what went wrong first is raised
+            self.writer.close()
+        with suppress(OSError):
+            self.stream.close()
 
 
 def _by_unit(batch: pa.RecordBatch, default: str) -> Iterator[tuple[str, pa.RecordBatch]]:

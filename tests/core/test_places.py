@@ -111,3 +111,14 @@ def test_what_the_machine_refuses_later_is_one_line() -> None:
     ):
         stream.write(b"x" * 100_000)
     assert places.later_fault(error.value) is not None
+
+
+def test_a_full_disk_is_named_whatever_writes(tmp_path: Path) -> None:
+    """Catches: "No space left on device", of which nobody knows where."""
+    for said in ("Error writing bytes to file", "No space left on device"):
+        with pytest.raises(OSError, match="No space left") as raised, files.fresh_file(tmp_path / "out"):
+            raise OSError(errno.ENOSPC, said)
+        assert str(places.later_fault(raised.value)).startswith(f"{tmp_path}/out: No space left on device: free some")
+    with pytest.raises(ConnectionResetError) as other, files.fresh_file(tmp_path / "out"):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+    assert other.value.filename is None

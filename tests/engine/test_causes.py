@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +25,8 @@ STAGE = (
     [
         (
             "An error occurred while calling o47.save.\n: java.io.IOException: No space left on device\n" + JVM,
-            "java.io.IOException: No space left on device",
+            "java.io.IOException: No space left on device (a disk is full: free some space there, or name places on "
+            "larger ones: output, TMPDIR, spark.local.dir)",
         ),
         (
             "An error occurred while calling o47.save.\n: org.apache.spark.SparkException: Job aborted.\n"
@@ -115,7 +117,9 @@ def test_a_jvm_that_is_gone_is_told_from_other_faults() -> None:
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
         refused: list[Exception] = []
-        connection = ClientServerConnection(JavaParameters(port=port), PythonParameters(), None)
+        connection = ClientServerConnection(
+            JavaParameters(port=port), PythonParameters(), SimpleNamespace(pool=None), None
+        )
         for connect in (connection.connect_to_java_server, lambda: socket.create_connection(("127.0.0.1", port))):
             with pytest.raises(ConnectionRefusedError) as raised:
                 connect()

@@ -20,6 +20,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.engine import lock as locks
 from i2e_pipeline.engine.arrange import arrange
 from i2e_pipeline.engine.catalogue import Passed, Table
+from i2e_pipeline.engine.lock import LostLock
 from i2e_pipeline.engine.pipeline import Pipeline, UnitsFailed, exclusive
 from i2e_pipeline.engine.records import Commit, Records
 from i2e_pipeline.engine.stage import Plan, RowsLost, Run, Stage, StageError
@@ -122,7 +123,8 @@ def test_a_reason_that_is_not_declared_stops_the_stage(folder: Path, spark: Any)
         toys(config(folder), spark, read=silent).run()
 
 
-def test_two_writers_do_not_meet(folder: Path, spark: Any) -> None:
+def test_two_writers_do_not_meet(folder: Path, spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "_LISTENED", 0.01)
     pipeline = toys(config(folder), spark)
     with exclusive(pipeline.config.output):
         lock = files.read_json(pipeline.tables.path("_lock"))
@@ -149,7 +151,7 @@ def test_a_run_whose_lock_was_taken_stops(folder: Path, monkeypatch: pytest.Monk
             time.sleep(5)
 
     began = time.time() + 0.1
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(LostLock, match="_lock is somebody else's now"):
         held()
     assert files.read_json(path)["host"] == "elsewhere"  # whose it is now
 

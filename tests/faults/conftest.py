@@ -21,6 +21,8 @@ def still(tmp_path_factory: pytest.TempPathFactory) -> injector.World:
     """Two small shards, and a run over them that nobody disturbed."""
     if not Path("/proc/self/task").exists():
         pytest.skip("Linux's /proc says which process is whose")
+    if given := os.environ.get("I2E_DISTURBED"):
+        return injector.undisturbed(Path(given))
     place = tmp_path_factory.mktemp("disturbed")
     compose.compose(place / "input", rows=80, shards=2)
     return injector.undisturbed(place)

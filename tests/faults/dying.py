@@ -1,9 +1,10 @@
-"""`i2e …` whose process kills itself at the n-th change that it makes, with SIGKILL, as a machine would.
+"""`i2e …` whose process kills itself at one of the changes that it makes, with SIGKILL, as a machine would.
 
-    I2E_DIES_AT=17 I2E_CHANGES=FILE python -m tests.faults.dying run --config mine.yaml
+    I2E_DIES_AT='move_file .*/mentions/' I2E_CHANGES=FILE python -m tests.faults.dying run --config mine.yaml
 
-Counted are calls of what changes files and Delta logs, each before it is made: so a death lies after one change and
-before the next. Each is written to FILE first, a line each: the stage that is at work, what is called, of what.
+Counted are calls of what changes files and Delta logs, each before it is made, so that a death lies between two
+changes. Each is written to FILE, a line each: what is called, of what. The first whose line matches I2E_DIES_AT is not
+made any more; a number at the beginning (`3: …`) passes over as many, and with one alone (`17:`) every change counts.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
 import shutil
 import signal
 import sys
@@ -26,18 +28,20 @@ IN_FILES = (
 )  # fmt: skip
 
 
-def counting(dies_at: int, listed: str) -> None:
-    """From now on changes are counted, and one of them, or none (-1), is not made any more."""
-    numbers = itertools.count()
+def counting(dies_at: str, listed: str) -> None:
+    """From now on changes are counted, and one of them is not made any more; none, where nothing matches."""
+    skip, _, pattern = dies_at.rpartition(": " if ": " in dies_at else ":")
+    matches = itertools.count()
+    wanted = re.compile(pattern)
     out = open(listed, "a", buffering=1)  # noqa: SIM115 - for as long as the process lives
 
     def counted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(real)
         def change(*arguments: Any, **named: Any) -> Any:
-            number = next(numbers)
             of = next((str(a) for a in arguments if isinstance(a, str | os.PathLike)), "")
-            out.write(f"{number}\t{name}\t{of or getattr(arguments[0], 'path', '') if arguments else ''}\n")
-            if number == dies_at:
+            said = f"{name} {of or getattr(arguments[0], 'path', '') if arguments else ''}"
+            out.write(f"{said}\n")
+            if wanted.match(said) and next(matches) == int(skip or 0):
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*arguments, **named)
 
@@ -62,7 +66,7 @@ def counting(dies_at: int, listed: str) -> None:
 
 
 if __name__ == "__main__":
-    counting(int(os.environ["I2E_DIES_AT"]), os.environ["I2E_CHANGES"])
+    counting(os.environ["I2E_DIES_AT"], os.environ["I2E_CHANGES"])
     from i2e_pipeline import cli
 
     cli.main(sys.argv[1:])

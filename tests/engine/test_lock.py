@@ -1,0 +1,199 @@
+"""One writer at a time, whatever clocks, kills and other machines do. The writers are processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from i2e_pipeline.engine import lock
+from i2e_pipeline.engine.lock import Held, LostLock, exclusive
+
+WRITER = """
+import sys, time
+from i2e_pipeline.engine.lock import Held, exclusive
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    with exclusive(sys.argv[1]):
+        print("holds", flush=True)
+        sys.stdin.readline()
+except Held as error:
+    print(error, flush=True)
+"""
+
+
+class Writer:
+    """A process that takes the lock of a folder when it is told to, and lets go when it is told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.heard() == "ready"
+
+    def heard(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def go(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.go()
+        self.process.wait(20)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beats, and patience for them, in fractions of seconds."""
+    for name, value in {"_BEAT": 0.2, "_LOOKED": 0.1, "_FILLED": 0.5, "_ASKED_AGAIN": 0.05}.items():
+        monkeypatch.setattr(lock, name, value)
+
+
+def of_another(folder: Path, **named: object) -> Path:
+    """A lock of another host, which beat now or as `named` says."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "_lock"
+    holder = {"host": "elsewhere", "process": 7, "since": "2026-01-01 00:00:00", "beat": time.time()}
+    path.write_text(json.dumps({**holder, **named}))
+    return path
+
+
+@pytest.mark.parametrize("left", [None, "dead", "torn"])
+def test_of_two_writers_at_the_same_moment_one_goes_on_and_the_other_is_told_whom_it_meets(
+    left: str | None, tmp_path: Path
+) -> None:
+    """Catches: two that find a dead lock, of which the second removes what the first has just written."""
+    for n in range(3):
+        folder = tmp_path / f"out-{n}"
+        folder.mkdir()
+        if left == "dead":
+            dead = subprocess.Popen([sys.executable, "-c", ""])
+            dead.wait()
+            of_another(folder, host=socket.gethostname(), process=dead.pid)
+        elif left == "torn":
+            (folder / "_lock").write_text('{"host": "he')
+        both = [Writer(folder) for _ in range(2)]
+        for writer in both:
+            writer.go()
+        said = [writer.heard() for writer in both]
+        (holder,) = [w for w, words in zip(both, said, strict=True) if words == "holds"]
+        (refused,) = [words for words in said if words != "holds"]
+        assert f"is being written by process {holder.process.pid} on {socket.gethostname()}" in refused
+        for writer in both:
+            writer.end()
+        assert not (folder / "_lock").exists()
+
+
+def test_a_writer_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+    first, second = Writer(tmp_path), Writer(tmp_path)
+    first.go()
+    assert first.heard() == "holds"
+    first.process.send_signal(signal.SIGKILL)
+    first.process.wait()
+    second.go()
+    assert second.heard() == "holds"
+    second.end()
+
+
+def test_another_process_of_the_same_number_is_not_taken_for_the_holder(tmp_path: Path) -> None:
+    """Catches: an output that nobody may write after a restart, since some program has the number by now."""
+    of_another(tmp_path, host=socket.gethostname(), process=os.getppid(), began="another-boot/17")
+    with exclusive(str(tmp_path)):
+        assert json.loads((tmp_path / "_lock").read_text())["process"] == os.getpid()
+
+
+def test_a_container_of_the_same_name_is_another_machine(tmp_path: Path) -> None:
+    """Catches: a living writer in another container, whose process number means nothing here."""
+    if not Path("/proc/self/ns/pid").exists():
+        pytest.skip("Linux's /proc names processes' namespaces")
+    of_another(tmp_path, host=socket.gethostname(), process=2**22 + 1, namespace="pid:[1]")
+    with pytest.raises(Held, match="or until it has been silent for 10 minutes"), exclusive(str(tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"host": "el', "[]", "null"])
+def test_a_lock_that_is_no_whole_record_holds_nothing(content: str, quick: None, tmp_path: Path) -> None:
+    """Catches: a trace of a JSON parser, or "process None on None", for ever."""
+    (tmp_path / "_lock").write_text(content)
+    with exclusive(str(tmp_path)):
+        assert json.loads((tmp_path / "_lock").read_text())["process"] == os.getpid()
+
+
+def test_a_lock_of_a_host_that_is_gone(quick: None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    of_another(tmp_path, beat=time.time() - 601)
+    with caplog.at_level("INFO"), exclusive(str(tmp_path)):
+        pass
+    assert "process 7 on elsewhere gives no sign of life: it holds no more" in caplog.text
+    of_another(tmp_path, beat=time.time() - 599)
+    said = "is being written by process 7 on elsewhere since 2026-01-01"
+    with pytest.raises(Held, match=said), exclusive(str(tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_a_clock_that_is_set_takes_no_lock_from_who_lives(jump: float, quick: None, tmp_path: Path) -> None:
+    """Its beat seems a day old, or to come tomorrow; but it beats."""
+    path = of_another(tmp_path, beat=time.time() + jump)
+    beating = subprocess.Popen(
+        [sys.executable, "-c",
+         "import json, sys, time; path = sys.argv[1]; held = json.load(open(path))\n"
+         "while True: time.sleep(.05); held['beat'] += .05; open(path + '.x', 'w').write(json.dumps(held));"
+         "__import__('os').replace(path + '.x', path)", str(path)],
+    )  # fmt: skip
+    try:
+        until = time.monotonic() + 20
+        while json.loads(path.read_text())["beat"] < time.time() + jump - 100 and time.monotonic() < until:
+            time.sleep(0.05)
+        first = path.read_text()
+        while path.read_text() == first and time.monotonic() < until:
+            time.sleep(0.02)
+        with pytest.raises(Held), exclusive(str(tmp_path)):
+            pass
+    finally:
+        beating.kill()
+        beating.wait()
+    # And one that is dead does not hold until the clock has caught up.
+    with exclusive(str(tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_a_holder_whose_clock_is_set_keeps_its_lock(
+    jump: float, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+    with exclusive(str(tmp_path)):
+        monkeypatch.setattr(lock.time, "time", lambda: real() + jump)
+        before = json.loads((tmp_path / "_lock").read_text())["beat"]
+        until = time.monotonic() + 20
+        while (beat := json.loads((tmp_path / "_lock").read_text())["beat"]) == before and time.monotonic() < until:
+            time.sleep(0.02)
+        assert abs(beat - before - jump) < 1000
+    assert not (tmp_path / "_lock").exists()
+
+
+def test_a_folder_that_is_removed_stops_its_run(quick: None, tmp_path: Path) -> None:
+    """Catches: a run that makes the folder anew and goes on, or that hangs."""
+    folder = tmp_path / "out"
+
+    def held() -> None:
+        with exclusive(str(folder)):
+            (folder / "_lock").unlink()
+            folder.rmdir()
+            time.sleep(20)
+
+    with pytest.raises(LostLock, match="_lock was removed, and maybe the folder with it"):
+        held()
+    assert not folder.exists()
