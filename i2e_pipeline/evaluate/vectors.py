@@ -9,8 +9,6 @@ Shapes: N vectors, D width, Q queries, G gallery.
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,7 +182,9 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
                     arrays[name] = stored[name]
     except FileNotFoundError:
         raise VectorsError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except MemoryError as error:
+        raise VectorsError(f"{path} does not fit into the memory: {error}") from None
+    except Exception as error:  # whatever zipfile and numpy stumble on: it is encrypted, of a later version, cut …
         if "allow_pickle" in str(error) and name:
             raise VectorsError(
                 f"{path}, {name}: objects are stored, and reading them could run code; save plain numbers or texts "
@@ -192,8 +192,6 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
             ) from None
         why = "it is none" if "pickle" in str(error) else error  # numpy takes any other file for a pickle
         raise VectorsError(f"{path} cannot be read as .npz: {why}") from None
-    except MemoryError as error:
-        raise VectorsError(f"{path} does not fit into the memory: {error}") from None
     if isinstance(stored, np.ndarray):
         raise VectorsError(f"{path} holds a single array: an .npz of named arrays is wanted (numpy.savez)")
     for name, array in arrays.items():

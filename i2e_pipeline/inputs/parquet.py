@@ -44,6 +44,7 @@ class Parquet(Format):
             kinds = kept.of_schema(schema, pairs, source.path)
             kinds |= {n: kept.of_cells(pa.array([folders[n]], pa.string())) for n in further if n in kinds}
             schema = pa.schema([*schema, *(pa.field(name, pa.string()) for name in further)])
+            _check_rows(source.path, footer.metadata.num_rows, sum(_rows_of_groups(footer)))
             return Look(footer.metadata.num_rows, schema, kinds=kinds)
 
     def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -54,6 +55,8 @@ class Parquet(Format):
             for batch in _named(shard.path, _together(_decoded(stream, file, here))):
                 yield start, types.only(batch, columns, folders)
                 start += batch.num_rows
+            if here:
+                _check_rows(shard.path, file.metadata.num_rows, start)
 
     def rows(self, shard: Shard, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Row groups that hold none of the rows are not read."""
@@ -68,6 +71,16 @@ class Parquet(Format):
         return ParquetImages(shard, column)
 
 
+def _rows_of_groups(file: pq.ParquetFile) -> list[int]:
+    return [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
+
+
+def _check_rows(path: str, said: int, found: int) -> None:
+    """Raise ShardError where a footer says another number of rows than there are: none of them is lost in silence."""
+    if said != found:
+        raise ShardError(f"{path} says that it has {said} rows, and has {found}: mend it, or leave it out")
+
+
 def selected_rows(path: str, rows: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """These rows of a Parquet file, in rising order, of these columns. Raises ShardChanged where a row is not there."""
     wanted = np.asarray(rows, dtype=np.int64)
@@ -75,7 +88,7 @@ def selected_rows(path: str, rows: Sequence[int], columns: Sequence[str]) -> Ite
     with filesystem.open_input_file(inner) as stream:
         file = pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
         here, folders = [c for c in columns if c in file.schema_arrow.names], types.of_folders(path)
-        sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
+        sizes = _rows_of_groups(file)
         if len(wanted) and wanted[-1] >= sum(sizes):
             raise ShardChanged(f"{path} has {sum(sizes)} rows and row {wanted[-1]} was wanted: it has changed")
         start = 0
@@ -200,7 +213,7 @@ class ParquetImages(Images):
         except ShardError:
             self._source.close()
             raise
-        groups = [self._file.metadata.row_group(g).num_rows for g in range(self._file.metadata.num_row_groups)]
+        groups = _rows_of_groups(self._file)
         self._ends = np.cumsum(groups, dtype=np.int64)
         self.rows = int(self._ends[-1]) if groups else 0
         self._files = NamedFiles(shard)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +43,8 @@ from i2e_pipeline.train.parallel import World
 
 FORMAT_VERSION = 1
 _STATE = "state.json"
+_FILE = re.compile(r"\w[\w.-]{0,99}")
+"""Names of a checkpoint's files, which may be somebody else's."""
 _BEST = "best.json"
 _ROWS_AT_ONCE = 65_536
 
@@ -351,8 +354,10 @@ def load(path: str | Path) -> Checkpoint:
                 f"it was written by i2e_pipeline {tree.get('versions', {}).get('i2e_pipeline', '?')}"
             )
         sizes, classes = dict(tree["files"]), int(tree["classes"])
-        if odd := next((name for name in (*sizes, "towers.safetensors") if "/" in name or name not in sizes), None):
-            raise ValueError(f"files: {odd}")
+        if odd := [name for name in sizes if not _FILE.fullmatch(name)]:
+            raise ValueError(f"files: {odd[0]}")
+        if "towers.safetensors" not in sizes:
+            raise KeyError("towers.safetensors")
         state = State(**{f.name: tree[f.name] for f in fields(State)})
     except CheckpointError:
         raise

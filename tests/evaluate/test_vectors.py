@@ -156,7 +156,7 @@ def test_a_zip_that_zipfile_cannot_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "v.npz"
     np.savez_compressed(path, features=np.ones((4, 2), np.float32), labels=np.arange(4))
     whole = path.read_bytes()
-    for signature, field, value in ((b"PK\1\2", 10, b"\x63\0"), (b"PK\1\2", 6, b"\xff\0")):
+    for signature, field, value in ((b"PK\1\2", 10, b"\x63\0"), (b"PK\1\2", 6, b"\xff\0"), (b"PK\1\2", 8, b"\1\0")):
         content = bytearray(whole)
         at = content.index(signature) + field
         content[at : at + 2] = value

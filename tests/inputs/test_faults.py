@@ -637,6 +637,23 @@ def test_a_damaged_page_is_named_with_its_file(tmp_path: Path, read: str) -> Non
         reads[read]()
 
 
+def test_a_footer_that_says_another_number_of_rows_is_refused(tmp_path: Path) -> None:
+    """Catches: rows that a plan counts and nobody reads."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"caption": ["a"] * 7, "jpg": [b"x"] * 7}), path, row_group_size=4, store_schema=False)
+    content = path.read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    said = content.index(b"\x16\x0e", start)  # the field num_rows: an i64, 7 in zigzag
+    path.write_bytes(content[: said + 1] + b"\x10" + content[said + 2 :])
+    assert pq.read_metadata(path).num_rows == 8
+    pairs = PairsConfig(path=(str(path),))
+    (source,) = listing.listed(pairs)
+    with pytest.raises(InputError, match=r"a\.parquet says that it has 8 rows, and has 7"):
+        look.look(source, pairs)
+    with pytest.raises(ShardError, match=r"a\.parquet says that it has 8 rows, and has 7"):
+        list(formats.columns(source.shard(pairs), ["caption"]))
+
+
 def test_rows_of_small_groups_are_read_together_and_of_large_values_apart(tmp_path: Path) -> None:
     """A value of a dictionary is stored once and decoded for each row: what is decoded together is bounded by it, and
     ordinary files still come in large batches."""

@@ -233,7 +233,7 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, file: str, dam
 @pytest.mark.parametrize(
     "changed",
     [
-        {"files": {"../other.safetensors": 1}}, {"files": {"/etc/passwd": 1}},
+        {"files": {"../other.safetensors": 1}}, {"files": {"/etc/passwd": 1}}, {"files": {"h" * 300: 1}},
         {"files": {}}, {"files": 3}, {"files": None},
         {"classes": "many"}, {"classes": None},
     ],
