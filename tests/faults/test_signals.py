@@ -84,7 +84,7 @@ def said(config: Path) -> str:
     return config.with_suffix(".log").read_text(errors="replace")
 
 
-@pytest.mark.parametrize(("whom", "number"), WAYS if LONG else WAYS[:3])
+@pytest.mark.parametrize(("whom", "number"), WAYS if LONG else WAYS[:1])
 def test_a_local_job(whom: str, number: int, still: World) -> None:
     name = f"submitted-{whom}-{signal.Signals(number).name}"
     output = still.place / name
