@@ -37,7 +37,7 @@ def test_every_stage_says_what_it_does_and_why_it_rejects() -> None:
 def test_the_pages_are_as_the_code_says() -> None:
     """`python docs/generate.py` writes them."""
     pages = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
-    assert {p.name for p in pages} == {"configuration.md", "data-formats.md"}
+    assert {p.name for p in pages} == {"configuration.md", "data-formats.md", "reliability.md"}
     for path, text in pages.items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: python docs/generate.py"
 

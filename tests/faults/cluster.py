@@ -15,7 +15,9 @@ class LightCluster(Cluster):
     """tests/cluster/ ships environment and code as users do; what is tested here is what happens to processes."""
 
     def add(self, name: str, **environment: str) -> None:
-        self.workers[name] = self.start_worker(name, **environment)
+        # Each on a host of its own: Spark speculates on no host that has the task already.
+        address = f"127.0.0.{2 + len(self.processes)}"
+        self.workers[name] = self.start_worker(name, "--host", address, SPARK_LOCAL_IP=address, **environment)
 
     def overrides(self, **conf: str) -> list[str]:
         """Of the config of a driver beside it."""

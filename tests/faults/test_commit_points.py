@@ -109,7 +109,7 @@ def otherwise(still: World) -> World:
     return World(still.place, found, still.pace)
 
 
-@pytest.mark.parametrize("storage", ["parquet", "delta"])
+@pytest.mark.parametrize("storage", ["parquet", "delta"] if LONG else ["delta"])
 def test_a_first_run(storage: str, still: World) -> None:
     output = still.place / f"first-{storage}"
     config = injector.configured(still.place, output, f"storage.format={storage}")

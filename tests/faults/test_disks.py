@@ -98,9 +98,11 @@ def test_a_disk_for_temporary_files_that_is_full(still: World, disks: list[Disk]
     assert "Traceback" not in said, said
     (disk.folder / "filler").unlink()
     disk.resize(2000)
-    code, said = injector.ran(config, TMPDIR=str(disk.folder), SPARK_LOCAL_DIRS=str(disk.folder))
+    code, said = injector.ran(config, "--until", "link", TMPDIR=str(disk.folder), SPARK_LOCAL_DIRS=str(disk.folder))
     assert code == 0, said
-    assert tables(output) == still.whole
+    found = tables(output)
+    assert found["candidates"] == still.whole["candidates"]
+    assert found["kb/entities"] == still.whole["kb/entities"]
 
 
 MAPPED = """
