@@ -203,7 +203,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         damaged = sum(len(one["damaged"]) for one in mended)
         print(f"{equal} of {len(mended)} outputs with {damaged} damaged files were mended to equal ones")
     if a.json is not None:
-        a.json.write_text(json.dumps({"found": found, "mended": mended}, indent=1) + "\n")
+        figures = {
+            "files": len(lying(a.output)),
+            "draws": len(found),
+            "found_and_named": sum(f["found"] and f["named"] for f in found),
+            "by_kind": {kind: [sum(said), len(said)] for kind, said in by_kind.items()},
+            "groups": len(mended),
+            "damaged_in_groups": damaged,
+            "groups_mended_to_equal": equal,
+            "not_found": [f for f in found if not (f["found"] and f["named"])],
+            "not_mended": [m for m in mended if not (m["whole"] and m["equal"])],
+        }
+        a.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
 
 

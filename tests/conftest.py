@@ -185,6 +185,18 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory, spark: Any) -> 
 
 
 @pytest.fixture(scope="session")
+def reported(world: Path, tmp_path_factory: pytest.TempPathFactory, spark: Any) -> config.Config:
+    """The config of a finished output with all that `i2e run` leaves beside the tables: settings, figures, report."""
+    from i2e_pipeline.commands.run import run
+    from i2e_pipeline.stages import pipeline
+    from tests.chain import settings
+
+    made = settings(world, tmp_path_factory.mktemp("reported") / "out")
+    run(pipeline(made, lambda: spark))
+    return made
+
+
+@pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """Names of small open_clip models with random weights, by kind (small_models.MODELS)."""
     from tests.small_models import write_model
