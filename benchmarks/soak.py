@@ -351,7 +351,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
         config(folder, folder / "world", "run.allow_empty=true", "select.min_images_per_entity=1")
         figures = soak(folder, options)
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        # A line for each sample.
+        said = json.dumps(figures).replace('{"minute"', '\n{"minute"').replace('{"driver MB"', '\n{"driver MB"')
+        options.json.write_text(said + "\n", encoding="utf-8")
     if options.plot:
         said = f"{figures['minutes']:.0f} minutes of one driver: {figures['steps']} runs, {figures['rows']:,} rows"
         options.plot.write_text(plot(figures["samples"], said) + "\n", encoding="utf-8")
@@ -377,7 +379,7 @@ def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         watch.rows = done[-1]["rows"]
     idle = held(driver.process.pid)
     code = driver.end()
-    left = _lying(driver.temporary)
+    left = _left(driver.temporary)
     staged = _lying(folder / "out" / "_staging")[0]
     for name in (folder / "forgotten").glob("*"):
         (folder / "pairs" / name.name).unlink(missing_ok=True)
@@ -393,9 +395,21 @@ def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "asked": {do: sum(s["do"] == do for s in done) for do in dict.fromkeys((*CYCLE, "last"))},
         "tried again": sum(s.get("tried_again", 0) for s in done), "exit code": code,
         "processes at the end": {role: one.processes for role, one in idle.items()},
-        "files left in the temporary folder": left[0], "files left in _staging": staged, "orphans": again["orphans"],
+        "left in the temporary folder": left, "files left in _staging": staged, "orphans": again["orphans"],
         "dataset against an undisturbed run": again["dataset"], "grew": grew(samples), "samples": samples,
     }  # fmt: skip
+
+
+def _left(temporary: Path) -> list[str]:
+    """What the driver has not taken with it, by name, beside what this machine keeps for the next (core/machine.py)."""
+    ends = time.monotonic() + 60  # Java clears up behind Python's end
+    while names := [
+        name for name in os.listdir(temporary) if not name.startswith((f"i2e-{os.getuid()}", "torchinductor", "liblz4"))
+    ]:
+        if time.monotonic() > ends:
+            break
+        time.sleep(1)
+    return sorted(names)
 
 
 def _undisturbed(folder: Path, last: dict[str, Any]) -> dict[str, Any]:
