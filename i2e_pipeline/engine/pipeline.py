@@ -44,6 +44,8 @@ _COMPOSED = ("input", "manifest.json")
 """Lies in an output that has the embedded sample's input within it."""
 JOINING = "_joining.json"
 """Lies in an output for as long as two others are being joined in it (engine/joining.py)."""
+_CANCELLED = "[SPARK_JOB_CANCELLED]"
+"""Stands in the error of a job that somebody cancelled, as Ctrl-C does: no unit is to blame."""
 _TELLING_ROWS, _NEARLY_ALL = 1_000, 0.99
 _SHUFFLE_PARTITIONS, _MOST_PARTITIONS = 200, 50_000
 _ROWS_OF_A_PARTITION = 250_000
@@ -641,7 +643,7 @@ class _Workers:
         except I2EError:
             raise
         except Exception as error:
-            if not left or self._over():
+            if not left or self._over() or _CANCELLED in str(error):
                 raise
             if not self.waves.failed(list(left)):
                 if self.waves.hopeless():

@@ -404,6 +404,40 @@ def many(folder: Path, count: int = 8) -> Path:
     return folder
 
 
+def test_a_job_that_was_cancelled_is_no_fault_of_its_units(
+    tmp_path: Path, spark: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches: units named as failed, by who pressed Ctrl-C."""
+
+    class Cancelled(Read):
+        def plan(self, run: Run, units: Sequence[str]) -> Plan:
+            plan = super().plan(run, units)
+            return replace(plan, make_kernel=lambda: sleeping)
+
+    pipeline = toys(config(many(tmp_path, 2)), spark, read=Cancelled())
+    context = spark.sparkContext
+
+    def cancel() -> None:
+        until = time.monotonic() + 60
+        while not context.statusTracker().getActiveStageIds() and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(1)
+        context.cancelAllJobs()
+
+    cancelling = threading.Thread(target=cancel)
+    cancelling.start()
+    with pytest.raises(Exception, match="SPARK_JOB_CANCELLED"):
+        pipeline.run()
+    cancelling.join()
+    assert "failed" not in caplog.text
+    assert pipeline.tables.commits("read") == {}
+
+
+def sleeping(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    time.sleep(30)
+    yield from ()
+
+
 @pytest.mark.parametrize("how", ["raises", "kills its worker"])
 def test_a_unit_that_fails_is_named_and_the_others_are_made(
     tmp_path: Path, spark: Any, how: str, caplog: pytest.LogCaptureFixture
