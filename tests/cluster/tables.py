@@ -24,10 +24,9 @@ def tables(output: Path) -> dict[str, Counter[Any]]:
             below[:] = []
             continue
         below[:] = [d for d in below if not d.startswith(("_", ".")) and not (name == "." and d in NO_TABLES)]
-        if name == ".":  # what the report writes; each is a table by itself
-            for file in (f for f in files if f.endswith(".parquet")):
-                found[file] = rows(ds.dataset(os.path.join(folder, file), format="parquet"))
-        elif any("=" in d for d in below) or any(f.endswith(".parquet") for f in files):
+        if name == ".":  # what the report writes is no table
+            continue
+        if any("=" in d for d in below) or any(f.endswith(".parquet") for f in files):
             found[name] = rows(ds.dataset(folder, format="parquet", partitioning="hive", exclude_invalid_files=True))
             below[:] = []
         elif name.startswith("kb/") and files:

@@ -36,6 +36,9 @@ def test_a_run_on_s3_makes_the_rows_of_one_on_a_disk(
     done = run(config, tmp_path, "run")
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
+    looked = run(config, tmp_path, "verify", "--deep")
+    assert looked.returncode == 0, looked.stdout + looked.stderr
+    assert looked.stdout.splitlines()[-1] == "whole"
     here, there = tables(store.fetched(form, tmp_path / "fetched")), tables(whole)
     there = {name: rows for name, rows in there.items() if not name.startswith(LAID_OUT)}
     assert here.keys() == there.keys()
