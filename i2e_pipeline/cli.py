@@ -874,8 +874,7 @@ def _verify(options: argparse.Namespace) -> int:
     else:
         found = verify.verify(pipeline, options.deep, options.sample)
     if not _as_json(options, verify.as_json(found)):
-        print("\n".join(verify.told(found)))
-        print(_whole(found, options.folder or "", options.deep))
+        print(shown("\n".join([*verify.told(found), _whole(found, options.folder or "", options.deep)])))
     return ExitCode.FAULT if found.faults else ExitCode.DONE
 
 
@@ -903,10 +902,8 @@ def _repair(options: argparse.Namespace) -> int:
     done = repair.repair(pipeline, not options.quick, options.sample, compose)
     tree = {"mended": verify.as_json(done.mended_as_found())["faults"], **verify.as_json(done.left)}
     if not _as_json(options, tree):
-        for fault in done.mended:
-            print(f"mended  {fault}")
-        print("\n".join(verify.told(done.left)))
-        print(_whole(done.left, "", not options.quick))
+        lines = [*(f"mended  {fault}" for fault in done.mended), *verify.told(done.left)]
+        print(shown("\n".join([*lines, _whole(done.left, "", not options.quick)])))
     return ExitCode.FAULT if done.left.faults else ExitCode.DONE
 
 

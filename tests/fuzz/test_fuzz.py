@@ -108,7 +108,7 @@ def test_a_target_that_fails_is_found(
 ) -> None:
     """Every input is tried, whatever became of the one before."""
     monkeypatch.setitem(run.TARGETS, "toy", lambda folder: once)
-    monkeypatch.setattr(run, "HANG", 0.2)
+    monkeypatch.setattr(run, "HANG", 1.0)
     told = run.tried("toy", 1, 3)
     assert (told.crashes, told.hangs, told.lost) == (crashes, hangs, lost)
     assert len(told.failures) == 1
