@@ -187,14 +187,14 @@ def _lying(folder: Path) -> tuple[int, int]:
 # --- what is asked for ----------------------------------------------------------------------------------------------
 
 
-def steps(folder: Path, rows: int) -> Iterator[dict[str, Any]]:
+def steps(folder: Path, rows: int, cycle: Sequence[str] = CYCLE) -> Iterator[dict[str, Any]]:
     """Steps without an end; each has laid out its file, and what else it asks for, when it is handed out."""
     draw = random.Random(30)
     listed: list[str] = []
     threshold = THRESHOLDS[0]
     number = 0
     while True:
-        for do in CYCLE:
+        for do in cycle:
             kinds = [(kind, number % compose.HARD[kind]) for kind in HARD]
             ordinary = [("", number * rows + i) for i in range(rows)]
             path = folder / "pairs" / f"{number:05}.parquet"
@@ -334,6 +334,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--steps", type=int, help="end after so many, whatever the time")
     parser.add_argument("--rows", type=int, default=120, help="of each step's file, without the hard ones")
+    parser.add_argument("--cycle", nargs="+", default=CYCLE, choices=sorted(set(CYCLE)), help="what steps ask for")
     parser.add_argument("--window", type=float, default=WINDOW, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--plot", type=Path, help="draw them here")
@@ -365,7 +366,7 @@ def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     driver, done = Driver(folder), []
     ends = time.monotonic() + 60 * options.minutes
     with Watch(driver, folder, options.window) as watch:
-        for step in steps(folder, options.rows):
+        for step in steps(folder, options.rows, options.cycle):
             if time.monotonic() >= ends or len(done) == options.steps:
                 break
             done.append(driver.ask(step))
