@@ -23,8 +23,8 @@ from tests import examples  # noqa: F401  (registers the profiles)
 hypothesis_settings.load_profile("tests")
 
 NO_JVM = "a JVM was started under --no-jvm: mark the test `spark`"
-MAY_BE_MISSING = ("I2E_REAL_DATA", "a GPU", "Linux's /proc")
-"""Reasons of skips that stand in CI too: data that is not everybody's, and kinds of machines."""
+MAY_BE_MISSING = ("I2E_REAL_DATA", "a GPU", "Linux's /proc", "the right to mount")
+"""Reasons of skips that stand in CI too: data that is not everybody's, kinds of machines, and rights on them."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -114,6 +114,7 @@ def _work(call: Callable[[Say], None], write: int, faults: Any, memory_mb: int) 
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         faulthandler.enable(faults, all_threads=False)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # not a test runner's, which would raise what a target may catch
         faulthandler.register(signal.SIGALRM, faults, all_threads=False, chain=True)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         limit = _size() + (memory_mb << 20)

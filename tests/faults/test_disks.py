@@ -40,7 +40,7 @@ class Disk:
     def _call(self, *command: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
         if done.returncode:
-            pytest.skip(f"Linux's /proc is here, and this user may not mount a tmpfs: {done.stderr.strip()}")
+            pytest.skip(f"the right to mount a tmpfs is not this user's: {done.stderr.strip()}")
 
 
 @pytest.fixture
