@@ -8,14 +8,14 @@ of a unit, the card, the report. All of it is deterministic, so the dataset is w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from i2e_pipeline.commands.purge import purge
 from i2e_pipeline.commands.run import run
 from i2e_pipeline.commands.verify import SAMPLE, verify
-from i2e_pipeline.commands.verifying.faults import Fault, Mend, Verified
+from i2e_pipeline.commands.verifying.faults import BY_HAND, Fault, Mend, Verified
 from i2e_pipeline.core import files
 from i2e_pipeline.engine import seal
 from i2e_pipeline.engine.delta import DeltaLog
@@ -23,6 +23,7 @@ from i2e_pipeline.engine.lock import waiting
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.engine.tables import Tables
+from i2e_pipeline.engine.units import Units
 from i2e_pipeline.publish.purging import PURGED
 
 log = logging.getLogger(__name__)
@@ -57,14 +58,16 @@ def repair(
     for _ in range(_ROUNDS):
         found = verify(pipeline, deep, sample)
         done.left = found
-        mendable = [f for f in found.faults if f.mend is not Mend.INPUT or compose is not None]
+        mendable = [
+            f for f in found.faults if f.mend not in BY_HAND and (f.mend is not Mend.INPUT or compose is not None)
+        ]
         if not mendable:
             return done
         restoring = [f for f in mendable if f.mend in (Mend.RESTORE, Mend.SEAL)]
         done.mended += restoring or mendable
         with pipeline.exclusive():
             purged = _purged_units(pipeline, mendable)
-            _mend(pipeline, restoring or mendable, compose)
+            _mend(pipeline, restoring or mendable, purged, compose)
             if not restoring:
                 run(pipeline)
                 _lay_out(pipeline, [f.path for f in mendable if f.mend is Mend.LAY_OUT])
@@ -74,7 +77,13 @@ def repair(
     return done
 
 
-def _mend(pipeline: Pipeline, faults: Sequence[Fault], compose: Callable[[], object] | None) -> None:
+def _mend(
+    pipeline: Pipeline, faults: Sequence[Fault], purged: Collection[str], compose: Callable[[], object] | None
+) -> None:
+    """Take away what is damaged, or put it back.
+
+    purged   units of which rows were purged that stand in the input still
+    """
     tables = pipeline.tables
     for fault in faults:
         log.info("%s: %s", fault.path, fault.mend.value)
@@ -82,7 +91,8 @@ def _mend(pipeline: Pipeline, faults: Sequence[Fault], compose: Callable[[], obj
     _restore(tables, by_mend[Mend.RESTORE])
     for fault in by_mend[Mend.SEAL]:
         files.remove(files.join(fault.root or tables.root, seal.FILE))
-    for fault in by_mend[Mend.UNIT]:
+    _index_again(pipeline, [f for f in by_mend[Mend.INDEX] if f.unit not in purged])
+    for fault in (*by_mend[Mend.UNIT], *(f for f in by_mend[Mend.INDEX] if f.unit in purged)):
         _forget_work(pipeline, fault)
     for fault in by_mend[Mend.REMOVE]:
         files.remove(files.join(fault.root or tables.root, fault.path))
@@ -121,12 +131,22 @@ def _drop(root: str, faults: Iterable[Fault]) -> None:
     seal.forget(root, paths)
 
 
+def _index_again(pipeline: Pipeline, faults: Sequence[Fault]) -> None:
+    """Where the input file is what it was. Else the index stays as it is: what was made of the unit is whole."""
+    digests = {fault.path.rpartition("/")[2].partition(".")[0] for fault in faults}
+    if digests:
+        made = Units(pipeline.tables.root).index_again(digests, pipeline.config.pairs)
+        # Rows may be packed another way by another version: what is said of the file is what it is now.
+        seal.forget(pipeline.tables.root, [f"units/index/{digest}.parquet" for digest in made])
+
+
 def _forget_work(pipeline: Pipeline, fault: Fault) -> None:
-    """Of a unit whose record or index is lost, everything: its rows are numbered anew."""
+    """Of a unit whose record is lost, or whose index would hold again what was purged, everything: its files are
+    numbered anew."""
     tables = pipeline.tables
-    files.remove(files.join(tables.root, fault.path))
-    if not fault.unit:
-        return
+    for path in {fault.path, f"units/{fault.unit}.json"}:
+        files.remove(files.join(tables.root, path))
+        seal.forget(tables.root, [path])
     for stage in pipeline.stages:
         if stage.scope == "unit":
             tables.discard(stage.name, [fault.unit])
@@ -184,7 +204,7 @@ def _purged_units(pipeline: Pipeline, faults: Iterable[Fault]) -> list[str]:
         commits = pipeline.tables.commits_of("pairs")
     except files.RecordError:
         return []
-    redone = {fault.unit for fault in faults if fault.mend in (Mend.REDO, Mend.UNIT)}
+    redone = {fault.unit for fault in faults if fault.mend in (Mend.REDO, Mend.UNIT, Mend.INDEX)}
     return sorted(unit for unit, commit in commits.items() if commit.facts.get(PURGED) and unit in redone)
 
 

@@ -50,10 +50,15 @@ def run(
         finished = made.commits.get(pipeline.writer("i2e/entities"), {}).get(WHOLE)
         # A run that was killed after the last stage left the figures and the page of the dataset before.
         stamp = pipeline.tables.path("_reported.json")
-        if finished:
-            measured = files.exists(stamp) and files.read_json(stamp) == finished.fingerprint
-            if not measured or quality.lacks_labels(pipeline.tables):
-                quality.measure(made)
-                write_page(pipeline)
-                files.write_json(stamp, finished.fingerprint)
+        if finished and (_read(stamp) != finished.fingerprint or quality.lacks_labels(pipeline.tables)):
+            quality.measure(made)
+            write_page(pipeline)
+            files.write_json(stamp, finished.fingerprint)
         return Outcome(made, states, quality.read(pipeline.tables))
+
+
+def _read(stamp: str) -> object:
+    try:
+        return files.read_json(stamp)
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None

@@ -4,8 +4,8 @@ Reads    an output: commit records, the files that they name, the seal (engine/s
          a dataset by itself: its manifest, footers, entities, labels and images
 Writes   nothing
 
-Quick, it lists files, reads records and footers, and looks at a sample of images: seconds, and some minutes for ten
-thousand units. `--deep` reads every byte; on a cluster its workers do.
+Quick, it lists files, reads records and footers, and looks at a sample of images. `--deep` reads every byte; on a
+cluster its workers do.
 """
 
 from __future__ import annotations
@@ -39,16 +39,17 @@ def verify(pipeline: Pipeline, deep: bool = False, sample: int = SAMPLE) -> Veri
     lock.refuse_held(tables.root)
     if not tables.committed_stages() and not files.exists(tables.path("i2e", "manifest.json")):
         raise NothingToVerify(f"{tables.root} holds nothing that a run has made: name its output, or its config")
+    stored.described(pipeline, found)
     commits = stored.recorded(pipeline, found)
-    units = stored.registered(pipeline, found)
+    units = stored.registered(pipeline, commits, found)
     stored.rows_add_up(pipeline, commits, units, found)
     named = stored.stored_in(tables, commits)
     whole = stored.lie_there(named, found)
     if deep:
         whole = stored.every_byte(pipeline, whole, found)
-    stored.footers(pipeline, whole, found)
+    stored.footers(pipeline, whole, units, found)
     stored.logs(pipeline, named, found)
-    stored.sealed(pipeline, found, deep)
+    stored.sealed(pipeline, units, found, deep)
     stored.left_over(pipeline, commits, found)
     if deep:
         stored.input_files(pipeline, units, found)
@@ -105,13 +106,11 @@ def _marks(path: str, found: Verified) -> None:
 
 
 def _each_once(faults: list[Fault]) -> list[Fault]:
-    """The first fault of each file. A folder of records of which one can be put back has no other."""
-    restored = [(f.root, f.path) for f in faults if f.mend is Mend.RESTORE]
+    """The first fault of each file. A record that can be put back has no other."""
+    restored = {(f.root, f.path) for f in faults if f.mend is Mend.RESTORE}
     by_path: dict[tuple[str, str, str], Fault] = {}
     for fault in faults:
-        if fault.check == "records" and any(
-            root == fault.root and path.startswith(f"{fault.path}/") for root, path in restored
-        ):
+        if fault.check == "records" and (fault.root, fault.path) in restored:
             continue
         by_path.setdefault((fault.root, fault.path, fault.unit), fault)
     return list(by_path.values())

@@ -526,8 +526,10 @@ def record(path: str, remedy: str) -> Any:
         raise RecordError(f"{path} is not a whole record ({error}): {remedy}") from None
 
 
-def records(folder: str, remedy: str) -> dict[str, Any]:
+def records(folder: str, remedy: str, broken: dict[str, str] | None = None) -> dict[str, Any]:
     """The records of a folder: the JSON of each NAME.json directly in it, by NAME, sorted; {} where it is missing.
+
+    broken   gets what is wrong with records that are not whole, by NAME; None: such a record is an error
 
     Everything else that lies there is passed over: folders, other programs' files (`.DS_Store`), names that begin with
     `.` or `_`. What a writer of ours that died has left unfinished there is removed. Raises RecordError, with the
@@ -548,15 +550,20 @@ def records(folder: str, remedy: str) -> dict[str, Any]:
             names.append(info.base_name)
     names.sort()
     with ThreadPoolExecutor(_SMALL_READS) as pool:
-        read = list(pool.map(lambda name: _record_or_none(join(folder, name), remedy), names))
+        read = list(pool.map(lambda name: _record_or_none(join(folder, name), remedy, broken), names))
     return {name.removesuffix(".json"): value for name, value in zip(names, read, strict=True) if value is not None}
 
 
-def _record_or_none(path: str, remedy: str) -> Any:
-    """The record, or None where it was removed since it was listed."""
+def _record_or_none(path: str, remedy: str, broken: dict[str, str] | None) -> Any:
+    """The record, or None where it was removed since it was listed, or is broken."""
     try:
         return record(path, remedy)
     except FileNotFoundError:
+        return None
+    except RecordError as error:
+        if broken is None:
+            raise
+        broken[path.rpartition("/")[2].removesuffix(".json")] = str(error)
         return None
 
 

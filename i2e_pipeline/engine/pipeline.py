@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FAILURES_SHOWN = 5
-_STORAGE = "_storage.json"
+STORAGE = "_storage.json"
 _COMPOSED = ("input", "manifest.json")
 """Lies in an output that has the embedded sample's input within it."""
 JOINING = "_joining.json"
@@ -200,8 +200,11 @@ class Pipeline:
         needs_units = any(
             s.scope == "unit" or self.depends_on_units(s) for s in asked if wanted is None or s.name in wanted
         )
+        known = {unit.name for unit in Units(self.tables.root).lying()}
         units = self._planned_units(replace_changed=replace_changed) if needs_units else []
         run = replace(self.open(units), redo=tuple(redo))
+        # Whoever lost a unit's record finds it planned anew, and its files under other numbers.
+        self._discard(sorted({unit.name for unit in units} - known))
         # Whatever is wrong with a setting is said before any work, not hours later when its stage comes.
         for stage in asked:
             run.settings_of(stage)
@@ -229,6 +232,11 @@ class Pipeline:
             self._drop_replaced(run)
         return run, states
 
+    def _discard(self, units: Sequence[str]) -> None:
+        for stage in self.stages:
+            if stage.scope == "unit" and units:
+                self.tables.discard(stage.name, units)
+
     def _drop_replaced(self, run: Run) -> None:
         """What is left of units whose place others have taken, which took over what they could."""
         units = Units(self.tables.root)
@@ -239,8 +247,8 @@ class Pipeline:
 
     def mark_storage(self) -> None:
         """Write down how the output's tables are stored, before the first of them is."""
-        if not files.exists(self.tables.path(_STORAGE)):
-            files.write_json(self.tables.path(_STORAGE), {"format": self.config.storage.format})
+        if not files.exists(self.tables.path(STORAGE)):
+            files.write_json(self.tables.path(STORAGE), {"format": self.config.storage.format})
 
     def _make_shared(self, run: Run, stage: Stage, redo: Sequence[str]) -> StageState:
         """Make what other outputs read, too, unless one of them has made it meanwhile, or this one made the same for
@@ -471,12 +479,25 @@ def _said_gone(state: StageState, cause: StageState, units: Sequence[str], gone:
 
 def _refuse_other_format(config: Config, tables: Tables) -> None:
     """Raise StageError where the output holds tables of the other format: one cannot be read as the other."""
-    path, wanted = tables.path(_STORAGE), config.storage.format
-    if files.exists(path) and (found := files.read_json(path)["format"]) != wanted:
+    found, wanted = stored_as(tables), config.storage.format
+    if found is not None and found != wanted:
         raise StageError(
             f"{tables.root} holds {found} tables, and storage.format is {wanted}: use another output, or "
             f"storage.format={found}"
         )
+
+
+def stored_as(tables: Tables) -> str | None:
+    """The format of an output's tables, as it is written down, or, where that is damaged, as they lie there. None: no
+    table was written yet."""
+    path = tables.path(STORAGE)
+    if not files.exists(path):
+        return None
+    try:
+        return str(files.read_json(path)["format"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        logs = (tables.path(table, "_delta_log") for table in (*tables.catalogue.writers, "rejects"))
+        return "delta" if any(files.exists(log_) for log_ in logs) else "parquet"
 
 
 def _refuse_half_joined(tables: Tables) -> None:

@@ -72,10 +72,14 @@ class Records:
         """Names of all stages that have left records, those that no config names any more among them."""
         return files.list_folders(self.folder)
 
-    def read(self, stage: str) -> dict[str, Commit]:
-        """The commits of a stage by unit, sorted, as they lie there now. Raises RecordError for a broken file."""
+    def read(self, stage: str, broken: dict[str, str] | None = None) -> dict[str, Commit]:
+        """The commits of a stage by unit, sorted, as they lie there now.
+
+        broken   gets what is wrong with files that cannot be read, by their names without `.json`; then the commits are
+                 those of the others. None: such a file is a RecordError
+        """
         with self._lock:
-            found = files.records(files.join(self.folder, stage), _REMEDY)
+            found = files.records(files.join(self.folder, stage), _REMEDY, broken)
             journals = sorted(name for name in found if name.startswith(_JOURNAL))
             commits: dict[str, Commit] = {}
             for name in [*(name for name in found if not name.startswith(_JOURNAL)), *journals]:
@@ -85,7 +89,11 @@ class Records:
                     else:
                         commits[name] = commit_of(found[name])
                 except files.RecordError as error:
-                    raise files.RecordError(f"{files.join(self.folder, stage, name)}.json: {error}") from None
+                    if broken is None:
+                        raise files.RecordError(f"{files.join(self.folder, stage, name)}.json: {error}") from None
+                    broken[name] = str(error)
+            if broken:
+                return dict(sorted(commits.items()))
             last = journals[-1].removeprefix(_JOURNAL) if journals else "0"
             self._last[stage] = int(last) if last.isdecimal() else 0
             self._known[stage] = dict(sorted(commits.items()))

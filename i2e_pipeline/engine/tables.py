@@ -224,9 +224,9 @@ class Tables:
 
     # Reading
 
-    def commits(self, stage: str) -> dict[str, Commit]:
-        """Commits of a stage by unit, as they lie there now."""
-        return self.of(stage).records.read(stage)
+    def commits(self, stage: str, broken: dict[str, str] | None = None) -> dict[str, Commit]:
+        """Commits of a stage by unit, as they lie there now. `broken` as of `Records.read`."""
+        return self.of(stage).records.read(stage, broken)
 
     def committed_stages(self) -> list[str]:
         """Names of all stages that have left commit records in the output, those that the config no longer names among

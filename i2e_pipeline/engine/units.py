@@ -12,6 +12,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import count
@@ -139,15 +140,22 @@ class Units:
     def _index(self, digest: str) -> str:
         return files.join(self.folder, "index", f"{digest}.parquet")
 
-    def known(self) -> list[Unit]:
-        """Units in the order of their first shard."""
-        units = self._read(self.folder)
+    def known(self, broken: dict[str, str] | None = None) -> list[Unit]:
+        """Units in the order of their first shard.
+
+        broken   gets what is wrong with records that cannot be read, by the unit's name. None: that is a RecordError
+        """
+        units = self.lying(broken)
         gone = {unit.replaces for unit in units}
         return [unit for unit in units if unit.name not in gone]
 
-    def left_out(self) -> list[Unit]:
-        """Units that were forgotten."""
-        return self._read(self.forgotten)
+    def lying(self, broken: dict[str, str] | None = None) -> list[Unit]:
+        """The same, and those whose place others have taken and of which something may lie there still."""
+        return self._read(self.folder, broken)
+
+    def left_out(self, broken: dict[str, str] | None = None) -> list[Unit]:
+        """Units that were forgotten. `broken` as of `known`."""
+        return self._read(self.forgotten, broken)
 
     def take_over(self, other: Units, unit: Unit, forgotten: bool = False) -> None:
         """Know a unit of another registry, under the numbers that it has here."""
@@ -156,9 +164,15 @@ class Units:
                 files.copy(other._index(file.digest), self._index(file.digest))
         self._save(unit, self.forgotten if forgotten else None)
 
-    def _read(self, folder: str) -> list[Unit]:
-        records = files.records(folder, _REMEDY)
-        units = [_unit_of(record, files.join(folder, f"{name}.json")) for name, record in records.items()]
+    def _read(self, folder: str, broken: dict[str, str] | None = None) -> list[Unit]:
+        units = []
+        for name, record in files.records(folder, _REMEDY, broken).items():
+            try:
+                units.append(_unit_of(record, files.join(folder, f"{name}.json")))
+            except files.RecordError as error:
+                if broken is None:
+                    raise
+                broken[name] = str(error)
         return sorted(units, key=lambda u: u.files[0].shard)
 
     def plan(
@@ -207,7 +221,7 @@ class Units:
         mended: dict[str, InputFile] | None = {} if replace_changed else None
         fresh, moved = _fresh_and_moved(with_rows, seen, present, changed, mended)
         units = [self._with_files(unit, moved, remember) for unit in units]
-        lying = {unit.name: unit for unit in self._read(self.folder)}
+        lying = {unit.name: unit for unit in self.lying()}
         next_shard = 1 + max((f.shard for unit in lying.values() for f in unit.files), default=-1)
         if replace_changed and not mended:
             log.info("no file has changed at the path from which it was read: nothing takes another's place")
@@ -282,6 +296,30 @@ class Units:
         for digest in dict.fromkeys(f.digest for unit in units for f in unit.files if f.format == "files"):
             filesystem, inner = files.open_filesystem(self._index(digest))
             yield pq.read_table(inner, columns=["image"], filesystem=filesystem, partitioning=None)["image"].to_pylist()
+
+    def index_again(self, lost: Set[str], pairs: PairsConfig) -> set[str]:
+        """Make indexes again that are lost. Returns the digests of those that were made: the other files are gone, or
+        are not what they were.
+
+        lost   digests of the files that they belong to
+        """
+        units = self.lying()
+        whole = [replace(u, files=tuple(f for f in u.files if f.digest not in lost)) for u in units]
+        paths = {f.path for unit in units for f in unit.files if f.digest in lost}
+        others = {f.path for unit in whole for f in unit.files}
+        made: set[str] = set()
+        try:
+            listed = listing.listed(pairs, self._images_known(whole))
+        except InputError:  # nothing is left there
+            return made
+        for source in listed:
+            if source.path not in paths and (source.format != "files" or source.path in others):
+                continue
+            with suppress(InputError):
+                made.add(self._look(source, False, pairs, remember=True).digest)
+        for digest in made - lost - {f.digest for unit in units for f in unit.files}:
+            files.remove(self._index(digest))
+        return made & lost
 
     def repeats(self, file: InputFile) -> bool:
         """Whether the file's index repeats its rows, and does not only say where they lie."""
@@ -369,7 +407,7 @@ class Units:
 
     def replaced(self) -> list[str]:
         """Names of units whose place others have taken, and of which something may lie there still."""
-        return sorted({unit.replaces for unit in self._read(self.folder) if unit.replaces})
+        return sorted({unit.replaces for unit in self.lying() if unit.replaces})
 
     def _remove(self, names: Sequence[str]) -> None:
         """Remove units' records, and indexes that no other unit has, since they repeat rows."""
@@ -380,7 +418,7 @@ class Units:
 
     def indexes_left(self) -> list[files.FileInfo]:
         """Indexes of files that are in no unit; their paths are relative to `index`."""
-        used = {f.digest for unit in self._read(self.folder) for f in unit.files}
+        used = {f.digest for unit in self.lying() for f in unit.files}
         lying = files.list_files(files.join(self.folder, "index"))
         suffix = ".parquet"
         return [i for i in lying if i.path.endswith(suffix) and i.path.removesuffix(suffix) not in used]
@@ -388,7 +426,7 @@ class Units:
     def drop_replaced(self, names: Sequence[str]) -> None:
         """Remove the records of units of which nothing lies there any more."""
         self._remove(names)
-        for unit in self._read(self.folder):
+        for unit in self.lying():
             if unit.replaces in names:
                 self._save(replace(unit, replaces=None))
 

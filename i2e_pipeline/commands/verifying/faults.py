@@ -17,11 +17,16 @@ class Mend(Enum):
     CARD = "card and manifest are written again"
     REPORT = "the report is made again"
     UNIT = "the unit is read again, and every stage works on it"
+    INDEX = "made again of the input file, which must be what it was"
     REMOVE = "removed"
     SEAL = "the output is sealed anew"
     RUN = "the next run leaves it out"
     COPY = "copy the dataset again, or verify and repair the output that it is of"
+    NOTHING = "nothing here can: put a copy of it in its place"
     INPUT = "put the file back as it was; the embedded sample's is composed again"
+
+
+BY_HAND = (Mend.COPY, Mend.NOTHING)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Verified:
 
     def mendable(self) -> bool:
         """Whether `i2e repair` can do something."""
-        return any(fault.mend is not Mend.COPY for fault in self.faults)
+        return any(fault.mend not in BY_HAND for fault in self.faults)
 
     def add(self, check: str, count: int = 1) -> None:
         self.looked_at[check] += count

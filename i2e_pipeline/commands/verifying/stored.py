@@ -15,7 +15,7 @@ from i2e_pipeline.commands.verifying.faults import Mend, Verified
 from i2e_pipeline.core import digests, files, stores
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine import seal
-from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.engine.pipeline import STORAGE, Pipeline, stored_as
 from i2e_pipeline.engine.records import Commit, WrittenFile
 from i2e_pipeline.engine.stage import RowsLost, check_rows
 from i2e_pipeline.engine.tables import Tables
@@ -55,13 +55,34 @@ Commits = Mapping[str, Mapping[str, Commit]]
 """By stage and unit."""
 
 
-def registered(pipeline: Pipeline, found: Verified) -> list[Unit]:
-    """The units of the registry. A record that cannot be read is a fault, and then none are known."""
-    try:
-        return Units(pipeline.tables.root).known()
-    except _DAMAGED as error:
-        found.fault("records", "units", _said(error), Mend.UNIT)
-        return []
+def registered(pipeline: Pipeline, commits: Commits, found: Verified) -> list[Unit]:
+    """The units of the registry whose records can be read. Commits of units that it does not know are a fault: planned
+    anew, they would stand for other files."""
+    registry = Units(pipeline.tables.root)
+    broken: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    lying = registry.lying(broken)
+    for unit, said in broken.items():
+        found.fault("records", _record_of(unit), said, Mend.UNIT, unit=unit)
+    forgotten = {unit.name for unit in registry.left_out(left_out)}
+    for unit, said in left_out.items():
+        found.fault("records", f"forgotten_units/{unit}.json", said, Mend.NOTHING, unit=unit)
+    found.add("records", len(lying) + len(broken) + len(forgotten) + len(left_out))
+    known = {unit.name for unit in lying} | broken.keys()
+    stages_of: dict[str, list[str]] = {}
+    for stage in pipeline.stages:
+        for unit in commits.get(stage.name, {}) if stage.scope == "unit" else ():
+            if unit not in known:
+                stages_of.setdefault(unit, []).append(stage.name)
+    for unit, stages in sorted(stages_of.items()):
+        said = "was forgotten" if unit in forgotten else "is not there"
+        found.fault("records", _record_of(unit), f"{said}, and {', '.join(stages)} recorded it", Mend.UNIT, unit=unit)
+    taken = {unit.replaces for unit in lying}
+    return [unit for unit in lying if unit.name not in taken]
+
+
+def _record_of(unit: str) -> str:
+    return f"units/{unit}.json"
 
 
 def recorded(pipeline: Pipeline, found: Verified) -> dict[str, dict[str, Commit]]:
@@ -69,13 +90,26 @@ def recorded(pipeline: Pipeline, found: Verified) -> dict[str, dict[str, Commit]
     commits: dict[str, dict[str, Commit]] = {}
     tables = pipeline.tables
     for stage in (*pipeline.names, *(s for s in tables.committed_stages() if s not in pipeline.names)):
-        try:
-            commits[stage] = tables.commits(stage)
-        except _DAMAGED as error:
-            found.fault("records", f"_commits/{stage}", _said(error), Mend.REMOVE, stage, root=_root(tables, stage))
-            continue
-        found.add("records", len(commits[stage]))
+        broken: dict[str, str] = {}
+        commits[stage] = tables.commits(stage, broken)
+        for name, said in broken.items():
+            path = f"_commits/{stage}/{name}.json"
+            found.fault("records", path, said, Mend.REMOVE, stage, root=_root(tables, stage))
+        found.add("records", len(commits[stage]) + len(broken))
     return commits
+
+
+def described(pipeline: Pipeline, found: Verified) -> None:
+    """What says how the tables are stored is whole."""
+    if stored_as(pipeline.tables) is None:
+        return
+    try:
+        whole = files.read_json(pipeline.tables.path(STORAGE))["format"] == pipeline.config.storage.format
+    except _DAMAGED:
+        whole = False
+    if not whole:
+        said = f"does not say that tables are {pipeline.config.storage.format}"
+        found.fault("records", STORAGE, said, Mend.REMOVE)
 
 
 def rows_add_up(pipeline: Pipeline, commits: Commits, units: Sequence[Unit], found: Verified) -> None:
@@ -131,12 +165,40 @@ def lie_there(stored: Sequence[Stored], found: Verified) -> list[Stored]:
     return whole
 
 
-def footers(pipeline: Pipeline, stored: Sequence[Stored], found: Verified) -> list[Stored]:
-    """Files with a footer of their table's columns, and the rows that were recorded. Reads the footers alone."""
+def footers(pipeline: Pipeline, stored: Sequence[Stored], units: Sequence[Unit], found: Verified) -> list[Stored]:
+    """Files with a footer of their table's columns, and the rows that were recorded; the input files whose numbers it
+    bears are those of its unit. Reads the footers alone."""
     schemas = {one.table: _schema(pipeline, one.table) for one in stored}
+    shards = {unit.name: {file.shard for file in unit.files} for unit in units}
+    others: dict[str, str] = {}
+
+    def fault(one: Stored) -> str | None:
+        filesystem, inner = files.open_filesystem(one.path)
+        try:
+            with filesystem.open_input_file(inner) as stream:
+                footer = pq.ParquetFile(stream, pre_buffer=False)
+                said = _footer_fault(one, footer, schemas[one.table])
+                if said is None and one.unit in shards and not _shards(footer.metadata) <= shards[one.unit]:
+                    others.setdefault(one.unit, one.below)
+        except _DAMAGED as error:
+            return f"its footer cannot be read ({_said(error)})"
+        return said
+
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-        wrong = pool.map(lambda one: _footer_fault(one, schemas[one.table]), stored)
-        return _whole("footers", stored, wrong, found)
+        whole = _whole("footers", stored, pool.map(fault, stored), found)
+    for unit, path in sorted(others.items()):
+        said = f"its input files have other numbers than {path} says: a record of it was lost, and it was planned anew"
+        found.fault("records", _record_of(unit), said, Mend.UNIT, unit=unit)
+    return whole
+
+
+def _shards(footer: pq.FileMetaData) -> set[int]:
+    """The least and the greatest number of an input file in each row group, as far as its statistics say."""
+    column = next((n for n in range(footer.num_columns) if footer.schema.column(n).path == "shard"), None)
+    if column is None:
+        return set()
+    known = [footer.row_group(group).column(column).statistics for group in range(footer.num_row_groups)]
+    return {number for one in known if one is not None and one.has_min_max for number in (one.min, one.max)}
 
 
 def _schema(pipeline: Pipeline, table: str) -> pa.Schema | None:
@@ -146,14 +208,8 @@ def _schema(pipeline: Pipeline, table: str) -> pa.Schema | None:
         return None
 
 
-def _footer_fault(one: Stored, schema: pa.Schema | None) -> str | None:
-    filesystem, inner = files.open_filesystem(one.path)
-    try:
-        with filesystem.open_input_file(inner) as stream:
-            file = pq.ParquetFile(stream, pre_buffer=False)
-            rows, columns = file.metadata.num_rows, file.schema_arrow
-    except _DAMAGED as error:
-        return f"its footer cannot be read ({_said(error)})"
+def _footer_fault(one: Stored, file: pq.ParquetFile, schema: pa.Schema | None) -> str | None:
+    rows, columns = file.metadata.num_rows, file.schema_arrow
     if rows != one.file.rows:
         return f"its footer says {rows:,} rows, and {one.file.rows:,} were written"
     # An older version's tables have fewer columns, and ids of another form.
@@ -278,7 +334,7 @@ def _named_by_log(table: str) -> dict[str, tuple[int, int | None]]:
     }
 
 
-def sealed(pipeline: Pipeline, found: Verified, deep: bool) -> None:
+def sealed(pipeline: Pipeline, units: Sequence[Unit], found: Verified, deep: bool) -> None:
     """What the seals name is what it was: sizes, and with `deep` every byte. Records, which are small, always."""
     tables = pipeline.tables
     for root in (tables.root, *tables.known_homes()):
@@ -299,11 +355,12 @@ def sealed(pipeline: Pipeline, found: Verified, deep: bool) -> None:
                 f"a command that wrote {root} was cut off: what it wrote beside the tables is not compared. `i2e run` "
                 "ends it"
             )
-        _compare(root, known, since, tuple(pipeline.sealed_further()), found, deep)
+        _compare(root, units, known, since, tuple(pipeline.sealed_further()), found, deep)
 
 
 def _compare(
     root: str,
+    units: Sequence[Unit],
     known: Mapping[str, seal.Sealed],
     since: int | None,
     further: Sequence[str],
@@ -318,23 +375,30 @@ def _compare(
             continue
         found.add("sealed")
         if info is None:
-            _sealed_fault(found, root, path, "is not there", one)
+            _sealed_fault(found, root, units, path, "is not there", one)
         elif info.size != one.size:
-            _sealed_fault(found, root, path, f"has {info.size:,} bytes, and {one.size:,} were sealed", one)
+            _sealed_fault(found, root, units, path, f"has {info.size:,} bytes, and {one.size:,} were sealed", one)
         elif deep or one.text is not None:
             to_read.append(path)
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
         for path, now in zip(to_read, pool.map(lambda p: _digest(files.join(root, p)), to_read), strict=True):
             found.bytes += known[path].size
             if now != known[path].digest:
-                _sealed_fault(found, root, path, "its content is not what was sealed", known[path])
+                _sealed_fault(found, root, units, path, "its content is not what was sealed", known[path])
 
 
-def _sealed_fault(found: Verified, root: str, path: str, what: str, known: seal.Sealed) -> None:
+def _sealed_fault(found: Verified, root: str, units: Sequence[Unit], path: str, what: str, known: seal.Sealed) -> None:
     parts = path.split("/")
     stage = parts[1] if parts[0] == "_commits" and len(parts) > 2 else ""
-    unit = parts[-1].removesuffix(".json") if parts[0] in ("units", "forgotten_units") and len(parts) == 2 else ""
-    found.fault("sealed", path, what, mend_of(path, known), stage or _maker(path), unit, root)
+    named = parts[-1].removesuffix(".json") if parts[0] in ("units", "forgotten_units") and len(parts) == 2 else ""
+    mend = mend_of(path, known)
+    of = [named]
+    if mend is Mend.INDEX:
+        digest = parts[-1].partition(".")[0]
+        of = [unit.name for unit in units if any(file.digest == digest for file in unit.files)]
+        of, mend = (of, mend) if of else ([""], Mend.REMOVE)
+    for unit in of:
+        found.fault("sealed", path, what, mend, stage or _maker(path), unit, root)
 
 
 def mend_of(path: str, known: seal.Sealed) -> Mend:
@@ -346,7 +410,7 @@ def mend_of(path: str, known: seal.Sealed) -> Mend:
     for mend, places in (
         (Mend.CARD, seal.CARD),
         (Mend.REPORT, seal.REPORT),
-        (Mend.UNIT, ("units/",)),
+        (Mend.INDEX, ("units/index/",)),
         (Mend.INPUT, ("input/",)),
     ):
         if any(seal.is_of(path, place) for place in places):
