@@ -68,6 +68,7 @@ def repair(
         with pipeline.exclusive():
             purged = _purged_units(pipeline, mendable)
             _mend(pipeline, restoring or mendable, purged, compose)
+            pipeline = pipeline.with_config(pipeline.config)  # what it knows of journals and logs is not so any more
             if not restoring:
                 run(pipeline)
                 _lay_out(pipeline, [f.path for f in mendable if f.mend is Mend.LAY_OUT])
@@ -92,10 +93,9 @@ def _mend(
     for fault in by_mend[Mend.SEAL]:
         files.remove(files.join(fault.root or tables.root, seal.FILE))
     _index_again(pipeline, [f for f in by_mend[Mend.INDEX] if f.unit not in purged])
-    for fault in (*by_mend[Mend.UNIT], *(f for f in by_mend[Mend.INDEX] if f.unit in purged)):
-        _forget_work(pipeline, fault)
     for fault in by_mend[Mend.REMOVE]:
         files.remove(files.join(fault.root or tables.root, fault.path))
+    _forget_units(pipeline, [*by_mend[Mend.UNIT], *(f for f in by_mend[Mend.INDEX] if f.unit in purged)])
     if compose is not None and by_mend[Mend.INPUT]:
         _drop(tables.root, by_mend[Mend.INPUT])
         compose()  # all of it: a file more or less is another sample
@@ -140,16 +140,15 @@ def _index_again(pipeline: Pipeline, faults: Sequence[Fault]) -> None:
         seal.forget(pipeline.tables.root, [f"units/index/{digest}.parquet" for digest in made])
 
 
-def _forget_work(pipeline: Pipeline, fault: Fault) -> None:
-    """Of a unit whose record is lost, or whose index would hold again what was purged, everything: its files are
+def _forget_units(pipeline: Pipeline, faults: Sequence[Fault]) -> None:
+    """Of units whose records are lost, or whose indexes would hold again what was purged, everything: their files are
     numbered anew."""
-    tables = pipeline.tables
-    for path in {fault.path, f"units/{fault.unit}.json"}:
-        files.remove(files.join(tables.root, path))
-        seal.forget(tables.root, [path])
-    for stage in pipeline.stages:
-        if stage.scope == "unit":
-            tables.discard(stage.name, [fault.unit])
+    root, units = pipeline.tables.root, sorted({fault.unit for fault in faults})
+    pipeline.numbered_anew(units)
+    gone = {fault.path for fault in faults} | {f"units/{unit}.json" for unit in units}
+    for path in sorted(gone):
+        files.remove(files.join(root, path))
+    seal.forget(root, gone)
 
 
 def _write_log(tables: Tables, table: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +43,8 @@ def verify(pipeline: Pipeline, deep: bool = False, sample: int = SAMPLE) -> Veri
     stored.described(pipeline, found)
     commits = stored.recorded(pipeline, found)
     units = stored.registered(pipeline, commits, found)
+    with suppress(I2EError):  # columns that are kept of the input; what is wrong with those is said otherwhere
+        pipeline.open(units)
     stored.rows_add_up(pipeline, commits, units, found)
     named = stored.stored_in(tables, commits)
     whole = stored.lie_there(named, found)

@@ -203,8 +203,7 @@ class Pipeline:
         known = {unit.name for unit in Units(self.tables.root).lying()}
         units = self._planned_units(replace_changed=replace_changed) if needs_units else []
         run = replace(self.open(units), redo=tuple(redo))
-        # Whoever lost a unit's record finds it planned anew, and its files under other numbers.
-        self._discard(sorted({unit.name for unit in units} - known))
+        self.numbered_anew(sorted({unit.name for unit in units} - known))
         # Whatever is wrong with a setting is said before any work, not hours later when its stage comes.
         for stage in asked:
             run.settings_of(stage)
@@ -232,10 +231,18 @@ class Pipeline:
             self._drop_replaced(run)
         return run, states
 
-    def _discard(self, units: Sequence[str]) -> None:
+    def numbered_anew(self, units: Sequence[str]) -> None:
+        """Let nothing count that was made of these units before: where their records were lost, their input files have
+        other numbers now. Costs a look at records where nothing was made."""
+        own = [stage for stage in self.stages if stage.scope == "unit"]
+        if not any(self.tables.commits(stage.name).keys() & set(units) for stage in own):
+            return
+        # First what was made of all of them, so that a kill leaves it outdated. Its tables know class indices.
         for stage in self.stages:
-            if stage.scope == "unit" and units:
-                self.tables.discard(stage.name, units)
+            if stage not in own and self.depends_on_units(stage):
+                self.tables.outdate(stage.name, "input files", "they have other numbers now")
+        for stage in own:
+            self.tables.discard(stage.name, units)
 
     def _drop_replaced(self, run: Run) -> None:
         """What is left of units whose place others have taken, which took over what they could."""

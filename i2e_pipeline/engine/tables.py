@@ -685,6 +685,16 @@ class Tables:
             else:
                 self._each(lambda folder, table=table: files.remove(self.path(table, folder)), sorted(folders))
 
+    def outdate(self, stage: str, what: str, why: str) -> None:
+        """Let what a stage made count as made under another config, and keep it until it is made again."""
+        records = self.of(stage).records
+        outdated = [
+            replace(commit, fingerprint="outdated", components={**commit.components, what: why})
+            for commit in records.read(stage).values()
+        ]
+        if outdated:
+            records.add(stage, outdated)
+
 
 def _open(folder: str) -> bool:
     """May files be made there?"""

@@ -294,7 +294,9 @@ class Units:
     def _images_known(self, units: Sequence[Unit]) -> Iterator[list[str]]:
         """Images of each shard of a folder that was planned before."""
         for digest in dict.fromkeys(f.digest for unit in units for f in unit.files if f.format == "files"):
-            filesystem, inner = files.open_filesystem(self._index(digest))
+            filesystem, inner = files.open_filesystem(index := self._index(digest))
+            if not files.exists(index):
+                raise InputError(f"{index} is not there, which says what images were read: `i2e repair` makes it again")
             yield pq.read_table(inner, columns=["image"], filesystem=filesystem, partitioning=None)["image"].to_pylist()
 
     def index_again(self, lost: Set[str], pairs: PairsConfig) -> set[str]:
@@ -419,9 +421,19 @@ class Units:
     def indexes_left(self) -> list[files.FileInfo]:
         """Indexes of files that are in no unit; their paths are relative to `index`."""
         used = {f.digest for unit in self.lying() for f in unit.files}
-        lying = files.list_files(files.join(self.folder, "index"))
+        return [info for digest, info in self._indexes().items() if digest not in used]
+
+    def indexes_missing(self, units: Sequence[Unit]) -> list[tuple[Unit, InputFile]]:
+        """Files of these units whose index is not there."""
+        wanted = [(unit, file) for unit in units for file in unit.files if file.indexed]
+        lying = self._indexes() if wanted else {}
+        return [(unit, file) for unit, file in wanted if file.digest not in lying]
+
+    def _indexes(self) -> dict[str, files.FileInfo]:
+        """By the digest of their file."""
         suffix = ".parquet"
-        return [i for i in lying if i.path.endswith(suffix) and i.path.removesuffix(suffix) not in used]
+        lying = files.list_files(files.join(self.folder, "index"))
+        return {i.path.removesuffix(suffix): i for i in lying if i.path.endswith(suffix)}
 
     def drop_replaced(self, names: Sequence[str]) -> None:
         """Remove the records of units of which nothing lies there any more."""

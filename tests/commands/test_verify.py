@@ -59,6 +59,12 @@ def files_of(config: Config) -> list[Path]:
     return sorted(p for p in Path(config.output).rglob("*") if p.is_file())
 
 
+def published(output: Path) -> dict[str, Any]:
+    """Rows of the dataset by its commit records: beside them, a Delta table keeps what they took the place of."""
+    found = rows(output)
+    return {table: found[table] for table in ("i2e/images", "i2e/entities")}
+
+
 def test_every_file_of_an_output_is_named_by_a_digest(finished: Config) -> None:
     output = Path(finished.output)
     whole = pipeline(finished)
@@ -141,6 +147,91 @@ def test_a_damaged_record_costs_no_work_and_a_damaged_file_that_of_its_stage(cop
     assert one in changed
     assert {p.parent.name for p in changed} == {one.parent.name}
     assert {p.parent.parent.name for p in changed} <= {"labels", "stage=label"}
+
+
+@pytest.mark.spark
+def test_records_that_nobody_holds_twice_cost_what_they_recorded(copied: Config, spark: Any) -> None:
+    """Catches: one record that cannot be read, for which all of its folder is thrown away; what says how tables are
+    stored, damaged, and no command that begins."""
+    output = Path(copied.output)
+    wanted = published(output)
+    (output / "_seal").unlink()
+    (output / "_storage.json").write_bytes(bytes(30))
+    (output / "_reported.json").write_text("}")
+    record = min((output / "units").glob("u-*.json"))
+    record.write_text('{"name": "u-1"}')
+    kept = {p: p.read_bytes() for p in (output / "units").glob("u-*.json") if p != record}
+    (journal,) = (output / "_commits" / "link").glob("*.json")
+    later = journal.with_name("journal-000000007.json")
+    later.write_text('{"anew": 1}')
+    tables = {p: p.stat().st_mtime_ns for p in output.rglob("unit=u-*/*.parquet")}
+    faults = {f.path: f.mend for f in look(copied).faults}
+    assert faults == {
+        "_storage.json": Mend.REMOVE,
+        f"_commits/link/{later.name}": Mend.REMOVE,
+        f"units/{record.name}": Mend.UNIT,
+    }
+    assert not repair(pipeline(copied, lambda: spark)).left.faults
+    assert not look(copied).faults
+    assert published(output) == wanted
+    assert json.loads((output / "_storage.json").read_text()) == {"format": copied.storage.format}
+    assert {p: p.read_bytes() for p in kept} == kept
+    by_unit = [t for s in pipeline(copied).stages if s.scope == "unit" and s.name != "publish" for t in s.tables]
+    others = {
+        p: t for p, t in tables.items() if record.stem not in str(p) and p.relative_to(output).parts[0] in by_unit
+    }
+    assert others
+    assert {p: p.stat().st_mtime_ns for p in others} == others
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("repaired", [True, False])
+def test_a_unit_whose_record_is_lost_is_made_anew(copied: Config, spark: Any, repaired: bool) -> None:
+    """Catches: input files under new numbers, and rows of before that bear the old ones: images of others."""
+    output = Path(copied.output)
+    wanted = published(output)
+    record = min((output / "units").glob("u-*.json"), key=lambda p: json.loads(p.read_text())["files"][0]["shard"])
+    record.unlink()
+    (output / "_seal").unlink()
+    (fault,) = look(copied).faults
+    assert (fault.path, fault.unit, fault.mend) == (f"units/{record.name}", record.stem, Mend.UNIT)
+    if repaired:
+        assert not repair(pipeline(copied, lambda: spark)).left.faults
+    else:
+        run(copied, spark)
+    assert published(output) == wanted
+    assert json.loads(record.read_text())["files"][0]["shard"] == 3
+
+    text = record.read_text()
+    record.write_text(text.replace('"shard": 3', '"shard": 5'))
+    (output / "_seal").unlink()
+    (fault,) = look(copied).faults
+    assert (fault.path, fault.unit, fault.mend) == (f"units/{record.name}", record.stem, Mend.UNIT)
+    assert "other numbers" in fault.what
+
+
+@pytest.mark.spark
+def test_a_unit_that_was_left_out_does_not_come_back(copied: Config, spark: Any) -> None:
+    output = Path(copied.output)
+    unit = min((output / "units").glob("u-*.json")).stem
+    whole = pipeline(copied, lambda: spark)
+    kept = {p: p.read_bytes() for p in (output / "_commits" / "label").iterdir()}
+    whole.forget(unit)
+    assert not look(copied).faults
+    for path in (output / "_commits" / "label").iterdir():
+        path.unlink()
+    for path, written in kept.items():  # as a kill leaves it: forgotten, and not yet by all
+        path.write_bytes(written)
+    (output / "_seal").unlink()
+    assert {f.mend for f in look(copied).faults if f.check == "records"} == {Mend.UNIT}
+    assert not repair(pipeline(copied, lambda: spark)).left.faults
+    without = published(output)
+    record = output / "forgotten_units" / f"{unit}.json"
+    record.write_text("{")
+    (output / "_seal").unlink()
+    (fault,) = repair(pipeline(copied, lambda: spark)).left.faults
+    assert (fault.path, fault.mend) == (f"forgotten_units/{unit}.json", Mend.NOTHING)
+    assert published(output) == without
 
 
 @pytest.mark.spark

@@ -14,14 +14,19 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
-from i2e_pipeline.core.config import PairsConfig
+from i2e_pipeline.commands.repair import repair
+from i2e_pipeline.commands.verify import verify
+from i2e_pipeline.core.config import Config, PairsConfig
 from i2e_pipeline.engine.units import Units, kept_columns
 from i2e_pipeline.extract.stages import read_shards
 from i2e_pipeline.inputs import formats, tables, where
+from i2e_pipeline.inputs.columns import InputError
 from i2e_pipeline.inputs.shard import ShardChanged
 from i2e_pipeline.publish.images import Columns, rows_of_shards
+from i2e_pipeline.stages import pipeline
 from tests.chain import content, run, settings
 from tests.inputs.forms import FORMS, KEPT, WITHOUT_URL, Pair, kept_of, pairs_of
 
@@ -209,6 +214,38 @@ def test_every_form_gives_the_same_dataset(
     by_content = {(p.url, p.caption): kept_of(p) for p in everything}
     for row in table.to_pylist():
         assert {name: row[name] for name in KEPT} == by_content[row["url"], row["alt_text"]]
+    _lost_indexes_are_made_again(settings(world, with_knowledge, *overrides), name, spark)
+
+
+def _lost_indexes_are_made_again(config: Config, form: str, spark: Any) -> None:
+    """From the input, at no other cost; and where that is gone, what was made of it stays."""
+    output = Path(config.output)
+    indexes = sorted((output / "units" / "index").glob("*.parquet"))
+    tables = {p: p.stat().st_mtime_ns for p in output.rglob("unit=*/*.parquet")}
+    for n, index in enumerate(indexes):
+        rows = pq.read_table(index)
+        if n % 2:
+            index.unlink()
+        else:
+            index.write_bytes(index.read_bytes()[:-1] + b"x")
+        (fault,) = verify(pipeline(config), deep=True).faults
+        assert fault.path == f"units/index/{index.name}"
+        assert fault.unit
+        assert not repair(pipeline(config, lambda: spark)).left.faults
+        assert pq.read_table(index).equals(rows)
+    (paths,) = config.pairs.path
+    if indexes and Path(paths).exists():
+        indexes[0].unlink()
+        Path(paths).rename(f"{paths} elsewhere")
+        if "folders" in form:  # whose images the index alone knows
+            with pytest.raises(InputError, match="i2e repair"):
+                repair(pipeline(config, lambda: spark))
+        else:
+            (fault,) = repair(pipeline(config, lambda: spark)).left.faults
+            assert fault.path == f"units/index/{indexes[0].name}"
+        Path(f"{paths} elsewhere").rename(paths)
+        assert not repair(pipeline(config, lambda: spark)).left.faults
+    assert {p: p.stat().st_mtime_ns for p in output.rglob("unit=*/*.parquet")} == tables
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl.gz"])

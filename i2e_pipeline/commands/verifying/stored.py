@@ -17,7 +17,7 @@ from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine import seal
 from i2e_pipeline.engine.pipeline import STORAGE, Pipeline, stored_as
 from i2e_pipeline.engine.records import Commit, WrittenFile
-from i2e_pipeline.engine.stage import RowsLost, check_rows
+from i2e_pipeline.engine.stage import RowsLost, Stage, check_rows
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import Unit, Units
 
@@ -71,14 +71,20 @@ def registered(pipeline: Pipeline, commits: Commits, found: Verified) -> list[Un
     known = {unit.name for unit in lying} | broken.keys()
     stages_of: dict[str, list[str]] = {}
     for stage in pipeline.stages:
-        for unit in commits.get(stage.name, {}) if stage.scope == "unit" else ():
-            if unit not in known:
-                stages_of.setdefault(unit, []).append(stage.name)
+        if stage.scope != "unit":
+            continue
+        # What is kept of a unit that was forgotten, until there is a dataset without it, is no fault.
+        whole = known | forgotten if type(stage).forget is not Stage.forget else known
+        for unit in commits[stage.name].keys() - whole:
+            stages_of.setdefault(unit, []).append(stage.name)
     for unit, stages in sorted(stages_of.items()):
         said = "was forgotten" if unit in forgotten else "is not there"
         found.fault("records", _record_of(unit), f"{said}, and {', '.join(stages)} recorded it", Mend.UNIT, unit=unit)
     taken = {unit.replaces for unit in lying}
-    return [unit for unit in lying if unit.name not in taken]
+    units = [unit for unit in lying if unit.name not in taken]
+    for of, file in registry.indexes_missing(units):
+        found.fault("records", f"units/index/{file.digest}.parquet", "is not there", Mend.INDEX, unit=of.name)
+    return units
 
 
 def _record_of(unit: str) -> str:
