@@ -851,18 +851,23 @@ def _of_folder(options: argparse.Namespace) -> Pipeline | None:
     """The pipeline of an output, under the settings of its own last run wherever it lies by now; None: a dataset lies
     there by itself."""
     from i2e_pipeline import stages
-    from i2e_pipeline.engine import seal
 
     if options.folder is None or options.config is not None:
         if options.folder is not None:
             raise ConfigError("FOLDER or --config: each says which output")
         return stages.pipeline(_config(options, compose=False))
     folder = options.folder.rstrip("/") or "/"
-    if not files.exists(files.join(folder, "_commits")):
-        return None
+    return stages.pipeline(_settings_of(options)) if files.exists(files.join(folder, "_commits")) else None
+
+
+def _settings_of(options: argparse.Namespace) -> Config:
+    from i2e_pipeline import stages
+    from i2e_pipeline.engine import seal
+
+    folder = options.folder.rstrip("/") or "/"
     tree = seal.settings_of(folder)
     overrides = [*(o for group in options.set for o in group), f"output={folder}"]
-    return stages.pipeline(stages.from_tree(merge(tree, overrides), files.join(folder, seal.CONFIG), overrides))
+    return stages.from_tree(merge(tree, overrides), files.join(folder, seal.CONFIG), overrides)
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -899,7 +904,8 @@ def _repair(options: argparse.Namespace) -> int:
             "copy it again, or name the output that it is of"
         )
     compose = embedded.composer(pipeline.config.output)
-    done = repair.repair(pipeline, not options.quick, options.sample, compose)
+    again = None if options.config is not None or options.folder is None else lambda: _settings_of(options)
+    done = repair.repair(pipeline, not options.quick, options.sample, compose, again)
     tree = {"mended": verify.as_json(done.mended_as_found())["faults"], **verify.as_json(done.left)}
     if not _as_json(options, tree):
         lines = [*(f"mended  {fault}" for fault in done.mended), *verify.told(done.left)]

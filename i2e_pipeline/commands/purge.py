@@ -44,6 +44,10 @@ _BYTES_AT_ONCE = 16 << 30
 """Of files that lie twice until then."""
 
 
+PENDING = "_purge_again.json"
+"""Lies in an output while units are made again of input that still holds what was purged."""
+
+
 @dataclass
 class Purged:
     """What was taken away, or would be."""
@@ -63,6 +67,23 @@ class Purged:
             self.rows[one.table] += one.rows
             self.files[one.table] += 1
             self.bytes[one.table] += one.old.bytes - one.new.bytes if one.new else 0
+
+
+def note_purge(pipeline: Pipeline) -> None:
+    """From here on `purge_noted` purges again, in this process or after a kill in the next."""
+    files.write_json(pipeline.tables.path(PENDING), {})
+
+
+def purge_noted(pipeline: Pipeline) -> None:
+    """Purge once more what units hold again that were made anew, where that was noted and the dataset is whole."""
+    if not files.exists(note := pipeline.tables.path(PENDING)):
+        return
+    try:
+        purge(pipeline)
+    except StageError as error:
+        log.warning("units were purged before, and hold again what was purged: %s", error)
+        return
+    files.remove(note)
 
 
 def purge(pipeline: Pipeline, dry_run: bool = False) -> Purged:

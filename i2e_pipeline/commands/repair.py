@@ -2,27 +2,35 @@
 
 Records that the seal holds are put back first, since they say what belongs to what; then it is looked again. Whatever
 else is damaged goes, with the commit record that names it, and the run makes it again from what lies before it: a stage
-of a unit, the card, the report. All of it is deterministic, so the dataset is what it was.
+of a unit, the card, the report. All of it is deterministic, so the dataset is what it was. What only the input can make
+again stays where that is not what was read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 
-from i2e_pipeline.commands.purge import purge
+import pyarrow as pa
+
+from i2e_pipeline.commands.purge import note_purge
 from i2e_pipeline.commands.run import run
-from i2e_pipeline.commands.verify import SAMPLE, verify
+from i2e_pipeline.commands.verify import SAMPLE, WrittenMeanwhile, look_through, verify
 from i2e_pipeline.commands.verifying.faults import BY_HAND, Fault, Mend, Verified
+from i2e_pipeline.commands.verifying.stored import input_changed
 from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.dataset.published import manifest_of
 from i2e_pipeline.engine import seal
 from i2e_pipeline.engine.delta import DeltaLog
-from i2e_pipeline.engine.lock import waiting
+from i2e_pipeline.engine.lock import Held, waiting
 from i2e_pipeline.engine.pipeline import Pipeline
-from i2e_pipeline.engine.stage import StageError
-from i2e_pipeline.engine.tables import Tables
+from i2e_pipeline.engine.records import Commit
+from i2e_pipeline.engine.tables import WHOLE, Tables
 from i2e_pipeline.engine.units import Units
 from i2e_pipeline.publish.purging import PURGED
 
@@ -49,33 +57,104 @@ def repair(
     deep: bool = True,
     sample: int = SAMPLE,
     compose: Callable[[], object] | None = None,
+    settings: Callable[[], Config] | None = None,
 ) -> Repaired:
     """Mend the output. Raises what a run raises, where one cannot make what is missing.
 
-    compose   makes the input anew, where it is the embedded sample's; None: it is not
+    compose    makes the input anew, where it is the embedded sample's; None: it is not
+    settings   those of the last command that wrote the output, once nobody else does; None: the pipeline's
     """
     done = Repaired()
-    for _ in range(_ROUNDS):
-        found = verify(pipeline, deep, sample)
-        done.left = found
-        mendable = [
-            f for f in found.faults if f.mend not in BY_HAND and (f.mend is not Mend.INPUT or compose is not None)
-        ]
-        if not mendable:
-            return done
-        restoring = [f for f in mendable if f.mend in (Mend.RESTORE, Mend.SEAL)]
-        done.mended += restoring or mendable
-        with pipeline.exclusive():
+    notes: dict[str, None] = {}
+    others: list[Fault] = []
+    with pipeline.exclusive():
+        if settings is not None:
+            pipeline = pipeline.with_config(settings())
+        for _ in range(_ROUNDS):
+            done.left = look_through(pipeline, deep, sample)
+            mendable = [f for f in done.left.faults if f.mend not in BY_HAND]
+            mendable = [f for f in mendable if f.mend is not Mend.INPUT or compose is not None]
+            mendable = _with_input(pipeline, mendable, notes)
+            if not mendable:
+                break
+            restoring = [f for f in mendable if f.mend in (Mend.RESTORE, Mend.SEAL)]
+            done.mended += restoring or mendable
+            witnesses = {} if restoring else _witnesses(pipeline, done.left.faults, mendable)
             purged = _purged_units(pipeline, mendable)
             _mend(pipeline, restoring or mendable, purged, compose)
             pipeline = pipeline.with_config(pipeline.config)  # what it knows of journals and logs is not so any more
             if not restoring:
                 run(pipeline)
                 _lay_out(pipeline, [f.path for f in mendable if f.mend is Mend.LAY_OUT])
-                _purge_again(pipeline, purged)
-        pipeline = pipeline.with_config(pipeline.config)
-    done.left = verify(pipeline, deep, sample)
+                others += _other_rows(pipeline, witnesses)
+            pipeline = pipeline.with_config(pipeline.config)
+    try:
+        done.left = verify(pipeline, deep, sample)
+    except (Held, WrittenMeanwhile) as error:
+        done.left.notes.append(f"{error}; as it was found before that")
+    done.left.faults += others
+    done.left.notes += notes
     return done
+
+
+def _with_input(pipeline: Pipeline, faults: Sequence[Fault], notes: dict[str, None]) -> list[Fault]:
+    """Faults without those that only the input mends, where that is not what was read: nothing is taken away that
+    cannot be made again."""
+    opening = {stage.name for stage in pipeline.stages if stage.opens_input() and stage.scope == "unit"}
+    wanted = {f.unit for f in faults if f.mend is Mend.UNIT or (f.mend is Mend.REDO and f.stage in opening)}
+    broken: dict[str, str] = {}
+    units = [unit for unit in Units(pipeline.tables.root).known(broken) if unit.name in wanted]
+    gone = {one.unit: one for one in input_changed(pipeline, units)}
+    for one in gone.values():
+        notes[f"unit {one.unit} is left as it is, since {one}: put it back as it was, and `i2e repair` again"] = None
+    return [f for f in faults if not (f.unit in gone and (f.mend is Mend.UNIT or f.stage in opening))]
+
+
+Witnesses = dict[tuple[str, str, str], str]
+"""By stage, unit and table what names the ids of its rows."""
+
+
+def _witnesses(pipeline: Pipeline, found: Sequence[Fault], mendable: Sequence[Fault]) -> Witnesses:
+    """Of what is made again of the input, the tables that are whole: they say whether that is what it was. A look at
+    its digest cannot: of archives and large files it is not of every byte."""
+    opening = {stage.name for stage in pipeline.stages if stage.opens_input() and stage.scope == "unit"}
+    again = {(f.stage, f.unit) for f in mendable if f.mend is Mend.REDO and f.stage in opening}
+    damaged = {(f.stage, f.unit, f.path.rpartition("/unit=")[0]) for f in found}
+    witnesses: Witnesses = {}
+    for stage, unit in sorted(again):
+        commit = pipeline.tables.commits(stage, {}).get(unit)
+        for table in commit.files if commit is not None else ():
+            if table != "rejects" and (stage, unit, table) not in damaged:
+                with suppress(OSError, pa.ArrowException):  # quickly looked at, it may be damaged all the same
+                    witnesses[stage, unit, table] = _ids(pipeline, table, commit)
+    return witnesses
+
+
+def _ids(pipeline: Pipeline, table: str, commit: Commit | None) -> str:
+    """Names the rows of a table of a unit by their ids and numbers, in whatever order they stand."""
+    wanted = (pa.types.is_fixed_size_binary, pa.types.is_integer)
+    names = [f.name for f in pipeline.tables.catalogue.schema(table) if any(is_one(f.type) for is_one in wanted)]
+    rows = pipeline.tables.load(table, [commit] if commit is not None else [], names)
+    in_order = rows.sort_by([(name, "ascending") for name in names]).combine_chunks()
+    named = hashlib.blake2b(digest_size=16)
+    for column in in_order.columns:
+        named.update(repr(column.to_pylist()).encode())
+    return named.hexdigest()
+
+
+def _other_rows(pipeline: Pipeline, witnesses: Witnesses) -> list[Fault]:
+    return [
+        Fault(
+            "input",
+            files.join(table, f"unit={unit}"),
+            "was made again, and holds other rows than before: the input is not what it was",
+            Mend.NOTHING,
+            stage,
+            unit,
+        )
+        for (stage, unit, table), ids in witnesses.items()
+        if _ids(pipeline, table, pipeline.tables.commits(stage).get(unit)) != ids
+    ]
 
 
 def _mend(
@@ -198,19 +277,18 @@ def _folder_of(pipeline: Pipeline, path: str) -> str:
 
 
 def _purged_units(pipeline: Pipeline, faults: Iterable[Fault]) -> list[str]:
-    """Units that were purged and are about to be made again of the input, where those rows stand still."""
-    try:
-        commits = pipeline.tables.commits_of("pairs")
-    except files.RecordError:
-        return []
+    """Units that were purged and are about to be made again of the input, where those rows stand still. From here on a
+    run purges again, this one or, after a kill, the next."""
+    broken: dict[str, str] = {}
+    commits = pipeline.tables.commits(pipeline.writer("pairs"), broken)
     redone = {fault.unit for fault in faults if fault.mend in (Mend.REDO, Mend.UNIT, Mend.INDEX)}
-    return sorted(unit for unit, commit in commits.items() if commit.facts.get(PURGED) and unit in redone)
-
-
-def _purge_again(pipeline: Pipeline, units: Sequence[str]) -> None:
-    if not units:
-        return
-    try:
-        purge(pipeline)
-    except StageError as error:
-        log.warning("%d units were purged before, and hold again what was purged: %s", len(units), error)
+    found = {unit for unit, commit in commits.items() if commit.facts.get(PURGED)}
+    if broken or not redone <= commits.keys():
+        # Whether one was is told by a record that is lost; the manifest says whether any was.
+        with suppress(I2EError):
+            if manifest_of(pipeline.tables.path("i2e")).get(PURGED):
+                found |= redone - {WHOLE, ""}
+                note_purge(pipeline)
+    if found & redone:
+        note_purge(pipeline)
+    return sorted(found & redone)

@@ -34,25 +34,46 @@ class NothingToVerify(I2EError):
     """Nothing was written there; the message says where was looked."""
 
 
+class WrittenMeanwhile(I2EError):
+    """Somebody wrote the output while it was looked at, so that what was seen is of no one state."""
+
+
 def verify(pipeline: Pipeline, deep: bool = False, sample: int = SAMPLE) -> Verified:
-    """An output as it lies there, whatever config made it. Raises Held while somebody writes it."""
+    """An output as it lies there, whatever config made it. Raises Held while somebody writes it, and WrittenMeanwhile
+    where somebody did since this began."""
+    root = pipeline.tables.root
+    lock.refuse_held(root)
+    before = _records(root)
+    found = look_through(pipeline, deep, sample)
+    lock.refuse_held(root)
+    if _records(root) != before:
+        raise WrittenMeanwhile(f"{root} was written while it was looked at: verify it again")
+    return found
+
+
+def _records(root: str) -> list[files.FileInfo]:
+    return files.list_files(files.join(root, "_commits"))
+
+
+def look_through(pipeline: Pipeline, deep: bool, sample: int = SAMPLE) -> Verified:
+    """The same for who holds the output."""
     tables, found = pipeline.tables, Verified()
-    lock.refuse_held(tables.root)
     if not tables.committed_stages() and not files.exists(tables.path("i2e", "manifest.json")):
         raise NothingToVerify(f"{tables.root} holds nothing that a run has made: name its output, or its config")
     stored.described(pipeline, found)
     commits = stored.recorded(pipeline, found)
     units = stored.registered(pipeline, commits, found)
-    with suppress(I2EError):  # columns that are kept of the input; what is wrong with those is said otherwhere
+    with suppress(I2EError):  # columns that are kept of the input; where units no longer agree on them, a run says so
         pipeline.open(units)
     stored.rows_add_up(pipeline, commits, units, found)
+    stored.none_is_missing(pipeline, commits, units, found)
     named = stored.stored_in(tables, commits)
     whole = stored.lie_there(named, found)
     if deep:
         whole = stored.every_byte(pipeline, whole, found)
     stored.footers(pipeline, whole, units, found)
     stored.logs(pipeline, named, found)
-    stored.sealed(pipeline, units, found, deep)
+    stored.sealed(pipeline, commits, units, found, deep)
     stored.left_over(pipeline, commits, found)
     if deep:
         stored.input_files(pipeline, units, found)
@@ -123,6 +144,7 @@ def as_json(found: Verified) -> dict[str, Any]:
     return {
         "whole": not found.faults,
         "looked_at": dict(found.looked_at),
+        "changed": dict(found.changed),
         "bytes_compared": found.bytes,
         "faults": [_fault_as_json(fault) for fault in found.faults],
         "notes": found.notes,
@@ -143,7 +165,8 @@ def told(found: Verified) -> list[str]:
     wrong = {check: sum(fault.check == check for fault in found.faults) for check in CHECKS}
     for check, about in CHECKS.items():
         if found.looked_at[check] or wrong[check]:
-            state = f"{wrong[check]:,} WRONG" if wrong[check] else "whole"
+            others = found.changed[check]
+            state = f"{wrong[check]:,} WRONG" if wrong[check] else f"{others:,} CHANGED" if others else "whole"
             lines.append(f"{check:<9} {state:<9} of {found.looked_at[check]:>9,}  {about}")
     if found.bytes:
         lines.append(f"{found.bytes / 1e6:,.1f} MB were read and compared")

@@ -149,6 +149,11 @@ class Pipeline:
                     seal.seal(home, self.sealed_further())
 
     @property
+    def held(self) -> bool:
+        """Whether this process holds the output (`exclusive`)."""
+        return self._held
+
+    @property
     def names(self) -> list[str]:
         return [s.name for s in self.stages]
 

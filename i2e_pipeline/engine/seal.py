@@ -9,7 +9,8 @@ always: a byte of a journal that went bad would cost the work on all its units, 
 come back. So the seal holds them a second time.
 
 What was changed since the last seal, and not by a command that holds the output, keeps its old digest: a run after the
-damage does not take it for its own work.
+damage does not take it for its own work. No clock decides which it is, since those of machines and stores go back:
+`_unsealed` names what lay there, other than it was sealed, when the command began.
 """
 
 from __future__ import annotations
@@ -88,11 +89,31 @@ def _write(root: str, sealed: Mapping[str, Sealed]) -> None:
     files.write_bytes(files.join(root, FILE), digests.of_bytes(packed).encode() + b"\n" + packed)
 
 
-def opened(root: str) -> int | None:
-    """When the command began that writes the output, or was killed: nanoseconds since 1970 by the clock of the store.
-    None: the seal holds."""
-    found = files.info(files.join(root, OPEN))
-    return None if found is None else found.modified
+Others = Mapping[str, tuple[int, int]]
+"""Size and time of change, by path, of what lay there other than it was sealed; _GONE where it did not."""
+_GONE = (-1, -1)
+
+
+def opened(root: str) -> Others | None:
+    """What lay there other than it was sealed when the command began that writes the output, or was killed. None: the
+    seal holds."""
+    path = files.join(root, OPEN)
+    if not files.exists(path):
+        return None
+    try:
+        return {name: (int(size), int(modified)) for name, (size, modified) in files.read_json(path)["others"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # damaged, or an earlier version's
+        return {}
+
+
+def _others(root: str, further: Collection[str]) -> dict[str, tuple[int, int]]:
+    try:
+        known = read(root)
+    except SealError:
+        return {}
+    found = {i.path: i for i in lying(root, further)} if known else {}
+    others = {p: (i.size, i.modified) for p, i in found.items() if p not in known or not _same(i, known[p])}
+    return others | dict.fromkeys(known.keys() - found.keys(), _GONE)
 
 
 @contextmanager
@@ -103,7 +124,7 @@ def unsealed(root: str, further: Collection[str]) -> Iterator[None]:
     further   folders beside RECORDS, REPORT and CARD whose files are sealed, each with a `/` at its end
     """
     if opened(root) is None:
-        files.write_json(files.join(root, OPEN), {})
+        files.write_json(files.join(root, OPEN), {"others": _others(root, further)})
     try:
         yield
     except BaseException:
@@ -117,13 +138,16 @@ def unsealed(root: str, further: Collection[str]) -> Iterator[None]:
 
 def seal(root: str, further: Collection[str]) -> None:
     """Seal what lies there now, and take the mark of a command that writes away."""
-    since = opened(root)
+    others = opened(root)
     try:
         before = read(root)
     except SealError as error:
         log.warning("%s", error)
         before = {}
-    now = dict(_sealed(root, lying(root, further), before, since))
+    now = dict(_sealed(root, lying(root, further), before, others))
+    # Records that are gone are no news to who has worked without them.
+    gone = [path for path, was in (others or {}).items() if was == _GONE and not is_record(path)]
+    now |= {path: before[path] for path in gone if path in before and path not in now}
     if now != before or not before:
         _write(root, now)
     files.remove(files.join(root, OPEN))
@@ -162,20 +186,31 @@ def lying(root: str, further: Collection[str]) -> Iterator[files.FileInfo]:
 
 
 def _sealed(
-    root: str, found: Iterable[files.FileInfo], before: Mapping[str, Sealed], since: int | None
+    root: str, found: Iterable[files.FileInfo], before: Mapping[str, Sealed], others: Others | None
 ) -> Iterator[tuple[str, Sealed]]:
-    """Each file with its entry. One that nobody has written since `since` keeps what was known of it."""
+    """Each file with its entry. One that is as it was when it was sealed, or when the command began, keeps what was
+    known of it; a record that nobody knew then stays unknown.
+
+    others   None: no command is known to have written since, but files that are new
+    """
     to_read = []
     for info in found:
         known = before.get(info.path)
-        if known is None or (since is not None and info.modified >= since and not _same(info, known)):
-            to_read.append(info)
-        else:
+        if known is not None and (others is None or not written_since(info.path, info, known, others)):
             yield info.path, known
+        elif known is not None or not (before and is_record(info.path) and info.path in (others or {})):
+            to_read.append(info)
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
         for entry in pool.map(lambda info: _entry(root, info), to_read):
             if entry is not None:
                 yield entry
+
+
+def written_since(path: str, info: files.FileInfo | None, known: Sealed, others: Others) -> bool:
+    """Has the command that began when `others` lay there written this file, or removed it (`info` None)?"""
+    if info is None:
+        return others.get(path) != _GONE
+    return not _same(info, known) and others.get(path) != (info.size, info.modified)
 
 
 def _same(info: files.FileInfo, known: Sealed) -> bool:

@@ -299,6 +299,33 @@ class Units:
                 raise InputError(f"{index} is not there, which says what images were read: `i2e repair` makes it again")
             yield pq.read_table(inner, columns=["image"], filesystem=filesystem, partitioning=None)["image"].to_pylist()
 
+    def changed(
+        self, units: Sequence[Unit], pairs: PairsConfig, looks: looking.Looks = looking.by_threads
+    ) -> list[Gone]:
+        """Which files of units are gone, or hold something else than was read, as far as their digests say: of large
+        files windows, of archives and folders what lies where.
+
+        looks   who looks at them
+        """
+        whole = [unit for unit in units if not self.indexes_missing([unit])]
+        try:
+            listed = {source.path: source for source in listing.listed(pairs, self._images_known(whole))}
+        except InputError:  # nothing is left there
+            listed = {}
+        wanted = [(unit, file) for unit in units for file in unit.files]
+        # What a config has named before, and does not name any more, is there all the same.
+        for _, file in wanted:
+            if file.path not in listed and file.format != "files" and (info := files.info(file.path)):
+                listed[file.path] = Source(info, file.format)
+        lying = [listed[file.path] for _, file in wanted if file.path in listed]
+        found: list[str | None] = looks(partial(_digest, pairs=pairs), lying, [False] * len(lying))
+        digests = {source.path: digest for source, digest in zip(lying, found, strict=True)}
+        return [
+            Gone(unit.name, file.path, "is gone" if file.path not in digests else "has changed")
+            for unit, file in wanted
+            if digests.get(file.path) != file.digest
+        ]
+
     def index_again(self, lost: Set[str], pairs: PairsConfig) -> set[str]:
         """Make indexes again that are lost. Returns the digests of those that were made: the other files are gone, or
         are not what they were.
@@ -451,6 +478,14 @@ class Units:
 
 def _kinds(source: Source, images: bool, pairs: PairsConfig) -> Mapping[str, str]:
     return look.look(source, pairs, images).kinds
+
+
+def _digest(source: Source, images: bool, pairs: PairsConfig) -> str | None:
+    """None: it cannot be read any more."""
+    try:
+        return str(look.look(source, pairs, images).digest)
+    except InputError:
+        return None
 
 
 def kept_columns(units: Sequence[Unit], pairs: PairsConfig) -> pa.Schema:

@@ -79,10 +79,42 @@ def test_it_is_sealed_however_a_command_ends_and_not_after_a_kill(tmp_path: Path
         raise ValueError("said")
     assert seal.opened(root) is None
     assert seal.read(root)
-    (tmp_path / "_unsealed").write_text("{}")
-    os.utime(tmp_path / "_unsealed", (1, 1))
+    write(tmp_path / "report.html", "damaged", ago=5)
+    begun = seal.unsealed(root, [])
+    begun.__enter__()  # and is killed
+    left = seal.opened(root)
+    assert left is not None
+    assert left.keys() == {"report.html"}
+    write(tmp_path / "units" / "u-1.json", "a run's")
     with seal.unsealed(root, []):
-        assert seal.opened(root) == 10**9  # what a killed one left counts from when it began
+        assert seal.opened(root) == left  # what a killed one left counts from when it began
+    assert seal.read(root)["units/u-1.json"].text == "a run's"
+    assert seal.read(root)["report.html"].digest != digests.of_bytes(b"damaged")
+
+
+@pytest.mark.parametrize("ago", [-7200, 0, 7200])
+def test_no_clock_decides_what_a_command_has_written(tmp_path: Path, ago: float) -> None:
+    """Catches: a clock that was set back under a command, whose own work is taken for damage then."""
+    root = output(tmp_path)
+    seal.seal(root, [])
+    with seal.unsealed(root, []):
+        os.utime(tmp_path / "_unsealed", (2e9, 2e9))
+        write(tmp_path / "report.html", "new", ago=ago)
+        write(tmp_path / "units" / "u-9.json", "new", ago=ago)
+    known = seal.read(root)
+    assert known["report.html"].digest == known["units/u-9.json"].digest == digests.of_bytes(b"new")
+
+
+def test_a_record_that_no_command_wrote_is_not_sealed(tmp_path: Path) -> None:
+    root = output(tmp_path)
+    seal.seal(root, [])
+    write(tmp_path / "units" / "u-7.json", "somebody's")
+    write(tmp_path / "x" / "_delta_log" / "1.json", "older than what is sealed")
+    for _ in range(2):
+        with seal.unsealed(root, ["x/_delta_log/"]):
+            pass
+    assert "units/u-7.json" not in seal.read(root)
+    assert "x/_delta_log/1.json" in seal.read(root)
 
 
 def test_a_copy_of_an_output_is_as_it_was_sealed(tmp_path: Path) -> None:

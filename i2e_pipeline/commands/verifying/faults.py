@@ -59,7 +59,7 @@ CHECKS = {
     "labels": "labels of images bear their entities' class indices",
     "images": "images can be decoded, and are what their ids say",
     "excluded": "what select.exclude lists is not there",
-    "input": "input files are what they were when they were read",
+    "input": "input files are what they were when they were read, as far as their digests say",
 }
 
 
@@ -70,6 +70,8 @@ class Verified:
     faults: list[Fault] = field(default_factory=list)
     looked_at: Counter[str] = field(default_factory=Counter)
     """By check: how many files, rows or images."""
+    changed: Counter[str] = field(default_factory=Counter)
+    """By check: how many of them are others than they were, which is no fault of the output."""
     bytes: int = 0
     """That were compared with digests."""
     notes: list[str] = field(default_factory=list)

@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 from i2e_pipeline.commands.verifying.faults import Mend, Verified
 from i2e_pipeline.core import digests, files, stores
 from i2e_pipeline.core.errors import I2EError
-from i2e_pipeline.engine import seal
+from i2e_pipeline.dataset.published import manifest_of
+from i2e_pipeline.engine import looking, seal
 from i2e_pipeline.engine.pipeline import STORAGE, Pipeline, stored_as
 from i2e_pipeline.engine.records import Commit, WrittenFile
 from i2e_pipeline.engine.stage import RowsLost, Stage, check_rows
-from i2e_pipeline.engine.tables import Tables
-from i2e_pipeline.engine.units import Unit, Units
+from i2e_pipeline.engine.tables import WHOLE, Tables
+from i2e_pipeline.engine.units import Gone, Unit, Units
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -28,6 +29,8 @@ _READ_AT_ONCE = 32
 _MANY_BYTES = 20 << 30
 """Bytes that this process reads by itself where a cluster could: some minutes."""
 _FILES_PER_TASK = 16
+_OURS_ALONE = ("_commits/", "units/", "forgotten_units/")
+"""Folders in which nobody else writes."""
 _DAMAGED = (I2EError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, OSError)
 """What reading a record, a footer or a log raises whose bytes are not what was written."""
 
@@ -122,6 +125,7 @@ def rows_add_up(pipeline: Pipeline, commits: Commits, units: Sequence[Unit], fou
     """rows in = rows out + rejected in every record; as many rejects lie there, and as many rows as units have."""
     rows = {unit.name: unit.rows for unit in units}
     first = next((s.name for s in pipeline.stages if s.scope == "unit" and not s.reads), None)
+    by_unit = {s.name for s in pipeline.stages if s.scope == "unit"}
     for stage, of_stage in commits.items():
         for unit, commit in of_stage.items():
             wrong = None
@@ -131,12 +135,57 @@ def rows_add_up(pipeline: Pipeline, commits: Commits, units: Sequence[Unit], fou
             except RowsLost as error:
                 wrong = str(error)
             rejected = sum(commit.rejected.values())
+            if wrong is None and stage in by_unit and (other := _other_unit(commit)):
+                wrong = f"what it names is of unit {other}"
             if wrong is None and "rejects" in commit.files and commit.rows("rejects") != rejected:
                 wrong = f"{rejected} rows were rejected, and {commit.rows('rejects')} rejects were written"
             if wrong is not None:
                 found.fault(
                     "records", f"_commits/{stage}", wrong, Mend.REDO, stage, unit, _root(pipeline.tables, stage)
                 )
+
+
+def _other_unit(commit: Commit) -> str | None:
+    """A unit other than its own in whose folder a file of the record lies."""
+    folders = (f.path.rpartition("/")[0].rpartition("unit=")[2] for made in commit.files.values() for f in made)
+    return next((unit for unit in folders if unit not in ("", commit.unit)), None)
+
+
+def none_is_missing(pipeline: Pipeline, commits: Commits, units: Sequence[Unit], found: Verified) -> None:
+    """Whatever a record or the manifest stands on was recorded: of a unit in the dataset, every stage; of one that is
+    still on its way, those before the last that has worked on it."""
+    try:
+        published = manifest_of(pipeline.tables.path("i2e"))["units"].keys()
+    except I2EError:
+        published = {}.keys()
+    for stage in pipeline.stages:
+        behind = [other for other in pipeline.stages if stage.name in _before(pipeline, other)]
+        for unit in [unit.name for unit in units] if stage.scope == "unit" else [WHOLE]:
+            # What is made of all units at once may lie in segments of other names.
+            if unit in commits[stage.name] or (unit == WHOLE and commits[stage.name]):
+                continue
+            if stage.scope == "unit":
+                needed = [other.name for other in behind if other.scope == "unit" and unit in commits[other.name]]
+                needed += ["the manifest"] * (unit in published)
+            else:
+                needed = [other.name for other in behind if commits[other.name]]
+            if needed:
+                said = f"holds no record of it, and {needed[-1]} needs one"
+                root = _root(pipeline.tables, stage.name)
+                found.fault("records", f"_commits/{stage.name}", said, Mend.REDO, stage.name, unit, root)
+
+
+def _before(pipeline: Pipeline, stage: Stage) -> set[str]:
+    """Names of the stages whose tables or records it needs, and of those that these need."""
+    by_name = {one.name: one for one in pipeline.stages}
+    found: set[str] = set()
+    left = [stage]
+    while left:
+        one = left.pop()
+        new = {*one.after, *(pipeline.writer(table) for table in one.reads)} - found
+        found |= new
+        left += [by_name[name] for name in new if name in by_name]
+    return found
 
 
 def stored_in(tables: Tables, commits: Commits) -> list[Stored]:
@@ -247,9 +296,9 @@ def every_byte(pipeline: Pipeline, stored: Sequence[Stored], found: Verified) ->
 def _digests(pipeline: Pipeline, stored: Sequence[Stored]) -> list[str | None]:
     """What names each file's content today; None where it cannot be read. By the workers of a cluster where it is
     much."""
-    paths = [one.path for one in stored]
     from i2e_pipeline.engine.session import is_local
 
+    paths = [one.path for one in stored]
     master = pipeline.config.session.master
     if sum(one.file.bytes for one in stored) > _MANY_BYTES and master is not None and not is_local(master):
         return digests_by_workers(pipeline.tables.spark, paths)
@@ -340,14 +389,21 @@ def _named_by_log(table: str) -> dict[str, tuple[int, int | None]]:
     }
 
 
-def sealed(pipeline: Pipeline, units: Sequence[Unit], found: Verified, deep: bool) -> None:
-    """What the seals name is what it was: sizes, and with `deep` every byte. Records, which are small, always."""
+def sealed(pipeline: Pipeline, commits: Commits, units: Sequence[Unit], found: Verified, deep: bool) -> None:
+    """What the seals name is what it was: sizes, and with `deep` every byte. Records, which are small, always; and
+    there are no others."""
     tables = pipeline.tables
+    # Who writes digests seals, too.
+    by_us = any(one.root == tables.root and one.file.digest for one in stored_in(tables, commits))
     for root in (tables.root, *tables.known_homes()):
         try:
             known = seal.read(root)
         except seal.SealError as error:
             found.fault("sealed", seal.FILE, str(error), Mend.SEAL, root=root)
+            continue
+        others = seal.opened(root)
+        if not known and by_us and others is None and root == tables.root:
+            found.fault("sealed", seal.FILE, "is not there: what lies beside the tables cannot be compared", Mend.SEAL)
             continue
         if not known:
             found.notes.append(
@@ -355,20 +411,19 @@ def sealed(pipeline: Pipeline, units: Sequence[Unit], found: Verified, deep: boo
                 "compared. The next `i2e run` seals it"
             )
             continue
-        since = seal.opened(root)
-        if since is not None:
+        if others is not None and not pipeline.held:
             found.notes.append(
                 f"a command that wrote {root} was cut off: what it wrote beside the tables is not compared. `i2e run` "
                 "ends it"
             )
-        _compare(root, units, known, since, tuple(pipeline.sealed_further()), found, deep)
+        _compare(root, units, known, others, tuple(pipeline.sealed_further()), found, deep)
 
 
 def _compare(
     root: str,
     units: Sequence[Unit],
     known: Mapping[str, seal.Sealed],
-    since: int | None,
+    others: seal.Others | None,
     further: Sequence[str],
     found: Verified,
     deep: bool,
@@ -377,7 +432,7 @@ def _compare(
     to_read = []
     for path, one in known.items():
         info = lying.get(path)
-        if since is not None and (info is None or info.modified >= since):
+        if others is not None and seal.written_since(path, info, one, others):
             continue
         found.add("sealed")
         if info is None:
@@ -386,6 +441,12 @@ def _compare(
             _sealed_fault(found, root, units, path, f"has {info.size:,} bytes, and {one.size:,} were sealed", one)
         elif deep or one.text is not None:
             to_read.append(path)
+    for path in sorted(lying.keys() - known.keys()):
+        info = lying[path]
+        if not (path.startswith(_OURS_ALONE) and path.endswith(".json") and seal.is_record(path)):
+            continue
+        if others is None or others.get(path) == (info.size, info.modified):
+            found.fault("sealed", path, "no command wrote it", Mend.REMOVE, *_of_record(path), root)
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
         for path, now in zip(to_read, pool.map(lambda p: _digest(files.join(root, p)), to_read), strict=True):
             found.bytes += known[path].size
@@ -394,17 +455,23 @@ def _compare(
 
 
 def _sealed_fault(found: Verified, root: str, units: Sequence[Unit], path: str, what: str, known: seal.Sealed) -> None:
-    parts = path.split("/")
-    stage = parts[1] if parts[0] == "_commits" and len(parts) > 2 else ""
-    named = parts[-1].removesuffix(".json") if parts[0] in ("units", "forgotten_units") and len(parts) == 2 else ""
+    stage, named = _of_record(path)
     mend = mend_of(path, known)
     of = [named]
     if mend is Mend.INDEX:
-        digest = parts[-1].partition(".")[0]
+        digest = path.rpartition("/")[2].partition(".")[0]
         of = [unit.name for unit in units if any(file.digest == digest for file in unit.files)]
         of, mend = (of, mend) if of else ([""], Mend.REMOVE)
     for unit in of:
         found.fault("sealed", path, what, mend, stage or _maker(path), unit, root)
+
+
+def _of_record(path: str) -> tuple[str, str]:
+    """Stage and unit of a record; empty where it is of none."""
+    parts = path.split("/")
+    stage = parts[1] if parts[0] == "_commits" and len(parts) > 2 else ""
+    unit = parts[-1].removesuffix(".json") if parts[0] in ("units", "forgotten_units") and len(parts) == 2 else ""
+    return stage, unit
 
 
 def mend_of(path: str, known: seal.Sealed) -> Mend:
@@ -438,7 +505,21 @@ def left_over(pipeline: Pipeline, commits: Commits, found: Verified) -> None:
     if any(fault.check == "records" for fault in found.faults):
         return  # whose files are named by no record that can be read
     orphans = tables.orphans() if tables.storage.format != "delta" else []
-    published = [path for path, _ in orphans if path.startswith("i2e/")]
+    named = {
+        files.join(table, f.path)
+        for of in commits.values()
+        for c in of.values()
+        for table in c.files
+        for f in c.files[table]
+    }
+    published = [
+        path
+        for info in files.list_files(tables.path("i2e"))
+        if info.path.endswith(".parquet")
+        and not files.is_hidden(info.path)
+        and (path := files.join("i2e", info.path)) not in named
+        and not _of_delta(tables, path)
+    ]
     for path in published:
         found.fault("files", path, "no commit record names it, and who reads the folder takes it for rows", Mend.REMOVE)
     if others := [size for path, size in orphans if path not in published]:
@@ -451,31 +532,30 @@ def left_over(pipeline: Pipeline, commits: Commits, found: Verified) -> None:
         found.notes.append(f"{len(staged):,} unfinished files of a command that was cut off: `i2e run` removes them")
 
 
+def _of_delta(tables: Tables, path: str) -> bool:
+    """Whether it lies in a unit's folder of a Delta table, whose readers take what the log names."""
+    return tables.storage.format == "delta" and "/unit=" in path
+
+
 def input_files(pipeline: Pipeline, units: Sequence[Unit], found: Verified) -> None:
-    """Input files by the digests of the registry. That they are gone is no fault of the output, but then nothing can be
-    made again of them."""
-    gone: list[str] = []
-    named = [(unit.name, file) for unit in units for file in unit.files if file.format != "files"]
-    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-        now = pool.map(lambda pair: _fingerprint(pair[1].path), named)
-        for (unit, file), digest in zip(named, now, strict=True):
-            found.add("input")
-            if digest is None:
-                gone.append(f"{file.path} of unit {unit} is gone")
-            elif file.format == "parquet" and digest != file.digest:
-                gone.append(f"{file.path} of unit {unit} has changed")
-    if gone:
-        more = f", and {len(gone) - 5:,} more" if len(gone) > 5 else ""
+    """Input files by the digests of the registry. That they are others now is no fault of the output, but then nothing
+    can be made again of them."""
+    others = [str(one) for one in input_changed(pipeline, units)]
+    found.add("input", sum(len(unit.files) for unit in units))
+    found.changed["input"] += len(others)
+    if others:
+        more = f", and {len(others) - 5:,} more" if len(others) > 5 else ""
         found.notes.append(
-            f"input that is not what was read, and of which nothing can be made again: {'; '.join(gone[:5])}{more}"
+            f"input that is not what was read, and of which nothing can be made again: {'; '.join(others[:5])}{more}"
         )
 
 
-def _fingerprint(path: str) -> str | None:
-    try:
-        return files.fingerprint(path)
-    except OSError:
-        return None
+def input_changed(pipeline: Pipeline, units: Sequence[Unit]) -> list[Gone]:
+    """Files of units that are gone, or are others than were read: as a plan finds it, by looking at each."""
+    if not units:
+        return []
+    looks: looking.Looks = looking.by_workers(lambda: pipeline.tables.spark)
+    return Units(pipeline.tables.root).changed(units, pipeline.config.pairs, looks)
 
 
 def _root(tables: Tables, stage: str) -> str:
