@@ -77,7 +77,8 @@ def repair(
             mendable = _with_input(pipeline, mendable, notes)
             if not mendable:
                 break
-            restoring = [f for f in mendable if f.mend in (Mend.RESTORE, Mend.SEAL)]
+            # First what says what belongs to what: the rest may be whole then.
+            restoring = [f for f in mendable if f.mend in (Mend.RESTORE, Mend.SEAL, Mend.REMOVE)]
             done.mended += restoring or mendable
             witnesses = {} if restoring else _witnesses(pipeline, done.left.faults, mendable)
             purged = _purged_units(pipeline, mendable)
@@ -119,6 +120,7 @@ def _witnesses(pipeline: Pipeline, found: Sequence[Fault], mendable: Sequence[Fa
     its digest cannot: of archives and large files it is not of every byte."""
     opening = {stage.name for stage in pipeline.stages if stage.opens_input() and stage.scope == "unit"}
     again = {(f.stage, f.unit) for f in mendable if f.mend is Mend.REDO and f.stage in opening}
+    again -= {(f.stage, f.unit) for f in found if f.check == "records"}  # which names somebody else's files, it may be
     damaged = {(f.stage, f.unit, f.path.rpartition("/unit=")[0]) for f in found}
     witnesses: Witnesses = {}
     for stage, unit in sorted(again):

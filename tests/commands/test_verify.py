@@ -15,11 +15,13 @@ import pytest
 
 from benchmarks.damage import damage, rows
 from i2e_pipeline.commands import run as running
+from i2e_pipeline.commands import verify as verifying
+from i2e_pipeline.commands.clean import clean
 from i2e_pipeline.commands.repair import repair
 from i2e_pipeline.commands.verify import NothingToVerify, told, verify, verify_dataset
 from i2e_pipeline.commands.verifying.faults import Mend, Verified
 from i2e_pipeline.commands.verifying.stored import digests_by_workers
-from i2e_pipeline.core import digests
+from i2e_pipeline.core import digests, files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.engine import seal
 from i2e_pipeline.engine.lock import Held, exclusive
@@ -167,6 +169,7 @@ def test_records_that_nobody_holds_twice_cost_what_they_recorded(copied: Config,
     tables = {p: p.stat().st_mtime_ns for p in output.rglob("unit=u-*/*.parquet")}
     faults = {f.path: f.mend for f in look(copied).faults}
     assert faults == {
+        "_seal": Mend.SEAL,
         "_storage.json": Mend.REMOVE,
         f"_commits/link/{later.name}": Mend.REMOVE,
         f"units/{record.name}": Mend.UNIT,
@@ -193,7 +196,7 @@ def test_a_unit_whose_record_is_lost_is_made_anew(copied: Config, spark: Any, re
     record = min((output / "units").glob("u-*.json"), key=lambda p: json.loads(p.read_text())["files"][0]["shard"])
     record.unlink()
     (output / "_seal").unlink()
-    (fault,) = look(copied).faults
+    (fault,) = [f for f in look(copied).faults if f.path != "_seal"]
     assert (fault.path, fault.unit, fault.mend) == (f"units/{record.name}", record.stem, Mend.UNIT)
     if repaired:
         assert not repair(pipeline(copied, lambda: spark)).left.faults
@@ -205,7 +208,7 @@ def test_a_unit_whose_record_is_lost_is_made_anew(copied: Config, spark: Any, re
     text = record.read_text()
     record.write_text(text.replace('"shard": 3', '"shard": 5'))
     (output / "_seal").unlink()
-    (fault,) = look(copied).faults
+    (fault,) = [f for f in look(copied).faults if f.path != "_seal"]
     assert (fault.path, fault.unit, fault.mend) == (f"units/{record.name}", record.stem, Mend.UNIT)
     assert "other numbers" in fault.what
 
@@ -232,6 +235,155 @@ def test_a_unit_that_was_left_out_does_not_come_back(copied: Config, spark: Any)
     (fault,) = repair(pipeline(copied, lambda: spark)).left.faults
     assert (fault.path, fault.mend) == (f"forgotten_units/{unit}.json", Mend.NOTHING)
     assert published(output) == without
+
+
+@pytest.mark.spark
+def test_records_that_are_gone_or_somebody_elses_are_named(copied: Config, spark: Any) -> None:
+    """Catches: a unit that a stage has lost, for which nobody asks; scores that `i2e clean` takes for left over."""
+    output = Path(copied.output)
+    wanted = rows(output)
+    unit = min((output / "units").glob("u-*.json")).stem
+    (journal,) = (output / "_commits" / "score").glob("*.json")
+    stray = journal.with_name("journal-000000009.json")
+    stray.write_text(json.dumps({"anew": False, "gone": [unit], "components": {}, "commits": []}))
+    (output / "units" / "u-0.json").write_text(next((output / "units").glob("u-*.json")).read_text())
+    found = {(f.path, f.mend) for f in look(copied, deep=False).faults}
+    assert found >= {
+        ("_commits/score", Mend.REDO),
+        (f"_commits/score/{stray.name}", Mend.REMOVE),
+        ("units/u-0.json", Mend.REMOVE),
+    }
+    before = {p: p.stat().st_mtime_ns for p in (output / "scores").rglob("*.parquet")}
+    done = repair(pipeline(copied, lambda: spark))
+    assert not done.left.faults
+    assert rows(output) == wanted
+    assert {p: p.stat().st_mtime_ns for p in before} == before  # what was whole is not made again
+
+    journal.write_text(journal.read_text().replace(f'"unit":"{unit}"', '"unit":"u-000000000000"'))
+    (output / "_seal").unlink()
+    found = {(f.path, f.unit) for f in look(copied, deep=False).faults}
+    assert ("_commits/score", unit) in found
+    assert ("_commits/score", "u-000000000000") in found
+    assert not repair(pipeline(copied, lambda: spark)).left.faults
+    assert rows(output) == wanted
+
+
+def test_a_seal_that_is_gone_is_a_fault(copied: Config) -> None:
+    (Path(copied.output) / "_seal").unlink()
+    (fault,) = look(copied, deep=False).faults
+    assert (fault.path, fault.mend) == ("_seal", Mend.SEAL)
+    assert not repair(pipeline(copied)).left.faults
+    assert not look(copied).faults
+
+
+@pytest.mark.spark
+def test_what_only_the_input_can_make_again_stays_where_that_is_another(
+    copied: Config, world: Path, tmp_path: Path, spark: Any
+) -> None:
+    """Catches: a repair that takes away what it then cannot make, or makes of other images than were read."""
+    shutil.copytree(world, tmp_path / "world")
+    shards = sorted((tmp_path / "world" / "pairs").glob("*.parquet"))
+    config = settings(tmp_path / "world", tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    run(settings(tmp_path / "world", tmp_path / "out"), spark)
+    output = tmp_path / "out"
+    wanted = rows(output)
+    whole = shards[0].read_bytes()
+    assert look(config).changed["input"] == 0
+    unit = next(
+        p.stem
+        for p in (output / "units").glob("u-*.json")
+        if shards[0].name in json.loads(p.read_text())["files"][0]["path"]
+    )
+    (scores,) = (output / "scores" / f"unit={unit}").glob("*.parquet")
+    scores.write_bytes(scores.read_bytes()[:-1] + b"x")
+    lying = {p: p.read_bytes() for p in output.rglob("unit=*/*.parquet")}
+    for other in (whole[:-1], b""):
+        shards[0].write_bytes(other) if other else shards[0].unlink()
+        said = look(config)
+        assert said.changed["input"] == 1
+        assert "1 CHANGED" in "\n".join(told(said))
+        left = repair(pipeline(config, lambda: spark)).left
+        assert [(f.stage, f.unit) for f in left.faults] == [("score", unit)]
+        assert [n for n in left.notes if f"unit {unit} is left as it is" in n]
+        assert {p: p.read_bytes() for p in lying} == lying
+
+    # Images of the same length and names, in a table that bears its old digest.
+    table = pq.read_table(tmp_path / "world" / "pairs" / shards[1].name)
+    pq.write_table(table, shards[0])
+    record = output / "units" / f"{unit}.json"
+    tree = json.loads(record.read_text())
+    tree["files"][0] |= {"size": shards[0].stat().st_size, "modified": shards[0].stat().st_mtime_ns}
+    tree["files"][0] |= {"digest": files.fingerprint(str(shards[0]))}
+    record.write_text(json.dumps(tree))
+    (output / "_seal").unlink()
+    left = repair(pipeline(config, lambda: spark)).left
+    assert [f for f in left.faults if "holds other rows" in f.what and f.unit == unit], left.faults
+
+    record.write_text(
+        json.dumps({**tree, "files": [{**tree["files"][0], "digest": files.fingerprint(str(shards[0]))}]})
+    )
+    del wanted
+
+
+@pytest.mark.spark
+def test_what_was_purged_is_purged_again_after_a_repair_that_was_killed(
+    copied: Config, tmp_path: Path, spark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: rows of somebody who asked to be forgotten, back for good."""
+    output = Path(copied.output)
+    images = pq.read_table(next((output / "i2e" / "images").rglob("*.parquet")), columns=["url"], partitioning=None)
+    address = images["url"][0].as_py()
+    (tmp_path / "gone.txt").write_text(f"{address}\n")
+    config = copied.model_copy(
+        update={"select": copied.select.model_copy(update={"exclude": (str(tmp_path / "gone.txt"),)})}
+    )
+    running.run(pipeline(config, lambda: spark))
+    clean(pipeline(config, lambda: spark), purged=True)
+    assert not look(config).faults
+    wanted = rows(output)
+    assert address not in repr(wanted["pairs"])
+    unit = next(u for u, c in pipeline(config).tables.commits("pairs").items() if c.facts.get("purged"))
+    for path in pipeline(config).tables.commits("pairs")[unit].files["pairs"]:
+        (output / "pairs" / path.path).write_bytes(b"")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "purge_noted", killed)
+        with pytest.raises(KeyboardInterrupt):
+            repair(pipeline(config, lambda: spark))
+    assert address in repr(rows(output)["pairs"])
+    running.run(pipeline(config, lambda: spark))
+    assert rows(output)["pairs"] == wanted["pairs"]
+    assert not look(config).faults
+
+
+def test_settings_and_records_are_read_when_nobody_else_writes(copied: Config) -> None:
+    """Catches: a repair by what it knew before another command was done."""
+    other = copied.model_copy(update={"label": copied.label.model_copy(update={"max_labels_per_image": 3})})
+    asked = []
+
+    def now() -> Config:
+        assert (Path(copied.output) / "_lock").exists()
+        asked.append(other)
+        return other
+
+    repair(pipeline(copied), settings=now)
+    assert asked == [other]
+
+
+def test_what_is_written_while_it_is_looked_at_is_of_no_one_state(
+    copied: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(*_: Any) -> Verified:
+        (Path(copied.output) / "_commits" / "score" / "journal-000000005.json").write_text("{}")
+        return Verified()
+
+    monkeypatch.setattr(verifying, "look_through", meanwhile)
+    with pytest.raises(verifying.WrittenMeanwhile, match="verify it again"):
+        look(copied)
 
 
 @pytest.mark.spark
@@ -273,6 +425,15 @@ def test_a_dataset_by_itself_is_read_whatever_its_bytes_are(copied: Config, tmp_
         found += bool(faults)
         path.write_bytes(before)
     assert found > 40  # bytes of texts bear no digest
+    urls = 0
+    for path in sorted((folder / "images").rglob("*.parquet")):
+        column = pq.read_metadata(path).row_group(0).column(pq.read_schema(path).names.index("url"))
+        before = path.read_bytes()
+        at = column.data_page_offset + column.total_compressed_size // 2
+        path.write_bytes(before[:at] + bytes(64) + before[at + 64 :])
+        urls += any("its pages" in f.what for f in verify_dataset(str(folder.parent), deep=True).faults)
+        path.write_bytes(before)
+    assert urls
     for path in (folder / "entities").rglob("*.parquet"):
         pq.write_table(pq.read_table(path, partitioning=None).slice(0, 0), path)
     assert verify_dataset(str(folder)).faults
@@ -392,10 +553,13 @@ def test_who_asked_to_be_left_out_is_looked_for(copied: Config, tmp_path: Path) 
 
 def test_a_file_of_nobody_among_published_ones_is_a_fault(copied: Config) -> None:
     one = next((Path(copied.output) / "i2e" / "images").rglob("*.parquet"))
-    shutil.copy(one, one.with_name("part-99999-0-feedbeef.parquet"))
+    places = [one.parent, one.parent.parent, one.parent.parent.parent / "old"]
+    for place in places:
+        place.mkdir(exist_ok=True)
+        shutil.copy(one, place / "part-99999-0-feedbeef.parquet")
     faults = [f for f in look(copied).faults if f.check == "files"]
     # Delta's readers take no file that the log does not name.
-    assert [f.mend for f in faults] == ([] if copied.storage.format == "delta" else [Mend.REMOVE])
+    assert [f.mend for f in faults] == [Mend.REMOVE] * (2 if copied.storage.format == "delta" else 3)
     assert all(f.path.endswith("feedbeef.parquet") for f in faults)
 
 

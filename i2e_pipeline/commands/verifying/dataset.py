@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from i2e_pipeline.commands.verifying.faults import Mend, Verified
 from i2e_pipeline.core import files
@@ -23,6 +24,8 @@ from i2e_pipeline.publish.exclusion import Exclusions, near, within
 _READ_AT_ONCE = 16
 _DAMAGED = (OSError, ValueError, pa.ArrowException, I2EError)
 """What reading a Parquet file raises whose bytes are not what was written."""
+_ROWS_AT_ONCE = 1024
+"""Rows of images are large."""
 _QUICK_FILES = 16
 """Files whose labels are looked at where not all are."""
 _ROW_GROUPS = 16
@@ -229,6 +232,30 @@ def _image_fault(row: Mapping[str, object], decoded: bool) -> str | None:
     if seen[1] != (row["width"], row["height"]):
         return f"image {hexed} is {seen[1][0]} x {seen[1][1]}, and {row['width']} x {row['height']} is said of it"
     return None
+
+
+def pages(dataset: Dataset) -> None:
+    """Every column of every file can be read: what looks at labels and images passes over the others, and over
+    statistics. Memory holds some rows of a file for each thread."""
+    folder, found = dataset.of.folder, dataset.found
+    listed = [info.path for info in files.list_files(folder)]
+    stored = [path for path in listed if path.endswith(".parquet") and not files.is_hidden(path)]
+
+    def look(path: str) -> str | None:
+        filesystem, inner = files.open_filesystem(files.join(folder, path))
+        try:
+            with filesystem.open_input_file(inner) as stream:
+                for _ in pq.ParquetFile(stream).iter_batches(_ROWS_AT_ONCE):
+                    pass
+        except _DAMAGED as error:
+            return f"its pages cannot be read ({str(error).strip().splitlines()[0]})"
+        return None
+
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        for path, said in zip(stored, pool.map(look, stored), strict=True):
+            if said is not None:
+                dataset.fault("footers", path, said, Mend.COPY)
+    found.add("footers", len(stored))
 
 
 def excluded(dataset: Dataset, patterns: Sequence[str]) -> None:

@@ -49,12 +49,12 @@ class Fault:
 
 
 CHECKS = {
-    "records": "commit records can be read, and add up: rows in = rows out + rejected",
+    "records": "records can be read, none is missing, and they add up: rows in = rows out + rejected",
     "files": "files of tables are there, as long as they were",
     "digests": "every byte of them is what was written",
     "footers": "they are Parquet files of their table's columns, with the rows that were recorded",
     "logs": "Delta's logs name these files and no others",
-    "sealed": "records, card, report and files for workers are what was sealed",
+    "sealed": "records, card, report and files for workers are what was sealed; there are no other records",
     "dataset": "the manifest counts what lies there, and class indices are one for each class",
     "labels": "labels of images bear their entities' class indices",
     "images": "images can be decoded, and are what their ids say",

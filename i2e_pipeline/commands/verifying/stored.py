@@ -407,8 +407,8 @@ def sealed(pipeline: Pipeline, commits: Commits, units: Sequence[Unit], found: V
             continue
         if not known:
             found.notes.append(
-                f"{root} was not sealed yet (an earlier version wrote it): what lies beside its tables is not "
-                "compared. The next `i2e run` seals it"
+                f"{root} is not sealed (an earlier version wrote it): what lies beside its tables is not compared. The "
+                "next `i2e run` seals it"
             )
             continue
         if others is not None and not pipeline.held:
