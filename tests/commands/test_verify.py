@@ -612,7 +612,7 @@ def test_outputs_of_before_are_looked_at_as_far_as_they_say(copied: Config) -> N
     found = look(copied)
     assert not found.faults
     assert [n for n in found.notes if "bear no digest" in n]
-    assert [n for n in found.notes if "was is not sealed" in n]
+    assert [n for n in found.notes if "is not sealed" in n]
     one = max((output / "scores").rglob("*.parquet"), key=lambda p: p.stat().st_size)
     content_ = bytearray(one.read_bytes())
     content_[4:40] = bytes(36)
