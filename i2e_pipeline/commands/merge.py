@@ -14,7 +14,8 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.config import ConfigError, keep
 from i2e_pipeline.engine import joining
 from i2e_pipeline.engine.joining import Joined, JoinError
-from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.engine.pipeline import STORAGE, Pipeline, stored_as
+from i2e_pipeline.engine.tables import Tables
 
 _CONFIG = "config.yaml"
 
@@ -66,7 +67,11 @@ def merge(first: str, second: str, into: Pipeline) -> Joined:
 
 def _opened(into: Pipeline, output: str) -> Pipeline:
     """An output under the same config, stored in whichever format it is."""
-    config, storage = into.config, files.join(output, "_storage.json")
-    found = files.read_json(storage)["format"] if files.exists(storage) else config.storage.format
+    config = into.config
+    found = stored_as(Tables(output, config.storage, None, into.tables.catalogue)) or config.storage.format
+    if found not in ("parquet", "delta"):
+        raise files.RecordError(
+            f"{files.join(output, STORAGE)} names {found!r}, and tables are stored as parquet or delta: `i2e repair`"
+        )
     own = config.storage.model_copy(update={"format": found})
     return Pipeline(config.model_copy(update={"output": output, "storage": own}), into.stages)
