@@ -192,6 +192,7 @@ def finish(tables: Tables) -> None:
         return
     place, by_stage, how = _read(_intent(tables))
     staging = tables.path(place)
+    files.refuse_outside(tables.root, files.join(staging, "part"))
     if lost := _lost(tables, staging, [c for made in by_stage.values() for c in made]):
         log.warning("%s: files were about to be replaced, and what was to come is gone: the old ones stay", lost)
         files.remove(_intent(tables))

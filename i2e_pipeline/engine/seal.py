@@ -43,6 +43,10 @@ _MOST = 4 << 30
 """Bytes that a seal may hold: some ten million files, or the records of a hundred thousand units."""
 
 
+_SMALL, _PACKED = 64 << 20, 50
+"""Bytes that any seal may hold, and those of each of its bytes: digests and records are packed to a tenth at best."""
+
+
 class SealError(I2EError, ValueError):
     """A seal that cannot be read; the message names it and the remedy."""
 
@@ -69,9 +73,10 @@ def read(root: str) -> dict[str, Sealed]:
         if digests.of_bytes(packed) != name.decode("ascii", "replace"):
             raise ValueError("its content has another digest")
         bounded = zlib.decompressobj()
-        unpacked = bounded.decompress(packed, _MOST)
+        most = min(_MOST, _SMALL + _PACKED * len(packed))
+        unpacked = bounded.decompress(packed, most)
         if bounded.unconsumed_tail:
-            raise ValueError(f"it holds more than {_MOST:,} bytes")
+            raise ValueError(f"it unpacks to more than {most:,} bytes")
         tree = json.loads(unpacked)
         sealed = {path: Sealed(**entry) for path, entry in tree.items()}
         # What it names is written and removed: an output may be somebody else's.
@@ -237,6 +242,7 @@ def restore(root: str, paths: Sequence[str]) -> None:
         one = known[path]
         assert one.text is not None, path
         assert is_record(path), path
+        files.refuse_outside(root, files.join(root, path))
         files.write_bytes(files.join(root, path), one.text.encode())
         written = files.info(files.join(root, path))
         again[path] = replace(one, modified=written.modified if written else one.modified)

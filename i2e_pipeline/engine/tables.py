@@ -679,7 +679,7 @@ class Tables:
 
     def discard_staging(self) -> None:
         """Drop what a killed run left half-written."""
-        files.remove(self.path("_staging"))
+        files.remove_below(self.root, "_staging")
 
     def discard(self, stage: str, units: Sequence[str]) -> None:
         """Forget units of a stage: their records first, then their files."""
