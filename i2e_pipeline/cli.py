@@ -24,7 +24,7 @@ try:
     from i2e_pipeline.commands import evaluate as evaluation
     from i2e_pipeline.core import config as configuration
     from i2e_pipeline.core import ending, extras, files, logs, places, stores
-    from i2e_pipeline.core.config import Config, ConfigError, digest, merge
+    from i2e_pipeline.core.config import Config, ConfigError, digest
     from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
     from i2e_pipeline.core.files import at_home
     from i2e_pipeline.core.secrets import hide
@@ -706,10 +706,8 @@ def _explore(options: argparse.Namespace) -> int:
         place, pipeline = explore.Place.of(options.folder), None
         if place.output is not None:
             overrides = [o for group in options.set for o in group]
-            ran = files.join(place.output, "config.yaml")
             # The run's own settings, wherever the output lies by now.
-            tree = stages.load(ran, [*overrides, f"output={place.output}"]) if files.exists(ran) else None
-            pipeline = stages.pipeline(tree) if tree is not None else None
+            pipeline = stages.of_folder(place.output, overrides)
     if place.output is None:
         pipeline = None
     shown = explore.explored(place, pipeline, options.marks, options.index, Limits(options.memory_gb))
@@ -752,8 +750,8 @@ def _merge(options: argparse.Namespace) -> int:
     first, second = options.outputs
     overrides = [*(o for group in options.set for o in group), f"output={options.to}"]
     if options.config is None:
-        tree = configuration.merge(settings_of(first, second, options.to), overrides)
-        config = stages.from_tree(tree, files.join(first, "config.yaml"), overrides)
+        tree = settings_of(first, second, options.to)
+        config = stages.of_output(tree, files.join(first, "config.yaml"), overrides)
     else:
         config = stages.load(options.config, overrides)
     joined = merge(first, second, stages.pipeline(config))
@@ -853,7 +851,7 @@ def _of_folder(options: argparse.Namespace) -> Pipeline | None:
         return None
     tree = seal.settings_of(folder)
     overrides = [*(o for group in options.set for o in group), f"output={folder}"]
-    return stages.pipeline(stages.from_tree(merge(tree, overrides), files.join(folder, seal.CONFIG), overrides))
+    return stages.pipeline(stages.of_output(tree, files.join(folder, seal.CONFIG), overrides))
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -22,9 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import yaml
-
-from i2e_pipeline.core import digests, files
+from i2e_pipeline.core import digests, files, settings
 from i2e_pipeline.core.config import is_ours
 from i2e_pipeline.core.errors import I2EError
 
@@ -76,7 +74,7 @@ def read(root: str) -> dict[str, Sealed]:
         most = min(_MOST, _SMALL + _PACKED * len(packed))
         unpacked = bounded.decompress(packed, most)
         if bounded.unconsumed_tail:
-            raise ValueError(f"it unpacks to more than {most:,} bytes")
+            raise ValueError(f"it holds more than {most:,} bytes")
         tree = json.loads(unpacked)
         sealed = {path: Sealed(**entry) for path, entry in tree.items()}
         # What it names is written and removed: an output may be somebody else's.
@@ -224,12 +222,10 @@ def settings_of(root: str) -> dict[str, object]:
         renewed = opened(root) is not None and is_ours(content)  # by a command that was cut off
         content = content if renewed else known.text.encode()
     try:
-        tree = yaml.safe_load(content)
-    except (yaml.YAMLError, ValueError) as error:
-        raise SealError(
-            f"{path} is no YAML any more ({error}): name the config of the output, `--config FILE`"
-        ) from None
-    if not isinstance(tree, dict) or not is_ours(content):
+        tree = settings.parsed(content, path)
+    except settings.SettingsError as error:
+        raise SealError(f"{error}: name the config of the output, `--config FILE`") from None
+    if not tree or not is_ours(content):
         raise SealError(f"{path} holds no settings of a run: name the config of the output, `--config FILE`")
     return tree
 
