@@ -277,9 +277,7 @@ def test_ctrl_c_twice_ends_as_once(tmp_path: Path) -> None:
     """Catches: the second in the middle of what the first began, and a trace of Spark's handler."""
     code, out, err = ended(tmp_path, signal.SIGINT, signal.SIGINT)
     assert (code, out) == (130, "jobs cancelled\nclosed\n"), err
-    assert err == (
-        "i2e: ending; one more ends it at once\ni2e: interrupted; the next run goes on where this one was\n"
-    )
+    assert err == ("i2e: ending; one more ends it at once\ni2e: interrupted; the next run goes on where this one was\n")
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP])

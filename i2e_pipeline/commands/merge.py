@@ -35,7 +35,7 @@ def _kept(output: str) -> dict[str, Any]:
     if not files.exists(path):
         return {}
     try:
-        return settings.settled(settings.read(path), Config)  # type: ignore[no-any-return]
+        return settings.settled(settings.read(path), Config)
     except settings.SettingsError as error:
         raise ConfigError(f"{error}: name a config, `--config FILE`") from None
 

@@ -222,6 +222,10 @@ def list_files(folder: str) -> list[FileInfo]:
 def is_below(path: str) -> bool:
     """Does this relative path lead to something below the folder that it counts from, wherever it came from?"""
     parts = path.split("/")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
     return path != "" and not path.startswith("/") and ".." not in parts and "://" not in path and "\0" not in path
 
 
@@ -563,13 +567,21 @@ def read_bytes(path: str, most: int | None = None) -> bytes:
 
 
 def read_json(path: str) -> Any:
-    return json.loads(read_bytes(path))
+    return parsed_json(read_bytes(path))
+
+
+def parsed_json(content: bytes) -> Any:
+    """Raises ValueError for what is no JSON, and for halves of a pair of surrogates, which no path or page can hold."""
+    value = json.loads(content)
+    if b"\\ud" in content.lower():
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def record(path: str, remedy: str) -> Any:
     """The JSON of one record. Raises RecordError, with the remedy, where it is not whole."""
     try:
-        return json.loads(read_bytes(path, _LARGEST_RECORD))
+        return parsed_json(read_bytes(path, _LARGEST_RECORD))
     except TooLarge as error:
         raise RecordError(f"{error}, and is no record: {remedy}") from None
     except (ValueError, RecursionError) as error:

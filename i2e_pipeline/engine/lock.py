@@ -8,7 +8,6 @@ machines' may differ: so who finds it silent, or from the future, first listens 
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import signal
@@ -254,7 +253,7 @@ def _holder(path: str) -> dict[str, Any] | None:
     """What a lock says; None where there is none, nothing where it is no whole record: its writer is about to fill it,
     or was killed over it."""
     try:
-        found = json.loads(files.read_bytes(path, _LARGEST))
+        found = files.parsed_json(files.read_bytes(path, _LARGEST))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError):

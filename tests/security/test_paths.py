@@ -160,7 +160,8 @@ def test_a_unit_and_its_content_are_named_by_names(inside: Path, name: str) -> N
 
 HOSTILE: tuple[Any, ...] = (
     "../victim", "../../victim", "/tmp/i2e-taken", "s3://elsewhere/x", "a\0b", "_staging/../../victim", "_staging/..",
-    "_staging/a/../../../victim", "_staging", "_staging/", "_staging/a/b", ".", "", None, 7, -1, 2**70, True, 1.5, [], {},
+    "_staging/a/../../../victim", "_staging", "_staging/", "_staging/a/b",
+    ".", "", None, 7, -1, 2**70, True, 1.5, [], {},
     ["../victim"], {"../victim": "../victim"},
 )  # fmt: skip
 """In the place of each value of each record."""
@@ -231,10 +232,8 @@ def read_all(output: Path) -> None:
         lambda: shards_of_fetch(str(output / "input")),
         lambda: tables.discard_staging(),
     ):
-        try:
+        with suppress(I2EError):
             act()
-        except I2EError as error:
-            assert str(error)
 
 
 def toys_tables(output: Path) -> Tables:
@@ -294,7 +293,13 @@ def test_nothing_behind_a_link_is_removed_or_written(where: str, tmp_path: Path)
         "staging": "_staging", "table": "pairs", "unit": "pairs/unit=u-1", "units": "units", "index": "units/index",
         "commits": "_commits/other",
     }  # fmt: skip
-    names = ("unit=u-1/part-0.parquet", "part-0.parquet", "u-1.json", "x.parquet", "merging-1/pairs/unit=u-1/part-1.parquet")
+    names = (
+        "unit=u-1/part-0.parquet",
+        "part-0.parquet",
+        "u-1.json",
+        "x.parquet",
+        "merging-1/pairs/unit=u-1/part-1.parquet",
+    )
     for name in names:
         (victim / name).parent.mkdir(parents=True, exist_ok=True)
         (victim / name).write_bytes(b"x")

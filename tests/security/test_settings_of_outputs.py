@@ -58,10 +58,13 @@ LOOKED_AT = {
     "score.device": "a name of torch's", "score.text_template": "a text", "score.name_template": "a text",
     "score.description_template": "a text", "select.exclude": "read as data", "publish.title": "a text",
     "publish.license": "a text", "publish.languages": "codes", "publish.contact": "a text",
-    "train.dataset": "read as data", "train.folder": "no command of a folder trains", "train.device": "a name of torch's",
-    "train.encoder.model": "weights without code", "train.encoder.pretrained": "the same", "train.text.template": "a text",
+    "train.dataset": "read as data", "train.folder": "no command of a folder trains",
+    "train.device": "a name of torch's",
+    "train.encoder.model": "weights without code", "train.encoder.pretrained": "the same",
+    "train.text.template": "a text",
     "train.loss.teacher": "read as data", "evaluate.models": "no command of a folder evaluates",
-    "evaluate.data": "the same", "evaluate.suite": "names", "evaluate.folder": "the same", "evaluate.device": "the same",
+    "evaluate.data": "the same", "evaluate.suite": "names", "evaluate.folder": "the same",
+    "evaluate.device": "the same",
 }  # fmt: skip
 """The other settings that are texts, and why they are taken."""
 OF_REACHING = ("session.conf", "storage.options")
@@ -124,7 +127,8 @@ def test_what_runs_keep_is_taken(tmp_path: Path) -> None:
     """Of the defaults, of the embedded sample, and with what says how much and how long."""
     conf = {"spark.sql.shuffle.partitions": "200", "spark.driver.maxResultSize": "2g", "spark.network.timeout": "800s"}
     session = {"master": "local[4, 2]", "driver_memory": "12g", "conf": conf}
-    for n, tree in enumerate([{}, embedded.tree(), {"session": session, "score": {"model": "ViT-B-16@laion2b_s34b_b88k"}}]):
+    trees = [{}, embedded.tree(), {"session": session, "score": {"model": "ViT-B-16@laion2b_s34b_b88k"}}]
+    for n, tree in enumerate(trees):
         made = stages.from_tree(tree, "test")
         keep(made, str(tmp_path / str(n)))
         assert stages.of_folder(str(tmp_path / str(n))) is not None
