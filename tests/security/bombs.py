@@ -414,7 +414,7 @@ def caption_of_100_mb(place: Path) -> str:
     caption = "&amp;lt;New York " * (100 * 2**20 // 16)
     columns = {"shard": pa.array([0], pa.int32()), "row": pa.array([0]), "pair_id": ids, "key": nothing, "url": nothing}
     batch = pa.RecordBatch.from_pydict({**columns, "caption": pa.array([caption]), "group": nothing})
-    made = {name: rows for name, rows in read_texts([batch])}
+    made = dict(read_texts([batch]))
     return f"read {len(made['texts'].column('text')[0].as_py())}"
 
 

@@ -84,7 +84,7 @@ def test_every_bomb_is_looked_at() -> None:
 
 
 ELSEWHERE = {
-    "images that rows name by path": "tests/inputs/test_named_files.py",
+    "images that rows name by path": "tests/inputs/test_faults.py",
     "`i2e fetch`": "tests/commands/test_fetch.py",
     "`i2e explore`": "tests/security/test_servers.py",
     "settings that lie in an output": "tests/security/test_settings_of_outputs.py",
