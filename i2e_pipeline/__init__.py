@@ -125,7 +125,7 @@ def open_output(where: Config | str = "out/sample", *, spark: SparkSession | Non
     Raises ConfigError, and OutputError where the folder holds nothing that a run has made.
     """
     from i2e_pipeline import stages
-    from i2e_pipeline.core import files
+    from i2e_pipeline.core import files, settings
     from i2e_pipeline.core.config import Config
     from i2e_pipeline.report.output import Output
 
@@ -134,7 +134,7 @@ def open_output(where: Config | str = "out/sample", *, spark: SparkSession | Non
     elif where.endswith((".yaml", ".yml")):
         config = stages.load(where)
     elif files.exists(kept := files.join(where, "config.yaml")):
-        config = stages.load(kept, [f"output={where}"])
+        config = stages.of_output(settings.read(kept), kept, [f"output={where}"])
     else:
         config = stages.from_tree({"output": where}, "open_output")
     return Output(stages.pipeline(config, None if spark is None else lambda: spark), spark)

@@ -14,7 +14,6 @@ import stat
 import sys
 import tempfile
 import textwrap
-import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,8 +23,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 try:
     from i2e_pipeline.commands import evaluate as evaluation
     from i2e_pipeline.core import config as configuration
-    from i2e_pipeline.core import extras, files, logs, places, stores
-    from i2e_pipeline.core.config import Config, ConfigError, digest, merge
+    from i2e_pipeline.core import ending, extras, files, logs, places, stores
+    from i2e_pipeline.core.config import Config, ConfigError, digest
     from i2e_pipeline.core.errors import ExitCode, I2EError, NoSuchFile
     from i2e_pipeline.core.files import at_home
     from i2e_pipeline.core.secrets import hide
@@ -51,10 +50,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(hide(message))
-
-
-class _Ended(KeyboardInterrupt):
-    """Somebody ended the process (SIGTERM): what is open is closed as after Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -384,7 +379,7 @@ def _end(work: Callable[[], int]) -> NoReturn:
     _remember_faults_of_output()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the locale cannot spell ends no command
-    _end_by_signal()
+    ended_by = ending.begin()
     try:
         code = _guarded(work)
     except SystemExit as ended:  # argparse's, of --help and of an argument that it does not understand
@@ -392,22 +387,10 @@ def _end(work: Callable[[], int]) -> NoReturn:
     except Exception:
         print(shown(hide(traceback.format_exc())), file=sys.stderr, end="")
         code = ExitCode.FAULT
-    sys.exit(_flushed(code))
-
-
-def _end_by_signal() -> None:
-    """SIGTERM ends a command as Ctrl-C does, with an exit code of its own. Children that were forked end at once."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        return
-    mine = os.getpid()
-
-    def end(number: int, _: object) -> None:
-        if os.getpid() == mine:
-            raise _Ended
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    signal.signal(signal.SIGTERM, end)
+    code = _flushed(code)
+    if ended_by is not None:
+        ended_by.restore()
+    sys.exit(code)
 
 
 def _open_closed_streams() -> None:
@@ -476,6 +459,9 @@ def _guarded(work: Callable[[], int]) -> int:
     except Exception as error:
         if error is _Output.fault:
             return ExitCode.FAULT
+        if (number := ending.by()) is not None:  # Spark's JVM was told to end, too, and may have been faster
+            log.debug("ended by a signal", exc_info=True)
+            return _ended(number)
         if os.environ.get("I2E_DEBUG"):
             raise
         if told := stores.later_fault(error) or places.later_fault(error):
@@ -491,12 +477,18 @@ def _guarded(work: Callable[[], int]) -> int:
         said = f"i2e: {hide(cause(error))}\n(I2E_DEBUG=1 shows where; Spark's log has the rest)"
         print(shown(said), file=sys.stderr)
         return ExitCode.FAULT
-    except _Ended:
-        print("i2e: ended (SIGTERM); the next run goes on where this one was", file=sys.stderr)
-        return ExitCode.ENDED
+    except ending.Ended as ended:
+        return _ended(ended.number)
     except KeyboardInterrupt:
-        print("i2e: interrupted; the next run goes on where this one was", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+        return _ended(signal.SIGINT)
+
+
+def _ended(number: int) -> int:
+    how = "interrupted" if number == signal.SIGINT else f"ended ({signal.Signals(number).name})"
+    with suppress(OSError):  # the terminal may be gone
+        print(f"i2e: {how}; the next run goes on where this one was", file=sys.stderr, flush=True)
+    codes: dict[int, ExitCode] = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGHUP: ExitCode.HUNG_UP}
+    return codes.get(number, ExitCode.ENDED)
 
 
 _LOST_JVM = (
@@ -715,10 +707,8 @@ def _explore(options: argparse.Namespace) -> int:
         place, pipeline = explore.Place.of(options.folder), None
         if place.output is not None:
             overrides = [o for group in options.set for o in group]
-            ran = files.join(place.output, "config.yaml")
             # The run's own settings, wherever the output lies by now.
-            tree = stages.load(ran, [*overrides, f"output={place.output}"]) if files.exists(ran) else None
-            pipeline = stages.pipeline(tree) if tree is not None else None
+            pipeline = stages.of_folder(place.output, overrides)
     if place.output is None:
         pipeline = None
     shown = explore.explored(place, pipeline, options.marks, options.index, Limits(options.memory_gb))
@@ -761,8 +751,8 @@ def _merge(options: argparse.Namespace) -> int:
     first, second = options.outputs
     overrides = [*(o for group in options.set for o in group), f"output={options.to}"]
     if options.config is None:
-        tree = configuration.merge(settings_of(first, second, options.to), overrides)
-        config = stages.from_tree(tree, files.join(first, "config.yaml"), overrides)
+        tree = settings_of(first, second, options.to)
+        config = stages.of_output(tree, files.join(first, "config.yaml"), overrides)
     else:
         config = stages.load(options.config, overrides)
     joined = merge(first, second, stages.pipeline(config))
@@ -867,7 +857,7 @@ def _settings_of(options: argparse.Namespace) -> Config:
     folder = options.folder.rstrip("/") or "/"
     tree = seal.settings_of(folder)
     overrides = [*(o for group in options.set for o in group), f"output={folder}"]
-    return stages.from_tree(merge(tree, overrides), files.join(folder, seal.CONFIG), overrides)
+    return stages.of_output(tree, files.join(folder, seal.CONFIG), overrides)
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from i2e_pipeline.core import config as configuration
-from i2e_pipeline.core import places
+from i2e_pipeline.core import files, places, settings
 from i2e_pipeline.core.config import Config, Section
 from i2e_pipeline.engine.arrange import arrange, from_outside
 from i2e_pipeline.engine.pipeline import Pipeline
@@ -57,6 +57,20 @@ def load(file: str | None = None, overrides: Sequence[str] = ()) -> Config:
 def from_tree(tree: Mapping[str, Any], file: str, overrides: Sequence[str] = ()) -> Config:
     """The same of settings that are read already; `file` says in messages where they come from."""
     return configuration.from_tree(tree, file, overrides, sections_of)
+
+
+def of_output(tree: Mapping[str, Any], file: str, overrides: Sequence[str] = ()) -> Config:
+    """The same of settings that lie in an output, which may be somebody else's: raises ConfigError where they ask for
+    more than data."""
+    return configuration.of_output(tree, file, overrides, sections_of)
+
+
+def of_folder(output: str, overrides: Sequence[str] = ()) -> Pipeline | None:
+    """The pipeline of an output under the settings that it keeps of its last run; None where it keeps none."""
+    file = files.join(output, "config.yaml")
+    if not files.exists(file):
+        return None
+    return pipeline(of_output(settings.read(file), file, [*overrides, f"output={output}"]))
 
 
 def pipeline(config: Config, start_spark: Callable[[], SparkSession] | None = None) -> Pipeline:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -226,3 +228,81 @@ def test_the_page_on_faults_has_the_exit_codes() -> None:
     table = page.partition("<!-- exit codes -->")[2].partition("<!-- end -->")[0].strip().splitlines()[2:]
     said = [row.replace("\\|", "/").strip("| ").split(" | ") for row in table]
     assert said == [[str(code.value), code.about.replace("|", "/")] for code in ExitCode]
+
+
+# What a command of some seconds does when it is ended: it closes what is open, and then says so. Spark's context takes
+# Ctrl-C for itself, as here, and cancels its jobs in the handler.
+ENDED = """
+import os, signal, sys, threading, time
+from i2e_pipeline import cli
+from i2e_pipeline.core import ending
+
+def sparks(number, frame):
+    print("jobs cancelled", flush=True)
+    time.sleep(.5)
+    raise KeyboardInterrupt
+
+def work(options):
+    signal.signal(signal.SIGINT, sparks)
+    ending.keep()
+    try:
+        print("works", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(float(sys.argv[1]))
+        print("closed", flush=True)
+    return 0
+
+cli._status = work
+cli.main(["status"])
+"""
+
+
+def ended(tmp_path: Path, *numbers: int, closing: float = 1.0, before: str = "") -> tuple[int, str, str]:
+    """Exit code and what was said, of a command that gets these signals, 0.3 s apart."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", before + ENDED, str(closing)], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "works\n"
+    for number in numbers:
+        time.sleep(0.3)
+        process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def test_ctrl_c_twice_ends_as_once(tmp_path: Path) -> None:
+    """Catches: the second in the middle of what the first began, and a trace of Spark's handler."""
+    code, out, err = ended(tmp_path, signal.SIGINT, signal.SIGINT)
+    assert (code, out) == (130, "jobs cancelled\nclosed\n"), err
+    assert err == ("i2e: ending; one more ends it at once\ni2e: interrupted; the next run goes on where this one was\n")
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_a_command_ends_it_once(first: int, tmp_path: Path) -> None:
+    """A closed ssh session, too."""
+    code, out, err = ended(tmp_path, first, signal.SIGINT)
+    assert (code, out) == (128 + first, "closed\n"), err
+    assert f"i2e: ended ({signal.Signals(first).name}); the next run goes on where this one was" in err
+    assert "Traceback" not in err
+
+
+def test_a_third_signal_ends_a_command_that_does_not_end(tmp_path: Path) -> None:
+    code, out, err = ended(tmp_path, signal.SIGINT, signal.SIGINT, signal.SIGINT, closing=50)
+    assert (code, "closed" in out, "Traceback" in err) == (-signal.SIGINT, False, False)
+
+
+def test_nohup_goes_on_when_the_terminal_is_closed(tmp_path: Path) -> None:
+    ignored = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    code, out, _ = ended(tmp_path, signal.SIGHUP, signal.SIGTERM, before=ignored)
+    assert (code, out) == (143, "closed\n")
+
+
+def test_a_command_that_was_not_ended_leaves_the_handlers_as_they_were() -> None:
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in signals]
+    with pytest.raises(SystemExit):
+        cli.main(["config"])
+    assert [signal.getsignal(number) for number in signals] == before

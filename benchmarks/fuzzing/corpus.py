@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, features
 
+from i2e_pipeline.core import digests
+
 ENTITIES = 24
 
 
@@ -348,6 +350,39 @@ def unit() -> bytes:
         "kinds": {"a": "int"},
     }
     return json.dumps({"name": "u-000000000001", "files": [file], "share": [0.0, 1.0], "replaces": None}).encode()
+
+
+LOCK = b'{"host": "elsewhere", "process": 7, "since": "2026-01-01", "beat": 1e9, "began": "", "namespace": "pid:[1]"}'
+
+
+def output(folder: Path) -> list[Path]:
+    """A small output of one stage that the config does not name: a unit with a file of rows, and one of rejects, and a
+    change of files that was cut off. Returns its records."""
+    of_unit = json.loads(unit())
+    table = pa.table({"a": list(range(9))})
+    made: dict[str, list[dict[str, Any]]] = {}
+    for name in ("pairs", "rejects"):
+        path = (
+            folder / name / ("stage=pairs" if name == "rejects" else "") / f"unit={of_unit['name']}" / "part-0.parquet"
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
+        below = path.relative_to(folder / name).as_posix()
+        made[name] = [{"path": below, "rows": 9, "bytes": path.stat().st_size, "digest": digests.of_file(str(path))}]
+    said = json.loads(journal())
+    commit = {**said["commits"][0], "unit": of_unit["name"], "files": made, "rows_in": 18, "rows_out": 9}
+    commit["rejected"] = {"null_text": 9}
+    intent = {"staging": "_staging/merging-1", "stages": {"pairs": [{**commit, "components": {}}]}}
+    records = {
+        "_commits/pairs/journal-000000001.json": {**said, "commits": [commit]},
+        "_commits/merging.json": intent,
+        f"units/{of_unit['name']}.json": of_unit,
+        "_storage.json": {"format": "parquet"},
+    }
+    for below, record in records.items():
+        (folder / below).parent.mkdir(parents=True, exist_ok=True)
+        (folder / below).write_text(json.dumps(record))
+    return [folder / below for below in records]
 
 
 def real(*parts: str) -> Iterator[Path]:

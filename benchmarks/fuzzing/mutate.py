@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 _NUMBERS = (
     0,
@@ -66,6 +68,26 @@ _TEXTS = (
     b"Q0",
     b"Q-1",
 )
+
+
+ODD = (
+    None, True, 0, -1, 7, 1.5, 1e308, 2**63, 2**70, "", "x", ".", "..", "../victim", "/victim", "a/b", "a\0b", "\ud800",
+    [], {}, [1], {"a": "b"}, float("nan"),
+)  # fmt: skip
+
+
+def odd(stored: bytes, rng: random.Random) -> bytes:
+    """A JSON record with something else in the place of one of its values."""
+    tree = json.loads(stored)
+    node: Any = tree
+    while True:
+        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+        key = rng.choice(keys)
+        below = node[key]
+        if not isinstance(below, dict | list) or not below or rng.random() < 0.2:
+            node[key] = rng.choice(ODD)
+            return json.dumps(tree).encode()
+        node = below
 
 
 def mutated(stored: bytes, rng: random.Random, others: Sequence[bytes] = (), most: int = 8) -> bytes:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from fuzzing import corpus
-from fuzzing.mutate import mutated, text
+from fuzzing.mutate import mutated, odd, text
 
 from i2e_pipeline.core import config, files, settings
 from i2e_pipeline.core.config import ImageLimits, PairsConfig
@@ -625,6 +625,43 @@ def records(folder: Path) -> Once:
             except I2EError:
                 outcomes.append(REFUSED)
         return READ if READ in outcomes else REFUSED
+
+    return once
+
+
+@target("an output that is verified")
+def outputs(folder: Path) -> Once:
+    """A small output whose records are damaged one or two at a time, as `i2e verify` and whoever locks it see it."""
+    from i2e_pipeline.commands.verify import verify
+    from i2e_pipeline.core.config import Config
+    from i2e_pipeline.engine import lock, merging
+    from i2e_pipeline.engine.pipeline import Pipeline
+
+    output = folder / "output"
+    records = corpus.output(output)
+    whole = {path: path.read_bytes() for path in records}
+    lock_file, known = output / "_lock", [*whole.values(), corpus.LOCK]
+
+    def once(rng: random.Random) -> str:
+        touched = rng.sample(records, rng.randint(1, 2))
+        for path in touched:
+            content = whole[path]
+            path.write_bytes(odd(content, rng) if rng.random() < 0.7 else mutated(content, rng, known, 3))
+        if rng.random() < 0.5:
+            content = corpus.LOCK
+            lock_file.write_bytes(odd(content, rng) if rng.random() < 0.7 else mutated(content, rng, known, 3))
+        pipeline = Pipeline(Config(output=str(output)), [])
+        try:
+            try:
+                lock.refuse_held(str(output))
+            except I2EError:
+                lock_file.unlink()
+            verify(pipeline, deep=rng.random() < 0.5)
+            merging.finish(pipeline.tables)
+            return READ
+        finally:
+            _remove(output)
+            corpus.output(output)
 
     return once
 

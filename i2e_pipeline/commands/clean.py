@@ -53,12 +53,12 @@ def clean(
 ) -> list[Freed]:
     """Remove it and say what it was. Raises StageError while a run writes the output, and where a dataset that is to
     be purged is not the one of today's lists."""
-    with pipeline.exclusive():
+    with pipeline.exclusive(looking=dry_run):
         freed = []
         for found in _found(pipeline, dry_run, removed_stages):
             freed.append(found)
             if not dry_run and found.kind not in _DONE_ELSEWHERE:
-                files.remove(files.join(pipeline.tables.root, found.path))
+                files.remove_below(pipeline.tables.root, found.path)
         changed = _purged(pipeline, dry_run) if purged else []
         changed += _merged(pipeline, dry_run) if merge else []
         if not dry_run and changed and pipeline.tables.storage.format == "delta":
@@ -128,7 +128,7 @@ def _found(pipeline: Pipeline, dry_run: bool, removed_stages: bool) -> Iterator[
             yield from _of_commits(name, "removed", old)
             if not dry_run:
                 tables.discard(name, [c.unit for c in old])
-                files.remove(tables.path("_commits", name))
+                files.remove_below(tables.root, files.join("_commits", name))
     if tables.storage.format == "delta":
         for table, (count, size) in tables.vacuum(dry_run):
             yield Freed("Delta log", table, count, size)

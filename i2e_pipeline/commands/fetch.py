@@ -200,13 +200,16 @@ def _prepare(pipeline: Pipeline, folder: Path, found: Sequence[addresses.Address
         chosen["linked_only"] = {name: getattr(config, name).shown() for name in _LINKING}
         chosen["linked_only"]["knowledge_base"].pop("path")  # where it lies says nothing of what is in it
     if files.exists(record):
-        before = files.record(record, "remove the folder, and fetch again")
-        if before["of"] != digest(chosen):
+        before = files.record(record, remedy := "remove the folder, and fetch again")
+        counted = before.get("counts") if isinstance(before, dict) else None
+        if not (isinstance(counted, dict) and all(isinstance(rows, int) for rows in counted.values())):
+            raise files.RecordError(f"{record} is no record of a fetch: {remedy}")
+        if before.get("of") != digest(chosen):
             raise FetchError(
                 f"{folder} was filled from another table, or with other columns or rows, or other settings of format, "
                 "size, shard_rows or linked_only: use another fetch.folder, or remove this one"
             )
-        return Counter(before["counts"])
+        return Counter(counted)
     if folder.is_dir() and (other := next((p.name for p in folder.iterdir() if p.name[0] not in "._"), None)):
         raise FetchError(f"{folder} (fetch.folder) holds other files ({other}): name an empty folder")
     with files.fresh_folder(ours, alone=True) as fresh:

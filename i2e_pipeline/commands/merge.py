@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
-from i2e_pipeline.core import files
-from i2e_pipeline.core.config import ConfigError, keep
+from i2e_pipeline.core import files, settings
+from i2e_pipeline.core.config import Config, ConfigError, keep
 from i2e_pipeline.engine import joining
 from i2e_pipeline.engine.joining import Joined, JoinError
-from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.engine.pipeline import STORAGE, Pipeline, stored_as
+from i2e_pipeline.engine.tables import Tables
 
 _CONFIG = "config.yaml"
 
@@ -26,7 +25,9 @@ def settings_of(first: str, second: str, to: str) -> dict[str, Any]:
     if not tree:
         raise JoinError(f"{first} has no {_CONFIG}: name the config of both outputs, `i2e merge … --config FILE`")
     paths = [*_paths(tree), *_paths(theirs)]
-    return {**tree, "output": to, "pairs": {**tree.get("pairs", {}), "path": list(dict.fromkeys(paths))}}
+    pairs = tree.get("pairs")
+    of_first = pairs if isinstance(pairs, dict) else {}
+    return {**tree, "output": to, "pairs": {**of_first, "path": list(dict.fromkeys(paths))}}
 
 
 def _kept(output: str) -> dict[str, Any]:
@@ -34,15 +35,15 @@ def _kept(output: str) -> dict[str, Any]:
     if not files.exists(path):
         return {}
     try:
-        tree = yaml.safe_load(files.read_bytes(path))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML ({error}): name a config, `--config FILE`") from None
-    return tree if isinstance(tree, dict) else {}
+        return settings.settled(settings.read(path), Config)
+    except settings.SettingsError as error:
+        raise ConfigError(f"{error}: name a config, `--config FILE`") from None
 
 
 def _paths(tree: dict[str, Any]) -> list[str]:
-    found = tree.get("pairs", {}).get("path", [])
-    return [found] if isinstance(found, str) else list(found)
+    pairs = tree.get("pairs")
+    found = pairs.get("path", []) if isinstance(pairs, dict) else []
+    return [found] if isinstance(found, str) else [path for path in found or () if isinstance(path, str)]
 
 
 def merge(first: str, second: str, into: Pipeline) -> Joined:
@@ -66,7 +67,11 @@ def merge(first: str, second: str, into: Pipeline) -> Joined:
 
 def _opened(into: Pipeline, output: str) -> Pipeline:
     """An output under the same config, stored in whichever format it is."""
-    config, storage = into.config, files.join(output, "_storage.json")
-    found = files.read_json(storage)["format"] if files.exists(storage) else config.storage.format
+    config = into.config
+    found = stored_as(Tables(output, config.storage, None, into.tables.catalogue)) or config.storage.format
+    if found not in ("parquet", "delta"):
+        raise files.RecordError(
+            f"{files.join(output, STORAGE)} names {found!r}, and tables are stored as parquet or delta: `i2e repair`"
+        )
     own = config.storage.model_copy(update={"format": found})
     return Pipeline(config.model_copy(update={"output": output, "storage": own}), into.stages)

@@ -175,7 +175,7 @@ def _mend(
         files.remove(files.join(fault.root or tables.root, seal.FILE))
     _index_again(pipeline, [f for f in by_mend[Mend.INDEX] if f.unit not in purged])
     for fault in by_mend[Mend.REMOVE]:
-        files.remove(files.join(fault.root or tables.root, fault.path))
+        files.remove_below(fault.root or tables.root, fault.path)
     _forget_units(pipeline, [*by_mend[Mend.UNIT], *(f for f in by_mend[Mend.INDEX] if f.unit in purged)])
     if compose is not None and by_mend[Mend.INPUT]:
         _drop(tables.root, by_mend[Mend.INPUT])
@@ -208,7 +208,7 @@ def _drop(root: str, faults: Iterable[Fault]) -> None:
     """Remove files, and what the seal says of them."""
     paths = [fault.path for fault in faults]
     for path in paths:
-        files.remove(files.join(root, path))
+        files.remove_below(root, path)
     seal.forget(root, paths)
 
 
@@ -228,7 +228,7 @@ def _forget_units(pipeline: Pipeline, faults: Sequence[Fault]) -> None:
     pipeline.numbered_anew(units)
     gone = {fault.path for fault in faults} | {f"units/{unit}.json" for unit in units}
     for path in sorted(gone):
-        files.remove(files.join(root, path))
+        files.remove_below(root, path)
     seal.forget(root, gone)
 
 
@@ -257,7 +257,7 @@ def _remove_laid_out(pipeline: Pipeline, faults: Sequence[Fault]) -> None:
     """Remove folders of files for workers of which some are damaged."""
     folders = {(fault.root or pipeline.tables.root, _folder_of(pipeline, fault.path)) for fault in faults}
     for root, folder in sorted(folders):
-        files.remove(files.join(root, folder))
+        files.remove_below(root, folder)
         seal.forget(root, [path for path in seal.read(root) if path.startswith(f"{folder}/")])
 
 

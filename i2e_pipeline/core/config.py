@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -932,9 +933,7 @@ def from_tree(
     tree = _respelled(given)
     source = {_SPELLED_BEFORE.get(k, k): "--set" for k in (o.partition("=")[0].strip() for o in overrides)}
     model = Config
-    named = _one_or_many(settings.settled(tree.get("stages"), Paths))
-    if named and (not isinstance(named, list | tuple) or not all(isinstance(n, str) for n in named)):
-        raise ConfigError(f"stages: {named!r} is not allowed (a list of names, each package.module:Class)")
+    named = _stages_of(tree)
     if named and sections_of is None:
         tree = {key: value for key, value in tree.items() if key in Config.model_fields and key != "stages"}
     elif named and sections_of is not None:
@@ -942,13 +941,102 @@ def from_tree(
         for section in model.model_fields.keys() - Config.model_fields.keys():
             if tree.get(section) is None:
                 tree[section] = {}
-    tree = settings.settled(tree, model)
+    config = _validated(tree, model, source, file)
+    stores.use(config.storage.options, paths(config))
+    return config
+
+
+def _stages_of(tree: Mapping[str, Any]) -> Any:
+    named = _one_or_many(settings.settled(tree.get("stages"), Paths))
+    if named and (not isinstance(named, list | tuple) or not all(isinstance(n, str) for n in named)):
+        raise ConfigError(f"stages: {named!r} is not allowed (a list of names, each package.module:Class)")
+    return named
+
+
+def _validated(tree: Mapping[str, Any], model: type[Config], source: dict[str, str], file: str) -> Config:
     try:
-        config = model.model_validate(tree)
-        stores.use(config.storage.options, paths(config))
-        return config
+        return model.model_validate(settings.settled(tree, model))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(e, source, file, model) for e in error.errors())) from None
+
+
+# Settings that lie in an output
+
+
+def of_output(
+    given: Mapping[str, Any], file: str, overrides: Sequence[str] = (), sections_of: SectionsOf | None = None
+) -> Config:
+    """`from_tree` of what an output keeps of its last run, with overrides on top. The output may be somebody else's, so
+    its settings are data. Raises ConfigError where one of them, that no override replaces, would have code loaded or
+    run, or a server asked that the user has not named."""
+    if asked := reaching(given, file, {override.partition("=")[0].strip() for override in overrides}):
+        raise ConfigError(
+            f"{file} sets {', '.join(asked)}, and what lies in an output is not trusted with code to load, with Spark "
+            f"or with servers to ask: if it is yours, `--config {file}` in place of the folder says so (with `--set "
+            "output=FOLDER` where it has been moved); else `--set KEY=VALUE` puts another value in its place"
+        )
+    return from_tree(merge(dict(given), overrides), file, overrides, sections_of)
+
+
+_LOCAL_MASTER = r"local(\[(\*|\d+)(, ?\d+)?\])?"
+_MEMORY = r"\d+[kmgtKMGT]?[bB]?"
+_PLAIN = re.compile(r"true|false|[\d.]+ ?[a-zA-Z]{0,3}")
+_HARMLESS_CONF = re.compile(
+    r"spark\.(sql\.(shuffle\.partitions|adaptive\.\w+|files\.\w+)|task\.(cpus|maxFailures)|speculation|locality\.wait"
+    r"|driver\.maxResultSize|network\.timeout|executor\.(heartbeatInterval|cores|instances|memory|memoryOverhead)"
+    r"|memory\.\w+|ui\.enabled|ui\.showConsoleProgress)"
+)
+"""Spark's properties that say how much and how long, and nothing of what is loaded, opened or trusted."""
+_HERE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+
+
+def reaching(given: Mapping[str, Any], file: str, replaced: Collection[str] = ()) -> list[str]:
+    """The settings of a tree that load or run code, or that say which servers are asked and how.
+
+    replaced   settings whose values do not count. Loads nothing; raises ConfigError for settings that are not allowed
+    """
+    tree = {key: value for key, value in _respelled(given).items() if key in Config.model_fields}
+    found = ["stages"] if _stages_of(tree) else []
+    tree.pop("stages", None)
+    config = _validated(tree, Config, {}, file)
+    session, gpu, conf = config.session, config.session.gpu_executor, config.session.conf
+    suspect = {
+        "session.master": not re.fullmatch(_LOCAL_MASTER, session.master or "local"),
+        "session.jars": session.jars is not None,
+        "session.driver_memory": not re.fullmatch(_MEMORY, session.driver_memory),
+        "session.gpu_executor.memory": not re.fullmatch(_MEMORY, gpu.memory),
+        "session.gpu_executor.overhead": not re.fullmatch(_MEMORY, gpu.overhead),
+        "session.gpu_executor.discovery": bool(gpu.discovery),
+        "extract.recognizer": not _is_installed(config.extract.recognizer),
+        "fetch.python": config.fetch.python is not None,
+        "fetch.allow_private": config.fetch.allow_private,
+    }
+    for key, value in conf.items():
+        suspect[f"session.conf.{key}"] = not (_HARMLESS_CONF.fullmatch(key) and _PLAIN.fullmatch(value))
+    for key in config.storage.options:
+        suspect[f"storage.options.{key}"] = key not in ("s3.path_style", "s3.anonymous")
+    for key, path in _texts(config.model_dump(mode="json")):
+        suspect[key] = suspect.get(key, False) or bool(stores.scheme_of(path) and stores.QUERY.search(path))
+    found += [key for key, is_so in suspect.items() if is_so]
+    return [key for key in found if not any(key == of or key.startswith(f"{of}.") for of in replaced)]
+
+
+def _is_installed(recognizer: str) -> bool:
+    """Whether it is no folder that came with an output: a spaCy pipeline names functions that are called."""
+    inside = os.path.realpath(recognizer).startswith(f"{_HERE}{os.sep}")
+    return inside or recognizer == "blank" or (recognizer.isidentifier() and not os.path.exists(recognizer))
+
+
+def _texts(tree: Any, above: str = "") -> Iterator[tuple[str, str]]:
+    """Each text of a tree with its setting."""
+    if isinstance(tree, str):
+        yield above, tree
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _texts(value, f"{above}.{key}" if above else key)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _texts(value, above)
 
 
 def _with_sections(sections: Mapping[str, type[Section]]) -> type[Config]:

@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     DONE = 0, "all was done, or nothing was to do"
     FAULT = 1, "a run failed, or a check of `i2e doctor` or `i2e verify`; what was made is kept"
     MISTAKE = 2, "what was asked for cannot be done: an argument, a setting, an input, the environment"
+    HUNG_UP = 129, "its terminal or session was closed (SIGHUP); the same command goes on where it was"
     INTERRUPTED = 130, "somebody stopped it (Ctrl-C); the same command goes on where it was"
     UNREAD = 141, "nobody reads its output any more (`| head`)"
     ENDED = 143, "somebody ended it (SIGTERM); the same command goes on where it was"

@@ -37,6 +37,8 @@ _WINDOWS = 4
 _READ = 1 << 20
 _COPIED = 8 << 20
 _SMALL_READS = 32
+_LARGEST_RECORD = 1 << 30
+"""Bytes: as many as the journal of ten million files may have."""
 _SWEPT_AFTER = 60.0
 """Seconds: a record takes milliseconds to write, so what is unfinished for so long was left by a writer that died."""
 _TAKES_NO_MORE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -60,6 +62,14 @@ class BadName(I2EError, ValueError):
 
 class RecordError(I2EError, ValueError):
     """A record that is not whole JSON; the message names the file and the remedy."""
+
+
+class TooLarge(I2EError, ValueError):
+    """A file that holds more than whoever wrote it would have written."""
+
+
+class LedOutside(I2EError, ValueError):
+    """What a record names lies behind a link that leads out of its folder; the message names both and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +222,41 @@ def list_files(folder: str) -> list[FileInfo]:
 def is_below(path: str) -> bool:
     """Does this relative path lead to something below the folder that it counts from, wherever it came from?"""
     parts = path.split("/")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
     return path != "" and not path.startswith("/") and ".." not in parts and "://" not in path and "\0" not in path
+
+
+def refuse_outside(root: str, path: str) -> None:
+    """Raise LedOutside where a path, links in it followed, does not lead below a folder of this machine.
+
+    For what a record or a seal names, before it is written, moved or removed: an output may be somebody else's, with
+    links in it. The root itself may be a link, or lie behind one. The path's last name is not followed, since a link is
+    removed and replaced as one.
+    """
+    if not is_local(root) or not is_local(path):
+        if not path.startswith(f"{root.rstrip('/')}/") or not is_below(path[len(root.rstrip("/")) + 1 :]):
+            raise LedOutside(f"{path} does not lie below {root}: remove the record that names it")
+        return
+    within, (folder, name) = os.path.realpath(open_filesystem(root)[1]), os.path.split(open_filesystem(path)[1])
+    above = os.path.realpath(folder)
+    if name in ("", ".", "..") or os.path.commonpath([within, above]) != within or os.path.join(above, name) == within:
+        raise LedOutside(
+            f"{path} leads out of {root}, to {above}: nothing is changed behind a link that a record names. Put the "
+            "folder itself in the link's place, or link the whole output, if it is yours; else remove the link"
+        )
+
+
+def remove_below(root: str, path: str) -> None:
+    """Remove what a record or a seal names below a folder, by its path from there; nothing where it is missing. Raises
+    LedOutside."""
+    if not is_below(path):
+        raise LedOutside(f"{path!r} does not lie below {root}: remove the record that names it")
+    whole = join(root, path)
+    refuse_outside(root, whole)
+    remove(whole)
 
 
 def is_hidden(path: str) -> bool:
@@ -508,20 +552,38 @@ def _listing(filesystem: pafs.FileSystem, folder: str, recursive: bool) -> list[
 # Reading
 
 
-def read_bytes(path: str) -> bytes:
+def read_bytes(path: str, most: int | None = None) -> bytes:
+    """The content of a file, unpacked as its name says. Raises TooLarge where that has more bytes than `most`."""
     filesystem, inner = open_filesystem(path)
     with filesystem.open_input_stream(inner) as stream:
-        return bytes(stream.read())
+        if most is None:
+            return bytes(stream.read())
+        content = bytearray()
+        while part := stream.read(_COPIED):
+            content += part
+            if len(content) > most:
+                raise TooLarge(f"{path} holds more than {most:,} bytes")
+        return bytes(content)
 
 
 def read_json(path: str) -> Any:
-    return json.loads(read_bytes(path))
+    return parsed_json(read_bytes(path))
+
+
+def parsed_json(content: bytes) -> Any:
+    """Raises ValueError for what is no JSON, and for halves of a pair of surrogates, which no path or page can hold."""
+    value = json.loads(content)
+    if b"\\ud" in content.lower():
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def record(path: str, remedy: str) -> Any:
     """The JSON of one record. Raises RecordError, with the remedy, where it is not whole."""
     try:
-        return read_json(path)
+        return parsed_json(read_bytes(path, _LARGEST_RECORD))
+    except TooLarge as error:
+        raise RecordError(f"{error}, and is no record: {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is not a whole record ({error}): {remedy}") from None
 

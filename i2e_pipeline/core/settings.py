@@ -100,9 +100,16 @@ def read(file: str) -> dict[str, Any]:
         raise SettingsError(f"--config {file}: no such file")
     try:
         # A pipe has no size, and is read to its end: --config <(…), /dev/stdin.
-        tree = _load((files.read_bytes(file) if local is None else local.read_bytes()).decode("utf-8"))
+        content = files.read_bytes(file) if local is None else local.read_bytes()
     except (OSError, files.StoreError) as error:
         raise SettingsError(f"--config {secrets.hide(file)} cannot be read: {error}") from None
+    return parsed(content, file)
+
+
+def parsed(content: bytes, file: str) -> dict[str, Any]:
+    """The tree of what such a file holds; `file` says in messages where it is from. Raises SettingsError."""
+    try:
+        tree = _load(content.decode("utf-8"))
     except SettingsError as error:
         raise SettingsError(f"{file}: {error}") from None
     except UnicodeDecodeError as error:

@@ -92,6 +92,8 @@ def manifest_of(folder: str) -> dict[str, Any]:
     manifest: Any = files.record(place, "copy the dataset again, or `i2e run`")
     if not isinstance(manifest, dict) or not isinstance(manifest.get("units"), dict):
         raise DatasetError(f"{place} names no units: it is not the manifest of an I2E dataset")
+    if not all(type(rows) is int and rows >= 0 for rows in manifest["units"].values()):
+        raise DatasetError(f"{place} does not say how many rows its units have: copy the dataset again, or `i2e run`")
     version = manifest.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise DatasetError(

@@ -8,16 +8,16 @@ machines' may differ: so who finds it silent, or from the future, first listens 
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, NoReturn
 
 from i2e_pipeline.core import files
@@ -33,6 +33,8 @@ _LISTENED = 1.5
 """So many beats are waited for, of a holder that seems to be gone."""
 _FILLED, _SETTLED = 5.0, 2.0
 """Seconds until a lock that is no whole record is nobody's, and until a store shows who wrote last."""
+_LARGEST, _LAST_BEAT = 64 << 10, 1e12
+"""Bytes that a lock may have, and a time (some 30,000 years from now) that no clock says."""
 _ASKED_AGAIN = 2.0
 """Seconds until who waits for a lock asks again."""
 
@@ -49,29 +51,75 @@ class LostLock(I2EError, RuntimeError):
 
 @contextmanager
 def exclusive(folder: str) -> Iterator[None]:
-    """One process at a time in a folder. Raises Held while another one writes it."""
-    with _held(folder, _free(folder)):
+    """One writer at a time in a folder. Raises Held while another process, or thread of this one, writes it."""
+    with _claimed(folder), _held(folder, _free(folder)):
         yield
 
 
 @contextmanager
 def waiting(folder: str, what: str) -> Iterator[None]:
-    """The same; while another process writes the folder, this one waits.
+    """The same; while another one writes the folder, this one waits.
 
     what   is said to be written there meanwhile
     """
     said = False
     while True:
-        try:
-            me = _free(folder)
-            break
-        except (Held, AlreadyThere) as error:
-            if not said:
-                log.info("waiting for %s: %s", what, error)
-                said = True
-            time.sleep(_ASKED_AGAIN)
-    with _held(folder, me):
+        with ExitStack() as mine:
+            try:
+                mine.enter_context(_claimed(folder))
+                me = _free(folder)
+            except (Held, AlreadyThere) as error:
+                if not said:
+                    log.info("waiting for %s: %s", what, error)
+                    said = True
+            else:
+                with _held(folder, me):
+                    yield
+                return
+        time.sleep(_ASKED_AGAIN)
+
+
+_claims: dict[str, int] = {}
+"""Folders that threads of this process hold, or are about to, with the thread: a lock on disk names processes alone."""
+_claiming = Lock()
+
+
+def _forget_claims() -> None:
+    """A child that was forked holds nothing of what its parent holds."""
+    global _claiming
+    _claims.clear()
+    _claiming = Lock()  # which another thread may have held
+
+
+os.register_at_fork(after_in_child=_forget_claims)
+
+
+def _place_of(folder: str) -> str:
+    """One name for all spellings of a folder."""
+    return os.path.realpath(files.open_filesystem(folder)[1]) if files.is_local(folder) else folder.rstrip("/")
+
+
+@contextmanager
+def _claimed(folder: str) -> Iterator[None]:
+    """Within the block no other thread of this process gets the folder, nor this one a second time."""
+    place, mine = _place_of(folder), os.getpid()
+    with _claiming:
+        if place in _claims:
+            raise Held(_said_claimed(folder))
+        _claims[place] = threading.get_ident()
+    try:
         yield
+    finally:
+        if os.getpid() == mine:
+            with _claiming:
+                _claims.pop(place, None)
+
+
+def _said_claimed(folder: str) -> str:
+    return (
+        f"{folder} is being written by this process already ({os.getpid()}), by another thread or further up: wait for "
+        "it, or use another output"
+    )
 
 
 def _free(folder: str) -> dict[str, Any]:
@@ -103,7 +151,12 @@ def _free(folder: str) -> dict[str, Any]:
 
 
 def refuse_held(folder: str) -> None:
-    """Raise Held where another process surely writes the folder. Takes no lock, and does not listen."""
+    """Raise Held where another process, or thread of this one, surely writes the folder. Takes no lock, and does not
+    listen."""
+    with _claiming:
+        thread = _claims.get(_place_of(folder))
+    if thread not in (None, threading.get_ident()):
+        raise Held(_said_claimed(folder))
     path = files.join(folder, "_lock")
     if found := _holder(path):
         _may_live(path, found, _me())
@@ -189,22 +242,32 @@ def _held(folder: str, me: dict[str, Any]) -> Iterator[None]:
             raise LostLock(lost[0]) from error
         raise
     finally:
-        ended.set()
-        beating.join()
-        if _holds(path, me):
-            files.remove(path)
+        if os.getpid() == me["process"]:  # a child that was forked in the block leaves its parent's lock alone
+            ended.set()
+            beating.join()
+            if _holds(path, me):
+                files.remove(path)
 
 
 def _holder(path: str) -> dict[str, Any] | None:
     """What a lock says; None where there is none, nothing where it is no whole record: its writer is about to fill it,
     or was killed over it."""
     try:
-        found = json.loads(files.read_bytes(path))
+        found = files.parsed_json(files.read_bytes(path, _LARGEST))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and _is_whole(found) else {}
+
+
+def _is_whole(found: Mapping[str, Any]) -> bool:
+    """Is all that it says of the kind that a holder writes? Anybody may have written it."""
+    texts = (found.get(name, "") for name in ("host", "since", "began", "namespace"))
+    process, beat = found.get("process"), found.get("beat", 0.0)
+    numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in (process, beat))
+    whole = numbers and isinstance(process, int) and 0 < process < 1 << 31 and abs(beat) < _LAST_BEAT
+    return "host" in found and whole and all(isinstance(text, str) and len(text) < 1000 for text in texts)
 
 
 def _holds(path: str, me: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
-from i2e_pipeline.engine.records import Commit, WrittenFile, commit_of
+from i2e_pipeline.engine.records import Commit, WrittenFile, commit_of, is_name
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.tasks import OpenFile, TableError, conform
 
@@ -190,15 +190,13 @@ def finish(tables: Tables) -> None:
     """
     if not files.exists(_intent(tables)):
         return
-    intent = files.record(_intent(tables), _REMEDY)
-    stages = intent["stages"] if "stages" in intent else {intent["stage"]: intent["commits"]}  # of earlier versions
-    by_stage = {stage: [commit_of(record) for record in records] for stage, records in stages.items()}
-    staging = tables.path(intent["staging"])
+    place, by_stage, how = _read(_intent(tables))
+    staging = tables.path(place)
+    files.refuse_outside(tables.root, files.join(staging, "part"))
     if lost := _lost(tables, staging, [c for made in by_stage.values() for c in made]):
         log.warning("%s: files were about to be replaced, and what was to come is gone: the old ones stay", lost)
         files.remove(_intent(tables))
         return
-    how = intent.get("same_rows", True), intent.get("same_columns", True)
     for stage, made in by_stage.items():
         before = tables.records.known(stage)
         for table in sorted({t for c in made for t in c.files}):
@@ -208,8 +206,40 @@ def finish(tables: Tables) -> None:
             old = [f for f in was if f.path not in kept]
             tables.put_merged(table, staging, new, old, *how)
         tables.records.add(stage, made)
-    files.remove(staging)
+    files.remove_below(tables.root, place)
     files.remove(_intent(tables))
+
+
+def pending(tables: Tables) -> bool:
+    """Was such a step cut off, and not ended yet?"""
+    return files.exists(_intent(tables))
+
+
+def _read(path: str) -> tuple[str, dict[str, list[Commit]], tuple[bool, bool]]:
+    """What a step was about to do: the folder of staging, units by stage, and whether rows and columns are the same.
+
+    Raises RecordError where that is anything else than `replace_files` writes: the output may be somebody else's, and
+    the folder is removed in the end.
+    """
+    intent = files.record(path, _REMEDY)
+    try:
+        # Earlier versions wrote it for one stage.
+        stages = intent["stages"] if "stages" in intent else {intent["stage"]: intent["commits"]}
+        place, how = intent["staging"], (intent.get("same_rows", True), intent.get("same_columns", True))
+        by_stage = {stage: [commit_of(record) for record in records] for stage, records in stages.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise files.RecordError(f"{path} says of no change of files what is needed ({error!r}): {_REMEDY}") from None
+    except files.RecordError as error:
+        raise files.RecordError(f"{path}: {error}") from None
+    above, _, name = place.partition("/") if isinstance(place, str) else ("", "", "")
+    if above != "_staging" or not is_name(name):
+        raise files.RecordError(f"{path}: {place!r} is no folder directly below _staging: {_REMEDY}")
+    if not all(isinstance(said, bool) for said in how):
+        raise files.RecordError(f"{path}: same_rows and same_columns are true or false: {_REMEDY}")
+    for stage, made in by_stage.items():
+        if any(commit.stage != stage for commit in made):
+            raise files.RecordError(f"{path}: units of another stage stand under {stage!r}: {_REMEDY}")
+    return place, by_stage, (how[0], how[1])
 
 
 def _lost(tables: Tables, staging: str, made: Sequence[Commit]) -> str | None:

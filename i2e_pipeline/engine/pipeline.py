@@ -406,10 +406,11 @@ class Pipeline:
                 self.tables.discard(name, [unit])
 
     @contextmanager
-    def exclusive(self, joining_in: bool = False) -> Iterator[None]:
+    def exclusive(self, joining_in: bool = False, looking: bool = False) -> Iterator[None]:
         """One run at a time in an output folder. A lock whose process is gone does not hold.
 
         joining_in   two others are joined into it (engine/joining.py), which may have been begun before
+        looking      nothing is changed in the block: a change of files that was cut off is not ended either
         """
         if self._held:
             yield
@@ -425,6 +426,11 @@ class Pipeline:
                 _refuse_other_format(self.config, self.tables)
                 if not joining_in:
                     _refuse_half_joined(self.tables)
+                if looking:
+                    if merging.pending(self.tables):
+                        log.info("a change of files was cut off; the next command that writes here ends it")
+                    yield
+                    return
                 with seal.unsealed(self.config.output, self.sealed_further()):
                     merging.finish(self.tables)
                     yield
@@ -443,7 +449,7 @@ def _refuse_guarded(run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> No
         now = run.settings_of(stage)
         for unit, commit in run.tables.commits(stage.name).items():
             for setting in stage.guarded:
-                before = commit.components["settings"].get(setting)
+                before = commit.components.get("settings", {}).get(setting)
                 if unit in units and before != now[setting]:
                     raise StageError(
                         f"{run.tables.path(next(iter(stage.tables)))} was written with another {setting} "
@@ -516,7 +522,11 @@ def _refuse_half_joined(tables: Tables) -> None:
     """Raise StageError where two outputs were to be joined in this one, and some of it is still to come."""
     path = tables.path(JOINING)
     if files.exists(path):
-        first, second = files.record(path, "remove the output, and join again")["from"]
+        plan = files.record(path, remedy := "remove the output, and join again")
+        parts = plan.get("from") if isinstance(plan, dict) else None
+        if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
+            raise files.RecordError(f"{path} does not say which two outputs are joined: {remedy}")
+        first, second = parts
         raise StageError(
             f"{tables.root} is a join of {first} and {second} that was cut off: `i2e merge {first} {second} --to "
             f"{tables.root}` goes on with it"

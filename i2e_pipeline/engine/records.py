@@ -10,6 +10,7 @@ earlier versions hold a file per unit (`<unit>.json`), which counts as older tha
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -152,20 +153,49 @@ def _replay(journal: Any, commits: dict[str, Commit]) -> None:
     """Do to the commits what a journal file says. Raises RecordError where it is none."""
     try:
         anew, gone, made, components = (journal[name] for name in ("anew", "gone", "commits", "components"))
-        made = [commit_of(record, components) for record in made]
-        if anew:
-            commits.clear()
-        for unit in gone:
-            commits.pop(unit, None)
-        commits |= {commit.unit: commit for commit in made}
+        if not (isinstance(anew, bool) and isinstance(gone, list) and isinstance(made, list)):
+            raise TypeError("anew, gone or commits is of another kind")
+        if not (isinstance(components, dict) and all(isinstance(unit, str) for unit in gone)):
+            raise TypeError("components or gone is of another kind")
+        read = [commit_of(record, components) for record in made]
     except (KeyError, TypeError, AttributeError) as error:
         raise files.RecordError(f"it is no journal of commits ({error!r}): {_REMEDY}") from None
+    if anew:
+        commits.clear()
+    for unit in gone:
+        commits.pop(unit, None)
+    commits |= {commit.unit: commit for commit in read}
 
 
-def commit_of(record: dict[str, Any], components: Mapping[str, Any] | None = None) -> Commit:
+_NAME = re.compile(r"(?!\.)[\w.=-]+")
+"""Stages and units are parts of paths."""
+_DIGEST = re.compile(r"[0-9a-f]*")
+_MOST = (1 << 63) - 1
+
+
+def is_name(value: Any) -> bool:
+    """Whether it can name a stage, a unit or a folder of staging, also where the output is somebody else's."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def is_count(value: Any) -> bool:
+    """Whether it counts rows or bytes."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
+
+
+def _is_below(path: str) -> bool:
+    return files.is_below(path) and not {"", "."} & set(path.split("/"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MOST
+
+
+def commit_of(record: Any, components: Mapping[str, Any] | None = None) -> Commit:
     """A commit from its JSON form. Raises RecordError where it is none.
 
     components   by fingerprint, where the record leaves them out
+    What a record names is read, moved and removed, and what it counts is added up: an output may be somebody else's.
     """
     try:
         written = {t: [WrittenFile(**f) for f in fs] for t, fs in record["files"].items()}
@@ -173,12 +203,47 @@ def commit_of(record: dict[str, Any], components: Mapping[str, Any] | None = Non
             record = {**record, "components": components[record["fingerprint"]]}
         made = Commit(**{**record, "files": written})
         named = [(table, file.path) for table, listed in written.items() for file in listed]
-        outside = [path for table, path in named if not (files.is_below(path) and files.is_below(table))]
-        # What a record names is read, moved and removed: an output may be somebody else's.
-        if outside or not (isinstance(made.unit, str) and isinstance(made.stage, str)):
-            raise files.RecordError(
-                f"it names what is not below its table ({(outside or [made.unit])[0]!r}): {_REMEDY}"
-            )
-        return made
+        for of, path in named:
+            if not (isinstance(path, str) and _is_below(of) and _is_below(path) and "=" in path.partition("/")[0]):
+                raise files.RecordError(f"it names what is not below its table ({path!r} of {of!r}): {_REMEDY}")
     except (KeyError, TypeError, AttributeError) as error:
         raise files.RecordError(f"it is no record of a commit ({error!r}): {_REMEDY}") from None
+    if wrong := _wrong(made):
+        raise files.RecordError(f"it is no record of a commit ({wrong}): {_REMEDY}")
+    return made
+
+
+def _wrong(made: Commit) -> str:
+    """What of a commit is not of the kind that it should be; empty where all is."""
+    for what, name in (("stage", made.stage), ("unit", made.unit)):
+        if not is_name(name):
+            return f"{what}: {name!r} is no name"
+    counts = {"rows_in": made.rows_in, "rows_out": made.rows_out}
+    for listed in made.files.values():
+        for file in listed:
+            counts |= {f"rows of {file.path}": file.rows, f"bytes of {file.path}": file.bytes}
+            if not (isinstance(file.digest, str) and _DIGEST.fullmatch(file.digest)):
+                return f"digest of {file.path}: {file.digest!r} is none"
+    if not isinstance(made.rejected, dict):
+        return f"rejected: {made.rejected!r} says no reasons"
+    counts |= {f"rejected.{reason}": count for reason, count in made.rejected.items()}
+    for what, count in counts.items():
+        if not is_count(count):
+            return f"{what}: {count!r} is no count"
+    for what, number in (("seconds", made.seconds), ("task_seconds", made.task_seconds)):
+        if not _is_number(number):
+            return f"{what}: {number!r} is no number of seconds"
+    for what, text in (("fingerprint", made.fingerprint), ("edition", made.edition)):
+        if not isinstance(text, str):
+            return f"{what}: {text!r} is no text"
+    if not isinstance(made.facts, dict):
+        return f"facts: {made.facts!r} names none"
+    sections = [made.components, *(made.components.get(n, {}) for n in _SECTIONS)] if _is_tree(made.components) else [0]
+    return "" if all(map(_is_tree, sections)) else "components: its parts are of another kind"
+
+
+_SECTIONS = ("settings", "after", "weighs")
+
+
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, dict)

@@ -23,9 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import yaml
-
-from i2e_pipeline.core import digests, files
+from i2e_pipeline.core import digests, files, settings
 from i2e_pipeline.core.config import is_ours
 from i2e_pipeline.core.errors import I2EError
 
@@ -42,6 +40,10 @@ _LARGE = ("units/index/",)
 _READ_AT_ONCE = 32
 _MOST = 4 << 30
 """Bytes that a seal may hold: some ten million files, or the records of a hundred thousand units."""
+
+
+_SMALL, _PACKED = 64 << 20, 50
+"""Bytes that any seal may hold, and those of each of its bytes: digests and records are packed to a tenth at best."""
 
 
 class SealError(I2EError, ValueError):
@@ -70,9 +72,10 @@ def read(root: str) -> dict[str, Sealed]:
         if digests.of_bytes(packed) != name.decode("ascii", "replace"):
             raise ValueError("its content has another digest")
         bounded = zlib.decompressobj()
-        unpacked = bounded.decompress(packed, _MOST)
+        most = min(_MOST, _SMALL + _PACKED * len(packed))
+        unpacked = bounded.decompress(packed, most)
         if bounded.unconsumed_tail:
-            raise ValueError(f"it holds more than {_MOST:,} bytes")
+            raise ValueError(f"it holds more than {most:,} bytes")
         tree = json.loads(unpacked)
         sealed = {path: Sealed(**entry) for path, entry in tree.items()}
         # What it names is written and removed: an output may be somebody else's.
@@ -254,12 +257,10 @@ def settings_of(root: str) -> dict[str, object]:
         renewed = opened(root) is not None and is_ours(content)  # by a command that was cut off
         content = content if renewed else known.text.encode()
     try:
-        tree = yaml.safe_load(content)
-    except (yaml.YAMLError, ValueError) as error:
-        raise SealError(
-            f"{path} is no YAML any more ({error}): name the config of the output, `--config FILE`"
-        ) from None
-    if not isinstance(tree, dict) or not is_ours(content):
+        tree = settings.parsed(content, path)
+    except settings.SettingsError as error:
+        raise SealError(f"{error}: name the config of the output, `--config FILE`") from None
+    if not tree or not is_ours(content):
         raise SealError(f"{path} holds no settings of a run: name the config of the output, `--config FILE`")
     return tree
 
@@ -272,6 +273,7 @@ def restore(root: str, paths: Sequence[str]) -> None:
         one = known[path]
         assert one.text is not None, path
         assert is_record(path), path
+        files.refuse_outside(root, files.join(root, path))
         files.write_bytes(files.join(root, path), one.text.encode())
         written = files.info(files.join(root, path))
         again[path] = replace(one, modified=written.modified if written else one.modified)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from i2e_pipeline.core import files, secrets, stores
+from i2e_pipeline.core import ending, files, secrets, stores
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.machine import scratch
@@ -178,6 +178,7 @@ def _started(config: Config, name: str) -> SparkSession:
             f"Spark does not start: {cause(error).rstrip('.')}.{told}{_also_read()} `i2e doctor` says what is missing"
             + (f"; Spark's log is {_log()}" if quiet else "")
         ) from error
+    ending.keep()
     spark.sparkContext.setLogLevel("ERROR")
     server: Any = spark.sparkContext._accumulatorServer
     # It prints a trace of its own when the JVM hangs up in the middle; who waits for a job says what is to say.

@@ -582,6 +582,7 @@ class Tables:
         folders = {f.path.rpartition("/")[0] for f in (*old, *(f for _, f in new))}
         sources = [files.join(w.staging, table, f.path) for w, f in new]
         targets = [self.path(table, f.path) for _, f in new]
+        self._refuse_outside(table, {*(f.path for f in old), *(f.path for _, f in new if old)})
         if self.storage.format == "parquet":
             self._each(lambda folder: files.remove(self.path(table, folder)), sorted(folders))
         self._each(files.move_file, sources, targets)
@@ -603,6 +604,7 @@ class Tables:
         same_rows      they hold the rows of the old ones
         same_columns   the table is there, and has their columns
         """
+        self._refuse_outside(table, {f.path for f in (*new, *old)})
         staged = {info.path for info in files.list_files(files.join(staging, table))}
         moving = [f.path for f in new if f.path in staged]
         self._each(
@@ -616,6 +618,13 @@ class Tables:
             self._log(table).replace(schema, new, folders, same_rows)
         else:
             self._each(files.remove, [self.path(table, f.path) for f in old])
+
+    def _refuse_outside(self, table: str, named: Iterable[str]) -> None:
+        """Raise LedOutside where files that records name lie behind a link that leads out of these tables."""
+        for folder in sorted({path.rpartition("/")[0] for path in named}):
+            place = self.path(table, folder)
+            roots = (root for root in self.known_homes() if place.startswith(f"{root.rstrip('/')}/"))
+            files.refuse_outside(next(roots, self.root), files.join(place, "part"))
 
     def _each(self, call: Callable[..., None], *arguments: Sequence[str]) -> None:
         """Side by side where each call waits for a store."""
@@ -663,12 +672,14 @@ class Tables:
         if self._shared:
             return self.own.vacuum(dry_run)
         tables = {t for s in self.committed_stages() for c in self.commits(s).values() for t in c.files}
+        for table in sorted(tables) if not dry_run else ():
+            self._refuse_outside(table, [""])
         freed = ((table, self._log(table).vacuum(dry_run)) for table in sorted(tables))
         return [(table, size) for table, size in freed if size[0]]
 
     def discard_staging(self) -> None:
         """Drop what a killed run left half-written."""
-        files.remove(self.path("_staging"))
+        files.remove_below(self.root, "_staging")
 
     def discard(self, stage: str, units: Sequence[str]) -> None:
         """Forget units of a stage: their records first, then their files."""
@@ -677,6 +688,8 @@ class Tables:
             return
         known = self.records.known(stage)
         gone = [known[unit] for unit in units if unit in known]
+        for table in sorted({t for c in gone for t in c.files}):
+            self._refuse_outside(table, {f.path for c in gone for f in c.files.get(table, [])})
         self.records.drop(stage, [c.unit for c in gone])
         for table in sorted({t for c in gone for t in c.files}):
             folders = {f.path.rpartition("/")[0] for c in gone for f in c.files.get(table, [])}

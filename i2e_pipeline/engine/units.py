@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +25,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.config import PairsConfig
 from i2e_pipeline.core.ids import rows_in_share
 from i2e_pipeline.engine import looking
+from i2e_pipeline.engine.records import is_count, is_name
 from i2e_pipeline.inputs import kept, listing, look
 from i2e_pipeline.inputs.columns import InputError
 from i2e_pipeline.inputs.formats import FORMATS
@@ -106,29 +106,43 @@ def files_gone(units: Sequence[Unit]) -> list[Gone]:
     return found
 
 
-_NAME = re.compile(r"[\w.=-]+")
-"""Units and digests are parts of paths, also where the output is somebody else's."""
-
-
 def _unit_of(record: Any, path: str) -> Unit:
     """Raises RecordError."""
     try:
         read = tuple(InputFile(**f) for f in record["files"])
         unit = Unit(record["name"], read, tuple(record.get("share", ALL_ROWS)), record.get("replaces"))
-        for name in (unit.name, *(f.digest for f in read)):
-            if not _NAME.fullmatch(name) or name.startswith("."):
+        for name in (unit.name, *(f.digest for f in read), *([] if unit.replaces is None else [unit.replaces])):
+            if not is_name(name):
                 raise ValueError(f"{name!r} is no name of a unit or of content")
-        if not read or not all(isinstance(f.shard, int) and f.format in FORMATS for f in read):
+        if not read or not all(map(_is_file, read)):
             raise ValueError("it has no files that are read")
+        if len(unit.share) != 2 or not all(isinstance(end, int | float) and 0 <= end <= 1 for end in unit.share):
+            raise ValueError(f"{unit.share!r} is no share of rows")
         return unit
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise files.RecordError(f"{path} is no record of a unit ({error}): {_REMEDY}") from None
+
+
+def _is_file(file: InputFile) -> bool:
+    counts = (file.shard, file.size, file.rows, *([] if file.in_unit is None else [file.in_unit]))
+    texts = (file.path, file.format, *(file.kinds if isinstance(file.kinds, dict) else [None]))
+    return (
+        all(map(is_count, counts))
+        and all(isinstance(text, str) for text in texts)
+        and file.path != ""
+        and "\0" not in file.path
+        and isinstance(file.modified, int)
+        and isinstance(file.indexed, bool)
+        and all(isinstance(kind, str) for kind in file.kinds.values())
+        and file.format in FORMATS
+    )
 
 
 class Units:
     """The registry of one output."""
 
     def __init__(self, output: str) -> None:
+        self.output = output
         self.folder = files.join(output, "units")
         self.forgotten = files.join(output, "forgotten_units")
 
@@ -441,9 +455,9 @@ class Units:
     def _remove(self, names: Sequence[str]) -> None:
         """Remove units' records, and indexes that no other unit has, since they repeat rows."""
         for name in names:
-            files.remove(files.join(self.folder, f"{name}.json"))
+            files.remove_below(self.output, files.join("units", f"{name}.json"))
         for info in self.indexes_left():
-            files.remove(files.join(self.folder, "index", info.path))
+            files.remove_below(self.output, files.join("units", "index", info.path))
 
     def indexes_left(self) -> list[files.FileInfo]:
         """Indexes of files that are in no unit; their paths are relative to `index`."""

@@ -59,6 +59,10 @@ class Query:
     """left, top, right, bottom in pixels of the query's image"""
 
 
+_MOST = 256 << 20
+"""Bytes: the names of the million distractors take some 20 MB."""
+
+
 @dataclass(frozen=True)
 class GroundTruth:
     gallery_names: tuple[str, ...]
@@ -73,9 +77,11 @@ def read_ground_truth(path: str) -> GroundTruth:
     """The ground truth of a .pkl or .json; raises GroundTruthError. Nothing in a pickle is executed."""
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            data = file.read(_MOST + 1)
     except OSError as error:
         raise GroundTruthError(f"{path} cannot be read: {error.strerror or error}") from None
+    if len(data) > _MOST:
+        raise GroundTruthError(f"{path} has more than {_MOST:,} bytes, and is no ground truth of these sets")
     if data[:1] in (b"{", b"["):
         try:
             content = json.loads(data)
@@ -201,7 +207,7 @@ class _Code:
 
     def __init__(self, code: str, *_: Any) -> None:
         self.dtype = np.dtype(code) if isinstance(code, str) and len(code) < 9 else np.dtype("O")
-        if self.dtype.kind not in "biufSU":
+        if self.dtype.kind not in "biufSU" or not self.dtype.itemsize:  # of nothing there may be 10⁹
             raise ValueError(f"arrays of {code!r} are not read, only of numbers and texts")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:

@@ -46,6 +46,8 @@ MARKS = pa.schema(
 """What `read` returns. `weight` is null where nobody drew the label: it was chosen by eye."""
 FILE = "marks.jsonl"
 """What it is called where it lies beside the tables of a run."""
+_MOST = 256 << 20
+"""Bytes: a million marks and more, each of which somebody made by hand."""
 TORN = b" #torn"
 """What ends a line whose writer was killed in the middle of it."""
 _HEX = re.compile(r"[0-9a-f]{32}\Z")
@@ -190,9 +192,11 @@ def forget(path: str, image_ids: Set[str]) -> int:
 
 def _marks(path: str) -> Iterator[Mark]:
     try:
-        content = files.read_bytes(path)
+        content = files.read_bytes(path, _MOST)
     except FileNotFoundError:
         raise NoSuchFile(f"{path}: no such file; `i2e explore` writes marks") from None
+    except files.TooLarge as error:
+        raise MarkError(f"{error}, which is no file of marks: name another one") from None
     lines = content.split(b"\n")
     for number, line in enumerate(lines, 1):
         where, line = f"{path}, line {number}", line.strip()

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.dataset.commits import published
+from i2e_pipeline.dataset.published import manifest_of
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Stage
 from i2e_pipeline.engine.tables import Commit, Tables
@@ -48,7 +48,7 @@ class Dataset:
         """Raises NotPublished where there is no manifest."""
         tables = pipeline.tables
         commits = published(tables)
-        manifest = files.read_json(tables.path("i2e", "manifest.json"))
+        manifest = manifest_of(tables.path("i2e"))
         return cls(pipeline.config, pipeline.stages, tables, manifest, commits)
 
     def commits(self, stage: Stage) -> list[Commit]:

@@ -80,7 +80,12 @@ those of them that have a label, and these labels."""
 def read(tables: Tables) -> list[dict[str, Any]]:
     """Figures of the last run; none where no truth is known."""
     path = tables.path(_FILE)
-    return list(files.read_json(path)) if files.exists(path) else []
+    if not files.exists(path):
+        return []
+    figures = files.record(path, remedy := "remove it, and `i2e run` measures again")
+    if not (isinstance(figures, list) and all(isinstance(one, dict) for one in figures)):
+        raise files.RecordError(f"{path} holds no figures: {remedy}")
+    return figures
 
 
 def read_judged(tables: Tables) -> pa.Table:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -121,6 +122,115 @@ def test_a_container_of_the_same_name_is_another_machine(tmp_path: Path) -> None
     of_another(tmp_path, host=socket.gethostname(), process=2**22 + 1, namespace="pid:[1]")
     with pytest.raises(Held, match="or until it has been silent for 10 minutes"), exclusive(str(tmp_path)):
         pass
+
+
+WHOLE = {"host": "elsewhere", "process": 7, "since": "2026-01-01", "beat": 1e9, "began": "", "namespace": ""}
+ODD = [
+    json.dumps({**WHOLE, key: value})
+    for key in WHOLE
+    for value in (None, [], {"a": 1}, True, -7, 2**70, "x", "7" * 5000, 1e400, "\ud800")
+    if not (isinstance(value, str) and isinstance(WHOLE[key], str) and value == "x")
+    and not (key == "beat" and value in (True, -7))
+]
+"""Locks of which a part is of another kind than a holder writes."""
+
+
+def test_a_lock_that_holds_odd_values_holds_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Catches: `i2e verify` and `run` that end with a trace of what somebody wrote into `_lock`."""
+    monkeypatch.setattr(lock, "_FILLED", 0.01)
+    odd = [*ODD, *(json.dumps({k: v for k, v in WHOLE.items() if k != key}) for key in ("host", "process"))]
+    for content in [*odd, '{"host": "x", "beat": "now"}', "[" * 100_000, "7", '"x"', "\x00"]:
+        (tmp_path / "_lock").write_text(content)
+        lock.refuse_held(str(tmp_path))
+        with exclusive(str(tmp_path)):
+            assert json.loads((tmp_path / "_lock").read_text())["process"] == os.getpid(), content
+    with (tmp_path / "_lock").open("wb") as file:
+        file.truncate(8 << 30)  # a hole
+    with exclusive(str(tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize("spelling", ["{}", "{}/", "{}/../{name}", "linked", "file://{}"])
+def test_of_two_threads_of_a_process_one_is_refused(
+    spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a lock that names a process, which lets all of its threads in."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (tmp_path / "linked").symlink_to(folder)
+    named = spelling.format(folder, name="out")
+    said: list[str] = []
+
+    def second() -> None:
+        for attempt in (lambda: exclusive(named).__enter__(), lambda: lock.refuse_held(named)):
+            try:
+                attempt()
+                said.append("holds")
+            except Held as error:
+                said.append(str(error))
+
+    with exclusive(str(folder)):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+        assert [("by this process already" in one, "wait for it" in one) for one in said] == [(True, True)] * 2, said
+        lock.refuse_held(str(folder))  # whoever holds it may look
+        with pytest.raises(Held, match="by this process already"), exclusive(str(folder)):
+            pass
+        assert json.loads((folder / "_lock").read_text())["process"] == os.getpid()
+    said.clear()
+    thread = threading.Thread(target=second)
+    thread.start()
+    thread.join()
+    assert said[0] == "holds"
+
+
+def test_a_thread_that_waits_gets_the_folder_when_it_is_free(quick: None, tmp_path: Path) -> None:
+    order: list[str] = []
+    waits = threading.Event()
+
+    def second() -> None:
+        waits.set()
+        with lock.waiting(str(tmp_path), "it"):
+            order.append("second")
+
+    with exclusive(str(tmp_path)):
+        thread = threading.Thread(target=second)
+        thread.start()
+        waits.wait()
+        time.sleep(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert not (tmp_path / "_lock").exists()
+
+
+def test_a_child_that_was_forked_neither_holds_nor_frees_what_its_parent_holds(tmp_path: Path) -> None:
+    """Catches: a child that leaves the block and takes its parent's lock away."""
+    script = (
+        "import os, sys\nfrom i2e_pipeline.engine.lock import Held, exclusive\n"
+        "try:\n"
+        "    with exclusive(sys.argv[1]):\n"
+        "        child = os.fork()\n"
+        "        if not child:\n"
+        "            try:\n"
+        "                with exclusive(sys.argv[1]): pass\n"
+        "            except Held as error: os.write(1, (str(error) + '\\n').encode())\n"
+        "            raise SystemExit(3)\n"
+        "        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])\n"
+        "        print(child and code, os.path.exists(sys.argv[1] + '/_lock'))\n"
+        "finally:\n"
+        "    sys.stdout.flush()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)},
+    )  # fmt: skip
+    refused, last = done.stdout.splitlines()
+    assert "is being written by process" in refused
+    assert last == "3 True"
+    assert not (tmp_path / "_lock").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"host": "el', "[]", "null"])

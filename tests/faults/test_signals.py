@@ -29,6 +29,7 @@ WAYS = [
     ("all", signal.SIGTERM),
     ("driver", signal.SIGTERM),
     ("spark-submit", signal.SIGINT),
+    ("all", signal.SIGHUP),  # a closed ssh session
 ]
 
 
@@ -77,6 +78,30 @@ def ended(config: Path, output: Path, whom: str, number: int, share: float, *opt
     if whom != "spark-submit":  # what the driver says comes out through the JVM, which may be gone before
         assert "goes on" in said(config)
     assert "Traceback" not in said(config), said(config)
+    assert not (output / "_lock").exists()
+
+
+def test_ctrl_c_twice_is_a_sentence(still: World) -> None:
+    """Catches: the second, in the middle of what Spark's handler does for the first, as a trace of that handler."""
+    output = still.place / "twice"
+    config = injector.configured(still.place, output)
+    with config.with_suffix(".log").open("ab") as log:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "i2e_pipeline.cli", "run", "--config", str(config)], cwd=config.parent,
+            start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env={**os.environ, "PYTHONPATH": PATH},
+        )  # fmt: skip
+    try:
+        assert processes.waited(lambda: any((output / "_staging").glob("*")), 120), said(config)
+        os.killpg(running.pid, signal.SIGINT)
+        time.sleep(0.3)
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.wait(ENDS_WITHIN) == 130, said(config)
+    finally:
+        injector.stop(running)
+    assert "i2e: interrupted; the next run goes on" in said(config)
+    assert "Traceback" not in said(config)
+    assert "signal_handler" not in said(config)
     assert not (output / "_lock").exists()
 
 

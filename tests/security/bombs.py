@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import lzma
+import pickle
 import struct
 import sys
 import tarfile
@@ -29,12 +30,19 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent / "benchmarks"))
 
 from fuzzing.contained import Say, contained
 
-from i2e_pipeline.core import config
+from i2e_pipeline.core import config, digests
 from i2e_pipeline.core.config import ImageLimits, PairsConfig
 from i2e_pipeline.core.errors import I2EError
-from i2e_pipeline.evaluate import vectors
+from i2e_pipeline.dataset.published import manifest_of
+from i2e_pipeline.engine import lock, merging, seal
+from i2e_pipeline.engine.records import Records
+from i2e_pipeline.engine.tables import Tables
+from i2e_pipeline.engine.units import Units
+from i2e_pipeline.evaluate import revisited, vectors
+from i2e_pipeline.extract.text import read_texts
 from i2e_pipeline.images.decode import Rejected, open_rgb
-from i2e_pipeline.inputs import formats, listing, look
+from i2e_pipeline.inputs import formats, listing, look, marks
+from i2e_pipeline.train import checkpoint
 from wikidata import source_files
 from wikidata.source_files import DUMP, SourceError
 
@@ -382,6 +390,185 @@ def npz_of_zeros(place: Path) -> str:
         return f"read {len(vectors._arrays(str(place / 'v.npz')))}"
     except I2EError as error:
         return str(error)
+
+
+def _hole(path: Path, first: bytes = b"", size: int = 3 << 30) -> Path:
+    """3 GB of zeros, which take no room on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(first)
+        file.truncate(size)
+    return path
+
+
+def _refused(read: Callable[[], Any], path: Path) -> str:
+    try:
+        return f"read {read()}"
+    except I2EError as error:
+        return _told(error, path)
+
+
+@bomb
+def caption_of_100_mb(place: Path) -> str:
+    ids, nothing = pa.array([bytes(16)], pa.binary(16)), pa.nulls(1, pa.string())
+    caption = "&amp;lt;New York " * (100 * 2**20 // 16)
+    columns = {"shard": pa.array([0], pa.int32()), "row": pa.array([0]), "pair_id": ids, "key": nothing, "url": nothing}
+    batch = pa.RecordBatch.from_pydict({**columns, "caption": pa.array([caption]), "group": nothing})
+    made = dict(read_texts([batch]))
+    return f"read {len(made['texts'].column('text')[0].as_py())}"
+
+
+@bomb
+def journal_of_3_gb(place: Path) -> str:
+    path = _hole(place / "_commits" / "pairs" / "journal-000000001.json", b'{"anew": false,')
+    return _refused(lambda: Records(str(place / "_commits")).read("pairs"), path)
+
+
+@bomb
+def journal_deep(place: Path) -> str:
+    path = place / "_commits" / "pairs" / "journal-000000001.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"anew": false, "gone": ' + "[" * 10**7)
+    return _refused(lambda: Records(str(place / "_commits")).read("pairs"), path)
+
+
+@bomb
+def unit_of_3_gb(place: Path) -> str:
+    path = _hole(place / "units" / "u-1.json", b'{"name": "u-1",')
+    return _refused(lambda: Units(str(place)).known(), path)
+
+
+@bomb
+def unit_deep(place: Path) -> str:
+    path = place / "units" / "u-1.json"
+    path.parent.mkdir()
+    path.write_text('{"name": ' * 10**6)
+    return _refused(lambda: Units(str(place)).known(), path)
+
+
+@bomb
+def change_of_files_of_3_gb(place: Path) -> str:
+    path = _hole(place / "_commits" / "merging.json", b'{"staging": "_staging/a",')
+    return _refused(lambda: merging.finish(Tables(str(place))), path)
+
+
+@bomb
+def manifest_of_3_gb(place: Path) -> str:
+    path = _hole(place / "manifest.json", b'{"units": {}, ')
+    return _refused(lambda: manifest_of(str(place)), path)
+
+
+@bomb
+def seal_of_zeros(place: Path) -> str:
+    packed = zlib.compressobj(9)
+    content = packed.compress(b'{"a": "') + b"".join(packed.compress(_MB) for _ in range(3000)) + packed.flush()
+    (place / "_seal").write_bytes(digests.of_bytes(content).encode() + b"\n" + content)
+    return _refused(lambda: seal.read(str(place)), place / "_seal")
+
+
+@bomb
+def lock_of_3_gb(place: Path) -> str:
+    _hole(place / "_lock", b'{"host": "')
+    lock.refuse_held(str(place))
+    return "read as nobody's"
+
+
+@bomb
+def marks_of_3_gb(place: Path) -> str:
+    path = _hole(place / "marks.jsonl", b'{"image_id": "')
+    return _refused(lambda: marks.read(str(path)), path)
+
+
+@bomb
+def marks_gz(place: Path) -> str:
+    path = _packed(place / "marks.jsonl.gz", _gzip, b"{}\n")
+    return _refused(lambda: marks.read(str(path)), path)
+
+
+@bomb
+def ground_truth_of_3_gb(place: Path) -> str:
+    path = _hole(place / "gnd.pkl", b"\x80\x04")
+    return _refused(lambda: revisited.read_ground_truth(str(path)), path)
+
+
+@bomb
+def ground_truth_that_says_it_is_large(place: Path) -> str:
+    """A text of 2⁶² bytes, of which there are three."""
+    path = place / "gnd.pkl"
+    path.write_bytes(b"\x80\x04\x8d" + (1 << 62).to_bytes(8, "little") + b"abc.")
+    return _refused(lambda: revisited.read_ground_truth(str(path)), path)
+
+
+class _Nothing:
+    """An array of 2³⁰ texts of no letter, which take no byte."""
+
+    def __reduce__(self) -> Any:
+        state = (1, (1 << 30,), np.dtype("U0"), False, b"")
+        return np.empty(0).__reduce__()[0], (np.ndarray, (0,), b"b"), state
+
+
+@bomb
+def ground_truth_of_many_nothings(place: Path) -> str:
+    path = place / "gnd.pkl"
+    path.write_bytes(pickle.dumps({"gnd": [], "imlist": _Nothing(), "qimlist": []}))
+    return _refused(lambda: revisited.read_ground_truth(str(path)), path)
+
+
+_MAPPED = 1 << 29
+"""Bytes of a file that is mapped, which counts as memory here."""
+
+
+def _checkpoint(place: Path) -> Path:
+    folder = place / "step-00000001"
+    folder.mkdir()
+    state = {
+        "format_version": 1, "step": 1, "position": 1, "width": 8, "recipe": "a", "config": {}, "dataset": "",
+        "best": None, "counts": {}, "classes": 0, "files": {"towers.safetensors": _MAPPED}, "versions": {},
+    }  # fmt: skip
+    (folder / "state.json").write_text(json.dumps(state))
+    return folder
+
+
+@bomb
+def checkpoint_of_a_header(place: Path) -> str:
+    folder = _checkpoint(place)
+    path = _hole(folder / "towers.safetensors", (_MAPPED - 8).to_bytes(8, "little") + b"{", _MAPPED)
+    return _refused(lambda: dict(checkpoint.load(folder).towers), path)
+
+
+@bomb
+def checkpoint_that_says_it_is_large(place: Path) -> str:
+    """A header of a tensor of 2⁶⁰ numbers."""
+    folder = _checkpoint(place)
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1 << 30, 1 << 30], "data_offsets": [0, 1 << 62]}}).encode()
+    path = _hole(folder / "towers.safetensors", len(header).to_bytes(8, "little") + header, _MAPPED)
+    return _refused(lambda: dict(checkpoint.load(folder).towers), path)
+
+
+@bomb
+def checkpoint_state_deep(place: Path) -> str:
+    folder = _checkpoint(place)
+    (folder / "state.json").write_text('{"step": ' + "[" * 10**7)
+    return _refused(lambda: checkpoint.load(folder), folder / "state.json")
+
+
+DOORS: dict[str, tuple[str, ...]] = {
+    "dumps, pages, tables of Wikidata and Wikipedia, plain, bz2, gz, xz, zst": ("dump_",),
+    "lines of a dump": ("dump_plain",),
+    "Parquet": ("parquet_",),
+    "tars": ("tar_",),
+    "CSV, TSV, JSON lines, also gzip": ("jsonl_gz", "csv_gz", "json_deep"),
+    "images": ("png_", "webp_", "gif_", "tiff_", "bmp_", "jpeg_"),
+    "alt-texts": ("caption_",),
+    "configs, `--set`": ("yaml_",),
+    "models, checkpoints, vectors": ("checkpoint_", "npz_"),
+    "ground truths that are pickles": ("ground_truth_",),
+    "marks": ("marks_",),
+    "records of an output: units, commits, seal, lock, manifest": (
+        "unit_", "journal_", "change_", "seal_", "lock_", "manifest_",
+    ),
+}  # fmt: skip
+"""Doors of docs/security.md, and how the names of their bombs begin."""
 
 
 def main(names: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.security.bombs import BOMBS, PEAK_MB
+from tests.security.bombs import BOMBS, DOORS, PEAK_MB
 from wikidata import source_files
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,6 +47,23 @@ SAYS = {
     "yaml_merges_of_merges": "anchors",
     "yaml_depth": "too deep",
     "npz_of_zeros": "does not fit into the memory",
+    "caption_of_100_mb": "read 999",
+    "journal_of_3_gb": "holds more than 1,073,741,824 bytes",
+    "journal_deep": "maximum recursion depth",
+    "unit_of_3_gb": "holds more than 1,073,741,824 bytes",
+    "unit_deep": "maximum recursion depth",
+    "change_of_files_of_3_gb": "holds more than 1,073,741,824 bytes",
+    "manifest_of_3_gb": "holds more than 1,073,741,824 bytes",
+    "seal_of_zeros": "it holds more than",
+    "lock_of_3_gb": "read as nobody's",
+    "marks_of_3_gb": "holds more than 268,435,456 bytes",
+    "marks_gz": "holds more than 268,435,456 bytes",
+    "ground_truth_of_3_gb": "has more than 268,435,456 bytes",
+    "ground_truth_that_says_it_is_large": "no readable pickle",
+    "ground_truth_of_many_nothings": "no readable pickle",
+    "checkpoint_of_a_header": "is damaged",
+    "checkpoint_that_says_it_is_large": "is damaged",
+    "checkpoint_state_deep": "is damaged",
 }
 """What is said of each."""
 
@@ -64,6 +81,32 @@ def outcomes() -> dict[str, Any]:
 
 def test_every_bomb_is_looked_at() -> None:
     assert set(SAYS) == set(BOMBS)
+
+
+ELSEWHERE = {
+    "images that rows name by path": "tests/inputs/test_faults.py",
+    "`i2e fetch`": "tests/commands/test_fetch.py",
+    "`i2e explore`": "tests/security/test_servers.py",
+    "settings that lie in an output": "tests/security/test_settings_of_outputs.py",
+    "pages, cards, terminal": "tests/security/test_pages.py",
+    "messages, logs, stored configs": "tests/commands/test_no_secret_is_left.py",
+}
+"""Doors without a bomb, since nothing is unpacked or read as a whole there, and where their bounds are tried."""
+
+
+def test_the_page_on_security_has_a_bomb_for_each_door() -> None:
+    """Catches: a claim of the page that nobody made true."""
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    table = page.partition("## Doors and their bounds")[2].partition("\n\nBounds that")[0].strip().splitlines()[2:]
+    doors = {row.split("|")[1].strip() for row in table}
+    assert doors == {*DOORS, *ELSEWHERE}
+    assert not {*DOORS} & {*ELSEWHERE}
+    for door, begin in DOORS.items():
+        for beginning in begin:
+            assert any(name.startswith(beginning) for name in BOMBS), (door, beginning)
+    assert not [n for n in BOMBS if not n.startswith(tuple(b for begin in DOORS.values() for b in begin))]
+    for path in ELSEWHERE.values():
+        assert (ROOT / path).is_file(), path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of a process' memory are Linux's /proc here")
