@@ -167,15 +167,29 @@ def stop(running: subprocess.Popen[Any]) -> None:
 
 def undisturbed(place: Path) -> World:
     """The world in a folder whose `input` is there; the run is made when it was not yet."""
-    output = place / "whole"
+    output = _made(place, "whole")
+    return World(place, tables(output), pace(output))
+
+
+def whole_as(world: World, storage: str) -> Path:
+    """The output of a run that nobody disturbed, stored that way; made at the first call."""
+    return _made(world.place, "whole" if storage == "parquet" else f"whole-{storage}", f"storage.format={storage}")
+
+
+def _made(place: Path, name: str, *overrides: str) -> Path:
+    output = place / name
     if not (output / "i2e" / "manifest.json").exists():
-        code, said = ran(configured(place, output))
+        code, said = ran(configured(place, output, *overrides))
         assert code == 0, said
+    return output
+
+
+def pace(output: Path) -> dict[str, float]:
+    """Of a run that is done, by stage the seconds between the record of the stage before and its own."""
     written = [_first_record(output, stage) for stage in STAGES]
     # Of the first stage its time includes what comes before any.
     began = (output / "_storage.json").stat().st_mtime
-    pace = {s: max(0.2, t - before) for s, t, before in zip(STAGES, written, [began, *written], strict=False)}
-    return World(place, tables(output), pace)
+    return {s: max(0.2, t - before) for s, t, before in zip(STAGES, written, [began, *written], strict=False)}
 
 
 def _first_record(output: Path, stage: str) -> float:
