@@ -7,6 +7,7 @@ stage took in a run that nobody disturbed. What a seed cannot fix is how far a l
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -65,6 +66,8 @@ class Fault:
     kept: int = 0
     """commits that were there already"""
     said: str = ""
+    at: str = ""
+    """The change that was not made any more, where it died of itself."""
 
 
 @dataclass
@@ -129,9 +132,14 @@ ASKED = {signal.SIGTERM: 143, signal.SIGINT: 130}
 """Signals that ask a command to end, and its exit code then (core/errors.py)."""
 
 
+UNCOMPILED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+"""Of so few rows the work is to compile queries: a fifth of a run's CPU time."""
+
+
 def configured(place: Path, output: Path, *overrides: str) -> Path:
     file = output.with_suffix(".yaml")
-    file.write_text(dump(settings(place / "input", output, "session.shuffle_partitions=2", *overrides)))
+    quick = f"session.conf={json.dumps(UNCOMPILED)}"
+    file.write_text(dump(settings(place / "input", output, "session.shuffle_partitions=2", quick, *overrides)))
     return file
 
 
@@ -379,27 +387,3 @@ def unnamed(output: Path) -> set[str]:
         actions = pa.table(DeltaTable(str(output / table)).get_add_actions(flatten=True))
         found |= {f"{table}/{path}" for path in actions["path"].to_pylist()} ^ paths
     return found
-
-
-def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Figures by kind of fault, and of all chains together."""
-    kinds: dict[str, dict[str, Any]] = {}
-    for outcome in outcomes:
-        for fault in outcome.faults:
-            of = kinds.setdefault(
-                f"{outcome.where}: {fault.kind}", {"injected": 0, "survived": 0, "slowest end, s": 0.0}
-            )
-            of["injected"] += 1
-            of["survived"] += outcome.survived
-            of["slowest end, s"] = max(of["slowest end, s"], fault.seconds)
-    return {
-        "faults": dict(sorted(kinds.items())),
-        "injected": sum(len(o.faults) for o in outcomes),
-        "survived": sum(len(o.faults) for o in outcomes if o.survived),
-        "chains": len(outcomes),
-        "rows compared": sum(o.rows for o in outcomes),
-        "rows lost": sum(o.lost for o in outcomes),
-        "rows twice": sum(o.twice for o in outcomes),
-        "orphans": sum(o.orphans for o in outcomes),
-        "commits made again": sum(o.repeated for o in outcomes),
-    }

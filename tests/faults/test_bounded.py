@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cluster.tables import tables
 from tests.faults import injector
-from tests.faults.test_commit_points import chain
+from tests.faults.deaths import chain
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
 
@@ -39,7 +38,7 @@ def test_a_killed_driver(still: injector.World) -> None:
 def test_deaths_before_a_record_and_after_it(still: injector.World) -> None:
     """Catches: rows that lie in their table and have no record, or whose staging is still there, counted twice."""
     output = still.place / "died"
-    outcome: Any = injector.Outcome(0, "local", "parquet")
+    outcome = injector.Outcome(0, "local", "parquet")
     places = ["write_bytes .*/_commits/link/", "remove .*/_staging/score"]
     chain(injector.configured(still.place, output), output, places, outcome)
     judged(still, output, outcome, 2)

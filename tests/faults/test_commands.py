@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from i2e_pipeline.engine.tables import Tables
-from i2e_pipeline.sample import compose
+from i2e_pipeline.stages import load, pipeline
 from tests.cluster.tables import tables
 from tests.faults import injector
 from tests.faults.conftest import LONG
@@ -83,21 +83,29 @@ Prepared = Callable[[Path], Job]
 """A job in a folder that is not there yet."""
 
 
-def survives(prepared: Prepared, forks: Forks, place: Path, deaths: int, seed: str) -> None:
-    """Deaths at changes drawn from as many equal parts of a command, each followed by the command again."""
-    undisturbed = prepared(place / "undisturbed")
-    code, changes = forks(*undisturbed.arguments)
-    assert code == 0, forks.said
-    wanted = undisturbed.content(undisturbed.written)
-    assert len(changes) > deaths
+def survives(
+    prepared: Prepared, forks: Forks, place: Path, deaths: int, seed: str, known: tuple[Any, int] | None = None
+) -> None:
+    """Deaths at changes drawn from as many equal parts of a command, each followed by the command again.
+
+    known   what it makes, and how many changes it makes at least; None: it is carried out to see that
+    """
+    if known is None:
+        undisturbed = prepared(place / "undisturbed")
+        code, made = forks(*undisturbed.arguments)
+        assert code == 0, forks.said
+        known = undisturbed.content(undisturbed.written), len(made)
+        shutil.rmtree(place / "undisturbed")
+    wanted, changes = known
+    assert changes > deaths
     draw, died = random.Random(seed), 0
     for n in range(deaths):
-        at = draw.randrange(n * len(changes) // deaths, (n + 1) * len(changes) // deaths)
+        at = draw.randrange(n * changes // deaths, (n + 1) * changes // deaths)
         job = prepared(place / f"death-{n}")
         code, made = forks(*job.arguments, dies_at=f"{at}:")
         assert code in (0, -signal.SIGKILL), forks.said
         died += code != 0  # threads make their changes in another order, and some fewer
-        said = f"death at change {at} of {len(changes)}: {made[-1]}"
+        said = f"{seed}: death at change {at} of {changes}: {made[-1]}"
         code, _ = forks(*job.arguments)
         assert code == 0, (said, forks.said)
         code, _ = forks("verify", "--deep", *job.verified)
@@ -122,7 +130,7 @@ def left_nothing(output: Path, said: str) -> None:
             assert not injector.unnamed(output), said
 
 
-@pytest.fixture(scope="module", params=STORAGES)
+@pytest.fixture(scope="module")
 def finished(request: pytest.FixtureRequest, still: World) -> Path:
     return injector.whole_as(still, request.param)
 
@@ -146,24 +154,34 @@ def draws(often: int) -> int:
     return often * (3 if LONG else 1)
 
 
+@pytest.mark.parametrize("finished", STORAGES, indirect=True)
 def test_merge(finished: Path, still: World, forks: Forks, tmp_path: Path) -> None:
-    """Of two outputs with a unit more than either has."""
-    further = still.place / "further"
-    if not further.exists():
-        compose.compose(still.place / "further-input", rows=20, shards=1)
-        config = injector.configured(still.place, further, f"pairs.path={still.place}/further-input/pairs/*.parquet")
-        code, said = injector.ran(config)
-        assert code == 0, said
+    """Of two outputs with a unit each."""
+    units = sorted(p.stem for p in (finished / "units").glob("u-*.json"))
+    halves = [copied(still, finished, tmp_path / unit) for unit in units]
+    for (config, _), other in zip(halves, reversed(units), strict=True):
+        never_had(config, other)
 
     def prepared(place: Path) -> Job:
         place.mkdir()
-        into = f"storage.format={storage_of(finished)}"
-        arguments = ("merge", str(finished), str(further), "--to", str(place / "out"), "--set", into)
-        return Job(arguments, place / "out", [str(place / "out")])
+        config = ("--config", str(halves[0][0]), "--set", f"output={place}/out")
+        arguments = ("merge", *(str(output) for _, output in halves), "--to", str(place / "out"), *config)
+        return Job(arguments, place / "out", config)
 
-    survives(prepared, forks, tmp_path, draws(6), f"merge {storage_of(finished)}")
+    survives(prepared, forks, tmp_path, draws(4), f"merge {storage_of(finished)}")
 
 
+def never_had(config: Path, unit: str) -> None:
+    """Take a unit out of an output, so that nothing knows that it was there."""
+    whole = pipeline(load(str(config)))
+    with whole.exclusive():
+        for stage in whole.stages:
+            if stage.scope == "unit":
+                whole.tables.discard(stage.name, [unit])
+        Path(whole.tables.path("units", f"{unit}.json")).unlink()
+
+
+@pytest.mark.parametrize("finished", STORAGES, indirect=True)
 def test_clean(finished: Path, still: World, forks: Forks, tmp_path: Path) -> None:
     """Small files put together, and all that it removes: what killed runs left, orphans, other knowledge bases."""
 
@@ -179,6 +197,7 @@ def test_clean(finished: Path, still: World, forks: Forks, tmp_path: Path) -> No
     survives(prepared, forks, tmp_path, draws(6), f"clean {storage_of(finished)}")
 
 
+@pytest.mark.parametrize("finished", STORAGES if LONG else ["delta"], indirect=True)
 def test_purge(finished: Path, still: World, forks: Forks, tmp_path: Path) -> None:
     """Images of both units, by address."""
     listed = tmp_path / "listed.txt"
@@ -216,6 +235,7 @@ def by_bytes(folder: Path) -> dict[str, bytes]:
 # With Spark: on one storage each, where time is short
 
 
+@pytest.mark.parametrize("finished", STORAGES if LONG else ["parquet"], indirect=True)
 def test_forget(finished: Path, still: World, forks: Forks, tmp_path: Path) -> None:
     unit = min((finished / "units").glob("u-*.json")).stem
 
@@ -223,25 +243,26 @@ def test_forget(finished: Path, still: World, forks: Forks, tmp_path: Path) -> N
         config, output = copied(still, finished, place)
         return Job(("run", "--forget", unit, "--config", str(config)), output, ["--config", str(config)])
 
-    survives(prepared, forks, tmp_path, draws(2), f"forget {storage_of(finished)}")
+    survives(prepared, forks, tmp_path, draws(1), f"forget {storage_of(finished)}")
 
 
+@pytest.mark.parametrize("finished", STORAGES if LONG else ["delta"], indirect=True)
 def test_retry(finished: Path, still: World, forks: Forks, tmp_path: Path) -> None:
     """Of images that were too large for a limit that is wider now."""
     base = tmp_path / "base"
-    config, _ = copied(still, finished, base, "score.max_pixels=30000")
-    code, said = injector.ran(config)
+    config, _ = copied(still, finished, base, "score.max_pixels=50000")
+    code, said = injector.ran(config, "--until", "score")
     assert code == 0, said
 
     def prepared(place: Path) -> Job:
         config, output = copied(still, base / "out", place)
-        return Job(
-            ("retry", "--reason", "too_many_pixels", "--config", str(config)), output, ["--config", str(config)]
-        )
+        arguments = ("retry", "--reason", "too_many_pixels", "--config", str(config))
+        return Job(arguments, output, ["--config", str(config)])
 
-    survives(prepared, forks, tmp_path, draws(2), f"retry {storage_of(finished)}")
+    survives(prepared, forks, tmp_path, draws(1), f"retry {storage_of(finished)}", (tables(finished), 100))
 
 
+@pytest.mark.parametrize("finished", STORAGES if LONG else ["parquet"], indirect=True)
 def test_repair(finished: Path, still: World, forks: Forks, tmp_path: Path) -> None:
     """Of a record that the seal holds, a file of a table and the card."""
 
@@ -254,4 +275,4 @@ def test_repair(finished: Path, still: World, forks: Forks, tmp_path: Path) -> N
         (output / "i2e" / "README.md").unlink()
         return Job(("repair", "--config", str(config)), output, ["--config", str(config)])
 
-    survives(prepared, forks, tmp_path, draws(2), f"repair {storage_of(finished)}")
+    survives(prepared, forks, tmp_path, draws(1), f"repair {storage_of(finished)}", (tables(finished), 100))
