@@ -111,11 +111,7 @@ def at_commits(world: World, rounds: int, small: bool) -> Iterator[Outcome]:
 
 
 def replaced(world: World, output: Path, storage: str) -> Outcome:
-    undisturbed = world.place / "otherwise"
-    if not undisturbed.exists():
-        shutil.copytree(injector.whole_as(world, "parquet"), undisturbed)
-        code, said = injector.ran(injector.configured(world.place, undisturbed, deaths.OTHER))
-        assert code == 0, said
+    undisturbed = injector.made(world.place, "otherwise", deaths.OTHER, of=injector.whole_as(world, "parquet"))
     config = injector.configured(world.place, output, f"storage.format={storage}")
     outcome = Outcome(0, "local", storage)
     deaths.chain(config, output, deaths.AGAIN[storage], outcome, deaths.OTHER)

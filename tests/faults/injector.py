@@ -11,6 +11,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from filelock import FileLock
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import dump
@@ -175,20 +177,27 @@ def stop(running: subprocess.Popen[Any]) -> None:
 
 def undisturbed(place: Path) -> World:
     """The world in a folder whose `input` is there; the run is made when it was not yet."""
-    output = _made(place, "whole")
+    output = made(place, "whole")
     return World(place, tables(output), pace(output))
 
 
 def whole_as(world: World, storage: str) -> Path:
     """The output of a run that nobody disturbed, stored that way; made at the first call."""
-    return _made(world.place, "whole" if storage == "parquet" else f"whole-{storage}", f"storage.format={storage}")
+    return made(world.place, "whole" if storage == "parquet" else f"whole-{storage}", f"storage.format={storage}")
 
 
-def _made(place: Path, name: str, *overrides: str) -> Path:
+def made(place: Path, name: str, *overrides: str, of: Path | None = None) -> Path:
+    """The output of a run that nobody disturbs, over a copy of another one where that is said. Processes of tests side
+    by side share it: the first makes it."""
     output = place / name
-    if not (output / "i2e" / "manifest.json").exists():
-        code, said = ran(configured(place, output, *overrides))
-        assert code == 0, said
+    with FileLock(place / f"{name}.lock"):
+        if not (output / "i2e" / "manifest.json").exists():
+            if of is not None:
+                shutil.copytree(of, place / f"{name}-begun")
+                os.rename(place / f"{name}-begun", output)
+                (output / "i2e" / "manifest.json").unlink()
+            code, said = ran(configured(place, output, *overrides))
+            assert code == 0, said
     return output
 
 

@@ -10,7 +10,7 @@ from tests.faults.cluster import LightCluster
 from tests.faults.injector import World
 from tests.faults.tasks import FAULTS, all_at_once
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("cluster")]
 
 
 def test_one_run_with_all_of_them(still: World, cluster: LightCluster, tmp_path: Path) -> None:
