@@ -214,6 +214,8 @@ def never_had(config: Path, unit: str) -> None:
         for stage in whole.stages:
             if stage.scope == "unit":
                 whole.tables.discard(stage.name, [unit])
+        for stage in ("select", "finish"):  # which were made of all units
+            whole.tables.discard(stage, list(whole.tables.commits(stage)))
         Path(whole.tables.path("units", f"{unit}.json")).unlink()
 
 
