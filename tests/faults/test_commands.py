@@ -232,7 +232,7 @@ def test_clean(finished: Path, still: World, forks: Forks, tmp_path: Path) -> No
         shutil.copytree(next((output / "kb" / "gazetteer").iterdir()), output / "kb" / "gazetteer" / "another")
         return Job(("clean", "--merge", "--config", str(config)), output, str(config))
 
-    survives(prepared, forks, tmp_path, draws(6), f"clean {storage_of(finished)}")
+    survives(prepared, forks, tmp_path, draws(4), f"clean {storage_of(finished)}")
 
 
 @pytest.mark.parametrize("finished", STORAGES if LONG else ["delta"], indirect=True)
@@ -252,7 +252,7 @@ def test_purge(finished: Path, still: World, forks: Forks, tmp_path: Path) -> No
         config, output = copied(still, base / "out", place, f"select.exclude={listed}")
         return Job(("clean", "--purge", "--config", str(config)), output, str(config))
 
-    survives(prepared, forks, tmp_path, draws(6), f"purge {storage_of(finished)}")
+    survives(prepared, forks, tmp_path, draws(4), f"purge {storage_of(finished)}")
 
 
 @pytest.mark.parametrize("form", ["parquet", "webdataset", "hf", "open_clip-csv"])
