@@ -249,6 +249,10 @@ def owners(output: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
+def is_delta(output: Path) -> bool:
+    return bool(json.loads((output / "_storage.json").read_bytes())["format"] == "delta")
+
+
 def kind_of(below: str) -> str:
     """A path without names of units, digests and numbers: files of one kind have the same."""
     return re.sub(r"u-[0-9a-f]{12}|s-[0-9a-f]{12}|[0-9a-f]{8,}[^/.]*|part-[^/]*|journal-\d+|\d{20}[^/]*", "*", below)
@@ -280,7 +284,7 @@ def drawn(output: Path, draws: int, seed: int) -> list[Cell]:
     for n in range(draws):
         draw = random.Random(f"{seed} {n}")
         below = draw.choice(all_files)
-        added = draw.random() < 1 / 30 and may_be_added(below)
+        added = draw.random() < 1 / 30 and may_be_added(below, is_delta(output))
         found.append(Cell(below, ADDED if added else None, f"{seed} {n}"))
     return found
 
@@ -292,18 +296,22 @@ def matrix(output: Path, cells: int | None, seed: int) -> list[Cell]:
         below = path.relative_to(output).as_posix()
         by_kind.setdefault(kind_of(below), []).append(below)
     draw = random.Random(seed)
+    delta = is_delta(output)
+    chosen = {(kind, how): draw.choice(files) for kind, files in sorted(by_kind.items()) for how in (*KINDS, ADDED)}
     found = [
-        Cell(draw.choice(files), damaged, f"{seed} {kind} {damaged}")
-        for kind, files in sorted(by_kind.items())
-        for damaged in (*KINDS, ADDED)
-        if damaged != ADDED or may_be_added(kind)
+        Cell(below, how, f"{seed} {kind} {how}")
+        for (kind, how), below in chosen.items()
+        if how != ADDED or may_be_added(below, delta)
     ]
     return found if cells is None else draw.sample(found, min(cells, len(found)))
 
 
-def may_be_added(below: str) -> bool:
-    """Whether another file beside this one is damage: at the top it may be anybody's, and more input is no damage."""
-    return "/" in below and not below.startswith("input/")
+def may_be_added(below: str, delta: bool) -> bool:
+    """Whether another file beside this one is damage. It is none at the top, which may be anybody's, where files are
+    opened by their names, beside the files of a Delta table, whose log names them, and among more input."""
+    opened_by_name = below.startswith(("input/", "kb/gazetteer/", "kb/context/"))
+    named_by_log = delta and below.endswith(".parquet") and not below.startswith("units/")
+    return "/" in below and not opened_by_name and not named_by_log
 
 
 def done(output: Path, cell: Cell, all_files: Sequence[Path]) -> tuple[str, str]:
