@@ -1,6 +1,6 @@
 """`i2e clean`: give back what no dataset of this config needs.
 
-    staging      what killed runs and commands left unfinished
+    staging      what killed runs and commands left unfinished, files that have no name yet among them
     laid out     gazetteers and contexts of other knowledge bases and settings
     moved        what lies in a folder that outputs share now (engine/sharing.py), and was made here before; that folder
                  itself stays as it is, since other outputs read it
@@ -100,6 +100,9 @@ def _found(pipeline: Pipeline, dry_run: bool, removed_stages: bool) -> Iterator[
     tables = pipeline.tables
     for folder in _UNFINISHED:
         yield from _of_folder(pipeline, "staging", folder)
+    for info in files.left_unfinished(tables.root):
+        if not info.path.startswith(tuple(f"{folder}/" for folder in _UNFINISHED)):
+            yield Freed("staging", info.path, 1, info.size)
     yield from _of_folder(pipeline, "index", index.FOLDER)
     run = pipeline.open([])
     for stage in pipeline.stages:

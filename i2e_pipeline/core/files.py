@@ -270,6 +270,12 @@ def is_unfinished(path: str) -> bool:
     return any(_UNFINISHED.fullmatch(part) for part in path.split("/"))
 
 
+def left_unfinished(folder: str) -> list[FileInfo]:
+    """Files below a folder that writers of ours have left which died: nobody has written them for a minute."""
+    before = (time.time() - _SWEPT_AFTER) * 1e9
+    return [info for info in list_files(folder) if is_unfinished(info.path) and info.modified < before]
+
+
 # Finding
 
 

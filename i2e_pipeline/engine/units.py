@@ -393,9 +393,13 @@ class Units:
     def forget(self, name: str) -> None:
         """Drop a unit: what was made of it no longer counts, and its files are passed over from now on.
 
-        Raises InputError where it is not known. To take it back, remove its file in forgotten_units/.
+        One that is dropped already stays so: a command that was killed goes on. Raises InputError where it is not
+        known. To take it back, remove its file in forgotten_units/.
         """
         unit = next((u for u in self.known() if u.name == name), None)
+        if unit is None and any(u.name == name for u in self.left_out()):
+            log.info("unit %s was forgotten before", name)
+            return
         if unit is None:
             raise InputError(f"no unit {name} in {self.folder}: its files are named as the units are")
         self._save(unit, self.forgotten)

@@ -55,6 +55,23 @@ def test_what_no_record_names_goes_and_what_counts_stays(folder: Path, spark: An
     assert worked(toys(with_small.config, spark, Small()).run()[1]) == {"read": 0, "small": 3, "total": 1}
 
 
+def test_files_that_were_never_finished_go_when_their_writer_is_dead(folder: Path, spark: Any) -> None:
+    """Catches: what a kill leaves beside the card or at the top of an output, which nobody looks at again."""
+    pipeline = toys(config(folder), spark)
+    pipeline.run()
+    out = folder / "out"
+    left = [out / f".i2e.{'a' * 32}.tmp", out / "i2e" / f".manifest.json.{'b' * 32}.tmp"]
+    young = out / f"._seal.{'c' * 32}.tmp"
+    for path in (*left, young):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x" * 10)
+    for path in left:
+        os.utime(path, (0, 0))
+    freed = clean(pipeline)
+    assert {(f.kind, f.path, f.bytes) for f in freed} == {("staging", p.relative_to(out).as_posix(), 10) for p in left}
+    assert [path.exists() for path in (*left, young)] == [False, False, True]
+
+
 def test_records_become_one_file(folder: Path, spark: Any) -> None:
     pipeline = toys(config(folder, run={"wave_units": 1}), spark)
     pipeline.run()

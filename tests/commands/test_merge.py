@@ -81,6 +81,17 @@ def test_a_merged_output_is_one_of_both_inputs(halves: Any, whole: Path, tmp_pat
     assert content(tmp_path / "c") == content(whole)
 
 
+def test_a_merge_that_is_done_is_done(halves: Any, tmp_path: Path) -> None:
+    """Catches: one that was killed when all was there, and that is refused when it is called again."""
+    a, b = halves()
+    config = merged(a, b, tmp_path / "c")
+    before = commits(tmp_path / "c", *BY_UNIT)
+    assert merge(a, b, config).units == 3
+    assert commits(tmp_path / "c", *BY_UNIT) == before
+    with pytest.raises(JoinError, match="holds something already"):
+        merge(b, a, config_of(b, a, tmp_path / "c"))
+
+
 def test_units_whose_selection_stays_are_not_written_again(halves: Any, tmp_path: Path, spark: Any) -> None:
     a, _ = halves()
     shutil.copytree(a, tmp_path / "b")

@@ -81,8 +81,12 @@ def test_a_forgotten_unit_is_gone_and_stays_away(folder: Path, spark: Any, stora
     pipeline.forget(unit.name)
     assert worked(pipeline.run()[1]) == {"read": 0, "total": 1}
     assert unit.name not in {dict(r)["unit"] for r in content(pipeline)["numbers"]}
-    with pytest.raises(InputError, match=f"no unit {unit.name}"):
-        pipeline.forget(unit.name)
+    kept = content(pipeline)
+    pipeline.forget(unit.name)  # as the command does that was killed, and is called again
+    assert worked(pipeline.run()[1]) == {"read": 0, "total": 0}
+    assert content(pipeline) == kept
+    with pytest.raises(InputError, match="no unit u-none"):
+        pipeline.forget("u-none")
 
 
 def test_a_changed_setting_or_version_makes_the_stage_again_and_says_which(

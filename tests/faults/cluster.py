@@ -7,6 +7,7 @@ import sys
 
 from tests.cluster.conftest import ROOT, Cluster
 from tests.faults import processes
+from tests.faults.injector import UNCOMPILED
 
 PATH = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
@@ -22,6 +23,7 @@ class LightCluster(Cluster):
     def overrides(self, **conf: str) -> list[str]:
         """Of the config of a driver beside it."""
         theirs = {
+            **UNCOMPILED,
             "spark.executorEnv.PYTHONPATH": PATH,
             "spark.pyspark.python": sys.executable,
             "spark.python.daemon.module": "i2e_pipeline.engine.daemon",

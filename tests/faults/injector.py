@@ -7,9 +7,11 @@ stage took in a run that nobody disturbed. What a seed cannot fix is how far a l
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from filelock import FileLock
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import dump
@@ -65,6 +68,8 @@ class Fault:
     kept: int = 0
     """commits that were there already"""
     said: str = ""
+    at: str = ""
+    """The change that was not made any more, where it died of itself."""
 
 
 @dataclass
@@ -129,9 +134,14 @@ ASKED = {signal.SIGTERM: 143, signal.SIGINT: 130}
 """Signals that ask a command to end, and its exit code then (core/errors.py)."""
 
 
+UNCOMPILED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+"""Of so few rows the work is to compile queries: a fifth of a run's CPU time."""
+
+
 def configured(place: Path, output: Path, *overrides: str) -> Path:
     file = output.with_suffix(".yaml")
-    file.write_text(dump(settings(place / "input", output, "session.shuffle_partitions=2", *overrides)))
+    quick = f"session.conf={json.dumps(UNCOMPILED)}"
+    file.write_text(dump(settings(place / "input", output, "session.shuffle_partitions=2", quick, *overrides)))
     return file
 
 
@@ -167,15 +177,36 @@ def stop(running: subprocess.Popen[Any]) -> None:
 
 def undisturbed(place: Path) -> World:
     """The world in a folder whose `input` is there; the run is made when it was not yet."""
-    output = place / "whole"
-    if not (output / "i2e" / "manifest.json").exists():
-        code, said = ran(configured(place, output))
-        assert code == 0, said
+    output = made(place, "whole")
+    return World(place, tables(output), pace(output))
+
+
+def whole_as(world: World, storage: str) -> Path:
+    """The output of a run that nobody disturbed, stored that way; made at the first call."""
+    return made(world.place, "whole" if storage == "parquet" else f"whole-{storage}", f"storage.format={storage}")
+
+
+def made(place: Path, name: str, *overrides: str, of: Path | None = None) -> Path:
+    """The output of a run that nobody disturbs, over a copy of another one where that is said. Processes of tests side
+    by side share it: the first makes it."""
+    output = place / name
+    with FileLock(place / f"{name}.lock"):
+        if not (output / "i2e" / "manifest.json").exists():
+            if of is not None:
+                shutil.copytree(of, place / f"{name}-begun")
+                os.rename(place / f"{name}-begun", output)
+                (output / "i2e" / "manifest.json").unlink()
+            code, said = ran(configured(place, output, *overrides))
+            assert code == 0, said
+    return output
+
+
+def pace(output: Path) -> dict[str, float]:
+    """Of a run that is done, by stage the seconds between the record of the stage before and its own."""
     written = [_first_record(output, stage) for stage in STAGES]
     # Of the first stage its time includes what comes before any.
     began = (output / "_storage.json").stat().st_mtime
-    pace = {s: max(0.2, t - before) for s, t, before in zip(STAGES, written, [began, *written], strict=False)}
-    return World(place, tables(output), pace)
+    return {s: max(0.2, t - before) for s, t, before in zip(STAGES, written, [began, *written], strict=False)}
 
 
 def _first_record(output: Path, stage: str) -> float:
@@ -365,27 +396,3 @@ def unnamed(output: Path) -> set[str]:
         actions = pa.table(DeltaTable(str(output / table)).get_add_actions(flatten=True))
         found |= {f"{table}/{path}" for path in actions["path"].to_pylist()} ^ paths
     return found
-
-
-def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Figures by kind of fault, and of all chains together."""
-    kinds: dict[str, dict[str, Any]] = {}
-    for outcome in outcomes:
-        for fault in outcome.faults:
-            of = kinds.setdefault(
-                f"{outcome.where}: {fault.kind}", {"injected": 0, "survived": 0, "slowest end, s": 0.0}
-            )
-            of["injected"] += 1
-            of["survived"] += outcome.survived
-            of["slowest end, s"] = max(of["slowest end, s"], fault.seconds)
-    return {
-        "faults": dict(sorted(kinds.items())),
-        "injected": sum(len(o.faults) for o in outcomes),
-        "survived": sum(len(o.faults) for o in outcomes if o.survived),
-        "chains": len(outcomes),
-        "rows compared": sum(o.rows for o in outcomes),
-        "rows lost": sum(o.lost for o in outcomes),
-        "rows twice": sum(o.twice for o in outcomes),
-        "orphans": sum(o.orphans for o in outcomes),
-        "commits made again": sum(o.repeated for o in outcomes),
-    }

@@ -17,88 +17,47 @@ import pytest
 
 from tests.cluster.tables import tables
 from tests.faults import injector, processes
+from tests.faults.disks import Disk, NoRight, fills_up, last_words
 from tests.faults.injector import World
 
 pytestmark = pytest.mark.faults
-
-
-class Disk:
-    """A small file system of its own."""
-
-    def __init__(self, folder: Path, megabytes: float) -> None:
-        self.folder = folder
-        folder.mkdir()
-        self._call("mount", "-t", "tmpfs", "-o", f"size={int(megabytes * 1024)}k", "tmpfs", str(folder))
-
-    def resize(self, megabytes: float, *options: str) -> None:
-        wanted = ",".join(("remount", f"size={int(megabytes * 1024)}k", *options))
-        self._call("mount", "-o", wanted, str(self.folder))
-
-    def free(self) -> None:
-        self._call("umount", "-l", str(self.folder))
-
-    def _call(self, *command: str) -> None:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-        if done.returncode:
-            pytest.skip(f"the right to mount a tmpfs is not this user's: {done.stderr.strip()}")
 
 
 @pytest.fixture
 def disks(tmp_path: Path) -> Iterator[list[Disk]]:
     made: list[Disk] = []
     yield made
-    for disk in made:
-        disk.free()
+    for one in made:
+        one.free()
 
 
-def last_words(said: str) -> str:
-    return said[said.rfind("i2e: ") :] if "i2e: " in said else said[-2000:]
-
-
-def used(folder: Path) -> float:
-    """Megabytes of a folder, as a disk counts them."""
-    return sum(-(-p.stat().st_size // 4096) * 4096 for p in folder.rglob("*") if p.is_file()) / 1e6
+def disk(folder: Path, megabytes: float) -> Disk:
+    try:
+        return Disk(folder, megabytes)
+    except NoRight as error:
+        pytest.skip(str(error))
 
 
 def test_a_disk_that_fills_up_under_the_output(still: World, disks: list[Disk], tmp_path: Path) -> None:
     """Catches: half files that are read, a trace that names no folder, a run that does not go on when there is room."""
-    whole = used(still.place / "whole")
-    disks.append(disk := Disk(tmp_path / "small", whole * 0.5))
-    output = disk.folder / "out"
-    config = injector.configured(still.place, still.place / "full", f"output={output}")
-    code, said = injector.ran(config)
-    assert code == 1, said
-    words = last_words(said)
-    assert str(output) in words, words
-    assert "No space left on device" in words, words
-    assert "free some space" in words, words
-    assert "Traceback" not in said, said
-    before = injector.commits(output)
-    assert before
-
-    disk.resize(whole * 4)
-    code, said = injector.ran(config)
-    assert code == 0, said
-    now = injector.commits(output)
-    assert {name: now[name] for name in before} == before
-    outcome = injector.Outcome(0, "local", "parquet")
-    injector.judge(still.whole, output, "parquet", outcome)
+    disks.append(small := disk(tmp_path / "small", 1))
+    outcome = fills_up(still, small)
     assert outcome.survived, outcome
 
 
 def test_a_disk_for_temporary_files_that_is_full(still: World, disks: list[Disk], tmp_path: Path) -> None:
-    disks.append(disk := Disk(tmp_path / "small", 60))
+    disks.append(small := disk(tmp_path / "small", 60))
     output = still.place / "scratch-full"
     config = injector.configured(still.place, output)
-    (disk.folder / "filler").write_bytes(bytes(1 << 20) * 58)
-    code, said = injector.ran(config, TMPDIR=str(disk.folder), SPARK_LOCAL_DIRS=str(disk.folder))
+    (small.folder / "filler").write_bytes(bytes(1 << 20) * 58)
+    code, said = injector.ran(config, TMPDIR=str(small.folder), SPARK_LOCAL_DIRS=str(small.folder))
     assert code in (1, 2), said
     words = last_words(said)
     assert "No space left on device" in words or "cannot be written" in words, words
     assert "Traceback" not in said, said
-    (disk.folder / "filler").unlink()
-    disk.resize(2000)
-    code, said = injector.ran(config, "--until", "link", TMPDIR=str(disk.folder), SPARK_LOCAL_DIRS=str(disk.folder))
+    (small.folder / "filler").unlink()
+    small.resize(2000)
+    code, said = injector.ran(config, "--until", "link", TMPDIR=str(small.folder), SPARK_LOCAL_DIRS=str(small.folder))
     assert code == 0, said
     found = tables(output)
     assert found["candidates"] == still.whole["candidates"]
@@ -115,24 +74,24 @@ with arrays.new(sys.argv[1] + "/arrays", "header") as writer:
 
 def test_a_mapped_array_for_which_there_is_no_room(disks: list[Disk], tmp_path: Path) -> None:
     """Catches: SIGBUS, which ends the driver without a word."""
-    disks.append(disk := Disk(tmp_path / "small", 4))
+    disks.append(small := disk(tmp_path / "small", 4))
     done = subprocess.run(
-        [sys.executable, "-c", MAPPED, str(disk.folder)], cwd=injector.ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", MAPPED, str(small.folder)], cwd=injector.ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    assert f"No space left on device: '{disk.folder}/arrays'" in done.stderr.splitlines()[-1]
-    assert not list(disk.folder.iterdir())
+    assert f"No space left on device: '{small.folder}/arrays'" in done.stderr.splitlines()[-1]
+    assert not list(small.folder.iterdir())
 
 
 def test_an_output_that_becomes_read_only(still: World, disks: list[Disk], tmp_path: Path) -> None:
-    disks.append(disk := Disk(tmp_path / "small", 200))
-    output = disk.folder / "out"
+    disks.append(small := disk(tmp_path / "small", 200))
+    output = small.folder / "out"
     config = injector.configured(still.place, still.place / "read-only", f"output={output}")
     running = injector.start(config)
     try:
         assert processes.waited(lambda: (output / "_commits" / "surfaces").exists(), 120)
         for _ in range(50):  # as long as a file is open for writing the disk is busy
-            if subprocess.run(["mount", "-o", "remount,ro", str(disk.folder)], capture_output=True).returncode == 0:
+            if subprocess.run(["mount", "-o", "remount,ro", str(small.folder)], capture_output=True).returncode == 0:
                 break
             time.sleep(0.05)
         else:
