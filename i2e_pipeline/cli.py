@@ -486,7 +486,7 @@ def _guarded(work: Callable[[], int]) -> int:
 def _ended(number: int) -> int:
     how = "interrupted" if number == signal.SIGINT else f"ended ({signal.Signals(number).name})"
     with suppress(OSError):  # the terminal may be gone
-        print(f"i2e: {how}; the next run goes on where this one was", file=sys.stderr, flush=True)
+        print(shown(f"i2e: {how}; the next run goes on where this one was"), file=sys.stderr, flush=True)
     codes: dict[int, ExitCode] = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGHUP: ExitCode.HUNG_UP}
     return codes.get(number, ExitCode.ENDED)
 
