@@ -987,7 +987,6 @@ _HARMLESS_CONF = re.compile(
     r"|memory\.\w+|ui\.enabled|ui\.showConsoleProgress)"
 )
 """Spark's properties that say how much and how long, and nothing of what is loaded, opened or trusted."""
-_HERE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 
 def reaching(given: Mapping[str, Any], file: str, replaced: Collection[str] = ()) -> list[str]:
@@ -1023,7 +1022,9 @@ def reaching(given: Mapping[str, Any], file: str, replaced: Collection[str] = ()
 
 def _is_installed(recognizer: str) -> bool:
     """Whether it is no folder that came with an output: a spaCy pipeline names functions that are called."""
-    inside = os.path.realpath(recognizer).startswith(f"{_HERE}{os.sep}")
+    from i2e_pipeline.core import packaged
+
+    inside = os.path.realpath(recognizer).startswith(f"{os.path.realpath(packaged.folder('i2e_pipeline'))}{os.sep}")
     return inside or recognizer == "blank" or (recognizer.isidentifier() and not os.path.exists(recognizer))
 
 

@@ -105,7 +105,7 @@ def opened(root: str) -> Others | None:
         return None
     try:
         return {name: (int(size), int(modified)) for name, (size, modified) in files.read_json(path)["others"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # damaged, or an earlier version's
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):  # damaged, or of before
         return {}
 
 

@@ -207,6 +207,7 @@ RECORDS: dict[str, Any] = {
     "_storage.json": {"format": "parquet"},
     "_lock": {"host": "elsewhere", "process": 7, "since": "2026-01-01", "beat": 1e9, "began": "", "namespace": ""},
     "_reported.json": "f",
+    "_unsealed": {"others": {"units/u-1.json": [3, 4]}},
     "quality.json": [{"figure": "precision"}],
     "i2e/manifest.json": {"units": {"u-1": 3}, "format_version": 2, "dataset": "0123", "images": 3},
     "input/_fetch/record.json": {"of": "x", "counts": {"to fetch": 9}, "shards": 2},
@@ -226,6 +227,7 @@ def read_all(output: Path) -> None:
         lambda: [Units(str(output)).forget(u.name) for u in Units(str(output)).known()],
         lambda: refuse_half_joined(tables),
         lambda: stored_as(tables),
+        lambda: seal.seal(str(output), []),
         lambda: lock.refuse_held(str(output)),
         lambda: quality.read(tables),
         lambda: manifest_of(str(output / "i2e")),
@@ -279,6 +281,7 @@ def test_the_records_are_all_there_are() -> None:
         "engine/joining.py", "engine/pipeline.py",  # _joining.json, _storage.json
         "engine/merging.py",  # _commits/merging.json
         "engine/records.py", "engine/units.py",
+        "engine/seal.py",  # _unsealed, whose sizes and times are compared
         "evaluate/results.py", "train/trainer.py",  # results of a training and an evaluation, which name no file
         "inputs/img2dataset.py",  # input/_fetch/record.json
         "report/quality.py",  # quality.json
