@@ -55,8 +55,8 @@ def faults(figures: Mapping[str, Any]) -> str:
         f"{figures['injected']} faults of {figures['kinds']} kinds in {figures['chains']} chains, "
         f"{figures['killed with -9']} of them kill -9; {figures['survived']} survived. "
         f"{figures['rows compared']:,} rows compared with an undisturbed run's: {figures['rows lost']} lost, "
-        f"{figures['rows twice']} twice; {figures['orphans']} orphans, {figures['files left in _staging']} files left in "
-        f"`_staging`, {figures['commits made again']} commits made again.",
+        f"{figures['rows twice']} twice; {figures['orphans']} orphans, {figures['files left in _staging']} files left "
+        f"in `_staging`, {figures['commits made again']} commits made again.",
     ]
     if figures["never injected"]:
         lines[-1] += f" Not injected: {', '.join(figures['never injected'])}."
