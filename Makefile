@@ -59,7 +59,7 @@ lint: $(STAMP)  ## ruff and mypy
 # Spark's tests share one session, which has both cores; the others take a core each.
 # MARKS: what `make test` leaves out, with the seconds that all tests of a mark may take together. Of the faults it
 # injects those of tests/faults/test_bounded.py, which do not bear the mark.
-MARKS := cluster:1200 s3:1200 faults:900 env:1200
+MARKS := cluster:1200 s3:1200 faults:1500 env:1200
 UNMARKED := not cluster and not s3 and not faults and not env
 
 test: $(STAMP)  ## run the tests: 15 minutes on two cores

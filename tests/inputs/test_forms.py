@@ -17,6 +17,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from i2e_pipeline.commands import run as running
+from i2e_pipeline.commands.clean import clean
 from i2e_pipeline.commands.repair import repair
 from i2e_pipeline.commands.verify import verify
 from i2e_pipeline.core.config import Config, PairsConfig
@@ -215,6 +217,22 @@ def test_every_form_gives_the_same_dataset(
     for row in table.to_pylist():
         assert {name: row[name] for name in KEPT} == by_content[row["url"], row["alt_text"]]
     _lost_indexes_are_made_again(settings(world, with_knowledge, *overrides), name, spark)
+    if name == "CSV":
+        address = min(images.values(), key=lambda image: image[2])[2]
+        (tmp_path / "gone.txt").write_text(f"{address}\n")
+        overrides.append(f"select.exclude={tmp_path / 'gone.txt'}")
+        _an_index_of_before_the_purge_does_not_come_back(settings(world, with_knowledge, *overrides), address, spark)
+
+
+def _an_index_of_before_the_purge_does_not_come_back(config: Config, address: str, spark: Any) -> None:
+    """It repeats all rows of a CSV, and the CSV is not the run's own."""
+    running.run(pipeline(config, lambda: spark))
+    clean(pipeline(config, lambda: spark), purged=True)
+    (index,) = (Path(config.output) / "units" / "index").glob("*.parquet")
+    assert address not in repr(pq.read_table(index).to_pylist())
+    index.unlink()
+    assert not repair(pipeline(config, lambda: spark)).left.faults
+    assert address not in repr(pq.read_table(index).to_pylist())
 
 
 def _lost_indexes_are_made_again(config: Config, form: str, spark: Any) -> None:
