@@ -216,7 +216,7 @@ def records(output: Path) -> dict[tuple[str, str], dict[str, Any]]:
     for stage in read.stages():
         for unit, commit in read.read(stage).items():
             told = asdict(commit)
-            told["files"] = {t: sum(f.rows for f in made) for t, made in commit.files.items() if made}
+            told["files"] = {t: rows for t in commit.files if (rows := commit.rows(t))}  # some have a file of none
             found[stage, unit] = {k: v for k, v in told.items() if k not in ("seconds", "task_seconds")}
     return found
 
@@ -312,10 +312,11 @@ def matrix(output: Path, cells: int | None, seed: int) -> list[Cell]:
 
 def may_be_added(below: str, delta: bool) -> bool:
     """Whether another file beside this one is damage. It is none at the top, which may be anybody's, where files are
-    opened by their names, beside the files of a Delta table, whose log names them, and among more input."""
+    opened by their names, in a run's own tables, whose files records name (`verify` tells of them, and `clean` removes
+    them), beside the files of a Delta table, whose log names them, and among more input."""
     opened_by_name = below.startswith(("input/", "kb/gazetteer/", "kb/context/"))
-    named_by_log = delta and below.endswith(".parquet") and not below.startswith("units/")
-    return "/" in below and not opened_by_name and not named_by_log
+    named = below.endswith(".parquet") and not below.startswith("units/") and (delta or not below.startswith("i2e/"))
+    return "/" in below and not opened_by_name and not named
 
 
 def done(output: Path, cell: Cell, all_files: Sequence[Path]) -> tuple[str, str]:

@@ -75,18 +75,20 @@ def repair(
             mendable = [f for f in done.left.faults if f.mend not in BY_HAND]
             mendable = [f for f in mendable if f.mend is not Mend.INPUT or compose is not None]
             mendable = _with_input(pipeline, mendable, notes)
+            mendable = [f for f in mendable if f.mend is not Mend.SEAL or f not in done.mended]  # which is at the end
             if not mendable:
                 break
             # First what says what belongs to what: the rest may be whole then.
-            restoring = [f for f in mendable if f.mend in (Mend.RESTORE, Mend.SEAL, Mend.REMOVE)]
+            restoring = [f for f in mendable if f.mend in (Mend.RESTORE, Mend.REMOVE)]
             done.mended += restoring or mendable
             witnesses = {} if restoring else _witnesses(pipeline, done.left.faults, mendable)
             purged = _purged_units(pipeline, mendable)
+            lost = [] if restoring else _laid_out(pipeline, mendable)
             _mend(pipeline, restoring or mendable, purged, compose)
             pipeline = pipeline.with_config(pipeline.config)  # what it knows of journals and logs is not so any more
             if not restoring:
                 run(pipeline)
-                _lay_out(pipeline, [f.path for f in mendable if f.mend is Mend.LAY_OUT])
+                _lay_out(pipeline, lost)
                 others += _other_rows(pipeline, witnesses)
             pipeline = pipeline.with_config(pipeline.config)
     try:
@@ -172,7 +174,9 @@ def _mend(
     by_mend = {mend: [f for f in faults if f.mend is mend] for mend in Mend}
     _restore(tables, by_mend[Mend.RESTORE])
     for fault in by_mend[Mend.SEAL]:
-        files.remove(files.join(fault.root or tables.root, seal.FILE))
+        files.remove_below(fault.root or tables.root, seal.FILE)
+        if (fault.root or tables.root) == tables.root:
+            _remove_unvouched(pipeline)
     _index_again(pipeline, [f for f in by_mend[Mend.INDEX] if f.unit not in purged])
     for fault in by_mend[Mend.REMOVE]:
         files.remove_below(fault.root or tables.root, fault.path)
@@ -194,6 +198,24 @@ def _mend(
     if by_mend[Mend.REPORT]:
         _drop(tables.root, by_mend[Mend.REPORT])
         files.remove(tables.path("_reported.json"))
+
+
+def _laid_out(pipeline: Pipeline, faults: Iterable[Fault]) -> list[str]:
+    """Files for workers that these faults cost, or folders of them."""
+    found = [f.path for f in faults if f.mend is Mend.LAY_OUT]
+    if any(f.mend is Mend.SEAL for f in faults):
+        places = [place for stage in pipeline.stages for place in stage.lays_out_in]
+        found += [f"{place}/" for place in places if files.exists(pipeline.tables.path(place))]
+    return found
+
+
+def _remove_unvouched(pipeline: Pipeline) -> None:
+    """Of an output whose seal is lost, whatever nothing else vouches for and can be made again: files for workers, card
+    and report."""
+    root = pipeline.tables.root
+    places = [place for stage in pipeline.stages for place in stage.lays_out_in]
+    for path in (*places, *seal.CARD, *seal.REPORT, "_reported.json"):
+        files.remove_below(root, path.rstrip("/"))
 
 
 def _restore(tables: Tables, faults: Iterable[Fault]) -> None:

@@ -19,7 +19,7 @@ class Mend(Enum):
     UNIT = "the unit is read again, and every stage works on it"
     INDEX = "made again of the input file, which must be what it was"
     REMOVE = "removed"
-    SEAL = "the output is sealed anew"
+    SEAL = "what it alone vouched for is made again, and the output sealed"
     RUN = "the next run leaves it out"
     COPY = "copy the dataset again, or verify and repair the output that it is of"
     NOTHING = "nothing here can: put a copy of it in its place"
