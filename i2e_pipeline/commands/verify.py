@@ -82,7 +82,7 @@ def look_through(pipeline: Pipeline, deep: bool, sample: int = SAMPLE) -> Verifi
     else:
         found.notes.append("nothing is published yet: `i2e run` ends what was begun")
     _marks(tables.path(marks.FILE), found)
-    found.faults = _each_once(found.faults)
+    found.faults = _each_once(found.faults, tables.root)
     return found
 
 
@@ -131,8 +131,9 @@ def _marks(path: str, found: Verified) -> None:
         found.notes.append(str(error))
 
 
-def _each_once(faults: list[Fault]) -> list[Fault]:
+def _each_once(faults: list[Fault], output: str) -> list[Fault]:
     """The first fault of each file. A record that can be put back has no other."""
+    faults = [replace(fault, root="") if fault.root == output else fault for fault in faults]
     restored = {(f.root, f.path) for f in faults if f.mend is Mend.RESTORE}
     by_path: dict[tuple[str, str, str], Fault] = {}
     for fault in faults:

@@ -305,13 +305,23 @@ class Units:
             -1, info.path, info.size, info.modified, digest, found.rows, None, source.format, indexed, found.kinds
         )
 
-    def _images_known(self, units: Sequence[Unit]) -> Iterator[list[str]]:
-        """Images of each shard of a folder that was planned before."""
+    def _images_known(self, units: Sequence[Unit], damaged: bool = False) -> Iterator[list[str]]:
+        """Images of each shard of a folder that was planned before.
+
+        damaged   pass over shards whose index is gone or cannot be read, which is an InputError else
+        """
         for digest in dict.fromkeys(f.digest for unit in units for f in unit.files if f.format == "files"):
             filesystem, inner = files.open_filesystem(index := self._index(digest))
-            if not files.exists(index):
-                raise InputError(f"{index} is not there, which says what images were read: `i2e repair` makes it again")
-            yield pq.read_table(inner, columns=["image"], filesystem=filesystem, partitioning=None)["image"].to_pylist()
+            try:
+                rows = pq.read_table(inner, columns=["image"], filesystem=filesystem, partitioning=None)
+            except (OSError, pa.ArrowException, KeyError) as error:
+                if damaged:
+                    continue
+                raise InputError(
+                    f"{index}, which says what images were read, is gone or damaged ({error}): `i2e repair` makes it "
+                    "again"
+                ) from None
+            yield rows["image"].to_pylist()
 
     def changed(
         self, units: Sequence[Unit], pairs: PairsConfig, looks: looking.Looks = looking.by_threads
@@ -321,9 +331,8 @@ class Units:
 
         looks   who looks at them
         """
-        whole = [unit for unit in units if not self.indexes_missing([unit])]
         try:
-            listed = {source.path: source for source in listing.listed(pairs, self._images_known(whole))}
+            listed = {s.path: s for s in listing.listed(pairs, self._images_known(units, damaged=True))}
         except InputError:  # nothing is left there
             listed = {}
         wanted = [(unit, file) for unit in units for file in unit.files]
@@ -352,7 +361,7 @@ class Units:
         others = {f.path for unit in whole for f in unit.files}
         made: set[str] = set()
         try:
-            listed = listing.listed(pairs, self._images_known(whole))
+            listed = listing.listed(pairs, self._images_known(whole, damaged=True))
         except InputError:  # nothing is left there
             return made
         for source in listed:

@@ -259,7 +259,9 @@ def _lost_indexes_are_made_again(config: Config, form: str, spark: Any) -> None:
             with pytest.raises(InputError, match="i2e repair"):
                 repair(pipeline(config, lambda: spark))
         else:
-            (fault,) = repair(pipeline(config, lambda: spark)).left.faults
+            left = repair(pipeline(config, lambda: spark)).left
+            assert len(left.faults) == 1, left.faults
+            (fault,) = left.faults
             assert fault.path == f"units/index/{indexes[0].name}"
         Path(f"{paths} elsewhere").rename(paths)
         assert not repair(pipeline(config, lambda: spark)).left.faults
