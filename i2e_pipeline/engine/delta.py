@@ -24,10 +24,18 @@ _CHECKPOINT_EVERY = 50
 """Transactions. Readers read the last checkpoint and the log behind it."""
 
 
+_IMPORTING = Lock()
+"""Its modules import each other: two threads that begin with different ones each find half of it."""
+
+
 class DeltaLog:
     """The log of one table; its threads may share it."""
 
     def __init__(self, path: str) -> None:
+        with _IMPORTING:
+            import deltalake.exceptions
+            import deltalake.schema
+            import deltalake.transaction  # noqa: F401
         self.path = path
         self._lock = Lock()
         self._table: DeltaTable | None = None
