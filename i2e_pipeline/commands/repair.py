@@ -76,6 +76,9 @@ def repair(
             mendable = [f for f in mendable if f.mend is not Mend.INPUT or compose is not None]
             mendable = _with_input(pipeline, mendable, notes)
             mendable = [f for f in mendable if f.mend is not Mend.SEAL or f not in done.mended]  # which is at the end
+            if any(f.check == "records" and f.mend is Mend.NOTHING for f in done.left.faults):
+                # Nothing runs without a record that somebody must put back: nothing is taken away that a run makes.
+                mendable = [f for f in mendable if f.mend in (Mend.RESTORE, Mend.REMOVE)]
             if not mendable:
                 break
             # First what says what belongs to what: the rest may be whole then.
