@@ -106,7 +106,7 @@ def repair(
 def _with_input(pipeline: Pipeline, faults: Sequence[Fault], notes: dict[str, None]) -> list[Fault]:
     """Faults without those that only the input mends, where that is not what was read: nothing is taken away that
     cannot be made again."""
-    opening = {stage.name for stage in pipeline.stages if stage.opens_input() and stage.scope == "unit"}
+    opening = _opening(pipeline)
     wanted = {f.unit for f in faults if f.mend is Mend.UNIT or (f.mend is Mend.REDO and f.stage in opening)}
     broken: dict[str, str] = {}
     units = [unit for unit in Units(pipeline.tables.root).known(broken) if unit.name in wanted]
@@ -116,6 +116,11 @@ def _with_input(pipeline: Pipeline, faults: Sequence[Fault], notes: dict[str, No
     return [f for f in faults if not (f.unit in gone and (f.mend is Mend.UNIT or f.stage in opening))]
 
 
+def _opening(pipeline: Pipeline) -> set[str]:
+    """Names of the stages that read a unit's input."""
+    return {stage.name for stage in pipeline.stages if stage.opens_input() and stage.scope == "unit"}
+
+
 Witnesses = dict[tuple[str, str, str], str]
 """By stage, unit and table what names the ids of its rows."""
 
@@ -123,7 +128,7 @@ Witnesses = dict[tuple[str, str, str], str]
 def _witnesses(pipeline: Pipeline, found: Sequence[Fault], mendable: Sequence[Fault]) -> Witnesses:
     """Of what is made again of the input, the tables that are whole: they say whether that is what it was. A look at
     its digest cannot: of archives and large files it is not of every byte."""
-    opening = {stage.name for stage in pipeline.stages if stage.opens_input() and stage.scope == "unit"}
+    opening = _opening(pipeline)
     again = {(f.stage, f.unit) for f in mendable if f.mend is Mend.REDO and f.stage in opening}
     again -= {(f.stage, f.unit) for f in found if f.check == "records"}  # which names somebody else's files, it may be
     damaged = {(f.stage, f.unit, f.path.rpartition("/unit=")[0]) for f in found}

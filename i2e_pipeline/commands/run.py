@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from i2e_pipeline.commands.purge import PENDING, purge_noted
+from i2e_pipeline.commands.purge import purge_noted
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import keep
 from i2e_pipeline.engine.pipeline import Pipeline, StageState
@@ -55,7 +55,7 @@ def run(
             quality.measure(made)
             write_page(pipeline)
             files.write_json(stamp, finished.fingerprint)
-        if finished and files.exists(pipeline.tables.path(PENDING)):
+        if finished:
             purge_noted(pipeline)
         return Outcome(made, states, quality.read(pipeline.tables))
 

@@ -74,7 +74,7 @@ def look_through(pipeline: Pipeline, deep: bool, sample: int = SAMPLE) -> Verifi
     stored.footers(pipeline, whole, units, found)
     stored.logs(pipeline, named, found)
     stored.sealed(pipeline, commits, units, found, deep)
-    stored.left_over(pipeline, commits, found)
+    stored.left_over(pipeline, named, found)
     if deep:
         stored.input_files(pipeline, units, found)
     if files.exists(tables.path("i2e", "manifest.json")):  # one that went is missed by the seal

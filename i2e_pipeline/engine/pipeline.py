@@ -205,10 +205,10 @@ class Pipeline:
         needs_units = any(
             s.scope == "unit" or self.depends_on_units(s) for s in asked if wanted is None or s.name in wanted
         )
-        known = {unit.name for unit in Units(self.tables.root).lying()}
-        units = self._planned_units(replace_changed=replace_changed) if needs_units else []
+        unknown: list[str] = []
+        units = self._planned_units(replace_changed=replace_changed, unknown=unknown) if needs_units else []
         run = replace(self.open(units), redo=tuple(redo))
-        self.numbered_anew(sorted({unit.name for unit in units} - known))
+        self.numbered_anew(unknown)
         # Whatever is wrong with a setting is said before any work, not hours later when its stage comes.
         for stage in asked:
             run.settings_of(stage)
@@ -239,7 +239,7 @@ class Pipeline:
     def numbered_anew(self, units: Sequence[str]) -> None:
         """Let nothing count that was made of these units before: where their records were lost, their input files have
         other numbers now. Costs a look at records where nothing was made."""
-        own = [stage for stage in self.stages if stage.scope == "unit"]
+        own = [stage for stage in self.stages if stage.scope == "unit" and units]
         if not any(self.tables.commits(stage.name).keys() & set(units) for stage in own):
             return
         # First what was made of all of them, so that a kill leaves it outdated. Its tables know class indices.
@@ -293,14 +293,18 @@ class Pipeline:
         return True
 
     def _planned_units(
-        self, remember: bool = True, changed: list[Gone] | None = None, replace_changed: bool = False
+        self,
+        remember: bool = True,
+        changed: list[Gone] | None = None,
+        replace_changed: bool = False,
+        unknown: list[str] | None = None,
     ) -> list[Unit]:
         """The units of this config (`Units.plan`). A path that leads to nothing because files that were read are gone
         is passed over: whether a stage needs them is another question."""
         units, pairs = Units(self.tables.root), self.config.pairs
         looks: looking.Looks = looking.by_workers(lambda: self.tables.spark) if remember else looking.by_threads
         try:
-            return units.plan(pairs, remember, looks, changed, replace_changed)
+            return units.plan(pairs, remember, looks, changed, replace_changed, unknown)
         except InputError as error:
             if not isinstance(error.__context__, NoSuchFile) or not _gone(units.known()):
                 raise
@@ -309,7 +313,7 @@ class Pipeline:
             "pairs.path: nothing is left at %s, and files that were read are gone; what was made of them stays",
             ", ".join(path for path in pairs.path if path not in left),
         )
-        return units.plan(pairs.model_copy(update={"path": left}), remember, looks, changed, replace_changed)
+        return units.plan(pairs.model_copy(update={"path": left}), remember, looks, changed, replace_changed, unknown)
 
     def _refuse_gone(self, run: Run, asked: Sequence[Stage], redo: Sequence[str]) -> None:
         """Raise StageError, before any work, where a stage that may have to run needs an input file that is gone.

@@ -196,6 +196,7 @@ class Units:
         looks: looking.Looks = looking.by_threads,
         changed: list[Gone] | None = None,
         replace_changed: bool = False,
+        unknown: list[str] | None = None,
     ) -> list[Unit]:
         """Known units and new ones for files that were not there before, forgotten ones left out.
 
@@ -203,6 +204,7 @@ class Units:
         looks      who looks at files that were not there before
         changed    gets the files that have changed since they were read; None: such a file is an error
         replace_changed   a unit one of whose files has changed gives its place to one with the file as it is now
+        unknown    gets the names of units that had no record
         Raises InputError where a file that was read has changed since, or holds what another file holds, or where more
         of it was read than `pairs.sample` says.
         """
@@ -251,6 +253,8 @@ class Units:
                 unit = Unit(_name(group, share), tuple(group), share)
                 if remember:
                     self._save(unit)
+                if unknown is not None:
+                    unknown.append(unit.name)
                 units.append(unit)
         units = self._with_kinds(units, {s.path: s for s in listed}, pairs, remember, looks)
         kept_columns(units, pairs)

@@ -79,12 +79,16 @@ def _told(error: Exception, path: Path) -> str:
     return str(error) if path.name in str(error) else f"an error that does not name the file: {error}"
 
 
+def _refused(read: Callable[[], Any], path: Path) -> str:
+    try:
+        return f"read {read()}"
+    except (I2EError, SourceError) as error:
+        return _told(error, path)
+
+
 def _read_dump(path: Path) -> str:
     (source,) = source_files.recognised([str(path)], DUMP)
-    try:
-        return f"read {sum(len(block) for block in source_files.blocks(source))}"
-    except SourceError as error:
-        return _told(error, path)
+    return _refused(lambda: sum(len(block) for block in source_files.blocks(source)), path)
 
 
 @bomb
@@ -399,13 +403,6 @@ def _hole(path: Path, first: bytes = b"", size: int = 3 << 30) -> Path:
         file.write(first)
         file.truncate(size)
     return path
-
-
-def _refused(read: Callable[[], Any], path: Path) -> str:
-    try:
-        return f"read {read()}"
-    except I2EError as error:
-        return _told(error, path)
 
 
 @bomb

@@ -498,29 +498,23 @@ def _maker(path: str) -> str:
     return "report" if any(seal.is_of(path, place) for place in seal.REPORT) else ""
 
 
-def left_over(pipeline: Pipeline, commits: Commits, found: Verified) -> None:
+def left_over(pipeline: Pipeline, stored: Sequence[Stored], found: Verified) -> None:
     """What lies there and counts for nothing. In the folders of the published dataset other programs take it for
     rows."""
     tables = pipeline.tables
     if any(fault.check == "records" for fault in found.faults):
         return  # whose files are named by no record that can be read
     orphans = tables.orphans() if tables.storage.format != "delta" else []
-    named = {
-        files.join(table, f.path)
-        for of in commits.values()
-        for c in of.values()
-        for table in c.files
-        for f in c.files[table]
-    }
-    published = [
+    named = {one.below for one in stored}
+    published = {
         path
         for info in files.list_files(tables.path("i2e"))
         if info.path.endswith(".parquet")
         and not files.is_hidden(info.path)
         and (path := files.join("i2e", info.path)) not in named
         and not _of_delta(tables, path)
-    ]
-    for path in published:
+    }
+    for path in sorted(published):
         found.fault("files", path, "no commit record names it, and who reads the folder takes it for rows", Mend.REMOVE)
     if others := [size for path, size in orphans if path not in published]:
         found.notes.append(
