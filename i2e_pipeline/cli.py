@@ -837,9 +837,12 @@ def _clean(options: argparse.Namespace) -> int:
     return 0
 
 
-def _of_folder(options: argparse.Namespace) -> Pipeline | None:
+def _of_folder(options: argparse.Namespace, *instead: str) -> Pipeline | None:
     """The pipeline of an output, under the settings of its own last run wherever it lies by now; None: a dataset lies
-    there by itself."""
+    there by itself.
+
+    instead   settings, KEY=VALUE, in place of those that the command never loads
+    """
     from i2e_pipeline import stages
 
     if options.folder is None or options.config is not None:
@@ -847,23 +850,24 @@ def _of_folder(options: argparse.Namespace) -> Pipeline | None:
             raise ConfigError("FOLDER or --config: each says which output")
         return stages.pipeline(_config(options, compose=False))
     folder = options.folder.rstrip("/") or "/"
-    return stages.pipeline(_settings_of(options)) if files.exists(files.join(folder, "_commits")) else None
+    return stages.pipeline(_settings_of(options, *instead)) if files.exists(files.join(folder, "_commits")) else None
 
 
-def _settings_of(options: argparse.Namespace) -> Config:
+def _settings_of(options: argparse.Namespace, *instead: str) -> Config:
     from i2e_pipeline import stages
     from i2e_pipeline.engine import seal
 
     folder = options.folder.rstrip("/") or "/"
     tree = seal.settings_of(folder)
-    overrides = [*(o for group in options.set for o in group), f"output={folder}"]
+    overrides = [*instead, *(o for group in options.set for o in group), f"output={folder}"]
     return stages.of_output(tree, files.join(folder, seal.CONFIG), overrides)
 
 
 def _verify(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands import verify
 
-    pipeline = _of_folder(options)
+    # Which lies in another checkout or on another machine, it may be, than what looks at the output now.
+    pipeline = _of_folder(options, "extract.recognizer=blank")
     if pipeline is None:
         found = verify.verify_dataset(options.folder, options.deep, options.sample)
     else:

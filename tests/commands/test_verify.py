@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.damage import damage, rows
+from i2e_pipeline import cli
 from i2e_pipeline.commands import run as running
 from i2e_pipeline.commands import verify as verifying
 from i2e_pipeline.commands.clean import clean
@@ -22,7 +23,8 @@ from i2e_pipeline.commands.verify import NothingToVerify, told, verify, verify_d
 from i2e_pipeline.commands.verifying.faults import Mend, Verified
 from i2e_pipeline.commands.verifying.stored import digests_by_workers
 from i2e_pipeline.core import digests, files
-from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.config import Config, keep
+from i2e_pipeline.core.errors import ExitCode
 from i2e_pipeline.engine import seal
 from i2e_pipeline.engine.lock import Held, exclusive
 from i2e_pipeline.stages import pipeline
@@ -624,3 +626,20 @@ def test_outputs_of_before_are_looked_at_as_far_as_they_say(copied: Config) -> N
 def test_workers_name_the_same_content(copied: Config, spark: Any, tmp_path: Path) -> None:
     paths = [str(p) for p in files_of(copied)[:20]]
     assert digests_by_workers(spark, [*paths, str(tmp_path / "none")]) == [*map(digests.of_file, paths), None]
+
+
+def test_an_output_of_another_checkout_is_looked_at(copied: Config, capsys: Any) -> None:
+    """Catches: a folder that cannot be verified because the recognizer of the run that made it lies elsewhere; nothing
+    of it is loaded."""
+    keep(
+        copied.model_copy(update={"extract": copied.extract.model_copy(update={"recognizer": "/other/checkout/r"})}),
+        copied.output,
+    )
+    (Path(copied.output) / "_seal").unlink()
+    for command, code in (("verify", ExitCode.FAULT), ("repair", ExitCode.MISTAKE)):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([command, copied.output])
+        assert ended.value.code == code
+    told_ = capsys.readouterr()
+    assert "_seal: is not there" in told_.out
+    assert "sets extract.recognizer" in told_.err
