@@ -804,10 +804,23 @@ def create_json(path: str, value: Any) -> None:
     _, inner = open_filesystem(path)
     os.makedirs(posixpath.dirname(inner), exist_ok=True)
     try:
-        with naming(path), open(inner, "x", encoding="utf-8") as file:
-            json.dump(value, file)
+        with naming(path), open(inner, "xb") as file:
+            file.write(as_json(value))
     except FileExistsError:
         raise there from None
+
+
+def overwrite_json(path: str, value: Any) -> None:
+    """Write a small record over one that is there. On a local disk a file that was removed is not made again, nor its
+    folder, whenever that happens: FileNotFoundError; a reader may see some bytes of the old record and some of the new.
+    """
+    if not is_local(path):
+        write_json(path, value)
+        return
+    _, inner = open_filesystem(path)
+    with naming(path), open(inner, "r+b", buffering=0) as file:
+        # Blanks after a record mean nothing, so no moment shows its half.
+        file.write(as_json(value).ljust(os.fstat(file.fileno()).st_size))
 
 
 def make_folder(path: str) -> None:

@@ -133,7 +133,7 @@ def _free(folder: str) -> dict[str, Any]:
             if found is None or found == silent or not _may_live(path, found, me):
                 if found is not None:
                     files.remove(path)
-                files.create_json(path, me | {"beat": time.time()})
+                files.create_json(path, _beating(me))
                 break
         now = _listened(path, found)
         if now is not None and now != found:
@@ -170,6 +170,10 @@ def _me() -> dict[str, Any]:
         "began": _began(os.getpid()),
         "namespace": _namespace(),
     }
+
+
+def _beating(me: Mapping[str, Any]) -> dict[str, Any]:
+    return {**me, "beat": round(time.time(), 3)}
 
 
 def _may_live(path: str, found: Mapping[str, Any], me: Mapping[str, Any]) -> bool:
@@ -291,7 +295,7 @@ def _beat(path: str, me: dict[str, Any], ended: Event, lost: list[str]) -> None:
             since += looked
             if since >= _BEAT:
                 since = 0.0
-                files.write_json(path, me | {"beat": time.time()})
+                files.overwrite_json(path, _beating(me))
         except OSError as error:
             log.warning("%s: %s", path, error)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -307,3 +310,37 @@ def test_a_folder_that_is_removed_stops_its_run(quick: None, tmp_path: Path) -> 
     with pytest.raises(LostLock, match="_lock was removed, and maybe the folder with it"):
         held()
     assert not folder.exists()
+
+
+def test_a_beat_makes_no_folder_anew_that_was_removed_since_the_look_before_it(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a run that goes on, alone in a folder that its own beat has made, because it was removed just between
+    the two."""
+    folder, looks = tmp_path / "out", []
+
+    def held_until_now(path: str, me: Mapping[str, Any], holds: Callable[..., bool] = lock._holds) -> bool:
+        held = holds(path, me)
+        looks.append(held)
+        if len(looks) == 2:  # the look that a beat follows
+            shutil.rmtree(folder)
+        return held
+
+    monkeypatch.setattr(lock, "_holds", held_until_now)
+    with pytest.raises(LostLock, match="_lock was removed"), exclusive(str(folder)):
+        time.sleep(20)
+    assert looks[:3] == [True, True, False]
+    assert not folder.exists()
+
+
+def test_whoever_reads_a_lock_while_it_beats_finds_its_holder(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: half a record, which counts as nobody's."""
+    monkeypatch.setattr(lock, "_BEAT", 0.0)
+    monkeypatch.setattr(lock, "_LOOKED", 1e-4)
+    path = tmp_path / "_lock"
+    with exclusive(str(tmp_path)):
+        read = [lock._holder(str(path)) for _ in range(3000)]
+    assert all(found and found["process"] == os.getpid() for found in read)
+    assert len({found["beat"] for found in read if found}) > 10
