@@ -77,7 +77,7 @@ def one(way: str, images: int, width: int, queries: int, gallery: int, block_mb:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     unit = 1 if sys.platform == "darwin" else 1024
     megabytes = round(peak * unit / 2**20, 1)
-    return {"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3), "mb_beside_vectors": megabytes, **found}
+    return {"seconds": round(seconds, 6), "cpu_seconds": round(cpu, 6), "mb_beside_vectors": megabytes, **found}
 
 
 def main(arguments: list[str]) -> dict[str, Any]:

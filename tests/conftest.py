@@ -108,13 +108,20 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
     return report
 
 
+_HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+
 @pytest.fixture(autouse=True)
 def handlers_of_signals_stay() -> Iterator[None]:
-    """A command that was ended leaves its handlers, since its process is at its end; here the next test is not."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
+    """A command that was ended leaves its handlers, since its process is at its end; here the next test is not. Those
+    of the beginning are put back before a test, too: what a module shares was made before this fixture."""
+    _put_back()
     yield
-    for number, handler in before.items():
+    _put_back()
+
+
+def _put_back() -> None:
+    for number, handler in _HANDLERS.items():
         if handler is not None and signal.getsignal(number) is not handler:
             signal.signal(number, handler)
 

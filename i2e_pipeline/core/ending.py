@@ -60,6 +60,7 @@ class Ending:
         if not self._came:
             for number, before in self._before.items():
                 signal.signal(number, before)
+            self._before.clear()  # a session that is built afterwards is no command's
 
     def _handle(self, number: int, frame: Any) -> None:
         if os.getpid() != self._pid:
