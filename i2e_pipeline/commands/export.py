@@ -19,7 +19,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import digests, files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.dataset.published import open_published
 from i2e_pipeline.export import hub
@@ -98,6 +98,8 @@ def export(
     made.finish()
     if files.read_bytes(files.join(dataset, _MANIFEST)) != told:
         raise ExportError(f"{dataset} was published again while it was exported: export it again")
+    if by_path := made.digests(content):
+        files.write_bytes(job.path(digests.LIST), digests.listing(by_path))
     files.write_bytes(job.path(_MANIFEST), content)
     _remove(target, made.left())
     return Exported(target, made.images, len(shards), len(shards) - len(to_do))

@@ -200,6 +200,7 @@ def _mend(
         with waiting(home.root, f"stage {stage}") if home is not tables else nullcontext():
             tables.discard(stage, sorted({f.unit for f in by_mend[Mend.REDO] if f.stage == stage}))
     _remove_laid_out(pipeline, by_mend[Mend.LAY_OUT])
+    _drop(tables.root, by_mend[Mend.LIST])  # which is written at the end
     if by_mend[Mend.CARD]:
         _drop(tables.root, by_mend[Mend.CARD])
         files.remove(tables.path("i2e", "manifest.json"))
@@ -222,7 +223,7 @@ def _remove_unvouched(pipeline: Pipeline) -> None:
     and report."""
     root = pipeline.tables.root
     places = [place for stage in pipeline.stages for place in stage.lays_out_in]
-    for path in (*places, *seal.CARD, *seal.REPORT, "_reported.json"):
+    for path in (*places, *seal.CARD, seal.LIST, *seal.REPORT, "_reported.json"):
         files.remove_below(root, path.rstrip("/"))
 
 

@@ -1,7 +1,7 @@
 """`i2e verify`: is an output, or a dataset by itself, still what was written?
 
 Reads    an output: commit records, the files that they name, the seal (engine/seal.py), Delta's logs, the dataset
-         a dataset by itself: its manifest, footers, entities, labels and images
+         a dataset by itself: its list of digests, manifest, footers, entities, labels and images
 Writes   nothing
 
 Quick, it lists files, reads records and footers, and looks at a sample of images. `--deep` reads every byte; on a
@@ -18,7 +18,7 @@ from typing import Any
 
 from i2e_pipeline.commands.verifying import dataset, stored
 from i2e_pipeline.commands.verifying.faults import CHECKS, Fault, Mend, Verified
-from i2e_pipeline.core import files
+from i2e_pipeline.core import digests, files
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine import lock
 from i2e_pipeline.engine.pipeline import Pipeline
@@ -78,7 +78,7 @@ def look_through(pipeline: Pipeline, deep: bool, sample: int = SAMPLE) -> Verifi
     if deep:
         stored.input_files(pipeline, units, found)
     if files.exists(tables.path("i2e", "manifest.json")):  # one that went is missed by the seal
-        _dataset(tables.path("i2e"), "i2e", found, deep, sample, pipeline)
+        _published(pipeline, found, deep, sample)
     else:
         found.notes.append("nothing is published yet: `i2e run` ends what was begun")
     _marks(tables.path(marks.FILE), found)
@@ -90,36 +90,42 @@ def verify_dataset(folder: str, deep: bool = False, sample: int = SAMPLE) -> Ver
     """A dataset without the tables of its run. Raises NothingToVerify where there is none."""
     if files.exists(files.join(folder, "i2e", "manifest.json")):
         folder = files.join(folder, "i2e")
-    if not files.exists(files.join(folder, "manifest.json")):
+    has_list = files.exists(files.join(folder, digests.LIST))
+    if not has_list and not files.exists(files.join(folder, "manifest.json")):
         raise NothingToVerify(f"{folder} holds neither a run's output nor a dataset: no _commits, and no manifest.json")
-    if not files.exists(files.join(folder, "images")):
+    if not has_list and not files.exists(files.join(folder, "images")):
         raise NothingToVerify(
             f"{folder} is an export in the form of another tool, whose shards that tool checks: verify the dataset "
             "that it is of"
         )
     found = Verified()
-    found.notes.append(
-        "the tables of its run do not lie beside it: there are no digests to compare with. With --deep every page is "
-        "read, and every image compared with its id; of texts and scores a wrong byte may go unseen"
-    )
-    _dataset(folder, "", found, deep, sample, None)
-    found.faults = [replace(fault, mend=Mend.COPY) for fault in found.faults]
+    listed = dataset.listed(folder, found, deep)
+    if not listed:
+        found.notes.append(
+            f"no {digests.LIST} that can be read lies beside it, so there are no digests to compare with. With --deep "
+            "every page is read, and every image compared with its id; of texts and scores a wrong byte may go unseen"
+        )
+    if (of := dataset.opened(folder, "", found)) is not None:
+        if deep and not listed:
+            dataset.pages(of)
+        _rows(of, deep, sample, every=deep and not listed)
+    found.faults = [replace(fault, mend=Mend.COPY) for fault in _each_once(found.faults, folder)]
     return found
 
 
-def _dataset(folder: str, below: str, found: Verified, deep: bool, sample: int, pipeline: Pipeline | None) -> None:
+def _published(pipeline: Pipeline, found: Verified, deep: bool, sample: int) -> None:
     if any(fault.path.startswith("i2e/") and fault.check in ("files", "digests", "footers") for fault in found.faults):
         found.notes.append("the published rows were not looked into: files of theirs are damaged")
         return
-    of = dataset.opened(folder, below, found)
-    if of is None:
-        return
-    dataset.counts(of, dataset.labels(of, deep))
-    dataset.images(of, sample, every=deep and pipeline is None)
-    if deep and pipeline is None:
-        dataset.pages(of)
-    if pipeline is not None:
+    of = dataset.opened(pipeline.tables.path("i2e"), "i2e", found)
+    if of is not None:
+        _rows(of, deep, sample, every=False)
         dataset.excluded(of, pipeline.config.select.exclude)
+
+
+def _rows(of: dataset.Dataset, deep: bool, sample: int, every: bool) -> None:
+    dataset.counts(of, dataset.labels(of, deep))
+    dataset.images(of, sample, every)
 
 
 def _marks(path: str, found: Verified) -> None:

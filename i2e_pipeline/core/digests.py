@@ -7,6 +7,8 @@ large inputs by windows; what the product has written itself is named by every b
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping
 from typing import IO
 
 import pyarrow as pa
@@ -14,6 +16,9 @@ import pyarrow as pa
 from i2e_pipeline.core import files
 
 _READ = 8 << 20
+LIST = "b2sums.txt"
+"""Beside a dataset's files: their digests. `b2sum -l 128 -c b2sums.txt` in the same folder compares them."""
+_LINE = re.compile(r"([0-9a-f]{32})  ([^\n]+)")
 
 
 def of_bytes(content: bytes) -> str:
@@ -28,6 +33,22 @@ def of_file(path: str) -> str:
         while part := stream.read(_READ):
             digest.update(part)
     return digest.hexdigest()
+
+
+def listing(by_path: Mapping[str, str]) -> bytes:
+    """Digests by path as `b2sum` writes and reads them, in the order of the paths."""
+    return "".join(f"{digest}  {path}\n" for path, digest in sorted(by_path.items())).encode()
+
+
+def listed(content: bytes) -> dict[str, str]:
+    """Digests by path, of what `listing` wrote. Raises ValueError with the line that is none."""
+    found = {}
+    for n, line in enumerate(content.decode().removesuffix("\n").split("\n") if content else (), 1):
+        parts = _LINE.fullmatch(line)
+        if parts is None or not files.is_below(parts[2]) or parts[2] in found:
+            raise ValueError(f"line {n} does not name a file and its digest: {line[:100]!r}")
+        found[parts[2]] = parts[1]
+    return found
 
 
 class Digested:

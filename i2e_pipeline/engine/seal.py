@@ -35,6 +35,8 @@ RECORDS = ("_commits/", "units/", "forgotten_units/", "_storage.json", "_reporte
 """Folders and files whose text the seal holds, too."""
 REPORT = ("report.html", "report_entities/", "quality.json", "judged.parquet")
 CARD = ("i2e/manifest.json", "i2e/README.md", "i2e/croissant.json")
+LIST = f"i2e/{digests.LIST}"
+"""Written when all else is sealed (engine/listing.py)."""
 _LARGE = ("units/index/",)
 """Below the records, and not held a second time: as long as the input has rows."""
 _READ_AT_ONCE = 32
@@ -178,7 +180,7 @@ def forget(root: str, paths: Iterable[str]) -> None:
 
 def lying(root: str, further: Collection[str]) -> Iterator[files.FileInfo]:
     """The files of an output that are sealed, as they lie there."""
-    for place in dict.fromkeys((*RECORDS, *CARD, *REPORT, *further)):
+    for place in dict.fromkeys((*RECORDS, *CARD, LIST, *REPORT, *further)):
         if place.endswith("/"):
             folder = place.rstrip("/")
             for info in files.list_files(files.join(root, folder)):

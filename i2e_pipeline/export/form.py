@@ -75,6 +75,11 @@ class Form(ABC):
     def finish(self) -> None:
         """Write what stands beside the shards. Called when all are there."""
 
+    def digests(self, manifest: bytes) -> Mapping[str, str]:
+        """Of all files by their paths, where the form lists them (core/digests.py). Called when all but the manifest,
+        of which this is the content, are written."""
+        return {}
+
     def left(self) -> Sequence[str]:
         """Files and folders, by their paths, that a finished export needs no more."""
         return ()

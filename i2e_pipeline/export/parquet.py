@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,13 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import digests, files
 from i2e_pipeline.dataset.published import part_files
-from i2e_pipeline.export.form import CARD, Form
+from i2e_pipeline.export.form import CARD, Form, Job
 from i2e_pipeline.export.shards import SPLITS
 
 _TABLES = ("entities", "statistics/entities", "statistics/buckets", "statistics/funnel")
-_CROISSANT = "croissant.json"
+_CROISSANT, _MANIFEST = "croissant.json", "manifest.json"
+_READ_AT_ONCE = 16
 
 _USAGE = """\
 This copy is an export as plain Parquet. Its images: {splits}.
@@ -50,6 +53,11 @@ class _File:
 
 class Parquet(Form):
     name = "parquet"
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self._written: dict[str, str] = {}
+        """Digests by path of files of which some rows were taken."""
 
     @property
     def _all(self) -> bool:
@@ -85,7 +93,7 @@ class Parquet(Form):
         return {places[place]: size for place, size in files.sizes(list(places)).items()}
 
     def belongs(self, path: str) -> bool:
-        return path in self._paths or path in (CARD, _CROISSANT)
+        return path in self._paths or path in (CARD, _CROISSANT, digests.LIST)
 
     def is_done(self, shard: _File, there: Mapping[str, int], whole: bool) -> bool:
         if shard.path not in there:
@@ -102,7 +110,9 @@ class Parquet(Form):
             with (
                 files.fresh_stream(self.job.path(shard.path)) as stream,
                 pq.ParquetWriter(
-                    stream, source.schema_arrow, compression="none" if compression == "uncompressed" else compression
+                    digested := digests.Digested(stream),
+                    source.schema_arrow,
+                    compression="none" if compression == "uncompressed" else compression,
                 ) as writer,
             ):
                 for group in range(source.num_row_groups):
@@ -110,6 +120,7 @@ class Parquet(Form):
                     ours = rows.filter(pc.is_in(rows.column("split"), value_set=pa.array(self.job.splits)))
                     if ours.num_rows:
                         writer.write_table(ours, row_group_size=ours.num_rows)
+            self._written[shard.path] = digested.digest
 
     def finish(self) -> None:
         if not self._as_it_is:
@@ -119,6 +130,21 @@ class Parquet(Form):
             source = files.join(self.job.published.folder, name)
             if files.exists(source):
                 files.write_bytes(self.job.path(name), files.read_bytes(source))
+
+    def digests(self, manifest: bytes) -> Mapping[str, str]:
+        """Copies must have the digests that the dataset lists: who compares them finds what went wrong on the way."""
+        source = files.join(self.job.published.folder, digests.LIST)
+        known: dict[str, str] = {}
+        if files.exists(source):
+            with suppress(ValueError):  # then what was copied is read
+                known = digests.listed(files.read_bytes(source))
+        found = {s.path: known[s.path] for s in self.shards if s.image_file is None and s.path in known}
+        found |= self._written
+        beside = [name for name in (CARD, _CROISSANT) if files.exists(self.job.path(name))]
+        to_read = [path for path in (*(s.path for s in self.shards), *beside) if path not in found]
+        with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+            found |= zip(to_read, pool.map(lambda p: digests.of_file(self.job.path(p)), to_read), strict=True)
+        return {**found, _MANIFEST: digests.of_bytes(manifest)}
 
     @property
     def images(self) -> int:

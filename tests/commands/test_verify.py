@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -414,6 +415,7 @@ def test_a_dataset_by_itself_is_read_whatever_its_bytes_are(copied: Config, tmp_
     """Catches: damage that ends the command that looks for it."""
     folder = tmp_path / "alone" / "i2e"
     shutil.copytree(Path(copied.output) / "i2e", folder)
+    (folder / digests.LIST).unlink()  # as earlier versions left it
     assert not verify_dataset(str(folder), deep=True).faults
     lying = sorted(p for p in folder.rglob("*") if p.is_file())
     found = 0
@@ -439,6 +441,58 @@ def test_a_dataset_by_itself_is_read_whatever_its_bytes_are(copied: Config, tmp_
     for path in (folder / "entities").rglob("*.parquet"):
         pq.write_table(pq.read_table(path, partitioning=None).slice(0, 0), path)
     assert verify_dataset(str(folder)).faults
+
+
+def test_a_dataset_by_itself_has_a_list_of_digests(copied: Config, tmp_path: Path) -> None:
+    """Catches: a copy of which a wrong byte of a text is not seen, or a file too many or too few."""
+    folder = tmp_path / "alone" / "i2e"
+    shutil.copytree(Path(copied.output) / "i2e", folder)
+    named = digests.listed((folder / digests.LIST).read_bytes())
+    whole = verify_dataset(str(folder), deep=True)
+    assert not whole.faults
+    assert whole.looked_at["digests"] == len(named)
+    counted = {
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and "_delta_log" not in p.parts
+    }
+    assert named.keys() == counted - {digests.LIST}
+    if shutil.which("b2sum"):
+        done = subprocess.run(["b2sum", "-l", "128", "-c", digests.LIST], cwd=folder, capture_output=True, text=True)
+        assert (done.returncode, done.stdout.count(": OK")) == (0, len(named)), done.stderr
+    lying = sorted(folder / path for path in named)
+    for n in range(60):
+        draw = random.Random(n)
+        path = draw.choice(lying)
+        before = path.read_bytes()
+        damage(path, lying, draw)
+        faults = verify_dataset(str(folder), deep=True).faults
+        assert path.relative_to(folder).as_posix() in {f.path for f in faults}, path
+        assert {f.mend for f in faults} == {Mend.COPY}
+        path.write_bytes(before)
+    stray = next(p for p in lying if "entities" in p.parts)
+    if copied.storage.format == "parquet":
+        shutil.copy(stray, stray.with_name("part-9.parquet"))
+        assert any("does not name it" in f.what for f in verify_dataset(str(folder)).faults)
+        stray.with_name("part-9.parquet").unlink()
+    listed = (folder / digests.LIST).read_text()
+    for wrong in ("x", listed + listed, listed.replace("  ", " "), listed.replace("  README.md", "  ../README.md")):
+        (folder / digests.LIST).write_text(wrong)
+        assert [f.path for f in verify_dataset(str(folder)).faults] == [digests.LIST]
+
+
+def test_the_list_of_digests_is_what_the_records_say(copied: Config) -> None:
+    """Catches: a list of the dataset before, which calls the one that lies there damaged."""
+    path = Path(copied.output) / "i2e" / digests.LIST
+    written = path.read_bytes()
+    path.write_bytes(written.replace(b"a", b"b"))
+    (fault,) = look(copied, deep=False).faults
+    assert (fault.path, fault.mend) == (f"i2e/{digests.LIST}", Mend.LIST)
+    assert not repair(pipeline(copied)).left.faults
+    assert path.read_bytes() == written
+    path.unlink()  # by a command that was killed before it was written
+    with pipeline(copied).exclusive():
+        pass
+    assert path.read_bytes() == written
+    assert not look(copied).faults
 
 
 def rewritten(config: Config, table: str, change: Callable[[pa.Table], pa.Table]) -> Path:
@@ -516,6 +570,7 @@ def test_rows_that_are_wrong_in_whole_files_are_found(
     alone = Path(copied.output).parent / "alone"
     if table == "i2e/images" and copied.storage.format == "parquet":
         shutil.copytree(Path(copied.output) / "i2e", alone)
+        (alone / digests.LIST).unlink()  # which would say that the file is another
         assert [f.check for f in verify_dataset(str(alone), deep=True, sample=1000).faults][:1] == [check]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from i2e_pipeline.commands.verifying.faults import Mend, Verified
-from i2e_pipeline.core import files
+from i2e_pipeline.core import digests, files
 from i2e_pipeline.core.config import ImageLimits
 from i2e_pipeline.core.draws import mixed
 from i2e_pipeline.core.errors import I2EError
@@ -63,6 +63,55 @@ def opened(folder: str, below: str, found: Verified) -> Dataset | None:
         return None
 
 
+def listed(folder: str, found: Verified, deep: bool) -> bool:
+    """The files that b2sums.txt names are there, and no others beside them; with `deep`, every byte of them is what was
+    written. Returns whether there is such a list."""
+    place = files.join(folder, digests.LIST)
+    if not files.exists(place):
+        return False
+    try:
+        named = digests.listed(files.read_bytes(place))
+    except ValueError as error:
+        found.fault("digests", digests.LIST, str(error), Mend.COPY)
+        return False
+    lying = {info.path for info in files.list_files(folder)}
+    there = [path for path in named if path in lying]
+    found.add("files", len(named))
+    for path in named.keys() - lying:
+        found.fault("files", path, "is not there", Mend.COPY)
+    for path in _strays(lying, named):
+        found.fault("files", path, f"{digests.LIST} does not name it", Mend.COPY)
+
+    def look(path: str) -> str:
+        try:
+            return digests.of_file(files.join(folder, path))
+        except OSError as error:
+            return str(error)
+
+    if deep:
+        with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+            for path, now in zip(there, pool.map(look, there), strict=True):
+                found.add("digests")
+                if now != named[path]:
+                    found.fault("digests", path, f"its content is not what {digests.LIST} names", Mend.COPY)
+    return True
+
+
+def _strays(lying: Collection[str], named: Collection[str]) -> list[str]:
+    """Parquet files in the folders of others that are named. Of Delta's tables readers take what the log names."""
+    folders = {path.rpartition("/")[0] for path in named}
+    of_delta = {path.partition("/_delta_log/")[0] for path in lying if "/_delta_log/" in path}
+    return sorted(
+        path
+        for path in lying
+        if path.endswith(".parquet")
+        and path not in named
+        and path.rpartition("/")[0] in folders
+        and path.partition("/unit=")[0] not in of_delta
+        and not files.is_hidden(path)
+    )
+
+
 def counts(dataset: Dataset, labels_of: Mapping[int, int] | None) -> None:
     """What the manifest counts is what lies there.
 
@@ -80,9 +129,11 @@ def counts(dataset: Dataset, labels_of: Mapping[int, int] | None) -> None:
     if labels_of is None:
         return
     classes = entities.column("class_index").to_pylist()
+    of_some_splits = "export" in manifest  # with the classes of all
     for index, images in zip(classes, entities.column("images").to_pylist(), strict=True):
-        if images != labels_of.get(index, 0):
-            what = f"class {index} has {images} images, and {labels_of.get(index, 0)} bear its label"
+        bear = labels_of.get(index, 0)
+        if images < bear if of_some_splits else images != bear:
+            what = f"class {index} has {images} images, and {bear} bear its label"
             dataset.fault("dataset", "entities", what, Mend.REDO)
             return
 

@@ -18,6 +18,7 @@ class Mend(Enum):
     REPORT = "the report is made again"
     UNIT = "the unit is read again, and every stage works on it"
     INDEX = "made again of the input file, which must be what it was"
+    LIST = "written again from the commit records"
     REMOVE = "removed"
     SEAL = "what it alone vouched for is made again, and the output sealed"
     RUN = "the next run leaves it out"

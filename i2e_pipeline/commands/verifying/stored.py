@@ -15,7 +15,7 @@ from i2e_pipeline.commands.verifying.faults import Mend, Verified
 from i2e_pipeline.core import digests, files, stores
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.dataset.published import manifest_of
-from i2e_pipeline.engine import looking, seal
+from i2e_pipeline.engine import listing, looking, seal
 from i2e_pipeline.engine.pipeline import STORAGE, Pipeline, stored_as
 from i2e_pipeline.engine.records import Commit, WrittenFile
 from i2e_pipeline.engine.stage import RowsLost, Stage, check_rows
@@ -417,6 +417,18 @@ def sealed(pipeline: Pipeline, commits: Commits, units: Sequence[Unit], found: V
                 "ends it"
             )
         _compare(root, units, known, others, tuple(pipeline.sealed_further()), found, deep)
+        if root == tables.root and others is None:
+            _listed(tables, found)
+
+
+def _listed(tables: Tables, found: Verified) -> None:
+    """The list of digests beside the dataset is what records and seal say; where one of these is damaged, that is said
+    alone."""
+    place = tables.path(seal.LIST)
+    if any(fault.check in ("records", "sealed") for fault in found.faults) or not files.exists(place):
+        return
+    if files.read_bytes(place) != listing.content(tables):
+        found.fault("sealed", seal.LIST, "does not say what the records say", Mend.LIST, "finish")
 
 
 def _compare(
@@ -482,6 +494,7 @@ def mend_of(path: str, known: seal.Sealed) -> Mend:
         return Mend.LOG
     for mend, places in (
         (Mend.CARD, seal.CARD),
+        (Mend.LIST, (seal.LIST,)),
         (Mend.REPORT, seal.REPORT),
         (Mend.INDEX, ("units/index/",)),
         (Mend.INPUT, ("input/",)),
@@ -493,7 +506,7 @@ def mend_of(path: str, known: seal.Sealed) -> Mend:
 
 def _maker(path: str) -> str:
     """The last stage writes the card; of what a stage did not make, the command that did."""
-    if any(seal.is_of(path, place) for place in seal.CARD):
+    if any(seal.is_of(path, place) for place in (*seal.CARD, seal.LIST)):
         return "finish"
     return "report" if any(seal.is_of(path, place) for place in seal.REPORT) else ""
 
