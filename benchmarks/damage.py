@@ -42,8 +42,10 @@ if __name__ == "__main__":  # the small world and the forms of input are the tes
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from i2e_pipeline import cli
+from i2e_pipeline.core import digests
 from i2e_pipeline.core.config import dump
 from i2e_pipeline.engine.records import Records
+from i2e_pipeline.engine.seal import LIST
 from i2e_pipeline.sample import compose
 from tests.chain import settings
 from tests.inputs.forms import FORMS, Pair, pairs_of
@@ -202,6 +204,9 @@ def contents(output: Path) -> dict[str, Any]:
         if below in by_record or below.partition("/")[0] in _RANDOM or table in log_only:
             continue  # files that a Delta log names no more lie there until `i2e clean`
         content = path.read_bytes()
+        if below == LIST:
+            found[f"file {below}"] = _listed(output, content)
+            continue
         if path.suffix in (".json", ".md", ".html", ".yaml"):
             content = _TOOK.sub(b"", _DATES.sub(b"", content))
         if path.suffix == ".html":  # which tells how to ask for more
@@ -210,6 +215,16 @@ def contents(output: Path) -> dict[str, Any]:
             content = _PLACE.sub(b"", content)
         found[f"file {below}"] = hashlib.sha256(content).hexdigest()
     return found
+
+
+def _listed(output: Path, content: bytes) -> tuple[bool, list[str]]:
+    """Whether the list of digests is right, and the folders of its files, whose names are random."""
+    try:
+        named = digests.listed(content)
+        right = all(digests.of_file(str(output / "i2e" / path)) == digest for path, digest in named.items())
+    except (ValueError, OSError):
+        return False, []
+    return right, sorted(path.rpartition("/")[0] for path in named)
 
 
 def records(output: Path) -> dict[tuple[str, str], dict[str, Any]]:

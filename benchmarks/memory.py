@@ -1,6 +1,7 @@
 """Does memory grow with the rows? Peaks of every process of `i2e run` over 1, 2, 4, 8 and 16 times the same rows.
 
-    python benchmarks/memory.py [--rows 3000] [--files 4] [--sizes 1 2 4 8 16] [--units 625 2500 10000] [--json FILE]
+    python benchmarks/memory.py [--rows 3000] [--files 4] [--sizes 1 2 4 8 16] [--units 625 2500 10000] [--waves 1500]
+                                [--json FILE]
 
 One world is composed for the largest size; a smaller one has the first of its files, so that units are of the same size
 throughout and only their number grows. Each size is a run of its own, in processes of its own, and all of them are read
@@ -17,6 +18,9 @@ RSS of Java says what its collector left lying, up to -Xmx. What it needs is wha
 --live-every seconds all garbage is collected and what is left is counted by class (jcmd, of a JDK). `live heap` is all
 of that; `kept` is without arrays of long. These are the pages in which tasks at work sort and aggregate rows: Spark
 gives them to whoever asks, up to spark.memory.fraction of the heap, and then writes to the disk. A leak is in `kept`.
+
+--waves: the same sizes again (of those the smallest, one between and the largest) in waves of so many rows, two waves
+or more at each size: what grows with a wave is then the same at every size. 0: leave it out.
 
 --units: the driver over so many files of ten rows without images, each a unit, up to the stage `extract`: what the
 lists of files, units and commits take, per unit. 0: leave it out.
@@ -220,10 +224,10 @@ def config(folder: Path, world: Path, *overrides: str) -> Path:
     return path
 
 
-def over_rows(root: Path, rows: int, files: int, sizes: Sequence[int], live_every: float) -> dict[str, Any]:
+def over_rows(
+    root: Path, world: Path, files: int, sizes: Sequence[int], live_every: float, *overrides: str
+) -> dict[str, Any]:
     """Peaks by size: so many times the rows in so many times the files."""
-    world = root / "world"
-    compose.compose(world, rows=max(sizes) * rows, shards=max(sizes) * files)
     found = {}
     for size in sizes:
         folder = root / f"rows-{size}"
@@ -231,7 +235,8 @@ def over_rows(root: Path, rows: int, files: int, sizes: Sequence[int], live_ever
         for shard in sorted((world / "pairs").iterdir())[: size * files]:
             os.link(shard, folder / "pairs" / shard.name)
         counted = sum(pq.read_metadata(path).num_rows for path in (folder / "pairs").iterdir())
-        figures = watched(["run", "--config", str(config(folder, world, "run.allow_empty=true"))], folder, live_every)
+        made = config(folder, world, "run.allow_empty=true", *overrides)
+        figures = watched(["run", "--config", str(made)], folder, live_every)
         found[str(size)] = {"rows": counted, "units": size * files, **figures}
         print(f"{size}x: {json.dumps(found[str(size)])}", file=sys.stderr, flush=True)
         shutil.rmtree(folder)
@@ -286,17 +291,25 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--rows", type=int, default=3000, help="of the smallest size")
     parser.add_argument("--files", type=int, default=4, help="of the smallest size, each a unit")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--waves", type=int, default=1500, metavar="ROWS", help="0: leave it out")
     parser.add_argument("--units", type=int, nargs="+", default=[625, 2500, 10000], help="0: leave it out")
     parser.add_argument("--live-every", type=float, default=10, metavar="SECONDS", help="between full collections")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 140)
     with tempfile.TemporaryDirectory() as place:
-        root = Path(place)
-        figures = {"rows": over_rows(root, options.rows, options.files, options.sizes, options.live_every)}
+        root, largest = Path(place), max(options.sizes)
+        world = root / "world"
+        compose.compose(world, rows=largest * options.rows, shards=largest * options.files)
+        figures = {"rows": over_rows(root, world, options.files, options.sizes, options.live_every)}
         console.print(shown(figures["rows"], "Peaks in MB, and how many times those of the smallest size", "rows"))
+        if options.waves:
+            some = sorted({options.sizes[n] for n in (0, len(options.sizes) // 2, -1)})
+            waves = f"run.wave_rows={options.waves}"
+            figures["waves"] = over_rows(root, world, options.files, some, options.live_every, waves)
+            console.print(shown(figures["waves"], f"The same in waves of {options.waves:,} rows", "rows"))
         if any(options.units):
-            figures["units"] = over_units(root, root / "world", options.units, options.live_every)
+            figures["units"] = over_units(root, world, options.units, options.live_every)
             console.print(shown(figures["units"], "The driver over units of ten rows, up to `extract`", "units"))
             few, many = (list(figures["units"].values())[n] for n in (0, -1))
             each = (many["driver"] - few["driver"]) / (many["units"] - few["units"]) if many is not few else 0.0

@@ -431,7 +431,7 @@ class _Explanation:
             return []
         is_text = pc.field("text_id") == pa.scalar(text_id, ID)
         names = ["text_id", "start", "end", "entity_id", "probability"]
-        candidates = self.search.rows("candidates", is_text, names, [unit])
+        candidates = self.search.rows(run.handed_to(reader).standing("candidates"), is_text, names, [unit])
         candidates = self._narrowed("candidates", reader, unit, ids, candidates)
         config = run.config.label
         if config.wider:

@@ -70,8 +70,8 @@ def as_unit(pipeline: Pipeline, texts: Sequence[Mapping[str, Any]], table: str) 
 
     texts   id, text, and where it has one its group
 
-    Stages from outside that leave texts, mentions or candidates out take part; what looks at images or
-    at all units at once does not.
+    Stages from outside that leave texts, mentions or candidates out, or replace them, take part; what looks at images
+    or at all units at once does not.
     """
     # Only these columns exist in the made shard, whatever those of the config's pairs are called and tell apart.
     columns = {"key_column": "key", "url_column": "url", "text_column": "text", "image_column": "image", "where": None}
@@ -79,7 +79,9 @@ def as_unit(pipeline: Pipeline, texts: Sequence[Mapping[str, Any]], table: str) 
     config = pipeline.config
     config = config.model_copy(update={"pairs": config.pairs.model_copy(update=columns)})
     upto = pipeline.stages[: pipeline.names.index(pipeline.writer(table)) + 1]
-    wanted = [s for s in (*upto, *(s for s in pipeline.stages if s.narrows == table)) if not s.sees_images]
+    wanted = [
+        s for s in (*upto, *(s for s in pipeline.stages if table in (s.narrows, s.replaces))) if not s.sees_images
+    ]
     # What works on all units at once knows no text that is in none of them.
     of_units = [s for s in wanted if s.scope == "whole" and pipeline.depends_on_units(s)]
     for stage in of_units:
@@ -212,6 +214,8 @@ def explain_texts(pipeline: Pipeline, lines: Sequence[dict[str, Any]]) -> list[d
     for stage in pipeline.stages:
         if stage.narrows in before:
             log.warning("%s leaves rows of %s out in a run, and takes no part here", stage.name, stage.narrows)
+        if stage.replaces in before:
+            log.warning("%s replaces %s in a run, and takes no part here", stage.name, stage.replaces)
     limit = pipeline.config.extract.max_characters
     rows = {
         "shard": pa.array([0] * len(lines), pa.int32()),

@@ -152,7 +152,9 @@ def arrange(built_in: Sequence[Stage], outside: Sequence[Stage] = ()) -> list[St
         stages.insert(place, stage)
     for stage in outside:
         _reads_what_is_written(stage, stages)
-        _narrows_in_time(stage, stages)
+        _in_time(stage, stages, "narrows", stage.narrows)
+        _in_time(stage, stages, "replaces", stage.replaces)
+        _has_all_columns(stage, stages)
     return stages
 
 
@@ -212,7 +214,7 @@ def _tables_and_passes(stage: Stage) -> Iterator[str]:
             yield f"table {table!r}: `unit` is the folder's name: leave it out of the schema, and out of a unit's rows"
     passed = stage.passes
     if passed is None:
-        if stage.narrows or stage.features or stage.reasons:
+        if stage.narrows or stage.replaces or stage.features or stage.reasons:
             yield "set `passes`: in which table, by which key, are the rows that it passes on?"
         return
     schema = stage.tables[passed.table].schema if passed.table in stage.tables else pa.schema([])
@@ -255,24 +257,39 @@ def _reads_what_is_written(stage: Stage, stages: Sequence[Stage]) -> None:
             raise StageError(f"stage {stage.name} reads {table!r}: put {writers[table].name!r} into `after`")
 
 
-def _narrows_in_time(stage: Stage, stages: Sequence[Stage]) -> None:
-    """Raises StageError where a table is narrowed after somebody read it: stages would count different rows of it."""
-    table = stage.narrows
+def _in_time(stage: Stage, stages: Sequence[Stage], does: str, table: str | None) -> None:
+    """Raises StageError where a table is narrowed, or replaced, after somebody read it: stages would count different
+    rows of it."""
     if table is None:
         return
     at = stages.index(stage)
     writer = next((s for s in stages[:at] if table in s.tables), None)
     if writer is None:
-        raise StageError(f"stage {stage.name} narrows {table!r}, and no stage before it writes that")
+        raise StageError(f"stage {stage.name} {does} {table!r}, and no stage before it writes that")
     if not writer.tables[table].narrowable:
         narrowable = [t for s in stages for t, declared in s.tables.items() if declared.narrowable]
-        raise StageError(f"stage {stage.name} narrows {table!r}, which cannot be; these can: {', '.join(narrowable)}")
+        raise StageError(f"stage {stage.name} {does} {table!r}, which cannot be; these can: {', '.join(narrowable)}")
     for earlier in stages[stages.index(writer) + 1 : at]:
-        if table in earlier.reads and earlier.narrows != table:
+        if table in earlier.reads and table not in (earlier.narrows, earlier.replaces):
             raise StageError(
-                f"stage {stage.name} narrows {table!r} behind {earlier.name}, which reads it: stand before that one "
+                f"stage {stage.name} {does} {table!r} behind {earlier.name}, which reads it: stand before that one "
                 f"(after = ({writer.name!r},))"
             )
     assert stage.passes is not None
     if lacking := [c for c in stage.passes.key if c not in writer.tables[table].schema.names]:
-        raise StageError(f"stage {stage.name} narrows {table!r}, which has no column {', '.join(lacking)}")
+        raise StageError(f"stage {stage.name} {does} {table!r}, which has no column {', '.join(lacking)}")
+
+
+def _has_all_columns(stage: Stage, stages: Sequence[Stage]) -> None:
+    """Raises StageError where what takes a table's place is not as its readers know that."""
+    if stage.replaces is None or stage.passes is None:
+        return
+    of = next(s.tables[stage.replaces] for s in stages if stage.replaces in s.tables)
+    own = stage.tables[stage.passes.table]
+    if lacking := [f.name for f in of.schema if f.name not in own.schema.names or own.schema.field(f.name) != f]:
+        raise StageError(
+            f"stage {stage.name} replaces {stage.replaces!r}, and its {stage.passes.table!r} has not the same "
+            f"{', '.join(lacking)}"
+        )
+    if tuple(own.key) != tuple(of.key):
+        raise StageError(f"stage {stage.name} replaces {stage.replaces!r}, whose key is {of.key!r}, not {own.key!r}")

@@ -117,6 +117,9 @@ class Stage:
     narrows: str | None = None
     """A table that was written before it. The stages behind it see only those rows of the table that it passed on,
     which are those whose `passes.key` is in `passes.table`."""
+    replaces: str | None = None
+    """A table that was written before it, of which it writes all rows again: the same keys, with other values. The
+    stages behind it read `passes.table` in its place, whose schema has all columns of that table, and its key."""
     features: tuple[str, ...] = ()
     """Number columns of `passes.table` that the calibration of labels may weigh, by name."""
     in_funnel: bool = True
@@ -232,9 +235,9 @@ class Stage:
     # What all stages share
 
     def depends_on(self, run: Run) -> tuple[str, ...]:
-        """Stages whose fingerprints are part of this one's: `after`, and those that narrow what it reads."""
-        narrowing = [s.name for table in self.reads for s in run.narrowing(table, self)]
-        return tuple(dict.fromkeys((*self.after, *narrowing)))
+        """Stages whose fingerprints are part of this one's: `after`, and those that narrow or replace what it reads."""
+        between = [s.name for table in self.reads for s in (*run.replacing(table, self), *run.narrowing(table, self))]
+        return tuple(dict.fromkeys((*self.after, *between)))
 
     def components(self, run: Run, unit: str) -> dict[str, Any]:
         """What a unit's fingerprint is made of."""
@@ -486,8 +489,21 @@ class Run:
     # Tables as the stages before the reader left them
 
     def narrowing(self, table: str, reader: Stage | None) -> list[Stage]:
-        """Stages before a reader that leave rows of a table out for it."""
-        return [s for s in self._before(reader) if s.narrows == table]
+        """Stages before a reader that leave rows of a table out for it; one that writes it again has seen to those
+        before it."""
+        found: list[Stage] = []
+        for stage in self._before(reader):
+            found = [] if stage.replaces == table else [*found, stage] if stage.narrows == table else found
+        return found
+
+    def replacing(self, table: str, reader: Stage | None) -> list[Stage]:
+        """Stages before a reader that write a table's rows again for it; it reads the last one's."""
+        return [s for s in self._before(reader) if s.replaces == table]
+
+    def standing(self, table: str) -> str:
+        """The table whose rows the reader gets when it asks for one."""
+        replacing = self.replacing(table, self.reader)
+        return cast(Passed, replacing[-1].passes).table if replacing else table
 
     def _before(self, reader: Stage | None) -> list[Stage]:
         names = [s.name for s in self.stages]
@@ -502,20 +518,21 @@ class Run:
         columns   None: all of the schema; `unit` is one more that may be named
         """
         self._declared(table)
+        asked, table = table, self.standing(table)
         known = list(self.tables.catalogue.schema(table).names)
-        names = list(columns) if columns is not None else known
+        names = list(columns) if columns is not None else list(self.tables.catalogue.schema(asked).names)
         if unknown := [name for name in names if name not in (*known, "unit")]:
             raise StageError(f"{table} has no column {', '.join(unknown)}; it has {', '.join(known)}")
         writer = self.writer(table)
         by_unit = writer.scope == "unit" or self._lies_by_unit(writer, table)
         if units is not None and by_unit and "unit" not in names:
             names.append("unit")
-        narrowing = self.narrowing(table, self.reader)
+        narrowing = self.narrowing(asked, self.reader)
         # Rows that the writer itself did not pass on are there for the statistics, and stay.
         mark = writer.passes.where_null if writer.passes is not None and writer.passes.table == table else None
         needed = [c for stage in narrowing for c in (*cast(Passed, stage.passes).key, *_unit_of(stage))]
         needed += [mark] if narrowing and mark is not None else []
-        if self.only is not None and self.only.table == table:
+        if self.only is not None and self.only.table == asked:
             needed += [*self.tables.catalogue.tables[table].key, "unit"]
         frame = self.tables.read(
             table,
@@ -530,7 +547,7 @@ class Run:
             else:
                 standing, others = frame.where(frame[mark].isNull()), frame.where(frame[mark].isNotNull())
                 frame = standing.join(self._passed_on(stage, units), key, how="left_semi").unionByName(others)
-        if self.only is not None and self.only.table == table:
+        if self.only is not None and self.only.table == asked:
             on = [*self.tables.catalogue.tables[table].key, "unit"]
             return frame.join(self.only.keys, on, how="left_semi").select(*names)
         return frame.select(*names)
@@ -595,6 +612,7 @@ class Run:
         """Rows by unit (WHOLE: those of no unit) as the commit records have them; None where they do not tell."""
         narrowing = self.narrowing(table, self.reader)
         last = narrowing[-1] if narrowing else None
+        table = self.standing(table)
         writer, table_key = self.writer(table), self.tables.catalogue.tables[table].key
         if last is not None:
             passed = cast(Passed, last.passes)

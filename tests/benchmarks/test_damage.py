@@ -59,8 +59,8 @@ def test_a_matrix_has_every_kind_of_file_with_every_kind_of_damage(reported: Con
     for wanted in damage.KINDS:
         assert {damage.kind_of(c.below) for c in cells if c.kind == wanted} == kinds
     added = {damage.kind_of(c.below) for c in cells if c.kind == damage.ADDED}
-    assert {"labels/unit=*/*", "units/*.json", "_commits/label/*.json", "i2e/manifest.json"} <= added
-    assert not {"_seal", "config.yaml", "report.html"} & added
+    assert {"i2e/images/unit=*/*", "units/*.json", "_commits/label/*.json", "i2e/manifest.json"} <= added
+    assert not {"_seal", "config.yaml", "report.html", "labels/unit=*/*"} & added
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from i2e_pipeline.core import files
@@ -625,6 +626,45 @@ def test_a_stage_from_outside_narrows_a_table_for_those_behind_it(folder: Path, 
     assert sum(dict(r)["total"] for r in content(without)["totals"]) == sum((*range(0, 20, 2), *range(100, 130, 2)))
 
 
+def negated(batches: Iterator[pa.RecordBatch], table: str) -> Iterator[tuple[str, pa.RecordBatch]]:
+    for batch in batches:
+        yield table, batch.set_column(1, NUMBERS.field("number"), pc.negate(batch.column("number")))
+
+
+class Negate(Small):
+    """Writes all numbers again, with the other sign."""
+
+    name, narrows, replaces, features, Settings = "negate", None, "numbers", (), None
+    tables = {"negated": Table(pa.schema([*NUMBERS]), key=("id",))}
+    passes = Passed("negated", ("id",))
+    reasons = {}
+
+    def plan(self, run: Run, units: Sequence[str]) -> Plan:
+        return Plan(run.read("numbers", units), lambda: partial(negated, table="negated"), self.rows_to_do(run, units))
+
+
+@pytest.mark.parametrize("narrows", ["before", "behind", "not"])
+def test_a_stage_from_outside_replaces_a_table_for_those_behind_it(folder: Path, spark: Any, narrows: str) -> None:
+    """What narrows before has been seen to by who replaces; what narrows behind sees what replaced."""
+    all_numbers = [*range(0, 20, 2), *range(100, 130, 2)]
+    settings = config(folder, stages=["small"], small={"limit": 110 if narrows == "before" else -110})
+    outside = {"before": [Small(), Negate()], "behind": [Negate(), Small()], "not": [Negate()]}[narrows]
+    pipeline = toys(settings, spark, *outside)
+    run, _ = pipeline.run()
+    kept = [n for n in all_numbers if narrows == "not" or (n <= 110 if narrows == "before" else n >= 110)]
+    assert sum(dict(r)["total"] for r in content(pipeline)["totals"]) == -sum(kept)
+    assert run.rows("numbers") == len(kept)
+    assert sum(run.rows_by_unit("numbers", [u.name for u in run.units]).values()) == len(kept)
+    assert sorted(r["number"] for r in run.read("numbers").collect()) == sorted(-n for n in kept)
+    assert sorted(dict(r)["number"] for r in content(pipeline)["numbers"]) == all_numbers  # which stays as it was
+    assert worked(pipeline.run()[1])["total"] == 0
+
+    # Without it, what is behind it is made again of what was there before.
+    without = toys(config(folder), spark)
+    assert worked(without.run()[1]) == {"read": 0, "total": 1}
+    assert sum(dict(r)["total"] for r in content(without)["totals"]) == sum(all_numbers)
+
+
 def test_a_table_narrowed_by_other_columns_is_counted_by_a_job(folder: Path, spark: Any) -> None:
     class ByRest(Small):
         """Two numbers stand for their rests: whole groups stay or go."""
@@ -644,6 +684,13 @@ class Odd(Small):
 
 
 ANY = Table(NUMBERS, key=("id",))
+OTHER = Table(pa.schema([NUMBERS.field("id"), pa.field("weight", pa.float32())]), key=("id",))
+REPLACES = {"narrows": None, "replaces": "numbers"}
+OTHER_KEY = {
+    **REPLACES,
+    "tables": {"smalls": Table(Small.tables["smalls"].schema, key=("number",))},
+    "passes": Passed("smalls", ("number",)),
+}
 
 
 @pytest.mark.parametrize(
@@ -661,6 +708,9 @@ ANY = Table(NUMBERS, key=("id",))
         ({"reads": "numbers"}, r"reads = 'numbers': write a tuple"),
         ({"reads": ("totals",)}, "reads 'totals', and no stage before it writes that"),
         ({"narrows": "totals"}, "narrows 'totals', and no stage before it writes that"),
+        ({**REPLACES, "replaces": "totals"}, "replaces 'totals', and no stage before it writes that"),
+        ({**REPLACES, "tables": {"smalls": OTHER}}, "replaces 'numbers', and its 'smalls' has not the same number"),
+        ({**OTHER_KEY, "features": ()}, r"replaces 'numbers', whose key is \('id',\), not \('number',\)"),
         ({"scope": "units"}, "scope = 'units': one of unit, whole"),
         ({"sections": ("scroe",)}, "sections: the config has no scroe; it has storage, session"),
         ({"reasons": ("large",)}, "reasons: write each reason with its sentence"),
