@@ -179,7 +179,7 @@ def rows(output: Path) -> dict[str, Counter[str]]:
 _RANDOM = ("_commits", "_seal", "_unsealed")
 """Files whose bytes hold random names, times and digests of files with these: what records say is compared."""
 _DATES = re.compile(rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?|\b\d{4}-\d\d-\d\d\b")
-_CONFIG = re.compile(rb"[^\s\"<>]*/config\.yaml")
+_PLACES = re.compile(rb"[^\s\"<>]*/(config\.yaml|i2e)\b")
 _PLACE = re.compile(rb"^output: .*\n", re.MULTILINE)
 """In the settings, where the output lies: what is mended is a copy."""
 _TOOK = re.compile(rb'"(task_)?seconds": [\d.e-]+')
@@ -209,8 +209,8 @@ def contents(output: Path) -> dict[str, Any]:
             continue
         if path.suffix in (".json", ".md", ".html", ".yaml"):
             content = _TOOK.sub(b"", _DATES.sub(b"", content))
-        if path.suffix == ".html":  # which tells how to ask for more
-            content = _CONFIG.sub(b"", content)
+        if path.suffix == ".html":  # which tells where it lies, and how to ask for more
+            content = _PLACES.sub(b"", content)
         if below == "config.yaml":
             content = _PLACE.sub(b"", content)
         found[f"file {below}"] = hashlib.sha256(content).hexdigest()
