@@ -219,12 +219,20 @@ def list_files(folder: str) -> list[FileInfo]:
     )
 
 
+_LONGEST_NAME, _LONGEST_PATH = 255, 2048
+"""Bytes of a file's name, and letters of a path below an output, that file systems take; stores take less than 1,024
+bytes of a key."""
+
+
 def is_below(path: str) -> bool:
-    """Does this relative path lead to something below the folder that it counts from, wherever it came from?"""
+    """Does this relative path lead to something below the folder that it counts from, wherever it came from, and can a
+    disk hold it?"""
     parts = path.split("/")
     try:
-        path.encode()
+        longest = max(len(part.encode()) for part in parts)
     except UnicodeEncodeError:
+        return False
+    if longest > _LONGEST_NAME or len(path) > _LONGEST_PATH:
         return False
     return path != "" and not path.startswith("/") and ".." not in parts and "://" not in path and "\0" not in path
 

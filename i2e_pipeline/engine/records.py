@@ -167,7 +167,7 @@ def _replay(journal: Any, commits: dict[str, Commit]) -> None:
     commits |= {commit.unit: commit for commit in read}
 
 
-_NAME = re.compile(r"(?!\.)[\w.=-]+")
+_NAME = re.compile(r"(?!\.)[\w.=-]{1,200}")
 """Stages and units are parts of paths."""
 _DIGEST = re.compile(r"[0-9a-f]*")
 _MOST = (1 << 63) - 1

@@ -147,7 +147,7 @@ def _closing(handle: int) -> bytes:
     if not tail or tail.endswith(b"\n"):
         return b""
     try:
-        json.loads(tail[tail.rfind(b"\n") + 1 :])
+        json.loads(tail[tail.rfind(b"\n") + 1 :].strip())  # as `read` does
     except (ValueError, RecursionError):
         return TORN + b"\n"
     return b"\n"  # whole: somebody's editor left no newline, or the writer was killed just before it

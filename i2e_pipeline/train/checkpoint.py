@@ -354,8 +354,8 @@ def load(path: str | Path) -> Checkpoint:
                 f"it was written by i2e_pipeline {tree.get('versions', {}).get('i2e_pipeline', '?')}"
             )
         sizes, classes = dict(tree["files"]), int(tree["classes"])
-        if odd := [name for name in sizes if not _FILE.fullmatch(name)]:
-            raise ValueError(f"files: {odd[0]}")
+        if odd := [name for name, size in sizes.items() if not _FILE.fullmatch(name) or type(size) is not int]:
+            raise ValueError(f"files: {odd[0]}: {sizes[odd[0]]!r}")
         if "towers.safetensors" not in sizes:
             raise KeyError("towers.safetensors")
         state = State(**{f.name: tree[f.name] for f in fields(State)})

@@ -27,6 +27,13 @@ def test_any_bytes_are_a_list_or_a_value_error(content: bytes) -> None:
 
 def test_a_list_that_is_none_names_its_line() -> None:
     good = f"{'0' * 32}  a\n"
-    for wrong in ("\n", f"{'0' * 31}  a\n", f"{'0' * 32} *a\n", f"{'0' * 32}  /etc/passwd\n", good):
+    for wrong in (
+        f"{'0' * 32}  {'a' * 256}\n",
+        "\n",
+        f"{'0' * 31}  a\n",
+        f"{'0' * 32} *a\n",
+        f"{'0' * 32}  /etc/passwd\n",
+        good,
+    ):
         with pytest.raises(ValueError, match="line 2 does not name a file and its digest"):
             digests.listed((good + wrong).encode())

@@ -113,6 +113,24 @@ def test_a_manifest_of_something_else_is_refused(folder: Path) -> None:
         open_published(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("funnel", {}),
+        ("funnel", [{"stage": "pairs"}]),
+        ("funnel", [{"stage": "pairs", "rows_in": 1, "rows_out": 1, "rejected": {"rare": "many"}}]),
+        ("model", "a name"),
+        ("labels_chosen_by", [0.5]),
+    ],
+)
+def test_parts_of_a_manifest_that_are_none_are_refused(folder: Path, part: str, value: object) -> None:
+    """Catches: a stranger's manifest that ends who looks into it with a traceback."""
+    told = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**told, part: value}))
+    with pytest.raises(DatasetError, match=f"'{part}' is not what a run writes there"):
+        open_published(str(folder))
+
+
 def test_a_lost_file_is_refused(folder: Path) -> None:
     next((folder / "images").glob("unit=u-000000000001/*")).unlink()
     with pytest.raises(DatasetError, match=r"not whole.*u-000000000001: 0 of 10"):

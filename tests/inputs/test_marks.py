@@ -97,6 +97,17 @@ def test_a_drawn_label_stays_drawn_when_it_is_marked_again_by_eye(tmp_path: Path
     assert (row["mark"], row["weight"]) == ("wrong", 3.0)
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\t", "\x0b", "\x0c", "\r"])
+def test_a_last_line_without_an_end_stays_what_it_says(tmp_path: Path, blank: str) -> None:
+    """Catches: a line that reads as a mark, and is closed as one that was not written to its end."""
+    path = tmp_path / "marks.jsonl"
+    append(str(path), Mark("a" * 32, 7, "right"))
+    path.write_bytes(path.read_bytes().rstrip(b"\n") + blank.encode())
+    assert read(str(path)).num_rows == 1
+    append(str(path), Mark("b" * 32, 7, "right"))
+    assert read(str(path)).num_rows == 2
+
+
 def test_a_torn_line_is_told_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "marks.jsonl"
     append(str(path), RIGHT)

@@ -263,6 +263,17 @@ def test_a_head_that_lacks_a_part_is_named(tmp_path: Path, lacking: str) -> None
         list(read.head_rows(torch.arange(3), read.state.width))
 
 
+@pytest.mark.parametrize("size", ["12", 1.5, None, [1], True])
+def test_a_size_that_is_no_number_is_a_damaged_checkpoint(tmp_path: Path, size: object) -> None:
+    """Catches: a message about a size that fails over it."""
+    at = save(tmp_path)
+    tree = json.loads((at / "state.json").read_text())
+    tree["files"]["towers.safetensors"] = size
+    (at / "state.json").write_text(json.dumps(tree))
+    with pytest.raises(CheckpointError, match=r"state\.json"):
+        checkpoint.load(at)
+
+
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     at = save(tmp_path)
     tree = json.loads((at / "state.json").read_text())
