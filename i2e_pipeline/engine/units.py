@@ -215,9 +215,10 @@ class Units:
             raise InputError("pairs.path is not set: name the files of image + alt-text pairs (docs/inputs.md)")
         listed = listing.listed(pairs, self._images_known(units))
         seen = {f.path: (unit, f) for unit in units for f in unit.files}
-        unchanged = {(f.path, f.size, f.modified) for _, f in seen.values()}
+        forgotten = [f for unit in self._read(self.forgotten) for f in unit.files]
+        unchanged = {(f.path, f.size, f.modified) for f in (*(f for _, f in seen.values()), *forgotten)}
         to_read = [s for s in listed if (s.path, s.info.size, s.info.modified) not in unchanged]
-        dropped = {f.digest for unit in self._read(self.forgotten) for f in unit.files}
+        dropped = {f.digest for f in forgotten}
         sampled = look.sampled(len(to_read))
         passed_over = frozenset(seen) if changed is not None else frozenset()
         look_at = partial(self._look_again, pairs=pairs, remember=remember, passed_over=passed_over)
@@ -226,6 +227,8 @@ class Units:
             unreadable = [source.path for source, file in zip(to_read, found, strict=True) if file is None]
             changed += [Gone(seen[path][0].name, path, "has changed") for path in unreadable]
         read = [file for file in found if file is not None]
+        if remember:  # of forgotten files that were touched, or lie elsewhere now
+            self._remove_indexes({f.digest for f in read if f.indexed and f.digest in dropped})
         present = {s.path for s in listed}
         if empty := [f for f in read if not f.rows]:
             if len(empty) == len(listed):
@@ -475,6 +478,11 @@ class Units:
             files.remove_below(self.output, files.join("units", f"{name}.json"))
         for info in self.indexes_left():
             files.remove_below(self.output, files.join("units", "index", info.path))
+
+    def _remove_indexes(self, digests: Set[str]) -> None:
+        """Remove the indexes of these files that are in no unit."""
+        for digest in digests - {f.digest for unit in self.lying() for f in unit.files} if digests else ():
+            files.remove(self._index(digest))
 
     def indexes_left(self) -> list[files.FileInfo]:
         """Indexes of files that are in no unit; their paths are relative to `index`."""

@@ -54,6 +54,7 @@ from i2e_pipeline.publish.croissant import croissant
 from i2e_pipeline.publish.exclusion import Exclusions
 from i2e_pipeline.publish.images import BYTES_PER_TASK, Columns, image_rows, rows_of_shards
 from i2e_pipeline.publish.manifest import funnel, funnel_rows, manifest, purged, thresholds
+from i2e_pipeline.publish.purging import PURGED
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -382,7 +383,12 @@ def _describe(run: Run, facts: Mapping[str, Any], top: Sequence[Mapping[str, Any
 def tell_again(run: Run) -> None:
     """Let funnel, card and manifest count what the commit records count now; images and entities stay as they are."""
     facts = manifest_of(run.tables.path("i2e"))
-    told = {**facts, "funnel": funnel(run), **purged(run)}
+    told: dict[str, Any] = {}
+    for part, value in facts.items():  # in the order in which `manifest` writes them
+        if part == "funnel":
+            told |= {part: funnel(run), **purged(run)}
+        elif part != PURGED:
+            told[part] = value
     if told == facts:
         return
     table = "i2e/statistics/funnel"

@@ -261,6 +261,12 @@ def test_what_is_listed_is_found_nowhere_and_nothing_else_changes(made: Made, tm
     assert not any(one.kind == "purged" for one in clean(whole, purged=True))
     assert files.read_json(str(output / "i2e" / "manifest.json")) == manifest
 
+    # A run that makes the manifest again writes the same bytes.
+    written = (output / "i2e" / "manifest.json").read_bytes()
+    (output / "i2e" / "manifest.json").unlink()
+    assert run(config, spark)["finish"] == 1
+    assert (output / "i2e" / "manifest.json").read_bytes() == written
+
     # A change of what comes first among the stages that do not read the input goes through them all.
     changed = made.settings(output, "extract.min_link_probability=0.2")
     worked = run(changed, spark)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -196,6 +197,35 @@ def test_the_index_of_a_file_goes_with_its_last_unit(tmp_path: Path) -> None:
     assert [path.stem for path in index.iterdir()] == [after.files[0].digest]
     units.forget(after.name)
     assert list(index.iterdir()) == []
+
+
+def test_the_index_of_a_forgotten_file_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a run that looks at a forgotten file again and leaves its captions in the output."""
+    units, index = Units(str(tmp_path / "out")), tmp_path / "out" / "units" / "index"
+    (tmp_path / "1.jpg").write_bytes(b"\xff\xd8\xff")
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text(f"caption,jpg\n{name},1.jpg\n")
+    gone, stays = units.plan(pairs(tmp_path / "a.csv", tmp_path / "b.csv", files_per_unit=1))
+    units.forget(gone.name)
+    (tmp_path / "c.csv").write_text("caption,jpg\nc,1.jpg\n")
+    with monkeypatch.context() as patched:
+        looked, look = [], Units._look
+
+        def looking(self: Units, source: Any, *rest: Any) -> Any:
+            looked.append(source.path)
+            return look(self, source, *rest)
+
+        patched.setattr(Units, "_look", looking)
+        made = units.plan(pairs(tmp_path / "*.csv", files_per_unit=1))
+    assert [Path(path).name for path in looked] == ["c.csv"]
+    assert made[0] == stays
+    digests = {f.digest for unit in made for f in unit.files}
+    assert {path.stem for path in index.iterdir()} == digests
+    os.utime(tmp_path / "a.csv", (1, 1))
+    assert units.plan(pairs(tmp_path / "*.csv", files_per_unit=1)) == made
+    (tmp_path / "a.csv").rename(tmp_path / "d.csv")
+    assert units.plan(pairs(tmp_path / "*.csv", files_per_unit=1)) == made
+    assert {path.stem for path in index.iterdir()} == digests
 
 
 def test_files_are_grouped(tmp_path: Path) -> None:
