@@ -44,6 +44,7 @@ if __name__ == "__main__":  # the small world and the forms of input are the tes
 from i2e_pipeline import cli
 from i2e_pipeline.core import digests
 from i2e_pipeline.core.config import dump
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.engine.records import Records
 from i2e_pipeline.engine.seal import LIST
 from i2e_pipeline.sample import compose
@@ -390,7 +391,10 @@ def mending(output: Path, copy: Path, groups: Iterable[Sequence[Cell]]) -> Itera
                     kinds[below] = kind
         code, told = i2e("repair", str(copy))
         again, left = i2e("verify", str(copy), "--deep")
-        found = contents(copy)
+        try:
+            found = contents(copy)
+        except (I2EError, OSError, ValueError) as error:  # it is still damaged
+            found = {"nothing can be compared": str(error)}
         yield {
             "damaged": kinds,
             "mended": len(told.get("mended", [])),
@@ -398,6 +402,7 @@ def mending(output: Path, copy: Path, groups: Iterable[Sequence[Cell]]) -> Itera
             "equal": found == wanted,
             "unlike": sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))[:9],
             "left": left.get("faults", []),
+            "said": told if code else {},
         }
 
 

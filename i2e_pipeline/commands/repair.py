@@ -195,10 +195,19 @@ def _mend(
     logs = {fault.path.partition("/_delta_log")[0] for fault in by_mend[Mend.LOG]}
     for table in sorted(logs):
         _write_log(tables, table)
-    for stage in dict.fromkeys(fault.stage for fault in by_mend[Mend.REDO]):
+    redone = by_mend[Mend.REDO]
+    # Class indices stand in tables of two stages: of those that are damaged at once, what is whole is not taken away.
+    keeper = pipeline.writer("i2e/entities")
+    files_alone = all(f.check in ("files", "digests", "footers") for f in redone if f.stage == keeper)
+    for stage in dict.fromkeys(fault.stage for fault in redone):
+        if stage == keeper and files_alone:
+            for fault in redone:
+                if fault.stage == keeper:
+                    files.remove_below(tables.root, fault.path)
+            continue
         home = tables.of(stage)
         with waiting(home.root, f"stage {stage}") if home is not tables else nullcontext():
-            tables.discard(stage, sorted({f.unit for f in by_mend[Mend.REDO] if f.stage == stage}))
+            tables.discard(stage, sorted({f.unit for f in redone if f.stage == stage}))
     _remove_laid_out(pipeline, by_mend[Mend.LAY_OUT])
     _drop(tables.root, by_mend[Mend.LIST])  # which is written at the end
     if by_mend[Mend.CARD]:

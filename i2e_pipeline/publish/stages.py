@@ -167,7 +167,9 @@ class Select(Stage):
 
         wanted = ["entity_id", "class_index", *statistics.OF_KNOWLEDGE_BASE]
         for table in ("entity_statistics", "i2e/entities", "i2e/statistics/entities"):
-            last = list(run.tables.commits_of(table).values())
+            made = run.tables.commits_of(table).values()
+            # Of a commit whose other tables are damaged, too.
+            last = [replace(commit, files={table: commit.files.get(table, [])}) for commit in made]
             if last and not run.tables.missing_files(last):
                 return run.tables.read(table, last, wanted).where(F.col("class_index").isNotNull())
         return None
