@@ -203,7 +203,8 @@ def contents(output: Path) -> dict[str, Any]:
     for path in lying(output):
         below = path.relative_to(output).as_posix()
         table = next((t for t in tables if below.startswith(f"{t}/")), None)
-        if below in by_record or below.partition("/")[0] in _RANDOM or table in log_only:
+        random_names = below.partition("/")[0] in _RANDOM or "/_delta_log/" in below
+        if below in by_record or random_names or table in log_only:
             continue  # files that a Delta log names no more lie there until `i2e clean`
         content = path.read_bytes()
         if below == LIST:
@@ -236,8 +237,11 @@ def records(output: Path) -> dict[tuple[str, str], dict[str, Any]]:
     read = Records(str(output / "_commits"))
     found = {}
     for stage in read.stages():
+        if stage == "entity_vectors":  # whose segments are named by what was missing when they were made
+            continue
         for unit, commit in read.read(stage).items():
             told = asdict(commit)
+            told["facts"].pop("notes", None)  # what the work came upon: vectors that were there already
             told["files"] = {t: rows for t in commit.files if (rows := commit.rows(t))}  # some have a file of none
             found[stage, unit] = {k: v for k, v in told.items() if k not in ("seconds", "task_seconds")}
     return found

@@ -366,13 +366,26 @@ def logs(pipeline: Pipeline, stored: Sequence[Stored], found: Verified) -> None:
         try:
             named = _named_by_log(pipeline.tables.path(table))
         except _DAMAGED as error:
-            found.fault("logs", f"{table}/_delta_log", f"its log cannot be read ({_said(error)})", Mend.LOG)
+            what = f"the log cannot be read ({_said(error)})"
+            for path in _others_of_log(pipeline.tables, table) or [f"{table}/_delta_log"]:
+                found.fault("logs", path, what, Mend.LOG)
             continue
         wanted = {path: (f.bytes, f.rows) for path, f in recorded_files.items()}
         wrong = sorted(path for path in named.keys() | wanted.keys() if named.get(path) != wanted.get(path))
         if wrong:
             what = f"of {len(wrong)} files it says something else than the commit records: {wrong[0]}"
             found.fault("logs", f"{table}/_delta_log", what, Mend.LOG, pipeline.tables.catalogue.writers.get(table, ""))
+
+
+def _others_of_log(tables: Tables, table: str) -> list[str]:
+    """Files of a log that cannot be read which no command of ours has sealed."""
+    log = f"{table}/_delta_log"
+    try:
+        known = seal.read(tables.root)
+    except seal.SealError:
+        return []
+    lying = [files.join(log, info.path) for info in files.list_files(tables.path(log))]
+    return [path for path in lying if path not in known] if any(path in known for path in lying) else []
 
 
 def _named_by_log(table: str) -> dict[str, tuple[int, int | None]]:
