@@ -10,45 +10,21 @@ logs are not among them, since other programs go on writing them.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from i2e_pipeline.core import digests, files
 from i2e_pipeline.engine import seal
 from i2e_pipeline.engine.tables import Tables
 
-log = logging.getLogger(__name__)
-
 FOLDER = "i2e"
 
 
-@contextmanager
-def renewed(tables: Tables) -> Iterator[None]:
-    """At the end of the block, which seals the output, the list is what it should be."""
-    try:
-        yield
-    except BaseException:
-        try:
-            _renew(tables)
-        except Exception as error:  # what ended the block is what is said
-            log.debug("%s is not listed: %s", tables.root, error)
-        raise
-    _renew(tables)
-
-
-def _renew(tables: Tables) -> None:
+def renew(tables: Tables) -> None:
+    """Let the list be what it should be, by what has just been sealed."""
     path = tables.path(seal.LIST)
     wanted = content(tables)
-    there = files.read_bytes(path) if files.exists(path) else None
     if wanted is None:
         files.remove(path)
-        return
-    if wanted != there:
+    elif not files.exists(path) or files.read_bytes(path) != wanted:
         files.write_bytes(path, wanted)
-    known = seal.read(tables.root).get(seal.LIST)
-    if known is None or known.digest != digests.of_bytes(wanted):
-        seal.renew(tables.root, seal.LIST)
 
 
 def content(tables: Tables) -> bytes | None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -435,7 +436,8 @@ class Pipeline:
                         log.info("a change of files was cut off; the next command that writes here ends it")
                     yield
                     return
-                with listing.renewed(self.tables), seal.unsealed(self.config.output, self.sealed_further()):
+                listed = partial(listing.renew, self.tables)
+                with seal.unsealed(self.config.output, self.sealed_further(), listed):
                     merging.finish(self.tables)
                     yield
                 self._seal_shared()

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -122,11 +122,12 @@ def _others(root: str, further: Collection[str]) -> dict[str, tuple[int, int]]:
 
 
 @contextmanager
-def unsealed(root: str, further: Collection[str]) -> Iterator[None]:
+def unsealed(root: str, further: Collection[str], last: Callable[[], object] = lambda: None) -> Iterator[None]:
     """For a command that writes the output, which must be locked. At the end of the block, however it ends, the output
     is sealed.
 
     further   folders beside RECORDS, REPORT and CARD whose files are sealed, each with a `/` at its end
+    last      writes LIST by what is sealed
     """
     if opened(root) is None:
         files.write_json(files.join(root, OPEN), {"others": _others(root, further)})
@@ -134,14 +135,14 @@ def unsealed(root: str, further: Collection[str]) -> Iterator[None]:
         yield
     except BaseException:
         try:
-            seal(root, further)
+            seal(root, further, last)
         except Exception as error:  # what ended the block is what is said
             log.debug("%s is not sealed: %s", root, error)
         raise
-    seal(root, further)
+    seal(root, further, last)
 
 
-def seal(root: str, further: Collection[str]) -> None:
+def seal(root: str, further: Collection[str], last: Callable[[], object] = lambda: None) -> None:
     """Seal what lies there now, and take the mark of a command that writes away."""
     others = opened(root)
     try:
@@ -155,6 +156,12 @@ def seal(root: str, further: Collection[str]) -> None:
     now |= {path: before[path] for path in gone if path in before and path not in now}
     if now != before or not before:
         _write(root, now)
+    last()
+    listed = files.info(files.join(root, LIST))
+    entry = _entry(root, replace(listed, path=LIST)) if listed is not None else None
+    whole = {path: one for path, one in now.items() if path != LIST} | (dict([entry]) if entry else {})
+    if whole != now:
+        _write(root, whole)
     files.remove(files.join(root, OPEN))
 
 
