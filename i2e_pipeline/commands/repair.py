@@ -198,13 +198,12 @@ def _mend(
     redone = by_mend[Mend.REDO]
     # Class indices stand in tables of two stages: of those that are damaged at once, what is whole is not taken away.
     keeper = pipeline.writer("i2e/entities")
-    files_alone = all(f.check in ("files", "digests", "footers") for f in redone if f.stage == keeper)
+    damaged = [f for f in redone if f.stage == keeper]
+    if all(f.check in ("files", "digests", "footers") for f in damaged):
+        for fault in damaged:
+            files.remove_below(tables.root, fault.path)
+        redone = [f for f in redone if f.stage != keeper]
     for stage in dict.fromkeys(fault.stage for fault in redone):
-        if stage == keeper and files_alone:
-            for fault in redone:
-                if fault.stage == keeper:
-                    files.remove_below(tables.root, fault.path)
-            continue
         home = tables.of(stage)
         with waiting(home.root, f"stage {stage}") if home is not tables else nullcontext():
             tables.discard(stage, sorted({f.unit for f in redone if f.stage == stage}))

@@ -35,6 +35,14 @@ def of_file(path: str) -> str:
     return digest.hexdigest()
 
 
+def of_readable(path: str) -> str | None:
+    """The same; None where it cannot be read."""
+    try:
+        return of_file(path)
+    except OSError:
+        return None
+
+
 def listing(by_path: Mapping[str, str]) -> bytes:
     """Digests by path as `b2sum` writes and reads them, in the order of the paths."""
     return "".join(f"{digest}  {path}\n" for path, digest in sorted(by_path.items())).encode()

@@ -220,8 +220,7 @@ def list_files(folder: str) -> list[FileInfo]:
 
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 2048
-"""Bytes of a file's name, and letters of a path below an output, that file systems take; stores take less than 1,024
-bytes of a key."""
+"""Bytes of a file's name, and letters of a path below an output, that file systems take."""
 
 
 def is_below(path: str) -> bool:

@@ -77,10 +77,6 @@ class Published:
         return _open(files.join(self.folder, file.path))
 
 
-def _is_tree(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
 def _are_steps(value: Any) -> bool:
     """Steps of the funnel: publish/manifest.py."""
     return isinstance(value, list) and all(
@@ -90,10 +86,6 @@ def _are_steps(value: Any) -> bool:
         and all(type(rows) is int for rows in (step.get("rows_in"), step.get("rows_out"), *step["rejected"].values()))
         for step in value
     )
-
-
-_PARTS = {"model": _is_tree, "labels_chosen_by": _is_tree, "funnel": _are_steps}
-"""What readers look into, where it is there: a manifest may be anybody's."""
 
 
 def manifest_of(folder: str) -> dict[str, Any]:
@@ -113,8 +105,12 @@ def manifest_of(folder: str) -> dict[str, Any]:
         raise DatasetError(f"{place} names no units: it is not the manifest of an I2E dataset")
     if not all(type(rows) is int and rows >= 0 for rows in manifest["units"].values()):
         raise DatasetError(f"{place} does not say how many rows its units have: copy the dataset again, or `i2e run`")
-    if wrong := next((part for part, is_it in _PARTS.items() if part in manifest and not is_it(manifest[part])), None):
-        raise DatasetError(f"{place}: {wrong!r} is not what a run writes there: copy the dataset again, or `i2e run`")
+    wrong = [part for part in ("model", "labels_chosen_by") if not isinstance(manifest.get(part, {}), dict)]
+    wrong += ["funnel"] if not _are_steps(manifest.get("funnel", [])) else []
+    if wrong:  # readers look into them, and a manifest may be anybody's
+        raise DatasetError(
+            f"{place}: {wrong[0]!r} is not what a run writes there: copy the dataset again, or `i2e run`"
+        )
     version = manifest.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise DatasetError(

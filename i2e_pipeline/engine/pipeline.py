@@ -24,7 +24,7 @@ from i2e_pipeline.core import files, places, stores
 from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import AlreadyThere, ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.rejects import reason_name
-from i2e_pipeline.engine import cluster, garbage, listing, looking, merging, seal, session, sharing, taking_over
+from i2e_pipeline.engine import cluster, digest_list, garbage, looking, merging, seal, session, sharing, taking_over
 from i2e_pipeline.engine.causes import cause, limit
 from i2e_pipeline.engine.lock import Held, exclusive, waiting
 from i2e_pipeline.engine.progress import StageProgress, job_group
@@ -436,7 +436,7 @@ class Pipeline:
                         log.info("a change of files was cut off; the next command that writes here ends it")
                     yield
                     return
-                listed = partial(listing.renew, self.tables)
+                listed = partial(digest_list.renew, self.tables)
                 with seal.unsealed(self.config.output, self.sealed_further(), listed):
                     merging.finish(self.tables)
                     yield

@@ -36,7 +36,7 @@ RECORDS = ("_commits/", "units/", "forgotten_units/", "_storage.json", "_reporte
 REPORT = ("report.html", "report_entities/", "quality.json", "judged.parquet")
 CARD = ("i2e/manifest.json", "i2e/README.md", "i2e/croissant.json")
 LIST = f"i2e/{digests.LIST}"
-"""Written when all else is sealed (engine/listing.py)."""
+"""Written when all else is sealed (engine/digest_list.py)."""
 _LARGE = ("units/index/",)
 """Below the records, and not held a second time: as long as the input has rows."""
 _READ_AT_ONCE = 32
@@ -143,7 +143,7 @@ def unsealed(root: str, further: Collection[str], last: Callable[[], object] = l
 
 
 def seal(root: str, further: Collection[str], last: Callable[[], object] = lambda: None) -> None:
-    """Seal what lies there now, and take the mark of a command that writes away."""
+    """Seal what lies there now, and take the mark of a command that writes away. `last` as of `unsealed`."""
     others = opened(root)
     try:
         before = read(root)

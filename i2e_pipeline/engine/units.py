@@ -481,13 +481,18 @@ class Units:
 
     def _remove_indexes(self, digests: Set[str]) -> None:
         """Remove the indexes of these files that are in no unit."""
-        for digest in digests - {f.digest for unit in self.lying() for f in unit.files} if digests else ():
-            files.remove(self._index(digest))
+        if digests:
+            for digest in digests - self._used():
+                files.remove(self._index(digest))
 
     def indexes_left(self) -> list[files.FileInfo]:
         """Indexes of files that are in no unit; their paths are relative to `index`."""
-        used = {f.digest for unit in self.lying() for f in unit.files}
+        used = self._used()
         return [info for digest, info in self._indexes().items() if digest not in used]
+
+    def _used(self) -> set[str]:
+        """Digests of the files of all units that have a record."""
+        return {f.digest for unit in self.lying() for f in unit.files}
 
     def indexes_missing(self, units: Sequence[Unit]) -> list[tuple[Unit, InputFile]]:
         """Files of these units whose index is not there."""

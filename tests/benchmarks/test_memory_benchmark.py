@@ -39,6 +39,7 @@ def test_memory(tmp_path: Path) -> None:
     assert figures["worker_processes"] >= 2  # the daemon, and one that worked
     assert min(figures["threads"].values()) > 0
     assert list(found["units"]) == ["3", "6"]
+    assert found["waves"]["1"]["rows"] == figures["rows"]
 
 
 @pytest.mark.slow

@@ -281,7 +281,7 @@ def test_the_records_are_all_there_are() -> None:
         "engine/joining.py", "engine/pipeline.py",  # _joining.json, _storage.json
         "engine/merging.py",  # _commits/merging.json
         "engine/records.py", "engine/units.py",
-        "engine/listing.py",  # the units of i2e/manifest.json
+        "engine/digest_list.py",  # the units of i2e/manifest.json
         "engine/seal.py",  # _unsealed, whose sizes and times are compared
         "evaluate/results.py", "train/trainer.py",  # results of a training and an evaluation, which name no file
         "inputs/img2dataset.py",  # input/_fetch/record.json

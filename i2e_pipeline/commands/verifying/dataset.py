@@ -82,15 +82,10 @@ def listed(folder: str, found: Verified, deep: bool) -> bool:
     for path in _strays(lying, named):
         found.fault("files", path, f"{digests.LIST} does not name it", Mend.COPY)
 
-    def look(path: str) -> str:
-        try:
-            return digests.of_file(files.join(folder, path))
-        except OSError as error:
-            return str(error)
-
     if deep:
         with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-            for path, now in zip(there, pool.map(look, there), strict=True):
+            read = pool.map(lambda path: digests.of_readable(files.join(folder, path)), there)
+            for path, now in zip(there, read, strict=True):
                 found.add("digests")
                 if now != named[path]:
                     found.fault("digests", path, f"its content is not what {digests.LIST} names", Mend.COPY)

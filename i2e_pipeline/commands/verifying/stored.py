@@ -15,7 +15,7 @@ from i2e_pipeline.commands.verifying.faults import Mend, Verified
 from i2e_pipeline.core import digests, files, stores
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.dataset.published import manifest_of
-from i2e_pipeline.engine import listing, looking, seal
+from i2e_pipeline.engine import digest_list, looking, seal
 from i2e_pipeline.engine.pipeline import STORAGE, Pipeline, stored_as
 from i2e_pipeline.engine.records import Commit, WrittenFile
 from i2e_pipeline.engine.stage import RowsLost, Stage, check_rows
@@ -303,14 +303,7 @@ def _digests(pipeline: Pipeline, stored: Sequence[Stored]) -> list[str | None]:
     if sum(one.file.bytes for one in stored) > _MANY_BYTES and master is not None and not is_local(master):
         return digests_by_workers(pipeline.tables.spark, paths)
     with ThreadPoolExecutor(None if files.is_local(pipeline.tables.root) else _READ_AT_ONCE) as pool:
-        return list(pool.map(_digest, paths))
-
-
-def _digest(path: str) -> str | None:
-    try:
-        return digests.of_file(path)
-    except OSError:
-        return None
+        return list(pool.map(digests.of_readable, paths))
 
 
 def digests_by_workers(spark: SparkSession, paths: Sequence[str]) -> list[str | None]:
@@ -323,7 +316,7 @@ def digests_by_workers(spark: SparkSession, paths: Sequence[str]) -> list[str | 
 
     def kernel(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            named = [_digest(path) for path in batch.column("path").to_pylist()]
+            named = [digests.of_readable(path) for path in batch.column("path").to_pylist()]
             yield pa.RecordBatch.from_arrays([batch.column("n"), pa.array(named, pa.string())], ["n", "digest"])
 
     rows = spark.createDataFrame(table).repartition(tasks, "n").mapInArrow(kernel, "n long, digest string").toArrow()
@@ -440,7 +433,7 @@ def _listed(tables: Tables, found: Verified) -> None:
     place = tables.path(seal.LIST)
     if any(fault.check in ("records", "sealed") for fault in found.faults) or not files.exists(place):
         return
-    if files.read_bytes(place) != listing.content(tables):
+    if files.read_bytes(place) != digest_list.content(tables):
         found.fault("sealed", seal.LIST, "does not say what the records say", Mend.LIST, "finish")
 
 
@@ -473,7 +466,9 @@ def _compare(
         if others is None or others.get(path) == (info.size, info.modified):
             found.fault("sealed", path, "no command wrote it", Mend.REMOVE, *_of_record(path), root)
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-        for path, now in zip(to_read, pool.map(lambda p: _digest(files.join(root, p)), to_read), strict=True):
+        for path, now in zip(
+            to_read, pool.map(lambda p: digests.of_readable(files.join(root, p)), to_read), strict=True
+        ):
             found.bytes += known[path].size
             if now != known[path].digest:
                 _sealed_fault(found, root, units, path, "its content is not what was sealed", known[path])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from i2e_pipeline.core import digests, files
 from i2e_pipeline.engine import seal
-from i2e_pipeline.engine.tables import Tables
+from i2e_pipeline.engine.tables import WHOLE, Tables
 
 FOLDER = "i2e"
 
@@ -36,13 +36,13 @@ def content(tables: Tables) -> bytes | None:
         found = {path: sealed[path].digest for path in seal.CARD}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    for table in tables.catalogue.tables:
-        if not table.startswith(f"{FOLDER}/"):
-            continue
-        for unit, commit in tables.commits_of(table).items():
-            if table == f"{FOLDER}/images" and unit not in units:
-                continue
-            found |= {files.join(table, file.path): file.digest for file in commit.files.get(table, [])}
+    # A stage's records are read once, however many of the tables it writes.
+    writers = {stage for table, stage in tables.catalogue.writers.items() if table.startswith(f"{FOLDER}/")}
+    for stage in sorted(writers):
+        for unit, commit in tables.commits(stage).items():
+            if unit == WHOLE or unit in units:
+                found |= {files.join(t, f.path): f.digest for t, made in commit.files.items() for f in made}
+    found = {path: digest for path, digest in found.items() if path.startswith(f"{FOLDER}/")}
     if not all(found.values()):
         return None
     return digests.listing({path.removeprefix(f"{FOLDER}/"): digest for path, digest in found.items()})
