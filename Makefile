@@ -60,7 +60,10 @@ lint: $(STAMP)  ## ruff and mypy
 # MARKS: what `make test` leaves out, with the seconds that all tests of a mark may take together. Of the faults it
 # injects those of tests/faults/test_bounded.py, which do not bear the mark.
 MARKS := cluster:1200 s3:1200 faults:1500 env:1200
-UNMARKED := not cluster and not s3 and not faults and not env
+# LONG=1 runs what bears the mark `long`, too: forms whose twin is run anyway, and all faults that are injected.
+LONG ?=
+NOT_LONG := $(if $(LONG),,and not long)
+UNMARKED := not cluster and not s3 and not faults and not env $(NOT_LONG)
 
 test: $(STAMP)  ## run the tests: 15 minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m '$(UNMARKED) and not spark' --durations 25 --timeout 600 --session-timeout 1800
@@ -71,16 +74,15 @@ SIDE_BY_SIDE_cluster := -n 2 --dist loadgroup
 SIDE_BY_SIDE_faults := -n 2 --dist loadgroup
 # Kills of what runs in an environment of its own are among the faults.
 WITHOUT_env := and not faults
-# pytest's exit 5: no test bears the mark. `make test-faults LONG=1` injects all of the faults.
-LONG ?=
+# pytest's exit 5: no test bears the mark.
 $(foreach mark,$(MARKS),$(eval SECONDS_$(word 1,$(subst :, ,$(mark))) := $(word 2,$(subst :, ,$(mark)))))
 SECONDS_faults := $(if $(LONG),7200,$(SECONDS_faults))
 MARKED := $(foreach mark,$(MARKS),test-$(word 1,$(subst :, ,$(mark))))
 .PHONY: $(MARKED)
 $(MARKED): test-%: $(STAMP)
-	$(BIN)/python -m pytest -m '$* $(WITHOUT_$*)' $(SIDE_BY_SIDE_$*) --durations 12 --timeout $(SECONDS_$*) --session-timeout $(SECONDS_$*) || test $$? -eq 5
+	$(BIN)/python -m pytest -m '$* $(WITHOUT_$*) $(NOT_LONG)' $(SIDE_BY_SIDE_$*) --durations 12 --timeout $(SECONDS_$*) --session-timeout $(SECONDS_$*) || test $$? -eq 5
 
-test-all: test $(MARKED)  ## and those on a cluster, against an object store, with faults, in fresh environments
+test-all: test $(MARKED)  ## and those on a cluster, against an object store, with faults, in fresh environments; LONG=1: all there are
 
 bench: $(STAMP)  ## print the figures of README and docs
 	for script in $(filter-out benchmarks/recipes.py benchmarks/training.py benchmarks/gpu.py benchmarks/faults.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

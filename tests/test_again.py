@@ -171,7 +171,7 @@ def by_path(world: Path, folder: Path) -> tuple[Path, list[Path]]:
     return folder, named
 
 
-@pytest.mark.parametrize("storage", ["parquet", pytest.param("delta", marks=pytest.mark.delta)])
+@pytest.mark.parametrize("storage", ["parquet", pytest.param("delta", marks=[pytest.mark.delta, pytest.mark.long])])
 def test_files_that_came_back(world: Path, tmp_path: Path, spark: Any, storage: str) -> None:
     here, images = by_path(world, tmp_path / "by_path")
     options = (f"pairs.path={here}/pairs/*.parquet", f"pairs.image_root={here}/images", f"storage.format={storage}")

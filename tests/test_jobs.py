@@ -76,6 +76,7 @@ def test_there_is_a_test_for_every_job() -> None:
     assert all((ROOT / tests).is_file() for tests in ELSEWHERE.values())
 
 
+@pytest.mark.long
 def test_jobs_without_arguments_work_on_the_sample(tmp_path: Path, main: Main) -> None:
     """The whole sample; its labels are as good as README says they are at least."""
     done = submit("extract_entities", tmp_path)

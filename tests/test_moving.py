@@ -28,7 +28,7 @@ def at(world: Path, output: Path, form: str) -> Any:
     return settings(world, output, f"pairs.path={output}/input/pairs/*.parquet", f"storage.format={form}")
 
 
-@pytest.mark.parametrize("form", ["parquet", pytest.param("delta", marks=pytest.mark.delta)])
+@pytest.mark.parametrize("form", ["parquet", pytest.param("delta", marks=[pytest.mark.delta, pytest.mark.long])])
 def test_a_moved_output_has_nothing_to_do_and_grows(
     world: Path, whole: Path, tmp_path: Path, spark: Any, form: str
 ) -> None:

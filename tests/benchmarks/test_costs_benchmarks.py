@@ -43,6 +43,7 @@ def test_gpu_on_this_machine(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "gpu.json").read_text())["forward"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.spark
 def test_units(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_a_matrix_has_every_kind_of_file_with_every_kind_of_damage(reported: Con
     assert not {"_seal", "config.yaml", "report.html", "labels/unit=*/*"} & added
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_outputs_are_unlike_by_any_file(reported: Config, tmp_path: Path) -> None:
     """Catches: an output that counts as mended because the rows of its tables are equal."""

@@ -42,6 +42,7 @@ def test_memory(tmp_path: Path) -> None:
     assert found["waves"]["1"]["rows"] == figures["rows"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.spark
 def test_soak(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_units_whose_selection_stays_are_not_written_again(halves: Any, tmp_path
     assert (done["publish"], content(tmp_path / "c")) == (0, content(a))
 
 
-@pytest.mark.parametrize("died", range(1, 12, 3))
+@pytest.mark.parametrize("died", [1, *(pytest.param(n, marks=pytest.mark.long) for n in (4, 7)), 10])
 def test_a_merge_that_was_killed_goes_on(
     halves: Any, whole: Path, tmp_path: Path, spark: Any, monkeypatch: pytest.MonkeyPatch, died: int
 ) -> None:

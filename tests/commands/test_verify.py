@@ -38,7 +38,7 @@ NOT_SEALED = ("_seal", "_staging/", "_explore/", "marks.jsonl", "train/", "_lock
 reader's own, a training's own."""
 
 
-@pytest.fixture(scope="module", params=["parquet", pytest.param("delta", marks=pytest.mark.delta)])
+@pytest.fixture(scope="module", params=["parquet", pytest.param("delta", marks=[pytest.mark.delta, pytest.mark.long])])
 def finished(request: pytest.FixtureRequest, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A run with its report."""
     if request.param == "parquet":

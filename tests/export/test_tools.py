@@ -184,7 +184,7 @@ print(json.dumps({
 
 @pytest.mark.env
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["3.6.0", "5.0.0"])
+@pytest.mark.parametrize("version", [pytest.param("3.6.0", marks=pytest.mark.long), "5.0.0"])
 def test_datasets_loads_splits_with_pictures_and_labels(version: str, dataset: str, tmp_path: Path) -> None:
     python = environment(tmp_path / "python", f"datasets=={version}", "pillow", "webdataset")
     made = small_shards(dataset, tmp_path, "hf")

@@ -192,7 +192,13 @@ def with_knowledge(whole: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["img2dataset's tars", "Hugging Face's Parquet with paths alone", "CSV", "img2dataset's folders"]
+    "name",
+    [
+        "img2dataset's tars",
+        pytest.param("Hugging Face's Parquet with paths alone", marks=pytest.mark.long),
+        "CSV",
+        pytest.param("img2dataset's folders", marks=pytest.mark.long),
+    ],
 )
 def test_every_form_gives_the_same_dataset(
     name: str, world: Path, whole: Path, with_knowledge: Path, tmp_path: Path, spark: Any

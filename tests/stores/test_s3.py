@@ -26,7 +26,7 @@ LAID_OUT = ("kb/context/", "kb/gazetteer/")
 
 
 @pytest.mark.delta
-@pytest.mark.parametrize("form", ["parquet", "delta"])
+@pytest.mark.parametrize("form", ["parquet", pytest.param("delta", marks=pytest.mark.long)])
 def test_a_run_on_s3_makes_the_rows_of_one_on_a_disk(
     store: Store, world: Path, whole: Path, tmp_path: Path, form: str
 ) -> None:
@@ -55,7 +55,7 @@ def test_a_run_on_s3_makes_the_rows_of_one_on_a_disk(
     assert (told["image"]["image_id"], told["pairs"][0]["ended"], told["notes"]) == (image, "published", [])
 
 
-@pytest.mark.parametrize("form", ["parquet", pytest.param("delta", marks=pytest.mark.delta)])
+@pytest.mark.parametrize("form", ["parquet", pytest.param("delta", marks=[pytest.mark.delta, pytest.mark.long])])
 def test_an_output_that_was_copied_to_a_store_goes_on_there(
     store: Store,
     world: Path,
