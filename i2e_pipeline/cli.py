@@ -161,6 +161,8 @@ def _parser() -> _Parser:
         "--write", required=True, type=at_home, metavar="FILE.json", help="where link.weights finds it"
     )
 
+    _reranker_commands(commands)
+
     anchors = _command(
         commands,
         "count-anchors",
@@ -655,6 +657,72 @@ def _fit_link(options: argparse.Namespace) -> int:
     figures = fit_link(pipeline(_config(options)), options.gold, options.test, options.write)
     print(json.dumps(figures, indent=1))
     return 0
+
+
+def _reranker_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "a second look at what linking is unsure of: examples, and a reranker that learns from them"
+    reranker = commands.add_parser("reranker", help=about, description=about)
+    parts = reranker.add_subparsers(dest="part", required=True, metavar="PART")
+
+    examples = _command(parts, "examples", _reranker_examples, "mentions with their candidates and what they mean")
+    source = examples.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--gold", nargs="+", type=at_home, metavar="GOLD.jsonl", help="{text, mentions: [{start, end, qid}]}"
+    )
+    source.add_argument(
+        "--own", action="store_true", help="what the labels of the config's output are sure of, by text and image"
+    )
+    examples.add_argument("--sure", type=float, default=0.95, help="with --own: least probability of a label")
+    examples.add_argument("--most", type=int, default=1_000_000, help="with --own: examples at most, drawn by hash")
+    examples.add_argument("--write", required=True, type=at_home, metavar="FILE.parquet")
+
+    about = "train a reranker on files of examples; the same command goes on where one was stopped"
+    trained = parts.add_parser("train", help=about, description=about)
+    trained.add_argument("--examples", required=True, nargs="+", type=at_home, metavar="FILE.parquet")
+    trained.add_argument("--kind", choices=("cross", "bi", "fusion"), default="cross", help="default: cross")
+    trained.add_argument(
+        "--model", required=True, type=at_home, metavar="FOLDER|NAME",
+        help="pretrained, of Hugging Face's form: an encoder; for fusion an encoder–decoder, or what becomes one",
+    )  # fmt: skip
+    trained.add_argument(
+        "--write", required=True, type=at_home, metavar="FOLDER", help="where link.reranker.model finds it"
+    )
+    trained.add_argument("--epochs", type=float, default=3.0)
+    trained.add_argument("--batch", type=int, default=32, help="mentions a step (default 32)")
+    trained.add_argument("--rate", type=float, default=5e-5, help="peak learning rate of pretrained layers")
+    trained.add_argument("--frozen", type=int, default=0, metavar="N", help="layers from below that stay as they are")
+    trained.add_argument("--seed", type=int, default=0)
+    trained.add_argument("--bfloat16", action="store_true", help="faster where the processor or card has it")
+    trained.add_argument("--device", default="auto")
+    trained.add_argument("--threads", type=int, help="of the processor (default: all)")
+    trained.set_defaults(call=_reranker_train)
+
+
+def _reranker_examples(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import reranker
+    from i2e_pipeline.stages import pipeline
+
+    whole = pipeline(_config(options))
+    if options.own:
+        figures = reranker.own_examples(whole, options.write, options.sure, options.most)
+    else:
+        figures = reranker.gold_examples(whole, options.gold, options.write)
+    print(json.dumps(figures, indent=1))
+    return 0
+
+
+def _reranker_train(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import reranker
+    from i2e_pipeline.rerank.training import Training
+
+    settings = Training(
+        **{name: getattr(options, name) for name in ("epochs", "batch", "rate", "frozen", "seed", "bfloat16")}
+    )
+    figures = reranker.train(
+        options.examples, options.kind, options.model, options.write, settings, options.device, options.threads
+    )
+    print(json.dumps(figures, indent=1))
+    return 0 if figures["finished"] else 128 + signal.SIGINT
 
 
 def _count_anchors(options: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from i2e_pipeline.knowledge.stages import KnowledgeBase, Surfaces
 from i2e_pipeline.label.stages import Label
 from i2e_pipeline.link.stages import Link
 from i2e_pipeline.publish.stages import Finish, Publish, Select
+from i2e_pipeline.rerank.stages import Rerank
 from i2e_pipeline.score.stages import EncodeEntities, Score
 
 if TYPE_CHECKING:
@@ -41,7 +42,15 @@ def built_in() -> list[Stage]:
 
 def stages(config: Config | None = None) -> list[Stage]:
     """All stages, those that the config names among them. Raises StageError for one that does not fit."""
-    return arrange(built_in(), from_outside(config.stages if config is not None else ()))
+    if config is None:
+        return arrange(built_in())
+    return arrange(built_in(), [*second_look(config), *from_outside(config.stages)])
+
+
+def second_look(config: Config) -> list[Stage]:
+    """Stages of this package that are there only where the config asks for them, and stand among the others as one from
+    outside would: without them nothing is as it would not be without their code."""
+    return [Rerank()] if config.link.reranker.model is not None else []
 
 
 def sections_of(names: Sequence[str]) -> Mapping[str, type[Section]]:

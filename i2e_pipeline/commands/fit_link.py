@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from i2e_pipeline.commands.gold import Gold, followed, gold_lines, in_cleaned
 from i2e_pipeline.commands.link import as_unit
 from i2e_pipeline.core import files
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run
 from i2e_pipeline.engine.units import InputError
-from i2e_pipeline.extract.text import clean_with_offsets
 from i2e_pipeline.link.candidates import with_candidates
 from i2e_pipeline.link.context import Context
 from i2e_pipeline.link.disambiguate import Flat, Weights, features, probabilities
@@ -26,9 +23,6 @@ from i2e_pipeline.link.fit import fit
 from i2e_pipeline.link.stages import Link, context_folder
 
 log = logging.getLogger(__name__)
-
-Gold = dict[tuple[int, int, int], int | None]
-"""(row, start, end), in the cleaned text, to the entity; None: none of the knowledge base's."""
 
 
 def fit_link(pipeline: Pipeline, gold: str, test: str | None, write: str) -> dict[str, Any]:
@@ -70,51 +64,10 @@ def _right(mentions: int, chosen: npt.NDArray[np.int64], flat: Flat, probability
 
 def _examples(pipeline: Pipeline, path: str) -> tuple[int, npt.NDArray[np.int64], Flat]:
     """Number of gold mentions that were found, for each the place of its entity in `Flat` or -1, and `Flat`."""
-    lines = list(_gold_lines(path))
-    gold = _in_cleaned(lines, pipeline.config.extract.max_characters)
+    lines = list(gold_lines(path))
+    gold = in_cleaned(lines, pipeline.config.extract.max_characters)
     with as_unit(pipeline, [{"id": n, "text": row["text"]} for n, row in enumerate(lines)], "mentions") as (run, unit):
-        return _flat(pipeline, run, unit, _followed(gold, run))
-
-
-def _followed(gold: Gold, run: Run) -> Gold:
-    """Gold links of merged items lead to the items that they are now."""
-    ids = pa.array(sorted({entity for entity in gold.values() if entity is not None}), pa.int64())
-    rows = run.tables.where("kb/redirects", run.commits_of("kb/redirects"), pc.field("entity_id").isin(ids))
-    led = dict(zip(*(rows[name].to_pylist() for name in ("entity_id", "into")), strict=True))
-    return {span: None if entity is None else led.get(entity, entity) for span, entity in gold.items()}
-
-
-def _gold_lines(path: str) -> Iterator[dict[str, Any]]:
-    if not files.exists(path):
-        raise InputError(f"{path}: no such file")
-    for number, line in enumerate(files.read_bytes(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            spans = [(int(m["start"]), int(m["end"]), _number(m["qid"])) for m in row["mentions"]]
-            yield {"text": str(row["text"]), "mentions": spans}
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f'{path}, line {number}: not {{"text": …, "mentions": [{{"start", "end", "qid"}}]}} ({error!r})'
-            ) from None
-
-
-def _number(qid: str | None) -> int | None:
-    return None if qid is None else int(str(qid).lstrip("Q"))
-
-
-def _in_cleaned(lines: Sequence[dict[str, Any]], max_characters: int) -> Gold:
-    """Gold spans in the offsets of the text as the pipeline cleans it; what cleaning cut is left out."""
-    found: Gold = {}
-    for n, row in enumerate(lines):
-        _, spans = clean_with_offsets(row["text"], max_characters)
-        starts = {int(start): at for at, (start, _) in enumerate(spans)}
-        ends = {int(end): at + 1 for at, (_, end) in enumerate(spans)}
-        for start, end, entity in row["mentions"]:
-            if start in starts and end in ends:
-                found[n, starts[start], ends[end]] = entity
-    return found
+        return _flat(pipeline, run, unit, followed(gold, run))
 
 
 def _flat(pipeline: Pipeline, run: Run, unit: str, gold: Gold) -> tuple[int, npt.NDArray[np.int64], Flat]:

@@ -444,8 +444,25 @@ class ExtractConfig(Section):
         return self
 
 
+class RerankerConfig(Section):
+    """A second look, by a neural model, at the mentions that linking is unsure of (docs/second-look.md)."""
+
+    model: ContentPath = None
+    """Folder that `i2e reranker train` wrote. None: no mention is looked at again."""
+    margin: float = Field(0.6, gt=0, le=1)
+    """Mentions are unsure whose two most probable candidates are less than this apart."""
+    budget: float = Field(0.25, ge=0, le=1)
+    """Share of a unit's mentions that are looked at again at most: of the unsure ones those of the smallest margins."""
+    device: str = "auto"
+    """Where the model runs. auto: cuda where the executor has a GPU, else cpu."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the model."""
+    batch_size: int = Field(16, ge=1)
+    """Mentions per forward pass. A GPU takes hundreds."""
+
+
 class LinkConfig(Section):
-    added_later: ClassVar[tuple[str, ...]] = ("weights",)
+    added_later: ClassVar[tuple[str, ...]] = ("weights", "reranker")
 
     max_candidates: int = Field(8, ge=1, le=100)
     """Candidates kept per mention, the most probable ones."""
@@ -458,6 +475,8 @@ class LinkConfig(Section):
     weights: ContentPath = None
     """JSON file that `i2e fit-link` wrote: how much each kind of evidence counts. None: the weights of
     link/disambiguate.py, which were fitted on captions of news and of persons."""
+    reranker: RerankerConfig = Field(default_factory=RerankerConfig)
+    """A second look at what linking is unsure of; off by default."""
 
 
 class ImageLimits(Section):

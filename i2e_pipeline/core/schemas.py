@@ -102,6 +102,9 @@ CANDIDATES = _schema(
     _key("probability", pa.float32()),
     _key("rank", pa.int32()),
 )
+RERANKED = CANDIDATES.append(pa.field("first_probability", pa.float32(), nullable=False)).append(
+    pa.field("score", pa.float32())
+)
 WIDER = _schema(
     _key("text_id", ID),
     _key("start", pa.int32()),

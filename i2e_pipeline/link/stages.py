@@ -55,6 +55,7 @@ class Link(Stage):
     }
     sections = ("link", "pairs", "label")
     leaves_out = {
+        "link.reranker": "the stage `rerank` reads it",
         **{f"pairs.{key}": "other stages read it" for key in PairsConfig.model_fields if key != "group_column"},
         **{f"label.{key}": "the stage `label` reads it" for key in LabelConfig.model_fields if key != "wider"},
     }

@@ -1,0 +1,141 @@
+"""Fusion: a decoder reads all candidates at once and says which one is meant.
+
+    encoder, for each candidate n:   n candidate [SEP] text with [ mention ] [SEP]
+    decoder, over all of them:       the number of the entity that is meant; 0 is "none of these"
+
+The encoder reads each candidate with the mention in its text, the decoder attends to what it made of all of them
+(fusion in the decoder: Izacard and Grave, EACL 2021; for entities "Entity Disambiguation via Fusion Entity Decoding",
+NAACL 2024). There the decoder generates the entity's title. Here it generates its number, since namesakes share their
+title; in training the candidates are shuffled, so a number means nothing by itself.
+
+Any encoder–decoder of Hugging Face's form will do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from i2e_pipeline.rerank.questions import Asked
+from i2e_pipeline.rerank.scorer import (
+    CANDIDATE_TOKENS,
+    I64,
+    TEXT_TOKENS,
+    RerankerError,
+    Scorer,
+    layers_of,
+    marked,
+    tokens_of,
+)
+
+
+@dataclass(frozen=True)
+class FusionRows:
+    """Q questions with K candidates each; a text stands in as many rows as it has candidates."""
+
+    ids: Tensor
+    """(Q, K, L)"""
+    filled: Tensor
+    """(Q, K, L): bool"""
+    there: Tensor
+    """(Q, K): bool"""
+    place: I64
+
+    def to(self, device: str) -> FusionRows:
+        return FusionRows(self.ids.to(device), self.filled.to(device), self.there.to(device), self.place)
+
+
+class Fusion(Scorer):
+    kind = "fusion"
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.tokenizer = tokenizer
+        self.first = [tokenizer.cls_token_id] if tokenizer.cls_token_id is not None else []
+        self.last = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+        self.scale = nn.Parameter(torch.tensor(0.1))  # at first the fast path counts nearly alone
+
+    def number(self, n: int) -> int:
+        """The token that stands for a number."""
+        ids = self.tokenizer(str(n), add_special_tokens=False)["input_ids"]
+        # Of "▁7" the last token is the number itself.
+        if len(ids) > 2 or ids[-1] == self.tokenizer.unk_token_id:
+            raise RerankerError(f"the tokenizer of this model has no token for {n}: it cannot tell so many candidates")
+        return int(ids[-1])
+
+    def rows(
+        self,
+        asked: Asked,
+        numbers: I64,
+        *,
+        order: np.random.Generator | None = None,
+        length: int | None = None,
+        width: int | None = None,
+    ) -> FusionRows:
+        texts = marked(self.tokenizer, asked, numbers, TEXT_TOKENS)
+        ranges = [asked.range_of(n) for n in numbers]
+        told = iter(tokens_of(self.tokenizer, [asked.told[i] for r in ranges for i in range(*r)], CANDIDATE_TOKENS))
+        width = width or max(end - start for start, end in ranges)
+        read: list[list[list[int]]] = []
+        places = []
+        for (text, *_), (start, end) in zip(texts, ranges, strict=True):
+            count = end - start
+            place = np.arange(count) if order is None else order.permutation(count)
+            of_question: list[list[int]] = [[] for _ in range(count)]
+            for k in place:
+                of_question[k] = [*self.first, self.number(int(k) + 1), *next(told), self.last, *text, self.last]
+            read.append(of_question)
+            places.append(place + 1)
+        length = length or max(len(ids) for of in read for ids in of)
+        ids = np.full((len(numbers), width, length), self.tokenizer.pad_token_id or 0, np.int64)
+        filled, there = np.zeros(ids.shape, bool), np.zeros(ids.shape[:2], bool)
+        for row, of in enumerate(read):
+            for k, tokens in enumerate(of):
+                ids[row, k, : len(tokens)], filled[row, k, : len(tokens)], there[row, k] = tokens, True, True
+        return FusionRows(
+            torch.from_numpy(ids), torch.from_numpy(filled), torch.from_numpy(there), np.concatenate(places)
+        )
+
+    def lengths(self, asked: Asked, numbers: I64) -> I64:
+        texts = marked(self.tokenizer, asked, numbers, TEXT_TOKENS)
+        ranges = [asked.range_of(n) for n in numbers]
+        told = iter(tokens_of(self.tokenizer, [asked.told[i] for r in ranges for i in range(*r)], CANDIDATE_TOKENS))
+        longest = [max((len(next(told)) for _ in range(*r)), default=0) for r in ranges]
+        around = len(self.first) + 3
+        return np.array([len(t) + n + around for (t, *_), n in zip(texts, longest, strict=True)], dtype=np.int64)
+
+    def pretrained(self) -> Any:
+        return self.model
+
+    def from_below(self) -> list[nn.Module]:
+        return layers_of(self.model.get_encoder())
+
+    def forward(self, rows: FusionRows) -> Tensor:
+        questions, width, length = rows.ids.shape
+        # In training empty places are not encoded. Asked, they are, so that all batches have one shape; then an empty
+        # place sees its first token, and nothing sees it.
+        encoded = rows.there if self.training else torch.ones_like(rows.there)
+        seen = rows.filled | (~rows.there[:, :, None] & (torch.arange(length, device=rows.ids.device) == 0))
+        hidden_of = self.model.get_encoder()(
+            input_ids=rows.ids[encoded], attention_mask=seen[encoded].long()
+        ).last_hidden_state
+        hidden = hidden_of.new_zeros(questions, width, length, hidden_of.shape[-1])
+        hidden[encoded] = hidden_of
+        start = self.model.config.decoder_start_token_id
+        begun = torch.full((questions, 1), start, dtype=torch.long, device=rows.ids.device)
+        from transformers.modeling_outputs import BaseModelOutput
+
+        logits = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden.reshape(questions, width * length, -1)),
+            attention_mask=rows.filled.reshape(questions, -1).long(),
+            decoder_input_ids=begun,
+        ).logits[:, 0]
+        tokens = torch.tensor([self.number(n) for n in range(width + 1)], device=logits.device)
+        scores = self.scale * logits[:, tokens].float()
+        none, of = scores[:, :1], scores[:, 1:].masked_fill(~rows.there, -torch.inf)
+        return torch.cat([none, of], dim=1)

@@ -1,0 +1,182 @@
+"""A reranker's folder, and the reranker that is loaded from it.
+
+FOLDER/reranker.json     kind, how scores are weighed, what it was trained on with which figures
+FOLDER/model/            the pretrained part with its tokenizer, as Hugging Face saves it
+FOLDER/heads.safetensors what training added to that (cross, bi), or a number (fusion)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.rerank.fusing import Fusing
+from i2e_pipeline.rerank.questions import laid_flat
+
+if TYPE_CHECKING:
+    from i2e_pipeline.rerank.scorer import Scorer
+
+F64 = npt.NDArray[np.float64]
+FORMAT = 1
+KINDS = ("cross", "bi", "fusion")
+ABOUT, MODEL, HEADS = "reranker.json", "model", "heads.safetensors"
+SCORES = 1
+"""To be raised when the code makes other scores of the same folder."""
+
+
+class NoReranker(I2EError, ValueError):
+    """A folder that holds no reranker; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a folder says of its reranker."""
+
+    kind: str
+    fusing: Fusing
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    trained: Mapping[str, Any] = field(default_factory=dict)
+    """Settings and names of the files of examples."""
+
+
+def about(folder: str) -> About:
+    """Raises NoReranker for what is none. Loads no model."""
+    path = Path(folder) / ABOUT
+    try:
+        told = json.loads(path.read_text("utf-8"))
+        if told["format"] != FORMAT or told["kind"] not in KINDS:
+            raise ValueError(f"format {told['format']!r}, kind {told['kind']!r}")
+        return About(told["kind"], Fusing(**told["fusing"]), told.get("figures", {}), told.get("trained", {}))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise NoReranker(
+            f"{folder} holds no reranker ({ABOUT}: {error}): name a folder that `i2e reranker train` wrote"
+        ) from None
+
+
+@dataclass
+class Reranker:
+    """A loaded model with what its scores are worth."""
+
+    scorer: Scorer
+    about: About
+    device: str = "cpu"
+    bfloat16: bool = False
+    batch: int = 16
+
+    def probabilities(self, questions: pa.RecordBatch | pa.Table) -> tuple[F64, F64]:
+        """(C) each candidate's probability and (C) its score in logits, in the questions' order.
+
+        questions   QUESTIONS
+        """
+        from i2e_pipeline.rerank.scorer import scores_of
+
+        asked = laid_flat(questions)
+        score, none = scores_of(self.scorer, asked, np.arange(len(asked)), self.device, self.bfloat16, self.batch)
+        return self.about.fusing.probabilities(asked, score, none)[0], score
+
+
+def begin(kind: str, pretrained: str) -> Scorer:
+    """A reranker to be trained, from a pretrained model.
+
+    pretrained   name or folder of Hugging Face's form: an encoder (cross, bi), or an encoder–decoder (fusion); of an
+                 encoder alone, fusion makes one whose decoder begins as a copy of it
+    Raises NoReranker, naming the model, where it cannot be had or has another form.
+    """
+    from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, EncoderDecoderModel
+
+    def loaded(make: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return make(*arguments, **options)
+        except (OSError, ValueError, KeyError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise NoReranker(
+                f"--model {pretrained}: no model for a {kind} reranker ({first}): name a folder or a hub's model"
+            ) from None
+
+    tokenizer = loaded(AutoTokenizer.from_pretrained, pretrained)
+    if kind != "fusion":
+        return _scorer(kind, loaded(AutoModel.from_pretrained, pretrained), tokenizer)
+    from transformers import AutoConfig
+
+    if loaded(AutoConfig.from_pretrained, pretrained).is_encoder_decoder:
+        return _scorer(kind, loaded(AutoModelForSeq2SeqLM.from_pretrained, pretrained), tokenizer)
+    model = loaded(EncoderDecoderModel.from_encoder_decoder_pretrained, pretrained, pretrained)
+    model.config.decoder_start_token_id = tokenizer.cls_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return _scorer(kind, model, tokenizer)
+
+
+def _scorer(kind: str, model: Any, tokenizer: Any) -> Scorer:
+    from i2e_pipeline.rerank.bi_encoder import BiEncoder
+    from i2e_pipeline.rerank.cross_encoder import CrossEncoder
+    from i2e_pipeline.rerank.fusion import Fusion
+
+    made: Scorer = {"cross": CrossEncoder, "bi": BiEncoder, "fusion": Fusion}[kind](model, tokenizer)
+    return made
+
+
+def save(scorer: Scorer, folder: str, told: About) -> None:
+    """Write a folder that `load` reads; `reranker.json` last, so that half a folder is none."""
+    from safetensors.torch import save_file
+
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / ABOUT).unlink(missing_ok=True)
+    pretrained = scorer.pretrained()
+    pretrained.save_pretrained(place / MODEL)
+    scorer.tokenizer.save_pretrained(place / MODEL)
+    save_file(scorer.added(), place / HEADS)
+    beside = place / f"{ABOUT}.{os.getpid()}"
+    beside.write_text(json.dumps({"format": FORMAT, **asdict(told)}, indent=1) + "\n", "utf-8")
+    os.replace(beside, place / ABOUT)
+
+
+def load(folder: str, *, device: str = "cpu", bfloat16: bool = False, batch: int = 16) -> Reranker:
+    """Raises NoReranker for a folder that holds none, or one that is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, EncoderDecoderModel
+
+    told = about(folder)
+    place = str(Path(folder) / MODEL)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+        if told.kind != "fusion":
+            model = AutoModel.from_pretrained(place, local_files_only=True)
+        else:
+            two = json.loads((Path(place) / "config.json").read_text("utf-8"))["model_type"] == "encoder-decoder"
+            form = EncoderDecoderModel if two else AutoModelForSeq2SeqLM
+            model = form.from_pretrained(place, local_files_only=True)
+        scorer = _scorer(told.kind, model, tokenizer)
+        lacking, unknown = scorer.load_state_dict(load_file(Path(folder) / HEADS), strict=False)
+        added = set(scorer.added())
+        if unknown or added & set(lacking):
+            raise ValueError(f"{HEADS} lacks {sorted(added & set(lacking))}, and has besides {sorted(unknown)}")
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise NoReranker(f"{folder}: its model cannot be loaded ({error}): train it again, or copy it whole") from None
+    scorer.to(device).eval()
+    return Reranker(scorer, told, device, bfloat16, batch)
+
+
+_loaded: dict[Any, Reranker] = {}
+_loading = threading.Lock()
+
+
+def load_once(folder: str, content: str, **options: Any) -> Reranker:
+    """`load`, kept for the life of the worker process; `content` names what lies in the folder."""
+    key = (os.getpid(), content, *sorted(options.items()))
+    with _loading:
+        if key not in _loaded:
+            _loaded.clear()
+            _loaded[key] = load(folder, **options)
+        return _loaded[key]

@@ -1,0 +1,164 @@
+"""The stage `rerank` in the chain: whom it asks, what it leaves as it was, what it is without a model."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from i2e_pipeline.engine.stage import StageError
+from i2e_pipeline.rerank.fusing import Fusing
+from i2e_pipeline.rerank.reranker import About, begin, save
+from i2e_pipeline.stages import pipeline
+from tests.chain import rows, run, settings
+from tests.rerank.small import encoder
+
+pytestmark = pytest.mark.slow
+UPTO = ("knowledge_base", "surfaces", "pairs", "extract", "link", "rerank")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A reranker with random weights, whose scores weigh much."""
+    folder = tmp_path_factory.mktemp("reranker")
+    torch.manual_seed(3)
+    made = begin("cross", encoder(folder / "bert"))
+    for parameter in made.parameters():
+        if parameter.abs().sum() == 0:
+            torch.nn.init.normal_(parameter, std=0.5)
+    save(made, str(folder / "made"), About("cross", Fusing(0.5, 3.0, 0.0)))
+    return str(folder / "made")
+
+
+@pytest.fixture(scope="module")
+def linked(world: Path, model: str, spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    config = settings(
+        world,
+        tmp_path_factory.mktemp("linked") / "out",
+        f"link.reranker.model={model}",
+        "link.reranker.margin=0.9",
+        "link.reranker.budget=0.06",
+        "link.reranker.device=cpu",
+    )
+    run(config, spark, *UPTO)
+    return pipeline(config, lambda: spark)
+
+
+def by_mention(found: list[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:
+    grouped = defaultdict(list)
+    for row in sorted(found, key=lambda r: r["rank"]):
+        grouped[row["unit"], row["text_id"], row["start"], row["end"]].append(row)
+    return grouped
+
+
+def test_a_units_least_sure_mentions_are_asked_within_the_budget(linked: Any) -> None:
+    before, after = (by_mention(rows(linked, table)) for table in ("candidates", "reranked"))
+    assert before.keys() == after.keys()
+    for unit in {key[0] for key in before}:
+        mentions = {key: of for key, of in before.items() if key[0] == unit}
+        margins = {key: of[0]["probability"] - of[1]["probability"] for key, of in mentions.items() if len(of) > 1}
+        unsure = sorted((margin, key[1:], key) for key, margin in margins.items() if margin < 0.9)
+        limit = math.floor(0.06 * len(mentions))
+        assert 0 < limit < len(unsure)
+        asked = {key for key, of in after.items() if key[0] == unit and of[0]["score"] is not None}
+        assert asked == {key for *_, key in unsure[:limit]}
+
+
+def test_who_is_not_asked_stays_as_it_was_and_all_candidates_stay(linked: Any) -> None:
+    before, after = (by_mention(rows(linked, table)) for table in ("candidates", "reranked"))
+    changed = 0
+    for key, of in after.items():
+        assert {c["entity_id"] for c in of} == {c["entity_id"] for c in before[key]}
+        assert {c["entity_id"]: c["first_probability"] for c in of} == {
+            c["entity_id"]: c["probability"] for c in before[key]
+        }
+        if of[0]["score"] is None:
+            assert [{**c} for c in before[key]] == [
+                {k: v for k, v in c.items() if k not in ("first_probability", "score")} for c in of
+            ]
+        else:
+            assert [c["rank"] for c in of] == list(range(1, len(of) + 1))
+            assert [c["probability"] for c in of] == sorted((c["probability"] for c in of), reverse=True)
+            assert sum(c["probability"] for c in of) <= 1 + 1e-5
+            changed += of[0]["entity_id"] != before[key][0]["entity_id"]
+    assert changed
+    told = [c.notes for c in linked.tables.commits("rerank").values()]
+    assert sum(m.get("mentions that mean something else after it", 0) for m in told) == changed
+    assert sum(m["mentions looked at again"] for m in told) == sum(of[0]["score"] is not None for of in after.values())
+
+
+def test_the_stages_behind_read_what_it_wrote(linked: Any) -> None:
+    _, states = linked.run(["rerank"])
+    assert sum(len(s.to_do) for s in states) == 0
+    handed = linked.as_it_is()
+    assert handed.standing("candidates") == "reranked"
+
+
+def test_partitions_and_order_change_nothing(linked: Any, world: Path, spark: Any, tmp_path: Path) -> None:
+    other = settings(
+        world,
+        tmp_path / "out",
+        f"link.reranker.model={linked.config.link.reranker.model}",
+        "link.reranker.margin=0.9",
+        "link.reranker.budget=0.06",
+        "link.reranker.batch_size=5",
+        "run.waves_in_flight=1",
+        "run.wave_units=1",
+    )
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    spark.conf.set("spark.sql.shuffle.partitions", "5")
+    try:
+        run(other, spark, *UPTO)
+    finally:
+        spark.conf.set("spark.sql.shuffle.partitions", before)
+
+    def key(row: dict[str, Any]) -> Any:
+        return tuple(row[name] for name in ("unit", "text_id", "start", "end", "entity_id"))
+
+    there = sorted(rows(pipeline(other, lambda: spark), "reranked"), key=key)
+    here = sorted(rows(linked, "reranked"), key=key)
+    assert [{**r, "probability": 0, "score": 0} for r in there] == [{**r, "probability": 0, "score": 0} for r in here]
+    scores = [(a["score"], b["score"]) for a, b in zip(here, there, strict=True) if a["score"] is not None]
+    assert all(abs(a - b) <= 2 / 1024 for a, b in scores)  # another batch size: other roundings
+    assert scores
+
+
+def test_a_budget_of_nothing_asks_nobody(linked: Any, world: Path, spark: Any, caplog: Any) -> None:
+    config = linked.config
+    nobody = config.model_copy(
+        update={
+            "link": config.link.model_copy(update={"reranker": config.link.reranker.model_copy(update={"budget": 0.0})})
+        }
+    )
+    with caplog.at_level(logging.INFO):
+        run(nobody, spark, "rerank")
+    assert " 0 of " in next(r.getMessage() for r in caplog.records if r.getMessage().startswith("rerank: "))
+    without = pipeline(nobody, lambda: spark)
+    assert all(r["score"] is None for r in rows(without, "reranked"))
+    run(config, spark, "rerank")
+
+
+def test_without_a_model_there_is_no_such_stage_and_nothing_changes(world: Path, tmp_path: Path) -> None:
+    without = pipeline(settings(world, tmp_path / "out"))
+    assert "rerank" not in without.names
+    other = pipeline(settings(world, tmp_path / "out", "link.reranker.margin=0.3", "link.reranker.budget=0.5"))
+    assert other.names == without.names
+    assert [s.settings(other.config) for s in other.stages if s.name != "score"] == [
+        s.settings(without.config) for s in without.stages if s.name != "score"
+    ]
+
+
+def test_a_folder_without_a_reranker_is_said_before_any_work(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.txt").write_text("")
+    wrong = pipeline(
+        settings(world, tmp_path / "out", f"link.reranker.model={tmp_path / 'empty'}"),
+        lambda: pytest.fail("Spark was started"),
+    )
+    with pytest.raises(StageError, match=r"link\.reranker\.model: .*i2e reranker train"):
+        wrong.run()
