@@ -1,6 +1,7 @@
 """What linking costs and how often it is right: each figure as a ratio to, or a difference from, a named baseline.
 
     python benchmarks/linking.py [--data FOLDER] [--mentions 300000] [--exponent 1.0] [--repeats 3]
+                                 [--dump DUMP] [--reranker FOLDER …] [--margin 0.6] [--budget 0.25]
 
 join      candidates brought to mentions on Spark, CPU seconds of the whole process tree. The mentions are drawn from
           the knowledge base's own surfaces with Zipf's law
@@ -17,6 +18,10 @@ gold      gold links: the prior alone (the baseline) and disambiguation, each en
             recall@1,10   right entity among the first, of all gold spans; a span that overlaps by half of both counts
             f1            exact span and entity; precision counts every linked span, also where gold is not complete
             ece           expected calibration error of the first candidate's probability in 10 bins, exact spans
+            inkb_f1       micro-F1 over gold spans found exactly, as ZELDA counts (inKB): a span without a candidate is
+                          no answer
+reranked  with --reranker, the same links after a second look by each of these rerankers, at the least sure mentions:
+          those of a smaller margin than --margin, --budget of all mentions at most (baseline: disambiguation)
 
 Figures are medians of interleaved rounds. On a shared machine compare their ratios, not the figures.
 """
@@ -27,13 +32,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from knowledge_base import (
     Gold,
@@ -57,6 +63,8 @@ from i2e_pipeline.link.candidates import LINK_ROWS, keys_of, resolve, with_candi
 from i2e_pipeline.link.context import COLUMNS, Context
 from i2e_pipeline.link.context import build as build_context
 from i2e_pipeline.link.disambiguate import FEATURES, Weights, disambiguate
+from i2e_pipeline.rerank import reranker as rerankers
+from i2e_pipeline.rerank.questions import QUESTIONS
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -257,6 +265,7 @@ def quality(texts: list[Gold], links: list[list[Mention]]) -> dict[str, float]:
             near_1 += any(i[:1] == [truth] for i in ids)
             near_10 += any(truth in i[:10] for i in ids)
     precision, recall = right / max(linked, 1), right / max(gold, 1)
+    answered = bins[:, 0].sum()
     figures = {
         "span_recall": exact / max(gold, 1),
         "accuracy": right / max(exact, 1),
@@ -264,6 +273,7 @@ def quality(texts: list[Gold], links: list[list[Mention]]) -> dict[str, float]:
         "recall@10": near_10 / max(gold, 1),
         "precision": precision,
         "f1": 2 * precision * recall / max(precision + recall, 1e-9),
+        "inkb_f1": float(2 * right / max(exact + answered, 1)),
         "ece": float(np.abs(bins[:, 1] - bins[:, 2]).sum() / max(bins[:, 0].sum(), 1)),
     }
     return {name: round(value, 4) for name, value in figures.items()}
@@ -274,12 +284,65 @@ def _overlap(start: int, end: int, other_start: int, other_end: int) -> bool:
     return shared > 0 and shared >= end - start and shared >= other_end - other_start
 
 
-def measure_gold(texts: list[Gold], linker: Linker, recognizer: Recognizer, settings: LinkConfig) -> dict[str, Any]:
-    """The prior alone and disambiguation on the same mentions and candidates."""
+@dataclass(frozen=True)
+class SecondLook:
+    """Rerankers, and whom they are asked about."""
+
+    rerankers: dict[str, rerankers.Reranker]
+    entities: Callable[[list[int]], dict[int, dict[str, Any]]]
+    """Name, description and coarse type of entities."""
+    margin: float
+    budget: float
+
+    def measure(self, texts: list[Gold], links: list[list[Mention]]) -> dict[str, Any]:
+        """The figures of `quality` of each reranker, the share of mentions that it was asked about, and mentions per
+        second of this process."""
+        places = sorted(
+            (m.candidates[0][1] - m.candidates[1][1], text, number)
+            for text, mentions in enumerate(links)
+            for number, m in enumerate(mentions)
+            if len(m.candidates) > 1
+        )
+        count = sum(bool(m.candidates) for mentions in links for m in mentions)
+        asked = [(text, number) for margin, text, number in places if margin < self.margin][: int(self.budget * count)]
+        told = self.entities(sorted({e for t, n in asked for e, _ in links[t][n].candidates}))
+        rows = [
+            {
+                "text": texts[t].text,
+                "start": links[t][n].start,
+                "end": links[t][n].end,
+                "candidates": [{"entity_id": e, "probability": p, **told[e]} for e, p in links[t][n].candidates],
+            }
+            for t, n in asked
+        ]
+        questions = pa.Table.from_pylist(rows, QUESTIONS)
+        found: dict[str, Any] = {"share": round(len(asked) / max(count, 1), 4)}
+        for name, model in self.rerankers.items():
+            started = time.perf_counter()
+            probability = iter(model.probabilities(questions)[0].tolist())
+            seconds = time.perf_counter() - started
+            again = [list(mentions) for mentions in links]
+            for t, n in asked:
+                m = links[t][n]
+                candidates = [(entity, next(probability)) for entity, _ in m.candidates]
+                again[t][n] = Mention(m.start, m.end, sorted(candidates, key=lambda c: -c[1]))
+            found[name] = {**quality(texts, again), "mentions_per_second": round(len(asked) / max(seconds, 1e-9), 1)}
+        return found
+
+
+def measure_gold(
+    texts: list[Gold],
+    linker: Linker,
+    recognizer: Recognizer,
+    settings: LinkConfig,
+    second_look: SecondLook | None = None,
+) -> dict[str, Any]:
+    """The prior alone and disambiguation on the same mentions and candidates, and what a second look makes of them."""
     cleaned = [clean_with_offsets(gold.text) for gold in texts]
     places = [at for _, at in cleaned]
     rows = linker.rows([text for text, _ in cleaned], recognizer)
-    prior, context = (quality(texts, linker.link(rows, places, w, settings)) for w in (PRIOR_ALONE, Weights()))
+    by_prior, links = (linker.link(rows, places, w, settings) for w in (PRIOR_ALONE, Weights()))
+    prior, context = quality(texts, by_prior), quality(texts, links)
     return {
         "texts": len(texts),
         "mentions": sum(len(gold.mentions) for gold in texts),
@@ -287,6 +350,7 @@ def measure_gold(texts: list[Gold], linker: Linker, recognizer: Recognizer, sett
         "disambiguated": context,
         "difference": {name: round(context[name] - prior[name], 4) for name in prior},
         "errors_times_prior": round((1 - context["accuracy"]) / max(1 - prior["accuracy"], 1e-9), 3),
+        **({"reranked": second_look.measure(texts, links)} if second_look is not None else {}),
     }
 
 
@@ -311,6 +375,15 @@ def show(figures: dict[str, Any]) -> None:
             f"errors {g['errors_times_prior']} remain)",
             [("", *g["prior"]), *((way, *g[way].values()) for way in ("prior", "disambiguated", "difference"))],
         )
+        for model, r in g.get("reranked", {}).items():
+            if model == "share":
+                continue
+            more = {what: round(r[what] - g["disambiguated"][what], 4) for what in g["disambiguated"]}
+            table(
+                f"{name} after a second look by {model} at {g['reranked']['share']:.1%} of the mentions, "
+                f"{r['mentions_per_second']:,} a second (baseline: disambiguation)",
+                [("", *more), ("reranked", *(r[what] for what in more)), ("difference", *more.values())],
+            )
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
@@ -318,8 +391,14 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--mentions", type=int, default=300_000, help="for join; 0 leaves it out")
     parser.add_argument("--exponent", type=float, default=1.0, help="of Zipf's law")
     parser.add_argument("--without-keys", action="store_true", help="leave out join's slow way")
+    parser.add_argument("--dump", type=Path, metavar="DUMP", help="another dump than that of the data: file or folder")
+    parser.add_argument("--reranker", nargs="+", default=[], metavar="FOLDER", help="that `i2e reranker train` wrote")
+    parser.add_argument("--margin", type=float, default=0.6, help="link.reranker.margin")
+    parser.add_argument("--budget", type=float, default=0.25, help="link.reranker.budget")
     options = parser.parse_args(arguments)
     data = source(options.data, options.gold_texts)
+    if options.dump is not None:
+        data = replace(data, name=f"{data.name}-{options.dump.name}", dump=options.dump)
     run, tables = made_knowledge_base(data, options.work)
     columns = ["normal_form", "candidates", "forms", "link_probability", "gazetteer"]
     loaded = tables.load("kb/surfaces", run.committed("surfaces"), columns)
@@ -338,7 +417,20 @@ def main(arguments: list[str]) -> dict[str, Any]:
         build_context(known, f"{folder}/context")
         linker = Linker(tables.spark, surfaces, Gazetteer(f"{folder}/gazetteer"), Context(f"{folder}/context"))
         figures["pairs"] = measure_pairs(data, linker, recognizer, settings)
-        figures["gold"] = {name: measure_gold(texts, linker, recognizer, settings) for name, texts in data.gold.items()}
+        second_look = None
+        if options.reranker:
+
+            def entities(ids: list[int]) -> dict[int, dict[str, Any]]:
+                wanted = pc.field("entity_id").isin(pa.array(ids, pa.int64()))
+                columns = ["entity_id", "name", "description", "coarse_type"]
+                rows = tables.where("kb/entities", run.committed("knowledge_base"), wanted, columns)
+                return {row.pop("entity_id"): row for row in rows.to_pylist()}
+
+            loaded_models = {Path(folder).name: rerankers.load(folder) for folder in options.reranker}
+            second_look = SecondLook(loaded_models, entities, options.margin, options.budget)
+        figures["gold"] = {
+            name: measure_gold(texts, linker, recognizer, settings, second_look) for name, texts in data.gold.items()
+        }
     show(figures)
     return conclude(figures, options.json)
 

@@ -664,6 +664,14 @@ def _reranker_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
     reranker = commands.add_parser("reranker", help=about, description=about)
     parts = reranker.add_subparsers(dest="part", required=True, metavar="PART")
 
+    gold = _command(parts, "gold", _reranker_gold, "sentences of Wikipedia with their links, as gold lines")
+    gold.add_argument(
+        "--pages", required=True, nargs="+", type=at_home, metavar="FILE",
+        help="pages-articles.xml.bz2 in the knowledge base's first language",
+    )  # fmt: skip
+    gold.add_argument("--most", type=int, default=100_000, help="sentences at most, drawn by hash (default 100,000)")
+    gold.add_argument("--write", required=True, type=at_home, metavar="GOLD.jsonl")
+
     examples = _command(parts, "examples", _reranker_examples, "mentions with their candidates and what they mean")
     source = examples.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -696,6 +704,15 @@ def _reranker_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
     trained.add_argument("--device", default="auto")
     trained.add_argument("--threads", type=int, help="of the processor (default: all)")
     trained.set_defaults(call=_reranker_train)
+
+
+def _reranker_gold(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import reranker
+    from i2e_pipeline.stages import pipeline
+
+    figures = reranker.wikipedia_gold(pipeline(_config(options)), options.pages, options.write, options.most)
+    print(json.dumps(figures, indent=1))
+    return 0
 
 
 def _reranker_examples(options: argparse.Namespace) -> int:

@@ -203,6 +203,8 @@ def title(text: str, first_letter: bool = True) -> str | None:
 BREAK = " | "
 """Stands in a text where no name may go across. No title has the character in it."""
 _BREAK, _NOTHING = "\x01", "\x02"  # XML has no such characters, so no page has
+MARK = "\x03{}\x04{}\x05"
+"""How a link stands in a text that is asked for with its links."""
 _TOKEN = re.compile(r"(\[\[(?!\[)|\]\]|\{\{|\}\})")
 _DEEP = 16
 """Captions in one another that are followed."""
@@ -229,10 +231,11 @@ _LINES_APART = _words("br hr p div li ul ol dl dd dt td th tr table blockquote c
 _MARKED = re.compile(r"['<&\[\]{}\x01\x02\n\t_]")
 
 
-def scan(wikitext: str, site: Site, own: str | None = None) -> tuple[str, list[tuple[str, str]]]:
+def scan(wikitext: str, site: Site, own: str | None = None, marked: bool = False) -> tuple[str, list[tuple[str, str]]]:
     """The running text of a page without its links, and its links to articles: (surface, title of the target).
 
-    own   the page's title: a link to it is none
+    own     the page's title: a link to it is none
+    marked  the links' surfaces stay in the text, each in a MARK with its place among the links
     Never raises, and takes time in proportion to the length.
     """
     text = _HEADING.sub("", _without_extensions(wikitext.replace("{{!}}", "|")))
@@ -266,6 +269,9 @@ def scan(wikitext: str, site: Site, own: str | None = None) -> tuple[str, list[t
                         link, after = (link[0] + trail[0], link[1]), after[trail.end() :]
                     if link[1] != own:
                         links.append(link)
+                        shown = MARK.format(len(links) - 1, link[0]) if marked else shown
+                    elif marked:
+                        shown = link[0]
                 out.append(shown)
         elif token == "{{":
             stack.append((False, len(out), len(links), 0))
@@ -516,6 +522,35 @@ def read_pages(
         if rows:
             yield _batch(rows)
             rows, held = [], 0
+
+
+def sentences(
+    wikitext: str, site: Site, own: str | None = None, most: int = 300
+) -> Iterator[tuple[str, list[tuple[int, int, str]]]]:
+    """The sentences of a page that have links: each with (start, end, title of the target) of its links.
+
+    own   the page's title: a link to it is none
+    most  characters of a sentence; longer ones are left out
+    Of a sentence that a table, a template or markup cuts through, the piece without it counts.
+    """
+    text, links = scan(wikitext.translate(_UNMARKED), site, own, marked=True)
+    for piece in text.split(BREAK):
+        for sentence in _SENTENCES.split(piece):
+            parts = _MARKS.split(sentence)
+            found, plain = [], ""
+            for place in range(0, len(parts), 3):
+                plain += parts[place]
+                if place + 2 < len(parts):
+                    surface = parts[place + 2]
+                    found.append((len(plain), len(plain) + len(surface), links[int(parts[place + 1])][1]))
+                    plain += surface
+            if found and len(plain) <= most:
+                yield plain, found
+
+
+_SENTENCES = re.compile(r"(?<=[.!?])\s+(?=[^\W\d_]|\x03)(?![^\x03]*\x05)")
+_UNMARKED = dict.fromkeys((3, 4, 5))
+_MARKS = re.compile("\x03([0-9]+)\x04([^\x03-\x05]*)\x05")
 
 
 def _batch(rows: Sequence[tuple[Any, ...]]) -> pa.RecordBatch:

@@ -96,7 +96,7 @@ def count_anchors(
         raise AnchorsError(f"--output {output}: of compressed files .gz, .bz2 and .zst are written: take one of them")
     if files.is_folder(output):
         raise AnchorsError(f"--output {output} is a folder: name a file")
-    wikis = _wikis(pages, languages)
+    wikis = wikis_of(pages, languages)
     with said_of("knowledge_base.dump"):
         dump = recognised(files_of(config.knowledge_base.dump), source_files.DUMP, files.open_filesystem)
     tables = _tables(redirects, [site.name for site, _ in wikis])
@@ -113,7 +113,7 @@ def count_anchors(
         files.remove(counting.names)
 
 
-def _wikis(pages: Sequence[str], languages: Sequence[str]) -> list[tuple[Site, list[Source]]]:
+def wikis_of(pages: Sequence[str], languages: Sequence[str]) -> list[tuple[Site, list[Source]]]:
     """The files of each Wikipedia, in the order of their names."""
     with said_of("--pages"):
         found = recognised([f for path in pages for f in files_of(path)], source_files.PAGES, files.open_filesystem)

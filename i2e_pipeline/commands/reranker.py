@@ -1,5 +1,6 @@
 """`i2e reranker`: examples for a reranker, from gold links or from what a dataset is sure of, and its training.
 
+gold      pages of Wikipedia -> sentences with links, as gold lines
 examples  mentions with their candidates, as linking leaves them, and what they mean -> Parquet (EXAMPLES)
 train     files of examples -> a folder that `link.reranker.model` names; needs neither Spark nor an output
 """
@@ -9,9 +10,10 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,18 +21,99 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from i2e_pipeline.commands.count_anchors import wikis_of
 from i2e_pipeline.commands.gold import followed, gold_lines, in_cleaned
-from i2e_pipeline.commands.link import as_unit
+from i2e_pipeline.commands.link import as_unit, check_output, write_lines
 from i2e_pipeline.core import files
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run
 from i2e_pipeline.engine.units import InputError
 from i2e_pipeline.rerank.questions import EXAMPLES
+from wikidata.anchors import SEPARATOR, Site, pages_of, sentences
 
 if TYPE_CHECKING:
     from i2e_pipeline.rerank.training import Training
 
 log = logging.getLogger(__name__)
+
+_SENTENCES = pa.schema(
+    [
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("start", pa.int32(), nullable=False),
+        pa.field("end", pa.int32(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+    ]
+)
+
+
+def wikipedia_gold(pipeline: Pipeline, pages: Sequence[str], write: str, most: int) -> dict[str, int]:
+    """Write sentences of Wikipedia whose links lead to entities of the knowledge base, as gold lines.
+
+    pages   pages-articles.xml.bz2 of a Wikipedia in the knowledge base's first language: its titles are known
+    most    sentences at most, drawn by a hash of the sentence
+    Raises InputError where no link leads to an entity.
+    """
+    from pyspark.sql import functions as F
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    from wikidata.knowledge_base import read_dump
+
+    check_output(write)
+    run, spark = pipeline.as_it_is(), pipeline.tables.spark
+    rows = None
+    for site, sources in wikis_of(pages, ()):
+        records = read_dump(spark, sources, for_spark=files.for_spark, separator=SEPARATOR)
+        found = records.mapInArrow(partial(_linked_sentences, site=site), from_arrow_schema(_SENTENCES))
+        rows = found if rows is None else rows.unionByName(found)
+    assert rows is not None
+    titles = run.read("kb/entities", columns=["entity_id", "wikipedia_title"]).where("wikipedia_title is not null")
+    # Titles in dumps and in sitelinks have blanks, in some older files underscores.
+    known = (
+        titles.groupBy(F.translate("wikipedia_title", "_", " ").alias("title"))
+        .agg(F.count("*").alias("entities"), F.min("entity_id").alias("entity_id"))
+        .where("entities = 1")  # a title of several leads to none
+        .drop("entities")
+    )
+    by_text = (
+        rows.join(known, "title")
+        .groupBy("text")
+        .agg(F.sort_array(F.collect_set(F.struct("start", "end", "entity_id"))).alias("mentions"))
+        .orderBy(F.xxhash64("text"), "text")
+        .limit(most)
+    )
+    lines = [
+        {
+            "id": n,
+            "text": row["text"],
+            "mentions": [{"start": m["start"], "end": m["end"], "qid": f"Q{m['entity_id']}"} for m in row["mentions"]],
+        }
+        for n, row in enumerate(by_text.collect())
+    ]
+    if not lines:
+        raise InputError(
+            f"--pages {', '.join(pages)}: no link leads to an entity of the knowledge base: is it made "
+            f"(`i2e run --until surfaces`), and are the pages in {pipeline.config.knowledge_base.languages[0]}?"
+        )
+    write_lines(write, lines)
+    return {"sentences": len(lines), "links": sum(len(line["mentions"]) for line in lines)}
+
+
+def _linked_sentences(batches: Iterable[pa.RecordBatch], site: Site) -> Iterator[pa.RecordBatch]:
+    """_SENTENCES of records of a dump of pages."""
+    for batch in batches:
+        rows = [
+            (text, start, end, target)
+            for record in batch.column(0)
+            for page in pages_of(record.as_py() or b"", site)
+            if page.reason is None
+            for text, links in sentences(page.text, site, page.title)
+            for start, end, target in links
+        ]
+        columns = zip(*rows, strict=True) if rows else [()] * len(_SENTENCES)
+        yield pa.RecordBatch.from_arrays(
+            [pa.array(column, f.type) for column, f in zip(columns, _SENTENCES, strict=True)], schema=_SENTENCES
+        )
+
 
 SURE = 0.95
 """A dataset's own links are examples from this probability of the label on."""

@@ -478,6 +478,14 @@ class LinkConfig(Section):
     reranker: RerankerConfig = Field(default_factory=RerankerConfig)
     """A second look at what linking is unsure of; off by default."""
 
+    def fingerprint(self, leave_out: Collection[str] = ()) -> dict[str, Any]:
+        values = super().fingerprint(leave_out)
+        if "reranker" in values:
+            del values["reranker"]
+            if self.reranker.model is not None and "reranker" not in leave_out:
+                values["reranker"] = self.reranker.fingerprint()
+        return values
+
 
 class ImageLimits(Section):
     """Which images are worth decoding."""

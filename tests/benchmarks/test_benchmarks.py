@@ -17,6 +17,9 @@ import numpy as np
 import pytest
 
 from benchmarks import extract, fuzz, knowledge_base, linking
+from i2e_pipeline.rerank.fusing import Fusing
+from i2e_pipeline.rerank.reranker import About, begin, save
+from tests.rerank.small import encoder
 from tests.wikidata.lines import instance_of, line, statement
 from wikidata.priors import surfaces
 
@@ -97,7 +100,9 @@ def test_extract(spark: Any, arguments: list[str], tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_linking(spark: Any, arguments: list[str], tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
-    figures = linking.main([*arguments, "--mentions", "2000", "--json", str(out)])
+    save(begin("bi", encoder(tmp_path / "bert")), str(tmp_path / "second"), About("bi", Fusing(1.0, 0.0)))
+    reranked = ["--reranker", str(tmp_path / "second"), "--margin", "1", "--budget", "1"]
+    figures = linking.main([*arguments, "--mentions", "2000", *reranked, "--json", str(out)])
     assert written(out) == figures
     assert set(figures["join"]["cpu_seconds"]) == {"exact", "keys", "distinct"}
     assert figures["pairs"]["pairs_that_name_the_truth"] == 2
@@ -105,8 +110,11 @@ def test_linking(spark: Any, arguments: list[str], tmp_path: Path) -> None:
     gold = figures["gold"]["tiny-dev"]
     assert gold["mentions"] == 3
     assert set(gold["difference"]) == {
-        "span_recall", "accuracy", "recall@1", "recall@10", "precision", "f1", "ece",
+        "span_recall", "accuracy", "recall@1", "recall@10", "precision", "f1", "ece", "inkb_f1",
     }  # fmt: skip
+    again = gold["reranked"]
+    assert {k: v for k, v in again["second"].items() if k != "mentions_per_second"} == gold["disambiguated"]
+    assert 0 < again["share"] <= 1
 
 
 def test_the_baseline_of_surfaces_gives_the_same_surfaces(tiny: Path) -> None:

@@ -87,7 +87,7 @@ def test_who_is_not_asked_stays_as_it_was_and_all_candidates_stay(linked: Any) -
             assert sum(c["probability"] for c in of) <= 1 + 1e-5
             changed += of[0]["entity_id"] != before[key][0]["entity_id"]
     assert changed
-    told = [c.notes for c in linked.tables.commits("rerank").values()]
+    told = [c.facts["notes"] for c in linked.tables.commits("rerank").values()]
     assert sum(m.get("mentions that mean something else after it", 0) for m in told) == changed
     assert sum(m["mentions looked at again"] for m in told) == sum(of[0]["score"] is not None for of in after.values())
 

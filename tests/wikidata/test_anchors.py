@@ -297,6 +297,36 @@ def test_no_page_stops_the_kernel(wikitext: str) -> None:
     pa.array([plain], pa.string())
 
 
+@given(
+    st.lists(st.sampled_from((*PIECES, "\x03", "\x04", "0", "\x05", ". ")) | st.text(max_size=4), max_size=40).map(
+        "".join
+    )
+)
+def test_sentences_have_links_of_the_page_where_they_say(wikitext: str) -> None:
+    links = scan(wikitext.translate(dict.fromkeys((3, 4, 5))), EN)[1]
+    for plain, found in sentences(wikitext, EN):
+        assert found
+        assert len(plain) <= 300
+        for (start, end, target), (following, *_) in zip(found, [*found[1:], (len(plain),)], strict=True):
+            assert 0 <= start < end <= following
+            assert (plain[start:end], target) in links
+
+
+def test_sentences_of_a_page_keep_their_links() -> None:
+    wikitext = (
+        "'''Ghent''' is a [[city]] in [[Belgium|the Kingdom]]. It has [[castle]]s. {{x|[[hidden]]}} Here: nothing.\n"
+        "{| class=[[x]]\n|-\n| cell [[Y]]\n|}\n* a list of [[Mercury (planet)|]]\n[[Ghent|Ghent itself]] is no link.\n"
+        f"{'long ' * 80}[[too long]]."
+    )
+    told = [(text, [(text[a:b], t) for a, b, t in found]) for text, found in sentences(wikitext, EN, "Ghent")]
+    assert told == [
+        ("Ghent is a city in the Kingdom.", [("city", "City"), ("the Kingdom", "Belgium")]),
+        ("It has castles.", [("castles", "Castle")]),
+        ("cell Y", [("Y", "Y")]),
+        ("a list of Mercury", [("Mercury", "Mercury (planet)")]),
+    ]
+
+
 @given(st.binary(max_size=200), st.integers(0, 400))
 def test_no_record_stops_the_kernel(noise: bytes, at: int) -> None:
     whole = ARTICLE.removesuffix("  </page>\n").encode()
