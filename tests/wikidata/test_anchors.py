@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.wikidata.lines import batch, instance_of, line
 from tests.wikidata.pages import FOOT, head, page
 from wikidata import anchors, source_files, wiki_sql
-from wikidata.anchors import PAGES, PageReason, Site, scan, site_of, title
+from wikidata.anchors import PAGES, PageReason, Site, scan, sentences, site_of, title
 from wikidata.source_files import PAGES as WANTED
 from wikidata.source_files import SQL, SourceError, recognised
 
