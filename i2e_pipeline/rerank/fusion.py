@@ -6,7 +6,9 @@
 The encoder reads each candidate with the mention in its text, the decoder attends to what it made of all of them
 (fusion in the decoder: Izacard and Grave, EACL 2021; for entities "Entity Disambiguation via Fusion Entity Decoding",
 NAACL 2024). There the decoder generates the entity's title. Here it generates its number, since namesakes share their
-title; in training the candidates are shuffled, so a number means nothing by itself.
+title; in training the candidates are shuffled, so a number means nothing by itself. A number is generated or copied
+(See et al., ACL 2017): its score is its token's logit, and how well the decoder's state fits what the encoder made of
+the number's place in front of the candidate. Decoders that were not pretrained to copy hardly learn it without.
 
 Any encoder–decoder of Hugging Face's form will do.
 """
@@ -59,6 +61,10 @@ class Fusion(Scorer):
         self.first = [tokenizer.cls_token_id] if tokenizer.cls_token_id is not None else []
         self.last = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
         self.scale = nn.Parameter(torch.tensor(0.1))  # at first the fast path counts nearly alone
+        width = model.get_encoder().config.hidden_size
+        self.copied, self.of_none = nn.Linear(width, width), nn.Linear(width, 1)
+        for parameter in (*self.copied.parameters(), *self.of_none.parameters()):
+            nn.init.zeros_(parameter)
 
     def number(self, n: int) -> int:
         """The token that stands for a number."""
@@ -130,12 +136,16 @@ class Fusion(Scorer):
         begun = torch.full((questions, 1), start, dtype=torch.long, device=rows.ids.device)
         from transformers.modeling_outputs import BaseModelOutput
 
-        logits = self.model(
+        out = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=hidden.reshape(questions, width * length, -1)),
             attention_mask=rows.filled.reshape(questions, -1).long(),
             decoder_input_ids=begun,
-        ).logits[:, 0]
-        tokens = torch.tensor([self.number(n) for n in range(width + 1)], device=logits.device)
-        scores = self.scale * logits[:, tokens].float()
-        none, of = scores[:, :1], scores[:, 1:].masked_fill(~rows.there, -torch.inf)
-        return torch.cat([none, of], dim=1)
+            output_hidden_states=True,
+        )
+        tokens = torch.tensor([self.number(n) for n in range(width + 1)], device=hidden.device)
+        generated = self.scale * out.logits[:, 0, tokens].float()
+        state = out.decoder_hidden_states[-1][:, 0].float()
+        at_number = hidden[:, :, len(self.first)].float()
+        copied = (self.copied(at_number) @ state[:, :, None]).squeeze(-1) / state.shape[-1] ** 0.5
+        of = (generated[:, 1:] + copied).masked_fill(~rows.there, -torch.inf)
+        return torch.cat([generated[:, :1] + self.of_none(state), of], dim=1)

@@ -18,7 +18,7 @@ WORDS = (
 )
 
 
-def encoder(folder: Path, layers: int = 2, width: int = 32) -> str:
+def encoder(folder: Path, layers: int = 2, width: int = 64) -> str:
     """A BERT with random weights, whose tokens are WORDS, letters and numbers; returns its folder."""
     letters = [chr(c) for c in range(97, 123)]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[", "]", ",", "(", ")", "?", *map(str, range(40)), *WORDS]
@@ -51,7 +51,7 @@ def planted(count: int, seed: int = 0) -> pa.Table:
     for n in range(count):
         direction, kind = draw.choice(directions), draw.choice(WORDS[4:10])
         begin = f"{draw.choice(WORDS[18:])} {draw.choice(WORDS[10:14])} "
-        text = f"{begin}{kind} in the {direction} {draw.choice(WORDS[18:])} {n % 40}"
+        text = f"{begin}{kind} in the {direction} {draw.choice(WORDS[18:])} {draw.integers(40)}"
         others = [d for d in draw.permutation(directions) if d != direction][: int(draw.integers(1, 4))]
         told = others if n % 8 == 0 else [*others[:-1], direction]
         told = [told[i] for i in draw.permutation(len(told))] + ([others[-1]] if len(told) < 2 else [])
