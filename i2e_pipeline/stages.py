@@ -17,6 +17,7 @@ from i2e_pipeline.label.stages import Label
 from i2e_pipeline.link.stages import Link
 from i2e_pipeline.publish.stages import Finish, Publish, Select
 from i2e_pipeline.score.stages import EncodeEntities, Score
+from i2e_pipeline.verify.stages import Verify
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -41,7 +42,10 @@ def built_in() -> list[Stage]:
 
 def stages(config: Config | None = None) -> list[Stage]:
     """All stages, those that the config names among them. Raises StageError for one that does not fit."""
-    return arrange(built_in(), from_outside(config.stages if config is not None else ()))
+    own = built_in()
+    if config is not None and config.verify.on:
+        own = arrange(own, [Verify()])  # as any stage that gives a feature
+    return arrange(own, from_outside(config.stages if config is not None else ()))
 
 
 def sections_of(names: Sequence[str]) -> Mapping[str, type[Section]]:

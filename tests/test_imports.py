@@ -15,6 +15,7 @@ FLOORS = (
     ("cli", "stages", "__init__"),
     ("commands", "sample"),
     ("report", "train", "evaluate", "export", "explore"),
+    ("verify",),
     ("knowledge", "extract", "link", "score", "label", "publish"),
     ("dataset",),
     ("engine",),
