@@ -40,11 +40,15 @@ def built_in() -> list[Stage]:
     ]
 
 
+def every() -> list[Stage]:
+    """The same with those that only some configs have."""
+    return arrange(built_in(), [Verify()])
+
+
 def stages(config: Config | None = None) -> list[Stage]:
     """All stages, those that the config names among them. Raises StageError for one that does not fit."""
-    own = built_in()
-    if config is not None and config.verify.on:
-        own = arrange(own, [Verify()])  # as any stage that gives a feature
+    # What gives a feature where the config asks for it is arranged as anybody's stage.
+    own = every() if config is not None and config.verify.on else built_in()
     return arrange(own, from_outside(config.stages if config is not None else ()))
 
 

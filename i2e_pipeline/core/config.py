@@ -614,8 +614,6 @@ class VerifyConfig(Section):
     def _one_of_both(self) -> VerifyConfig:
         if self.model and self.server:
             raise ValueError("model and server are both set: leave one out")
-        if self.server and not self.served_model:
-            raise ValueError("served_model is empty: name the model as the server knows it (GET /v1/models lists them)")
         if self.low > self.high:
             raise ValueError(f"low ({self.low:g}) is more than high ({self.high:g})")
         if self.model and model_name.parse(self.model).kind not in ("local-dir", "hf-hub"):

@@ -50,7 +50,10 @@ class Label(Stage):
     sections = ("label", "verify")
     leaves_out = {
         "label.calibration": "its features, weights and bias are in the fingerprint, not where it lies",
-        **{f"verify.{key}": "what it changes are verdicts and their weight" for key in VerifyConfig.model_fields},
+        **{
+            f"verify.{key}": "verdicts, and their weight among the features, hold what it changes"
+            for key in VerifyConfig.model_fields
+        },
     }
     stored_as = {"label.threshold": "bar"}
 

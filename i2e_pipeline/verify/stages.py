@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from i2e_pipeline.core import digests, files
-from i2e_pipeline.core.config import Config, LabelConfig, ScoreConfig, VerifyConfig
+from i2e_pipeline.core.config import Config, LabelConfig, VerifyConfig
 from i2e_pipeline.core.model_name import parse
 from i2e_pipeline.engine import cluster, kept
 from i2e_pipeline.engine.catalogue import Passed, Table
@@ -29,7 +29,7 @@ from i2e_pipeline.label.calibration import FEATURES, OPTIONAL, VERDICT, Calibrat
 from i2e_pipeline.label.stages import calibration_of, scored_candidates
 from i2e_pipeline.verify import asking, server
 from i2e_pipeline.verify.answers import Answers
-from i2e_pipeline.verify.asking import COUNTS, FAILED, NO_IMAGE, UNREADABLE, VERDICTS, Verifier
+from i2e_pipeline.verify.asking import COUNTS, FAILED, NO_IMAGE, UNREADABLE, VERDICTS, Verifier, VerifierError
 from i2e_pipeline.verify.first_pass import IN_BAND, QUESTIONS, first_pass, of_budget
 from i2e_pipeline.verify.question import Template
 
@@ -62,9 +62,8 @@ class Verify(Stage):
     tells = ("state", "explanation")
     sees_images = True
     in_funnel = False
-    sections = ("verify", "label", "score")
+    sections = ("verify", "label")
     leaves_out = {
-        **{f"score.{key}": "the fingerprint of the stage `score` has it" for key in ScoreConfig.model_fields},
         **{f"label.{key}": "of how labels are chosen, probabilities alone count" for key in LabelConfig.model_fields},
         "verify.model": "the model's content says it",
         "verify.dtype": "the model's content says it",
@@ -95,6 +94,10 @@ class Verify(Stage):
         _template(config)
         if config.model:
             _local().check(config)
+        if config.server and not config.served_model:
+            raise VerifierError(
+                "verify.served_model is empty: name the model as the server knows it (GET /v1/models lists them)"
+            )
         if config.server and cluster.is_local(cluster.master_of(run.config)):
             server.key_of(config)
 
