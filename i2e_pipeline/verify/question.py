@@ -117,9 +117,11 @@ def key_of(identity: str, text: str, image_id: bytes) -> bytes:
 # Reading answers
 
 _FENCED = re.compile(r"```(?:json)?\s*\n?(.*?)\s*```", re.DOTALL | re.IGNORECASE)
-_CUT = re.compile(r'\{\s*"answer"\s*:\s*"?(\d{1,4})"?\s*,\s*"reason"\s*:\s*"((?:[^"\\]|\\.)*)\\?', re.DOTALL)
+_CUT = re.compile(r'\{\s*"answer"\s*:\s*"?([0-9]{1,4})"?\s*,\s*"reason"\s*:\s*"((?:[^"\\]|\\.)*)\\?', re.DOTALL)
 """JSON that ended within its last text because the answer's tokens were used up: the number is there."""
-_NUMBER_FIRST = re.compile(r"(?:answer\s*[:=]?\s*)?(\d{1,4})\s*(?:$|[.:)\n–—-]\s*(.*))", re.DOTALL | re.IGNORECASE)
+_NUMBER_FIRST = re.compile(
+    r"(?:answer\s*[:=]?\s*)?([0-9]{1,4})(?:[.:)]?|[.:)]\s+(.+)|\s*\n(.+)|\s+[–—-]\s+(.+))", re.DOTALL | re.IGNORECASE
+)
 _ALONE = re.compile(r"(?<![\w.,])\d+(?![\w%])")
 
 
@@ -174,7 +176,7 @@ def _of_text(said: str, candidates: int) -> tuple[int | None, str | None]:
     found = _NUMBER_FIRST.fullmatch(said)
     if found is None:
         return None, None
-    number, rest = int(found[1]), found[2] or ""
+    number, rest = int(found[1]), found[2] or found[3] or found[4] or ""
     others = {int(digits) for digits in _ALONE.findall(rest) if len(digits) <= 4} - {number}
     if any(NONE <= other <= candidates for other in others):
         return None, None

@@ -73,10 +73,7 @@ class Server:
         self._patience = self._longest + config.retries * _LONGEST_ASKED_FOR
 
     def prepare(self, image: Image.Image) -> str:
-        """A data URL of the image as JPEG, which every server reads."""
-        stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=_JPEG_QUALITY)
-        return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+        return as_sent(image)
 
     def answers(self, asked: Sequence[Question]) -> Generator[list[tuple[int, str | Failed]], None, None]:
         """Raises VerifierError for what will not pass."""
@@ -230,6 +227,13 @@ class Server:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise _MayPass(f"a reply that is no chat completion{_excerpt(content)}") from None
         return said
+
+
+def as_sent(image: Image.Image) -> str:
+    """A data URL of the image as JPEG, which every server reads."""
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=_JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def key_of(config: VerifyConfig) -> str | None:

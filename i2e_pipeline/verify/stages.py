@@ -12,6 +12,7 @@ then it is known, and said, how many these are and how many the budget lets ask;
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 _PAIRS_PER_TASK = 100_000
 QUESTIONED = "questions"
 """In a commit's facts: pairs, in_band, asked."""
+_TOLD = {"pairs": "pairs looked at", "in_band": "pairs in the band", "asked": "pairs asked about"}
 
 
 class Verify(Stage):
@@ -112,13 +114,12 @@ class Verify(Stage):
         return tuple(dict.fromkeys((*super().depends_on(run), *givers)))
 
     def told(self, commits: Sequence[Commit]) -> dict[str, int]:
-        found = {f"pairs {what}": 0 for what in ("looked at", "in the band", "asked about")}
+        found: Counter[str] = Counter()
         for commit in commits:
-            for said, count in zip(found, commit.facts[QUESTIONED].values(), strict=True):
-                found[said] += count
-            for note in (*COUNTS, UNREADABLE, FAILED, NO_IMAGE):
-                found[note] = found.get(note, 0) + commit.facts.get("notes", {}).get(note, 0)
-        return found
+            said = {_TOLD[name]: count for name, count in commit.facts[QUESTIONED].items()}
+            found.update(said | commit.facts.get("notes", {}))
+        wanted = (*_TOLD.values(), *COUNTS, UNREADABLE, FAILED, NO_IMAGE)
+        return {what: found[what] for what in wanted} if commits else {}
 
     def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
         return run.rows_by_unit("scores", units, by=("pair_id",))
