@@ -110,8 +110,11 @@ class Verifier(Protocol):
     def prepare(self, image: Image.Image) -> Any:
         """What is held of an image until it is asked about."""
 
-    def answers(self, asked: Sequence[Question]) -> Generator[list[tuple[int, str | Failed]], None, None]:
-        """Answers with the numbers of their questions, in groups, as they come."""
+    def answers(
+        self, asked: Sequence[Question], enough: Callable[[], bool] = ...
+    ) -> Generator[list[tuple[int, str | Failed]], None, None]:
+        """Answers with the numbers of their questions, in groups, as they come. When there is `enough`, what is under
+        way comes to its end, and nothing more is asked."""
 
 
 @dataclass(slots=True)
@@ -225,7 +228,7 @@ class _Asking:
             shown = self.verifier.prepare(scaled(opened[0], self.config.max_side))
             questions.append(Question(row.key, row.text, shown))
             of_question.append(row)
-        with closing(self.verifier.answers(questions)) as groups:
+        with closing(self.verifier.answers(questions, self._hopeless)) as groups:
             for group in groups:
                 given = []
                 for number, said in group:
@@ -237,12 +240,19 @@ class _Asking:
                     else:
                         given.append((row.key, row.pair_id, as_kept(said)))
                 self.answers.keep(given)
-                if self.failed >= max(_FEW, self.verifier.at_once):
-                    self._refuse_many()
+        if self._hopeless():
+            self._refuse_many()
         return states
 
+    def _hopeless(self) -> bool:
+        """Have so many failed by now that the others need not be asked?"""
+        return self.failed >= max(_FEW, self.verifier.at_once) and self._too_many()
+
+    def _too_many(self) -> bool:
+        return self.failed > self.config.max_failed * self.asked and (self.failed > 1 or self.asked == 1)
+
     def _refuse_many(self) -> None:
-        if self.failed > self.config.max_failed * self.asked and (self.failed > 1 or self.asked == 1):
+        if self._too_many():
             raise VerifierError(
                 f"{self.verifier.name}: {self.failed} of {self.asked} questions have no answer, and verify.max_failed "
                 f"lets {self.config.max_failed:.0%} be so. The last: {self.why}. What was answered is kept: start the "

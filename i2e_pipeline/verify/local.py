@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,10 @@ class Local:
     def prepare(self, image: Image.Image) -> Image.Image:
         return image
 
-    def answers(self, asked: Sequence[Question]) -> Generator[list[tuple[int, str | Failed]], None, None]:
+    def answers(
+        self, asked: Sequence[Question], enough: Callable[[], bool] = lambda: False
+    ) -> Generator[list[tuple[int, str | Failed]], None, None]:
+        """`enough` is not asked: a model that runs here answers or raises."""
         groups: dict[tuple[Any, ...], list[int]] = {}
         prepared = []
         for number, question in enumerate(asked):

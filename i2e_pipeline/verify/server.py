@@ -20,7 +20,10 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -75,28 +78,26 @@ class Server:
     def prepare(self, image: Image.Image) -> str:
         return as_sent(image)
 
-    def answers(self, asked: Sequence[Question]) -> Generator[list[tuple[int, str | Failed]], None, None]:
-        """Raises VerifierError for what will not pass."""
-        if not asked:
-            return
-        todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-        done: queue.SimpleQueue[tuple[int, str | Failed | BaseException]] = queue.SimpleQueue()
-        for number in range(len(asked)):
-            todo.put(number)
+    def answers(
+        self, asked: Sequence[Question], enough: Callable[[], bool] = lambda: False
+    ) -> Generator[list[tuple[int, str | Failed]], None, None]:
+        """Raises VerifierError for what will not pass, when what is under way has been answered and handed out."""
+        todo, done = deque(range(len(asked))), queue.SimpleQueue[tuple[int, str | Failed | BaseException]]()
         started: dict[int, float] = {}
-        stop = threading.Event()
+        stop, lock = threading.Event(), threading.Lock()
 
         def work() -> None:
             with requests.Session() as session:
-                while not stop.is_set():
-                    try:
-                        number = todo.get_nowait()
-                    except queue.Empty:
-                        return
-                    started[number] = time.monotonic()
+                while True:
+                    with lock:
+                        if not todo or stop.is_set():
+                            return
+                        number = todo.popleft()
+                        started[number] = time.monotonic()
                     try:
                         done.put((number, self._ask(session, asked[number], stop)))
                     except BaseException as error:
+                        stop.set()  # what ends the task is no reason to ask anything more
                         done.put((number, error))
 
         def begin() -> None:
@@ -105,10 +106,17 @@ class Server:
 
         for _ in range(min(self.at_once, len(asked))):
             begin()
-        left = set(range(len(asked)))
+        left, fault = set(range(len(asked))), None
         try:
             while left:
-                group = self._arrived(done, left)
+                group: list[tuple[int, str | Failed]] = []
+                for number, said in _arrived(done):
+                    if number in left:
+                        left.discard(number)
+                        if isinstance(said, BaseException):
+                            fault = fault or said
+                        else:
+                            group.append((number, said))
                 now = time.monotonic()
                 for number in [n for n in left if now - started.get(n, now) > self._patience]:
                     left.discard(number)
@@ -116,32 +124,15 @@ class Server:
                     begin()  # the thread that asked is still held
                 if group:
                     yield group
+                if fault is not None or enough():
+                    stop.set()
+                if stop.is_set():
+                    with lock:
+                        left &= started.keys()
         finally:
             stop.set()
-
-    def _arrived(
-        self, done: queue.SimpleQueue[tuple[int, str | Failed | BaseException]], left: set[int]
-    ) -> list[tuple[int, str | Failed]]:
-        """What has come by now, waited for a second at most. Raises what a thread ended with."""
-        found: list[tuple[int, str | Failed]] = []
-        error: BaseException | None = None
-        try:
-            one = done.get(timeout=1.0)
-            while True:
-                number, said = one
-                if isinstance(said, BaseException):
-                    error = error or said
-                elif number in left:
-                    left.discard(number)
-                    found.append((number, said))
-                one = done.get_nowait()
-        except queue.Empty:
-            pass
-        if error is not None and not found:
-            raise error
-        if error is not None:
-            done.put((-1, error))  # what was answered is kept first
-        return found
+        if fault is not None:
+            raise fault
 
     def _ask(self, session: requests.Session, question: Question, stop: threading.Event) -> str | Failed:
         for attempt in range(self._config.retries + 1):
@@ -227,6 +218,16 @@ class Server:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise _MayPass(f"a reply that is no chat completion{_excerpt(content)}") from None
         return said
+
+
+def _arrived(done: queue.SimpleQueue[Any]) -> list[Any]:
+    """What has come by now; the first of it is waited for, a second at most."""
+    found: list[Any] = []
+    with suppress(queue.Empty):
+        found.append(done.get(timeout=1.0))
+        while True:
+            found.append(done.get_nowait())
+    return found
 
 
 def as_sent(image: Image.Image) -> str:
