@@ -29,6 +29,7 @@ from i2e_pipeline.engine.pipeline import UnitsFailed
 from i2e_pipeline.stages import pipeline
 from tests.chain import commits, run
 
+KEY = "sk-of-this-test-91ab44"
 Configured = Callable[..., Config]
 ALL = ("verify.low=0", "verify.high=1", "verify.budget=1")
 
@@ -245,7 +246,7 @@ def test_a_server_that_is_gone_fails_the_units_and_what_it_said_is_kept(configur
 def test_a_kill_costs_no_answer(
     configured: Configured, planted: Callable[[float], Planted], spark: Any, tmp_path: Path
 ) -> None:
-    """kill -9 in the midst of asking; then the server counts."""
+    """kill -9 in the midst of asking; then the server counts. Nor does it leave the server's key anywhere."""
     knowing = planted(0.0)
 
     def answer(asked: Asked) -> Reply:
@@ -253,12 +254,14 @@ def test_a_kill_costs_no_answer(
         return knowing(asked)
 
     with serving(answer) as told:
-        config = configured(*told.settings, *ALL, "verify.requests=2", "session.master=local[2]", "run.wave_units=1")
+        config = configured(*told.settings, *ALL, "verify.requests=2", "session.master=local[2]", "run.wave_units=1",
+                            "verify.api_key_env=VLM_OF_TEST")  # fmt: skip
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(yaml.safe_load(dump(config))))
         driver = subprocess.Popen(
             [sys.executable, "-m", "i2e_pipeline.cli", "run", "--config", f"{tmp_path}/c.yaml", "--until", "verify"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYSPARK_PYTHON": sys.executable},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYSPARK_PYTHON": sys.executable,
+                 "VLM_OF_TEST": KEY},
         )  # fmt: skip
         deadline = time.monotonic() + 240
         while len(told.asked) < 64:
@@ -269,6 +272,9 @@ def test_a_kill_costs_no_answer(
         driver.wait()
         time.sleep(1)
         kept, before = answers_of(config), len(told.asked)
+        assert {asked.headers["Authorization"] for asked in told.asked} == {f"Bearer {KEY}"}
+    left = [path for path in Path(config.output).rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert not left
     # Two tasks with two requests each: of what was under way at the kill nobody had the answer.
     assert before - 4 <= len(kept) <= before
     with serving(knowing) as other:
@@ -305,3 +311,35 @@ def test_kept_answers_go_with_their_units_and_damaged_ones_are_asked_again(
         off = configured()
         assert {f.kind for f in clean(pipeline(off), removed_stages=True)} >= {"kept", "removed"}
         assert not list((Path(config.output) / "_kept").rglob("*.parquet"))
+
+
+def test_what_is_purged_leaves_no_answer(configured: Configured, spark: Any, tmp_path: Path) -> None:
+    """Verdicts and kept answers of a pair go, with what was said of its image; nobody else's do."""
+    with serving(lambda asked: completion(json.dumps({"answer": 0, "reason": f"call {asked.call}"}))) as told:
+        config = configured(*told.settings, *ALL, "verify.reason=true", "label.threshold=0.001")
+        run(config, spark)
+        asked = len(told.asked)
+        urls = {row["pair_id"]: row["url"] for row in table(config.output, "pairs")}
+        rows = table(config.output, "verdicts")
+        gone = min(row["pair_id"] for row in rows if sum(urls[row["pair_id"]] == u for u in urls.values()) == 1)
+        said = {row["explanation"] for row in rows if row["pair_id"] == gone}
+        assert len(said) == 1
+        (tmp_path / "list.txt").write_text(f"{urls[gone]}\n")
+        listed = configured(*told.settings, *ALL, "verify.reason=true", "label.threshold=0.001",
+                            f"select.exclude={tmp_path}/list.txt")  # fmt: skip
+        run(listed, spark)
+        before = {row["pair_id"] for row in kept_rows(config)}
+        assert gone in before
+        clean(pipeline(listed), purged=True)
+        left = kept_rows(config)
+        assert {row["pair_id"] for row in left} == before - {gone}
+        assert not any(said & {json.loads(row["said"])["reason"]} for row in left)
+        after = table(config.output, "verdicts")
+        assert {row["pair_id"] for row in after} == {row["pair_id"] for row in rows} - {gone}
+        assert not any(run(listed, spark).values())
+        assert len(told.asked) == asked
+
+
+def kept_rows(config: Config) -> list[dict[str, Any]]:
+    paths = sorted((Path(config.output) / "_kept").rglob("*.parquet"))
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]
