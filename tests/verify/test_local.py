@@ -122,7 +122,7 @@ def test_a_model_in_the_chain(configured: Callable[..., Config], folder: Path, s
     settings = (f"verify.model=local-dir:{folder}", "verify.dtype=float32", "verify.device=cpu", "verify.max_tokens=1",
                 *ALL)  # fmt: skip
     first = configured(*settings, "verify.batch_size=4")
-    run(first, spark)
+    run(first, spark, "verify")
     found = {key: (row["verdict"], row["state"]) for key, row in verdicts(first).items()}
     assert {state for _, state in found.values()} >= {"chosen", "none"}
     (stage,) = (s for s in stages.stages(first) if s.name == "verify")
