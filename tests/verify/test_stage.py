@@ -107,8 +107,11 @@ def test_verdicts_labels_and_all_that_tells_of_them(
     """The whole chain; then other settings, of which those that ask the same again ask nobody."""
     caplog.set_level("INFO")
     knowing = planted(0.0)
+    listed = Path(configured().output).parent / "list.txt"
+    gone = write_list(configured(), listed)
+    exclude = ("verify.reason=true", f"select.exclude={listed}")
     with serving(knowing) as told:
-        config = configured(*told.settings, *ALL, "verify.reason=true")
+        config = configured(*told.settings, *ALL, *exclude)
         run(config, spark)
         found = verdicts(config)
         asked = len(told.asked)
@@ -158,8 +161,17 @@ def test_verdicts_labels_and_all_that_tells_of_them(
         summary.print_explanation(explain(pipeline(config), pair.hex()))
         assert "verify: chosen, as planted" in capsys.readouterr().out
 
+        # Purged: verdicts and kept answers of the pair go, with what was said of its image, and nobody else's.
+        kept_before = kept_rows(config)
+        assert gone in {row["pair_id"] for row in kept_before}
+        clean(pipeline(config), purged=True)
+        assert kept_rows(config) == [row for row in kept_before if row["pair_id"] != gone]
+        assert verdicts(config).keys() == {key for key in found if key[0] != gone}
+        assert not any(run(config, spark).values())
+        assert len(told.asked) == asked
+
         # Made again in another order, in other tasks, with nobody there: from what is kept, and the same.
-        before = {key: tuple(row.values()) for key, row in found.items()}
+        before = {key: tuple(row.values()) for key, row in verdicts(config).items()}
     again = configured(f"verify.server={told.url}", "verify.served_model=planted", *ALL, "verify.reason=true",
                        "run.wave_units=1", "run.waves_in_flight=1", "verify.rows_per_task=7")  # fmt: skip
     discard(again, spark)
@@ -313,27 +325,13 @@ def test_kept_answers_go_with_their_units_and_damaged_ones_are_asked_again(
         assert not list((Path(config.output) / "_kept").rglob("*.parquet"))
 
 
-def test_what_is_purged_leaves_no_answer(configured: Configured, spark: Any, tmp_path: Path) -> None:
-    """Verdicts and kept answers of a pair go, with what was said of its image; nobody else's do."""
-    scored = configured()
-    urls = {row["pair_id"]: row["url"] for row in table(scored.output, "pairs")}
+def write_list(config: Config, path: Path) -> bytes:
+    """List the address of a scored pair that no other pair has; returns the pair."""
+    urls = {row["pair_id"]: row["url"] for row in table(config.output, "pairs")}
     of_url = Counter(urls.values())
-    gone = min(row["pair_id"] for row in table(scored.output, "scores") if of_url[urls[row["pair_id"]]] == 1)
-    (tmp_path / "list.txt").write_text(f"{urls[gone]}\n")
-    with serving(lambda asked: completion(json.dumps({"answer": 0, "reason": f"call {asked.call}"}))) as told:
-        listed = configured(*told.settings, *ALL, "verify.reason=true", "label.threshold=0.001",
-                            f"select.exclude={tmp_path}/list.txt")  # fmt: skip
-        run(listed, spark)
-        asked, rows, before = len(told.asked), table(listed.output, "verdicts"), kept_rows(listed)
-        (said,) = {row["explanation"] for row in rows if row["pair_id"] == gone}
-        assert gone in {row["pair_id"] for row in before}
-        clean(pipeline(listed), purged=True)
-        assert kept_rows(listed) == [row for row in before if row["pair_id"] != gone]
-        assert said not in {json.loads(row["said"])["reason"] for row in kept_rows(listed)}
-        after = {row["pair_id"] for row in table(listed.output, "verdicts")}
-        assert after == {row["pair_id"] for row in rows} - {gone}
-        assert not any(run(listed, spark).values())
-        assert len(told.asked) == asked
+    gone: bytes = min(row["pair_id"] for row in table(config.output, "scores") if of_url[urls[row["pair_id"]]] == 1)
+    path.write_text(f"{urls[gone]}\n")
+    return gone
 
 
 def kept_rows(config: Config) -> list[dict[str, Any]]:
