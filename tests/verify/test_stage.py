@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -26,9 +27,11 @@ from i2e_pipeline.commands.explain import explain
 from i2e_pipeline.commands.verify import verify
 from i2e_pipeline.core.config import Config, dump
 from i2e_pipeline.engine.pipeline import UnitsFailed
+from i2e_pipeline.report.page import write_page
 from i2e_pipeline.stages import pipeline
 from tests.chain import commits, run
 
+ROOT = Path(__file__).parents[2]
 KEY = "sk-of-this-test-91ab44"
 Configured = Callable[..., Config]
 ALL = ("verify.low=0", "verify.high=1", "verify.budget=1")
@@ -154,6 +157,9 @@ def test_verdicts_labels_and_all_that_tells_of_them(
         assert counts["questions asked"] + counts["questions answered before"] == len(by_pair)
         assert manifest["told"]["verify"]["settings"]["reason"] is True
         assert "verify" not in {step["stage"] for step in manifest["funnel"]}
+        jsonschema.validate(manifest, json.loads((ROOT / "docs" / "manifest.schema.json").read_text()))
+        write_page(pipeline(config))
+        assert "<th>pairs asked about</th>" in (Path(config.output) / "report.html").read_text()
         pair = next(row["pair_id"] for row in found.values() if row["state"] == "chosen")
         (explained,) = explain(pipeline(config), pair.hex())["pairs"]
         assert {row["told"]["verify"]["explanation"] for row in explained["labels"]} == {"as planted"}
@@ -272,7 +278,7 @@ def test_a_kill_costs_no_answer(
         driver = subprocess.Popen(
             [sys.executable, "-m", "i2e_pipeline.cli", "run", "--config", f"{tmp_path}/c.yaml", "--until", "verify"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYSPARK_PYTHON": sys.executable,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable,
                  "VLM_OF_TEST": KEY},
         )  # fmt: skip
         deadline = time.monotonic() + 240
