@@ -15,12 +15,15 @@ import io
 from collections.abc import Callable, Collection, Iterable
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core import digests, files
 
 FOLDER = "_kept"
 _LARGEST = 1 << 30
+_LISTINGS = 5
+"""How often a folder is listed anew while files of it go."""
 
 
 def folder(root: str, stage: str, unit: str) -> str:
@@ -40,15 +43,20 @@ def write(folder: str, rows: pa.Table) -> str:
 
 def read(folders: Iterable[str], schema: pa.Schema) -> tuple[pa.Table, int]:
     """The rows of all whole files, and how many files are none and are passed over."""
-    parts, broken = [schema.empty_table()], 0
+    known: dict[str, pa.Table | None] = {}
     for folder_ in folders:
-        for path in _files(folder_):
-            part = _read(path)
-            if part is None or part.schema != schema:
-                broken += 1
-            else:
-                parts.append(part)
-    return pa.concat_tables(parts), broken
+        for _ in range(_LISTINGS):
+            gone = False
+            for path in _files(folder_):
+                if path not in known:
+                    try:
+                        known[path] = _read(path)
+                    except FileNotFoundError:  # another task has put one file in the place of several
+                        gone = True
+            if not gone:
+                break
+    whole = [rows for rows in known.values() if rows is not None and rows.schema == schema]
+    return pa.concat_tables([schema.empty_table(), *whole]), len(known) - len(whole)
 
 
 def _files(folder: str) -> list[str]:
@@ -57,13 +65,13 @@ def _files(folder: str) -> list[str]:
 
 
 def _read(path: str) -> pa.Table | None:
-    """The rows of a file; None where it is not what was written, or is gone since it was listed."""
+    """The rows of a file; None where it is not what was written. Raises FileNotFoundError."""
     try:
         content = files.read_bytes(path, most=_LARGEST)
         if digests.of_bytes(content) != path.rpartition("/")[2].removesuffix(".parquet"):
             return None
         return pq.read_table(io.BytesIO(content))
-    except (FileNotFoundError, files.TooLarge, pa.ArrowException):
+    except (files.TooLarge, pa.ArrowException):
         return None
 
 
@@ -109,7 +117,7 @@ def purge(root: str, units: Collection[str], goes: Callable[[pa.Table], pa.Array
                     if not count:
                         continue
                     gone += count
-                    stays = rows.filter(pa.compute.invert(mask))
+                    stays = rows.filter(pc.invert(mask))
                     if stays.num_rows:
                         write(place, stays)
                 files.remove(path)

@@ -14,6 +14,8 @@ import pyarrow as pa
 from i2e_pipeline.core.schemas import ID
 from i2e_pipeline.engine import kept
 
+_FILES = 256
+"""Files of a task that are put together at the latest."""
 LONGEST = 2000
 """Characters of an answer that are kept."""
 ANSWERS = pa.schema(
@@ -59,12 +61,14 @@ class Answers:
         self._new.append(rows)
         if self._known is not None:
             self._known.update(zip(keys, said, strict=True))
+        if len(self._paths) >= _FILES:
+            self.settle()
 
     def settle(self) -> None:
         """Put one file in the place of those that were written here."""
         if len(self._paths) > 1:
-            self._paths = [kept.joined(self._folder, self._paths, pa.concat_tables(self._new))]
-        self._new = self._new[-1:] if len(self._new) == 1 else [pa.concat_tables(self._new)] if self._new else []
+            self._new = [pa.concat_tables(self._new)]
+            self._paths = [kept.joined(self._folder, self._paths, self._new[0])]
 
 
 def as_kept(said: str) -> str:
