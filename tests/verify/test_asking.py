@@ -46,6 +46,7 @@ class Says:
 
 def rows(images: list[bytes | None], shown: int | None = 3) -> pa.RecordBatch:
     options = [{"entity_id": e, "probability": 0.5 - e / 10, "surface": s} for e, s, _, _ in SHOWN]
+    texts = ((name, pa.string()) for name in ("surface", "name", "description"))
     told = [{"entity_id": e, "surface": s, "name": n, "description": d} for e, s, n, d in SHOWN[:shown]]
     return pa.RecordBatch.from_pydict(
         {
@@ -58,7 +59,7 @@ def rows(images: list[bytes | None], shown: int | None = 3) -> pa.RecordBatch:
             "options": [options] * len(images),
             "shown": pa.array(
                 [None if shown is None else told] * len(images),
-                pa.list_(pa.struct([("entity_id", pa.int64()), *((n, pa.string()) for n in ("surface", "name", "description"))])),
+                pa.list_(pa.struct([("entity_id", pa.int64()), *texts])),
             ),
         }
     )  # fmt: skip
