@@ -10,7 +10,7 @@ import pytest
 from benchmarks import verdicts
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_verifier_that_knows_the_truth_brings_what_it_knows(
     tmp_path: Path, spark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
