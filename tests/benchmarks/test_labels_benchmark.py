@@ -30,5 +30,6 @@ def test_a_world_that_no_fit_may_see_has_a_name_of_its_own(
 
 
 def test_verdicts_of_nobody_are_refused(tmp_path: Path) -> None:
+    main = labels.main
     with pytest.raises(SystemExit, match=r"--verdicts asks nobody: --set verify\.model=… or verify\.server=…"):
-        labels.main(["--data", str(tmp_path), "--folder", str(tmp_path / "out"), "--verdicts"])
+        main(["--data", str(tmp_path), "--folder", str(tmp_path / "out"), "--verdicts"])
