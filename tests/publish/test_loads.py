@@ -87,9 +87,9 @@ def told(python: str, script: str, home: Path, *arguments: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(
-    "version", [pytest.param("3.6.0", marks=pytest.mark.long), pytest.param("4.8.4", marks=pytest.mark.long), "5.0.0"]
-)
+@pytest.mark.parametrize("version", [
+    pytest.param("3.6.0", marks=pytest.mark.long), pytest.param("4.8.4", marks=pytest.mark.long), "5.0.0"
+])
 def test_datasets_shows_pictures_and_keeps_datasets_apart(version: str, tmp_path: Path) -> None:
     """Catches: `Arrow type fixed_size_binary[16] does not have a datasets dtype equivalent`; structs of bytes instead
     of pictures; a second dataset whose load returns the first one from the cache."""
