@@ -1,7 +1,7 @@
 """Are the labels right, in a quiet world and in a crowd? The figures of docs/quality.md, each with a 95 % interval.
 
     python benchmarks/labels.py --data DIR [--world NAME=DUMP …] [--fit] [--write FILE.json] [--ablate] [--json FILE]
-                                [--unseen NAME=DUMP …] [--set section.key=value …]
+                                [--unseen NAME=DUMP …] [--set section.key=value …] [--verdicts [NOISE]]
 
 DIR holds `pairs` and `pairs_open` (photos of known truth), `wikidata` (a dump, popularity, anchors), `gold` (texts with
 gold links) and models, as I2E_REAL_DATA names it. A world is a knowledge base: --world names its dump, a file or a
@@ -16,6 +16,11 @@ held against the truth:
 
 The calibration in use is the default's, or with --fit one that is fitted here on all worlds together, on shards 0 to 3
 of pairs and on pairs_open; --write writes it. --ablate fits without each group of features in turn.
+
+--verdicts measures instead what a verifier brings: precision, recall and calibration error of labels by text and image
+alone, and with its verdicts, and how many questions that took. It is the one that --set names (verify.model=…, or
+verify.server=… and verify.served_model=…, with verify.reliability as you know it); with a NOISE, a planted one, which
+knows the truth and errs in that share of its answers (benchmarks/planted.py).
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import verdicts
 
 from i2e_pipeline import stages
 from i2e_pipeline.commands.calibrate import named_images, options_of, scored
@@ -233,6 +239,20 @@ def ablate(worlds: list[World], seen: pa.Table) -> dict[str, Any]:
     return found
 
 
+def measure_verdicts(
+    name: str, data: Path, dump: str, folder: Path, settings: Sequence[str], noise: float | None
+) -> dict[str, Any]:
+    """What verdicts change in one world, on all of its photos of known truth; prints a row for each way."""
+    config = config_of(data, dump, folder / name, settings)
+    if noise is None and not config.verify.on:
+        sys.exit("labels.py: --verdicts asks nobody: --set verify.model=… or verify.server=…, or give it a NOISE")
+    table, calibration, told = verdicts.with_verdicts(config, noise, settings)
+    found = verdicts.labels_by(table, calibration)
+    verdicts.show_labels(name, found)
+    print("  " + ", ".join(f"{count:,} {what}" for what, count in told.items()), flush=True)
+    return {**found, "told": told, "questions": verdicts.questions(table, calibration)}
+
+
 def _named(option: str, worlds: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
     """Dumps by name. Exits where a name is missing, stands twice, or is one of `taken`: a fit goes by names."""
     found: dict[str, str] = {}
@@ -257,6 +277,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--fit", action="store_true", help="fit on all worlds instead of taking the default")
     parser.add_argument("--ablate", action="store_true", help="what each group of features buys")
     parser.add_argument("--write", type=Path, metavar="FILE.json", help="where the fitted calibration goes")
+    parser.add_argument("--verdicts", nargs="?", type=float, const=-1.0, metavar="NOISE", help="what a verifier brings")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     if not options.data:
@@ -266,6 +287,19 @@ def main(arguments: list[str]) -> dict[str, Any]:
     seen_dumps = _named("--world", options.world) or {"plain": f"{data}/wikidata/sample-dump.json.bz2"}
     unseen = _named("--unseen", options.unseen, taken=seen_dumps)
     options.folder.mkdir(parents=True, exist_ok=True)
+    if options.verdicts is not None:
+        noise = None if options.verdicts < 0 else options.verdicts
+        print(verdicts.LABELS_HEAD)
+        told = {
+            name: measure_verdicts(name, data, dump, options.folder.resolve(), options.set, noise)
+            for name, dump in {**seen_dumps, **unseen}.items()
+        }
+        for name, of_world in told.items():
+            print(f"\n{name}: questions per million labels\n")
+            verdicts.show_questions(of_world["questions"])
+        if options.json:
+            options.json.write_text(json.dumps(told, indent=1))
+        return told
     worlds = [
         measure(name, data, dump, options.folder.resolve(), options.set)
         for name, dump in {**seen_dumps, **unseen}.items()

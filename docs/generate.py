@@ -24,7 +24,7 @@ PLACES = [(where, storage) for where in ("local", "cluster") for storage in ("pa
 
 def pages() -> dict[Path, str]:
     """Every generated page and what it must hold."""
-    built_in = stages.built_in()
+    built_in = stages.every()
     formats = HERE / "data-formats.md"
     text = reference.between(formats.read_text(encoding="utf-8"), "tables", reference.tables(built_in))
     reliability = HERE / "reliability.md"

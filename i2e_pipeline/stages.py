@@ -18,6 +18,7 @@ from i2e_pipeline.link.stages import Link
 from i2e_pipeline.publish.stages import Finish, Publish, Select
 from i2e_pipeline.rerank.stages import Rerank
 from i2e_pipeline.score.stages import EncodeEntities, Score
+from i2e_pipeline.verify.stages import Verify
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -40,17 +41,26 @@ def built_in() -> list[Stage]:
     ]
 
 
+def every() -> list[Stage]:
+    """The same with those that only some configs have."""
+    return arrange(built_in(), [Rerank(), Verify()])
+
+
 def stages(config: Config | None = None) -> list[Stage]:
     """All stages, those that the config names among them. Raises StageError for one that does not fit."""
     if config is None:
         return arrange(built_in())
-    return arrange(built_in(), [*second_look(config), *from_outside(config.stages)])
+    return arrange(arrange(built_in(), second_look(config)), from_outside(config.stages))
 
 
 def second_look(config: Config) -> list[Stage]:
-    """Stages of this package that are there only where the config asks for them, and stand among the others as one from
-    outside would: without them nothing is as it would not be without their code."""
-    return [Rerank()] if config.link.reranker.model is not None else []
+    """Stages of this package that are there only where the config asks for them, and stand among the others as
+    anybody's would: without them, nothing tells that there are any."""
+    asked_for: list[tuple[bool, type[Stage]]] = [
+        (config.link.reranker.model is not None, Rerank),
+        (config.verify.on, Verify),
+    ]
+    return [stage() for wanted, stage in asked_for if wanted]
 
 
 def sections_of(names: Sequence[str]) -> Mapping[str, type[Section]]:

@@ -9,6 +9,8 @@
     orphans      files beside a table's that no commit record names, which other programs could take for rows
     removed      of stages that the config no longer names, with --removed-stages: their tables, rejects and records
     Delta logs   files that were replaced (VACUUM), and a checkpoint
+    kept         what a stage keeps of its work of units that are no longer part of the dataset, or, with
+                 --removed-stages, that the config no longer names
     merged       small files of a unit, with --merge: a table's become one, or as many as are full
     purged       rows of what `select.exclude` lists, with --purge (purge.py)
 
@@ -22,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from i2e_pipeline.core import files
-from i2e_pipeline.engine import merging
+from i2e_pipeline.engine import kept, merging
 from i2e_pipeline.engine.pipeline import Pipeline, inspect
 from i2e_pipeline.engine.tables import Commit, Tables
 from i2e_pipeline.engine.units import Units
@@ -123,6 +125,12 @@ def _found(pipeline: Pipeline, dry_run: bool, removed_stages: bool) -> Iterator[
             yield from _of_commits(stage.name, "segments", old)
             if not dry_run:
                 tables.discard(stage.name, [c.unit for c in old])
+    units = {unit.name for unit in Units(tables.root).known()}
+    for name in kept.stages(tables.root):
+        gone = removed_stages and name not in pipeline.names
+        for unit in files.list_folders(files.join(tables.root, kept.FOLDER, name)):
+            if gone or unit not in units:
+                yield from _of_folder(pipeline, "kept", files.join(kept.FOLDER, name, unit))
     for info in Units(tables.root).indexes_left():
         yield Freed("orphans", files.join("units", "index", info.path), 1, info.size)
     for name in set(tables.committed_stages()) - set(pipeline.names):

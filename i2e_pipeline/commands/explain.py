@@ -461,6 +461,7 @@ class _Explanation:
         labels = []
         for row in told:
             before = stored.pop(row["entity_id"], None)
+            about = self._told(run.handed_to(reader), unit, {**ids, "entity_id": row["entity_id"]})
             if made:
                 now = {"probability": row["probability"], "reason": row["reason"]}
                 self._compare(unit, "labels", now, before and {k: before[k] for k in now})
@@ -470,6 +471,7 @@ class _Explanation:
                     **known.get(row["entity_id"], NAMELESS),
                     **{k: v for k, v in row.items() if k not in ("entity_id", "pair_id", "image_id")},
                     "threshold": threshold,
+                    **({"told": about} if about else {}),
                     "stored": before and {k: before[k] for k in ("probability", "reason")},
                 }
             )
@@ -495,6 +497,17 @@ class _Explanation:
             key = stage.passes.key if stage.passes is not None else ()
             rows = [r for r in rows if tuple(r[k] for k in key) in passed]
         return rows
+
+    def _told(self, run: Run, unit: str, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """What stages tell of a candidate beside their features, by stage."""
+        found = {}
+        for stage in run.feature_givers():
+            key = stage.passes.key if stage.passes is not None else ()
+            ids = {name: value for name, value in row.items() if isinstance(value, bytes)}
+            for told in self._passed_on(stage, unit, ids, stage.tells) if stage.tells else ():
+                if all(told[k] == row.get(k) for k in key):
+                    found[stage.name] = {name: told[name] for name in stage.tells}
+        return found
 
     def _passed_on(
         self, stage: Stage, unit: str, ids: Mapping[str, bytes], columns: Sequence[str]

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.schemas import ID
-from i2e_pipeline.engine import merging
+from i2e_pipeline.engine import kept, merging
 from i2e_pipeline.engine.pipeline import Pipeline, inspect
 from i2e_pipeline.engine.records import Commit
 from i2e_pipeline.engine.stage import Run, Stage, StageError
@@ -106,6 +106,7 @@ def purge(pipeline: Pipeline, dry_run: bool = False) -> Purged:
     touched = {name: one for name, one in leaving.items() if one}
     if not dry_run:
         _empty_indexes(run, units, touched)
+        _purge_kept(run, touched)
     for step in _steps(run, stages, commits, touched, purged, dry_run):
         merging.replace_files(run.tables, *step, same_rows=False)
     if not dry_run:
@@ -205,6 +206,12 @@ def _empty_indexes(run: Run, units: Mapping[str, Unit], leaving: Mapping[str, Le
         for file in units[name].files if name in units else ():
             if rows := {row for shard, row in one.places if shard == file.shard}:
                 registry.empty_rows(file, rows)
+
+
+def _purge_kept(run: Run, leaving: Mapping[str, Leaving]) -> None:
+    """What stages keep of their work beside the tables, before these, too."""
+    for name, one in leaving.items():
+        kept.purge(run.tables.root, [name], one.of_pairs)
 
 
 def _forget_images(run: Run, leaving: Mapping[str, Leaving]) -> None:

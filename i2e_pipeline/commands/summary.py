@@ -88,6 +88,8 @@ def print_funnel(states: Sequence[StageState]) -> None:
         table.add_row(f"{state.stage.name} ({state.stage.rows_are})", f"{rows_in:,}", rows_out, out, took, speed)
         for reason, rows in rejected.items():
             table.add_row(f"  {reason}", "", "", f"{rows:,}", "", "", style="dim")
+        for what, count in state.stage.told(commits).items() if commits else ():
+            table.add_row(f"  {what}", "", f"{count:,}", "", "", "", style="dim")
     _console().print(table)
 
 
@@ -381,9 +383,15 @@ def _labels(labels: Sequence[Mapping[str, Any]]) -> Table:
         figures = (row["clip_score"], row["background_z"], row["text_probability"], row["probability"])
         told = f"→ {row['reason']}: {row['sentence']}" if row["reason"] else "→ a label"
         of = f"{_contributions(row['features'])}, bias {row['bias']:+.2f} = {row['score']:+.2f} {told}"
+        of += "".join(f"; {stage}: {_said(columns)}" for stage, columns in row.get("told", {}).items())
         above = "" if row.get("wider_of") is None else f" (wider of Q{row['wider_of']})"
         table.add_row(_entity(row) + above, *(f"{value:.3f}" for value in figures), of)
     return table
+
+
+def _said(columns: Mapping[str, Any]) -> str:
+    """What a stage tells of a candidate beside its features."""
+    return ", ".join(hide(str(value)) for value in columns.values() if value is not None)
 
 
 def _contributions(features: Mapping[str, Mapping[str, float]]) -> str:

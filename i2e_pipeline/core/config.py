@@ -16,6 +16,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -69,6 +70,17 @@ def _folder(value: str) -> str:
     if stores.scheme_of(value) and stores.QUERY.search(value):
         raise ValueError("a folder whose address ends with options (`?…=…`): give them by storage.options")
     return value
+
+
+def _server(value: str) -> str:
+    if not value:
+        return value
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("no address of a server: write http://HOST:PORT")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise ValueError("an address with a user, a key or options in it: name the key's variable by api_key_env")
+    return value.rstrip("/")
 
 
 PathText = Annotated[str, AfterValidator(_path)]
@@ -568,6 +580,81 @@ class LabelConfig(Section):
     a change of it scores all images again. docs/quality.md says what it brings."""
 
 
+class VerifyConfig(Section):
+    """A multimodal model that is shown an image and its candidates, and says which of them it shows, if any
+    (docs/second-look.md). Off while neither `model` nor `server` is set."""
+
+    model: str = ""
+    """An image-text-to-text model of transformers, run by the workers: local-dir:FOLDER or hf-hub:ORG/NAME, the latter
+    with @REVISION where its branch may come to mean other weights."""
+    server: Annotated[str, AfterValidator(_server)] = ""
+    """Address of a server that speaks OpenAI's protocol (vLLM and others), as http://host:8000; in the place of
+    `model`. Images and texts are sent there."""
+    served_model: str = ""
+    """Name by which the server knows its model."""
+    api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$")
+    """Name of the environment variable, of the workers, that holds the server's key. None: it wants none."""
+    low: float = Field(0.2, ge=0, le=1)
+    """Pairs whose best candidate is less likely than this, by text and image, are not asked about."""
+    high: float = Field(0.95, ge=0, le=1)
+    """Nor are those whose best candidate is more likely than this."""
+    budget: float = Field(0.25, ge=0, le=1)
+    """Share of a unit's scored pairs that is asked about at most: of those in the band the least sure ones, whose best
+    candidate's probability is nearest to one half."""
+    candidates: int = Field(6, ge=1, le=50)
+    """Candidates that a question shows at most, the most probable ones."""
+    prompt: ContentPath = None
+    """File of the question's text with {text}, {candidates} and {form} in it. None: verify/prompt.txt of the
+    package."""
+    reason: bool = False
+    """Ask for a short reason, too. It is stored beside the verdict; answers take several times as long."""
+    reliability: float = Field(0.85, gt=0.5, lt=1)
+    """How often a verdict about a candidate is right. It is given, not fitted, and counts where the calibration does
+    not weigh verdicts by itself: r gives a chosen candidate r / (1 - r) times its odds, another one the inverse."""
+    max_side: int = Field(672, ge=32)
+    """Longer side in pixels at most to which images are scaled down before they are shown."""
+    max_tokens: int = Field(96, ge=1)
+    """Tokens of an answer at most."""
+    batch_size: int = Field(8, ge=1)
+    """Questions per forward pass of `model`; halved by itself when the GPU's memory runs out."""
+    device: str = "auto"
+    """Where `model` runs. auto: cuda where the executor has a GPU, else cpu."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of `model`."""
+    rows_per_task: int = Field(16_384, ge=1)
+    """Rows of the input whose questions a task asks at most."""
+    requests: int = Field(16, ge=1)
+    """Questions that a task has the server answer at a time."""
+    timeout_s: float = Field(120.0, gt=0)
+    """Seconds for an answer of the server, from the connection to the last byte."""
+    retries: int = Field(5, ge=0)
+    """Further tries where a request failed for what may pass: no connection, no answer in time, HTTP 429 or 5xx, a
+    reply that cannot be read."""
+    backoff_s: float = Field(1.0, gt=0)
+    """Seconds before the second try, doubled with each further one up to a minute. A server's Retry-After counts where
+    it is longer, up to five minutes."""
+    max_failed: float = Field(0.1, ge=0, le=1)
+    """Share of a task's questions that may stay without an answer after all tries. With more, the unit fails, and the
+    next run asks again."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> VerifyConfig:
+        if self.model and self.server:
+            raise ValueError("model and server are both set: leave one out")
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low:g}) is more than high ({self.high:g})")
+        if self.model and model_name.parse(self.model).kind not in ("local-dir", "hf-hub"):
+            raise ValueError(
+                f"model: {self.model} is none that transformers loads: local-dir:FOLDER or hf-hub:ORG/NAME"
+            )
+        return self
+
+    @property
+    def on(self) -> bool:
+        """Whether there is somebody to ask."""
+        return bool(self.model or self.server)
+
+
 class SelectConfig(Section):
     added_later: ClassVar[tuple[str, ...]] = ("exclude",)
 
@@ -854,6 +941,8 @@ class Config(Section):
     """How images are scored against entities."""
     label: LabelConfig = LabelConfig()
     """Which scored entities become labels."""
+    verify: VerifyConfig = VerifyConfig()
+    """A model that is shown images beside their candidates."""
     select: SelectConfig = SelectConfig()
     """Which labels are published."""
     publish: PublishConfig = PublishConfig()
@@ -1036,6 +1125,8 @@ def reaching(given: Mapping[str, Any], file: str, replaced: Collection[str] = ()
         "extract.recognizer": not _is_installed(config.extract.recognizer),
         "fetch.python": config.fetch.python is not None,
         "fetch.allow_private": config.fetch.allow_private,
+        "verify.server": bool(config.verify.server),
+        "verify.api_key_env": config.verify.api_key_env is not None,
     }
     for key, value in conf.items():
         suspect[f"session.conf.{key}"] = not (_HARMLESS_CONF.fullmatch(key) and _PLAIN.fullmatch(value))

@@ -6,6 +6,7 @@ setup.cfg is where an extra lists its packages; tests/core/test_extras.py compar
 from __future__ import annotations
 
 _PIPELINE, _TRAIN, _EVALUATE, _EXPORT, _EXPLORE = "spark", "train", "evaluate", "export", "explore"
+_SECOND_LOOK = "second-look"
 _ENCODERS = (_PIPELINE, _TRAIN, _EVALUATE)
 _FOR = {
     _PIPELINE: "the pipeline, on Spark",
@@ -13,6 +14,7 @@ _FOR = {
     _EVALUATE: "evaluation",
     _EXPORT: "uploads to Hugging Face's Hub",
     _EXPLORE: "the dataset in a browser",
+    _SECOND_LOOK: "models of transformers within the pipeline",
 }
 BROUGHT_BY: dict[str, tuple[str, ...]] = {
     "pyspark": (_PIPELINE,),
@@ -25,11 +27,12 @@ BROUGHT_BY: dict[str, tuple[str, ...]] = {
     "torch": _ENCODERS,
     "torchvision": _ENCODERS,
     "open_clip": _ENCODERS,
-    "safetensors": (_TRAIN,),
+    "safetensors": (_SECOND_LOOK, _TRAIN),
     "matplotlib": (_TRAIN,),
     "huggingface_hub": (_EXPORT,),
     "duckdb": (_EXPLORE,),
-    "scipy": (_EVALUATE, _EXPLORE),
+    "transformers": (_SECOND_LOOK, _TRAIN, _EVALUATE),
+    "scipy": (_SECOND_LOOK, _EVALUATE, _EXPLORE),
     "starlette": (_EXPLORE,),
     "usearch": (_EXPLORE,),
     "uvicorn": (_EXPLORE,),

@@ -24,7 +24,18 @@ from i2e_pipeline.core import files, places, stores
 from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import AlreadyThere, ExitCode, I2EError, NoSuchFile
 from i2e_pipeline.core.rejects import reason_name
-from i2e_pipeline.engine import cluster, digest_list, garbage, looking, merging, seal, session, sharing, taking_over
+from i2e_pipeline.engine import (
+    cluster,
+    digest_list,
+    garbage,
+    kept,
+    looking,
+    merging,
+    seal,
+    session,
+    sharing,
+    taking_over,
+)
 from i2e_pipeline.engine.causes import cause, limit
 from i2e_pipeline.engine.lock import Held, exclusive, waiting
 from i2e_pipeline.engine.progress import StageProgress, job_group
@@ -409,6 +420,7 @@ class Pipeline:
         for name in self.tables.committed_stages():
             if name not in self.names:
                 self.tables.discard(name, [unit])
+        kept.forget(self.tables.root, unit)
 
     @contextmanager
     def exclusive(self, joining_in: bool = False, looking: bool = False) -> Iterator[None]:

@@ -122,6 +122,8 @@ class Stage:
     stages behind it read `passes.table` in its place, whose schema has all columns of that table, and its key."""
     features: tuple[str, ...] = ()
     """Number columns of `passes.table` that the calibration of labels may weigh, by name."""
+    tells: tuple[str, ...] = ()
+    """Further columns of `passes.table` that `i2e explain` shows beside its features."""
     in_funnel: bool = True
     """Whether it is a step from input rows to published images, which manifest, card and report count."""
     per_pair: bool = True
@@ -230,6 +232,10 @@ class Stage:
 
     def facts(self, run: Run, unit: str) -> dict[str, Any]:
         """Further facts for the commit record."""
+        return {}
+
+    def told(self, commits: Sequence[Commit]) -> dict[str, int]:
+        """Further numbers of what these commits hold, each with what it counts, for a run's table and the manifest."""
         return {}
 
     # What all stages share

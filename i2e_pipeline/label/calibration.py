@@ -16,8 +16,9 @@ one and is no better. label/fit.py fits the weights; this module needs numpy and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ OPTIONAL = (
     "fame",
 )
 """Further columns (numbers, null where unknown). One that a table lacks counts as unknown throughout."""
+VERDICT = "verdict"
+"""The feature of a verifier: 1 for the candidate that it chose, -1 for others that it was shown, 0 without a
+verdict."""
 DESCRIBED = "described"
 """One more column (bool): whether the model was told the entity's description, and not its bare name alone. Without the
 column, all descriptions were told."""
@@ -339,6 +343,37 @@ class Calibration:
             return self
         known = VOCABULARY_GAP in table.schema.names and table[VOCABULARY_GAP].null_count < table.num_rows
         return self if known else self.without_vocabulary
+
+    def without(self, names: Collection[str]) -> Calibration:
+        """The same where these features are 0 throughout."""
+        kept = [(f, w) for f, w in zip(self.features, self.weights, strict=True) if f not in names]
+        if len(kept) == len(self.features):
+            return self
+        other = self.without_vocabulary
+        return replace(
+            self,
+            features=tuple(f for f, _ in kept),
+            weights=tuple(w for _, w in kept),
+            without_vocabulary=None if other is None else other.without(names),
+        )
+
+    def with_verdicts(self, reliability: float) -> Calibration:
+        """The same that weighs verdicts, too, where it does not already.
+
+        By Bayes, for a verdict that is right with a probability of `reliability` = r, whatever else is known: a chosen
+        candidate's odds are multiplied by P(chosen | right) / P(chosen | wrong) = r / (1 - r), those of one that was
+        shown and not chosen by the inverse. That is exact for one candidate beside "none of these". For several it
+        takes each candidate for a question of its own (docs/second-look.md).
+        """
+        if VERDICT in self.features:
+            return self
+        other = self.without_vocabulary
+        return replace(
+            self,
+            features=(*self.features, VERDICT),
+            weights=(*self.weights, round(math.log(reliability / (1 - reliability)), 6)),
+            without_vocabulary=None if other is None else other.with_verdicts(reliability),
+        )
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.weights):

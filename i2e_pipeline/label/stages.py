@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.config import Config, VerifyConfig
 from i2e_pipeline.core.schemas import LABELS, Reason
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError, WhichUnits
@@ -47,8 +47,14 @@ class Label(Stage):
     reasons = {
         Reason.BELOW_BAR: "No candidate is likely enough to be right, with what text and image say taken together.",
     }
-    sections = ("label",)
-    leaves_out = {"label.calibration": "its features, weights and bias are in the fingerprint, not where it lies"}
+    sections = ("label", "verify")
+    leaves_out = {
+        "label.calibration": "its features, weights and bias are in the fingerprint, not where it lies",
+        **{
+            f"verify.{key}": "verdicts, and their weight among the features, hold what it changes"
+            for key in VerifyConfig.model_fields
+        },
+    }
     stored_as = {"label.threshold": "bar"}
 
     def settings(self, config: Config) -> dict[str, Any]:
@@ -124,8 +130,9 @@ class Label(Stage):
 
 
 def calibration_of(config: Config) -> Calibration:
-    """The one that the config names, or the default."""
-    return DEFAULT if config.label.calibration is None else Calibration.load(config.label.calibration)
+    """The one that the config names, or the default; with a verifier, one that weighs verdicts."""
+    own = DEFAULT if config.label.calibration is None else Calibration.load(config.label.calibration)
+    return own.with_verdicts(config.verify.reliability) if config.verify.on else own
 
 
 _SPAN = ("unit", "text_id", "start", "end")

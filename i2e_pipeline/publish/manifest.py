@@ -90,6 +90,7 @@ def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -
         "dataset": digest({c.unit: c.fingerprint for c in published}),
         "knowledge_base": _knowledge_base(run),
         "funnel": steps,
+        **told(run),
         **purged(run),
         "software": {
             "i2e_pipeline": __version__,
@@ -98,6 +99,15 @@ def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -
             **{d.name: d.version for name in _SOFTWARE_IF_THERE for d in importlib.metadata.distributions(name=name)},
         },
     }
+
+
+def told(run: Run) -> dict[str, Any]:
+    """`told`: of each stage that has more to tell than rows, its numbers and its settings."""
+    found = {}
+    for stage in run.stages:
+        if counts := stage.told(run.committed(stage.name)):
+            found[stage.name] = {"counts": counts, "settings": run.settings_of(stage)}
+    return {"told": found} if found else {}
 
 
 def purged(run: Run) -> dict[str, Any]:

@@ -91,6 +91,10 @@ class Leaving:
             found |= np.isin(_places(rows), self._at)
         return found
 
+    def of_pairs(self, rows: pa.Table) -> pa.Array:
+        """Which rows go of a table that names a pair in each, as a mask."""
+        return pa.array(_among(rows.column("pair_id").combine_chunks(), self._ids["pair_id"]))
+
     @cached_property
     def _ids(self) -> dict[str, pa.Array]:
         texts = self.texts.keys() - self.shared_texts

@@ -27,3 +27,9 @@ def test_a_world_that_no_fit_may_see_has_a_name_of_its_own(
     with pytest.raises(SystemExit) as stopped:
         main(["--data", str(tmp_path), "--folder", str(tmp_path / "out"), *worlds])
     assert said in str(stopped.value)
+
+
+def test_verdicts_of_nobody_are_refused(tmp_path: Path) -> None:
+    main = labels.main
+    with pytest.raises(SystemExit, match=r"--verdicts asks nobody: --set verify\.model=… or verify\.server=…"):
+        main(["--data", str(tmp_path), "--folder", str(tmp_path / "out"), "--verdicts"])

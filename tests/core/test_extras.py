@@ -48,7 +48,9 @@ def test_a_module_is_of_the_extras_that_setup_cfg_says(module: str) -> None:
     base, wanted = setup()
     called = module if module in {name for names in wanted.values() for name in names} else distribution(module)
     assert called not in base
-    having = {extra for extra in ("spark", "train", "evaluate", "export", "explore") if called in wanted[extra]}
+    having = {
+        extra for extra in ("spark", "train", "evaluate", "second-look", "export", "explore") if called in wanted[extra]
+    }
     assert set(extras.BROUGHT_BY[module]) == having
 
 

@@ -37,6 +37,8 @@ REACHING: dict[str, list[Any]] = {
     "extract.recognizer": ["./evil", "/somewhere/evil", "a.b"],
     "fetch.python": ["evil"],
     "fetch.allow_private": [True],
+    "verify.server": ["http://elsewhere:8000", "https://elsewhere"],
+    "verify.api_key_env": ["AWS_SECRET_ACCESS_KEY"],
     "pairs.path": ["s3://bucket/a?endpoint_override=http://elsewhere:9000"],
     "select.exclude": [["s3://bucket/a?endpoint_override=http://elsewhere:9000"]],
 }
@@ -58,6 +60,8 @@ LOOKED_AT = {
     "score.device": "a name of torch's", "score.text_template": "a text", "score.name_template": "a text",
     "score.description_template": "a text", "select.exclude": "read as data", "publish.title": "a text",
     "publish.license": "a text", "publish.languages": "codes", "publish.contact": "a text",
+    "verify.model": "weights without code (safetensors, no code of theirs)", "verify.served_model": "a name",
+    "verify.prompt": "a text, shown to whom the user names", "verify.device": "a name of torch's",
     "train.dataset": "read as data", "train.folder": "no command of a folder trains",
     "train.device": "a name of torch's",
     "train.encoder.model": "weights without code", "train.encoder.pretrained": "the same",
