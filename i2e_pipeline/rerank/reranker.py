@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.rerank.fusing import Fusing
 from i2e_pipeline.rerank.questions import laid_flat
@@ -136,13 +137,12 @@ def save(scorer: Scorer, folder: str, told: About) -> None:
     pretrained.save_pretrained(place / MODEL)
     scorer.tokenizer.save_pretrained(place / MODEL)
     save_file(scorer.added(), place / HEADS)
-    beside = place / f"{ABOUT}.{os.getpid()}"
-    beside.write_text(json.dumps({"format": FORMAT, **asdict(told)}, indent=1) + "\n", "utf-8")
-    os.replace(beside, place / ABOUT)
+    files.write_bytes(str(place / ABOUT), (json.dumps({"format": FORMAT, **asdict(told)}, indent=1) + "\n").encode())
 
 
 def load(folder: str, *, device: str = "cpu", bfloat16: bool = False, batch: int = 16) -> Reranker:
-    """Raises NoReranker for a folder that holds none, or one that is damaged."""
+    """Raises NoReranker for a folder that holds none, or one that is damaged. Nothing in it is run: weights are
+    safetensors, and a model's own code is not loaded."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, EncoderDecoderModel
@@ -152,11 +152,11 @@ def load(folder: str, *, device: str = "cpu", bfloat16: bool = False, batch: int
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
         if told.kind != "fusion":
-            model = AutoModel.from_pretrained(place, local_files_only=True)
+            model = AutoModel.from_pretrained(place, local_files_only=True, use_safetensors=True)
         else:
             two = json.loads((Path(place) / "config.json").read_text("utf-8"))["model_type"] == "encoder-decoder"
             form = EncoderDecoderModel if two else AutoModelForSeq2SeqLM
-            model = form.from_pretrained(place, local_files_only=True)
+            model = form.from_pretrained(place, local_files_only=True, use_safetensors=True)
         scorer = _scorer(told.kind, model, tokenizer)
         lacking, unknown = scorer.load_state_dict(load_file(Path(folder) / HEADS), strict=False)
         added = set(scorer.added())

@@ -8,9 +8,9 @@ on as if it had not been.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -255,9 +255,9 @@ def _save(place: Path, model: Scorer, optimizer: Any, schedule: Any, identity: s
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
     }
-    beside = place / f"{_STATE}.{os.getpid()}"
-    torch.save(state, beside)
-    os.replace(beside, place / _STATE)
+    content = io.BytesIO()
+    torch.save(state, content)
+    files.write_bytes(str(place / _STATE), content.getvalue())
     log.info("step %d is kept in %s", step, place / _STATE)
 
 

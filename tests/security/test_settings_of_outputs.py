@@ -60,6 +60,8 @@ LOOKED_AT = {
     "score.device": "a name of torch's", "score.text_template": "a text", "score.name_template": "a text",
     "score.description_template": "a text", "select.exclude": "read as data", "publish.title": "a text",
     "publish.license": "a text", "publish.languages": "codes", "publish.contact": "a text",
+    "link.reranker.model": "weights without code (safetensors, no code of theirs)",
+    "link.reranker.device": "a name of torch's",
     "verify.model": "weights without code (safetensors, no code of theirs)", "verify.served_model": "a name",
     "verify.prompt": "a text, shown to whom the user names", "verify.device": "a name of torch's",
     "train.dataset": "read as data", "train.folder": "no command of a folder trains",
