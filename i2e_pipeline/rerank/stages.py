@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from i2e_pipeline.engine import cluster
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.shipping import Shipped
 from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
-from i2e_pipeline.engine.tables import Kernel
+from i2e_pipeline.engine.tables import Commit, Kernel
 from i2e_pipeline.rerank import reranker
 from i2e_pipeline.rerank.again import ASKED, CHANGED, UNSURE, look_again
 
@@ -65,6 +66,12 @@ class Rerank(Stage):
             reranker.about(_folder(run))
         except reranker.NoReranker as error:
             raise StageError(f"link.reranker.model: {error}") from None
+
+    def told(self, commits: Sequence[Commit]) -> dict[str, int]:
+        found: Counter[str] = Counter()
+        for commit in commits:
+            found.update(commit.facts.get("notes", {}))
+        return {what: found[what] for what in self.counts} if commits else {}
 
     def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
         return run.rows_by_unit("candidates", units, by=_SPAN[1:])
