@@ -67,9 +67,11 @@ def wikipedia_gold(pipeline: Pipeline, pages: Sequence[str], write: str, most: i
         rows = found if rows is None else rows.unionByName(found)
     assert rows is not None
     titles = run.read("kb/entities", columns=["entity_id", "wikipedia_title"]).where("wikipedia_title is not null")
-    # Titles in dumps and in sitelinks have blanks, in some older files underscores.
+    # As links spell them: with blanks, and the first letter large.
+    blank = F.translate("wikipedia_title", "_", " ")
+    spelled = F.concat(F.upper(F.substring(blank, 1, 1)), F.substring(blank, 2, 1000))
     known = (
-        titles.groupBy(F.translate("wikipedia_title", "_", " ").alias("title"))
+        titles.groupBy(spelled.alias("title"))
         .agg(F.count("*").alias("entities"), F.min("entity_id").alias("entity_id"))
         .where("entities = 1")  # a title of several leads to none
         .drop("entities")

@@ -33,8 +33,10 @@ def pipeline(whole: Path, world: Path, spark: Any) -> Any:
 
 def test_sentences_of_wikipedia_become_examples(pipeline: Any, whole: Path, tmp_path: Path) -> None:
     entities = ds.dataset(f"{whole}/kb/entities", format="parquet").to_table()
-    titles = Counter(entities["wikipedia_title"].to_pylist())
-    sole = [e for e in entities.to_pylist() if e["wikipedia_title"] and titles[e["wikipedia_title"]] == 1]
+    titles = Counter(str(title).lower() for title in entities["wikipedia_title"].to_pylist())
+    names = Counter(entities["name"].to_pylist())
+    titled = [e for e in entities.to_pylist() if e["wikipedia_title"]]
+    sole = [e for e in titled if titles[e["wikipedia_title"].lower()] == names[e["name"]] == 1]
     known = [(e["entity_id"], e["name"], e["wikipedia_title"]) for e in sole[:40]]
     assert len(known) > 10
     text = "\n\n".join(f"We saw [[{title}|{name}]] and [[Nobody knows this]] there." for _, name, title in known)

@@ -86,7 +86,7 @@ def test_a_planted_rule_is_learned(kind: str, bert: str, tmp_path: Path) -> None
     torch.manual_seed(0)
     model = begin(kind, bert)
     figures = training.train(model, table, tmp_path / "out", settings)
-    assert figures["right_before"] < 0.5
+    assert figures["right_before"] < 0.6
     assert figures["right"] >= 0.95 * figures["within"]
     asked = laid_flat(fresh := planted(300, seed=5))
     chosen = places_of(fresh["chosen"].to_pylist(), asked)
