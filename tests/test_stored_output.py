@@ -16,7 +16,7 @@ import yaml
 from i2e_pipeline import stages
 from i2e_pipeline.commands import reference
 from i2e_pipeline.core import files
-from i2e_pipeline.core.config import Config, PriorsConfig, Section
+from i2e_pipeline.core.config import Config, PriorsConfig, RerankerConfig, Section
 from i2e_pipeline.label.calibration import Calibration
 
 STORED = Path(__file__).parent / "engine" / "stored" / "output-2bf44cd.tar.xz"
@@ -159,6 +159,9 @@ def test_a_change_of_a_setting_changes_the_fingerprint(stage: str, stored: Path)
             value = getattr(getattr(config, section), name)
             if isinstance(value, PriorsConfig):
                 other: object = PriorsConfig(image=0.37)
+            elif isinstance(value, RerankerConfig):
+                Path("reranker.txt").write_text("another")
+                other = RerankerConfig(model="reranker.txt")
             elif name in ("dump", "popularity", "importance", "anchors", "redirects", "weights"):
                 Path("other.txt").write_text('{"weights": {}}')
                 other = "other.txt"
