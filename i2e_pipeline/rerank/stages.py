@@ -59,7 +59,10 @@ class Rerank(Stage):
     counts = (UNSURE, ASKED, CHANGED)
 
     def settings(self, config: Config) -> dict[str, Any]:
-        return {"code": reranker.SCORES, **config.link.reranker.fingerprint(leave_out=_HOW)}
+        try:
+            return {"code": reranker.SCORES, **config.link.reranker.fingerprint(leave_out=_HOW)}
+        except FileNotFoundError as error:
+            raise StageError(f"link.reranker.{error}") from None
 
     def check(self, run: Run) -> None:
         try:

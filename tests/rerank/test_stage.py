@@ -153,12 +153,13 @@ def test_without_a_model_there_is_no_such_stage_and_nothing_changes(world: Path,
     ]
 
 
-def test_a_folder_without_a_reranker_is_said_before_any_work(world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["empty", "gone"])
+def test_a_folder_without_a_reranker_is_said_before_any_work(what: str, world: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.txt").write_text("")
     wrong = pipeline(
-        settings(world, tmp_path / "out", f"link.reranker.model={tmp_path / 'empty'}"),
+        settings(world, tmp_path / "out", f"link.reranker.model={tmp_path / what}"),
         lambda: pytest.fail("Spark was started"),
     )
-    with pytest.raises(StageError, match=r"link\.reranker\.model: .*i2e reranker train"):
+    with pytest.raises(StageError, match=rf"link\.reranker\.model: .*{what}"):
         wrong.run()
