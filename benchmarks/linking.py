@@ -426,7 +426,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
                 rows = tables.where("kb/entities", run.committed("knowledge_base"), wanted, columns)
                 return {row.pop("entity_id"): row for row in rows.to_pylist()}
 
-            loaded_models = {Path(folder).name: rerankers.load(folder) for folder in options.reranker}
+            loaded_models = {folder: rerankers.load(folder) for folder in options.reranker}
             second_look = SecondLook(loaded_models, entities, options.margin, options.budget)
         figures["gold"] = {
             name: measure_gold(texts, linker, recognizer, settings, second_look) for name, texts in data.gold.items()

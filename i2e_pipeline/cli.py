@@ -719,6 +719,7 @@ def _reranker_examples(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands import reranker
     from i2e_pipeline.stages import pipeline
 
+    options.set = [*options.set, ["link.reranker.model=null"]]  # examples are of what linking leaves
     whole = pipeline(_config(options))
     if options.own:
         figures = reranker.own_examples(whole, options.write, options.sure, options.most)

@@ -76,9 +76,15 @@ def wikipedia_gold(pipeline: Pipeline, pages: Sequence[str], write: str, most: i
         .where("entities = 1")  # a title of several leads to none
         .drop("entities")
     )
-    by_text = (
+    # Where equal sentences disagree in what a span means, that says nothing.
+    agreed = (
         rows.join(known, "title")
-        .groupBy("text")
+        .groupBy("text", "start", "end")
+        .agg(F.min("entity_id").alias("entity_id"), F.max("entity_id").alias("other"))
+        .where("entity_id = other")
+    )
+    by_text = (
+        agreed.groupBy("text")
         .agg(F.sort_array(F.collect_set(F.struct("start", "end", "entity_id"))).alias("mentions"))
         .orderBy(F.xxhash64("text"), "text")
         .limit(most)
@@ -129,6 +135,7 @@ def gold_examples(pipeline: Pipeline, gold: Sequence[str], write: str) -> dict[s
            (knowledge_base.anchors) must not be among them: there the priors know the answer
     Raises InputError for lines that are not as said, or where no gold mention is found.
     """
+    _refuse_reranked(pipeline)
     lines = [line for path in gold for line in gold_lines(path)]
     wanted = in_cleaned(lines, pipeline.config.extract.max_characters)
     with as_unit(pipeline, [{"id": n, "text": row["text"]} for n, row in enumerate(lines)], "candidates") as (
@@ -156,6 +163,7 @@ def own_examples(pipeline: Pipeline, write: str, sure: float = SURE, most: int =
     """
     from pyspark.sql import functions as F
 
+    _refuse_reranked(pipeline)
     run = pipeline.as_it_is()
     labels = run.read("labels", columns=["pair_id", "entity_id", "probability", "reason", "unit"])
     labels = labels.where(F.col("reason").isNull() & (F.col("probability") >= sure)).select(
@@ -179,6 +187,12 @@ def own_examples(pipeline: Pipeline, write: str, sure: float = SURE, most: int =
         )
     _write(examples, write)
     return {"labels": len(chosen), "examples": len(examples)}
+
+
+def _refuse_reranked(pipeline: Pipeline) -> None:
+    """The next reranker learns beside linking, too, and not beside the one that is there."""
+    if pipeline.config.link.reranker.model is not None:
+        raise InputError("examples are of what linking leaves: --set link.reranker.model=null")
 
 
 def _examples(run: Run, units: str | list[str], chosen: dict[tuple[bytes, int, int], int | None]) -> pa.Table:

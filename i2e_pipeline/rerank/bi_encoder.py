@@ -1,7 +1,7 @@
 """A bi-encoder: mention and candidate are encoded apart, and meet as two vectors.
 
-An entity's vector does not depend on the text, so it is made once per entity and model, and kept (stages.py). Both
-texts go through one encoder; the mention's vector is the mean of its tokens and of [CLS], the entity's that of all its
+An entity's vector does not depend on the text, so in a batch each distinct one is made once. Both texts go through one
+encoder; the mention's vector is the mean of its tokens and of [CLS], the entity's that of all its
 tokens, each behind a layer of its own:
 
     score(c) = s · cos(f(mention in its text), g(candidate))      score(none) = a number of the mention's vector
@@ -79,7 +79,8 @@ class BiEncoder(Scorer):
         ranges = [asked.range_of(n) for n in numbers]
         told = [asked.told[i] for r in ranges for i in range(*r)]
         distinct = {text: n for n, text in enumerate(sorted(set(told)))}
-        tokens, told_filled = self.told(list(distinct))
+        # Asked, all batches have one shape.
+        tokens, told_filled = self.told(list(distinct), None if length is None else CANDIDATE_TOKENS + 2)
         width = width or max(end - start for start, end in ranges)
         which = np.full((len(numbers), width), -1, np.int64)
         at = 0

@@ -69,8 +69,8 @@ class Fusion(Scorer):
     def number(self, n: int) -> int:
         """The token that stands for a number."""
         ids = self.tokenizer(str(n), add_special_tokens=False)["input_ids"]
-        # Of "▁7" the last token is the number itself.
-        if len(ids) > 2 or ids[-1] == self.tokenizer.unk_token_id:
+        # Of "▁7" the last token is the number itself; of "12" it may be the 2.
+        if self.tokenizer.decode(ids[-1:]).strip() != str(n):
             raise RerankerError(f"the tokenizer of this model has no token for {n}: it cannot tell so many candidates")
         return int(ids[-1])
 

@@ -160,11 +160,12 @@ def tokens_of(tokenizer: Any, told: Sequence[str], most: int) -> list[list[int]]
 
 
 def layers_of(encoder: nn.Module) -> list[nn.Module]:
-    """The layers of a Hugging Face encoder from below, the words' embeddings first."""
+    """The layers of a Hugging Face encoder from below, the embeddings first."""
     lists = [m for m in encoder.modules() if isinstance(m, nn.ModuleList)]
     if not lists:
         raise RerankerError(f"{type(encoder).__name__} has no list of layers: take an encoder of layers")
-    embeddings = encoder.get_input_embeddings()  # type: ignore[operator]
+    # With the places' and segments' and their norm, where the model has them in one module.
+    embeddings = getattr(encoder, "embeddings", None) or encoder.get_input_embeddings()  # type: ignore[operator]
     return [embeddings, *max(lists, key=len)]
 
 

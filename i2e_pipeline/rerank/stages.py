@@ -11,7 +11,6 @@ are.
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -36,7 +35,6 @@ _SPAN = ("unit", "text_id", "start", "end")
 _MENTIONS_PER_TASK = 50_000
 _HOW = {
     "device": "scores are the same on every device, up to rounding",
-    "batch_size": "a score does not depend on the others of its batch",
 }
 
 
@@ -157,10 +155,12 @@ def _to_ask(run: Run, mentions: DataFrame, expected: Mapping[str, int]) -> DataF
     settings = run.config.link.reranker
     least_first = Window.partitionBy("unit").orderBy("margin", "text_id", "start", "end")
     limits = run.spark.createDataFrame(
-        [(unit, math.floor(settings.budget * rows)) for unit, rows in expected.items()], "unit string, limit long"
+        [(unit, int(settings.budget * rows + 1e-9)) for unit, rows in expected.items()], "unit string, limit long"
     )
-    unsure = mentions.where("unsure").withColumn("place", F.row_number().over(least_first))
-    within = unsure.join(F.broadcast(limits), "unit").where("place <= limit")
+    # Sorted are spans and margins alone: a unit's unsure ones stand in one task.
+    places = mentions.where("unsure").select(*_SPAN, "margin").withColumn("place", F.row_number().over(least_first))
+    chosen = places.join(F.broadcast(limits), "unit").where("place <= limit").select(*_SPAN)
+    within = mentions.join(chosen, [*_SPAN], "left_semi")
     counted = within.select(F.size("candidates").alias("candidates")).agg(F.count("*"), F.sum("candidates")).first()
     asked, candidates = (int(n or 0) for n in (counted or (0, 0)))
     total = sum(expected.values())
@@ -168,4 +168,4 @@ def _to_ask(run: Run, mentions: DataFrame, expected: Mapping[str, int]) -> DataF
         "rerank: %s of %s mentions (%.1f %%), with %s candidates, are looked at again; the budget allows %.1f %%",
         f"{asked:,}", f"{total:,}", 100 * asked / max(total, 1), f"{candidates:,}", 100 * settings.budget,
     )  # fmt: skip
-    return within.drop("place", "limit")
+    return within

@@ -116,7 +116,7 @@ def train(
     lengths = model.lengths(asked, np.arange(len(asked)))
     optimizer, schedule = _optimizer(model, settings, steps)
     model.to(device)
-    identity = _identity(settings, learned)
+    identity = _identity(model, settings, learned)
     step, minutes = _go_on(place, model, optimizer, schedule, identity, device)
     began = saved = time.monotonic()
     losses: list[float] = []
@@ -222,7 +222,7 @@ def _optimizer(
     for layer in model.from_below()[: settings.frozen + 1]:
         for parameter in layer.parameters():
             parameter.requires_grad = False
-    pretrained = {id(p) for layer in model.from_below() for p in layer.parameters()}
+    pretrained = {id(p) for p in model.pretrained().parameters()}
     groups = [
         {
             "params": [p for p in model.parameters() if p.requires_grad and (id(p) in pretrained) == of],
@@ -237,12 +237,14 @@ def _optimizer(
     )
 
 
-def _identity(settings: Training, learned: pa.Table) -> str:
+def _identity(model: Scorer, settings: Training, learned: pa.Table) -> str:
     """Names what a training must agree in to go on: all but how often it is saved and measured."""
     of = {k: v for k, v in asdict(settings).items() if k not in ("save_minutes", "measure_steps")}
-    digest = hashlib.blake2b(json.dumps(of, sort_keys=True).encode(), digest_size=16)
-    for row in learned.column("text").to_pylist():
-        digest.update(row.encode("utf-8", "replace"))
+    digest = hashlib.blake2b(json.dumps([model.kind, of], sort_keys=True).encode(), digest_size=16)
+    for row in learned.to_pylist():
+        digest.update(json.dumps(row, sort_keys=True).encode())
+    for name, parameter in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.double().sum().item()!r}".encode())
     return digest.hexdigest()
 
 
@@ -270,7 +272,8 @@ def _go_on(place: Path, model: Scorer, optimizer: Any, schedule: Any, identity: 
     state = torch.load(path, map_location=device, weights_only=True)
     if state["identity"] != identity:
         raise TrainingError(
-            f"{path} is of a training with other settings or examples: name another folder, or remove that file"
+            f"{path} is of a training with another model, other settings or other examples: name another folder, or "
+            "remove that file"
         )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

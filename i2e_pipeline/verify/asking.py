@@ -193,6 +193,7 @@ class _Asking:
         self.verifier, self.answers, self.config, self.told = verifier, answers, config, told
         self.limits = ImageLimits(min_side=1, max_aspect=1e9)
         self.asked, self.failed, self.why = 0, 0, ""
+        self.gave_up = False
 
     def ask(self, waiting: Sequence[tuple[_Row, tuple[int, int]]], stored: StoredImages) -> None:
         """Give each row its state and answer."""
@@ -240,24 +241,29 @@ class _Asking:
                     else:
                         given.append((row.key, row.pair_id, as_kept(said)))
                 self.answers.keep(given)
-        if self._hopeless():
-            self._refuse_many()
+        if self.gave_up:
+            self._refuse()
         return states
 
     def _hopeless(self) -> bool:
         """Have so many failed by now that the others need not be asked?"""
-        return self.failed >= max(_FEW, self.verifier.at_once) and self._too_many()
+        # Once it was so it stays so: the questions that were dropped for it have no answer.
+        self.gave_up = self.gave_up or (self.failed >= max(_FEW, self.verifier.at_once) and self._too_many())
+        return self.gave_up
 
     def _too_many(self) -> bool:
         return self.failed > self.config.max_failed * self.asked and (self.failed > 1 or self.asked == 1)
 
     def _refuse_many(self) -> None:
         if self._too_many():
-            raise VerifierError(
-                f"{self.verifier.name}: {self.failed} of {self.asked} questions have no answer, and verify.max_failed "
-                f"lets {self.config.max_failed:.0%} be so. The last: {self.why}. What was answered is kept: start the "
-                "run again when the server answers, or raise verify.max_failed"
-            )
+            self._refuse()
+
+    def _refuse(self) -> None:
+        raise VerifierError(
+            f"{self.verifier.name}: {self.failed} of {self.asked} questions have no answer, and verify.max_failed "
+            f"lets {self.config.max_failed:.0%} be so. The last: {self.why}. What was answered is kept: start the "
+            "run again when the server answers, or raise verify.max_failed"
+        )
 
     def end(self) -> None:
         """When the unit's rows are all worked on. Raises VerifierError where too many have failed."""

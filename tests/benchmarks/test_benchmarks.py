@@ -113,7 +113,9 @@ def test_linking(spark: Any, arguments: list[str], tmp_path: Path) -> None:
         "span_recall", "accuracy", "recall@1", "recall@10", "precision", "f1", "ece", "inkb_f1",
     }  # fmt: skip
     again = gold["reranked"]
-    assert {k: v for k, v in again["second"].items() if k != "mentions_per_second"} == gold["disambiguated"]
+    assert {k: v for k, v in again[str(tmp_path / "second")].items() if k != "mentions_per_second"} == gold[
+        "disambiguated"
+    ]
     assert 0 < again["share"] <= 1
 
 

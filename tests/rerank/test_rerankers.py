@@ -122,15 +122,30 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(kind: str, be
     assert all(torch.equal(at_once[name], in_parts[name]) for name in at_once)
 
 
-def test_a_training_of_other_settings_is_not_gone_on_from(bert: str, tmp_path: Path) -> None:
-    table = planted(100)
-    training.train(begin("cross", bert), table, tmp_path, Training(batch=8, epochs=1), stop=lambda: True)
-    with pytest.raises(TrainingError, match="other settings or examples"):
-        training.train(begin("cross", bert), table, tmp_path, Training(batch=8, epochs=1, rate=1e-3))
-    with pytest.raises(TrainingError, match="other settings or examples"):
-        training.train(begin("cross", bert), planted(101), tmp_path, Training(batch=8, epochs=1))
+@pytest.mark.parametrize("other", ["settings", "examples", "an answer", "kind", "nothing"])
+def test_a_training_of_something_else_is_not_gone_on_from(other: str, bert: str, tmp_path: Path) -> None:
+    def train(kind: str, rows: pa.Table, settings: Training) -> Any:
+        torch.manual_seed(0)  # the same new layers, as the command makes them
+        return training.train(begin(kind, bert), rows, tmp_path, settings, stop=lambda: True)
+
+    table, settings = planted(100), Training(batch=8, epochs=1)
+    turned = table.to_pylist()
+    turned[5]["chosen"] = 99
+    train("cross", table, settings)
+    if other == "nothing":
+        assert not train("cross", table, settings)["finished"]
+        return
+    with pytest.raises(TrainingError, match="another model, other settings or other examples"):
+        train(
+            "bi" if other == "kind" else "cross",
+            {"examples": planted(101), "an answer": pa.Table.from_pylist(turned, table.schema)}.get(other, table),
+            Training(batch=8, epochs=1, rate=1e-3) if other == "settings" else settings,
+        )
+
+
+def test_too_few_examples_are_said(bert: str, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="at least 32"):
-        training.train(begin("cross", bert), planted(10), tmp_path / "other", Training())
+        training.train(begin("cross", bert), planted(10), tmp_path, Training())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -149,6 +149,25 @@ def test_a_share_may_fail_and_more_may_not(tmp_path: Path) -> None:
     assert len(gone.asked) == 8
 
 
+class SaysOn(Says):
+    """One whose questions under way are answered after all, when enough have failed: as a server that comes back."""
+
+    def answers(
+        self, asked: Sequence[Question], enough: Callable[[], bool] = lambda: False
+    ) -> Generator[list[tuple[int, str | Failed]], None, None]:
+        for number, one in enumerate(asked):
+            if enough():
+                yield [(number + n, '{"answer": 0}') for n in range(12)]
+                return
+            yield [(number, self.answer(one))]
+
+
+def test_a_server_that_comes_back_while_a_task_gives_up_is_no_question_without_a_state(tmp_path: Path) -> None:
+    images = [stored(picture(n)) for n in range(100, 140)]
+    with pytest.raises(VerifierError, match=r"a test: 8 of 20 questions have no answer"):
+        run(tmp_path, images, SaysOn(lambda q: Failed("HTTP 503")), max_failed=0.5)
+
+
 def test_large_images_are_scaled_and_small_ones_stay() -> None:
     assert scaled(Image.new("RGB", (3000, 10)), 600).size == (600, 2)
     assert scaled(Image.new("RGB", (9000, 1)), 90).size == (90, 1)
