@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from i2e_pipeline.commands import calibrate, entity, fit_link, summary
+from i2e_pipeline.commands import calibrate, entity, summary
+from i2e_pipeline.commands.gold import followed as followed_gold
 from i2e_pipeline.core.config import ConfigError, PriorsConfig, from_tree
 from i2e_pipeline.engine.records import Records
 from i2e_pipeline.engine.stage import StageError
@@ -274,7 +275,7 @@ def _ids_of_merged_items_are_those_of_their_targets(whole: Any, run: Any, states
     others = spark.createDataFrame([(0, 5, None, None)], schema)
     assert quality._followed(others, run) is others
     gold = {(0, 0, 4): 4, (0, 5, 9): None, (1, 0, 3): 2, (2, 0, 1): 7}
-    assert fit_link._followed(gold, run) == {(0, 0, 4): 1, (0, 5, 9): None, (1, 0, 3): 2, (2, 0, 1): 2}
+    assert followed_gold(gold, run) == {(0, 0, 4): 1, (0, 5, 9): None, (1, 0, 3): 2, (2, 0, 1): 2}
     images = [bytes([n]) * 16 for n in range(3)]
     labels = [(images[0], 1, None), (images[0], 2, None), (images[1], 2, "less_sure"), (images[2], 2, None)]
     wrong = exclusion.Exclusions(labels={(images[0], 4), (images[1], 6), (images[2], 6), (images[2], 2)})
