@@ -36,6 +36,11 @@ class I2EError(Exception):
     """Of a command that ends with it."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says first; its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class NoSuchFile(I2EError, FileNotFoundError):
     """A path that a user named leads to nothing."""
 

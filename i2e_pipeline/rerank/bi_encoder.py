@@ -12,7 +12,7 @@ Less is known than by a cross-encoder, for a small part of its cost.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2e_pipeline.rerank.questions import Asked
-from i2e_pipeline.rerank.scorer import CANDIDATE_TOKENS, I64, TEXT_TOKENS, Scorer, layers_of, marked, mean, tokens_of
+from i2e_pipeline.rerank.scorer import (
+    CANDIDATE_TOKENS,
+    I64,
+    TEXT_TOKENS,
+    Rows,
+    Scorer,
+    layers_of,
+    marked,
+    mean,
+    tokens_of,
+)
 
 
 @dataclass(frozen=True)
-class BiRows:
+class BiRows(Rows):
     """Q questions, and the D distinct candidates among theirs."""
 
     ids: Tensor
@@ -40,11 +50,6 @@ class BiRows:
     """(D, M): bool"""
     which: Tensor
     """(Q, K): the distinct candidate; -1 where there is none."""
-    place: I64
-
-    def to(self, device: str) -> BiRows:
-        names = ("ids", "filled", "mention", "told", "told_filled", "which")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 class BiEncoder(Scorer):
@@ -88,7 +93,7 @@ class BiEncoder(Scorer):
             which[row, : end - start] = [distinct[text] for text in told[at : at + end - start]]
             at += end - start
         place = np.concatenate([np.arange(1, end - start + 1) for start, end in ranges])
-        return BiRows(ids, filled, mention, tokens, told_filled, torch.from_numpy(which), place)
+        return BiRows(place, ids, filled, mention, tokens, told_filled, torch.from_numpy(which))
 
     def _texts(self, asked: Asked, numbers: I64, length: int | None) -> tuple[Tensor, Tensor, Tensor]:
         texts = marked(self.tokenizer, asked, numbers, TEXT_TOKENS)

@@ -13,7 +13,7 @@ The encoder is one of BERT's form (positions as numbers, two types of segments).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,21 @@ import torch
 from torch import Tensor, nn
 
 from i2e_pipeline.rerank.questions import Asked
-from i2e_pipeline.rerank.scorer import CANDIDATE_TOKENS, I64, TEXT_TOKENS, Scorer, layers_of, marked, mean, tokens_of
+from i2e_pipeline.rerank.scorer import (
+    CANDIDATE_TOKENS,
+    I64,
+    TEXT_TOKENS,
+    Rows,
+    Scorer,
+    layers_of,
+    marked,
+    mean,
+    tokens_of,
+)
 
 
 @dataclass(frozen=True)
-class CrossRows:
+class CrossRows(Rows):
     """Questions as tensors: Q rows of L tokens."""
 
     ids: Tensor
@@ -38,12 +48,6 @@ class CrossRows:
     """(Q, L): bool, tokens of the mention."""
     there: Tensor
     """(Q, K): bool, whether the question has so many candidates."""
-    place: I64
-    """Of each candidate its column in the scores."""
-
-    def to(self, device: str) -> CrossRows:
-        names = ("ids", "part", "position", "mention", "there")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 class CrossEncoder(Scorer):

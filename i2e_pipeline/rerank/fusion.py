@@ -28,6 +28,7 @@ from i2e_pipeline.rerank.scorer import (
     I64,
     TEXT_TOKENS,
     RerankerError,
+    Rows,
     Scorer,
     layers_of,
     marked,
@@ -36,7 +37,7 @@ from i2e_pipeline.rerank.scorer import (
 
 
 @dataclass(frozen=True)
-class FusionRows:
+class FusionRows(Rows):
     """Q questions with K candidates each; a text stands in as many rows as it has candidates."""
 
     ids: Tensor
@@ -45,10 +46,6 @@ class FusionRows:
     """(Q, K, L): bool"""
     there: Tensor
     """(Q, K): bool"""
-    place: I64
-
-    def to(self, device: str) -> FusionRows:
-        return FusionRows(self.ids.to(device), self.filled.to(device), self.there.to(device), self.place)
 
 
 class Fusion(Scorer):
@@ -104,7 +101,7 @@ class Fusion(Scorer):
             for k, tokens in enumerate(of):
                 ids[row, k, : len(tokens)], filled[row, k, : len(tokens)], there[row, k] = tokens, True, True
         return FusionRows(
-            torch.from_numpy(ids), torch.from_numpy(filled), torch.from_numpy(there), np.concatenate(places)
+            np.concatenate(places), torch.from_numpy(ids), torch.from_numpy(filled), torch.from_numpy(there)
         )
 
     def lengths(self, asked: Asked, numbers: I64) -> I64:

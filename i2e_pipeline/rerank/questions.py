@@ -68,11 +68,9 @@ class Asked:
             int(np.searchsorted(self.mention, number, side="right")),
         )
 
-    def mask_of(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """(C): candidates of these questions."""
-        asked = np.zeros(len(self), dtype=bool)
-        asked[numbers] = True
-        return asked[self.mention]
+    def places(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where the candidates of these questions stand, question by question."""
+        return np.concatenate([np.arange(*self.range_of(n)) for n in numbers])
 
 
 def laid_flat(rows: pa.RecordBatch | pa.Table) -> Asked:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.errors import I2EError, first_line
 from i2e_pipeline.rerank.fusing import Fusing
 from i2e_pipeline.rerank.questions import laid_flat
 
@@ -99,9 +99,9 @@ def begin(kind: str, pretrained: str) -> Scorer:
         try:
             return make(*arguments, **options)
         except (OSError, ValueError, KeyError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise NoReranker(
-                f"--model {pretrained}: no model for a {kind} reranker ({first}): name a folder or a hub's model"
+                f"--model {pretrained}: no model for a {kind} reranker ({first_line(error)}): name a folder or a model "
+                "of the hub"
             ) from None
 
     tokenizer = loaded(AutoTokenizer.from_pretrained, pretrained)
@@ -122,8 +122,8 @@ def _scorer(kind: str, model: Any, tokenizer: Any) -> Scorer:
     from i2e_pipeline.rerank.cross_encoder import CrossEncoder
     from i2e_pipeline.rerank.fusion import Fusion
 
-    made: Scorer = {"cross": CrossEncoder, "bi": BiEncoder, "fusion": Fusion}[kind](model, tokenizer)
-    return made
+    kinds: Mapping[str, Callable[[Any, Any], Scorer]] = {"cross": CrossEncoder, "bi": BiEncoder, "fusion": Fusion}
+    return kinds[kind](model, tokenizer)
 
 
 def save(scorer: Scorer, folder: str, told: About) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,9 @@ from torch.nn import functional as F
 
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.rerank.questions import Asked
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
@@ -27,21 +32,25 @@ class RerankerError(I2EError, ValueError):
     """A reranker that cannot be loaded, trained or asked; the message says the remedy."""
 
 
-class Rows(Protocol):
+@dataclass(frozen=True)
+class Rows:
     """Some questions as tensors."""
 
     place: I64
     """Of each candidate of the questions, in their order, its column in the scores."""
 
-    def to(self, device: str) -> Rows: ...
+    def to(self, device: str) -> Self:
+        moved: dict[str, Any] = {name: of.to(device) for name, of in vars(self).items() if isinstance(of, Tensor)}
+        return replace(self, **moved)
 
 
-class Scorer(nn.Module):
+class Scorer(nn.Module, ABC):
     """A reranker's network."""
 
     kind: str
     tokenizer: Any
 
+    @abstractmethod
     def rows(
         self,
         asked: Asked,
@@ -57,28 +66,27 @@ class Scorer(nn.Module):
         length   tokens that a row is filled up to; None: those of the longest
         width    candidates that a row is filled up to; None: those of the longest
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, rows: Any) -> Tensor:
         """(Q, 1 + K): scores of "none of these" and of each candidate, in logits; -inf where there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lengths(self, asked: Asked, numbers: I64) -> I64:
         """Tokens of each of these questions' rows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pretrained(self) -> Any:
         """The part that Hugging Face saves and loads."""
-        raise NotImplementedError
 
     def added(self) -> dict[str, Tensor]:
         """The parameters beside it, by name."""
         inside = {id(p) for p in self.pretrained().parameters()}
         return {name: p.detach().contiguous() for name, p in self.named_parameters() if id(p) not in inside}
 
+    @abstractmethod
     def from_below(self) -> list[nn.Module]:
         """The pretrained layers, embeddings first."""
-        raise NotImplementedError
 
 
 def scores_of(
@@ -102,7 +110,7 @@ def scores_of(
                 filled = np.concatenate([some, np.repeat(some[:1], batch - len(some))])
                 rows = model.rows(asked, filled, length=int(length), width=int(width))
                 found = model(rows.to(device))[: len(some)].float().cpu()
-                score[asked.mask_of(some)], none[some] = flat_of(found, asked, some)
+                score[asked.places(some)], none[some] = flat_of(found, asked, some)
     return np.round(score * _GRID) / _GRID, np.round(none * _GRID) / _GRID
 
 

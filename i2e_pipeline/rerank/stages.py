@@ -116,7 +116,7 @@ def _folder(run: Run) -> str:
 
 
 def _loaded(folder: Shipped, content: str, device: str, options: Mapping[str, Any]) -> reranker.Reranker:
-    """In a worker: the model, loaded at its first question."""
+    """In a worker: the model, kept for its life."""
     import torch
 
     from i2e_pipeline.images.encoder import choose_device

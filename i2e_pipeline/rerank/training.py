@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +112,15 @@ def train(
             f"below {settings.below}): at least {settings.batch} and one text in {HELD_OUT} to measure on are needed"
         )
     steps = max(1, round(settings.epochs * len(learn) / settings.batch))
-    lengths = model.lengths(asked, np.arange(len(asked)))
+    batches = _Batches(learn, model.lengths(asked, np.arange(len(asked))), settings)
     optimizer, schedule = _optimizer(model, settings, steps)
-    model.to(device)
     identity = _identity(model, settings, learned)
+    model.to(device)
     step, minutes = _go_on(place, model, optimizer, schedule, identity, device)
     began = saved = time.monotonic()
     losses: list[float] = []
     while step < steps and not stop():
-        numbers = _of_step(learn, lengths, settings, step)
+        numbers = batches.of_step(step)
         torch.manual_seed((settings.seed << 32) + step)
         model.train()
         losses.append(_step(model, asked, chosen, numbers, settings, device, optimizer))
@@ -129,7 +128,7 @@ def train(
         step += 1
         if step % settings.measure_steps == 0 or step == steps:
             spent = minutes + (time.monotonic() - began) / 60
-            figures = measure(model, asked, chosen, measured, device, settings.bfloat16)
+            figures = measure(asked, chosen, measured, *scores_of(model, asked, measured, device, settings.bfloat16))
             line = {"step": step, "of": steps, "loss": round(float(np.mean(losses)), 4), "minutes": round(spent, 2)}
             _told(place, {**line, **figures})
             losses = []
@@ -146,7 +145,7 @@ def train(
         "examples": len(learn),
         "steps": steps,
         "fusing": asdict(fusing),
-        **measure(model, asked, chosen, measured, device, settings.bfloat16, fusing),
+        **measure(asked, chosen, measured, score, none, fusing),
     }
 
 
@@ -181,10 +180,11 @@ def prior_and_target(asked: Asked, chosen: I64, numbers: I64, place: I64, width:
     """The fast path's log-probabilities (Q, width) in the columns of the scores, 0 where there is no candidate, and
     the column of the right choice (Q); column 0 is "none of these".
 
+    numbers rising
     place   of each candidate of the questions `numbers`, in their order, the column that it has in the scores
     """
-    of = np.concatenate([np.arange(*asked.range_of(n)) for n in numbers])
-    row = np.repeat(np.arange(len(numbers)), [asked.range_of(n)[1] - asked.range_of(n)[0] for n in numbers])
+    of = asked.places(numbers)
+    row = np.searchsorted(numbers, asked.mention[of])
     prior = np.zeros((len(numbers), width), np.float32)
     prior[:, 0] = asked.log_none[numbers]
     prior[row, place] = asked.log_probability[of]
@@ -194,26 +194,32 @@ def prior_and_target(asked: Asked, chosen: I64, numbers: I64, place: I64, width:
     return torch.from_numpy(prior), torch.from_numpy(target)
 
 
-def _of_step(learn: I64, lengths: I64, settings: Training, step: int) -> I64:
-    """The questions of a step: each once an epoch, those of a batch of about one length."""
-    in_epoch = max(1, len(learn) // settings.batch)
-    epoch, at = divmod(step, in_epoch)
-    return _batches(learn.tobytes(), lengths.tobytes(), settings.batch, settings.seed, epoch)[at]
+class _Batches:
+    """The questions of each step: each once an epoch, those of a batch of about one length."""
 
+    def __init__(self, learn: I64, lengths: I64, settings: Training) -> None:
+        self._learn, self._lengths, self._settings = learn, lengths, settings
+        self._epoch, self._batches = -1, list[I64]()
 
-@lru_cache(maxsize=2)
-def _batches(learn: bytes, lengths: bytes, batch: int, seed: int, epoch: int) -> list[I64]:
-    draw = np.random.default_rng([seed, epoch])
-    numbers, length = (np.frombuffer(of, np.int64) for of in (learn, lengths))
-    order = draw.permutation(numbers)
-    order = order[: max(1, len(order) // batch) * batch]
-    batches: list[I64] = []
-    for start in range(0, len(order), _SORTED_TOGETHER * batch):
-        some = order[start : start + _SORTED_TOGETHER * batch]
-        some = some[np.argsort(length[some], kind="stable")]
-        of_some = [np.sort(some[at : at + batch]) for at in range(0, len(some), batch)]
-        batches += [of_some[i] for i in draw.permutation(len(of_some))]
-    return batches
+    def of_step(self, step: int) -> I64:
+        """Rising numbers."""
+        epoch, at = divmod(step, max(1, len(self._learn) // self._settings.batch))
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._of_epoch(epoch)
+        return self._batches[at]
+
+    def _of_epoch(self, epoch: int) -> list[I64]:
+        batch = self._settings.batch
+        draw = np.random.default_rng([self._settings.seed, epoch])
+        order = draw.permutation(self._learn)
+        order = order[: max(1, len(order) // batch) * batch]
+        batches: list[I64] = []
+        for start in range(0, len(order), _SORTED_TOGETHER * batch):
+            some = order[start : start + _SORTED_TOGETHER * batch]
+            some = some[np.argsort(self._lengths[some], kind="stable")]
+            of_some = [np.sort(some[at : at + batch]) for at in range(0, len(some), batch)]
+            batches += [of_some[i] for i in draw.permutation(len(of_some))]
+        return batches
 
 
 def _optimizer(
@@ -244,7 +250,8 @@ def _identity(model: Scorer, settings: Training, learned: pa.Table) -> str:
     for row in learned.to_pylist():
         digest.update(json.dumps(row, sort_keys=True).encode())
     for name, parameter in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.double().sum().item()!r}".encode())
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -301,17 +308,10 @@ def _told(place: Path, line: dict[str, Any]) -> None:
 
 
 def measure(
-    model: Scorer,
-    asked: Asked,
-    chosen: I64,
-    numbers: I64,
-    device: str,
-    bfloat16: bool = False,
-    fusing: Fusing | None = None,
+    asked: Asked, chosen: I64, numbers: I64, score: F64, none: F64, fusing: Fusing | None = None
 ) -> dict[str, float]:
     """Figures on some questions, with the reranker and before: mean loss, how often the most probable candidate is the
     right one, and how often that is among the candidates (`within`)."""
-    score, none = scores_of(model, asked, numbers, device, bfloat16)
     p, q = (fusing or Fusing()).probabilities(asked, score, none)
 
     def loss(of: F64, rest: F64) -> float:

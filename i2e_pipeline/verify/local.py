@@ -25,6 +25,7 @@ from PIL import Image
 
 from i2e_pipeline.core import digests
 from i2e_pipeline.core.config import VerifyConfig, digest
+from i2e_pipeline.core.errors import first_line
 from i2e_pipeline.core.extras import remedy
 from i2e_pipeline.core.model_name import parse
 from i2e_pipeline.images.encoder import choose_device
@@ -145,7 +146,7 @@ def load(config: VerifyConfig, *, threads: int | None = None, device: str | None
                 setattr(model.generation_config, drawn, None)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError ... for what it does not know
         raise VerifierError(
-            f"verify.model={config.model} does not load: {_first_line(error)}. A model of "
+            f"verify.model={config.model} does not load: {first_line(error)}. A model of "
             "transformers' class image-text-to-text with safetensors and a processor is wanted"
         ) from error
     if not getattr(processor, "chat_template", None):
@@ -217,7 +218,3 @@ def _transformers() -> Any:
     except ModuleNotFoundError as error:
         raise VerifierError(f"verify.model: {remedy(error) or error}") from None
     return transformers
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -15,7 +15,7 @@ from i2e_pipeline.commands.verifying.faults import Mend, Verified
 from i2e_pipeline.core import digests, files
 from i2e_pipeline.core.config import ImageLimits
 from i2e_pipeline.core.draws import mixed
-from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.errors import I2EError, first_line
 from i2e_pipeline.core.ids import content_id, id_halves
 from i2e_pipeline.dataset.published import ImageFile, Published, open_published
 from i2e_pipeline.images import decode
@@ -294,7 +294,7 @@ def pages(dataset: Dataset) -> None:
                 for _ in pq.ParquetFile(stream).iter_batches(_ROWS_AT_ONCE):
                     pass
         except _DAMAGED as error:
-            return f"its pages cannot be read ({str(error).strip().splitlines()[0]})"
+            return f"its pages cannot be read ({first_line(error)})"
         return None
 
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline.commands.verifying.faults import Mend, Verified
 from i2e_pipeline.core import digests, files, stores
-from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.errors import I2EError, first_line
 from i2e_pipeline.dataset.published import manifest_of
 from i2e_pipeline.engine import digest_list, looking, seal
 from i2e_pipeline.engine.pipeline import STORAGE, Pipeline, stored_as
@@ -236,7 +236,7 @@ def footers(pipeline: Pipeline, stored: Sequence[Stored], units: Sequence[Unit],
                 if said is None and one.unit in shards and not _shards(footer.metadata) <= shards[one.unit]:
                     others.setdefault(one.unit, one.below)
         except _DAMAGED as error:
-            return f"its footer cannot be read ({_said(error)})"
+            return f"its footer cannot be read ({first_line(error)})"
         return said
 
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
@@ -331,7 +331,7 @@ def _pages_fault(one: Stored) -> str | None:
             for _ in pq.ParquetFile(stream).iter_batches(1024):
                 pass
     except _DAMAGED as error:
-        return f"its pages cannot be read ({_said(error)})"
+        return f"its pages cannot be read ({first_line(error)})"
     return None
 
 
@@ -359,7 +359,7 @@ def logs(pipeline: Pipeline, stored: Sequence[Stored], found: Verified) -> None:
         try:
             named = _named_by_log(pipeline.tables.path(table))
         except _DAMAGED as error:
-            what = f"the log cannot be read ({_said(error)})"
+            what = f"the log cannot be read ({first_line(error)})"
             for path in _others_of_log(pipeline.tables, table) or [f"{table}/_delta_log"]:
                 found.fault("logs", path, what, Mend.LOG)
             continue
@@ -575,7 +575,3 @@ def input_changed(pipeline: Pipeline, units: Sequence[Unit]) -> list[Gone]:
 
 def _root(tables: Tables, stage: str) -> str:
     return tables.of(stage).root
-
-
-def _said(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
