@@ -695,9 +695,17 @@ def _reranker_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
     trained.add_argument(
         "--write", required=True, type=at_home, metavar="FOLDER", help="where link.reranker.model finds it"
     )
+    trained.add_argument(
+        "--seen", nargs="+", default=[], type=at_home, metavar="GOLD.jsonl",
+        help="tell the model of a candidate a text in which these lines link it",
+    )  # fmt: skip
+    trained.add_argument(
+        "--candidate-tokens", type=int, metavar="N", help="what is told of a candidate (default: 24, with --seen 44)"
+    )
     trained.add_argument("--epochs", type=float, default=3.0)
     trained.add_argument("--batch", type=int, default=32, help="mentions a step (default 32)")
     trained.add_argument("--rate", type=float, default=5e-5, help="peak learning rate of pretrained layers")
+    trained.add_argument("--head-rate", type=float, default=5e-4, help="that of the other layers")
     trained.add_argument("--frozen", type=int, default=0, metavar="N", help="layers from below that stay as they are")
     trained.add_argument("--seed", type=int, default=0)
     trained.add_argument("--bfloat16", action="store_true", help="faster where the processor or card has it")
@@ -734,11 +742,15 @@ def _reranker_train(options: argparse.Namespace) -> int:
     from i2e_pipeline.rerank.training import Training
 
     settings = Training(
-        **{name: getattr(options, name) for name in ("epochs", "batch", "rate", "frozen", "seed", "bfloat16")}
+        **{
+            name: getattr(options, name)
+            for name in ("epochs", "batch", "rate", "head_rate", "frozen", "seed", "bfloat16")
+        }
     )
     figures = reranker.train(
-        options.examples, options.kind, options.model, options.write, settings, options.device, options.threads
-    )
+        options.examples, options.kind, options.model, options.write, settings, options.device, options.threads,
+        options.seen, options.candidate_tokens,
+    )  # fmt: skip
     print(json.dumps(figures, indent=1))
     return 0 if figures["finished"] else 128 + signal.SIGINT
 

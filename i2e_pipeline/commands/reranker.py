@@ -28,11 +28,15 @@ from i2e_pipeline.core import files
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run
 from i2e_pipeline.engine.units import InputError
-from i2e_pipeline.rerank.questions import EXAMPLES
+from i2e_pipeline.rerank.questions import CANDIDATE_TOKENS, CANDIDATE_TOKENS_SEEN, EXAMPLES
 from wikidata.anchors import SEPARATOR, Site, pages_of, sentences
 
 if TYPE_CHECKING:
+    from i2e_pipeline.rerank.seen import Seen
     from i2e_pipeline.rerank.training import Training
+
+UNDER_WAY = ".training"
+"""Behind the name of a reranker's folder: that of the training which will write it."""
 
 log = logging.getLogger(__name__)
 
@@ -266,9 +270,15 @@ def train(
     settings: Training,
     device: str = "auto",
     threads: int | None = None,
+    seen: Sequence[str] = (),
+    candidate_tokens: int | None = None,
 ) -> dict[str, Any]:
-    """Train a reranker into a folder, or go on with the training that was stopped there; returns its figures.
+    """Train a reranker into a folder, or go on with the training that was stopped; returns its figures.
 
+    seen              files of gold lines: the model is told of a candidate a text in which it was linked
+    candidate_tokens  tokens of what the model is told of a candidate; None: 24, with `seen` 44
+
+    What lies in `folder` is whole and of one training; one that is under way stands beside it, in FOLDER.training.
     Ctrl-C ends it with its state kept. Raises InputError, NoReranker and TrainingError.
     """
     import torch
@@ -280,21 +290,43 @@ def train(
         torch.set_num_threads(threads)
     table = read_examples(examples)
     torch.manual_seed(settings.seed)
-    model = reranker.begin(kind, pretrained)
+    tokens = candidate_tokens or (CANDIDATE_TOKENS_SEEN if seen else CANDIDATE_TOKENS)
+    model = reranker.begin(kind, pretrained, tokens)
+    under_way = folder.rstrip("/") + UNDER_WAY
+    places = _seen(seen, f"{under_way}/{reranker.SEEN}") if seen else None
     with _noticed() as asked_to_end:
-        figures = training.train(model, table, folder, settings, choose_device(device), asked_to_end)
+        figures = training.train(model, table, under_way, settings, choose_device(device), asked_to_end, places)
     if figures["finished"]:
         trained = {
             **asdict(settings),
             "pretrained": pretrained.rstrip("/").rpartition("/")[2],
             "examples": [path.rpartition("/")[2] for path in examples],
+            "seen": [path.rpartition("/")[2] for path in seen],
         }
-        reranker.save(model, folder, reranker.About(kind, reranker.Fusing(**figures["fusing"]), figures, trained))
-        training.forget_state(folder)
+        fusing = reranker.Fusing(**figures["fusing"])
+        about = reranker.About(kind, fusing, tokens, bool(seen), figures, trained)
+        reranker.save(model, folder, about, under_way)
+        files.remove(under_way)
         log.info("the reranker is in %s: set link.reranker.model to it", folder)
     else:
         log.info("stopped at step %d of %d; the same command goes on", figures["step"], figures["of"])
     return figures
+
+
+def _seen(gold: Sequence[str], folder: str) -> Seen:
+    """Where entities were seen, by these gold lines."""
+    from i2e_pipeline.rerank.seen import Seen, build
+
+    rows = (row for path in gold for row in gold_lines(path))
+    links = (
+        (entity, row["text"], start, end)
+        for row in rows
+        for start, end, entity in row["mentions"]
+        if entity is not None
+    )
+    if not build(links, folder):
+        raise InputError(f"--seen {', '.join(gold)}: no line links an entity")
+    return Seen(folder)
 
 
 @contextmanager

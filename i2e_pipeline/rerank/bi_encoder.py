@@ -22,7 +22,6 @@ from torch.nn import functional as F
 
 from i2e_pipeline.rerank.questions import Asked
 from i2e_pipeline.rerank.scorer import (
-    CANDIDATE_TOKENS,
     I64,
     TEXT_TOKENS,
     Rows,
@@ -85,7 +84,7 @@ class BiEncoder(Scorer):
         told = [asked.told[i] for r in ranges for i in range(*r)]
         distinct = {text: n for n, text in enumerate(sorted(set(told)))}
         # Asked, all batches have one shape.
-        tokens, told_filled = self.told(list(distinct), None if length is None else CANDIDATE_TOKENS + 2)
+        tokens, told_filled = self.told(list(distinct), None if length is None else self.candidate_tokens + 2)
         width = width or max(end - start for start, end in ranges)
         which = np.full((len(numbers), width), -1, np.int64)
         at = 0
@@ -108,7 +107,7 @@ class BiEncoder(Scorer):
 
     def told(self, told: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
         """Token ids and which of them count, (D, M), of what is told of candidates."""
-        tokens = tokens_of(self.tokenizer, told, CANDIDATE_TOKENS)
+        tokens = tokens_of(self.tokenizer, told, self.candidate_tokens)
         length = length or max((len(t) for t in tokens), default=0) + 2
         ids, filled = np.zeros((len(tokens), length), np.int64), np.zeros((len(tokens), length), bool)
         for row, of in enumerate(tokens):

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from i2e_pipeline.rerank.questions import Asked
 from i2e_pipeline.rerank.scorer import (
-    CANDIDATE_TOKENS,
     I64,
     TEXT_TOKENS,
     Rows,
@@ -30,7 +29,6 @@ from i2e_pipeline.rerank.scorer import (
     layers_of,
     marked,
     mean,
-    tokens_of,
 )
 
 
@@ -75,39 +73,31 @@ class CrossEncoder(Scorer):
     ) -> CrossRows:
         first, last = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         texts = marked(self.tokenizer, asked, numbers, TEXT_TOKENS)
-        ranges = [asked.range_of(n) for n in numbers]
-        told = tokens_of(self.tokenizer, [asked.told[i] for r in ranges for i in range(*r)], CANDIDATE_TOKENS)
-        sizes = [
-            len(text) + 2 + sum(len(t) + 1 for t in told[at : at + r[1] - r[0]])
-            for (text, *_), r, at in zip(texts, ranges, _offsets(ranges), strict=True)
-        ]
-        length, width = length or max(sizes), width or max(r[1] - r[0] for r in ranges)
+        told = self.candidates(asked, numbers)
+        sizes = [len(text) + 2 + sum(len(t) + 1 for t in of) for (text, *_), of in zip(texts, told, strict=True)]
+        length, width = length or max(sizes), width or max(map(len, told))
         ids, part = np.zeros((len(numbers), length), np.int64), np.full((len(numbers), length), -1, np.int64)
         position, mention = np.zeros((len(numbers), length), np.int64), np.zeros((len(numbers), length), bool)
         there = np.zeros((len(numbers), width), bool)
-        for row, ((text, begin, end), r, at) in enumerate(zip(texts, ranges, _offsets(ranges), strict=True)):
+        for row, ((text, begin, end), of) in enumerate(zip(texts, told, strict=True)):
             behind = len(text) + 2
             ids[row, :behind], part[row, :behind] = [first, *text, last], 0
             position[row, :behind] = np.arange(behind)
             mention[row, begin + 1 : end + 1] = True
             start = behind
-            for k, tokens in enumerate(told[at : at + r[1] - r[0]]):
+            for k, tokens in enumerate(of):
                 stop = start + len(tokens) + 1
                 ids[row, start:stop], part[row, start:stop] = [*tokens, last], k + 1
                 position[row, start:stop] = np.arange(behind, behind + stop - start)
                 start = stop
-            there[row, : r[1] - r[0]] = True
-        place = np.concatenate([np.arange(1, r[1] - r[0] + 1) for r in ranges])
+            there[row, : len(of)] = True
+        place = np.concatenate([np.arange(1, len(of) + 1) for of in told])
         tensors = {"ids": ids, "part": part, "position": position, "mention": mention, "there": there}
         return CrossRows(place=place, **{name: torch.from_numpy(of) for name, of in tensors.items()})
 
     def lengths(self, asked: Asked, numbers: I64) -> I64:
         texts = marked(self.tokenizer, asked, numbers, TEXT_TOKENS)
-        ranges = [asked.range_of(n) for n in numbers]
-        told = tokens_of(self.tokenizer, [asked.told[i] for r in ranges for i in range(*r)], CANDIDATE_TOKENS)
-        of_candidates = [
-            sum(len(t) + 1 for t in told[at : at + r[1] - r[0]]) for r, at in zip(ranges, _offsets(ranges), strict=True)
-        ]
+        of_candidates = [sum(len(t) + 1 for t in of) for of in self.candidates(asked, numbers)]
         return np.array([len(t) + 2 + n for (t, *_), n in zip(texts, of_candidates, strict=True)], dtype=np.int64)
 
     def pretrained(self) -> Any:
@@ -134,9 +124,3 @@ class CrossEncoder(Scorer):
         score = self.of_candidate(torch.cat([c, of_mention, c * of_mention], dim=-1)).squeeze(-1)
         none = self.of_none(torch.cat([m, hidden[:, 0]], dim=-1))
         return torch.cat([none, score.masked_fill(~rows.there, -torch.inf)], dim=1)
-
-
-def _offsets(ranges: list[tuple[int, int]]) -> list[int]:
-    """Where the candidates of each question begin, in a list of them all."""
-    sizes = [end - start for start, end in ranges]
-    return [int(n) for n in np.cumsum([0, *sizes[:-1]])]

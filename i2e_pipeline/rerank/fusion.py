@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from i2e_pipeline.rerank.questions import Asked
 from i2e_pipeline.rerank.scorer import (
-    CANDIDATE_TOKENS,
     I64,
     TEXT_TOKENS,
     RerankerError,
@@ -32,7 +31,6 @@ from i2e_pipeline.rerank.scorer import (
     Scorer,
     layers_of,
     marked,
-    tokens_of,
 )
 
 
@@ -81,17 +79,16 @@ class Fusion(Scorer):
         width: int | None = None,
     ) -> FusionRows:
         texts = marked(self.tokenizer, asked, numbers, TEXT_TOKENS)
-        ranges = [asked.range_of(n) for n in numbers]
-        told = iter(tokens_of(self.tokenizer, [asked.told[i] for r in ranges for i in range(*r)], CANDIDATE_TOKENS))
-        width = width or max(end - start for start, end in ranges)
+        told = self.candidates(asked, numbers)
+        width = width or max(map(len, told))
         read: list[list[list[int]]] = []
         places = []
-        for (text, *_), (start, end) in zip(texts, ranges, strict=True):
-            count = end - start
+        for (text, *_), tokens_of_each in zip(texts, told, strict=True):
+            count = len(tokens_of_each)
             place = np.arange(count) if order is None else order.permutation(count)
             of_question: list[list[int]] = [[] for _ in range(count)]
-            for k in place:
-                of_question[k] = [*self.first, self.number(int(k) + 1), *next(told), self.last, *text, self.last]
+            for k, tokens in zip(place, tokens_of_each, strict=True):
+                of_question[k] = [*self.first, self.number(int(k) + 1), *tokens, self.last, *text, self.last]
             read.append(of_question)
             places.append(place + 1)
         length = length or max(len(ids) for of in read for ids in of)
@@ -106,9 +103,7 @@ class Fusion(Scorer):
 
     def lengths(self, asked: Asked, numbers: I64) -> I64:
         texts = marked(self.tokenizer, asked, numbers, TEXT_TOKENS)
-        ranges = [asked.range_of(n) for n in numbers]
-        told = iter(tokens_of(self.tokenizer, [asked.told[i] for r in ranges for i in range(*r)], CANDIDATE_TOKENS))
-        longest = [max((len(next(told)) for _ in range(*r)), default=0) for r in ranges]
+        longest = [max(map(len, of), default=0) for of in self.candidates(asked, numbers)]
         around = len(self.first) + 3
         return np.array([len(t) + n + around for (t, *_), n in zip(texts, longest, strict=True)], dtype=np.int64)
 

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from i2e_pipeline.rerank.seen import Seen
 
 CANDIDATE = pa.struct(
     [
@@ -32,6 +36,9 @@ QUESTIONS = pa.schema(
 )
 EXAMPLES = QUESTIONS.append(pa.field("chosen", pa.int64()))
 """With the entity that is meant; null, or one that is no candidate: none of these."""
+
+CANDIDATE_TOKENS, CANDIDATE_TOKENS_SEEN = 24, 44
+"""Tokens of what a model is told of a candidate: without and with where it was seen."""
 
 LEAST = 1e-6
 """A probability below this counts as this: its logarithm would outweigh whatever a reranker can say."""
@@ -73,10 +80,11 @@ class Asked:
         return np.concatenate([np.arange(*self.range_of(n)) for n in numbers])
 
 
-def laid_flat(rows: pa.RecordBatch | pa.Table) -> Asked:
+def laid_flat(rows: pa.RecordBatch | pa.Table, seen: Seen | None = None) -> Asked:
     """Questions in the form that models take.
 
     rows    with the columns of QUESTIONS
+    seen    where entities were seen; a text that asks is not told itself
     """
     lists = rows.column("candidates")
     if isinstance(lists, pa.ChunkedArray):
@@ -86,16 +94,19 @@ def laid_flat(rows: pa.RecordBatch | pa.Table) -> Asked:
     mention = np.repeat(np.arange(len(lists)), lengths)
     probability = flat.field("probability").to_numpy(zero_copy_only=False).astype(np.float64)
     none = 1.0 - np.bincount(mention, probability, len(lists))
+    entity = flat.field("entity_id").to_numpy(zero_copy_only=False).astype(np.int64)
+    texts = rows.column("text").to_pylist()
+    places = [None] * len(entity) if seen is None else seen.of(entity, [texts[n] for n in mention])
     return Asked(
-        texts=rows.column("text").to_pylist(),
+        texts=texts,
         starts=rows.column("start").to_pylist(),
         ends=rows.column("end").to_pylist(),
         mention=mention,
-        entity=flat.field("entity_id").to_numpy(zero_copy_only=False).astype(np.int64),
+        entity=entity,
         told=[
             as_told(*of)
             for of in zip(
-                *(flat.field(name).to_pylist() for name in ("name", "description", "coarse_type")), strict=True
+                *(flat.field(name).to_pylist() for name in ("name", "description", "coarse_type")), places, strict=True
             )
         ],
         log_probability=np.log(np.maximum(probability, LEAST)),
@@ -103,10 +114,12 @@ def laid_flat(rows: pa.RecordBatch | pa.Table) -> Asked:
     )
 
 
-def as_told(name: str | None, description: str | None, coarse_type: str | None) -> str:
-    """The text by which a model is told a candidate: "Athens, capital city of Greece (settlement)"."""
+def as_told(name: str | None, description: str | None, coarse_type: str | None, seen: str | None = None) -> str:
+    """The text by which a model is told a candidate: "Athens, capital city of Greece (settlement); seen: Athens by
+    night"."""
     told = ", ".join(part for part in (name, description) if part) or "?"
-    return f"{told} ({coarse_type})" if coarse_type else told
+    typed = f"{told} ({coarse_type})" if coarse_type else told
+    return f"{typed}; seen: {seen}" if seen else typed
 
 
 def places_of(chosen: Sequence[int | None], asked: Asked) -> npt.NDArray[np.int64]:

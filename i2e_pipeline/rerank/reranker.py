@@ -2,13 +2,16 @@
 
 FOLDER/reranker.json     kind, how scores are weighed, what it was trained on with which figures
 FOLDER/model/            the pretrained part with its tokenizer, as Hugging Face saves it
-FOLDER/heads.safetensors what training added to that (cross, bi), or a number (fusion)
+FOLDER/heads.safetensors what training added to that
+FOLDER/seen/             where entities were seen, where the model was trained to be told so (seen.py)
+FOLDER/curve.jsonl       figures on the held-out texts while it was trained
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,15 +25,16 @@ import pyarrow as pa
 from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError, first_line
 from i2e_pipeline.rerank.fusing import Fusing
-from i2e_pipeline.rerank.questions import laid_flat
+from i2e_pipeline.rerank.questions import CANDIDATE_TOKENS, laid_flat
 
 if TYPE_CHECKING:
     from i2e_pipeline.rerank.scorer import Scorer
+    from i2e_pipeline.rerank.seen import Seen
 
 F64 = npt.NDArray[np.float64]
 FORMAT = 1
 KINDS = ("cross", "bi", "fusion")
-ABOUT, MODEL, HEADS = "reranker.json", "model", "heads.safetensors"
+ABOUT, MODEL, HEADS, SEEN, CURVE = "reranker.json", "model", "heads.safetensors", "seen", "curve.jsonl"
 SCORES = 1
 """To be raised when the code makes other scores of the same folder."""
 
@@ -45,6 +49,9 @@ class About:
 
     kind: str
     fusing: Fusing
+    candidate_tokens: int = CANDIDATE_TOKENS
+    seen: bool = False
+    """Whether the model is told where entities were seen."""
     figures: Mapping[str, Any] = field(default_factory=dict)
     trained: Mapping[str, Any] = field(default_factory=dict)
     """Settings and names of the files of examples."""
@@ -57,7 +64,8 @@ def about(folder: str) -> About:
         told = json.loads(path.read_text("utf-8"))
         if told["format"] != FORMAT or told["kind"] not in KINDS:
             raise ValueError(f"format {told['format']!r}, kind {told['kind']!r}")
-        return About(told["kind"], Fusing(**told["fusing"]), told.get("figures", {}), told.get("trained", {}))
+        rest = {k: v for k, v in told.items() if k not in ("format", "kind", "fusing")}
+        return About(told["kind"], Fusing(**told["fusing"]), **rest)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise NoReranker(
             f"{folder} holds no reranker ({ABOUT}: {error}): name a folder that `i2e reranker train` wrote"
@@ -70,6 +78,7 @@ class Reranker:
 
     scorer: Scorer
     about: About
+    seen: Seen | None = None
     device: str = "cpu"
     bfloat16: bool = False
     batch: int = 16
@@ -81,12 +90,12 @@ class Reranker:
         """
         from i2e_pipeline.rerank.scorer import scores_of
 
-        asked = laid_flat(questions)
+        asked = laid_flat(questions, self.seen)
         score, none = scores_of(self.scorer, asked, np.arange(len(asked)), self.device, self.bfloat16, self.batch)
         return self.about.fusing.probabilities(asked, score, none)[0], score
 
 
-def begin(kind: str, pretrained: str) -> Scorer:
+def begin(kind: str, pretrained: str, candidate_tokens: int = CANDIDATE_TOKENS) -> Scorer:
     """A reranker to be trained, from a pretrained model.
 
     pretrained   name or folder of Hugging Face's form: an encoder (cross, bi), or an encoder–decoder (fusion); of an
@@ -106,38 +115,46 @@ def begin(kind: str, pretrained: str) -> Scorer:
 
     tokenizer = loaded(AutoTokenizer.from_pretrained, pretrained)
     if kind != "fusion":
-        return _scorer(kind, loaded(AutoModel.from_pretrained, pretrained), tokenizer)
+        return _scorer(kind, loaded(AutoModel.from_pretrained, pretrained), tokenizer, candidate_tokens)
     from transformers import AutoConfig
 
     if loaded(AutoConfig.from_pretrained, pretrained).is_encoder_decoder:
-        return _scorer(kind, loaded(AutoModelForSeq2SeqLM.from_pretrained, pretrained), tokenizer)
+        return _scorer(kind, loaded(AutoModelForSeq2SeqLM.from_pretrained, pretrained), tokenizer, candidate_tokens)
     model = loaded(EncoderDecoderModel.from_encoder_decoder_pretrained, pretrained, pretrained)
     model.config.decoder_start_token_id = tokenizer.cls_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
-    return _scorer(kind, model, tokenizer)
+    return _scorer(kind, model, tokenizer, candidate_tokens)
 
 
-def _scorer(kind: str, model: Any, tokenizer: Any) -> Scorer:
+def _scorer(kind: str, model: Any, tokenizer: Any, candidate_tokens: int) -> Scorer:
     from i2e_pipeline.rerank.bi_encoder import BiEncoder
     from i2e_pipeline.rerank.cross_encoder import CrossEncoder
     from i2e_pipeline.rerank.fusion import Fusion
 
     kinds: Mapping[str, Callable[[Any, Any], Scorer]] = {"cross": CrossEncoder, "bi": BiEncoder, "fusion": Fusion}
-    return kinds[kind](model, tokenizer)
+    scorer = kinds[kind](model, tokenizer)
+    scorer.candidate_tokens = candidate_tokens
+    return scorer
 
 
-def save(scorer: Scorer, folder: str, told: About) -> None:
-    """Write a folder that `load` reads; `reranker.json` last, so that half a folder is none."""
+def save(scorer: Scorer, folder: str, told: About, training: str | None = None) -> None:
+    """Write a folder that `load` reads, in the place of an older one; until it is whole, that stays.
+
+    training   folder of the training, which may hold SEEN and CURVE
+    """
     from safetensors.torch import save_file
 
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    (place / ABOUT).unlink(missing_ok=True)
-    pretrained = scorer.pretrained()
-    pretrained.save_pretrained(place / MODEL)
-    scorer.tokenizer.save_pretrained(place / MODEL)
-    save_file(scorer.added(), place / HEADS)
-    files.write_bytes(str(place / ABOUT), (json.dumps({"format": FORMAT, **asdict(told)}, indent=1) + "\n").encode())
+    with files.fresh_folder(folder) as place:
+        pretrained = scorer.pretrained()
+        pretrained.save_pretrained(place / MODEL)
+        scorer.tokenizer.save_pretrained(place / MODEL)
+        save_file(scorer.added(), place / HEADS)
+        if told.seen:
+            shutil.copytree(Path(str(training)) / SEEN, place / SEEN)
+        if training is not None and (Path(training) / CURVE).exists():
+            shutil.copy(Path(training) / CURVE, place / CURVE)
+        about = json.dumps({"format": FORMAT, **asdict(told)}, indent=1)
+        files.write_bytes(str(place / ABOUT), f"{about}\n".encode())
 
 
 def load(folder: str, *, device: str = "cpu", bfloat16: bool = False, batch: int = 16) -> Reranker:
@@ -146,6 +163,8 @@ def load(folder: str, *, device: str = "cpu", bfloat16: bool = False, batch: int
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, EncoderDecoderModel
+
+    from i2e_pipeline.rerank.seen import Seen
 
     told = about(folder)
     place = str(Path(folder) / MODEL)
@@ -157,15 +176,16 @@ def load(folder: str, *, device: str = "cpu", bfloat16: bool = False, batch: int
             two = json.loads((Path(place) / "config.json").read_text("utf-8"))["model_type"] == "encoder-decoder"
             form = EncoderDecoderModel if two else AutoModelForSeq2SeqLM
             model = form.from_pretrained(place, local_files_only=True, use_safetensors=True)
-        scorer = _scorer(told.kind, model, tokenizer)
+        scorer = _scorer(told.kind, model, tokenizer, told.candidate_tokens)
         lacking, unknown = scorer.load_state_dict(load_file(Path(folder) / HEADS), strict=False)
         added = set(scorer.added())
         if unknown or added & set(lacking):
             raise ValueError(f"{HEADS} lacks {sorted(added & set(lacking))}, and has besides {sorted(unknown)}")
+        seen = Seen(Path(folder) / SEEN) if told.seen else None
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise NoReranker(f"{folder}: its model cannot be loaded ({error}): train it again, or copy it whole") from None
     scorer.to(device).eval()
-    return Reranker(scorer, told, device, bfloat16, batch)
+    return Reranker(scorer, told, seen, device, bfloat16, batch)
 
 
 _loaded: dict[Any, Reranker] = {}

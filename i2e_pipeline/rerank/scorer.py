@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2e_pipeline.core.errors import I2EError
-from i2e_pipeline.rerank.questions import Asked
+from i2e_pipeline.rerank.questions import CANDIDATE_TOKENS, Asked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,8 +24,6 @@ F64 = npt.NDArray[np.float64]
 
 TEXT_TOKENS = 64
 """Tokens of the text that are kept, around the mention."""
-CANDIDATE_TOKENS = 24
-"""Tokens of what is told of a candidate."""
 
 
 class RerankerError(I2EError, ValueError):
@@ -49,6 +47,7 @@ class Scorer(nn.Module, ABC):
 
     kind: str
     tokenizer: Any
+    candidate_tokens: int = CANDIDATE_TOKENS
 
     @abstractmethod
     def rows(
@@ -66,6 +65,14 @@ class Scorer(nn.Module, ABC):
         length   tokens that a row is filled up to; None: those of the longest
         width    candidates that a row is filled up to; None: those of the longest
         """
+
+    def candidates(self, asked: Asked, numbers: I64) -> list[list[list[int]]]:
+        """Tokens of what is told of each candidate of these questions, without special ones."""
+        ranges = [asked.range_of(n) for n in numbers]
+        tokens = iter(
+            tokens_of(self.tokenizer, [asked.told[i] for of in ranges for i in range(*of)], self.candidate_tokens)
+        )
+        return [[next(tokens) for _ in range(*of)] for of in ranges]
 
     @abstractmethod
     def forward(self, rows: Any) -> Tensor:

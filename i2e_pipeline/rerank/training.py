@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.rerank.fusing import Fusing, best_of, fit
 from i2e_pipeline.rerank.questions import Asked, laid_flat, places_of
 from i2e_pipeline.rerank.scorer import Scorer, listwise, scores_of
+from i2e_pipeline.rerank.seen import Seen, text_hash
 
 log = logging.getLogger(__name__)
 I64 = npt.NDArray[np.int64]
@@ -90,6 +91,7 @@ def train(
     settings: Training,
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
+    seen: Seen | None = None,
 ) -> dict[str, Any]:
     """Train, or go on where `folder` holds a training of the same settings and examples; returns its figures.
 
@@ -97,12 +99,13 @@ def train(
     folder     gets curve.jsonl, a line per measurement on the held-out texts, and training.pt, which is removed at the
                end
     stop       asked after each step; once true, the state is written and the training ends early (`finished` false)
+    seen       where entities were seen, which the model is told
     Raises TrainingError for too few examples, or a folder with another training.
     """
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     learned = unsure(examples, settings.below)
-    asked = laid_flat(learned)
+    asked = laid_flat(learned, seen)
     chosen = places_of(learned.column("chosen").to_pylist(), asked)
     held = held_out(asked.texts)
     learn, measured = np.flatnonzero(~held), np.flatnonzero(held)
@@ -114,7 +117,7 @@ def train(
     steps = max(1, round(settings.epochs * len(learn) / settings.batch))
     batches = _Batches(learn, model.lengths(asked, np.arange(len(asked))), settings)
     optimizer, schedule = _optimizer(model, settings, steps)
-    identity = _identity(model, settings, learned)
+    identity = _identity(model, settings, learned, asked.told)
     model.to(device)
     step, minutes = _go_on(place, model, optimizer, schedule, identity, device)
     began = saved = time.monotonic()
@@ -139,19 +142,16 @@ def train(
         _save(place, model, optimizer, schedule, identity, step, minutes + (time.monotonic() - began) / 60)
         return {"finished": False, "step": step, "of": steps}
     score, none = scores_of(model, asked, measured, device, settings.bfloat16)
-    fusing = fit(asked, score, none, chosen, measured)
+    # Figures are of the half of the held-out questions that the fusing was not fitted on.
+    half = np.array([text_hash(asked.texts[n]) % 2 == 0 for n in measured])
+    fusing = fit(asked, score, none, chosen, measured[half])
     return {
         "finished": True,
         "examples": len(learn),
         "steps": steps,
-        "fusing": asdict(fusing),
-        **measure(asked, chosen, measured, score, none, fusing),
+        "fusing": asdict(fit(asked, score, none, chosen, measured)),
+        **measure(asked, chosen, measured[~half], score, none, fusing),
     }
-
-
-def forget_state(folder: str | Path) -> None:
-    """Remove what only an unfinished training needs."""
-    (Path(folder) / _STATE).unlink(missing_ok=True)
 
 
 def _step(
@@ -243,10 +243,12 @@ def _optimizer(
     )
 
 
-def _identity(model: Scorer, settings: Training, learned: pa.Table) -> str:
+def _identity(model: Scorer, settings: Training, learned: pa.Table, told: Sequence[str]) -> str:
     """Names what a training must agree in to go on: all but how often it is saved and measured."""
     of = {k: v for k, v in asdict(settings).items() if k not in ("save_minutes", "measure_steps")}
-    digest = hashlib.blake2b(json.dumps([model.kind, of], sort_keys=True).encode(), digest_size=16)
+    digest = hashlib.blake2b(
+        json.dumps([model.kind, model.candidate_tokens, of, told], sort_keys=True).encode(), digest_size=16
+    )
     for row in learned.to_pylist():
         digest.update(json.dumps(row, sort_keys=True).encode())
     for name, parameter in sorted(model.state_dict().items()):
@@ -311,7 +313,8 @@ def measure(
     asked: Asked, chosen: I64, numbers: I64, score: F64, none: F64, fusing: Fusing | None = None
 ) -> dict[str, float]:
     """Figures on some questions, with the reranker and before: mean loss, how often the most probable candidate is the
-    right one, and how often that is among the candidates (`within`)."""
+    right one, the expected calibration error of its probability in 10 bins, and how often the right one is among the
+    candidates (`within`)."""
     p, q = (fusing or Fusing()).probabilities(asked, score, none)
 
     def loss(of: F64, rest: F64) -> float:
@@ -321,10 +324,19 @@ def measure(
     def right(of: F64) -> float:
         return round(float((best_of(of, asked) == chosen)[numbers].mean()), 4)
 
+    def ece(of: F64) -> float:
+        best = best_of(of, asked)[numbers]
+        bins = np.minimum((of[best] * 10).astype(np.int64), 9)
+        gap = np.bincount(bins, of[best] - (best == chosen[numbers]), 10)
+        return round(float(np.abs(gap).sum() / max(len(numbers), 1)), 4)
+
+    before = np.exp(asked.log_probability)
     return {
         "held_out_loss": loss(p, q),
-        "loss_before": loss(np.exp(asked.log_probability), np.exp(asked.log_none)),
+        "loss_before": loss(before, np.exp(asked.log_none)),
         "right": right(p),
-        "right_before": right(asked.log_probability),
+        "right_before": right(before),
+        "ece": ece(p),
+        "ece_before": ece(before),
         "within": round(float((chosen[numbers] >= 0).mean()), 4),
     }

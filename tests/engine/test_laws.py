@@ -595,7 +595,8 @@ def test_nothing_is_left_behind_by_waves(tmp_path: Path, spark: Any) -> None:
     after = run("many", 120)
     assert after["accumulators"] == before["accumulators"]
     assert after["threads"] <= before["threads"]
-    assert after["threads of Java"] <= before["threads of Java"] + 5
+    # Of 25 more waves each would leave one; those of pools and connections come and go by a handful.
+    assert after["threads of Java"] <= before["threads of Java"] + 12
     assert after["classes"] <= before["classes"] + 150
     assert after["metaspace"] <= before["metaspace"] + 4
 

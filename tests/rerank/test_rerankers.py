@@ -152,9 +152,9 @@ def test_too_few_examples_are_said(bert: str, tmp_path: Path) -> None:
 def test_a_saved_reranker_is_the_same(kind: str, bert: str, tmp_path: Path) -> None:
     model, table = random(kind, bert), planted(30)
     asked = laid_flat(table)
-    save(model, str(tmp_path), About(kind, Fusing(0.8, 1.2, -0.1), {"right": 0.9}, {"seed": 1}))
+    save(model, str(tmp_path), About(kind, Fusing(0.8, 1.2, -0.1), figures={"right": 0.9}, trained={"seed": 1}))
     loaded = load(str(tmp_path))
-    assert loaded.about == About(kind, Fusing(0.8, 1.2, -0.1), {"right": 0.9}, {"seed": 1})
+    assert loaded.about == About(kind, Fusing(0.8, 1.2, -0.1), figures={"right": 0.9}, trained={"seed": 1})
     score, none = scores_of(model, asked, np.arange(30))
     probability, again = loaded.probabilities(table.select(QUESTIONS.names))
     assert (again == score).all()
