@@ -16,7 +16,7 @@ from i2e_pipeline.knowledge.stages import KnowledgeBase, Surfaces
 from i2e_pipeline.label.stages import Label
 from i2e_pipeline.link.stages import Link
 from i2e_pipeline.publish.stages import Finish, Publish, Select
-from i2e_pipeline.rerank.stages import Rerank
+from i2e_pipeline.rerank.stages import EncodeCandidates, RerankByVectors, stages_of
 from i2e_pipeline.score.stages import EncodeEntities, Score
 from i2e_pipeline.verify.stages import Verify
 
@@ -24,14 +24,18 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-def built_in() -> list[Stage]:
-    """The stages of this package, in their order."""
+def built_in(behind_link: Sequence[Stage] = ()) -> list[Stage]:
+    """The stages of this package that every config has, in their order.
+
+    behind_link   what stands between linking and scoring besides
+    """
     return [
         KnowledgeBase(),
         Surfaces(),
         Pairs(),
         Extract(),
         Link(),
+        *behind_link,
         EncodeEntities(),
         Score(),
         Label(),
@@ -43,24 +47,21 @@ def built_in() -> list[Stage]:
 
 def every() -> list[Stage]:
     """The same with those that only some configs have."""
-    return arrange(built_in(), [Rerank(), Verify()])
+    return arrange(built_in([EncodeCandidates()]), [RerankByVectors(), Verify()])
 
 
 def stages(config: Config | None = None) -> list[Stage]:
     """All stages, those that the config names among them. Raises StageError for one that does not fit."""
     if config is None:
         return arrange(built_in())
-    return arrange(arrange(built_in(), second_look(config)), from_outside(config.stages))
+    return arrange(second_look(config), from_outside(config.stages))
 
 
 def second_look(config: Config) -> list[Stage]:
-    """Stages of this package that are there only where the config asks for them, and stand among the others as
-    anybody's would: without them, nothing tells that there are any."""
-    asked_for: list[tuple[bool, type[Stage]]] = [
-        (config.link.reranker.model is not None, Rerank),
-        (config.verify.on, Verify),
-    ]
-    return [stage() for wanted, stage in asked_for if wanted]
+    """The stages of this package, with those that are there only where the config asks for them and stand among the
+    others as anybody's would: without them, nothing tells that there are any."""
+    rerank = stages_of(config)
+    return arrange(built_in(rerank[:-1]), [*rerank[-1:], *([Verify()] if config.verify.on else [])])
 
 
 def sections_of(names: Sequence[str]) -> Mapping[str, type[Section]]:

@@ -9,15 +9,18 @@ Processes of a machine that open the same folder share its pages. A folder that 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.files import fresh_folder
@@ -94,3 +97,30 @@ class Arrays:
         # An empty file cannot be mapped.
         flat = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype=dtype)
         return flat if width is None else flat.reshape(-1, width)
+
+
+KEPT_STORES = 3
+"""How many stores a cache folder keeps: those used last. A table that grows during a run is another store each time."""
+
+
+def laid_out(root: Path, key: str, header: str, format: int, lay_out: Callable[[Writer], None]) -> Arrays:
+    """Arrays that this machine's processes share, made by the first that asks for them; the others wait.
+
+    root    a folder of such stores on a local disk
+    key     names the content
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    place = root / hashlib.blake2b(f"{format} {key}".encode(), digest_size=16).hexdigest()
+    with FileLock(f"{root}/.lock"):
+        if not place.is_dir():
+            with new(place, header, alone=True) as store:
+                lay_out(store)
+            _drop_old(root, keep=place)
+        os.utime(place)
+        return Arrays(place, header, format)
+
+
+def _drop_old(root: Path, keep: Path) -> None:
+    stores = sorted((p for p in root.iterdir() if p.is_dir() and p != keep), key=lambda p: p.stat().st_mtime)
+    for old in stores[: max(0, len(stores) - KEPT_STORES + 1)]:
+        shutil.rmtree(old, ignore_errors=True)  # whoever has it mapped keeps its pages

@@ -113,6 +113,10 @@ WIDER = _schema(
     _key("wider_of", pa.int64()),
     _key("steps", pa.int32()),
 )
+CANDIDATE_VECTORS = _schema(
+    _key("entity_id", pa.int64()),
+    _key("vector", pa.list_(pa.float32())),
+)
 ENTITY_VECTORS = _schema(
     _key("entity_id", pa.int64()),
     _key("vector", pa.list_(pa.float32())),

@@ -259,7 +259,7 @@ def _reads_what_is_written(stage: Stage, stages: Sequence[Stage]) -> None:
 
 def _in_time(stage: Stage, stages: Sequence[Stage], does: str, table: str | None) -> None:
     """Raises StageError where a table is narrowed, or replaced, after somebody read it: stages would count different
-    rows of it."""
+    rows of it. One that makes segments counts none: what it has made too much of is not asked for."""
     if table is None:
         return
     at = stages.index(stage)
@@ -270,7 +270,7 @@ def _in_time(stage: Stage, stages: Sequence[Stage], does: str, table: str | None
         narrowable = [t for s in stages for t, declared in s.tables.items() if declared.narrowable]
         raise StageError(f"stage {stage.name} {does} {table!r}, which cannot be; these can: {', '.join(narrowable)}")
     for earlier in stages[stages.index(writer) + 1 : at]:
-        if table in earlier.reads and table not in (earlier.narrows, earlier.replaces):
+        if table in earlier.reads and table not in (earlier.narrows, earlier.replaces) and earlier.scope != "segments":
             raise StageError(
                 f"stage {stage.name} {does} {table!r} behind {earlier.name}, which reads it: stand before that one "
                 f"(after = ({writer.name!r},))"

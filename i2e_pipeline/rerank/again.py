@@ -15,17 +15,21 @@ from i2e_pipeline.rerank.questions import CANDIDATE
 
 if TYPE_CHECKING:
     from i2e_pipeline.rerank.reranker import Reranker
+    from i2e_pipeline.rerank.vectors import CandidateVectors
 
 UNSURE, ASKED = "mentions that linking was unsure of", "mentions looked at again"
 CHANGED = "mentions that mean something else after it"
 
 
-def look_again(batches: Iterable[pa.RecordBatch], reranker: Reranker) -> Iterator[tuple[str, pa.RecordBatch]]:
+def look_again(
+    batches: Iterable[pa.RecordBatch], reranker: Reranker, known: CandidateVectors | None = None
+) -> Iterator[tuple[str, pa.RecordBatch]]:
     """The candidates of each mention, by rank.
 
     batches   text_id: binary(16), start, end: int32, candidates: list<struct<rank, entity_id, prior, probability>> by
               rank, unsure: bool, told: list<struct<entity_id, name, description, coarse_type>> and text, null where the
               mention is not asked
+    known     of a bi-encoder: vectors of candidates
     yields    ("reranked", RERANKED), and notes of how many were unsure, asked, changed
     What a mention gets depends on it and its text alone.
     """
@@ -39,7 +43,7 @@ def look_again(batches: Iterable[pa.RecordBatch], reranker: Reranker) -> Iterato
         asked = pc.is_valid(batch.column("text")).to_numpy(zero_copy_only=False)
         here = asked[mention]
         if asked.any():
-            found, scores = reranker.probabilities(_questions(batch, asked))
+            found, scores = reranker.probabilities(_questions(batch, asked), known)
             probability[here], score[here] = found, scores
         rank = flat.field("rank").to_numpy(zero_copy_only=False)
         order = np.lexsort((rank, -probability, mention))

@@ -44,11 +44,13 @@ class BiRows(Rows):
     mention: Tensor
     """(Q, L): bool, tokens of the mention."""
     told: Tensor
-    """(D, M): token ids of the distinct candidates."""
+    """(D, M): token ids of the distinct candidates; empty where `vectors` are known."""
     told_filled: Tensor
     """(D, M): bool"""
     which: Tensor
     """(Q, K): the distinct candidate; -1 where there is none."""
+    vectors: Tensor | None = None
+    """(Q, K, W): unit vectors of the candidates."""
 
 
 class BiEncoder(Scorer):
@@ -81,17 +83,23 @@ class BiEncoder(Scorer):
     ) -> BiRows:
         ids, filled, mention = self._texts(asked, numbers, length)
         ranges = [asked.range_of(n) for n in numbers]
+        width = width or max(end - start for start, end in ranges)
+        place = np.concatenate([np.arange(1, end - start + 1) for start, end in ranges])
+        which = np.full((len(numbers), width), -1, np.int64)
+        if asked.vectors is not None:
+            vectors = np.zeros((len(numbers), width, asked.vectors.shape[1]), np.float32)
+            for row, (start, end) in enumerate(ranges):
+                vectors[row, : end - start], which[row, : end - start] = asked.vectors[start:end], 0
+            none = torch.zeros((0, 0), dtype=torch.long)
+            return BiRows(place, ids, filled, mention, none, none, torch.from_numpy(which), torch.from_numpy(vectors))
         told = [asked.told[i] for r in ranges for i in range(*r)]
         distinct = {text: n for n, text in enumerate(sorted(set(told)))}
         # Asked, all batches have one shape.
         tokens, told_filled = self.told(list(distinct), None if length is None else self.candidate_tokens + 2)
-        width = width or max(end - start for start, end in ranges)
-        which = np.full((len(numbers), width), -1, np.int64)
         at = 0
         for row, (start, end) in enumerate(ranges):
             which[row, : end - start] = [distinct[text] for text in told[at : at + end - start]]
             at += end - start
-        place = np.concatenate([np.arange(1, end - start + 1) for start, end in ranges])
         return BiRows(place, ids, filled, mention, tokens, told_filled, torch.from_numpy(which))
 
     def _texts(self, asked: Asked, numbers: I64, length: int | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,11 +145,10 @@ class BiEncoder(Scorer):
         return self.of_mention(torch.cat([text, of_mention], dim=-1))
 
     def forward(self, rows: BiRows) -> Tensor:
-        return self.scores(
-            self.mentions(rows.ids, rows.filled, rows.mention),
-            self.entities(rows.told, rows.told_filled)[rows.which.clamp(min=0)],
-            rows.which >= 0,
-        )
+        entities = rows.vectors
+        if entities is None:
+            entities = self.entities(rows.told, rows.told_filled)[rows.which.clamp(min=0)]
+        return self.scores(self.mentions(rows.ids, rows.filled, rows.mention), entities, rows.which >= 0)
 
     def scores(self, mentions: Tensor, entities: Tensor, there: Tensor) -> Tensor:
         """(Q, 1 + K) of mentions (Q, W) and the unit vectors of their candidates (Q, K, W)."""

@@ -60,6 +60,8 @@ class Asked:
     """(C): natural logarithm of the fast path's probability."""
     log_none: npt.NDArray[np.float64]
     """(Q): that of "none of these"."""
+    vectors: npt.NDArray[np.float32] | None = None
+    """(C, W): for a bi-encoder, those of the candidates, where they are known already."""
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -13,8 +13,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +25,15 @@ import pyarrow as pa
 from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError, first_line
 from i2e_pipeline.rerank.fusing import Fusing
-from i2e_pipeline.rerank.questions import CANDIDATE_TOKENS, laid_flat
+from i2e_pipeline.rerank.questions import CANDIDATE_TOKENS, Asked, laid_flat
 
 if TYPE_CHECKING:
     from i2e_pipeline.rerank.scorer import Scorer
     from i2e_pipeline.rerank.seen import Seen
+    from i2e_pipeline.rerank.vectors import CandidateVectors
 
 F64 = npt.NDArray[np.float64]
+F32 = npt.NDArray[np.float32]
 FORMAT = 1
 KINDS = ("cross", "bi", "fusion")
 ABOUT, MODEL, HEADS, SEEN, CURVE = "reranker.json", "model", "heads.safetensors", "seen", "curve.jsonl"
@@ -83,16 +85,61 @@ class Reranker:
     bfloat16: bool = False
     batch: int = 16
 
-    def probabilities(self, questions: pa.RecordBatch | pa.Table) -> tuple[F64, F64]:
+    def probabilities(
+        self, questions: pa.RecordBatch | pa.Table, known: CandidateVectors | None = None
+    ) -> tuple[F64, F64]:
         """(C) each candidate's probability and (C) its score in logits, in the questions' order.
 
         questions   QUESTIONS
+        known       of a bi-encoder: vectors of entities, which then are not encoded again
         """
         from i2e_pipeline.rerank.scorer import scores_of
 
         asked = laid_flat(questions, self.seen)
+        if self.about.kind == "bi":
+            asked = replace(asked, vectors=self._vectors_of(asked, known))
         score, none = scores_of(self.scorer, asked, np.arange(len(asked)), self.device, self.bfloat16, self.batch)
         return self.about.fusing.probabilities(asked, score, none)[0], score
+
+    def _vectors_of(self, asked: Asked, known: CandidateVectors | None) -> F32:
+        """(C, W): from those that are known, and made of the others, each text once."""
+        there = np.zeros(len(asked.entity), bool)
+        if known is not None:
+            there, of_known = known.lookup(asked.entity)
+            if self.seen is not None:  # a text that is itself what is told of an entity is told another one
+                there &= ~self.seen.itself(asked.entity, [asked.texts[n] for n in asked.mention])
+        missing = np.flatnonzero(~there)
+        distinct = {told: n for n, told in enumerate(sorted({asked.told[i] for i in missing}))}
+        made = self.vectors(list(distinct))
+        vectors = np.zeros((len(there), made.shape[1]), np.float32)
+        if there.any():
+            vectors[there] = of_known[there]
+        if len(missing):
+            vectors[missing] = made[[distinct[asked.told[i]] for i in missing]]
+        return vectors
+
+    def vectors(self, told: Sequence[str]) -> F32:
+        """(N, W): a bi-encoder's unit vectors of what is told of candidates, in batches of one shape."""
+        import torch
+
+        from i2e_pipeline.rerank.bi_encoder import BiEncoder
+
+        model = self.scorer
+        assert isinstance(model, BiEncoder)
+        found = [np.zeros((0, model.of_entity.out_features), np.float32)]
+        kind = torch.device(self.device).type
+        with torch.inference_mode(), torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bfloat16):
+            for start in range(0, len(told), _TOLD):
+                some = list(told[start : start + _TOLD])
+                filled = some + some[:1] * (_TOLD - len(some))
+                ids, there = model.told(filled, model.candidate_tokens + 2)
+                made = model.entities(ids.to(self.device), there.to(self.device))
+                found.append(made[: len(some)].float().cpu().numpy())
+        return np.concatenate(found)
+
+
+_TOLD = 64
+"""Candidates that a bi-encoder encodes at once."""
 
 
 def begin(kind: str, pretrained: str, candidate_tokens: int = CANDIDATE_TOKENS) -> Scorer:

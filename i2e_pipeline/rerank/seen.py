@@ -88,16 +88,23 @@ class Seen:
 
         texts   (same length) the text that asks: it is not told itself
         """
-        first = np.searchsorted(self._entities, entities)
-        last = np.searchsorted(self._entities, entities, side="right")
+        first, last = self._places(entities)
         if texts is not None:
-            keys = {text: text_hash(text) for text in set(texts)}
-            asking = np.array([keys[text] for text in texts], np.uint64)
-            there = first < last
-            itself = np.zeros(len(first), bool)
-            itself[there] = self._texts[first[there]] == asking[there]
-            first = first + itself
+            first = first + self.itself(entities, texts)
         return [self._told(n) if n < end else None for n, end in zip(first.tolist(), last.tolist(), strict=True)]
+
+    def itself(self, entities: I64, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Of each entity whether the text is the one that `of` would tell of it."""
+        keys = {text: text_hash(text) for text in set(texts)}
+        asking = np.array([keys[text] for text in texts], np.uint64)
+        first, last = self._places(entities)
+        there = first < last
+        found = np.zeros(len(first), bool)
+        found[there] = self._texts[first[there]] == asking[there]
+        return found
+
+    def _places(self, entities: I64) -> tuple[I64, I64]:
+        return np.searchsorted(self._entities, entities), np.searchsorted(self._entities, entities, side="right")
 
     def _told(self, n: int) -> str:
         begin = int(self._ends[n - 1]) if n else 0

@@ -1,7 +1,8 @@
 """Rerank: what do the mentions mean that linking is unsure of?
 
-Reads    candidates · texts · kb/entities
-Writes   reranked, which the stages behind read in the place of candidates
+candidate_vectors  Reads   candidates · kb/entities   Writes  candidate_vectors, where the reranker is a bi-encoder
+rerank             Reads   candidates · texts · kb/entities · candidate_vectors
+                   Writes  reranked, which the stages behind read in the place of candidates
 
 A mention is unsure whose two most probable candidates are less than `link.reranker.margin` apart. Of these the ones of
 the smallest margins are looked at again, `link.reranker.budget` of a unit's mentions at most. All others pass as they
@@ -12,19 +13,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from i2e_pipeline.core.config import Config
-from i2e_pipeline.core.schemas import RERANKED
+from i2e_pipeline.core.config import Config, digest
+from i2e_pipeline.core.schemas import CANDIDATE_VECTORS, RERANKED
 from i2e_pipeline.engine import cluster
 from i2e_pipeline.engine.catalogue import Passed, Table
 from i2e_pipeline.engine.shipping import Shipped
-from i2e_pipeline.engine.stage import Plan, Run, Stage, StageError
-from i2e_pipeline.engine.tables import Commit, Kernel
+from i2e_pipeline.engine.stage import Made, Plan, Run, Stage, StageError
+from i2e_pipeline.engine.tables import Commit, Counting, Kernel
 from i2e_pipeline.rerank import reranker
 from i2e_pipeline.rerank.again import ASKED, CHANGED, UNSURE, look_again
+from i2e_pipeline.rerank.vectors import OF_CANDIDATES, CandidateVectors, encode_candidates
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -36,13 +38,87 @@ _MENTIONS_PER_TASK = 50_000
 _HOW = {
     "device": "scores are the same on every device, up to rounding",
 }
+_OF_WHOM = {
+    "margin": "a vector does not depend on who is asked about it",
+    "budget": "a vector does not depend on who is asked about it",
+    "batch_size": "entities are encoded in batches of their own",
+}
+
+
+def stages_of(config: Config) -> list[Stage]:
+    """The stages of the reranker that the config names; none where it names none."""
+    model = config.link.reranker.model
+    if model is None:
+        return []
+    try:
+        by_vectors = reranker.about(str(model)).kind == "bi"
+    except reranker.NoReranker:  # the stage itself will say so, when it is to run
+        by_vectors = False
+    return [EncodeCandidates(), RerankByVectors()] if by_vectors else [Rerank()]
+
+
+class EncodeCandidates(Stage):
+    """Each run adds a segment of the entities that no earlier segment holds, as the stage entity_vectors does."""
+
+    name, job, rows_are = "candidate_vectors", "link_entities", "entities"
+    does = "encode what a reranker is told of entities"
+    scope = "segments"
+    after = ("knowledge_base",)
+    reads = ("candidates", "kb/entities", "candidate_vectors")
+    tables = {
+        "candidate_vectors": Table(
+            CANDIDATE_VECTORS,
+            key=("entity_id",),
+            holds="the bi-encoder's vector of what it is told of each entity that some unsure mention may mean",
+        )
+    }
+    passes = Passed("candidate_vectors", ("entity_id",))
+    in_funnel = per_pair = False
+    sections = ("link",)
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        return _settings(config, {**_HOW, **_OF_WHOM})
+
+    def check(self, run: Run) -> None:
+        _check(run)
+
+    def all_units(self, run: Run) -> list[str]:
+        """The segments that are there, and a new one if the mentions of some unit are in none of them."""
+        made = [c for c in run.tables.commits(self.name).values() if c.fingerprint == run.fingerprints[self.name]]
+        covered = {link for c in made for link in c.facts["links"]}
+        missing = sorted(_links(run) - covered)
+        return sorted(c.unit for c in made) + ([f"s-{digest(missing)[:12]}"] if missing else [])
+
+    def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
+        return dict.fromkeys(units, 0)
+
+    def carry_out(self, run: Run, units: Sequence[str]) -> Generator[Sequence[Made], None, None]:
+        from pyspark.sql import functions as F
+
+        (unit,) = units
+        mentions = _mentions(run, [c.unit for c in run.commits_of("candidates")])
+        unsure = mentions.where("unsure").select(F.explode("candidates").alias("candidate"))
+        wanted = unsure.select(F.col("candidate.entity_id").alias("entity_id")).distinct()
+        if run.committed(self.name):
+            wanted = wanted.join(run.read("candidate_vectors", columns=["entity_id"]), "entity_id", "left_anti")
+        rows = run.read("kb/entities", columns=[*OF_CANDIDATES]).join(wanted, "entity_id")
+        load = _loader(run, self)
+
+        def make_kernel() -> Kernel:
+            return partial(encode_candidates, reranker=load())
+
+        written = run.tables.write(
+            rows.orderBy("entity_id"), make_kernel, self.name, unit, tuple(self.tables), Counting(passed=self.passes),
+            cluster.profile(run.spark, run.config),
+        )  # fmt: skip
+        yield [self.conclude(run, unit, [written], facts={"links": sorted(_links(run))})]
 
 
 class Rerank(Stage):
     name, job, rows_are = "rerank", "link_entities", "mentions"
     does = "look again at the names that linking is unsure of"
-    after = ("link",)
-    reads = ("candidates", "texts", "kb/entities")
+    after: tuple[str, ...] = ("link",)
+    reads: tuple[str, ...] = ("candidates", "texts", "kb/entities")
     tables = {
         "reranked": Table(
             RERANKED,
@@ -57,16 +133,10 @@ class Rerank(Stage):
     counts = (UNSURE, ASKED, CHANGED)
 
     def settings(self, config: Config) -> dict[str, Any]:
-        try:
-            return {"code": reranker.SCORES, **config.link.reranker.fingerprint(leave_out=_HOW)}
-        except FileNotFoundError as error:
-            raise StageError(f"link.reranker.{error}") from None
+        return _settings(config, _HOW)
 
     def check(self, run: Run) -> None:
-        try:
-            reranker.about(_folder(run))
-        except reranker.NoReranker as error:
-            raise StageError(f"link.reranker.model: {error}") from None
+        _check(run)
 
     def told(self, commits: Sequence[Commit]) -> dict[str, int]:
         found: Counter[str] = Counter()
@@ -77,10 +147,13 @@ class Rerank(Stage):
     def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
         return run.rows_by_unit("candidates", units, by=_SPAN[1:])
 
+    def known(self, run: Run) -> Callable[[], CandidateVectors | None]:
+        """In a worker: vectors of candidates that are known already."""
+        return lambda: None
+
     def plan(self, run: Run, units: Sequence[str]) -> Plan:
         from pyspark.sql import functions as F
 
-        settings = run.config.link.reranker
         expected = self.rows_to_do(run, units)
         mentions = _mentions(run, units)
         asked = _to_ask(run, mentions, expected)
@@ -101,18 +174,57 @@ class Rerank(Stage):
         rows = mentions.join(questions, [*_SPAN], "left").select(
             *_SPAN[1:], "candidates", "unsure", "told", "text", "unit"
         )
-        folder, content = run.ship(_folder(run)), run.settings_of(self)["model"]
-        options = {"bfloat16": settings.dtype == "bfloat16", "batch": settings.batch_size}
+        load, known = _loader(run, self), self.known(run)
 
         def make_kernel() -> Kernel:
-            return partial(look_again, reranker=_loaded(folder, content, settings.device, options))
+            return partial(look_again, reranker=load(), known=known())
 
         in_order = run.in_unit_order(rows, expected, ["text_id"], _MENTIONS_PER_TASK)
         return Plan(in_order, make_kernel, expected, profile=cluster.profile(run.spark, run.config))
 
 
+class RerankByVectors(Rerank):
+    """The same by a bi-encoder, with the vectors that are kept."""
+
+    after = ("link", "candidate_vectors")
+    reads = (*Rerank.reads, "candidate_vectors")
+
+    def known(self, run: Run) -> Callable[[], CandidateVectors | None]:
+        segments = run.commits_of("candidate_vectors")
+        paths = [run.tables.path("candidate_vectors", f.path) for c in segments for f in c.files["candidate_vectors"]]
+        key = digest([f"{c.fingerprint} {c.unit}" for c in segments])
+        return lambda: CandidateVectors.from_files(paths, key) if paths else None
+
+
+def _settings(config: Config, leave_out: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        return {"code": reranker.SCORES, **config.link.reranker.fingerprint(leave_out=leave_out)}
+    except FileNotFoundError as error:
+        raise StageError(f"link.reranker.{error}") from None
+
+
+def _check(run: Run) -> None:
+    try:
+        reranker.about(_folder(run))
+    except reranker.NoReranker as error:
+        raise StageError(f"link.reranker.model: {error}") from None
+
+
+def _links(run: Run) -> set[str]:
+    """The unit's links that the run counts, each by unit, fingerprint and whom the margin calls unsure."""
+    margin = run.config.link.reranker.margin
+    return {f"{c.unit}:{c.fingerprint}:{margin}" for c in run.commits_of("candidates")}
+
+
 def _folder(run: Run) -> str:
     return str(run.config.link.reranker.model)
+
+
+def _loader(run: Run, stage: Stage) -> Callable[[], reranker.Reranker]:
+    """What loads the reranker in a worker."""
+    settings = run.config.link.reranker
+    options = {"bfloat16": settings.dtype == "bfloat16", "batch": settings.batch_size}
+    return partial(_loaded, run.ship(_folder(run)), run.settings_of(stage)["model"], settings.device, options)
 
 
 def _loaded(folder: Shipped, content: str, device: str, options: Mapping[str, Any]) -> reranker.Reranker:

@@ -12,19 +12,16 @@ it into memory, so that they share its pages (637 MB against 1,037 MB for 400 MB
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from filelock import FileLock
 
 from i2e_pipeline.core import arrays
 from i2e_pipeline.core.errors import I2EError
@@ -42,9 +39,6 @@ _NUMBERS: Mapping[str, tuple[type, float]] = {
     "fame": (np.float32, np.nan),
 }
 """What is known of an entity besides, with its kind and what stands for unknown."""
-KEPT_STORES = 3
-"""How many stores a cache folder keeps: those used last. The table grows during a run, and each of its states is a
-store."""
 
 
 class EntityVectorsError(I2EError, ValueError):
@@ -173,18 +167,10 @@ class EntityVectors:
         vectors in float16; memory for a few thousand of them. An id that stands twice keeps its first vector.
         """
         root = Path(cache) if cache else scratch("entity-vectors")
-        root.mkdir(parents=True, exist_ok=True)
-        place = root / hashlib.blake2b(f"{_FORMAT} {key or _state(files)}".encode(), digest_size=16).hexdigest()
-        with FileLock(f"{root}/.lock"):
-            if not place.is_dir():
-                with arrays.new(place, _HEADER, alone=True) as store:
-                    _lay_out(files, store)
-                _drop_old(root, keep=place)
-            os.utime(place)
-            stored = arrays.Arrays(place, _HEADER, _FORMAT)
-            ids_N, described_N = stored["ids"], stored["described"]
-            vectors_ND = stored["vector"] if len(ids_N) else np.empty((0, 0), np.float16)
-            beside = {name: stored[name] for name in (*_BESIDE, *_NUMBERS)} if len(ids_N) else {}
+        stored = arrays.laid_out(root, key or _state(files), _HEADER, _FORMAT, partial(_lay_out, files))
+        ids_N, described_N = stored["ids"], stored["described"]
+        vectors_ND = stored["vector"] if len(ids_N) else np.empty((0, 0), np.float16)
+        beside = {name: stored[name] for name in (*_BESIDE, *_NUMBERS)} if len(ids_N) else {}
         return cls(ids_N, vectors_ND, described_N, f"{len(files)} files of entity_vectors", beside=beside)
 
     def __len__(self) -> int:
@@ -316,9 +302,3 @@ def _matrix(vectors: pa.Array, file: str, width: int | None = None) -> np.ndarra
     rows = np.zeros((len(vectors), width), dtype=np.float32)
     rows[there] = flat.to_numpy().reshape(int(there.sum()), width)
     return rows
-
-
-def _drop_old(root: Path, keep: Path) -> None:
-    stores = sorted((p for p in root.iterdir() if p.is_dir() and p != keep), key=lambda p: p.stat().st_mtime)
-    for old in stores[: max(0, len(stores) - KEPT_STORES + 1)]:
-        shutil.rmtree(old, ignore_errors=True)  # whoever has it mapped keeps its pages

@@ -8,12 +8,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
 from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.rerank.fusing import Fusing
-from i2e_pipeline.rerank.reranker import About, begin, save
+from i2e_pipeline.rerank.questions import QUESTIONS
+from i2e_pipeline.rerank.reranker import About, begin, load, save
 from i2e_pipeline.stages import pipeline
 from tests.chain import rows, run, settings
 from tests.rerank.small import encoder
@@ -163,3 +165,52 @@ def test_a_folder_without_a_reranker_is_said_before_any_work(what: str, world: P
     )
     with pytest.raises(StageError, match=rf"link\.reranker\.model: .*{what}"):
         wrong.run()
+
+
+def test_a_bi_encoders_vectors_are_made_once(world: Path, spark: Any, tmp_path: Path) -> None:
+    """Catches: entities encoded again by the next run, or in each batch; vectors that change what is answered."""
+    torch.manual_seed(4)
+    save(begin("bi", encoder(tmp_path / "bert")), str(tmp_path / "bi"), About("bi", Fusing(0.5, 3.0, 0.0)))
+    few, more = (
+        settings(
+            world,
+            tmp_path / "out",
+            f"link.reranker.model={tmp_path}/bi",
+            f"link.reranker.margin={margin}",
+            "link.reranker.budget=0.2",
+            "link.reranker.device=cpu",
+        )
+        for margin in (0.3, 0.9)
+    )
+    upto = (*UPTO[:-1], "candidate_vectors", "rerank")
+    run(few, spark, *upto)
+    first = pipeline(few, lambda: spark)
+    made = rows(first, "candidate_vectors")
+    assert made
+    assert len({r["entity_id"] for r in made}) == len(made)
+    _, states = first.run(["candidate_vectors", "rerank"])
+    assert sum(len(s.to_do) for s in states) == 0
+    run(more, spark, *upto)
+    second = pipeline(more, lambda: spark)
+    all_of_them = rows(second, "candidate_vectors")
+    assert len({r["entity_id"] for r in all_of_them}) == len(all_of_them) > len(made)
+    assert all(r in all_of_them for r in made)
+    unsure = {r["entity_id"] for r in all_of_them}
+    asked = [r for r in rows(second, "reranked") if r["score"] is not None]
+    assert asked
+    assert {r["entity_id"] for r in asked} <= unsure
+    loaded = load(f"{tmp_path}/bi")
+    told = {e["entity_id"]: e for e in rows(second, "kb/entities") if e["entity_id"] in unsure}
+    texts = {t["text_id"]: t["text"] for t in rows(second, "texts")}
+    for mention in list(by_mention(asked).values())[:20]:
+        by_id = sorted(mention, key=lambda c: c["entity_id"])
+        candidates = [
+            {
+                **{name: told[c["entity_id"]][name] for name in ("entity_id", "name", "description", "coarse_type")},
+                "probability": c["first_probability"],
+            }
+            for c in by_id
+        ]
+        question = {"text": texts[mention[0]["text_id"]], "start": mention[0]["start"], "end": mention[0]["end"]}
+        table = pa.Table.from_pylist([{**question, "candidates": candidates}], QUESTIONS)
+        assert loaded.probabilities(table)[1] == pytest.approx([c["score"] for c in by_id], abs=2 / 1024)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from i2e_pipeline.core import arrays
 from i2e_pipeline.core.schemas import ENTITY_VECTORS
 from i2e_pipeline.images.encoder import Encoder
 from i2e_pipeline.score import entity_vectors
@@ -175,9 +176,9 @@ def test_workers_that_start_together_lay_out_one_store(tmp_path: Path) -> None:
 
 
 def test_old_stores_are_dropped(tmp_path: Path) -> None:
-    for i in range(entity_vectors.KEPT_STORES + 2):
+    for i in range(arrays.KEPT_STORES + 2):
         EntityVectors.from_files(write(tmp_path, table([i])), cache=str(tmp_path / "cache"))
-    assert len([p for p in (tmp_path / "cache").iterdir() if p.is_dir()]) == entity_vectors.KEPT_STORES
+    assert len([p for p in (tmp_path / "cache").iterdir() if p.is_dir()]) == arrays.KEPT_STORES
 
 
 def test_two_models_in_one_table_are_refused(tmp_path: Path) -> None:
