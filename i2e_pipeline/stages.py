@@ -47,7 +47,7 @@ def built_in(behind_link: Sequence[Stage] = ()) -> list[Stage]:
 
 def every() -> list[Stage]:
     """The same with those that only some configs have."""
-    return arrange(built_in([EncodeCandidates()]), [RerankByVectors(), Verify()])
+    return arrange(built_in([EncodeCandidates(), RerankByVectors()]), [Verify()])
 
 
 def stages(config: Config | None = None) -> list[Stage]:
@@ -60,8 +60,7 @@ def stages(config: Config | None = None) -> list[Stage]:
 def second_look(config: Config) -> list[Stage]:
     """The stages of this package, with those that are there only where the config asks for them and stand among the
     others as anybody's would: without them, nothing tells that there are any."""
-    rerank = stages_of(config)
-    return arrange(built_in(rerank[:-1]), [*rerank[-1:], *([Verify()] if config.verify.on else [])])
+    return arrange(built_in(stages_of(config)), [Verify()] if config.verify.on else [])
 
 
 def sections_of(names: Sequence[str]) -> Mapping[str, type[Section]]:

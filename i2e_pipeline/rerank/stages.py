@@ -75,6 +75,13 @@ class EncodeCandidates(Stage):
     passes = Passed("candidate_vectors", ("entity_id",))
     in_funnel = per_pair = False
     sections = ("link",)
+    leaves_out = {
+        **{f"link.reranker.{key}": why for key, why in {**_HOW, **_OF_WHOM}.items()},
+        **{
+            f"link.{key}": "what is known of an entity does not depend on who links it"
+            for key in ("max_candidates", "min_probability", "context_weight", "nil_weight", "weights")
+        },
+    }
 
     def settings(self, config: Config) -> dict[str, Any]:
         return _settings(config, {**_HOW, **_OF_WHOM})
@@ -117,7 +124,7 @@ class EncodeCandidates(Stage):
 class Rerank(Stage):
     name, job, rows_are = "rerank", "link_entities", "mentions"
     does = "look again at the names that linking is unsure of"
-    after: tuple[str, ...] = ("link",)
+    after = ("link",)
     reads: tuple[str, ...] = ("candidates", "texts", "kb/entities")
     tables = {
         "reranked": Table(
@@ -130,6 +137,7 @@ class Rerank(Stage):
     passes = Passed("reranked", ("text_id", "start", "end"))
     replaces = "candidates"
     sections = ("link",)
+    leaves_out = {f"link.reranker.{key}": why for key, why in _HOW.items()}
     counts = (UNSURE, ASKED, CHANGED)
 
     def settings(self, config: Config) -> dict[str, Any]:
@@ -184,13 +192,14 @@ class Rerank(Stage):
 
 
 class RerankByVectors(Rerank):
-    """The same by a bi-encoder, with the vectors that are kept."""
+    """The same by a bi-encoder, with the vectors that are kept; what has none is encoded, so it does not wait for
+    candidate_vectors where that takes no part (`i2e link`)."""
 
-    after = ("link", "candidate_vectors")
     reads = (*Rerank.reads, "candidate_vectors")
 
     def known(self, run: Run) -> Callable[[], CandidateVectors | None]:
-        segments = run.commits_of("candidate_vectors")
+        takes_part = any(EncodeCandidates.name == stage.name for stage in run.stages)
+        segments = run.commits_of("candidate_vectors") if takes_part else []
         paths = [run.tables.path("candidate_vectors", f.path) for c in segments for f in c.files["candidate_vectors"]]
         key = digest([f"{c.fingerprint} {c.unit}" for c in segments])
         return lambda: CandidateVectors.from_files(paths, key) if paths else None

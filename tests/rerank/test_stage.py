@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections import defaultdict
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from i2e_pipeline.commands.link import link_texts
 from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.rerank.fusing import Fusing
 from i2e_pipeline.rerank.questions import QUESTIONS
@@ -167,7 +169,7 @@ def test_a_folder_without_a_reranker_is_said_before_any_work(what: str, world: P
         wrong.run()
 
 
-def test_a_bi_encoders_vectors_are_made_once(world: Path, spark: Any, tmp_path: Path) -> None:
+def test_a_bi_encoders_vectors_are_made_once(world: Path, spark: Any, tmp_path: Path, caplog: Any) -> None:
     """Catches: entities encoded again by the next run, or in each batch; vectors that change what is answered."""
     torch.manual_seed(4)
     save(begin("bi", encoder(tmp_path / "bert")), str(tmp_path / "bi"), About("bi", Fusing(0.5, 3.0, 0.0)))
@@ -214,3 +216,8 @@ def test_a_bi_encoders_vectors_are_made_once(world: Path, spark: Any, tmp_path: 
         question = {"text": texts[mention[0]["text_id"]], "start": mention[0]["start"], "end": mention[0]["end"]}
         table = pa.Table.from_pylist([{**question, "candidates": candidates}], QUESTIONS)
         assert loaded.probabilities(table)[1] == pytest.approx([c["score"] for c in by_id], abs=2 / 1024)
+    lines, links = tmp_path / "texts.jsonl", tmp_path / "links.jsonl"  # of no unit: nobody has kept vectors for them
+    lines.write_text("".join(json.dumps({"id": n, "text": t}) + "\n" for n, t in enumerate(list(texts.values())[:40])))
+    with caplog.at_level(logging.INFO):
+        assert link_texts(second, str(lines), str(links)) == 40
+    assert any(r.getMessage().startswith("rerank: ") and " 0 of " not in r.getMessage() for r in caplog.records)
