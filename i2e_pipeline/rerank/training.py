@@ -142,15 +142,16 @@ def train(
         _save(place, model, optimizer, schedule, identity, step, minutes + (time.monotonic() - began) / 60)
         return {"finished": False, "step": step, "of": steps}
     score, none = scores_of(model, asked, measured, device, settings.bfloat16)
-    # Figures are of the half of the held-out questions that the fusing was not fitted on.
+    # Figures are of the half of the held-out questions that the fusing was not fitted on; of too few, of all.
     half = np.array([text_hash(asked.texts[n]) % 2 == 0 for n in measured])
-    fusing = fit(asked, score, none, chosen, measured[half])
+    fitted, rest = (measured[half], measured[~half]) if half.any() and not half.all() else (measured, measured)
+    fusing = fit(asked, score, none, chosen, fitted)
     return {
         "finished": True,
         "examples": len(learn),
         "steps": steps,
         "fusing": asdict(fit(asked, score, none, chosen, measured)),
-        **measure(asked, chosen, measured[~half], score, none, fusing),
+        **measure(asked, chosen, rest, score, none, fusing),
     }
 
 

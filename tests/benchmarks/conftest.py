@@ -43,6 +43,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         captions.append({"caption": text, "truth_qid": ids[0] if ids else None, "mentioned_qids": ids})
     for path, rows in ((folder / "gold" / "tiny-dev.jsonl", links), (folder / "ner" / "dev.jsonl", names)):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    turkeys = [(f"a turkey on plate {n}", "turkey", 848706) for n in range(60)]
+    turkeys += [(f"a street in Turkey {n}", "Turkey", 43) for n in range(60)]
+    (folder / "gold" / "tiny-train.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "id": text,
+                    "text": text,
+                    "mentions": [{"start": text.find(s), "end": text.find(s) + len(s), "qid": f"Q{q}"}],
+                }
+            )
+            + "\n"
+            for text, s, q in turkeys
+        )
+    )
     pq.write_table(pa.Table.from_pylist(captions), folder / "pairs" / "00000.parquet")
     pq.write_table(
         pa.table({"TEXT": [text for text, _ in GOLD] + ["R&amp;D  café", None]}), folder / "alt_text" / "a.parquet"

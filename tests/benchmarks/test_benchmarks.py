@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import extract, fuzz, knowledge_base, linking
+from benchmarks import extract, fuzz, knowledge_base, linking, rerankers
 from i2e_pipeline.rerank.fusing import Fusing
 from i2e_pipeline.rerank.reranker import About, begin, save
 from tests.rerank.small import encoder
@@ -117,6 +117,24 @@ def test_linking(spark: Any, arguments: list[str], tmp_path: Path) -> None:
         "disambiguated"
     ]
     assert 0 < again["share"] <= 1
+
+
+@pytest.mark.slow
+def test_rerankers(spark: Any, arguments: list[str], tmp_path: Path) -> None:
+    out, made = tmp_path / "figures.json", tmp_path / "made"
+    pretrained = ["--pretrained", encoder(tmp_path / "bert"), "--kinds", "bi", "--epochs", "0.3", "--batch", "8"]
+    sizes = ["--parts", "2", "--frozen", "0", "--write", str(made), "--json", str(out)]
+    figures = rerankers.main([*arguments, *pretrained, *sizes])
+    assert written(out) == figures
+    assert figures["examples"]["examples"] == 120
+    assert figures["examples"]["within"] == 1
+    assert figures["trained"]["bi"][-1]["step"] == figures["trained"]["bi"][-1]["of"]
+    assert set(figures["linking"]["gold"]["tiny-dev"]["reranked"]) == {"share", str(made / "bi")}
+    for part, other in ((0, 1), (1, 0)):  # priors of a part know none of its links
+        texts = {json.loads(row)["text"] for row in (made / f"{part}.jsonl").read_text().splitlines()}
+        assert texts.isdisjoint(json.loads(r)["text"] for r in (made / f"{other}.jsonl").read_text().splitlines())
+        counted = sum(int(row.rsplit("\t", 1)[1]) for row in (made / f"{part}.tsv").read_text().splitlines()[1:])
+        assert counted == 120 - len(texts)
 
 
 def test_the_baseline_of_surfaces_gives_the_same_surfaces(tiny: Path) -> None:
