@@ -22,6 +22,8 @@ gold      gold links: the prior alone (the baseline) and disambiguation, each en
                           no answer
 reranked  with --reranker, the same links after a second look by each of these rerankers, at the least sure mentions:
           those of a smaller margin than --margin, --budget of all mentions at most (baseline: disambiguation)
+            tokens        of text and candidates that the model reads for a mention that is asked
+            times_link    seconds of a mention that is asked, in those that disambiguation takes for one
 
 Figures are medians of interleaved rounds. On a shared machine compare their ratios, not the figures.
 """
@@ -64,7 +66,7 @@ from i2e_pipeline.link.context import COLUMNS, Context
 from i2e_pipeline.link.context import build as build_context
 from i2e_pipeline.link.disambiguate import FEATURES, Weights, disambiguate
 from i2e_pipeline.rerank import reranker as rerankers
-from i2e_pipeline.rerank.questions import QUESTIONS
+from i2e_pipeline.rerank.questions import QUESTIONS, laid_flat
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -294,9 +296,11 @@ class SecondLook:
     margin: float
     budget: float
 
-    def measure(self, texts: list[Gold], links: list[list[Mention]]) -> dict[str, Any]:
-        """The figures of `quality` of each reranker, the share of mentions that it was asked about, and mentions per
-        second of this process."""
+    def measure(self, texts: list[Gold], links: list[list[Mention]], seconds_of_one: float) -> dict[str, Any]:
+        """The figures of `quality` of each reranker, the share of mentions that it was asked about, and what it costs.
+
+        seconds_of_one   what disambiguation takes for a mention
+        """
         places = sorted(
             (m.candidates[0][1] - m.candidates[1][1], text, number)
             for text, mentions in enumerate(links)
@@ -326,7 +330,13 @@ class SecondLook:
                 m = links[t][n]
                 candidates = [(entity, next(probability)) for entity, _ in m.candidates]
                 again[t][n] = Mention(m.start, m.end, sorted(candidates, key=lambda c: -c[1]))
-            found[name] = {**quality(texts, again), "mentions_per_second": round(len(asked) / max(seconds, 1e-9), 1)}
+            of_questions = laid_flat(questions, model.seen)
+            tokens = model.scorer.tokens(of_questions, np.arange(len(of_questions)))
+            found[name] = {
+                **quality(texts, again),
+                "tokens": round(tokens / max(len(asked), 1), 1),
+                "times_link": round(seconds / max(len(asked), 1) / max(seconds_of_one, 1e-9), 1),
+            }
         return found
 
 
@@ -341,7 +351,10 @@ def measure_gold(
     cleaned = [clean_with_offsets(gold.text) for gold in texts]
     places = [at for _, at in cleaned]
     rows = linker.rows([text for text, _ in cleaned], recognizer)
-    by_prior, links = (linker.link(rows, places, w, settings) for w in (PRIOR_ALONE, Weights()))
+    by_prior = linker.link(rows, places, PRIOR_ALONE, settings)
+    started = time.perf_counter()
+    links = linker.link(rows, places, Weights(), settings)
+    seconds_of_one = (time.perf_counter() - started) / max(sum(len(mentions) for mentions in links), 1)
     prior, context = quality(texts, by_prior), quality(texts, links)
     return {
         "texts": len(texts),
@@ -350,7 +363,7 @@ def measure_gold(
         "disambiguated": context,
         "difference": {name: round(context[name] - prior[name], 4) for name in prior},
         "errors_times_prior": round((1 - context["accuracy"]) / max(1 - prior["accuracy"], 1e-9), 3),
-        **({"reranked": second_look.measure(texts, links)} if second_look is not None else {}),
+        **({"reranked": second_look.measure(texts, links, seconds_of_one)} if second_look is not None else {}),
     }
 
 
@@ -381,7 +394,7 @@ def show(figures: dict[str, Any]) -> None:
             more = {what: round(r[what] - g["disambiguated"][what], 4) for what in g["disambiguated"]}
             table(
                 f"{name} after a second look by {model} at {g['reranked']['share']:.1%} of the mentions, "
-                f"{r['mentions_per_second']:,} a second (baseline: disambiguation)",
+                f"{r['tokens']:,} tokens and {r['times_link']:,} times the seconds each (baseline: disambiguation)",
                 [("", *more), ("reranked", *(r[what] for what in more)), ("difference", *more.values())],
             )
 

@@ -127,6 +127,12 @@ class BiEncoder(Scorer):
         texts = marked(self.tokenizer, asked, numbers, TEXT_TOKENS)
         return np.array([len(text) + 2 for text, *_ in texts], dtype=np.int64)
 
+    def tokens(self, asked: Asked, numbers: I64) -> int:
+        """Of candidates those of each distinct text once: their vectors are kept."""
+        distinct = sorted({asked.told[i] for i in asked.places(numbers)})
+        of_candidates = tokens_of(self.tokenizer, distinct, self.candidate_tokens)
+        return int(self.lengths(asked, numbers).sum()) + sum(len(t) + 2 for t in of_candidates)
+
     def pretrained(self) -> Any:
         return self.encoder
 

@@ -100,6 +100,9 @@ class CrossEncoder(Scorer):
         of_candidates = [sum(len(t) + 1 for t in of) for of in self.candidates(asked, numbers)]
         return np.array([len(t) + 2 + n for (t, *_), n in zip(texts, of_candidates, strict=True)], dtype=np.int64)
 
+    def tokens(self, asked: Asked, numbers: I64) -> int:
+        return int(self.lengths(asked, numbers).sum())
+
     def pretrained(self) -> Any:
         return self.encoder
 

@@ -107,6 +107,13 @@ class Fusion(Scorer):
         around = len(self.first) + 3
         return np.array([len(t) + n + around for (t, *_), n in zip(texts, longest, strict=True)], dtype=np.int64)
 
+    def tokens(self, asked: Asked, numbers: I64) -> int:
+        """Each text once with each of its candidates."""
+        texts = marked(self.tokenizer, asked, numbers, TEXT_TOKENS)
+        around = len(self.first) + 3
+        told = self.candidates(asked, numbers)
+        return sum(len(text) + len(t) + around for (text, *_), of in zip(texts, told, strict=True) for t in of)
+
     def pretrained(self) -> Any:
         return self.model
 

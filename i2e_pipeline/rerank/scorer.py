@@ -83,6 +83,10 @@ class Scorer(nn.Module, ABC):
         """Tokens of each of these questions' rows."""
 
     @abstractmethod
+    def tokens(self, asked: Asked, numbers: I64) -> int:
+        """Tokens that the encoder reads for these questions, empty ones not counted."""
+
+    @abstractmethod
     def pretrained(self) -> Any:
         """The part that Hugging Face saves and loads."""
 

@@ -245,3 +245,17 @@ def test_probabilities_of_a_mention_and_of_none_are_one() -> None:
     assert np.bincount(asked.mention, p, 50) + q == pytest.approx(np.ones(50))
     p, q = Fusing().probabilities(asked, np.zeros(len(asked.mention)), np.zeros(50))
     assert p == pytest.approx(np.exp(asked.log_probability))  # where it says nothing, the fast path's stay
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_are_those_that_are_read(kind: str, bert: str) -> None:
+    model, asked = begin(kind, bert), laid_flat(planted(12))
+    numbers = np.arange(12)
+    rows = model.rows(asked, numbers)
+    if kind == "cross":
+        read = int((rows.part >= 0).sum())
+    elif kind == "bi":
+        read = int(rows.filled.sum() + rows.told_filled.sum())
+    else:
+        read = int(rows.filled.sum())
+    assert model.tokens(asked, numbers) == read > 0
