@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,9 @@ from i2e_pipeline.core import files
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run
 from i2e_pipeline.engine.units import InputError
+from i2e_pipeline.extract.text import clean_with_offsets
 from i2e_pipeline.rerank.questions import CANDIDATE_TOKENS, CANDIDATE_TOKENS_SEEN, EXAMPLES
+from i2e_pipeline.rerank.reranker import ABOUT, IN_TRAINING, SEEN
 from wikidata.anchors import SEPARATOR, Site, pages_of, sentences
 
 if TYPE_CHECKING:
@@ -286,13 +289,14 @@ def train(
     from i2e_pipeline.images.encoder import choose_device
     from i2e_pipeline.rerank import reranker, training
 
+    under_way = folder.rstrip("/") + UNDER_WAY
+    _refuse_used(Path(folder), Path(under_way))
     if threads is not None:
         torch.set_num_threads(threads)
     table = read_examples(examples)
     torch.manual_seed(settings.seed)
     tokens = candidate_tokens or (CANDIDATE_TOKENS_SEEN if seen else CANDIDATE_TOKENS)
     model = reranker.begin(kind, pretrained, tokens)
-    under_way = folder.rstrip("/") + UNDER_WAY
     places = _seen(seen, f"{under_way}/{reranker.SEEN}") if seen else None
     with _noticed() as asked_to_end:
         figures = training.train(model, table, under_way, settings, choose_device(device), asked_to_end, places)
@@ -314,19 +318,33 @@ def train(
 
 
 def _seen(gold: Sequence[str], folder: str) -> Seen:
-    """Where entities were seen, by these gold lines."""
+    """Where entities were seen, by these gold lines. Their texts are cleaned as the pipeline cleans those that ask."""
     from i2e_pipeline.rerank.seen import Seen, build
 
-    rows = (row for path in gold for row in gold_lines(path))
+    lines = [row for path in gold for row in gold_lines(path)]
     links = (
-        (entity, row["text"], start, end)
-        for row in rows
-        for start, end, entity in row["mentions"]
+        (entity, clean_with_offsets(lines[n]["text"], _LONGEST)[0], start, end)
+        for (n, start, end), entity in in_cleaned(lines, _LONGEST).items()
         if entity is not None
     )
     if not build(links, folder):
+        files.remove(folder)
         raise InputError(f"--seen {', '.join(gold)}: no line links an entity")
     return Seen(folder)
+
+
+_LONGEST = 1000
+"""Characters of a text in which an entity was seen that are looked at."""
+
+
+def _refuse_used(folder: Path, under_way: Path) -> None:
+    """Raises InputError where a training would put its folders in the place of something else."""
+    if not folder.name or folder.resolve() in (Path.cwd(), Path.home()):
+        raise InputError(f"--write {folder}: name a folder of its own for the reranker")
+    for path, known in ((folder, {ABOUT}), (under_way, {SEEN, *IN_TRAINING})):
+        there = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name} if path.exists() else set()
+        if there and not there & known:
+            raise InputError(f"--write {folder}: {path} is no reranker's, and would be removed: name another folder")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -103,11 +103,14 @@ KEPT_STORES = 3
 """How many stores a cache folder keeps: those used last. A table that grows during a run is another store each time."""
 
 
-def laid_out(root: Path, key: str, header: str, format: int, lay_out: Callable[[Writer], None]) -> Arrays:
-    """Arrays that this machine's processes share, made by the first that asks for them; the others wait.
+def shared(
+    root: Path, key: str, header: str, format: int, lay_out: Callable[[Writer], None], names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Arrays that this machine's processes share, mapped; made by the first that asks for them, while the others wait.
 
     root    a folder of such stores on a local disk
     key     names the content
+    names   of arrays that were saved or created; they are mapped before another process may drop the store
     """
     root.mkdir(parents=True, exist_ok=True)
     place = root / hashlib.blake2b(f"{format} {key}".encode(), digest_size=16).hexdigest()
@@ -117,7 +120,8 @@ def laid_out(root: Path, key: str, header: str, format: int, lay_out: Callable[[
                 lay_out(store)
             _drop_old(root, keep=place)
         os.utime(place)
-        return Arrays(place, header, format)
+        stored = Arrays(place, header, format)
+        return {name: stored[name] for name in names if (place / f"{name}.npy").exists()}
 
 
 def _drop_old(root: Path, keep: Path) -> None:

@@ -98,6 +98,11 @@ class Content:
 ContentPath = Annotated[str | None, Content()]
 
 
+def content(path: str) -> str:
+    """Names what lies at a path, file or folder. Raises NoSuchFile."""
+    return digest([files.fingerprint(f.path) for f in files.find((path,), "")])
+
+
 class Section(BaseModel):
     """Settings that belong together. A stage's own (`Stage.Settings`) derive from it, too."""
 
@@ -123,7 +128,7 @@ class Section(BaseModel):
                 del values[name]
             elif values[name] is not None and any(isinstance(m, Content) for m in field.metadata):
                 try:
-                    values[name] = digest([files.fingerprint(f.path) for f in files.find((values[name],), "")])
+                    values[name] = content(values[name])
                 except FileNotFoundError as error:
                     raise NoSuchFile(f"{name}: {error}") from None
             else:

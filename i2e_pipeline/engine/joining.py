@@ -96,7 +96,8 @@ def join(into: Pipeline, first: Pipeline, second: Pipeline) -> Joined:
     over_all = _over_all(into.stages, tables.catalogue.writers)
     both = [stage for stage in into.stages if stage.name not in over_all]
     for stage in both:
-        _refuse_unlike(stage, a, b)
+        if not stage.spares:
+            _refuse_unlike(stage, a, b)
     files.write_json(mark, plan)
     into.mark_storage()
     tables.discard_staging()
@@ -113,6 +114,9 @@ def join(into: Pipeline, first: Pipeline, second: Pipeline) -> Joined:
     for stage in into.stages:
         if tables.of(stage.name) is not tables:
             continue  # it lies where all of them read it
+        if stage.spares and len(_kinds(stage, a, b)) > 1:
+            log.info("%-15s was made in several ways, and is made anew by the next run", stage.name)
+            continue
         made = a.commits(stage.name)
         by_unit = stage.scope == "unit"
         _copy(tables, a, stage, [c for u, c in made.items() if not by_unit or u in names_a])
@@ -192,14 +196,20 @@ def _over_all(stages: Sequence[Stage], writers: Mapping[str, str]) -> set[str]:
     return found
 
 
-def _refuse_unlike(stage: Stage, first: Tables, second: Tables) -> None:
+def _kinds(stage: Stage, first: Tables, second: Tables) -> list[tuple[str, dict[str, Any]]]:
+    """The ways in which the stage has worked in the two outputs, each with one of them."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for tables in (first, second):
         for commit in tables.commits(stage.name).values():
             made = _alike(commit.components)
             found.setdefault(digest(made), (tables.root, made))
+    return list(found.values())
+
+
+def _refuse_unlike(stage: Stage, first: Tables, second: Tables) -> None:
+    found = _kinds(stage, first, second)
     if len(found) > 1:
-        (here, old), (there, new) = list(found.values())[:2]
+        (here, old), (there, new) = found[:2]
         names = {f"settings.{stored}": key for key, stored in stage.stored_as.items()}
         said = "; ".join(difference(old, new, names=names))
         raise JoinError(

@@ -237,6 +237,8 @@ class Pipeline:
             states.append(state)
             if not state.to_do:
                 log.info("%-15s nothing to do: %s done before", stage.name, _units(len(state.done)))
+            elif stage.spares and wanted is not None and stage.name not in wanted:
+                log.info("%-15s is not asked for, and spares nothing to those behind it", stage.name)
             elif wanted is not None and stage.name not in wanted:
                 raise StageError(_missing(stage, run, asked, wanted))
             elif self.tables.of(stage.name) is not self.tables:

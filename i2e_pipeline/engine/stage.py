@@ -128,6 +128,8 @@ class Stage:
     """Whether it is a step from input rows to published images, which manifest, card and report count."""
     per_pair: bool = True
     """Whether its cost grows with the number of pairs."""
+    spares: bool = False
+    """Whether it only spares later stages work, who do without what it has not made."""
 
     Settings: ClassVar[type[Section] | None] = None
     """Settings of a stage from outside; they stand in the config's section of the stage's name."""

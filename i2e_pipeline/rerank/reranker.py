@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from i2e_pipeline.core import files
+from i2e_pipeline.core.config import content as content_of
 from i2e_pipeline.core.errors import I2EError, first_line
 from i2e_pipeline.rerank.fusing import Fusing
 from i2e_pipeline.rerank.questions import CANDIDATE_TOKENS, Asked, laid_flat
@@ -37,6 +38,8 @@ F32 = npt.NDArray[np.float32]
 FORMAT = 1
 KINDS = ("cross", "bi", "fusion")
 ABOUT, MODEL, HEADS, SEEN, CURVE = "reranker.json", "model", "heads.safetensors", "seen", "curve.jsonl"
+IN_TRAINING = (CURVE, "training.pt")
+"""What lies beside SEEN in the folder of a training."""
 SCORES = 1
 """To be raised when the code makes other scores of the same folder."""
 
@@ -129,17 +132,18 @@ class Reranker:
         found = [np.zeros((0, model.of_entity.out_features), np.float32)]
         kind = torch.device(self.device).type
         with torch.inference_mode(), torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bfloat16):
-            for start in range(0, len(told), _TOLD):
-                some = list(told[start : start + _TOLD])
-                filled = some + some[:1] * (_TOLD - len(some))
+            at_once = _TOLD * self.batch
+            for start in range(0, len(told), at_once):
+                some = list(told[start : start + at_once])
+                filled = some + some[:1] * (at_once - len(some))
                 ids, there = model.told(filled, model.candidate_tokens + 2)
                 made = model.entities(ids.to(self.device), there.to(self.device))
                 found.append(made[: len(some)].float().cpu().numpy())
         return np.concatenate(found)
 
 
-_TOLD = 64
-"""Candidates that a bi-encoder encodes at once."""
+_TOLD = 4
+"""Candidates that a bi-encoder encodes at once, for each mention of a batch."""
 
 
 def begin(kind: str, pretrained: str, candidate_tokens: int = CANDIDATE_TOKENS) -> Scorer:
@@ -240,10 +244,17 @@ _loading = threading.Lock()
 
 
 def load_once(folder: str, content: str, **options: Any) -> Reranker:
-    """`load`, kept for the life of the worker process; `content` names what lies in the folder."""
+    """`load`, kept for the life of the worker process.
+
+    content   what the run has found in the folder (core.config.content). Raises NoReranker where something else lies
+              there by now: two rerankers' answers would stand in one table
+    """
     key = (os.getpid(), content, *sorted(options.items()))
     with _loading:
         if key not in _loaded:
             _loaded.clear()
-            _loaded[key] = load(folder, **options)
+            loaded = load(folder, **options)
+            if content_of(folder) != content:
+                raise NoReranker(f"{folder} holds another reranker than when the run began: start the run again")
+            _loaded[key] = loaded
         return _loaded[key]

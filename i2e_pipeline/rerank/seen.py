@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -27,24 +28,27 @@ U64 = npt.NDArray[np.uint64]
 FORMAT = 1
 _HEADER = "seen"
 PER_ENTITY = 2
+_NAMES_A_TEXT = 200
+"""Characters of a text that tell it from others: what a limit of length cuts off behind them does not matter."""
+_BLANK, _LAST_BLANK = re.compile(r"\s"), re.compile(r"\s\S*\Z")
 AROUND = 60
 """Characters on either side of the mention that are told, at most."""
 
 
 def text_hash(text: str) -> int:
-    """Names a text, whatever its white space."""
-    plain = " ".join(text.split()).encode("utf-8", "replace")
+    """Names a text by how it begins, whatever its white space."""
+    plain = " ".join(text.split())[:_NAMES_A_TEXT].encode("utf-8", "replace")
     return int.from_bytes(hashlib.blake2b(plain, digest_size=8).digest(), "little")
 
 
 def around(text: str, start: int, end: int) -> str:
-    """The text around a mention, cut between words; white space is one blank."""
+    """The text around a mention, cut between words where it has white space; that is one blank each."""
     left, right = max(0, start - AROUND), min(len(text), end + AROUND)
     before, after = text[left:start], text[end:right]
-    if left > 0:
-        before = before.partition(" ")[2]
-    if right < len(text):
-        after = after.rpartition(" ")[0]
+    if left > 0 and (cut := _BLANK.search(before)):
+        before = before[cut.end() :]
+    if right < len(text) and (cut := _LAST_BLANK.search(after)):
+        after = after[: cut.start()]
     return " ".join(f"{before}{text[start:end]}{after}".split())
 
 

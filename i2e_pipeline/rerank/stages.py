@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +52,8 @@ def stages_of(config: Config) -> list[Stage]:
         return []
     try:
         by_vectors = reranker.about(str(model)).kind == "bi"
-    except reranker.NoReranker:  # the stage itself will say so, when it is to run
-        by_vectors = False
+    except reranker.NoReranker:  # the stages themselves will say so, when they are to run
+        by_vectors = True
     return [EncodeCandidates(), RerankByVectors()] if by_vectors else [Rerank()]
 
 
@@ -69,11 +69,13 @@ class EncodeCandidates(Stage):
         "candidate_vectors": Table(
             CANDIDATE_VECTORS,
             key=("entity_id",),
-            holds="the bi-encoder's vector of what it is told of each entity that some unsure mention may mean",
+            holds="the bi-encoder's vector of what it is told of each entity that some mention may mean of which it is "
+            "asked",
         )
     }
     passes = Passed("candidate_vectors", ("entity_id",))
     in_funnel = per_pair = False
+    spares = True
     sections = ("link",)
     leaves_out = {
         **{f"link.reranker.{key}": why for key, why in {**_HOW, **_OF_WHOM}.items()},
@@ -92,8 +94,7 @@ class EncodeCandidates(Stage):
     def all_units(self, run: Run) -> list[str]:
         """The segments that are there, and a new one if the mentions of some unit are in none of them."""
         made = [c for c in run.tables.commits(self.name).values() if c.fingerprint == run.fingerprints[self.name]]
-        covered = {link for c in made for link in c.facts["links"]}
-        missing = sorted(_links(run) - covered)
+        missing = sorted(_links(run).keys() - _covered(made))
         return sorted(c.unit for c in made) + ([f"s-{digest(missing)[:12]}"] if missing else [])
 
     def rows_to_do(self, run: Run, units: Sequence[str]) -> Mapping[str, int]:
@@ -103,10 +104,12 @@ class EncodeCandidates(Stage):
         from pyspark.sql import functions as F
 
         (unit,) = units
-        mentions = _mentions(run, [c.unit for c in run.commits_of("candidates")])
-        unsure = mentions.where("unsure").select(F.explode("candidates").alias("candidate"))
-        wanted = unsure.select(F.col("candidate.entity_id").alias("entity_id")).distinct()
-        if run.committed(self.name):
+        links, others = _links(run), [c for c in run.committed(self.name) if c.unit != unit]
+        asking = sorted({of for link, of in links.items() if link not in _covered(others)})
+        asked = _to_ask(run, _mentions(run, asking), run.rows_by_unit("candidates", asking, by=_SPAN[1:]))
+        candidate = asked.select(F.explode("candidates").alias("candidate"))
+        wanted = candidate.select(F.col("candidate.entity_id").alias("entity_id")).distinct()
+        if others:
             wanted = wanted.join(run.read("candidate_vectors", columns=["entity_id"]), "entity_id", "left_anti")
         rows = run.read("kb/entities", columns=[*OF_CANDIDATES]).join(wanted, "entity_id")
         load = _loader(run, self)
@@ -118,7 +121,7 @@ class EncodeCandidates(Stage):
             rows.orderBy("entity_id"), make_kernel, self.name, unit, tuple(self.tables), Counting(passed=self.passes),
             cluster.profile(run.spark, run.config),
         )  # fmt: skip
-        yield [self.conclude(run, unit, [written], facts={"links": sorted(_links(run))})]
+        yield [self.conclude(run, unit, [written], facts={"links": sorted(links)})]
 
 
 class Rerank(Stage):
@@ -165,6 +168,7 @@ class Rerank(Stage):
         expected = self.rows_to_do(run, units)
         mentions = _mentions(run, units)
         asked = _to_ask(run, mentions, expected)
+        _say(asked, expected, run.config.link.reranker.budget)
         candidate = F.explode("candidates").alias("candidate")
         told = (
             asked.select(*_SPAN, candidate)
@@ -201,7 +205,7 @@ class RerankByVectors(Rerank):
         takes_part = any(EncodeCandidates.name == stage.name for stage in run.stages)
         segments = run.commits_of("candidate_vectors") if takes_part else []
         paths = [run.tables.path("candidate_vectors", f.path) for c in segments for f in c.files["candidate_vectors"]]
-        key = digest([f"{c.fingerprint} {c.unit}" for c in segments])
+        key = digest([f"{c.fingerprint} {c.unit} {c.edition}" for c in segments])
         return lambda: CandidateVectors.from_files(paths, key) if paths else None
 
 
@@ -219,10 +223,15 @@ def _check(run: Run) -> None:
         raise StageError(f"link.reranker.model: {error}") from None
 
 
-def _links(run: Run) -> set[str]:
-    """The unit's links that the run counts, each by unit, fingerprint and whom the margin calls unsure."""
-    margin = run.config.link.reranker.margin
-    return {f"{c.unit}:{c.fingerprint}:{margin}" for c in run.commits_of("candidates")}
+def _links(run: Run) -> Mapping[str, str]:
+    """The units' links that the run counts, each by unit, fingerprint and who of them is asked; to the unit."""
+    settings = run.config.link.reranker
+    who = f"{settings.margin}:{settings.budget}"
+    return {f"{c.unit}:{c.fingerprint}:{who}": c.unit for c in run.commits_of("candidates")}
+
+
+def _covered(segments: Iterable[Commit]) -> set[str]:
+    return {link for commit in segments for link in commit.facts["links"]}
 
 
 def _folder(run: Run) -> str:
@@ -266,10 +275,8 @@ def _mentions(run: Run, units: Sequence[str]) -> DataFrame:
 
 
 def _to_ask(run: Run, mentions: DataFrame, expected: Mapping[str, int]) -> DataFrame:
-    """Those of the mentions that are asked: a unit's unsure ones of the smallest margins, as many as the budget allows.
-
-    Says before how many these are.
-    """
+    """Those of the mentions that are asked: a unit's unsure ones of the smallest margins, as many as the budget
+    allows."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
@@ -281,12 +288,17 @@ def _to_ask(run: Run, mentions: DataFrame, expected: Mapping[str, int]) -> DataF
     # Sorted are spans and margins alone: a unit's unsure ones stand in one task.
     places = mentions.where("unsure").select(*_SPAN, "margin").withColumn("place", F.row_number().over(least_first))
     chosen = places.join(F.broadcast(limits), "unit").where("place <= limit").select(*_SPAN)
-    within = mentions.join(chosen, [*_SPAN], "left_semi")
+    return mentions.join(chosen, [*_SPAN], "left_semi")
+
+
+def _say(within: DataFrame, expected: Mapping[str, int], budget: float) -> None:
+    """Say how many are asked, before they are."""
+    from pyspark.sql import functions as F
+
     counted = within.select(F.size("candidates").alias("candidates")).agg(F.count("*"), F.sum("candidates")).first()
     asked, candidates = (int(n or 0) for n in (counted or (0, 0)))
     total = sum(expected.values())
     log.info(
         "rerank: %s of %s mentions (%.1f %%), with %s candidates, are looked at again; the budget allows %.1f %%",
-        f"{asked:,}", f"{total:,}", 100 * asked / max(total, 1), f"{candidates:,}", 100 * settings.budget,
+        f"{asked:,}", f"{total:,}", 100 * asked / max(total, 1), f"{candidates:,}", 100 * budget,
     )  # fmt: skip
-    return within

@@ -27,6 +27,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.rerank.fusing import Fusing, best_of, fit
 from i2e_pipeline.rerank.questions import Asked, laid_flat, places_of
+from i2e_pipeline.rerank.reranker import IN_TRAINING
 from i2e_pipeline.rerank.scorer import Scorer, listwise, scores_of
 from i2e_pipeline.rerank.seen import Seen, text_hash
 
@@ -38,7 +39,7 @@ HELD_OUT = 20
 """One text of so many is not trained on: the fusing is fitted there, and the curve tells its figures."""
 _SORTED_TOGETHER = 32
 """Batches whose questions are sorted by length, so that a batch has few empty tokens."""
-_CURVE, _STATE = "curve.jsonl", "training.pt"
+_CURVE, _STATE = IN_TRAINING
 
 
 class TrainingError(I2EError, ValueError):
@@ -149,6 +150,7 @@ def train(
     return {
         "finished": True,
         "examples": len(learn),
+        "measured": len(rest),
         "steps": steps,
         "fusing": asdict(fit(asked, score, none, chosen, measured)),
         **measure(asked, chosen, rest, score, none, fusing),
@@ -247,9 +249,10 @@ def _optimizer(
 def _identity(model: Scorer, settings: Training, learned: pa.Table, told: Sequence[str]) -> str:
     """Names what a training must agree in to go on: all but how often it is saved and measured."""
     of = {k: v for k, v in asdict(settings).items() if k not in ("save_minutes", "measure_steps")}
-    digest = hashlib.blake2b(
-        json.dumps([model.kind, model.candidate_tokens, of, told], sort_keys=True).encode(), digest_size=16
-    )
+    about = json.dumps([model.kind, model.candidate_tokens, of], sort_keys=True)
+    digest = hashlib.blake2b(about.encode(), digest_size=16)
+    for text in told:
+        digest.update(f"{len(text)} {text}".encode("utf-8", "replace"))
     for row in learned.to_pylist():
         digest.update(json.dumps(row, sort_keys=True).encode())
     for name, parameter in sorted(model.state_dict().items()):

@@ -3,7 +3,8 @@
 Writes   candidate_vectors: what `BiEncoder.entities` makes of what is told of an entity (float32, norm 1)
 
 Each machine lays the table out once, sorted by id, and its workers map it into memory. An entity that has no vector
-there is encoded where it is asked about: the table spares work, and changes no score.
+there is encoded where it is asked about: the table spares work, and in float32 changes no score by more than the last
+digit that is told.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class CandidateVectors:
         key   names their content
         """
         root = Path(cache) if cache else scratch("candidate-vectors")
-        stored = arrays.laid_out(root, key, _HEADER, _FORMAT, partial(_lay_out, files))
+        stored = arrays.shared(root, key, _HEADER, _FORMAT, partial(_lay_out, files), ("ids", "vectors"))
         return cls(stored["ids"], stored["vectors"])
 
     def lookup(self, entities: I64) -> tuple[npt.NDArray[np.bool_], F32]:
@@ -84,9 +85,10 @@ class CandidateVectors:
 
 def _lay_out(files: Sequence[str], store: arrays.Writer) -> None:
     """In two passes: first the ids, then each row to its place. Of an id that stands twice the first one counts."""
-    ids = np.unique(np.concatenate([np.empty(0, np.int64), *(b["entity_id"].to_numpy() for b in _batches(files))]))
+    found = [np.empty(0, np.int64), *(batch["entity_id"].to_numpy() for batch in _batches(files, ["entity_id"]))]
+    ids = np.unique(np.concatenate(found))
     laid, written = None, np.zeros(len(ids), bool)
-    for batch in _batches(files):
+    for batch in _batches(files, CANDIDATE_VECTORS.names):
         rows = batch["vector"].flatten().to_numpy().reshape(len(batch), -1)
         if laid is None:
             laid = store.create("vectors", (len(ids), rows.shape[1]), np.float32)
@@ -102,8 +104,9 @@ def _lay_out(files: Sequence[str], store: arrays.Writer) -> None:
     store.header = {"format": _FORMAT, "entities": len(ids)}
 
 
-def _batches(files: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _batches(files: Sequence[str], columns: list[str]) -> Iterator[pa.RecordBatch]:
     for file in files:
         filesystem, inner = open_filesystem(file)
         with filesystem.open_input_file(inner) as source:
-            yield from (b for b in pq.ParquetFile(source).iter_batches(_ROWS, use_threads=False) if b.num_rows)
+            batches = pq.ParquetFile(source).iter_batches(_ROWS, columns=columns, use_threads=False)
+            yield from (batch for batch in batches if batch.num_rows)

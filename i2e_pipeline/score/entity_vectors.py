@@ -167,7 +167,8 @@ class EntityVectors:
         vectors in float16; memory for a few thousand of them. An id that stands twice keeps its first vector.
         """
         root = Path(cache) if cache else scratch("entity-vectors")
-        stored = arrays.laid_out(root, key or _state(files), _HEADER, _FORMAT, partial(_lay_out, files))
+        names = ("ids", "described", "vector", *_BESIDE, *_NUMBERS)
+        stored = arrays.shared(root, key or _state(files), _HEADER, _FORMAT, partial(_lay_out, files), names)
         ids_N, described_N = stored["ids"], stored["described"]
         vectors_ND = stored["vector"] if len(ids_N) else np.empty((0, 0), np.float16)
         beside = {name: stored[name] for name in (*_BESIDE, *_NUMBERS)} if len(ids_N) else {}

@@ -13,10 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from i2e_pipeline.core.config import content
 from i2e_pipeline.rerank import training
 from i2e_pipeline.rerank.fusing import Fusing, best_of, fit
 from i2e_pipeline.rerank.questions import QUESTIONS, laid_flat, places_of
-from i2e_pipeline.rerank.reranker import KINDS, About, NoReranker, begin, load, save
+from i2e_pipeline.rerank.reranker import KINDS, About, NoReranker, begin, load, load_once, save
 from i2e_pipeline.rerank.scorer import TEXT_TOKENS, marked, scores_of
 from i2e_pipeline.rerank.training import Training, TrainingError
 from tests.rerank.small import encoder, planted
@@ -159,6 +160,17 @@ def test_a_saved_reranker_is_the_same(kind: str, bert: str, tmp_path: Path) -> N
     probability, again = loaded.probabilities(table.select(QUESTIONS.names))
     assert (again == score).all()
     assert probability == pytest.approx(Fusing(0.8, 1.2, -0.1).probabilities(asked, score, none)[0])
+
+
+def test_a_folder_that_has_become_another_rerankers_is_refused(bert: str, tmp_path: Path) -> None:
+    """Catches: workers that start later and answer by another model than those before."""
+    folder = str(tmp_path / "made")
+    save(random("cross", bert), folder, About("cross", Fusing()))
+    found = content(folder)
+    assert load_once(folder, found) is load_once(folder, found)
+    save(random("cross", bert), folder, About("cross", Fusing(0.5)))
+    with pytest.raises(NoReranker, match="another reranker than when the run began"):
+        load_once(folder, found, batch=4)
 
 
 @pytest.mark.parametrize("damage", ["none", "kind", "json", "heads", "weights"])

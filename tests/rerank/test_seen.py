@@ -13,10 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from i2e_pipeline import cli
+from i2e_pipeline.commands import reranker as reranker_command
 from i2e_pipeline.core.arrays import ArraysError
+from i2e_pipeline.engine.units import InputError
+from i2e_pipeline.extract.text import clean
 from i2e_pipeline.rerank import reranker
 from i2e_pipeline.rerank.questions import QUESTIONS, laid_flat
 from i2e_pipeline.rerank.seen import AROUND, Seen, around, build
+from i2e_pipeline.rerank.training import Training
 from tests.rerank.small import encoder, planted
 
 LINKS = [
@@ -59,6 +63,12 @@ def test_what_is_told_is_cut_between_words_and_holds_the_mention(text: str, star
     words = " ".join(text.split())
     assert told in words
     assert told == words or len(text) > AROUND
+
+
+def test_a_text_without_blanks_keeps_what_stands_around() -> None:
+    text = "座" * 100 + "雅典" + "夜" * 100
+    assert around(text, 100, 102) == "座" * AROUND + "雅典" + "夜" * AROUND
+    assert around("a" * 50 + "\t" + "b" * 40 + " Athens", 92, 98) == "b" * 40 + " Athens"
 
 
 def test_a_text_of_no_link_tells_nothing(tmp_path: Path) -> None:
@@ -113,10 +123,39 @@ def test_a_reranker_keeps_what_it_is_told_in_its_folder(tmp_path: Path) -> None:
         reranker.load(str(tmp_path / "out"))
 
 
+def test_texts_are_told_as_the_pipeline_cleans_them(tmp_path: Path) -> None:
+    """Catches: a text that is told itself, because gold lines hold it as it was written."""
+    raw = '"Dogs &amp; cats in\u00ad Athens" '
+    start = raw.index("Athens")
+    line = {"text": raw, "mentions": [{"start": start, "end": start + 6, "qid": "Q7"}]}
+    (tmp_path / "gold.jsonl").write_text(json.dumps(line) + "\n")
+    seen = reranker_command._seen([str(tmp_path / "gold.jsonl")], str(tmp_path / "seen"))
+    asking = clean(raw)
+    assert asking != raw
+    assert seen.of(np.array([7])) == [" ".join(asking.split())]
+    assert seen.of(np.array([7]), [asking]) == [None]
+
+
+def test_what_is_no_rerankers_is_not_removed(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    """Catches: `--write out`, a slip for out/reranker, that removes a dataset when it has trained for hours."""
+    (tmp_path / "out" / "kb").mkdir(parents=True)
+    assert train(tmp_path)
+    assert "name another folder" in capsys.readouterr().err
+    (tmp_path / "out" / "kb").rmdir()  # an empty one may be filled
+    (tmp_path / "out.training").mkdir()
+    (tmp_path / "out.training" / "notes.txt").write_text("mine")
+    assert train(tmp_path)
+    assert (tmp_path / "out.training" / "notes.txt").exists()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="folder of its own"):
+        reranker_command.train([], "bi", "", ".", Training())
+
+
 def test_gold_lines_without_a_link_are_refused(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "gold.jsonl").write_text('{"text": "a", "mentions": []}\n')
     assert train(tmp_path, "--seen", str(tmp_path / "gold.jsonl"))
     assert "no line links an entity" in capsys.readouterr().err
+    assert not (tmp_path / "out.training" / "seen").exists()
 
 
 def test_a_training_leaves_the_folder_as_it_was_until_it_is_whole(tmp_path: Path, monkeypatch: Any) -> None:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -18,6 +19,7 @@ from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.rerank.fusing import Fusing
 from i2e_pipeline.rerank.questions import QUESTIONS
 from i2e_pipeline.rerank.reranker import About, begin, load, save
+from i2e_pipeline.rerank.stages import RerankByVectors
 from i2e_pipeline.stages import pipeline
 from tests.chain import rows, run, settings
 from tests.rerank.small import encoder
@@ -198,6 +200,9 @@ def test_a_bi_encoders_vectors_are_made_once(world: Path, spark: Any, tmp_path: 
     assert len({r["entity_id"] for r in all_of_them}) == len(all_of_them) > len(made)
     assert all(r in all_of_them for r in made)
     unsure = {r["entity_id"] for r in all_of_them}
+    known = RerankByVectors().known(second.as_it_is())()
+    assert known is not None
+    assert known.lookup(np.array(sorted({*unsure, -1})))[0].tolist() == [False] + [True] * len(unsure)
     asked = [r for r in rows(second, "reranked") if r["score"] is not None]
     assert asked
     assert {r["entity_id"] for r in asked} <= unsure
@@ -221,3 +226,15 @@ def test_a_bi_encoders_vectors_are_made_once(world: Path, spark: Any, tmp_path: 
     with caplog.at_level(logging.INFO):
         assert link_texts(second, str(lines), str(links)) == 40
     assert any(r.getMessage().startswith("rerank: ") and " 0 of " not in r.getMessage() for r in caplog.records)
+
+
+def test_a_budget_of_nothing_encodes_nothing(world: Path, spark: Any, tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    save(begin("bi", encoder(tmp_path / "bert")), str(tmp_path / "bi"), About("bi", Fusing()))
+    nobody = settings(
+        world, tmp_path / "out", f"link.reranker.model={tmp_path}/bi", "link.reranker.budget=0",
+        "link.reranker.device=cpu",
+    )  # fmt: skip
+    run(nobody, spark, *UPTO[:-1], "candidate_vectors", "rerank")
+    assert rows(pipeline(nobody, lambda: spark), "candidate_vectors") == []
+    assert all(r["score"] is None for r in rows(pipeline(nobody, lambda: spark), "reranked"))
