@@ -23,7 +23,7 @@ gold      gold links: the prior alone (the baseline) and disambiguation, each en
 reranked  with --reranker, the same links after a second look by each of these rerankers, at the least sure mentions:
           those of a smaller margin than --margin, --budget of all mentions at most (baseline: disambiguation)
             tokens        of text and candidates that the model reads for a mention that is asked
-            times_link    seconds of a mention that is asked, in those that disambiguation takes for one
+            times_link    seconds of a mention that is asked, in those that disambiguation takes for one (one pass)
 
 Figures are medians of interleaved rounds. On a shared machine compare their ratios, not the figures.
 """
@@ -322,6 +322,7 @@ class SecondLook:
         questions = pa.Table.from_pylist(rows, QUESTIONS)
         found: dict[str, Any] = {"share": round(len(asked) / max(count, 1), 4)}
         for name, model in self.rerankers.items():
+            model.probabilities(questions.slice(0, model.batch))  # warms up
             started = time.perf_counter()
             probability = iter(model.probabilities(questions)[0].tolist())
             seconds = time.perf_counter() - started

@@ -700,7 +700,11 @@ def _reranker_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="tell the model of a candidate a text in which these lines link it",
     )  # fmt: skip
     trained.add_argument(
-        "--candidate-tokens", type=int, metavar="N", help="what is told of a candidate (default: 24, with --seen 44)"
+        "--candidate-tokens",
+        type=int,
+        metavar="N",
+        choices=range(4, 257),
+        help="what is told of a candidate (default: 24, with --seen 44)",
     )
     trained.add_argument("--epochs", type=float, default=3.0)
     trained.add_argument("--batch", type=int, default=32, help="mentions a step (default 32)")

@@ -26,7 +26,8 @@ from i2e_pipeline.engine.stage import Made, Plan, Run, Stage, StageError
 from i2e_pipeline.engine.tables import Commit, Counting, Kernel
 from i2e_pipeline.rerank import reranker
 from i2e_pipeline.rerank.again import ASKED, CHANGED, UNSURE, look_again
-from i2e_pipeline.rerank.vectors import OF_CANDIDATES, CandidateVectors, encode_candidates
+from i2e_pipeline.rerank.encode import OF_CANDIDATES, encode_candidates
+from i2e_pipeline.rerank.vectors import CandidateVectors
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -1,6 +1,6 @@
 """Candidates' vectors of a bi-encoder, made once per entity and reranker, and shared by all workers.
 
-Writes   candidate_vectors: what `BiEncoder.entities` makes of what is told of an entity (float32, norm 1)
+Reads    candidate_vectors: what `BiEncoder.entities` makes of what is told of an entity (float32, norm 1)
 
 Each machine lays the table out once, sorted by id, and its workers map it into memory. An entity that has no vector
 there is encoded where it is asked about: the table spares work, and in float32 changes no score by more than the last
@@ -9,10 +9,9 @@ digit that is told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,38 +22,12 @@ from i2e_pipeline.core import arrays
 from i2e_pipeline.core.files import open_filesystem
 from i2e_pipeline.core.machine import scratch
 from i2e_pipeline.core.schemas import CANDIDATE_VECTORS
-from i2e_pipeline.rerank.questions import as_told
-
-if TYPE_CHECKING:
-    from i2e_pipeline.rerank.reranker import Reranker
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 
 _HEADER, _FORMAT = "candidate_vectors", 1
 _ROWS = 4096
-OF_CANDIDATES = ("entity_id", "name", "description", "coarse_type")
-"""Columns of kb/entities that `encode_candidates` reads."""
-
-
-def encode_candidates(batches: Iterable[pa.RecordBatch], reranker: Reranker) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Kernel: a vector of what a model is told of each entity.
-
-    batches   OF_CANDIDATES
-    yields    ("candidate_vectors", CANDIDATE_VECTORS), a row per row
-    """
-    for batch in batches:
-        entities = batch.column("entity_id").to_numpy(zero_copy_only=False).astype(np.int64)
-        seen = [None] * len(entities) if reranker.seen is None else reranker.seen.of(entities)
-        told = zip(*(batch.column(name).to_pylist() for name in OF_CANDIDATES[1:]), seen, strict=True)
-        vectors = reranker.vectors([as_told(*of) for of in told])
-        width = vectors.shape[1] if len(vectors) else 0
-        offsets = pa.array(np.arange(len(vectors) + 1, dtype=np.int32) * width)
-        lists = pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel()))
-        yield (
-            "candidate_vectors",
-            pa.RecordBatch.from_arrays([batch.column("entity_id"), lists], schema=CANDIDATE_VECTORS),
-        )
 
 
 class CandidateVectors:

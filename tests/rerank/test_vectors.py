@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from i2e_pipeline.core.schemas import CANDIDATE_VECTORS
+from i2e_pipeline.rerank.encode import OF_CANDIDATES, encode_candidates
 from i2e_pipeline.rerank.fusing import Fusing
 from i2e_pipeline.rerank.questions import QUESTIONS
 from i2e_pipeline.rerank.reranker import About, Reranker, begin
 from i2e_pipeline.rerank.seen import Seen, build
-from i2e_pipeline.rerank.vectors import OF_CANDIDATES, CandidateVectors, encode_candidates
+from i2e_pipeline.rerank.vectors import CandidateVectors
 from tests.rerank.small import encoder, planted
 
 
