@@ -295,7 +295,9 @@ def train(
         torch.set_num_threads(threads)
     table = read_examples(examples)
     torch.manual_seed(settings.seed)
-    tokens = candidate_tokens or (CANDIDATE_TOKENS_SEEN if seen else CANDIDATE_TOKENS)
+    tokens = (CANDIDATE_TOKENS_SEEN if seen else CANDIDATE_TOKENS) if candidate_tokens is None else candidate_tokens
+    if not 4 <= tokens <= 256:
+        raise InputError(f"--candidate-tokens {tokens}: between 4 and 256")
     model = reranker.begin(kind, pretrained, tokens)
     places = _seen(seen, f"{under_way}/{reranker.SEEN}") if seen else None
     with _noticed() as asked_to_end:

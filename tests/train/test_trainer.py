@@ -173,8 +173,8 @@ def test_ranks_parts_and_shards_of_the_towers_give_the_same_weights(
 ) -> None:
     """Catches: gradients summed instead of averaged, over ranks or over micro-batches; a head that counts ranks twice.
 
-    All classes where micro-batches differ: a sampled head compares with the classes of one, contrastive losses too. Sums of
-    other orders differ by 1.3e-4 on some processors.
+    All classes where micro-batches differ: a sampled head compares with the classes of one, contrastive losses too.
+    Sums of other orders differ by 1.3e-4 on some processors.
     """
     run(settings(tmp_path / "one"))
     supervised = ("train.recipe=supervised", "train.head.sample=1")
