@@ -79,7 +79,7 @@ class Asked:
 
     def places(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Where the candidates of these questions stand, question by question."""
-        return np.concatenate([np.arange(*self.range_of(n)) for n in numbers])
+        return np.concatenate([np.empty(0, np.int64), *(np.arange(*self.range_of(n)) for n in numbers)])
 
 
 def laid_flat(rows: pa.RecordBatch | pa.Table, seen: Seen | None = None) -> Asked:

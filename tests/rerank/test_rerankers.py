@@ -271,3 +271,4 @@ def test_tokens_are_those_that_are_read(kind: str, bert: str) -> None:
     else:
         read = int(rows.filled.sum())
     assert model.tokens(asked, numbers) == read > 0
+    assert model.tokens(asked, numbers[:0]) == 0
