@@ -703,7 +703,6 @@ def _reranker_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--candidate-tokens",
         type=int,
         metavar="N",
-        choices=range(4, 257),
         help="what is told of a candidate (default: 24, with --seen 44)",
     )
     trained.add_argument("--epochs", type=float, default=3.0)

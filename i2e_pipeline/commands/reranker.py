@@ -29,7 +29,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run
 from i2e_pipeline.engine.units import InputError
-from i2e_pipeline.extract.text import clean_with_offsets
+from i2e_pipeline.extract.text import clean
 from i2e_pipeline.rerank.questions import CANDIDATE_TOKENS, CANDIDATE_TOKENS_SEEN, EXAMPLES
 from i2e_pipeline.rerank.reranker import ABOUT, IN_TRAINING, SEEN
 from wikidata.anchors import SEPARATOR, Site, pages_of, sentences
@@ -325,7 +325,7 @@ def _seen(gold: Sequence[str], folder: str) -> Seen:
 
     lines = [row for path in gold for row in gold_lines(path)]
     links = (
-        (entity, clean_with_offsets(lines[n]["text"], _LONGEST)[0], start, end)
+        (entity, clean(lines[n]["text"], _LONGEST), start, end)
         for (n, start, end), entity in in_cleaned(lines, _LONGEST).items()
         if entity is not None
     )

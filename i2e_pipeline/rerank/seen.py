@@ -6,7 +6,7 @@ reranker is told of such a candidate: "Athens, capital city (settlement); seen: 
 
 FOLDER/entities.npy   (N) int64, rising, up to PER_ENTITY entries each; the first is told, unless it is of the text that
                       is asked about: in training a text must not tell its own answer
-FOLDER/texts.npy      (N) uint64: a hash of the whole text that each is of
+FOLDER/texts.npy      (N) uint64: a hash of the text that each is of (text_hash)
 FOLDER/ends.npy       (N) int64: where each ends in words.bin, which is UTF-8
 """
 
