@@ -56,22 +56,24 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Spark's tests share one session, which has both cores; the others take a core each.
+# Spark's tests share a session in each of two processes: of one session's time, half is planning, on one core.
 # MARKS: what `make test` leaves out, with the seconds that all tests of a mark may take together. Of the faults it
 # injects those of tests/faults/test_bounded.py, which do not bear the mark.
 MARKS := cluster:1200 s3:1200 faults:1500 env:1200
-# LONG=1 runs what bears the mark `long`, too: forms whose twin is run anyway, and all faults that are injected.
+# LONG=1 runs what bears the mark `long`, too: forms whose twin is run anyway, what takes minutes and whose parts are
+# tested without it, and all faults that are injected.
 LONG ?=
 NOT_LONG := $(if $(LONG),,and not long)
 UNMARKED := not cluster and not s3 and not faults and not env $(NOT_LONG)
 
 test: $(STAMP)  ## run the tests: 15 minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m '$(UNMARKED) and not spark' --durations 25 --timeout 600 --session-timeout 1800
-	$(BIN)/python -m pytest -m '$(UNMARKED) and spark' --durations 25 --timeout 600 --session-timeout 3000
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m '$(UNMARKED) and spark' --durations 25 --timeout 600 --session-timeout 3000
 
 # Two clusters at once, two disturbed runs at once: on one, a machine of two cores waits half of the time.
 SIDE_BY_SIDE_cluster := -n 2 --dist loadgroup
 SIDE_BY_SIDE_faults := -n 2 --dist loadgroup
+SIDE_BY_SIDE_env := -n 2 --dist loadfile
 # Kills of what runs in an environment of its own are among the faults.
 WITHOUT_env := and not faults
 # pytest's exit 5: no test bears the mark.

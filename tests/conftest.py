@@ -41,6 +41,7 @@ FORBIDDEN = pytest.StashKey[Path]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.pop("COLUMNS", None)  # xdist's workers have that of their terminal, and commands take it for a user's
     if not config.getoption("--no-jvm"):
         return
     # A child finds this as its Java.

@@ -107,6 +107,7 @@ def test_other_links_encode_no_image_again(world: Path, whole: Path, tmp_path: P
     assert not any(run(settings(world, output), spark).values())
 
 
+@pytest.mark.long
 def test_rows_beyond_a_limit_are_tried_again_under_a_wider_one(
     world: Path, whole: Path, tmp_path: Path, spark: Any
 ) -> None:
@@ -206,6 +207,7 @@ def test_files_that_came_back(world: Path, tmp_path: Path, spark: Any, storage: 
         )
 
 
+@pytest.mark.long
 def test_images_that_a_plugin_reads(world: Path, tmp_path: Path, spark: Any) -> None:
     """Installed after the run. Python starts anew for each command, as a user's does."""
     pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
@@ -239,6 +241,7 @@ def test_images_that_a_plugin_reads(world: Path, tmp_path: Path, spark: Any) -> 
     assert same_scores(output, tmp_path / "scratch")
 
 
+@pytest.mark.long
 def test_a_kill_while_rows_are_put_beside_leaves_the_old_or_the_new(
     world: Path, tmp_path: Path, spark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +289,7 @@ def test_a_kill_while_rows_are_put_beside_leaves_the_old_or_the_new(
     assert len(ends) > 4
 
 
+@pytest.mark.long
 def test_a_mended_shard_takes_its_old_place(world: Path, whole: Path, tmp_path: Path, spark: Any) -> None:
     mended = tmp_path / "world"
     shutil.copytree(world, mended)

@@ -115,6 +115,7 @@ def environment(site: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{ROOT}", "PYSPARK_PYTHON": sys.executable}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_stages_from_outside_in_the_whole_chain(
     world: Path, site: Path, tmp_path: Path, spark: Any, capsys: pytest.CaptureFixture[str]

@@ -166,6 +166,7 @@ def test_who_comes_meanwhile_waits(
     assert done == {"b": {"knowledge_base": 0, "surfaces": 0}}
 
 
+@pytest.mark.long
 def test_one_that_was_killed_while_it_was_made(world: Path, tmp_path: Path, bases: Path, spark: Any) -> None:
     """Nothing half is read as whole, and the next output makes it."""
     config = shared(world, tmp_path / "a", bases)

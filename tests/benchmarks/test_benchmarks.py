@@ -56,6 +56,7 @@ def test_knowledge_base_without_spark(arguments: list[str], tmp_path: Path) -> N
     assert "stages" not in figures
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_knowledge_base(spark: Any, arguments: list[str], tmp_path: Path) -> None:
     plain = tmp_path / "dump.json"
@@ -76,6 +77,7 @@ def test_knowledge_base(spark: Any, arguments: list[str], tmp_path: Path) -> Non
     assert max(prior["top1"].values()) <= prior["among_20"] <= 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_extract(spark: Any, arguments: list[str], tmp_path: Path) -> None:
     out = tmp_path / "figures.json"

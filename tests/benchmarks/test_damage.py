@@ -13,6 +13,7 @@ from benchmarks import damage
 from i2e_pipeline.core.config import Config
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_damage(reported: Config, tmp_path: Path) -> None:
     told = tmp_path / "told.json"

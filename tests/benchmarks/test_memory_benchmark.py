@@ -23,6 +23,7 @@ def run(script: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.spark
 def test_memory(tmp_path: Path) -> None:

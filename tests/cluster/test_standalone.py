@@ -122,6 +122,7 @@ def test_every_job_on_parquet_while_a_worker_dies_and_another_joins(
     assert f"{ROOT}/i2e_pipeline" not in logs
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("another")
 def test_every_job_on_delta_with_the_jars_of_the_page(
     cluster: Cluster, place: Path, local: Path, unpacked: Path, tmp_path: Path
@@ -161,6 +162,7 @@ def test_every_job_on_delta_with_the_jars_of_the_page(
     assert any(stage["Resource Profile Id"] > 0 and "Failure Reason" not in stage for stage in scored)
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("another")
 def test_ranks_train_on_two_workers(cluster: Cluster, place: Path, local: Path, unpacked: Path) -> None:
     shutil.copytree(local / "i2e", place / "trained" / "i2e")

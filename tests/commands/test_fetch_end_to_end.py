@@ -38,12 +38,14 @@ from tests.commands.test_fetch import python as python
 from tests.commands.test_fetch import site as site
 from tests.inputs.forms import pairs_of
 from tests.inputs.test_forms import with_knowledge as with_knowledge
+from tests.marks import but_one
 
 pytestmark = [pytest.mark.env, pytest.mark.slow]
 FORMS = ("parquet", "webdataset", "files")
 KEPT = ("similarity", "license", "watermark", "seen")
 
 
+@pytest.mark.long
 def test_each_of_its_forms_gives_the_same_dataset(
     world: Path, with_knowledge: Path, open_site: Callable[..., Site], python: str, tmp_path: Path, spark: Any
 ) -> None:
@@ -190,7 +192,7 @@ def stored(folder: Path, form: str) -> list[tuple[str, str]]:
 
 @pytest.mark.faults
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux's /proc says which process is whose")
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", but_one("webdataset", FORMS))
 def test_killed_again_and_again_nothing_is_lost_or_twice(
     form: str, open_site: Callable[..., Site], python: str, tmp_path: Path
 ) -> None:
@@ -257,7 +259,7 @@ def test_killed_again_and_again_nothing_is_lost_or_twice(
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", but_one("webdataset", FORMS))
 def test_a_shard_that_could_not_be_written_is_not_done(
     form: str, open_site: Callable[..., Site], python: str, tmp_path: Path
 ) -> None:

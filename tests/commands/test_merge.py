@@ -133,6 +133,7 @@ def test_a_merge_that_was_killed_goes_on(
         assert content(tmp_path / "c") == content(whole)
 
 
+@pytest.mark.long
 @pytest.mark.delta
 def test_tables_of_delta(halves: Any, whole: Path, tmp_path: Path, spark: Any) -> None:
     """Also where the second's are Parquet: the merged output is stored as the first."""

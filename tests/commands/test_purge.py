@@ -57,7 +57,7 @@ class Made:
         return settings(self.world, output, *paths, *lists, *overrides)
 
 
-@pytest.fixture(scope="module", params=["parquet", pytest.param("delta", marks=pytest.mark.delta)])
+@pytest.fixture(scope="module", params=["parquet", pytest.param("delta", marks=[pytest.mark.delta, pytest.mark.long])])
 def made(request: pytest.FixtureRequest, world: Path, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Images that two addresses hold, texts that two pairs have, listed rows that became no pair or no label."""
     spark, folder = request.getfixturevalue("spark"), tmp_path_factory.mktemp("purge")

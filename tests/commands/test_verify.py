@@ -389,6 +389,7 @@ def test_what_is_written_while_it_is_looked_at_is_of_no_one_state(
         look(copied)
 
 
+@pytest.mark.long
 @pytest.mark.spark
 def test_class_indices_stay_where_the_table_that_knew_them_is_lost(world: Path, tmp_path: Path, spark: Any) -> None:
     """Catches: a history of class indices that one table alone holds."""

@@ -16,6 +16,7 @@ import yaml
 
 from i2e_pipeline.core.extras import BROUGHT_BY
 from tests.engine.toys import write_shard
+from tests.marks import but_one
 from tests.train.small_dataset import image_row, write_dataset
 
 ROOT = Path(__file__).parent.parent.parent
@@ -169,7 +170,7 @@ def uv() -> str:
 
 @pytest.mark.slow
 @pytest.mark.env
-@pytest.mark.parametrize("extra", ["train", "evaluate"])
+@pytest.mark.parametrize("extra", but_one("train", ["train", "evaluate"]))
 def test_an_environment_of_one_extra_alone_is_enough(
     tmp_path: Path, settings: str, extra: str, uv: str, wheel: Path
 ) -> None:

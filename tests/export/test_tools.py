@@ -108,6 +108,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.long
 @pytest.mark.env
 @pytest.mark.slow
 def test_open_clip_trains_on_the_tars(dataset: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.faults.tasks import FAULTS, all_at_once
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("cluster")]
 
 
+@pytest.mark.long
 def test_one_run_with_all_of_them(still: World, cluster: LightCluster, tmp_path: Path) -> None:
     """Catches: rows of failed or slow attempts that count, too (accumulators after a lost executor); rows of shuffle
     files that are gone, which nobody misses."""

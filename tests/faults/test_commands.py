@@ -29,6 +29,7 @@ from tests.cluster.tables import tables
 from tests.faults import injector
 from tests.faults.conftest import LONG
 from tests.faults.injector import World
+from tests.marks import but_one
 
 pytestmark = [pytest.mark.faults, pytest.mark.delta]
 
@@ -181,7 +182,7 @@ def draws(often: int) -> int:
     return often * (3 if LONG else 1)
 
 
-@pytest.mark.parametrize("finished", STORAGES, indirect=True)
+@pytest.mark.parametrize("finished", but_one("parquet", STORAGES), indirect=True)
 def test_merge(finished: Path, still: World, forks: Forks, tmp_path: Path) -> None:
     """Of two outputs with a unit each."""
     units = sorted(p.stem for p in (finished / "units").glob("u-*.json"))
@@ -219,6 +220,7 @@ def never_had(config: Path, unit: str) -> None:
         Path(whole.tables.path("units", f"{unit}.json")).unlink()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("finished", STORAGES, indirect=True)
 def test_clean(finished: Path, still: World, forks: Forks, tmp_path: Path) -> None:
     """Small files put together, and all that it removes: what killed runs left, orphans, other knowledge bases."""
@@ -255,7 +257,7 @@ def test_purge(finished: Path, still: World, forks: Forks, tmp_path: Path) -> No
     survives(prepared, forks, tmp_path, draws(4), f"purge {storage_of(finished)}")
 
 
-@pytest.mark.parametrize("form", ["parquet", "webdataset", "hf", "open_clip-csv"])
+@pytest.mark.parametrize("form", but_one("webdataset", ["parquet", "webdataset", "hf", "open_clip-csv"]))
 def test_export(form: str, still: World, forks: Forks, tmp_path: Path) -> None:
     def prepared(place: Path) -> Job:
         place.mkdir()
@@ -273,6 +275,7 @@ def by_bytes(folder: Path) -> dict[str, bytes]:
 # With Spark: on one storage each, where time is short
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("finished", STORAGES if LONG else ["parquet"], indirect=True)
 def test_forget(finished: Path, still: World, forks: Forks, tmp_path: Path) -> None:
     unit = min((finished / "units").glob("u-*.json")).stem
@@ -284,6 +287,7 @@ def test_forget(finished: Path, still: World, forks: Forks, tmp_path: Path) -> N
     survives(prepared, forks, tmp_path, draws(1), f"forget {storage_of(finished)}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("finished", STORAGES if LONG else ["delta"], indirect=True)
 def test_retry(finished: Path, still: World, forks: Forks, tmp_path: Path) -> None:
     """Of images that were too large for a limit that is wider now."""
@@ -300,6 +304,7 @@ def test_retry(finished: Path, still: World, forks: Forks, tmp_path: Path) -> No
     survives(prepared, forks, tmp_path, draws(1), f"retry {storage_of(finished)}", (tables(finished), 100))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("finished", STORAGES if LONG else ["parquet"], indirect=True)
 def test_repair(finished: Path, still: World, forks: Forks, tmp_path: Path) -> None:
     """Of a record that the seal holds, a file of a table and the card."""

@@ -21,6 +21,7 @@ from tests.faults import injector
 from tests.faults.conftest import LONG
 from tests.faults.deaths import AGAIN, FIRST, OTHER, chain
 from tests.faults.injector import World
+from tests.marks import but_one
 
 pytestmark = [pytest.mark.faults, pytest.mark.delta]
 
@@ -48,7 +49,7 @@ def otherwise(still: World) -> World:
     return World(still.place, found, still.pace)
 
 
-@pytest.mark.parametrize("storage", ["parquet", "delta"])
+@pytest.mark.parametrize("storage", but_one("parquet", ["parquet", "delta"]))
 def test_a_first_run(storage: str, still: World) -> None:
     output = still.place / f"first-{storage}"
     config = injector.configured(still.place, output, f"storage.format={storage}")
@@ -59,6 +60,7 @@ def test_a_first_run(storage: str, still: World) -> None:
     checked(outcome, len(places), config, output)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("storage", ["parquet", "delta"])
 def test_a_run_that_replaces_what_is_there(storage: str, still: World, otherwise: World) -> None:
     output = still.place / f"again-{storage}"

@@ -47,6 +47,7 @@ def test_local(seed: int, storage: str, kinds: tuple[str, ...], still: injector.
     checked(injector.chain(still, still.place / f"local-{seed}", seed, kinds, storage))
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("cluster")
 @pytest.mark.delta
 @pytest.mark.parametrize(("seed", "storage", "kinds"), ON_CLUSTER + (MORE_ON_CLUSTER if LONG else []))

@@ -117,6 +117,7 @@ def test_a_local_job(whom: str, number: int, still: World) -> None:
     ended(config, output, whom, number, random.Random(name).random(), "--master", "local[2]")
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("cluster")
 @pytest.mark.parametrize(("whom", "number"), WAYS[:2] if LONG else WAYS[1:2])
 def test_a_job_on_a_cluster(whom: str, number: int, still: World, cluster: LightCluster) -> None:

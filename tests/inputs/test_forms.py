@@ -31,6 +31,7 @@ from i2e_pipeline.publish.images import Columns, rows_of_shards
 from i2e_pipeline.stages import pipeline
 from tests.chain import content, run, settings
 from tests.inputs.forms import FORMS, KEPT, WITHOUT_URL, Pair, kept_of, pairs_of
+from tests.marks import but_one
 
 
 @pytest.fixture(scope="module")
@@ -193,12 +194,10 @@ def with_knowledge(whole: Path, tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
+    but_one(
         "img2dataset's tars",
-        pytest.param("Hugging Face's Parquet with paths alone", marks=pytest.mark.long),
-        "CSV",
-        pytest.param("img2dataset's folders", marks=pytest.mark.long),
-    ],
+        ["img2dataset's tars", "Hugging Face's Parquet with paths alone", "CSV", "img2dataset's folders"],
+    ),
 )
 def test_every_form_gives_the_same_dataset(
     name: str, world: Path, whole: Path, with_knowledge: Path, tmp_path: Path, spark: Any

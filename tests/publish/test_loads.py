@@ -113,6 +113,7 @@ def test_croissant_is_valid_and_reads_the_rows(tmp_path: Path) -> None:
     assert found["names"] == [f"entity {c}" for c in range(4)]
 
 
+@pytest.mark.long
 def test_other_readers_of_parquet(tmp_path: Path) -> None:
     python = environment(tmp_path / "python", "duckdb", "polars", "pillow")
     found = told(python, OTHERS, tmp_path, dataset(tmp_path / "i2e", 0, 12))

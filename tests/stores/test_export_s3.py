@@ -9,12 +9,13 @@ from pyarrow import fs as pafs
 
 from i2e_pipeline.commands.export import FORMS
 from tests.export.odd_dataset import small_shards, tree, write_odd
+from tests.marks import but_one
 from tests.stores.conftest import SECRET, Store, on_the_store, run
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("form", sorted(FORMS))
+@pytest.mark.parametrize("form", but_one("webdataset", sorted(FORMS)))
 def test_an_export_from_a_store_into_a_store_is_that_of_a_disk(
     store: Store, world: Path, tmp_path: Path, form: str
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_run_on_s3_makes_the_rows_of_one_on_a_disk(
     assert (told["image"]["image_id"], told["pairs"][0]["ended"], told["notes"]) == (image, "published", [])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["parquet", pytest.param("delta", marks=[pytest.mark.delta, pytest.mark.long])])
 def test_an_output_that_was_copied_to_a_store_goes_on_there(
     store: Store,
@@ -82,6 +83,7 @@ def test_an_output_that_was_copied_to_a_store_goes_on_there(
     assert (len(manifest["units"]), manifest["images"]) == (3, len(content(whole)[0]))
 
 
+@pytest.mark.long
 def test_a_knowledge_base_on_the_store_is_shared(store: Store, world: Path, whole: Path, tmp_path: Path) -> None:
     """Made by an output there, read by one on a disk that knows no dump."""
     path = f"knowledge_base.path=s3://{store.bucket}/bases"

@@ -37,6 +37,7 @@ def submit(config: Path, job: str, *line: str) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.long
 def test_jobs_on_s3_make_the_rows_of_a_run_on_a_disk(store: Store, world: Path, whole: Path, tmp_path: Path) -> None:
     """Catches: options that are set when the JVM has begun, and do not reach Hadoop's client or a worker."""
     written = on_the_store(store, world, "submitted")
