@@ -26,8 +26,11 @@ UPTO = ("knowledge_base", "surfaces", "pairs", "extract", "link", *OF_RERANKER)
 
 
 def bi_encoder(folder: Path, seed: int) -> Path:
+    made = begin("bi", encoder(folder / f"bert-{seed}"))
     torch.manual_seed(seed)
-    save(begin("bi", encoder(folder / f"bert-{seed}")), str(folder / f"bi-{seed}"), About("bi", Fusing(0.5, 3.0, 0.0)))
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    save(made, str(folder / f"bi-{seed}"), About("bi", Fusing(0.5, 3.0, 0.0)))
     return folder / f"bi-{seed}"
 
 
@@ -90,11 +93,10 @@ def test_what_a_reranker_keeps_lives_as_its_output_does(world: Path, spark: Any,
 
     shutil.rmtree(model)
     shutil.copytree(bi_encoder(tmp_path, 5), model)
-    assert of_reranker(run(both, spark, *UPTO)) == [1, 3]
-    other = looked_at_again(both, spark)
-    assert other != at_once
-    freed = clean(pipeline(both, lambda: spark))
-    assert "segments" in {f.kind for f in freed}
-    assert len(pipeline(both).tables.commits("candidate_vectors")) == 1
-    assert of_reranker(run(both, spark, *UPTO)) == [0, 0]
-    assert looked_at_again(both, spark) == other
+    assert of_reranker(run(merged, spark, *UPTO)) == [1, 2]
+    other = looked_at_again(merged, spark)
+    assert [row["score"] for row in other] != [row["score"] for row in at_once if row["unit"] != unit]
+    assert [freed.kind for freed in clean(pipeline(merged, lambda: spark))] == ["segments"]
+    assert len(pipeline(merged).tables.commits("candidate_vectors")) == 1
+    assert of_reranker(run(merged, spark, *UPTO)) == [0, 0]
+    assert looked_at_again(merged, spark) == other
