@@ -96,6 +96,7 @@ def test_jobs_without_arguments_work_on_the_sample(tmp_path: Path, main: Main) -
         assert published[part]["recall"] >= recall
 
 
+@pytest.mark.long
 def test_jobs_in_their_order_on_given_input(tmp_path: Path, main: Main) -> None:
     compose.compose(tmp_path / "input", rows=40, shards=2)
     tree = embedded.tree([f"output={tmp_path}", "select.min_images_per_entity=1", "label.threshold=0.2"])

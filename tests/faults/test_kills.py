@@ -41,6 +41,7 @@ def checked(outcome: injector.Outcome) -> None:
     assert outcome.too_late <= 1
 
 
+@pytest.mark.long
 @pytest.mark.delta
 @pytest.mark.parametrize(("seed", "storage", "kinds"), LOCAL + (MORE_LOCAL if LONG else []))
 def test_local(seed: int, storage: str, kinds: tuple[str, ...], still: injector.World) -> None:
