@@ -66,7 +66,7 @@ LONG ?=
 NOT_LONG := $(if $(LONG),,and not long)
 UNMARKED := not cluster and not s3 and not faults and not env $(NOT_LONG)
 
-test: $(STAMP)  ## run the tests: 15 minutes on two cores
+test: $(STAMP)  ## run the tests: half an hour on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m '$(UNMARKED) and not spark' --durations 25 --timeout 600 --session-timeout 1800
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m '$(UNMARKED) and spark' --durations 25 --timeout 600 --session-timeout 3000
 
@@ -74,6 +74,7 @@ test: $(STAMP)  ## run the tests: 15 minutes on two cores
 SIDE_BY_SIDE_cluster := -n 2 --dist loadgroup
 SIDE_BY_SIDE_faults := -n 2 --dist loadgroup
 SIDE_BY_SIDE_env := -n 2 --dist loadfile
+SIDE_BY_SIDE_s3 := -n 2 --dist worksteal
 # Kills of what runs in an environment of its own are among the faults.
 WITHOUT_env := and not faults
 # pytest's exit 5: no test bears the mark.
@@ -84,7 +85,7 @@ MARKED := $(foreach mark,$(MARKS),test-$(word 1,$(subst :, ,$(mark))))
 $(MARKED): test-%: $(STAMP)
 	$(BIN)/python -m pytest -m '$* $(WITHOUT_$*) $(NOT_LONG)' $(SIDE_BY_SIDE_$*) --durations 12 --timeout $(SECONDS_$*) --session-timeout $(SECONDS_$*) || test $$? -eq 5
 
-test-all: test $(MARKED)  ## and those on a cluster, against an object store, with faults, in fresh environments; LONG=1: all there are
+test-all: test $(MARKED)  ## and those on a cluster, against an object store, with faults, in fresh environments: three quarters of an hour; LONG=1: all there are
 
 bench: $(STAMP)  ## print the figures of README and docs
 	for script in $(filter-out benchmarks/recipes.py benchmarks/training.py benchmarks/gpu.py benchmarks/faults.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

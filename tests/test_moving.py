@@ -57,6 +57,7 @@ def test_a_moved_output_has_nothing_to_do_and_grows(
     assert not old.exists()
 
 
+@pytest.mark.long
 def test_a_half_finished_output_goes_on_where_it_is(
     world: Path, whole: Path, tmp_path: Path, spark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

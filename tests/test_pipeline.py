@@ -154,6 +154,7 @@ def test_the_result_does_not_depend_on_partitions_order_or_format(
     assert not any(run(config, spark).values())
 
 
+@pytest.mark.long
 def test_a_pilot_grows_into_the_whole_and_nothing_is_done_twice(
     world: Path, whole: Path, tmp_path: Path, spark: Any
 ) -> None:

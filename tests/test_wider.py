@@ -65,6 +65,7 @@ def item(number: int, up: int, by: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_an_image_gets_what_stands_above_what_its_text_names(
     renamed: tuple[Path, dict[int, int]], tmp_path: Path, spark: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

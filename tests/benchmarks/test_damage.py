@@ -50,6 +50,7 @@ def test_a_fault_names_a_file_by_its_path_or_its_stage_and_unit() -> None:
     assert not damage.names({"path": "units", "stage": "", "unit": ""}, f"units/{unit}.json", ("", unit))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_matrix_has_every_kind_of_file_with_every_kind_of_damage(reported: Config) -> None:
     output = Path(reported.output)

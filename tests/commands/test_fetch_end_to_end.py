@@ -258,6 +258,7 @@ def test_killed_again_and_again_nothing_is_lost_or_twice(
     assert listed(PairsConfig(path=(str(folder),)))
 
 
+@pytest.mark.long
 @pytest.mark.faults
 @pytest.mark.parametrize("form", but_one("webdataset", FORMS))
 def test_a_shard_that_could_not_be_written_is_not_done(

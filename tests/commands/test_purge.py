@@ -312,6 +312,7 @@ class Killed(BaseException):
     """What a signal would do."""
 
 
+@pytest.mark.long
 def test_a_kill_at_any_change_of_a_file_leaves_what_the_next_purge_ends(
     made: Made, listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,7 @@ def test_a_damaged_record_costs_no_work_and_a_damaged_file_that_of_its_stage(cop
     assert {p.parent.parent.name for p in changed} <= {"labels", "stage=label"}
 
 
+@pytest.mark.long
 @pytest.mark.spark
 def test_records_that_nobody_holds_twice_cost_what_they_recorded(copied: Config, spark: Any) -> None:
     """Catches: one record that cannot be read, for which all of its folder is thrown away; what says how tables are
@@ -329,6 +330,7 @@ def test_what_only_the_input_can_make_again_stays_where_that_is_another(
     del wanted
 
 
+@pytest.mark.long
 @pytest.mark.spark
 def test_what_was_purged_is_purged_again_after_a_repair_that_was_killed(
     copied: Config, tmp_path: Path, spark: Any, monkeypatch: pytest.MonkeyPatch

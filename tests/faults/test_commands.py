@@ -182,6 +182,7 @@ def draws(often: int) -> int:
     return often * (3 if LONG else 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("finished", but_one("parquet", STORAGES), indirect=True)
 def test_merge(finished: Path, still: World, forks: Forks, tmp_path: Path) -> None:
     """Of two outputs with a unit each."""
@@ -237,6 +238,7 @@ def test_clean(finished: Path, still: World, forks: Forks, tmp_path: Path) -> No
     survives(prepared, forks, tmp_path, draws(4), f"clean {storage_of(finished)}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("finished", STORAGES if LONG else ["delta"], indirect=True)
 def test_purge(finished: Path, still: World, forks: Forks, tmp_path: Path) -> None:
     """Images of both units, by address."""

@@ -45,6 +45,7 @@ def test_a_disk_that_fills_up_under_the_output(still: World, disks: list[Disk], 
     assert outcome.survived, outcome
 
 
+@pytest.mark.long
 def test_a_disk_for_temporary_files_that_is_full(still: World, disks: list[Disk], tmp_path: Path) -> None:
     disks.append(small := disk(tmp_path / "small", 60))
     output = still.place / "scratch-full"
@@ -83,6 +84,7 @@ def test_a_mapped_array_for_which_there_is_no_room(disks: list[Disk], tmp_path: 
     assert not list(small.folder.iterdir())
 
 
+@pytest.mark.long
 def test_an_output_that_becomes_read_only(still: World, disks: list[Disk], tmp_path: Path) -> None:
     disks.append(small := disk(tmp_path / "small", 200))
     output = small.folder / "out"

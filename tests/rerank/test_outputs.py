@@ -50,6 +50,7 @@ def of_reranker(done: dict[str, int]) -> list[int]:
     return [done[name] for name in OF_RERANKER]
 
 
+@pytest.mark.long
 def test_what_a_reranker_keeps_lives_as_its_output_does(world: Path, spark: Any, tmp_path: Path) -> None:
     """Catches: a merge that encodes all again or keeps two vectors of an entity; links that count in a merged output
     and are in none of its segments; vectors of an older reranker that `clean` leaves."""

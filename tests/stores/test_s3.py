@@ -111,6 +111,7 @@ def test_readme_names_the_paths_that_are_tested(store: Store, world: Path) -> No
     assert example["knowledge_base"]["popularity"] == config.knowledge_base.popularity
 
 
+@pytest.mark.long
 def test_doctor_opens_the_output_with_each_client(store: Store, world: Path, tmp_path: Path) -> None:
     done = run(on_the_store(store, world, "asked", "storage.format=delta"), tmp_path, "doctor")
     assert f"s3://{store.bucket}/asked is written, read and deleted by pyarrow, Hadoop, delta-rs" in done.stdout
