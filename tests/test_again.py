@@ -82,6 +82,7 @@ def same_scores(one: Path, other: Path) -> bool:
     )
 
 
+@pytest.mark.long
 def test_other_links_encode_no_image_again(world: Path, whole: Path, tmp_path: Path, spark: Any) -> None:
     output = tmp_path / "out"
     shutil.copytree(whole, output)

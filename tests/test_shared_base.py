@@ -56,6 +56,7 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.long
 def test_outputs_share_one_and_hold_none(world: Path, whole: Path, tmp_path: Path, bases: Path, spark: Any) -> None:
     """The second reads no dump, with or without naming it, and its dataset is that of an output with its own."""
     first = run(shared(world, tmp_path / "a", bases), spark)

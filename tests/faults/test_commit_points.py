@@ -49,6 +49,7 @@ def otherwise(still: World) -> World:
     return World(still.place, found, still.pace)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("storage", but_one("parquet", ["parquet", "delta"]))
 def test_a_first_run(storage: str, still: World) -> None:
     output = still.place / f"first-{storage}"
