@@ -1,4 +1,4 @@
-"""What all tests share: one Spark session, one small world and one run over it, and the rules of the suite.
+"""What the tests of a process share: one Spark session, a small world and a run over it, and the rules of the suite.
 
 Rules: a test that starts Spark bears the mark `spark` (the fixture gives it); `--no-jvm` makes a JVM a failure; in CI a
 skip is a failure, unless the machine cannot have what is missing.

@@ -260,7 +260,7 @@ def test_killed_again_and_again_nothing_is_lost_or_twice(
 
 @pytest.mark.long
 @pytest.mark.faults
-@pytest.mark.parametrize("form", but_one("webdataset", FORMS))
+@pytest.mark.parametrize("form", FORMS)
 def test_a_shard_that_could_not_be_written_is_not_done(
     form: str, open_site: Callable[..., Site], python: str, tmp_path: Path
 ) -> None:

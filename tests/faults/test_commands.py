@@ -183,7 +183,7 @@ def draws(often: int) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("finished", but_one("parquet", STORAGES), indirect=True)
+@pytest.mark.parametrize("finished", STORAGES, indirect=True)
 def test_merge(finished: Path, still: World, forks: Forks, tmp_path: Path) -> None:
     """Of two outputs with a unit each."""
     units = sorted(p.stem for p in (finished / "units").glob("u-*.json"))

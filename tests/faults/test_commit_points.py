@@ -21,7 +21,6 @@ from tests.faults import injector
 from tests.faults.conftest import LONG
 from tests.faults.deaths import AGAIN, FIRST, OTHER, chain
 from tests.faults.injector import World
-from tests.marks import but_one
 
 pytestmark = [pytest.mark.faults, pytest.mark.delta]
 
@@ -50,7 +49,7 @@ def otherwise(still: World) -> World:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("storage", but_one("parquet", ["parquet", "delta"]))
+@pytest.mark.parametrize("storage", ["parquet", "delta"])
 def test_a_first_run(storage: str, still: World) -> None:
     output = still.place / f"first-{storage}"
     config = injector.configured(still.place, output, f"storage.format={storage}")
