@@ -6,12 +6,14 @@ Writes   nothing: an Estimate, which summary.print_plan shows
 
 A run's records give what only its corpus knows (how many rows a pair makes in each stage, how long a row is) and its
 machine's speed. Two or more of them, of different sizes, tell apart what a stage costs in any case and what it costs a
-row; one alone is taken to have no fixed cost.
+row; one alone is taken to have no fixed cost. Stages that only some configs have (a reranker, a verifier, one from
+outside) are counted where such runs have run them.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -26,6 +28,8 @@ from i2e_pipeline.core.files import at_home
 from i2e_pipeline.core.packaged import folder
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import Units
+
+log = logging.getLogger(__name__)
 
 COSTS = folder("i2e_pipeline.commands") / "costs.json"
 PRICES = {
@@ -152,7 +156,8 @@ class Records:
 
 
 def records(output: str, stages: Sequence[str]) -> Records:
-    """Of one output. Raises PlanError where there is none, or a stage has not been run."""
+    """Of one output: of these stages, and of all others that have been run there. Raises PlanError where there is none,
+    or one of these stages has not been run."""
     tables, units = Tables(output), Units(output).known()
     names = {unit.name for unit in units}
     pairs = sum(unit.rows for unit in units)
@@ -160,12 +165,16 @@ def records(output: str, stages: Sequence[str]) -> Records:
         raise PlanError(f"--from {output}: no run has read pairs into it; name the `output` of a finished run")
     rows, seconds = {}, {}
     written: dict[str, tuple[int, int]] = {}
-    for stage in stages:
+    for stage in (*stages, *sorted(set(tables.committed_stages()) - set(stages))):
         commits = list(tables.commits(stage).values())
+        made = {commit.unit for commit in commits}
+        left = len(names - made) if made & names else 0
+        if stage not in stages and (left or not commits):
+            log.warning("%s: the stage %s is in %d of %d units, and not counted", output, stage, len(made), len(names))
+            continue
         if not commits:
             raise PlanError(f"--from {output}: the stage {stage} has not been run there: finish it with `i2e run`")
-        made = {commit.unit for commit in commits}
-        if made & names and (left := len(names - made)):
+        if left:
             raise PlanError(
                 f"--from {output}: {left} of {len(names)} units of the stage {stage} are not made: finish it with "
                 "`i2e run`"
@@ -197,6 +206,15 @@ def fitted(costs: Costs, runs: Sequence[Records], cores: int) -> Costs:
             # nothing, so that stays what it was.
             of_rows = known.core_seconds * rows_fixed / cores
             stages[name] = replace(known, fixed_seconds=max(0.0, fixed + seconds * sizes[-1] - of_rows))
+    for name in sorted({s for run in runs for s in run.seconds} - stages.keys()):
+        if not all(name in run.seconds for run in runs):
+            raise PlanError(
+                f"the stage {name} has been run in some of the outputs named by --from and not in others: name runs of "
+                "one config"
+            )
+        fixed, seconds = _line(runs, lambda run, name=name: run.seconds[name], True)
+        _, rows = _line(runs, lambda run, name=name: run.rows[name], True)
+        stages[name] = StageCost("pair", rows, seconds * cores / rows if rows else 0.0, 0.0, FROM, FROM, fixed)
     tables = dict(costs.tables)
     for name in sorted({t for run in runs for t in run.tables}):
         _, rows = _line(runs, lambda run, name=name: run.tables.get(name, (0, 0))[0], True)

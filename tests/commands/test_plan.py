@@ -191,3 +191,44 @@ def test_a_run_that_is_not_finished_is_refused(run: Any) -> None:
     (Path(output) / "_commits" / "publish" / "u-1.json").unlink()
     with pytest.raises(PlanError, match="the stage publish has not been run there"):
         plan.plan(options(f"--pairs 1e9 --from {output}"))
+
+
+def ran_besides(output: str, stage: str, pairs: int, seconds: float, units: tuple[str, ...] = ("u-1",)) -> str:
+    for unit in units:
+        files = {f"{stage}_rows": [WrittenFile(f"unit={unit}/part-0.parquet", pairs, 10 * pairs)]}
+        commit = Commit(stage, unit, "f", {}, files, pairs, pairs, {}, seconds)
+        write_json(f"{output}/_commits/{stage}/{unit}.json", asdict(commit))
+    return output
+
+
+def test_a_stage_that_only_some_configs_have_is_counted_as_a_run_had_it(run: Any) -> None:
+    """Catches: a reranker, a verifier or a stage from outside that takes a day of a pilot and nothing of a plan."""
+    small = ran_besides(run(1000), "rerank", 1000, 30)
+    large = ran_besides(run(4000), "rerank", 4000, 90)
+    line = f"--pairs 16000 --cores 2 --from-cores 2 --store disk --from {small} --from {large}"
+    found = plan.plan(options(line))
+    rerank = next(s for s in found.stages if s.stage == "rerank")
+    assert rerank.rows == pytest.approx(16000)
+    assert 3600 * rerank.hours == pytest.approx(10 + 0.02 * 16000, rel=0.01)
+    assert found.storage_tb["rerank_rows"] == pytest.approx(16000 * 10 / 1e12)
+
+
+def test_runs_of_two_configs_are_refused(run: Any) -> None:
+    line = f"--pairs 1e9 --from {ran_besides(run(1000), 'rerank', 1000, 30)} --from {run(4000)}"
+    with pytest.raises(PlanError, match="the stage rerank has been run in some of the outputs"):
+        plan.plan(options(line))
+
+
+def test_a_stage_that_was_left_half_way_is_named_and_not_counted(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Catches: a stage that the config once named, whose units are some of the pairs, taken for all of them."""
+    output = run(1000)
+    record = json.loads((Path(output) / "units" / "u-1.json").read_text())
+    write_json(f"{output}/units/u-2.json", record | {"name": "u-2"})
+    for stage in plan.load().stages:
+        known = json.loads((Path(output) / "_commits" / stage / "u-1.json").read_text())
+        write_json(f"{output}/_commits/{stage}/u-2.json", known | {"unit": "u-2"})
+    ran_besides(output, "verify", 1000, 30)
+    with caplog.at_level("WARNING"):
+        found = plan.plan(options(f"--pairs 1e9 --from {output}"))
+    assert "verify" not in {s.stage for s in found.stages}
+    assert "the stage verify is in 1 of 2 units" in caplog.text
