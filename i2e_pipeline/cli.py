@@ -878,7 +878,9 @@ def _migrate(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands.train import pretrain
+    from i2e_pipeline.train import slurm
 
+    slurm.adopt()
     config = _train_config(options)
     return _print_training(config, pretrain(config, options.restart))
 

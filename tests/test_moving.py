@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from i2e_pipeline.commands.explain import explain
-from i2e_pipeline.core import files
-from i2e_pipeline.engine import lock
+from i2e_pipeline.core import files, lock
 from i2e_pipeline.stages import pipeline
 from tests.chain import content, run, settings
 

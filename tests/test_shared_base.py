@@ -19,9 +19,9 @@ from i2e_pipeline.commands import entity
 from i2e_pipeline.commands.clean import clean
 from i2e_pipeline.commands.doctor import examine
 from i2e_pipeline.core import config as configuration
+from i2e_pipeline.core import lock as lock_module
 from i2e_pipeline.core.config import Config
-from i2e_pipeline.engine import lock as lock_module
-from i2e_pipeline.engine.lock import exclusive
+from i2e_pipeline.core.lock import exclusive
 from i2e_pipeline.engine.records import Commit, Records
 from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.engine.tables import Tables

@@ -633,8 +633,9 @@ def records(folder: Path) -> Once:
 def outputs(folder: Path) -> Once:
     """A small output whose records are damaged one or two at a time, as `i2e verify` and whoever locks it see it."""
     from i2e_pipeline.commands.verify import verify
+    from i2e_pipeline.core import lock
     from i2e_pipeline.core.config import Config
-    from i2e_pipeline.engine import lock, merging
+    from i2e_pipeline.engine import merging
     from i2e_pipeline.engine.pipeline import Pipeline
 
     output = folder / "output"

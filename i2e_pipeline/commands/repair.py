@@ -24,10 +24,10 @@ from i2e_pipeline.commands.verifying.stored import input_changed
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.lock import Held, waiting
 from i2e_pipeline.dataset.published import manifest_of
 from i2e_pipeline.engine import seal
 from i2e_pipeline.engine.delta import DeltaLog
-from i2e_pipeline.engine.lock import Held, waiting
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.records import Commit
 from i2e_pipeline.engine.tables import WHOLE, Tables

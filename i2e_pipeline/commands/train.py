@@ -26,8 +26,6 @@ def pretrain(config: Config, restart: bool = False) -> dict[str, Any] | None:
     from i2e_pipeline.train.trainer import folder_of, outcome, train
 
     world = join(config.train.device)
-    if world.first:
-        configuration.keep(config, folder_of(config))
     try:
         train(config, world, held_out, restart)
         return outcome(folder_of(config)) if world.first else None

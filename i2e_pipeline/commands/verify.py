@@ -18,9 +18,8 @@ from typing import Any
 
 from i2e_pipeline.commands.verifying import dataset, stored
 from i2e_pipeline.commands.verifying.faults import CHECKS, Fault, Mend, Verified
-from i2e_pipeline.core import digests, files
+from i2e_pipeline.core import digests, files, lock
 from i2e_pipeline.core.errors import I2EError
-from i2e_pipeline.engine import lock
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.inputs import marks
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from i2e_pipeline.core import files, places, stores
 from i2e_pipeline.core.config import Config, paths
 from i2e_pipeline.core.errors import AlreadyThere, ExitCode, I2EError, NoSuchFile
+from i2e_pipeline.core.lock import Held, exclusive, waiting
 from i2e_pipeline.core.rejects import reason_name
 from i2e_pipeline.engine import (
     cluster,
@@ -37,7 +38,6 @@ from i2e_pipeline.engine import (
     taking_over,
 )
 from i2e_pipeline.engine.causes import cause, limit
-from i2e_pipeline.engine.lock import Held, exclusive, waiting
 from i2e_pipeline.engine.progress import StageProgress, job_group
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, StageError, behind, catalogue
 from i2e_pipeline.engine.tables import WHOLE, Commit, Failed, Tables

@@ -20,10 +20,10 @@ import pyarrow as pa
 
 from i2e_pipeline.core.config import Config, Section, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError
+from i2e_pipeline.core.lock import waiting
 from i2e_pipeline.core.rejects import reason_name
 from i2e_pipeline.engine import dealing, sharing
 from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
-from i2e_pipeline.engine.lock import waiting
 from i2e_pipeline.engine.shipping import Shipped, ship
 from i2e_pipeline.engine.tables import WHOLE, Commit, Counting, Failed, Kernel, Tables, Written
 from i2e_pipeline.engine.units import InputFile, Unit, Units

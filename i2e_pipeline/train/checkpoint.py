@@ -5,7 +5,7 @@ Writes  <train folder>/checkpoints/step-00001234/
             ema.safetensors                    its running mean, where one is kept
             optimizer.safetensors              AdamW's moments as <parameter>/exp_avg, <parameter>/exp_avg_sq
             head-00000-of-00004.safetensors    rows of the entity head, one file per rank that wrote
-            state.json                         step, position, config, dataset, the sizes of all these files
+            state.json                         step, position, config, dataset, sizes and digests of all these files
         <train folder>/checkpoints/best.json   which step was best on what is held out
 
 No pickle: safetensors cannot run code, and other languages read it. All ranks write into one hidden folder; state.json
@@ -36,7 +36,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import digests, files
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.version import __version__
 from i2e_pipeline.train.parallel import World
@@ -65,6 +65,12 @@ class HeadRows:
     """int64, the entity of each"""
     weights_CD: Tensor
     accumulators_C: Tensor
+
+
+@dataclass(frozen=True)
+class _Written:
+    bytes: int
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def save(
     if world.first:
         sweep(folder)
     world.barrier()  # nobody writes before the sweep is over
-    wrote: dict[str, int] = {}
+    wrote: dict[str, _Written] = {}
     problem = None
     try:
         fresh.mkdir(parents=True, exist_ok=True)
@@ -137,8 +143,8 @@ def save(
     told = world.gather_objects((wrote, problem, 0 if head is None else len(head.class_C)))
     problems = [p for _, p, _ in told if p]
     if not problems and world.first:
-        sizes = {file: size for part, _, _ in told for file, size in part.items()}
-        problems = _finish(fresh, target, state, sizes, classes=sum(rows for *_, rows in told))
+        made = {file: one for part, _, _ in told for file, one in part.items()}
+        problems = _finish(fresh, target, state, made, classes=sum(rows for *_, rows in told))
     problems = world.gather_objects(problems)[0]
     if problems:
         if world.first:
@@ -147,8 +153,9 @@ def save(
     return target
 
 
-def _finish(fresh: Path, target: Path, state: State, sizes: dict[str, int], classes: int) -> list[str]:
+def _finish(fresh: Path, target: Path, state: State, made: dict[str, _Written], classes: int) -> list[str]:
     """Rank 0's last act: see that all parts lie here, then state.json, then the name."""
+    sizes = {file: one.bytes for file, one in made.items()}
     unseen = [f for f, size in sizes.items() if not (fresh / f).is_file() or (fresh / f).stat().st_size != size]
     if unseen:
         return [
@@ -157,6 +164,7 @@ def _finish(fresh: Path, target: Path, state: State, sizes: dict[str, int], clas
         ]
     versions = {"i2e_pipeline": __version__, "torch": torch.__version__}
     tree = {"format_version": FORMAT_VERSION, **asdict(state), "classes": classes, "versions": versions, "files": sizes}
+    tree["digests"] = {file: one.digest for file, one in made.items()}
     if target.exists():
         return [f"{target.name} is there without its {_STATE}: remove it"]
     try:
@@ -337,12 +345,28 @@ class Checkpoint:
         return found
 
 
-def load(path: str | Path) -> Checkpoint:
+def load(path: str | Path, world: World | None = None) -> Checkpoint:
     """The checkpoint in a folder; CheckpointError where it is not whole, of a newer format, or damaged.
 
-    Files are compared with their sizes in state.json and their headers are read; tensors come later.
+    world   ranks that all call it: each of them reads its share of the files to compare their content, and an error of
+            one is raised on all. None: this process reads all
+
+    Sizes and contents of the files are compared with state.json (one that was written before there were digests has
+    sizes alone); tensors are read later.
     """
-    folder = _local(path)
+    world = world or World()
+    found = problem = None
+    try:
+        found = _load(_local(path), world)
+    except CheckpointError as error:
+        problem = error
+    if errors := [error for error in world.gather_objects(problem) if error is not None]:
+        raise errors[0]
+    assert found is not None
+    return found
+
+
+def _load(folder: Path, world: World) -> Checkpoint:
     if not (folder / _STATE).is_file():
         raise CheckpointError(f"{folder} is no whole checkpoint: it has no {_STATE}")
     try:
@@ -356,6 +380,7 @@ def load(path: str | Path) -> Checkpoint:
         sizes, classes = dict(tree["files"]), int(tree["classes"])
         if odd := [name for name, size in sizes.items() if not _FILE.fullmatch(name) or type(size) is not int]:
             raise ValueError(f"files: {odd[0]}: {sizes[odd[0]]!r}")
+        written = dict(tree.get("digests", {}))
         if "towers.safetensors" not in sizes:
             raise KeyError("towers.safetensors")
         state = State(**{f.name: tree[f.name] for f in fields(State)})
@@ -368,6 +393,9 @@ def load(path: str | Path) -> Checkpoint:
         if found != size:
             is_now = "is missing" if found is None else f"has {found:,} bytes"
             raise _damaged(folder / file, f"{is_now}, {size:,} were written")
+    for file in sorted(sizes.keys() & written.keys())[world.rank :: world.size]:
+        if digests.of_readable(str(folder / file)) != written[file]:
+            raise _damaged(folder / file, "its content is not what was written")
     return Checkpoint(folder, state, classes, sizes)
 
 
@@ -410,7 +438,7 @@ def _finder(entity_C: Tensor) -> Callable[[Tensor], Tensor]:
     return find
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], wrote: dict[str, int]) -> None:
+def _write(path: Path, tensors: Mapping[str, Tensor], wrote: dict[str, _Written]) -> None:
     apart: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in tensors.items():
@@ -424,7 +452,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], wrote: dict[str, int]) -> 
     save_file(apart, str(path), metadata={"format": "pt"})
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-    wrote[path.name] = path.stat().st_size
+    wrote[path.name] = _Written(path.stat().st_size, digests.of_file(str(path)))
 
 
 def _floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ FILE = "loss.png"
 _INK, _SOFT, _RULE = (palette.DAY[name] for name in ("ink", "soft", "rule"))
 _SMOOTHED_SHARE = 1 / 40
 """Of the journal's length: what the smoothed curve averages over."""
+_DRAWN = 1000
+"""Points of a curve, at most: more do not fit side by side, and a long training has a million."""
 
 
 def draw(journal: Sequence[dict[str, Any]], folder: str | Path, title: str) -> Path | None:
@@ -53,14 +55,23 @@ def smoothed(values: Sequence[float], points: float) -> list[float]:
 
     Centred: a running mean of the past would lie above a falling curve.
     """
-    x = np.arange(len(values), dtype=float)
     reach = math.ceil(points)
-    out = []
-    for i in range(len(values)):
-        near = slice(max(0, i - reach), i + reach + 1)
-        weights = np.exp(-0.5 * ((x[near] - i) / max(points / 2.5, 1e-9)) ** 2)
-        out.append(float(np.average(values[near], weights=weights)))
-    return out
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(points / 2.5, 1e-9)) ** 2)
+    here = slice(reach, reach + len(values))
+    found: list[float] = (
+        np.convolve(values, weights)[here] / np.convolve(np.ones(len(values)), weights)[here]
+    ).tolist()
+    return found
+
+
+def binned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float], list[tuple[float, float]]]:
+    """A curve of at most _DRAWN points: the means of neighbouring ones, in steps and values, and of each its lowest and
+    highest value."""
+    edges = np.unique(np.linspace(0, len(y), min(len(y), _DRAWN) + 1).astype(int))
+    counts = np.diff(edges)
+    steps, values = (np.add.reduceat(np.asarray(of, float), edges[:-1]) / counts for of in (x, y))
+    ends = [f.reduceat(np.asarray(y, float), edges[:-1]).tolist() for f in (np.minimum, np.maximum)]
+    return steps.tolist(), values.tolist(), list(zip(*ends, strict=True))
 
 
 def _losses(panel: Any, steps: list[dict[str, Any]]) -> None:
@@ -69,8 +80,12 @@ def _losses(panel: Any, steps: list[dict[str, Any]]) -> None:
         curves.pop("loss", None)  # of a single part, the sum is the same curve
     colours = _colours(curves)
     for name, (x, y) in curves.items():
-        panel.plot(x, y, color=colours[name], alpha=0.22, linewidth=0.9)
-        curves[name] = x, smoothed(y, max(1.0, _SMOOTHED_SHARE * len(y)))
+        at, means, ends = binned(x, y)
+        if len(at) < len(x):
+            panel.fill_between(at, *zip(*ends, strict=True), color=colours[name], alpha=0.22, linewidth=0)
+        else:
+            panel.plot(x, y, color=colours[name], alpha=0.22, linewidth=0.9)
+        curves[name] = at, smoothed(means, max(1.0, _SMOOTHED_SHARE * len(means)))
         panel.plot(*curves[name], color=colours[name], linewidth=2.2 if name == "loss" else 1.6)
     _name_ends(panel, curves, "{:.3g}")
     panel.set_ylabel("loss", color=_SOFT)
@@ -99,7 +114,7 @@ def _curves(journal: list[dict[str, Any]], column: str) -> dict[str, tuple[list[
 
 
 def _rate(panel: Any, steps: list[dict[str, Any]]) -> None:
-    x, y = [row["step"] for row in steps], [row["learning_rate"] for row in steps]
+    x, y, _ = binned([row["step"] for row in steps], [row["learning_rate"] for row in steps])
     panel.fill_between(x, y, color=_SOFT, alpha=0.15, linewidth=0)
     panel.plot(x, y, color=_SOFT, linewidth=1.2)
     panel.set_ylim(bottom=0)

@@ -16,6 +16,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,9 @@ class Journal:
             self._file = (self.folder / FILE).open("a", encoding="utf-8")
             self._board = _tensorboard(self.folder / "tensorboard", start)
             self._write({"kind": "start", "step": start, "time": _now(), "ranks": world.size, **(facts or {})})
+            self._artist = ThreadPoolExecutor(1, "i2e-curves")
+            self._drawing: Future[Path | None] | None = None
+            self._undrawn = False
 
     def step(
         self, step: int, losses: Mapping[str, Number], learning_rate: float, norm: Number | None, wait_seconds: float
@@ -118,8 +122,23 @@ class Journal:
         title = f"{self.folder.name}: {self._step:,} of {self.steps:,} steps"
         return curves.draw(rows(self.folder), self.folder, title)
 
+    def draw(self) -> None:
+        """Has loss.png drawn while the training goes on; all that was written by then is in it after `close`, at the
+        latest."""
+        if not self._writes:
+            return
+        if self._drawing is not None and not self._drawing.done():
+            self._undrawn = True
+            return
+        self._undrawn = False
+        self._drawing = self._artist.submit(self.picture)
+        self._drawing.add_done_callback(_say_why)
+
     def close(self) -> None:
         if self._writes:
+            self._artist.shutdown()
+            if self._undrawn:
+                self.picture()
             self._file.close()
             if self._board is not None:
                 self._board.close()
@@ -157,6 +176,12 @@ class Journal:
         if self._board is not None:
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, step)
+
+
+def _say_why(drawn: Future[Path | None]) -> None:
+    """A picture that cannot be drawn ends no training."""
+    if error := drawn.exception():
+        log.warning("%s was not drawn: %r", curves.FILE, error)
 
 
 def rows(folder: str | Path) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ Legend: B images of a rank, W ranks, D width.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.train import slurm
 
 _CPU = torch.device("cpu")
 
@@ -110,26 +112,56 @@ class _Gather(torch.autograd.Function):
 
 
 def join(device: str = "auto", timeout_minutes: float = 30.0) -> World:
-    """The world that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK, as torchrun and TorchDistributor set
-    them); alone where it describes none. NCCL where each rank has a card, else gloo."""
+    """The world that the environment describes: RANK, WORLD_SIZE, LOCAL_RANK … as torchrun and TorchDistributor set
+    them, else the step that SLURM's srun started (slurm.py); alone where it describes none.
+
+    Each rank has a card of its own and NCCL beside gloo, or all are on processors. Raises WorldError, on every rank,
+    where some have a card and others would not.
+    """
+    slurm.adopt()
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cards = torch.cuda.device_count()
-    if device == "cuda" and cards < here:
-        raise WorldError(
-            f"train.device=cuda: this machine runs {here} rank{'s' * (here > 1)} and torch sees {cards} "
-            f"card{'s' * (cards != 1)}: start fewer ranks, or set train.device=cpu"
-        )
-    wanted = ("cuda" if cards >= here else "cpu") if device == "auto" else device
-    place = torch.device(f"cuda:{local}" if wanted == "cuda" else wanted)
+    cards = _cards() if device in ("auto", "cuda") else ()
+    if size > 1 and not dist.is_initialized():
+        # NCCL begins at its first use, when each rank knows its card: which one that is, they settle over gloo.
+        backend = "cpu:gloo,cuda:nccl" if cards else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    seen = World(rank, size).gather_objects((socket.gethostname(), cards))
+    place = torch.device(_place(seen, rank, device))
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    if size > 1 and not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
     return World(rank, size, place)
+
+
+def _cards() -> tuple[str, ...]:
+    """What tells the cards that this process sees from all others, in its order."""
+    return tuple(str(torch.cuda.get_device_properties(n).uuid) for n in range(torch.cuda.device_count()))
+
+
+def _place(seen: Sequence[tuple[str, Sequence[str]]], rank: int, device: str) -> str:
+    """The device of a rank.
+
+    seen   of each rank, its machine and the cards that it sees there. Ranks of a machine may all see all of its cards,
+           or each its own (`srun --gpus-per-task=1`)
+    """
+    if device == "cpu" or (device == "auto" and not any(cards for _, cards in seen)):
+        return "cpu"
+    if device not in ("auto", "cuda"):
+        return device
+    taken: set[tuple[str, str]] = set()
+    places = []
+    for host, cards in seen:
+        free = next((n for n, card in enumerate(cards) if (host, card) not in taken), None)
+        if free is None:
+            ranks = sum(1 for other, _ in seen if other == host)
+            there = len({card for other, of in seen for card in of if other == host})
+            raise WorldError(
+                f"train.device={device}: {host} runs {ranks} rank{'s' * (ranks > 1)} and torch sees {there} "
+                f"card{'s' * (there != 1)} there: start fewer ranks, or set train.device=cpu"
+            )
+        taken.add((host, cards[free]))
+        places.append(f"cuda:{free}")
+    return places[rank]
 
 
 def leave() -> None:

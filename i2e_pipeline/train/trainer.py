@@ -17,7 +17,7 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import config as configuration
+from i2e_pipeline.core import files, lock
 from i2e_pipeline.core.config import Config, TrainConfig, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.dataset.published import Published, open_published
@@ -94,10 +95,29 @@ def train(config: Config, world: World, figures: Figures, restart: bool = False)
 
     figures   what is measured on held-out images: (vectors, classes …) → name → number (held_out.py)
     restart   forget the folder's checkpoints
-    Raises TrainError, and the errors of dataset, encoders, head, recipes and checkpoints, all of them ValueErrors.
+    Raises TrainError, and the errors of dataset, encoders, head, recipes and checkpoints, all of them ValueErrors; Held
+    on every rank while another training is in the folder.
     """
-    with _torch_settings(config.train), contextlib.closing(_Training(config, world, figures, restart)) as training:
-        return training.run()
+    folder = folder_of(config)
+    folder = folder_of(config)
+    with _alone_in(folder, world) as still_alone, _torch_settings(config.train):
+        if world.first:
+            configuration.keep(config, folder)
+        with contextlib.closing(_Training(config, world, figures, restart, still_alone)) as training:
+            return training.run()
+
+
+@contextlib.contextmanager
+def _alone_in(folder: str, world: World) -> Iterator[Callable[[], None]]:
+    """A training's folder is these ranks' alone in the block; yields what raises LostLock on rank 0 once it is not.
+
+    A holder on another machine is listened to: a job that a scheduler starts again elsewhere may come before its last
+    one's lock counts as silent.
+    """
+    with contextlib.ExitStack() as held:
+        checks: list[Callable[[], None]] = []
+        world.broadcast(lambda: checks.append(held.enter_context(lock.exclusive(folder, patient=True))))
+        yield checks[0] if checks else lambda: None
 
 
 def folder_of(config: Config) -> str:
@@ -113,8 +133,16 @@ def dataset_of(config: Config) -> str:
 class _Training:
     """All parts of a training of one rank, and its loop."""
 
-    def __init__(self, whole: Config, world: World, figures: Figures, restart: bool) -> None:
-        self.config, self.world = whole.train, world
+    def __init__(
+        self,
+        whole: Config,
+        world: World,
+        figures: Figures,
+        restart: bool = False,
+        still_alone: Callable[[], None] = lambda: None,
+    ) -> None:
+        """still_alone   raises where the folder is no longer this training's; rank 0 asks it before each save"""
+        self.config, self.world, self._still_alone = whole.train, world, still_alone
         config = self.config
         self.folder = Path(folder_of(whole))
         self.recipe: Recipe = recipe(config)
@@ -302,6 +330,7 @@ class _Training:
         return self.ema.swapped(self.towers) if self.ema is not None else contextlib.nullcontext()
 
     def _save(self) -> Path:
+        self.world.broadcast(self._still_alone)
         first = self.world.first
         state = checkpoint.State(
             step=self.step,
@@ -328,8 +357,7 @@ class _Training:
             optimizer=strategy.optimizer_state(self.towers, self.optimizer, first),
             head=head,
         )
-        if first:
-            self.journal.picture()
+        self.journal.draw()
         return saved
 
     def _is_better(self, measured: dict[str, float]) -> bool:
@@ -351,7 +379,7 @@ class _Training:
         found = self.world.broadcast(lambda: self._last(restart))
         if found is None:
             return
-        saved = checkpoint.load(found)
+        saved = checkpoint.load(found, self.world)
         changed = _changed(_settings(saved), self.config.shown())
         taken = {k: v for k, v in changed.items() if _is_taken(k, v)}
         refused = [f"train.{k} ({v})" for k, v in changed.items() if k not in taken]
@@ -444,30 +472,42 @@ class _Training:
         return found
 
 
+_STOPPED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl-C, torchrun's and a scheduler's end, and what `sbatch --signal` sends some time before it."""
+
+
 class _Stop:
-    """While it is open, the first Ctrl-C asks for an end after the step that is being done, the second ends at once.
+    """While it is open, a signal asks for an end after the step that is being done; a second Ctrl-C ends at once.
 
     Elsewhere than in a process's main thread, which alone is told of signals, nobody asks.
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self._by_hand = 0
 
     def __enter__(self) -> _Stop:
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
+            for number in _STOPPED_BY:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
-    def _ask(self, *_: object) -> None:
-        if self.asked:
+    def _ask(self, number: int, _: object) -> None:
+        self._by_hand += number == signal.SIGINT
+        if self._by_hand > 1:
             raise KeyboardInterrupt
-        self.asked = True
-        log.warning("interrupted: the step is finished and saved first; once more ends at once, without saving")
+        if not self.asked:
+            self.asked = True
+            log.warning(
+                "%s: the step is finished and saved first; one more Ctrl-C ends at once, without saving",
+                signal.Signals(number).name,
+            )
 
 
 def outcome(folder: str) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from i2e_pipeline.commands.verifying.stored import digests_by_workers
 from i2e_pipeline.core import digests, files
 from i2e_pipeline.core.config import Config, keep
 from i2e_pipeline.core.errors import ExitCode
+from i2e_pipeline.core.lock import Held, exclusive
 from i2e_pipeline.engine import seal
-from i2e_pipeline.engine.lock import Held, exclusive
 from i2e_pipeline.stages import pipeline
 from tests.chain import content, run, settings
 
@@ -658,7 +658,7 @@ def test_an_output_that_is_written_is_not_looked_at_and_nothing_is_said_so(
     copied: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with exclusive(copied.output), monkeypatch.context() as patched:
-        patched.setattr("i2e_pipeline.engine.lock._alive", lambda process: True)
+        patched.setattr("i2e_pipeline.core.lock._alive", lambda process: True)
         with pytest.raises(Held, match="is being written by process"):
             look(copied)
     with pytest.raises(NothingToVerify, match="holds nothing"):

@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import pytest
 
 from i2e_pipeline.core import files
-from i2e_pipeline.engine import lock as locks
+from i2e_pipeline.core import lock as locks
+from i2e_pipeline.core.lock import LostLock
 from i2e_pipeline.engine.arrange import arrange
 from i2e_pipeline.engine.catalogue import Passed, Table
-from i2e_pipeline.engine.lock import LostLock
 from i2e_pipeline.engine.pipeline import Pipeline, UnitsFailed, exclusive
 from i2e_pipeline.engine.records import Commit, Records
 from i2e_pipeline.engine.stage import Plan, RowsLost, Run, Stage, StageError

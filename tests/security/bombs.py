@@ -30,11 +30,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent / "benchmarks"))
 
 from fuzzing.contained import Say, contained
 
-from i2e_pipeline.core import config, digests
+from i2e_pipeline.core import config, digests, lock
 from i2e_pipeline.core.config import ImageLimits, PairsConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.dataset.published import manifest_of
-from i2e_pipeline.engine import lock, merging, seal
+from i2e_pipeline.engine import merging, seal
 from i2e_pipeline.engine.records import Records
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.units import Units

@@ -17,13 +17,13 @@ import pytest
 
 from i2e_pipeline.commands.clean import clean
 from i2e_pipeline.commands.verify import verify
-from i2e_pipeline.core import files
+from i2e_pipeline.core import files, lock
 from i2e_pipeline.core.config import Config, PairsConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.files import RecordError
 from i2e_pipeline.core.schemas import TEXTS
 from i2e_pipeline.dataset.published import DatasetError, manifest_of
-from i2e_pipeline.engine import lock, merging, seal
+from i2e_pipeline.engine import merging, seal
 from i2e_pipeline.engine.catalogue import Catalogue, Table
 from i2e_pipeline.engine.pipeline import Pipeline, stored_as
 from i2e_pipeline.engine.pipeline import _refuse_half_joined as refuse_half_joined

@@ -21,8 +21,12 @@ class Rank:
     said: Path
 
 
-def start(settings: Path, ranks: int = 1, seen: Path | None = None) -> list[Rank]:
-    """One process per rank of the training that a YAML file describes; `seen`: a folder for the ids of each step."""
+def start(settings: Path, ranks: int = 1, seen: Path | None = None, slurm: bool = False) -> list[Rank]:
+    """One process per rank of the training that a YAML file describes.
+
+    seen    a folder for the ids of each step
+    slurm   they are told their numbers as srun does it, not as torchrun does
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -32,6 +36,12 @@ def start(settings: Path, ranks: int = 1, seen: Path | None = None) -> list[Rank
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
+        if slurm:
+            environment = {
+                "SLURM_JOB_ID": str(port), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(ranks),
+                "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0",
+                "SLURM_STEP_TASKS_PER_NODE": str(ranks), "SLURM_STEP_NODELIST": "localhost",
+            }  # fmt: skip
         said = settings.with_suffix(f".{port}-{rank}.txt")
         process = multiprocessing.get_context("forkserver").Process(
             target=train, args=(settings, environment, said, seen)

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from i2e_pipeline.core import digests
 from i2e_pipeline.train import checkpoint
 from i2e_pipeline.train.checkpoint import CheckpointError, HeadRows, State
 from i2e_pipeline.train.parallel import World
@@ -214,7 +215,7 @@ def test_without_any_checkpoint_there_is_no_latest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["towers.safetensors", "head-00000-of-00001.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", ["cut", "header", "gone"])
+@pytest.mark.parametrize("damage", ["cut", "header", "zeros", "gone"])
 def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, file: str, damage: str) -> None:
     at = save(tmp_path)
     content = (at / file).read_bytes()
@@ -222,6 +223,8 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, file: str, dam
         (at / file).write_bytes(content[: len(content) // 2])
     elif damage == "header":
         (at / file).write_bytes(b"\xff" * 16 + content[16:])
+    elif damage == "zeros":
+        (at / file).write_bytes(content[:-40] + b"\0" * 40)
     elif file == "state.json":
         return  # test_a_folder_without_its_state…
     else:
@@ -230,12 +233,20 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, file: str, dam
         checkpoint.load(at)
 
 
+def test_a_checkpoint_from_before_there_were_digests_is_read(tmp_path: Path) -> None:
+    at = save(tmp_path)
+    tree = json.loads((at / "state.json").read_text())
+    del tree["digests"]
+    (at / "state.json").write_text(json.dumps(tree))
+    assert checkpoint.load(at).towers.keys() == towers().keys()
+
+
 @pytest.mark.parametrize(
     "changed",
     [
         {"files": {"../other.safetensors": 1}}, {"files": {"/etc/passwd": 1}}, {"files": {"h" * 300: 1}},
         {"files": {}}, {"files": 3}, {"files": None},
-        {"classes": "many"}, {"classes": None},
+        {"classes": "many"}, {"classes": None}, {"digests": 3}, {"digests": None},
     ],
 )  # fmt: skip
 def test_a_state_that_is_none_is_named(tmp_path: Path, changed: dict[str, Any]) -> None:
@@ -256,7 +267,7 @@ def test_a_head_that_lacks_a_part_is_named(tmp_path: Path, lacking: str) -> None
     path = at / "head-00000-of-00001.safetensors"
     save_file({name: part for name, part in load_file(path).items() if name != lacking}, path)
     tree = json.loads((at / "state.json").read_text())
-    tree["files"][path.name] = path.stat().st_size
+    tree["files"][path.name], tree["digests"][path.name] = path.stat().st_size, digests.of_file(str(path))
     (at / "state.json").write_text(json.dumps(tree))
     read = checkpoint.load(at)
     with pytest.raises(CheckpointError, match=f"{path.name} is damaged .*it lacks {lacking}"):
@@ -350,6 +361,16 @@ def _save_as_rank(rank: int, folder: str) -> None:
         checkpoint.save(folder, state(7), world, towers=towers() if world.first else None, head=head(rank, 2))
     except CheckpointError as error:
         Path(folder, f"told-{rank}").write_text(str(error))
+    # Each reads its share of the files, and damage that one sees is told to all.
+    damaged = Path(folder) / "checkpoints" / "step-00000006"
+    if rank == 0:
+        path = damaged / "head-00001-of-00002.safetensors"
+        path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
+    world.barrier()
+    try:
+        checkpoint.load(damaged, world)
+    except CheckpointError as error:
+        Path(folder, f"saw-{rank}").write_text(str(error))
     dist.destroy_process_group()
 
 
@@ -369,6 +390,7 @@ def test_two_ranks_write_what_one_or_three_read(tmp_path: Path) -> None:
     assert {k: v for share in shares for k, v in share.items()} == expected(ENTITIES)
     for rank in (0, 1):
         assert "rank 1: [Errno 28] No space left" in (tmp_path / f"told-{rank}").read_text()
+        assert "head-00001-of-00002.safetensors is damaged (its content" in (tmp_path / f"saw-{rank}").read_text()
     (at / "head-00001-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"head-00001-of-00002\.safetensors is damaged"):
         checkpoint.load(at)

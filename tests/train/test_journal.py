@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,54 @@ def test_the_smoothed_curve_keeps_a_level_and_follows_a_slope() -> None:
     slope = [float(x) for x in range(40)]
     assert curves.smoothed(slope, 5)[10:30] == pytest.approx(slope[10:30])
     assert curves.smoothed([1.0], 3) == [1.0]
+
+
+def test_a_curve_of_a_long_training_is_drawn_by_its_means_and_its_ends() -> None:
+    """Catches: a picture of 120,000 lines that all ranks wait hours for, over a training's saves."""
+    x = list(range(120_000))
+    y = [float(n % 2) for n in x]
+    at, means, ends = curves.binned(x, y)
+    assert len(at) == 1000
+    assert at[0] == pytest.approx(59.5)
+    assert means == pytest.approx([0.5] * 1000)
+    assert set(ends) == {(0.0, 1.0)}
+    short = curves.binned([3, 4, 9], [1.0, 2.0, 4.0])
+    assert short == ([3, 4, 9], [1, 2, 4], [(1, 1), (2, 2), (4, 4)])
+
+
+def test_the_picture_is_drawn_beside_the_training_and_is_whole_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: ranks that wait for a picture; one that lacks the last steps."""
+    drawn, go = [], threading.Event()
+
+    def draw(found: list[dict[str, Any]], *_: Any) -> None:
+        go.wait(20)
+        drawn.append(max(row["step"] for row in found))
+
+    monkeypatch.setattr(curves, "draw", draw)
+    book = open_journal(tmp_path)
+    train(book, 1, 10)
+    book.draw()
+    train(book, 11, 20)
+    book.draw()
+    book.draw()
+    assert drawn == []
+    go.set()
+    book.close()
+    assert drawn[-1] == 20
+    assert len(drawn) == 2
+
+
+def test_a_picture_that_cannot_be_drawn_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(curves, "draw", lambda *_: 1 / 0)
+    book = open_journal(tmp_path)
+    train(book, 1, 10)
+    book.draw()
+    book.close()
+    assert "loss.png was not drawn: ZeroDivisionError" in caplog.text
 
 
 # --- a loss that is no number

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from i2e_pipeline.commands.train import pretrain
 from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.errors import ExitCode
 from i2e_pipeline.train import checkpoint
 from i2e_pipeline.train.journal import BadLoss, rows
 from i2e_pipeline.train.parallel import World
@@ -112,17 +113,26 @@ def test_a_training_cut_off_goes_on_as_if_nothing_had_happened(settings: Callabl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [1, 2])
-def test_ctrl_c_saves_what_was_trained_and_says_how_to_go_on(
-    settings: Callable[..., Config], tmp_path: Path, size: int
+@pytest.mark.parametrize(
+    ("sign", "size"),
+    [
+        (signal.SIGINT, 1),
+        (signal.SIGTERM, 2),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.long),
+        pytest.param(signal.SIGUSR1, 1, marks=pytest.mark.long),
+    ],
+)
+def test_a_signal_saves_what_was_trained_and_says_how_to_go_on(
+    settings: Callable[..., Config], tmp_path: Path, sign: signal.Signals, size: int
 ) -> None:
-    """Catches: an interruption that loses the steps since the last checkpoint, or a state in the middle of one."""
+    """Catches: an interruption that loses the steps since the last checkpoint, or a state in the middle of one; a
+    scheduler's signal that Ctrl-C's way out does not know."""
     overrides = ("train.steps=40", "train.checkpoint_every=1000")
     place, seen = tmp_path / "cut.yaml", tmp_path / "seen"
     place.write_text(configuration.dump(settings(tmp_path / "cut", *overrides)))
     seen.mkdir()
     stopped = ranks.start(place, size, seen)
-    ranks.send(signal.SIGINT, stopped, seen, steps=3)
+    ranks.send(sign, stopped, seen, steps=3)
     for rank in stopped:
         rank.process.join(120)
     said = stopped[0].said.read_text()
@@ -135,6 +145,59 @@ def test_ctrl_c_saves_what_was_trained_and_says_how_to_go_on(
     ranks.finish(ranks.start(place, 1))
     run(settings(tmp_path / "whole", *overrides))
     assert far(weights(tmp_path / "whole"), weights(tmp_path / "cut")) < (1e-3 if size > 1 else 1e-9)
+
+
+@pytest.mark.slow
+def test_a_second_training_in_the_folder_is_refused_and_the_first_goes_on(
+    settings: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Catches: two trainings that drop each other's checkpoints and journal rows, of which one ends with the other's
+    figures; the ranks of the second that wait for a rank 0 that was refused."""
+    place, seen = tmp_path / "one.yaml", tmp_path / "seen"
+    place.write_text(configuration.dump(settings(tmp_path / "one", "train.steps=30", "train.checkpoint_every=5")))
+    seen.mkdir()
+    first = ranks.start(place, 1, seen)
+    ranks.send(signal.SIGCONT, first, seen, steps=2)
+    second = ranks.start(place, 2)
+    for rank in second:
+        rank.process.join(120)
+    said = second[0].said.read_text()
+    assert f"{tmp_path}/one is being written by process {first[0].process.pid} on " in said
+    assert {rank.process.exitcode for rank in second} == {ExitCode.MISTAKE}, said
+    ranks.finish(first)
+    assert [row["step"] for row in rows(tmp_path / "one") if row["kind"] == "step"] == list(range(1, 31))
+    assert not (tmp_path / "one" / "_lock").exists()
+
+
+@pytest.mark.slow
+def test_a_training_whose_folder_another_one_took_saves_nothing_there(
+    settings: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Catches: a machine that was asleep for an hour, whose training writes over that of its successor."""
+    place, seen = tmp_path / "one.yaml", tmp_path / "seen"
+    place.write_text(configuration.dump(settings(tmp_path / "one", "train.steps=4000", "train.checkpoint_every=20")))
+    seen.mkdir()
+    first = ranks.start(place, 1, seen)
+    ranks.send(signal.SIGCONT, first, seen, steps=2)
+    (tmp_path / "one" / "_lock").write_text(json.dumps({"host": "elsewhere", "process": 7, "beat": 1e9}))
+    saved = checkpoint.steps(tmp_path / "one")
+    first[0].process.join(120)
+    said = first[0].said.read_text()
+    assert first[0].process.exitcode not in (0, None), said
+    assert "_lock is somebody else's now" in said
+    assert len(checkpoint.steps(tmp_path / "one")) <= len(saved) + 1  # one that was under way
+    assert json.loads((tmp_path / "one" / "_lock").read_text())["host"] == "elsewhere"
+
+
+@pytest.mark.slow
+def test_the_tasks_of_srun_are_the_ranks(settings: Callable[..., Config], tmp_path: Path) -> None:
+    """Catches: `srun i2e train`, whose tasks each train alone in one folder."""
+    place = tmp_path / "one.yaml"
+    place.write_text(configuration.dump(settings(tmp_path / "one", "train.steps=3")))
+    said = ranks.finish(ranks.start(place, 2, slurm=True))
+    assert "on 2 ranks (cpu)" in said
+    assert said.count("goes on from") == 0
+    assert rows(tmp_path / "one")[0]["ranks"] == 2
 
 
 @pytest.mark.slow

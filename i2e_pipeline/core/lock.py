@@ -14,8 +14,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any, NoReturn
@@ -50,10 +51,18 @@ class LostLock(I2EError, RuntimeError):
 
 
 @contextmanager
-def exclusive(folder: str) -> Iterator[None]:
-    """One writer at a time in a folder. Raises Held while another process, or thread of this one, writes it."""
-    with _claimed(folder), _held(folder, _free(folder)):
-        yield
+def exclusive(folder: str, patient: bool = False) -> Iterator[Callable[[], None]]:
+    """One writer at a time in a folder. Raises Held while another process, or thread of this one, writes it.
+
+    patient   a holder on another machine is listened to until it beats or has been silent for long: a job that a
+              scheduler starts again elsewhere gets its folder back
+    Yields what raises LostLock when the folder, or its lock, was taken from under the holder.
+    """
+    with _claimed(folder):
+        if patient:
+            _listen_to_others(files.join(folder, "_lock"), _me())
+        with _held(folder, me := _free(folder)):
+            yield partial(_refuse_lost, files.join(folder, "_lock"), me)
 
 
 @contextmanager
@@ -162,6 +171,25 @@ def refuse_held(folder: str) -> None:
         _may_live(path, found, _me())
 
 
+def _listen_to_others(path: str, me: Mapping[str, Any]) -> None:
+    """Wait for the next beat of a holder on another machine, or until it has been silent for long."""
+    found = _holder(path)
+    if not found or _is_here(found, me):
+        return
+    log.info(
+        "%s is held by process %s on %s: waiting until it gives a sign of life (%.0f s), or has given none for %.0f "
+        "minutes", path, found.get("process"), found.get("host"), _BEAT, _SILENT / 60,
+    )  # fmt: skip
+    until = time.monotonic() + _SILENT
+    while _holder(path) == found and _beats(found) and time.monotonic() < until:
+        time.sleep(min(_ASKED_AGAIN, _BEAT / 10))
+
+
+def _refuse_lost(path: str, me: Mapping[str, Any]) -> None:
+    if not _holds(path, me):
+        raise LostLock(_said_taken(path))
+
+
 def _me() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
@@ -180,17 +208,26 @@ def _may_live(path: str, found: Mapping[str, Any], me: Mapping[str, Any]) -> boo
     """May the holder be alive, as far as can be told without listening? Raises Held where it surely is."""
     if not found:
         return True  # its writer may be about to fill it
-    if found.get("host") == me["host"] and found.get("namespace", me["namespace"]) == me["namespace"]:
+    if _is_here(found, me):
         if _alive(found):
             _refuse(path.rpartition("/")[0], found)
         return False
-    if -_BEAT < time.time() - found.get("beat", 0.0) < _SILENT:
+    if _beats(found):
         _refuse(path.rpartition("/")[0], found)
     return True
 
 
+def _is_here(found: Mapping[str, Any], me: Mapping[str, Any]) -> bool:
+    return found.get("host") == me["host"] and found.get("namespace", me["namespace"]) == me["namespace"]
+
+
+def _beats(found: Mapping[str, Any]) -> bool:
+    """Has it given a sign of life of late?"""
+    return bool(-_BEAT < time.time() - found.get("beat", 0.0) < _SILENT)
+
+
 def _refuse(folder: str, holder: Mapping[str, Any]) -> NoReturn:
-    here = holder.get("host") == socket.gethostname() and holder.get("namespace", _namespace()) == _namespace()
+    here = _is_here(holder, {"host": socket.gethostname(), "namespace": _namespace()})
     when = "" if here else f", or until it has been silent for {_SILENT / 60:.0f} minutes"
     raise Held(
         f"{folder} is being written by process {holder.get('process')} on {holder.get('host')} since "
@@ -288,8 +325,7 @@ def _beat(path: str, me: dict[str, Any], ended: Event, lost: list[str]) -> None:
             if not _holds(path, me):
                 if ended.is_set():
                     return
-                theirs = f"{path} is somebody else's now: this run was silent for too long, and stops"
-                lost.append(theirs if files.exists(path) else _removed(path))
+                lost.append(_said_taken(path))
                 os.kill(os.getpid(), signal.SIGINT)  # which ends a wait, too
                 return
             since += looked
@@ -298,6 +334,11 @@ def _beat(path: str, me: dict[str, Any], ended: Event, lost: list[str]) -> None:
                 files.overwrite_json(path, _beating(me))
         except OSError as error:
             log.warning("%s: %s", path, error)
+
+
+def _said_taken(path: str) -> str:
+    theirs = f"{path} is somebody else's now: this run was silent for too long, and stops"
+    return theirs if files.exists(path) else _removed(path)
 
 
 def _removed(path: str) -> str:

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from i2e_pipeline.engine import lock
-from i2e_pipeline.engine.lock import Held, LostLock, exclusive
+from i2e_pipeline.core import lock
+from i2e_pipeline.core.lock import Held, LostLock, exclusive
 
 WRITER = """
 import sys, time
-from i2e_pipeline.engine.lock import Held, exclusive
+from i2e_pipeline.core.lock import Held, exclusive
 print("ready", flush=True)
 sys.stdin.readline()
 try:
@@ -212,7 +212,7 @@ def test_a_thread_that_waits_gets_the_folder_when_it_is_free(quick: None, tmp_pa
 def test_a_child_that_was_forked_neither_holds_nor_frees_what_its_parent_holds(tmp_path: Path) -> None:
     """Catches: a child that leaves the block and takes its parent's lock away."""
     script = (
-        "import os, sys\nfrom i2e_pipeline.engine.lock import Held, exclusive\n"
+        "import os, sys\nfrom i2e_pipeline.core.lock import Held, exclusive\n"
         "try:\n"
         "    with exclusive(sys.argv[1]):\n"
         "        child = os.fork()\n"
@@ -344,3 +344,41 @@ def test_whoever_reads_a_lock_while_it_beats_finds_its_holder(
         read = [lock._holder(str(path)) for _ in range(3000)]
     assert all(found and found["process"] == os.getpid() for found in read)
     assert len({found["beat"] for found in read if found}) > 10
+
+
+@pytest.mark.usefixtures("quick")
+def test_who_is_patient_hears_a_living_holder_of_another_machine(tmp_path: Path) -> None:
+    path = of_another(tmp_path)
+
+    def beat() -> None:
+        time.sleep(0.3)
+        of_another(tmp_path)
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    with pytest.raises(Held, match="is being written by process 7 on elsewhere"), exclusive(str(tmp_path), True):
+        pass
+    beating.join()
+    assert json.loads(path.read_text())["host"] == "elsewhere"
+
+
+@pytest.mark.usefixtures("quick")
+def test_who_is_patient_follows_a_holder_that_has_died_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a job that a scheduler starts again on another machine, and that gives up over its own last lock."""
+    monkeypatch.setattr(lock, "_SILENT", 1.0)
+    of_another(tmp_path)
+    with pytest.raises(Held), exclusive(str(tmp_path)):
+        pass
+    with exclusive(str(tmp_path), patient=True) as check:
+        check()
+        assert json.loads((tmp_path / "_lock").read_text())["process"] == os.getpid()
+
+
+def test_a_holder_can_ask_whether_the_folder_is_still_its_own(tmp_path: Path) -> None:
+    with exclusive(str(tmp_path)) as check:
+        check()
+        of_another(tmp_path)
+        with pytest.raises(LostLock, match="is somebody else's now"):
+            check()
