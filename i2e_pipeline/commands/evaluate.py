@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a data set: gpr1200, roxford5k, rparis6k, imagenet, cifar100 … by name, or a folder of your own under "
         "any other",
     )
-    parser.add_argument("--suite", metavar="A,B", help="only these data sets and protocols")
+    parser.add_argument(
+        "--suite", action="append", default=[], metavar="A,B", help="only these data sets and protocols"
+    )
     parser.add_argument("--json", type=files.at_home, metavar="FILE", help="write the figures there, too")
     parser.add_argument(
         "--vectors", type=files.at_home, metavar="V.npz", help="measure stored vectors, without any model"
@@ -109,7 +111,8 @@ def _asked(config: Config, options: argparse.Namespace) -> Config:
         if len(changed["data"]) < len(options.data):
             raise ArgumentError(f"--data: one name twice among {', '.join(options.data)}")
     if options.suite:
-        changed["suite"] = tuple(part.strip() for part in options.suite.split(",") if part.strip())
+        named = (part.strip() for parts in options.suite for part in parts.split(","))
+        changed["suite"] = tuple(dict.fromkeys(part for part in named if part))
     return config.model_copy(update={"evaluate": EvaluateConfig.model_validate(changed)})
 
 

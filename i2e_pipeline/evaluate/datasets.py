@@ -1,9 +1,10 @@
 """Data sets by name and path; nothing is ever fetched.
 
 gpr1200 roxford5k rparis6k imagenet caltech101 cifar100 svhn dtd pets flowers102 eurosat resisc45 camelyon
-                 the published data sets (known.py), in the layout that their archives unpack to
-any other name   what lies at its path tells the layout: a published I2E dataset, Parquet files with images and
-                 labels, images in GPR1200's naming, a folder per class
+                 the published data sets (known.py), in the layout that their archives unpack to, below torchvision's
+                 root, or in shards as hubs have them; ImageNet also in its archives
+any other name   what lies at its path tells the layout: a published I2E dataset, Parquet files or WebDataset tars
+                 with images and labels, images in GPR1200's naming, a folder per class
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from i2e_pipeline.core import files
-from i2e_pipeline.evaluate import own_layouts
+from i2e_pipeline.evaluate import own_layouts, sharded
 from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES
 from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet
 from i2e_pipeline.evaluate.known import KNOWN, VTAB, wanted
-from i2e_pipeline.evaluate.layouts import LAYOUTS
+from i2e_pipeline.evaluate.layouts import open_known
 from i2e_pipeline.inputs.shard import ShardError
 
 __all__ = ["KNOWN", "VTAB", "DatasetError", "ImageSet", "check", "open_dataset"]
@@ -34,7 +35,7 @@ def open_dataset(name: str, path: str) -> ImageSet:
         root = Path(path)
         if not root.is_dir():
             raise DatasetError(f"{name}: {path} is no folder. {wanted(known)}")
-        return _read(name, lambda: LAYOUTS[known](known, root))
+        return _read(name, lambda: open_known(known, root))
     return _read(name, lambda: _by_looks(name, path))
 
 
@@ -51,8 +52,8 @@ def _read(name: str, read: Callable[[], ImageSet]) -> ImageSet:
 def _by_looks(name: str, path: str) -> ImageSet:
     if all(files.exists(files.join(path, part)) for part in ("images", "entities")):
         return own_layouts.i2e(name, path)
-    if path.endswith(".parquet") or any(c in path for c in "*?[") or _holds_parquet(path):
-        return own_layouts.parquet(name, path)
+    if sharded.found(path):
+        return own_layouts.shards(name, path)
     root = Path(path)
     if not root.is_dir():
         raise DatasetError(f"{name}: {path} does not exist, or is no folder")
@@ -63,16 +64,12 @@ def _by_looks(name: str, path: str) -> ImageSet:
     if any(entry.is_dir() for entry in root.iterdir()) and not inside:
         return own_layouts.folder(name, root)
     raise DatasetError(
-        f"{name}: {path} has no layout that is known here. Looked for images/ and entities/ (a "
-        "published I2E dataset); *.parquet (images and labels by row); CATEGORY_ANYTHING.jpg, CATEGORY a number, "
-        "here or in images/ (GPR1200's naming); a folder of images per class, perhaps below train/ and val/ or test/. "
+        f"{name}: {path} has no layout that is known here. Looked for images/ and entities/ (a published I2E dataset); "
+        "*.parquet (images and labels by row) or *.tar (KEY.jpg and KEY.cls); CATEGORY_ANYTHING.jpg, CATEGORY a "
+        "number, here or in images/ (GPR1200's naming); a folder of images per class, perhaps below train/ and val/ or "
+        "test/. "
         f"Known by name: {', '.join(KNOWN)}"
     )
-
-
-def _holds_parquet(path: str) -> bool:
-    root = Path(path)
-    return root.is_dir() and any(root.glob("*.parquet"))
 
 
 def check(name: str, path: str) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -160,6 +161,50 @@ class Rows:
     def fingerprint(self) -> str:
         named = [files.fingerprint(path) for path in self.paths]
         return digest([named, self.column, self.file_N.tolist(), self.row_N.tolist()])
+
+
+@dataclass(frozen=True)
+class Members:
+    """Images in files within tars, which stay packed."""
+
+    paths: tuple[str, ...]
+    file_N: np.ndarray
+    """Which of the tars holds the image …"""
+    start_N: np.ndarray
+    """… from which byte on …"""
+    size_N: np.ndarray
+    """… and how many."""
+    names: tuple[str, ...]
+    """What each is called in its tar."""
+
+    def __len__(self) -> int:
+        return len(self.file_N)
+
+    def name(self, row: int) -> str:
+        return f"{self.paths[self.file_N[row]]} {self.names[row]}"
+
+    def read(self, rows: Sequence[int]) -> Iterator[bytes]:
+        with ExitStack() as opened:
+            at, stream = -1, None
+            for row in rows:
+                if self.file_N[row] != at:
+                    opened.close()
+                    at = int(self.file_N[row])
+                    filesystem, inner = files.open_filesystem(self.paths[at])
+                    stream = opened.enter_context(filesystem.open_input_file(inner))
+                assert stream is not None
+                yield bytes(stream.read_at(int(self.size_N[row]), int(self.start_N[row])))
+
+    @cached_property
+    def _digests(self) -> np.ndarray:
+        return np.fromiter((_digest64(image) for image in self.read(range(len(self)))), np.uint64, len(self))
+
+    def digests(self) -> np.ndarray:
+        return self._digests
+
+    def fingerprint(self) -> str:
+        named = [files.fingerprint(path) for path in self.paths]
+        return digest([named, self.file_N.tolist(), self.start_N.tolist()])
 
 
 @dataclass(frozen=True)

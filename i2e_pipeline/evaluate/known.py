@@ -66,10 +66,10 @@ _ALL = {
         {
             "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
             "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
+            "ILSVRC2012_devkit_t12.tar.gz": "fa75699e90414af021442c21a62c3abf",
         },
         optional={"train": 1_281_167},
-        note="the archive of val is flat: sort its images into folders by the ground truth of the development kit; "
-        "that of train holds an archive for each class",
+        note="the archives are read as they are, that of the development kit beside them",
     ),
     "caltech101": Known(
         "Caltech-101", 9_144, 102, {"train": 3_060, "test": 6_084},

@@ -6,6 +6,7 @@ Writes   ImageSet, with the counts that the benchmark has, or a DatasetError tha
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,50 @@ from typing import Any
 
 import numpy as np
 
+from i2e_pipeline.evaluate import sharded
 from i2e_pipeline.evaluate.class_prompts import class_names
 from i2e_pipeline.evaluate.folders import class_images, folders_in
 from i2e_pipeline.evaluate.gpr1200 import DOMAINS
-from i2e_pipeline.evaluate.image_set import DatasetError, Files, ImageSet, Pixels, split_by_content
+from i2e_pipeline.evaluate.image_set import (
+    DatasetError,
+    Files,
+    ImageSet,
+    ImageSource,
+    Members,
+    Pixels,
+    split_by_content,
+)
 from i2e_pipeline.evaluate.known import KNOWN, wanted
-from i2e_pipeline.evaluate.own_layouts import gpr
+from i2e_pipeline.evaluate.own_layouts import gpr, held_out
 from i2e_pipeline.evaluate.revisited import read_ground_truth, read_pickle
+
+_VAL_ARCHIVE, _TRAIN_ARCHIVE = "ILSVRC2012_img_val.tar", "ILSVRC2012_img_train.tar"
+_KIT = "ILSVRC2012_devkit_t12.tar.gz"
+_OF_KIT = ("ILSVRC2012_validation_ground_truth.txt", "meta.mat")
+
+
+def open_known(name: str, root: Path) -> ImageSet:
+    """A known data set, in whichever of its forms lies in a folder."""
+    if name == "imagenet" and (root / _VAL_ARCHIVE).is_file():
+        return imagenet_archives(name, root)
+    if KNOWN[name].classes and name != "gpr1200" and sharded.found(str(root)):
+        return shards(name, root)
+    return LAYOUTS[name](name, root)
+
+
+def shards(name: str, root: Path) -> ImageSet:
+    """Parquet files or tars as hubs have them. Where the authors left the splits to others, ours are drawn."""
+    found = sharded.read(name, str(root))
+    labels_N = sharded.as_known(name, found.labels, found.names, class_names(name))
+    if KNOWN[name].drawn is not None or name == "caltech101":
+        return _drawn(name, found.images, labels_N)
+    wanted_splits = KNOWN[name].splits.keys() | KNOWN[name].optional.keys()
+    splits = found.splits or {"test": np.arange(len(labels_N))}
+    splits = splits if "val" in wanted_splits else held_out(splits)
+    odd = [split for split in splits if split not in wanted_splits]
+    if odd:
+        raise DatasetError(f"{name}: the files' names tell a split {odd[0]}, which it has not. {wanted(name)}")
+    return _known(name, found.images, labels_N, splits, "its files' names")
 
 
 def gpr1200(name: str, root: Path) -> ImageSet:
@@ -69,12 +107,62 @@ def imagenet(name: str, root: Path) -> ImageSet:
     return _known(name, Files(root, names), np.concatenate([labels_N for _, labels_N in parts.values()]), splits)
 
 
+def imagenet_archives(name: str, root: Path) -> ImageSet:
+    """The archives as they are downloaded, read where they lie: val, its truth in the development kit, and train where
+    it is there, too."""
+    _all_there(name, root, [_VAL_ARCHIVE, _KIT])
+    truth, wnids = _of_kit(root / _KIT)
+    place = {wnid: i for i, wnid in enumerate(class_names(name))}
+    parts = {"test": sorted(sharded.members(str(root / _VAL_ARCHIVE)))}
+    _counted(name, len(truth), len(wnids), {"test": len(parts["test"])})
+    labels = [place[wnids[number]] for number in truth]  # images are numbered in the order of the truth
+    paths = [root / _VAL_ARCHIVE]
+    if (root / _TRAIN_ARCHIVE).is_file():
+        parts["train"] = list(sharded.members(str(root / _TRAIN_ARCHIVE)))
+        labels += _labels(name, [one.name.split("/")[0] for one in parts["train"]]).tolist()
+        paths.append(root / _TRAIN_ARCHIVE)
+    counts = [len(part) for part in parts.values()]
+    inside = sharded.places([one for part in parts.values() for one in part])
+    images = Members(tuple(map(str, paths)), np.repeat(np.arange(len(parts)), counts), *inside)
+    found = _known(name, images, np.array(labels, dtype=np.int64), _one_after_another(counts, list(parts)))
+    if "train" in parts:
+        return found
+    why = f"no training images: {root / _TRAIN_ARCHIVE} is not there"
+    return replace(found, lacks=dict.fromkeys(("knn", "linear_probe"), why))
+
+
+def _of_kit(kit: Path) -> tuple[list[int], dict[int, str]]:
+    """ILSVRC2012_ID of each validation image, and the synset of each id."""
+    content = {
+        name.rpartition("/")[2]: inside
+        for name, _, _, inside in sharded.members(str(kit), lambda name: name.endswith(_OF_KIT))
+        if inside is not None
+    }
+    if missing := [file for file in _OF_KIT if file not in content]:
+        raise DatasetError(f"{kit} holds no {missing[0]}: download it again. {wanted('imagenet')}")
+    synsets = _matlab(io.BytesIO(content["meta.mat"]), f"{kit} meta.mat")["synsets"].ravel()
+    wnids = {
+        int(np.asarray(one["ILSVRC2012_ID"]).item()): str(np.asarray(one["WNID"]).item())
+        for one in synsets
+        if not int(np.asarray(one["num_children"]).item())
+    }
+    return [int(line) for line in content["ILSVRC2012_validation_ground_truth.txt"].split()], wnids
+
+
 def caltech101(name: str, root: Path) -> ImageSet:
     place = _place(name, root, "101_ObjectCategories")
     names, labels_N = _all_classes(name, place)
-    images = Files(place, names)
+    return _drawn(name, Files(place, names), labels_N)
+
+
+def _drawn(name: str, images: ImageSource, labels_N: np.ndarray) -> ImageSet:
+    """Splits that the authors left to others: shares of each class, or of Caltech-101 30 images to train on."""
     _counted(name, len(images), len(class_names(name)), {})
     digests_N = images.digests()
+    shares = KNOWN[name].drawn
+    if shares is not None:
+        by = "60, 20 and 20 % of each class, drawn by hash of the content"
+        return _known(name, images, labels_N, split_by_content(digests_N, labels_N, shares), by)
     splits: dict[str, list[int]] = {"train": [], "test": []}
     for label in range(len(class_names(name))):
         rows = np.flatnonzero(labels_N == label)
@@ -86,7 +174,7 @@ def caltech101(name: str, root: Path) -> ImageSet:
 
 
 def cifar100(name: str, root: Path) -> ImageSet:
-    place = root / "cifar-100-python" if (root / "cifar-100-python").is_dir() else root
+    place = _below(root, "cifar-100-python")
     _all_there(name, place, ["train", "test", "meta"])
     # read_pickle finds arrays and containers, and runs nothing.
     parts = {split: read_pickle((place / split).read_bytes(), str(place / split)) for split in ("train", "test")}
@@ -110,7 +198,7 @@ def svhn(name: str, root: Path) -> ImageSet:
 
 
 def dtd(name: str, root: Path) -> ImageSet:
-    place = root / "dtd" if (root / "dtd").is_dir() else root
+    place = _below(root, "dtd/dtd", "dtd")
     lists = {split: f"labels/{split}1.txt" for split in ("train", "val", "test")}
     _all_there(name, place, list(lists.values()))
     listed = {split: (place / file).read_text().split() for split, file in lists.items()}
@@ -122,7 +210,7 @@ def dtd(name: str, root: Path) -> ImageSet:
 
 
 def pets(name: str, root: Path) -> ImageSet:
-    place = root / "oxford-iiit-pet" if (root / "oxford-iiit-pet").is_dir() else root
+    place = _below(root, "oxford-iiit-pet")
     lists = ["annotations/trainval.txt", "annotations/test.txt"]
     _all_there(name, place, lists)
     listed = [
@@ -138,7 +226,7 @@ def pets(name: str, root: Path) -> ImageSet:
 
 
 def flowers102(name: str, root: Path) -> ImageSet:
-    place = root / "flowers-102" if (root / "flowers-102").is_dir() else root
+    place = _below(root, "flowers-102")
     _all_there(name, place, ["imagelabels.mat", "setid.mat"])
     labels_N = _matlab(place / "imagelabels.mat")["labels"].ravel().astype(np.int64) - 1
     ids = _matlab(place / "setid.mat")
@@ -154,14 +242,9 @@ def flowers102(name: str, root: Path) -> ImageSet:
 def drawn_splits(name: str, root: Path) -> ImageSet:
     """EuroSAT and RESISC45: folders of classes, without splits."""
     inner = {"eurosat": ("2750", "EuroSAT", "eurosat/2750", "EuroSAT_RGB"), "resisc45": ("NWPU-RESISC45",)}[name]
-    place = next((root / part for part in inner if (root / part).is_dir()), root)
+    place = _below(root, *inner)
     names, labels_N = _all_classes(name, place)
-    images = Files(place, names)
-    _counted(name, len(images), len(class_names(name)), {})
-    shares = KNOWN[name].drawn
-    assert shares is not None
-    splits = split_by_content(images.digests(), labels_N, shares)
-    return _known(name, images, labels_N, splits, "60, 20 and 20 % of each class, drawn by hash of the content")
+    return _drawn(name, Files(place, names), labels_N)
 
 
 def camelyon(name: str, root: Path) -> ImageSet:
@@ -169,7 +252,7 @@ def camelyon(name: str, root: Path) -> ImageSet:
         import h5py
     except ImportError:
         raise DatasetError(f"{name} comes as HDF5 files, and h5py is not installed: pip install h5py") from None
-    place = root / "pcam" if (root / "pcam").is_dir() else root
+    place = _below(root, "pcam")
     stems = [f"camelyonpatch_level_2_split_{split}" for split in ("train", "valid", "test")]
     _all_there(name, place, [f"{stem}_{kind}.h5" for stem in stems for kind in "xy"])
     paths = [place / f"{stem}_x.h5" for stem in stems]
@@ -202,7 +285,7 @@ def _all_classes(name: str, place: Path) -> tuple[tuple[str, ...], np.ndarray]:
 
 def _known(
     name: str,
-    images: Files | Pixels,
+    images: ImageSource,
     labels_N: np.ndarray,
     splits: dict[str, np.ndarray],
     split_by: str = "its authors",
@@ -243,6 +326,11 @@ def _all_there(name: str, root: Path, names: Iterable[str]) -> None:
         raise DatasetError(f"{name}: {root} has no {', '.join(missing[:3])}{more}. {wanted(name)}")
 
 
+def _below(root: Path, *parts: str) -> Path:
+    """The first of these folders that is there, as an archive or torchvision has unpacked it; else the root."""
+    return next((root / part for part in parts if (root / part).is_dir()), root)
+
+
 def _place(name: str, root: Path, inner: str) -> Path:
     """The folder whose part `inner` is there: the root, one folder below it, or its parent."""
     for place in (root, *(folders_in(root))):
@@ -266,15 +354,17 @@ def _one_after_another(counts: Sequence[int], names: Sequence[str]) -> dict[str,
     return {name: np.arange(start, end) for name, start, end in zip(names, ends[:-1], ends[1:], strict=True)}
 
 
-def _matlab(path: Path) -> dict[str, np.ndarray]:
+def _matlab(path: Path | io.BytesIO, called: str = "") -> dict[str, np.ndarray]:
     try:
         from scipy.io import loadmat
     except ImportError:
-        raise DatasetError(f"{path} needs scipy to be read: pip install 'i2e-pipeline[evaluate]'") from None
+        raise DatasetError(f"{called or path} needs scipy to be read: pip install 'i2e-pipeline[evaluate]'") from None
     try:
-        found: dict[str, np.ndarray] = loadmat(str(path))
+        found: dict[str, np.ndarray] = loadmat(path)
     except Exception as error:  # scipy raises many kinds for damaged files
-        raise DatasetError(f"{path} cannot be read ({type(error).__name__}: {error}): download it again") from None
+        raise DatasetError(
+            f"{called or path} cannot be read ({type(error).__name__}: {error}): download it again"
+        ) from None
     return found
 
 

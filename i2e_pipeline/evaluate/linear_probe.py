@@ -76,7 +76,8 @@ def fit(
         float((x_ND[at : at + rows_at_once] - centre_D).square().sum(dtype=torch.float64))
         for at in range(0, count, rows_at_once)
     )
-    scale = max((squares / (count * width)) ** 0.5, 1e-30)
+    # Rows that are all one tell nothing: with any scale the weights stay 0.
+    scale = (squares / (count * width)) ** 0.5 or 1.0
     penalty = 1 / (C * count * scale**2)
     # One tensor for the optimiser: the last column is the intercept.
     w_CE = torch.zeros(classes, width + 1, device=x_ND.device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Layouts of the user's own data sets: GPR1200's naming, folders of classes, Parquet files, a published I2E dataset.
+"""Layouts of the user's own data sets: GPR1200's naming, folders of classes, shards, a published I2E dataset.
 
 Reads    names and labels; images when they are asked for
 Writes   ImageSet
@@ -8,31 +8,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.ids import id_halves
 from i2e_pipeline.dataset import published
+from i2e_pipeline.evaluate import sharded
 from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES, class_images, folders_in, images_in
 from i2e_pipeline.evaluate.image_set import DatasetError, Files, ImageSet, Rows, split_by_content
 from i2e_pipeline.evaluate.vectors import natural
-from i2e_pipeline.inputs.truth import truths
 
 GPR_NAME = re.compile(r"(\d+)_.+")
 HALVES = {"train": 0.5, "test": 0.5}
 """Of a set without splits: what neighbours and probes learn on, and what they are asked about."""
 HALVES_TEXT = "half of each class, drawn by hash of the content"
-IMAGE_COLUMNS = ("jpg", "image", "png", "webp")
-_TRUTH_COLUMN = "truth_qid"
-LABEL_COLUMNS = (_TRUTH_COLUMN, "label", "class", "cls", "entity_id", "qid")
-"""Columns of Parquet files that are looked for, in this order."""
 
 
 def gpr(name: str, root: Path) -> ImageSet:
@@ -70,18 +63,17 @@ def folder(name: str, root: Path) -> ImageSet:
     """A folder per class; below train/ and val/ or test/ where there are such folders."""
     splits = [part for part in ("train", "val", "test") if (root / part).is_dir()]
     if splits and splits != ["train"]:
-        # Where only `val` is held out, it is what is measured on.
-        calls = {split: "test" if split == "val" and "test" not in splits else split for split in splits}
         classes = sorted({path.name for split in splits for path in folders_in(root / split)})
         names: list[str] = []
         labels: list[np.ndarray] = []
         rows: dict[str, np.ndarray] = {}
         for split in splits:
             inner, labels_N = class_images(root / split, classes)
-            rows[calls[split]] = np.arange(len(names), len(names) + len(inner))
+            rows[split] = np.arange(len(names), len(names) + len(inner))
             names += [f"{split}/{image}" for image in inner]
             labels.append(labels_N)
         images, labels_N, split_by = Files(root, tuple(names)), np.concatenate(labels), "its folders"
+        rows = held_out(rows)
     else:
         place = root / "train" if splits else root
         classes = [path.name for path in folders_in(place)]
@@ -96,58 +88,40 @@ def folder(name: str, root: Path) -> ImageSet:
     )  # fmt: skip
 
 
-def parquet(name: str, path: str) -> ImageSet:
-    """Rows of Parquet files with an image column and a label column (IMAGE_COLUMNS, LABEL_COLUMNS).
+def shards(name: str, path: str) -> ImageSet:
+    """Rows of Parquet files, or samples of WebDataset tars, with images and labels (sharded.py), split as the files'
+    names say.
 
-    `entities.jsonl` beside the files, where there is one, names the labels: {"qid", "label", "description"} a line.
+    `entities.jsonl` beside Parquet files, where there is one, names the labels: {"qid", "label", "description"} a line.
     Rows without a label are left out and counted, and so are truths that name no entity (`none`, `not Q42`).
     """
-    paths = [info.path for info in files.find((path,), ".parquet")]
-    schema = _schema(paths[0])
-    column, label = _column(schema, IMAGE_COLUMNS, _holds_images), _column(schema, LABEL_COLUMNS, lambda kind: True)
-    if column is None or label is None:
-        what = "image" if column is None else "label"
-        looked_for = IMAGE_COLUMNS if column is None else LABEL_COLUMNS
-        raise DatasetError(
-            f"{name}: {paths[0]} has no column of {what}s: looked for {', '.join(looked_for)}; it has "
-            f"{', '.join(schema.names)}"
-        )
-    keys: list[Any] = []
-    file_N: list[int] = []
-    row_N: list[int] = []
-    unlabelled = 0
-    for number, file in enumerate(paths):
-        found = _schema(file)
-        if label not in found.names or column not in found.names:
-            raise DatasetError(f"{name}: {file} has no column {column} or {label}, and {paths[0]} has both")
-        column_L = pq.read_table(file, columns=[label]).column(0).combine_chunks()
-        if label == _TRUTH_COLUMN:  # what an image does not show is no class
-            said = truths(column_L)
-            no_class = pc.or_(said["nothing"], pc.is_valid(said["refuted"]))
-            column_L = pc.if_else(no_class, pa.scalar(None, column_L.type), column_L)
-        for row, key in enumerate(column_L.to_pylist()):
-            if key is None:
-                unlabelled += 1
-                continue
-            keys.append(key)
-            file_N.append(number)
-            row_N.append(row)
-    if not keys:
-        raise DatasetError(f"{name}: {path} has no row with a label in {label}")
-    classes = sorted(set(keys), key=natural)
+    found = sharded.read(name, path)
+    classes = sorted(set(found.labels), key=natural)
     place = {key: i for i, key in enumerate(classes)}
-    labels_N = np.array([place[key] for key in keys], dtype=np.int64)
-    images = Rows(tuple(paths), column, np.array(file_N), np.array(row_N))
-    entities = _entities_beside(paths[0])
+    labels_N = np.array([place[key] for key in found.labels], dtype=np.int64)
+    entities = _entities_beside(sharded.found(path)[0])
     known = [entities.get(str(key)) for key in classes]
+    splits, split_by = held_out(found.splits), "its files' names"
+    if not splits:
+        splits, split_by = split_by_content(found.images.digests(), labels_N, HALVES), HALVES_TEXT
     return ImageSet(
-        name, "classes", images, labels_N,
-        tuple(about[0] if about else str(key).replace("_", " ") for key, about in zip(classes, known, strict=True)),
+        name, "classes", found.images, labels_N,
+        tuple(about[0] if about else _called(key, found.names) for key, about in zip(classes, known, strict=True)),
         descriptions=tuple(about[1] if about else None for about in known) if any(known) else None,
         class_images_C=np.bincount(labels_N, minlength=len(classes)),
-        splits=split_by_content(images.digests(), labels_N, HALVES), split_by=HALVES_TEXT,
-        left_out={"no label": unlabelled} if unlabelled else {},
+        splits=splits, split_by=split_by, left_out=found.left_out,
     )  # fmt: skip
+
+
+def held_out(splits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Where only `val` is held out, it is what is measured on."""
+    return {"test" if split == "val" and "test" not in splits else split: rows for split, rows in splits.items()}
+
+
+def _called(key: Any, names: Sequence[str] | None) -> str:
+    if names is not None and isinstance(key, int) and 0 <= key < len(names):
+        key = names[key]
+    return str(key).replace("_", " ")
 
 
 def i2e(name: str, path: str) -> ImageSet:
@@ -184,24 +158,6 @@ def i2e(name: str, path: str) -> ImageSet:
         splits=split_by_content(ids_N, labels_N, HALVES), split_by=HALVES_TEXT,
         left_out={"no label": unlabelled} if unlabelled else {},
     )  # fmt: skip
-
-
-def _schema(path: str) -> pa.Schema:
-    filesystem, inner = files.open_filesystem(path)
-    try:
-        return pq.read_schema(inner, filesystem=filesystem)
-    except pa.ArrowInvalid as error:
-        raise DatasetError(f"{path} is not a Parquet file: {error}") from None
-
-
-def _column(schema: pa.Schema, names: Sequence[str], fits: Callable[[pa.DataType], bool]) -> str | None:
-    return next((name for name in names if name in schema.names and fits(schema.field(name).type)), None)
-
-
-def _holds_images(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return bool(kind.get_field_index("bytes") >= 0)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _entities_beside(path: str) -> dict[str, tuple[str, str | None]]:

@@ -107,7 +107,9 @@ def test_two_encoders_on_a_folder(call: Call, tmp_path: Path) -> None:
         "--data",
         f"colours={colours}",
         "--suite",
-        "gpr,knn",
+        "gpr",
+        "--suite",
+        "knn",
         "--json",
         "r.json",
         "--set",
@@ -117,6 +119,7 @@ def test_two_encoders_on_a_folder(call: Call, tmp_path: Path) -> None:
     )
     assert code == 0
     assert "near is better" in out
+    assert "mAP" in out
     assert "k=3" in out
     assert "vectors" in err
     assert (tmp_path / "here" / "evaluation" / "index.html").is_file()

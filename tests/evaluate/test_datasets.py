@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
 import shutil
+import tarfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -280,6 +283,162 @@ def test_class_names_and_templates_are_whole(name: str) -> None:
     assert "MIT" in told["source"]
 
 
+# -- published sets as hubs and torchvision have them ---------------------------------------------------------------
+
+
+def hub_file(
+    path: Path, labels: list[int], names: list[str] | None, image: str = "image", label: str = "label"
+) -> None:
+    """Rows as `datasets` writes them to Parquet; each file has other images."""
+    begin = zlib.crc32(path.stem.encode()) % 10_000
+    rows = [{"bytes": tiny(begin + n), "path": None} for n in range(len(labels))]
+    table = pa.table({image: rows, label: pa.array(labels, pa.int64())})
+    features = {
+        image: {"_type": "Image"},
+        label: {"_type": "ClassLabel", "names": names} if names else {"_type": "Value", "dtype": "int64"},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def tar_of(path: Path, members: dict[str, bytes]) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("root", ["", "dtd", "dtd/dtd"])
+def test_dtd_is_found_below_torchvisions_root(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrunk(monkeypatch, "dtd", 141, train=47, val=47, test=47)
+    place = write(tmp_path / root, [f"images/{c}/{c}_{s}.jpg" for c in class_names("dtd") for s in "abc"])
+    (place / "labels").mkdir()
+    for split, suffix in (("train", "b"), ("val", "a"), ("test", "c")):
+        lines = "".join(f"{c}/{c}_{suffix}.jpg\n" for c in class_names("dtd"))
+        (place / "labels" / f"{split}1.txt").write_text(lines)
+    assert len(open_dataset("dtd", str(tmp_path))) == 141
+
+
+def test_a_known_set_in_a_hubs_parquet_has_its_authors_splits_and_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: train and test mixed and halved by hash; labels in the order of the file's names, not of ours."""
+    shrunk(monkeypatch, "dtd", 141, train=47, val=47, test=47)
+    names = [name.title() for name in reversed(class_names("dtd"))]
+    for split in ("train", "validation", "test"):
+        hub_file(tmp_path / "data" / f"{split}-00000-of-00001.parquet", list(range(47)), names)
+    data = open_dataset("dtd", str(tmp_path))
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"test": 47, "train": 47, "val": 47}
+    assert data.labels_N[data.splits["val"]].tolist() == list(reversed(range(47)))
+    assert "validation" in data.images.name(int(data.splits["val"][0]))
+    assert data.class_names == tuple(class_names("dtd").values())
+    (tmp_path / "data" / "test-00000-of-00001.parquet").unlink()
+    with pytest.raises(DatasetError, match="94 images instead of 141"):
+        open_dataset("dtd", str(tmp_path))
+
+
+def test_cifar100_of_a_hub_has_other_column_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrunk(monkeypatch, "cifar100", 200, train=100, test=100)
+    for split in ("train", "test"):
+        path = tmp_path / "cifar100" / f"{split}-00000-of-00001.parquet"
+        hub_file(path, list(range(100)), list(class_names("cifar100")), "img", "fine_label")
+    data = open_dataset("cifar100", str(tmp_path))
+    assert data.labels_N[data.splits["test"]].tolist() == list(range(100))
+    assert data.image(0).size == (2, 1)
+
+
+def test_imagenet_of_a_hub_is_numbered_by_synsets_and_its_unlabelled_test_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrunk(monkeypatch, "imagenet", 1000, test=1000)
+    monkeypatch.setitem(known_sets._ALL, "imagenet", replace(KNOWN["imagenet"], optional={"train": 2000}))
+    names = [f"{name}, otherwise called" for name in class_names("imagenet").values()]
+    hub_file(tmp_path / "data" / "train-00000-of-00001.parquet", [*range(1000), *range(1000)], names)
+    hub_file(tmp_path / "data" / "validation-00000-of-00001.parquet", list(range(1000)), names)
+    hub_file(tmp_path / "data" / "test-00000-of-00001.parquet", [-1] * 5, names)
+    data = open_dataset("imagenet", str(tmp_path))
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 2000, "test": 1000}
+    assert data.labels_N[data.splits["test"]].tolist() == list(range(1000))
+
+
+def test_imagenet_as_webdataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrunk(monkeypatch, "imagenet", 1000, test=1000)
+    for shard in range(2):
+        members = {}
+        for n in range(500 * shard, 500 * shard + 500):
+            members |= {f"val_{n:04d}.jpg": tiny(n), f"val_{n:04d}.cls": str(n).encode()}
+        tar_of(tmp_path / f"imagenet1k-validation-0{shard}.tar", members)
+    data = open_dataset("imagenet", str(tmp_path))
+    assert data.labels_N.tolist() == list(range(1000))
+    assert np.asarray(data.image(777))[0, 0].tolist() == list((777).to_bytes(3, "big"))
+    assert len(np.unique(data.images.digests())) == 1000
+
+
+def test_imagenet_is_read_from_its_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: 150 GB that must be unpacked and sorted by hand before anything can be measured."""
+    scipy_io = pytest.importorskip("scipy.io")
+    shrunk(monkeypatch, "imagenet", 1000, test=1000)
+    monkeypatch.setitem(known_sets._ALL, "imagenet", replace(KNOWN["imagenet"], optional={"train": 2000}))
+    wnids = list(class_names("imagenet"))
+    ids = np.random.default_rng(0).permutation(1000) + 1  # the kit's own numbers are in another order
+    kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
+    synsets = np.array(
+        [(int(ids[c]), wnids[c], "a word", "", 0) for c in range(1000)] + [(1001, "n1", "up", "", 3)], kinds
+    )
+    meta = io.BytesIO()
+    scipy_io.savemat(meta, {"synsets": synsets[:, None]})
+    order = np.random.default_rng(1).permutation(1000)
+    truth = "".join(f"{ids[c]}\n" for c in order)
+    inside = "ILSVRC2012_devkit_t12/data"
+    kit = {f"{inside}/meta.mat": meta.getvalue(), f"{inside}/ILSVRC2012_validation_ground_truth.txt": truth.encode()}
+    val = {f"ILSVRC2012_val_{n + 1:08d}.JPEG": tiny(n) for n in reversed(range(1000))}
+    tar_of(tmp_path / "ILSVRC2012_img_val.tar", val)
+    with pytest.raises(DatasetError, match=r"has no ILSVRC2012_devkit_t12\.tar\.gz"):
+        open_dataset("imagenet", str(tmp_path))
+    tar_of(tmp_path / "ILSVRC2012_devkit_t12.tar.gz", kit)
+    data = open_dataset("imagenet", str(tmp_path))
+    assert data.labels_N.tolist() == order.tolist()
+    assert np.asarray(data.image(5))[0, 0].tolist() == [0, 0, 5]
+    assert "ILSVRC2012_img_train.tar is not there" in data.lacks["knn"]
+
+    tars = {}
+    for c, wnid in enumerate(wnids):
+        members = {f"{wnid}_{n}.JPEG": tiny(10_000 + 2 * c + n) for n in range(2)}
+        tars[f"{wnid}.tar"] = tar_of(tmp_path / "inner.tar", members)
+    (tmp_path / "inner.tar").unlink()
+    tar_of(tmp_path / "ILSVRC2012_img_train.tar", tars)
+    data = open_dataset("imagenet", str(tmp_path))
+    train = data.splits["train"]
+    assert data.labels_N[train].tolist() == np.repeat(np.arange(1000), 2).tolist()
+    assert np.asarray(data.image(int(train[301])))[0, 0].tolist() == list((10_301).to_bytes(3, "big"))
+    assert not data.lacks
+
+
+def test_labels_that_are_no_class_of_a_known_set_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrunk(monkeypatch, "dtd", 47, test=47)
+    names = [*list(class_names("dtd"))[:40], *(f"other {n}" for n in range(7))]
+    rng = np.random.default_rng(0)
+    hub_file(tmp_path / "test-0.parquet", list(range(47)), [names[i] for i in rng.permutation(47)])
+    with pytest.raises(
+        DatasetError, match="dtd: it has no class other 0, other 1, other 2: give these files under anot"
+    ):
+        open_dataset("dtd", str(tmp_path))
+
+
+def test_splits_that_are_drawn_are_ours_whatever_the_files_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrunk(monkeypatch, "eurosat", 100, train=60, val=20, test=20)
+    for split, count in (("train", 8), ("test", 2)):
+        hub_file(
+            tmp_path / f"{split}.parquet", [c for c in range(10) for _ in range(count)], list(class_names("eurosat"))
+        )
+    data = open_dataset("eurosat", str(tmp_path))
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 60, "val": 20, "test": 20}
+
+
 # -- the user's own -----------------------------------------------------------------------------------------------
 
 
@@ -434,3 +593,45 @@ def test_the_only_image_of_a_class_is_for_training() -> None:
     """Catches: neighbours and probes asked about classes that nothing can be learnt of."""
     parts = split_by_content(np.arange(3, dtype=np.uint64), np.arange(3), {"train": 0.5, "test": 0.5})
     assert parts["train"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("files", "splits"),
+    [
+        (["data/train-00000-of-00001", "data/validation-00000-of-00001"], {"train": 4, "test": 4}),
+        (["default/train/0000", "default/test/0000"], {"train": 4, "test": 4}),
+        (["training_1", "dev_1", "eval_1", "extra_1"], {"train": 4, "val": 4, "test": 4}),
+        (["train-0", "train-1"], {"train": 4, "test": 4}),  # nothing is held out: halves
+        (["contest", "trained"], {"train": 4, "test": 4}),  # words, not letters
+    ],
+)
+def test_the_names_of_parquet_files_tell_their_splits(files: list[str], splits: dict[str, int], tmp_path: Path) -> None:
+    """Catches: official train and test files, mixed and halved by hash."""
+    for file in files:
+        hub_file(tmp_path / "test" / f"{file}.parquet", [0, 0, 1, 1], ["red_fox", "cat"])
+    data = open_dataset("mine", str(tmp_path / "test"))
+    assert {split: len(rows) for split, rows in data.splits.items()} == splits
+    assert data.class_names == ("red fox", "cat")
+    assert data.left_out == ({"in no split": 4} if "extra_1" in files else {})
+
+
+def test_names_of_class_labels_are_what_prompts_say(tmp_path: Path) -> None:
+    """Catches: prompts "a photo of a 0"."""
+    hub_file(tmp_path / "train.parquet", [1, 0, 2], ["n0", "n1", "n2"], "img", "fine_label")
+    assert open_dataset("mine", str(tmp_path)).class_names == ("n0", "n1", "n2")
+    hub_file(tmp_path / "train.parquet", [1, 0, 2], None)
+    assert open_dataset("mine", str(tmp_path)).class_names == ("0", "1", "2")
+
+
+def test_a_users_webdataset_has_names_beside_its_tars(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        members = {f"s/{n}.{kind}": content for n in range(3) for kind, content in (("png", tiny(n)), ("cls", b"1"))}
+        tar_of(tmp_path / split / "0.tar", members | {"s/9.png": tiny(9), "s/9.txt": b"no label"})
+    (tmp_path / "classnames.txt").write_text("cat\ndog\n")
+    data = open_dataset("mine", str(tmp_path))
+    assert data.class_names == ("dog",)
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 3, "test": 3}
+    assert data.left_out == {"no label": 2}
+    (tmp_path / "test" / "0.tar").write_bytes((tmp_path / "test" / "0.tar").read_bytes()[:700])
+    with pytest.raises(DatasetError, match=r"0\.tar is no whole tar"):
+        open_dataset("mine", str(tmp_path))

@@ -129,3 +129,11 @@ def test_what_cannot_be_fitted_is_refused(spoil: dict[str, Any], says: str) -> N
     )
     with pytest.raises(ValueError, match=says):
         linear_probe(**(arguments | spoil), device="cpu")
+
+
+def test_equal_vectors_give_the_most_frequent_class() -> None:
+    """Catches: an encoder that makes the same vector of every image, which ends the evaluation of all the others."""
+    vectors = np.tile(np.float32([0.6, 0.8]), (30, 1))
+    labels = np.array([0, 1, 1] * 10)
+    found = linear_probe(vectors, labels, vectors, labels, vectors, labels)
+    assert found["accuracy"] == pytest.approx(2 / 3)
