@@ -241,6 +241,14 @@ def _parser() -> _Parser:
     train = _command(commands, "train", _train, "pre-train image encoders on the dataset; goes on where it was")
     train.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
 
+    about = "a checkpoint of a training, as folders that open_clip and transformers load"
+    exported = _command(commands, "export-model", _export_model, about)
+    exported.add_argument("folder", nargs="?", type=at_home, metavar="FOLDER", help="of the training (train.folder)")
+    exported.add_argument("--checkpoint", default="latest", metavar="STEP", help="or best, or latest (default)")
+    exported.add_argument(
+        "--to", type=at_home, metavar="FOLDER", help="default: exports/step-… in the training's folder"
+    )
+
     cleaning = _command(commands, "clean", _clean, "remove what this config's dataset does not need; runs nothing")
     cleaning.add_argument("--dry-run", action="store_true", help="say what would be removed")
     cleaning.add_argument(
@@ -883,6 +891,17 @@ def _train(options: argparse.Namespace) -> int:
     slurm.adopt()
     config = _train_config(options)
     return _print_training(config, pretrain(config, options.restart))
+
+
+def _export_model(options: argparse.Namespace) -> int:
+    from i2e_pipeline.train.export import export_checkpoint
+    from i2e_pipeline.train.trainer import folder_of
+
+    folder = options.folder
+    if folder is None:
+        folder = folder_of(_config_of_readers(options.config, [o for group in options.set for o in group]))
+    print(shown(str(export_checkpoint(folder, options.checkpoint, options.to))))
+    return 0
 
 
 def _train_config(options: argparse.Namespace) -> Config:

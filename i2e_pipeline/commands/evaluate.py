@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, EvaluateConfig
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.model_name import ModelNameError, parse, split_label
 from i2e_pipeline.core.terminal import shown
 from i2e_pipeline.evaluate import compare, results
 
@@ -26,8 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[LABEL=]MODEL",
-        help="an encoder: local-dir:FOLDER, hf-hub:ORG/NAME, NAME@WEIGHTS, hf:FOLDER, vectors:FOLDER; MODEL@random "
-        "for the same one untrained. Several are measured side by side",
+        help="an encoder: local-dir:FOLDER, hf-hub:ORG/NAME, NAME@WEIGHTS, hf:FOLDER, vectors:FOLDER, "
+        "train:FOLDER@STEP (a checkpoint; best, latest); MODEL@random for the same one untrained. Several are measured "
+        "side by side",
     )
     parser.add_argument(
         "--data",
@@ -72,7 +75,7 @@ def run(options: argparse.Namespace, config: Callable[[], Config]) -> int:
         return _vectors(options.vectors, options.protocol, options.ground_truth, options.json, config().evaluate)
     from i2e_pipeline.evaluate import suite
 
-    asked = _asked(config(), options)
+    asked = _with_checkpoints(_asked(config(), options))
     measured = suite.evaluate(asked)
     print(shown(results.terminal(measured)), end="")
     differences = [d for d in compare.between(measured) if d.queries]
@@ -114,6 +117,20 @@ def _asked(config: Config, options: argparse.Namespace) -> Config:
         named = (part.strip() for parts in options.suite for part in parts.split(","))
         changed["suite"] = tuple(dict.fromkeys(part for part in named if part))
     return config.model_copy(update={"evaluate": EvaluateConfig.model_validate(changed)})
+
+
+def _with_checkpoints(config: Config) -> Config:
+    """The config with the exports of the checkpoints that it names in their place (train:FOLDER@STEP)."""
+    models = list(config.evaluate.models)
+    for n, spec in enumerate(models):
+        with suppress(ModelNameError):  # of a name that is none, suite.py says more
+            label, model = split_label(spec)
+            if (named := parse(model)).kind == "train":
+                from i2e_pipeline.train.export import export_checkpoint
+
+                place = export_checkpoint(named.model, named.weights or "latest")
+                models[n] = f"{label.replace('@', ' ')}=local-dir:{place / 'open_clip'}"
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"models": tuple(models)})})
 
 
 def _named(pair: str) -> tuple[str, str]:

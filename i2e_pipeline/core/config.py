@@ -869,6 +869,8 @@ class TrainConfig(Section):
     other entities, and training images. They are drawn by hash."""
     checkpoint_every: int = Field(1000, ge=1)
     """Steps between checkpoints."""
+    checkpoint_minutes: float | None = Field(15.0, gt=0)
+    """Minutes after which there is a checkpoint in any case: what a kill costs at most. None: steps alone count."""
     keep_checkpoints: int = Field(3, ge=1)
     """How many of the newest checkpoints are kept. The best by held-out retrieval is kept, too."""
     log_every: int = Field(10, ge=1)
@@ -890,7 +892,8 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     models: Paths = ()
     """Encoders to measure, each `[LABEL=]MODEL` (core/model_name.py): what score.model takes, MODEL@random for the
-    same architecture untrained, hf:FOLDER for a Hugging Face model, or vectors:FOLDER of stored vectors, a file
+    same architecture untrained, train:FOLDER@STEP for a checkpoint (or @best, @latest), hf:FOLDER for a Hugging Face
+    model, or vectors:FOLDER of stored vectors, a file
     DATASET.npz for each data set."""
     data: dict[str, PathText] = Field(default_factory=dict)
     """Path of each data set by its name: gpr1200, roxford5k, cifar100 … (evaluate/datasets.py lists them), or a name of

@@ -7,6 +7,8 @@
     MODEL@random           any of these three with random weights
     hf:FOLDER              a Hugging Face model (transformers)        `i2e evaluate` alone
     vectors:FOLDER         stored vectors instead of a model          `i2e evaluate` alone
+    train:FOLDER[@WHICH]   a checkpoint of a training: its step, best or latest (which it is where nothing is said)
+                                                                      `i2e evaluate` alone
     LABEL=MODEL            any of these under another name in tables  `i2e evaluate` alone
 
 A training begins with random weights where none are named; `local-dir:FOLDER@folder` begins with those of the folder.
@@ -23,10 +25,11 @@ from typing import Any, Literal
 from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import I2EError
 
-Kind = Literal["name", "local-dir", "hf-hub", "hf", "vectors"]
+Kind = Literal["name", "local-dir", "hf-hub", "hf", "vectors", "train"]
 RANDOM, FOLDER = "random", "folder"
 """Words that stand for weights: those drawn at random, those that lie in a local-dir."""
-_PREFIXES: tuple[Kind, ...] = ("local-dir", "hf-hub", "hf", "vectors")
+_PREFIXES: tuple[Kind, ...] = ("local-dir", "hf-hub", "hf", "vectors", "train")
+_CHECKPOINT = re.compile(r"(.+)@(\d+|best|latest)")
 
 
 class ModelNameError(I2EError, ValueError):
@@ -39,9 +42,11 @@ class ModelName:
 
     kind: Kind
     model: str
-    """What loads it: as open_clip takes it, with `local-dir:` or `hf-hub:`; of hf: and vectors: the folder alone."""
+    """What loads it: as open_clip takes it, with `local-dir:` or `hf-hub:`; of hf:, vectors: and train: the folder
+    alone."""
     weights: str | None = None
-    """Behind the @: a tag, a file, "random" or "folder"; None: nothing was said."""
+    """Behind the @: a tag, a file, "random" or "folder"; of train: a step, "best" or "latest"; None: nothing was
+    said."""
 
     @property
     def folder(self) -> str | None:
@@ -64,6 +69,10 @@ def parse(text: str) -> ModelName:
         text = f"{kind}:{files.at_home(text.removeprefix(f'{kind}:'))}"
     if kind in ("hf", "vectors"):
         return ModelName(kind, text.removeprefix(f"{kind}:"))
+    if kind == "train":
+        folder = text.removeprefix("train:")
+        which = _CHECKPOINT.fullmatch(folder)
+        return ModelName(kind, which[1], which[2]) if which else ModelName(kind, folder)
     for word in (RANDOM, FOLDER) if kind == "local-dir" else (RANDOM,):  # any other @ is part of the folder's name
         if text.endswith(f"@{word}"):
             return ModelName(kind, text.removesuffix(f"@{word}"), word)
@@ -99,7 +108,7 @@ def two_fields(values: Any, untrained: bool) -> Any:
     if not isinstance(model, str) or not model:
         return values
     named = parse(model)
-    if named.kind in ("hf", "vectors"):
+    if named.kind in ("hf", "vectors", "train"):
         raise ModelNameError(f"model: {model} is for `i2e evaluate` alone: an open_clip model is wanted here")
     if named.weights is None:
         return {**values, "model": named.model}

@@ -196,6 +196,20 @@ def latest(folder: str | Path) -> Path | None:
     return None
 
 
+def find(folder: str | Path, which: str = "latest") -> Path:
+    """The whole checkpoint of a step, the best or the latest one. Raises CheckpointError, which names those there are.
+
+    which   a number, "best" or "latest"
+    """
+    there = steps(folder)
+    marked = best(folder) if which == "best" else None
+    step = int(which) if which.isdecimal() else there[-1] if there and which == "latest" else marked and marked[0]
+    if step not in there:
+        are = f"those of steps {', '.join(f'{s:,}' for s in there)}" if there else "none"
+        raise CheckpointError(f"{_local(folder)} has no checkpoint {which!r}: it has {are}")
+    return _local(folder) / "checkpoints" / name(step)
+
+
 def sweep(folder: str | Path) -> None:
     """Removes what killed saves left behind. Not while another process saves here."""
     for entry in _unfinished(_local(folder) / "checkpoints"):

@@ -23,11 +23,14 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import TrainConfig
-from i2e_pipeline.train.encoders import Towers
+from i2e_pipeline.train import checkpoint, journal
+from i2e_pipeline.train.encoders import Towers, build
+from i2e_pipeline.train.strategy import load_towers
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,39 @@ def export(
         else:
             log.info(f"no Hugging Face export: {reason}")
         (fresh / "README.md").write_text(_card(folder, config, figures or {}, reason), encoding="utf-8")
+
+
+def export_checkpoint(folder: str | Path, which: str = "latest", to: str | Path | None = None) -> Path:
+    """The export of a checkpoint of the training in `folder`, and where it lies; one that lies there stays.
+
+    which   checkpoint.find
+    to      None: <folder>/exports/step-00001234
+    Raises CheckpointError where there is none or it is damaged, EncoderError where its towers cannot be built.
+    """
+    place = checkpoint.find(folder, which)
+    target = Path(to) if to is not None else Path(folder) / "exports" / place.name
+    if to is None and target.is_dir():
+        return target
+    saved = checkpoint.load(place)
+    config = settings_of(saved)
+    weights = saved.weights
+    teacher = weights.get("to_teacher.weight")
+    towers = build(config.encoder, config.loss, config.seed, teacher_width=None if teacher is None else len(teacher))
+    load_towers(towers, weights, str(place))
+    rows = [r for r in journal.rows(folder) if r["kind"] == "evaluation" and r["step"] == saved.state.step]
+    export(towers, None, target, config=config, figures=rows[-1]["figures"] if rows else None)
+    return target
+
+
+def settings_of(saved: checkpoint.Checkpoint) -> TrainConfig:
+    """The settings of a checkpoint, with today's defaults for those that it does not know. Raises CheckpointError."""
+    try:
+        return TrainConfig.model_validate(saved.state.config)
+    except ValidationError as error:
+        raise checkpoint.CheckpointError(
+            f"{saved.folder}: its settings are of another version of i2e_pipeline ({error.errors()[0]['msg']}): train "
+            "on with that version, or start anew with --restart"
+        ) from None
 
 
 def _of_model(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

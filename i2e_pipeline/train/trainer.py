@@ -17,13 +17,13 @@ import logging
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from i2e_pipeline.core import config as configuration
@@ -31,7 +31,7 @@ from i2e_pipeline.core import files, lock
 from i2e_pipeline.core.config import Config, TrainConfig, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.dataset.published import Published, open_published
-from i2e_pipeline.train import checkpoint, journal, strategy
+from i2e_pipeline.train import checkpoint, export, journal, strategy
 from i2e_pipeline.train.batch import Batch
 from i2e_pipeline.train.dataset import Loader, share_of_cores
 from i2e_pipeline.train.ema import Ema
@@ -49,8 +49,8 @@ FIGURES = ("mAP", "knn", "zero_shot")
 """The first of these that is measured says which checkpoint is best."""
 _MAY_CHANGE = (
     "dataset", "folder", "device", "threads", "ranks", "accumulate", "strategy", "precision", "checkpoint_every",
-    "keep_checkpoints", "log_every", "evaluate_every", "evaluate_images", "data.workers", "data.prefetch",
-    "encoder.compile", "encoder.checkpoint_activations",
+    "checkpoint_minutes", "keep_checkpoints", "log_every", "evaluate_every", "evaluate_images", "data.workers",
+    "data.prefetch", "encoder.compile", "encoder.checkpoint_activations",
 )  # fmt: skip
 """Settings that may differ when a training goes on from a checkpoint. They change the result by rounding errors only.
 The exception is `accumulate`: a contrastive loss compares the images of one micro-batch with each other."""
@@ -167,6 +167,7 @@ class _Training:
         self.steps = config.steps or math.ceil(config.epochs * len(self.samples.training) / config.data.batch_size)
         factor(0, self.steps, config.optimizer.warmup)  # a warm-up that is too long is refused before anything is done
         self.step = 0
+        self._saved_at = time.monotonic()
         self.best: float | None = None
         self.skipped: dict[str, int] = {}
         self.fingerprint = digest(config.shown())
@@ -227,12 +228,12 @@ class _Training:
 
     def _all_steps(self, stop: _Stop) -> None:
         while self.step < self.steps:
-            asked = self._step(self.batches, stop)
+            asked, due = self._step(self.batches, stop)
             done = self.step == self.steps
             better = False
             if done or (self.config.evaluate_every and self.step % self.config.evaluate_every == 0):
                 better = self._is_better(self._evaluate())
-            if done or better or self.step % self.config.checkpoint_every == 0:
+            if done or better or due or self.step % self.config.checkpoint_every == 0:
                 with self.journal.outside():
                     self._save()
                     self.world.broadcast(functools.partial(self._tidy, better))
@@ -243,8 +244,9 @@ class _Training:
                     "command goes on from there, --restart begins anew"
                 )
 
-    def _step(self, batches: Iterator[Batch], stop: _Stop) -> bool:
-        """One step of all ranks. Returns whether somebody asked one of them to stop."""
+    def _step(self, batches: Iterator[Batch], stop: _Stop) -> tuple[bool, bool]:
+        """One step of all ranks. Returns whether somebody asked one of them to stop, and whether a checkpoint is due by
+        the first one's clock."""
         config, parts = self.config, self.config.accumulate
         rate = factor(self.step, self.steps, config.optimizer.warmup)
         for group in self.optimizer.param_groups:
@@ -265,8 +267,8 @@ class _Training:
         losses["gradient norm"] = self._clip()
         # One exchange and one wait for the device: the mean over ranks, which is no number where one rank's is none.
         told = [x.float() for x in losses.values()]
-        told.append(torch.tensor(float(stop.asked), device=told[0].device))
-        *means, asked = self.world.sum(torch.stack(told)).div(self.world.size).tolist()
+        told.append(torch.tensor([float(stop.asked), float(self._is_due())], device=told[0].device))
+        *means, asked, due = self.world.sum(torch.cat([x.reshape(-1) for x in told])).div(self.world.size).tolist()
         if not all(map(math.isfinite, means)):
             journal.check_finite(
                 losses,
@@ -288,7 +290,11 @@ class _Training:
             self.ema.update(self.towers, self.step)
         norm = mean.pop("gradient norm")
         self.journal.step(self.step, mean, rate * config.optimizer.learning_rate, norm, self.loader.wait_seconds)
-        return asked > 0
+        return asked > 0, due > 0
+
+    def _is_due(self) -> bool:
+        minutes = self.config.checkpoint_minutes
+        return self.world.first and minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
 
     def _on_device(self, batch: Batch) -> Batch:
         device = self.world.device
@@ -358,6 +364,7 @@ class _Training:
             head=head,
         )
         self.journal.draw()
+        self._saved_at = time.monotonic()
         return saved
 
     def _is_better(self, measured: dict[str, float]) -> bool:
@@ -380,7 +387,7 @@ class _Training:
         if found is None:
             return
         saved = checkpoint.load(found, self.world)
-        changed = _changed(_settings(saved), self.config.shown())
+        changed = _changed(export.settings_of(saved).shown(), self.config.shown())
         taken = {k: v for k, v in changed.items() if _is_taken(k, v)}
         refused = [f"train.{k} ({v})" for k, v in changed.items() if k not in taken]
         if refused:
@@ -445,8 +452,6 @@ class _Training:
 
     def _finish(self) -> Outcome:
         """Exports the weights and writes the outcome; what an earlier call wrote stays as it is."""
-        from i2e_pipeline.train.export import export
-
         skipped = self._skipped()
         weights = strategy.towers_state(self.towers, self.world.first)
         mean = None if self.ema is None else strategy.gathered(self.ema.mean.items(), self.world.first)
@@ -466,7 +471,7 @@ class _Training:
                 left_out=self.samples.left_out,
                 skipped=skipped,
             )
-            export(self.towers, weights, self.folder / "export", config=self.config, figures=result.after)
+            export.export(self.towers, weights, self.folder / "export", config=self.config, figures=result.after)
             files.write_json(str(self.folder / OUTCOME), asdict(result))
         found: Outcome = self.world.gather_objects(result)[0]
         return found
@@ -517,17 +522,6 @@ def outcome(folder: str) -> dict[str, Any]:
         raise TrainError(f"{path} is not there: the training has not ended; the same command goes on with it")
     found: dict[str, Any] = files.read_json(path)
     return found
-
-
-def _settings(saved: checkpoint.Checkpoint) -> dict[str, Any]:
-    """The settings of a checkpoint, with today's defaults for those that it does not know."""
-    try:
-        return TrainConfig.model_validate(saved.state.config).shown()
-    except ValidationError as error:
-        raise TrainError(
-            f"{saved.folder}: its settings are of another version of i2e_pipeline ({error.errors()[0]['msg']}): train "
-            "on with that version, or start anew with --restart"
-        ) from None
 
 
 def _is_taken(name: str, change: str) -> bool:

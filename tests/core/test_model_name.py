@@ -27,6 +27,10 @@ from i2e_pipeline.core.model_name import ModelName, ModelNameError, parse, split
         ("hf-hub:apple/MOFI@random", "hf-hub", "hf-hub:apple/MOFI", "random"),
         ("hf:openai/clip-vit-base-patch32", "hf", "openai/clip-vit-base-patch32", None),
         ("vectors:out/v@random", "vectors", "out/v@random", None),
+        ("train:out/train/a", "train", "out/train/a", None),
+        ("train:out/a@b@1200", "train", "out/a@b", "1200"),
+        ("train:out/a@best", "train", "out/a", "best"),
+        ("train:out/a@beta", "train", "out/a@beta", None),
     ],
 )
 def test_names_are_taken_apart(text: str, kind: Any, model: str, weights: str | None) -> None:

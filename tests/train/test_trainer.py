@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from i2e_pipeline import cli
 from i2e_pipeline.commands.train import pretrain
 from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core.config import Config
@@ -228,6 +231,77 @@ def test_after_kill_9_the_samples_that_are_left_come_on_any_number_of_ranks(
     position = checkpoint.load(checkpoint.latest(tmp_path / "cut")).state.position  # type: ignore[arg-type]
     assert position == 12 * 16
     assert far(weights(tmp_path / "whole"), weights(tmp_path / "cut")) < 1e-3
+
+
+@pytest.mark.slow
+def test_after_sigterm_one_and_three_ranks_go_on_with_exactly_what_is_left(
+    settings: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Catches: a job that is moved to other machines and trains on samples twice, or never, or not on its own save."""
+
+    def file(folder: str) -> Path:
+        (tmp_path / f"ids {folder}").mkdir()
+        place = tmp_path / f"{folder}.yaml"
+        overrides = ("train.steps=9", "train.checkpoint_every=1000", "train.data.batch_size=24")
+        place.write_text(configuration.dump(settings(tmp_path / folder, *overrides)))
+        return place
+
+    ranks.finish(ranks.start(file("whole"), 1, tmp_path / "ids whole"))
+    whole = ranks.ids_by_step(tmp_path / "ids whole")
+    cut = ranks.start(file("cut"), 2, tmp_path / "ids cut")
+    ranks.send(signal.SIGTERM, cut, tmp_path / "ids cut", steps=3)
+    for rank in cut:
+        rank.process.join(120)
+    (saved,) = checkpoint.steps(tmp_path / "cut")
+    for size in (1, 3):
+        shutil.copytree(tmp_path / "cut", tmp_path / f"on-{size}")
+        said = ranks.finish(ranks.start(file(f"on-{size}"), size, tmp_path / f"ids on-{size}"))
+        assert f"step-{saved:08d}, {saved} of 9 steps done" in said
+        left = ranks.ids_by_step(tmp_path / f"ids on-{size}")
+        assert left == {step: found for step, found in whole.items() if step >= saved}
+        assert far(weights(tmp_path / "whole"), weights(tmp_path / f"on-{size}")) < 1e-3
+
+
+def test_a_checkpoint_is_due_after_some_minutes_too(settings: Callable[..., Config], tmp_path: Path) -> None:
+    """Catches: steps of a minute each, of which a kill loses a thousand."""
+    run(settings(tmp_path, "train.checkpoint_minutes=1e-9", "train.keep_checkpoints=9"))
+    assert checkpoint.steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_any_checkpoint_is_exported_and_evaluated_by_name(
+    settings: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: a best checkpoint that is kept and that no command can use."""
+    import open_clip
+
+    folder = tmp_path / "it's 1@2"
+    run(settings(folder, "train.checkpoint_every=2", "train.keep_checkpoints=9", "train.optimizer.ema=0.5"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export-model", str(folder), "--checkpoint", "4"])
+    assert ended.value.code == 0
+    place = Path(capsys.readouterr().out.strip())
+    assert place == folder / "exports" / "step-00000004"
+    model = open_clip.create_model(f"local-dir:{place}/open_clip").state_dict()
+    mean = load_file(folder / "checkpoints" / "step-00000004" / "ema.safetensors")
+    assert torch.equal(model["visual.conv1.weight"], mean["model.visual.conv1.weight"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export-model", str(folder), "--checkpoint", "5"])
+    assert ended.value.code == ExitCode.MISTAKE
+    assert "has no checkpoint '5': it has those of steps 2, 4, 6" in capsys.readouterr().err
+
+    colours = tmp_path / "colours"
+    for n, colour in enumerate(("red", "blue")):
+        (colours / colour).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (32, 32), (255 * (n == 0), 40 * i, 255 * (n == 1))).save(colours / colour / f"{i}.png")
+    models = [f"--model=train:{folder}@4", f"--model=last=train:{folder}@latest"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate", *models, f"--data=c={colours}", "--suite=gpr", "--set", f"output={tmp_path}/out"])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 0, err
+    assert "it's 1 2 4" in out
+    assert "last" in out
+    assert (folder / "exports" / "step-00000006").is_dir()
 
 
 @pytest.mark.slow
