@@ -871,6 +871,9 @@ class TrainConfig(Section):
     """Steps between checkpoints."""
     checkpoint_minutes: float | None = Field(15.0, gt=0)
     """Minutes after which there is a checkpoint in any case: what a kill costs at most. None: steps alone count."""
+    skip_bad_steps: int = Field(0, ge=0)
+    """Steps of the whole training whose loss or gradient is NaN or infinite and that are passed over. Nothing of them
+    is applied, and their images are noted in `bad-step-*.json`. One more stops the training."""
     keep_checkpoints: int = Field(3, ge=1)
     """How many of the newest checkpoints are kept. The best by held-out retrieval is kept, too."""
     log_every: int = Field(10, ge=1)

@@ -125,6 +125,10 @@ class EntityHead:
             gradient_ED = pending.gradient_MD.new_zeros(len(row_E), self.width)
             self._update(row_E, gradient_ED.index_add_(0, place_E, torch.cat(pending.gradient_ED)), learning_rate)
 
+    def forget(self) -> None:
+        """Drops the gradients that wait for step()."""
+        self._pending = None
+
     def shard(self) -> tuple[Tensor, Tensor, Tensor]:
         """This rank's class indices (R,), class vectors (R, D) and accumulators (R,): the tensors, not copies."""
         return self._own_classes(), self.weights_RD, self.accumulators_R

@@ -65,6 +65,7 @@ class Journal:
         self.log_every = log_every
         self._writes = world.first
         self._sums: dict[str, Number] = {}
+        self._counted = 0
         self._step = self._since = start
         self._wait = self._waited = 0.0
         self._began = time.monotonic()
@@ -91,11 +92,16 @@ class Journal:
         if not self._writes:
             return
         self._step, self._wait = step, wait_seconds
+        self._counted += 1
         for name, value in {**losses, **({} if norm is None else {"norm": norm})}.items():
             value = value.detach() if isinstance(value, Tensor) else value
             self._sums[name] = value if name not in self._sums else self._sums[name] + value
         if step % self.log_every == 0 or step == self.steps:
             self._report(learning_rate)
+
+    def passed_over(self, step: int) -> None:
+        """A step that was not applied; it counts for the speed and has no losses."""
+        self._step = step
 
     def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
         """Figures of what is held out, by name, after `step` steps."""
@@ -146,7 +152,7 @@ class Journal:
     def _report(self, learning_rate: float) -> None:
         now = time.monotonic()
         done, seconds = self._step - self._since, max(now - self._began, 1e-9)
-        means = {name: float(total) / done for name, total in self._sums.items()}
+        means = {name: float(total) / self._counted for name, total in self._sums.items()}
         norm = means.pop("norm", None)
         wait = min(1.0, max(0.0, self._wait - self._waited) / seconds)
         row = {
@@ -167,6 +173,7 @@ class Journal:
         scalars |= {"speed/wait": wait} | ({} if norm is None else {"norm": norm})
         self._to_board(scalars, self._step)
         self._sums, self._since, self._waited, self._began = {}, self._step, self._wait, now
+        self._counted = 0
 
     def _write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
@@ -237,17 +244,20 @@ def check_finite(
     *,
     config_digest: str,
     save: Callable[[], Path | str] | None = None,
-) -> None:
-    """Stops the training at a loss that is NaN or infinite on any rank: all ranks raise BadLoss. They all call it.
+    pass_over: bool = False,
+) -> bool:
+    """Whether a loss is NaN or infinite on any rank, which stops the training: all ranks raise BadLoss. They all call
+    it.
 
     step       the one being done, counted from 1: its gradient has not been applied
     image_ids  this rank's images of the step
     save       writes the state before the step and says where; called by all ranks
+    pass_over  the step is noted and said, and the training goes on without it
     """
     bad = [name for name, value in losses.items() if not math.isfinite(float(value))]
     flag = torch.tensor(float(bool(bad)), device=world.device)
     if not world.max(flag):
-        return
+        return False
     values = {name: float(value) for name, value in losses.items()}
     told = world.gather_objects((values, bad, [image_id.hex() for image_id in image_ids]))
     path = Path(folder) / f"bad-step-{step:08d}.json"
@@ -256,14 +266,19 @@ def check_finite(
             {"rank": rank, "losses": _plain(values), "image_ids": ids} for rank, (values, _, ids) in enumerate(told)
         ]
         files.write_json(str(path), {"step": step, "config_digest": config_digest, "ranks": ranks})
-    saved = "the state was not saved" if save is None else f"the state before this step is in {save()}"
     rank, (values, bad, ids) = next((r, t) for r, t in enumerate(told) if t[1])
+    what = f"step {step:,}: {', '.join(f'{name} is {values[name]}' for name in bad)}"
+    what += f" on rank {rank}" if world.size > 1 else ""
+    if pass_over:
+        if world.first:
+            log.warning(f"{what}, so it is passed over (train.skip_bad_steps); its images are in {path}")
+        return True
+    saved = "the state was not saved" if save is None else f"the state before this step is in {save()}"
     raise BadLoss(
-        f"step {step:,}: {', '.join(f'{name} is {values[name]}' for name in bad)}"
-        + (f" on rank {rank}" if world.size > 1 else "")
-        + f", so the training stopped before it was applied. First images: {', '.join(ids[:4])}; all of them, and the "
-        f"losses, are in {path}; {saved}. The same settings stop here again: try a lower "
-        "train.optimizer.learning_rate, train.optimizer.clip_norm or train.precision=float32"
+        f"{what}, so the training stopped before it was applied. First images: {', '.join(ids[:4])}; all of them, and "
+        f"the losses, are in {path}; {saved}. The same settings stop here again: try a lower "
+        "train.optimizer.learning_rate, train.optimizer.clip_norm or train.precision=float32; where it is one batch in "
+        "many, train.skip_bad_steps passes it over"
     )
 
 

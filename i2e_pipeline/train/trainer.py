@@ -45,12 +45,14 @@ from i2e_pipeline.train.schedule import factor
 from i2e_pipeline.train.teacher import Teacher, open_teacher
 
 OUTCOME = "outcome.json"
+_BAD_STEPS = "bad steps"
+"""Among the counts of a checkpoint's state."""
 FIGURES = ("mAP", "knn", "zero_shot")
 """The first of these that is measured says which checkpoint is best."""
 _MAY_CHANGE = (
     "dataset", "folder", "device", "threads", "ranks", "accumulate", "strategy", "precision", "checkpoint_every",
-    "checkpoint_minutes", "keep_checkpoints", "log_every", "evaluate_every", "evaluate_images", "data.workers",
-    "data.prefetch", "encoder.compile", "encoder.checkpoint_activations",
+    "checkpoint_minutes", "skip_bad_steps", "keep_checkpoints", "log_every", "evaluate_every", "evaluate_images",
+    "data.workers", "data.prefetch", "encoder.compile", "encoder.checkpoint_activations",
 )  # fmt: skip
 """Settings that may differ when a training goes on from a checkpoint. They change the result by rounding errors only.
 The exception is `accumulate`: a contrastive loss compares the images of one micro-batch with each other."""
@@ -88,6 +90,8 @@ class Outcome:
     """Images of the dataset that are neither trained on nor held out, by reason (samples.py)."""
     skipped: dict[str, int] = field(default_factory=dict)
     """How often an image could not be decoded, by reason; one that comes in every epoch counts in every epoch."""
+    bad_steps: int = 0
+    """Steps without a finite loss that were passed over (train.skip_bad_steps)."""
 
 
 def train(config: Config, world: World, figures: Figures, restart: bool = False) -> Outcome:
@@ -170,6 +174,7 @@ class _Training:
         self._saved_at = time.monotonic()
         self.best: float | None = None
         self.skipped: dict[str, int] = {}
+        self.bad_steps = 0
         self.fingerprint = digest(config.shown())
         self.held_out = HeldOutImages(self.samples, self.towers, self.module, config, world, figures)
         self._resume(restart)
@@ -269,16 +274,18 @@ class _Training:
         told = [x.float() for x in losses.values()]
         told.append(torch.tensor([float(stop.asked), float(self._is_due())], device=told[0].device))
         *means, asked, due = self.world.sum(torch.cat([x.reshape(-1) for x in told])).div(self.world.size).tolist()
-        if not all(map(math.isfinite, means)):
-            journal.check_finite(
-                losses,
-                self.step + 1,
-                image_ids,
-                self.world,
-                self.folder,
-                config_digest=self.fingerprint,
-                save=self._save,
-            )
+        if not all(map(math.isfinite, means)) and journal.check_finite(
+            losses,
+            self.step + 1,
+            image_ids,
+            self.world,
+            self.folder,
+            config_digest=self.fingerprint,
+            save=self._save,
+            pass_over=self.bad_steps < config.skip_bad_steps and self._can_pass_over(),
+        ):
+            self._pass_over()
+            return asked > 0, due > 0
         mean = dict(zip(losses, means, strict=True))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -291,6 +298,20 @@ class _Training:
         norm = mean.pop("gradient norm")
         self.journal.step(self.step, mean, rate * config.optimizer.learning_rate, norm, self.loader.wait_seconds)
         return asked > 0, due > 0
+
+    def _can_pass_over(self) -> bool:
+        """Whether nothing of a bad step is left in the towers: running statistics of batch norms would be."""
+        statistics = (b for name, b in self.towers.named_buffers() if name.rpartition(".")[2].startswith("running_"))
+        mine = all(bool(torch.isfinite(b).all()) for b in statistics)
+        return all(self.world.gather_objects(mine))
+
+    def _pass_over(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.head is not None:
+            self.head.forget()
+        self.step += 1
+        self.bad_steps += 1
+        self.journal.passed_over(self.step)
 
     def _is_due(self) -> bool:
         minutes = self.config.checkpoint_minutes
@@ -346,7 +367,7 @@ class _Training:
             config=self.config.shown(),
             dataset=self.published.fingerprint,
             best=self.best,
-            counts=self._skipped(),
+            counts={**self._skipped(), _BAD_STEPS: self.bad_steps},
         )
         mean = None if self.ema is None else strategy.gathered(self.ema.mean.items(), first)
         head = None
@@ -414,6 +435,7 @@ class _Training:
             )
         self.step = saved.state.step
         self.skipped = dict(saved.state.counts)
+        self.bad_steps = self.skipped.pop(_BAD_STEPS, 0)
         self.best = saved.state.best
         self.world.broadcast(lambda: self._remember_best(saved.state))
         with_these = f", with train.{', train.'.join(f'{k} ({v})' for k, v in taken.items())}" if taken else ""
@@ -470,6 +492,7 @@ class _Training:
                 export=str(self.folder / "export"),
                 left_out=self.samples.left_out,
                 skipped=skipped,
+                bad_steps=self.bad_steps,
             )
             export.export(self.towers, weights, self.folder / "export", config=self.config, figures=result.after)
             files.write_json(str(self.folder / OUTCOME), asdict(result))

@@ -22,6 +22,7 @@ from i2e_pipeline.core.errors import ExitCode
 from i2e_pipeline.train import checkpoint
 from i2e_pipeline.train.journal import BadLoss, rows
 from i2e_pipeline.train.parallel import World
+from i2e_pipeline.train.recipes import Recipe
 from i2e_pipeline.train.trainer import TrainError, train
 from tests.train import ranks
 from tests.train.small_dataset import image_row, write_dataset
@@ -351,6 +352,34 @@ def test_a_loss_that_is_no_number_stops_with_step_images_and_state(
     assert saved is not None
     assert str(saved) in str(raised.value)
     assert checkpoint.load(saved).state.step == told["step"] - 1
+
+
+@pytest.mark.parametrize("allowed", [2, 1])
+def test_a_bad_step_or_two_are_passed_over_and_one_more_stops(
+    settings: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: int
+) -> None:
+    """Catches: a month's training that one batch ends; one that goes on for ever without learning; a bad gradient that
+    reaches the weights, the head or the optimiser."""
+    losses = Recipe.losses
+
+    def bad(self, encoded, batch, head, world, step):  # type: ignore[no-untyped-def]
+        found = losses(self, encoded, batch, head, world, step)
+        return {n: v * float("nan") for n, v in found.items()} if step in (2, 4) else found
+
+    monkeypatch.setattr(Recipe, "losses", bad)
+    config = settings(tmp_path, f"train.skip_bad_steps={allowed}", "train.checkpoint_every=3")
+    if allowed == 1:
+        with pytest.raises(BadLoss, match=r"step 5: .*train\.skip_bad_steps passes it over"):
+            run(config)
+        assert checkpoint.latest(tmp_path) == tmp_path / "checkpoints" / "step-00000004"
+        return
+    found = run(config)
+    assert found["bad_steps"] == 2
+    assert found["skipped"] == {}
+    assert sorted(p.name for p in tmp_path.glob("bad-step-*")) == ["bad-step-00000003.json", "bad-step-00000005.json"]
+    assert [row["step"] for row in rows(tmp_path) if row["kind"] == "step"] == [1, 2, 4, 6]
+    assert all(torch.isfinite(x).all() for x in [*weights(tmp_path).values(), head(tmp_path)])
+    assert checkpoint.load(tmp_path / "checkpoints" / "step-00000003").state.counts == {"bad steps": 1}
 
 
 def test_corrupt_images_are_counted_and_passed_over(models: Callable[[str], str], tmp_path: Path) -> None:
