@@ -896,8 +896,7 @@ class EvaluateConfig(Section):
     models: Paths = ()
     """Encoders to measure, each `[LABEL=]MODEL` (core/model_name.py): what score.model takes, MODEL@random for the
     same architecture untrained, train:FOLDER@STEP for a checkpoint (or @best, @latest), hf:FOLDER for a Hugging Face
-    model, or vectors:FOLDER of stored vectors, a file
-    DATASET.npz for each data set."""
+    model, or vectors:FOLDER of stored vectors, a file DATASET.npz for each data set."""
     data: dict[str, PathText] = Field(default_factory=dict)
     """Path of each data set by its name: gpr1200, roxford5k, cifar100 … (evaluate/datasets.py lists them), or a name of
     your own."""

@@ -99,7 +99,7 @@ def shards(name: str, path: str) -> ImageSet:
     classes = sorted(set(found.labels), key=natural)
     place = {key: i for i, key in enumerate(classes)}
     labels_N = np.array([place[key] for key in found.labels], dtype=np.int64)
-    entities = _entities_beside(sharded.found(path)[0])
+    entities = _entities_beside(found.paths[0])
     known = [entities.get(str(key)) for key in classes]
     splits, split_by = held_out(found.splits), "its files' names"
     if not splits:

@@ -69,6 +69,8 @@ class Sharded:
     """Label of each image, as it is stored: a number, a text."""
     splits: dict[str, np.ndarray]
     """Rows (int64, growing) by split, where the files' names tell splits; empty where they tell none, or one alone."""
+    paths: Sequence[str]
+    """The shards."""
     names: Sequence[str] | None
     """What the labels 0, 1, … are called, where the files say so."""
     left_out: dict[str, int] = field(default_factory=dict)
@@ -119,10 +121,10 @@ def read(name: str, path: str) -> Sharded:
     splits = {split: np.flatnonzero(of_row == split) for split in SPLITS if (of_row == split).any()}
     left_out = {"no label": unlabelled} if unlabelled else {}
     if len(splits) < 2:
-        return Sharded(images, labels, {}, names, left_out)
+        return Sharded(images, labels, {}, paths, names, left_out)
     if without := int((of_row == "").sum()):
         left_out["in no split"] = without
-    return Sharded(images, labels, splits, names, left_out)
+    return Sharded(images, labels, splits, paths, names, left_out)
 
 
 def split_of(path: str, root: str) -> str | None:

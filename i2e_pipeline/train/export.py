@@ -66,7 +66,7 @@ def export(
 
 
 def export_checkpoint(folder: str | Path, which: str = "latest", to: str | Path | None = None) -> Path:
-    """The export of a checkpoint of the training in `folder`, and where it lies; one that lies there stays.
+    """The export of a checkpoint of the training in `folder`, and where it lies; an older one there is replaced.
 
     which   checkpoint.find
     to      None: <folder>/exports/step-00001234
@@ -74,8 +74,6 @@ def export_checkpoint(folder: str | Path, which: str = "latest", to: str | Path 
     """
     place = checkpoint.find(folder, which)
     target = Path(to) if to is not None else Path(folder) / "exports" / place.name
-    if to is None and target.is_dir():
-        return target
     saved = checkpoint.load(place)
     config = settings_of(saved)
     weights = saved.weights

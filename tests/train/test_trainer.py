@@ -304,6 +304,14 @@ def test_any_checkpoint_is_exported_and_evaluated_by_name(
     assert "last" in out
     assert (folder / "exports" / "step-00000006").is_dir()
 
+    # A training that begins anew has other checkpoints of the same steps.
+    run(settings(folder, "train.checkpoint_every=2", "train.keep_checkpoints=9", "train.seed=1"), restart=True)
+    with pytest.raises(SystemExit):
+        cli.main(["export-model", str(folder), "--checkpoint", "4"])
+    again = load_file(folder / "checkpoints" / "step-00000004" / "towers.safetensors")
+    model = open_clip.create_model(f"local-dir:{place}/open_clip").state_dict()
+    assert torch.equal(model["visual.conv1.weight"], again["model.visual.conv1.weight"])
+
 
 @pytest.mark.slow
 def test_ranks_parts_and_shards_of_the_towers_give_the_same_weights(
