@@ -721,6 +721,11 @@ class DataConfig(Section):
     """Decoding workers per rank. None: the rank's share of the cores; 0: decode in the training process."""
     prefetch: int = Field(4, ge=1)
     """Micro-batches that are kept ready per rank."""
+    readers: int = Field(4, ge=1)
+    """Row groups that a rank reads at the same time: its connections to a store. With `workers` 0 it reads one when it
+    needs it."""
+    read_ahead_mb: int = Field(512, ge=0)
+    """MiB per rank, beside the open windows, of row groups that are read before they are needed."""
     lanes: int = Field(64, ge=1)
     """Streams into which an epoch is divided. Each batch has rows of all lanes, and a rank reads its own ones. With
     more ranks than lanes, some ranks read the same files. Which images share a batch depends on this number, and not on

@@ -6,7 +6,7 @@ Reads    <dataset>/manifest.json · <dataset>/images/unit=*/ · <dataset>/entiti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +74,7 @@ class Published:
 
     def open(self, file: ImageFile) -> pq.ParquetFile:
         """The file, for one thread at a time. Raises DatasetError where it is gone."""
-        return _open(files.join(self.folder, file.path))
+        return open_parquet(files.join(self.folder, file.path))
 
 
 def _are_steps(value: Any) -> bool:
@@ -128,41 +128,67 @@ def open_published(folder: str) -> Published:
     the schema says.
     """
     manifest = manifest_of(folder)
-    units = manifest["units"]
-    paths = [
-        files.join("images", p)
-        for p in part_files(files.join(folder, "images"))
-        if p.split("/")[0].removeprefix("unit=") in units
-    ]
     with ThreadPoolExecutor(_READS) as pool:
-        image_files = tuple(pool.map(lambda path: _footer(folder, path), paths))
-    _check_rows(folder, units, image_files)
+        paths = [path for path, _ in image_parts(folder, manifest)]
+        image_files = tuple(pool.map(lambda path: image_file(folder, path), paths))
+    return of_parts(folder, manifest, entities_of(folder), image_files)
+
+
+def image_parts(folder: str, manifest: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The files of the dataset's images, those of the units that the manifest names: their paths from its folder, and
+    bytes."""
+    units = manifest["units"]
+    listed = parts_of(files.join(folder, "images"))
+    return [(files.join("images", p), size) for p, size in listed if p.split("/")[0].removeprefix("unit=") in units]
+
+
+def of_parts(folder: str, manifest: dict[str, Any], entities: pa.Table, image_files: Sequence[ImageFile]) -> Published:
+    """The dataset of what `manifest_of`, `entities_of` and `image_file` gave, wherever these were called.
+
+    Raises DatasetError where files are missing.
+    """
+    _check_rows(folder, manifest["units"], image_files)
     facts = [[f.path.split("/")[1], f.rows, f.row_group_rows, f.row_group_bytes] for f in image_files]
     named = {"format": manifest.get("format_version"), "dataset": manifest.get("dataset"), "files": facts}
-    return Published(folder, manifest, _entities(folder), image_files, digest(named))
+    return Published(folder, manifest, entities, tuple(image_files), digest(named))
 
 
 def part_files(table: str) -> list[str]:
     """Files of a table that count, sorted, relative to its folder: those of Delta's log where it has one, else all
     Parquet files that are not hidden."""
+    return [path for path, _ in parts_of(table)]
+
+
+def parts_of(table: str) -> list[tuple[str, int]]:
+    """The same with the bytes that each of them has."""
     if not files.exists(files.join(table, "_delta_log")):
-        paths = [i.path for i in files.list_files(table)]
-        return [path for path in paths if path.endswith(".parquet") and not files.is_hidden(path)]
+        listed = files.list_files(table)
+        return [(i.path, i.size) for i in listed if i.path.endswith(".parquet") and not files.is_hidden(i.path)]
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
     try:
-        actions = DeltaTable(table, storage_options=stores.delta(table)).get_add_actions(flatten=True)
+        actions = pa.table(DeltaTable(table, storage_options=stores.delta(table)).get_add_actions(flatten=True))
     except (DeltaError, OSError) as error:
         raise DatasetError(f"{table} is a Delta table whose log cannot be read: {error}") from None
-    return sorted(unquote(path) for path in pa.table(actions).column("path").to_pylist())
+    named = zip(actions.column("path").to_pylist(), actions.column("size_bytes").to_pylist(), strict=True)
+    return sorted((unquote(path), size) for path, size in named)
 
 
-def _open(path: str) -> pq.ParquetFile:
+def open_parquet(path: str) -> pq.ParquetFile:
+    """A file of a dataset, for one thread at a time. Raises DatasetError where it is gone or is no Parquet file."""
+    stream, footer = open_with_footer(path)
+    # pre_buffer=False: with it a row group's bytes stay in memory for as long as the file is open.
+    return pq.ParquetFile(stream, metadata=footer, pre_buffer=False)
+
+
+def open_with_footer(path: str) -> tuple[pa.NativeFile, pq.FileMetaData]:
+    """A file of a dataset, for any number of threads that read at places of their own, and its footer. Raises as
+    `open_parquet` does."""
     filesystem, inner = files.open_filesystem(path)
     try:
-        # pre_buffer=False: with it a row group's bytes stay in memory for as long as the file is open.
-        return pq.ParquetFile(filesystem.open_input_file(inner), pre_buffer=False)
+        stream = filesystem.open_input_file(inner)
+        return stream, pq.read_metadata(stream)
     except FileNotFoundError:
         raise DatasetError(
             f"{path} belongs to the dataset and is not there: copy or export the dataset again"
@@ -171,21 +197,27 @@ def _open(path: str) -> pq.ParquetFile:
         raise DatasetError(f"{path} is not a Parquet file: {error}") from None
 
 
-def _footer(folder: str, path: str) -> ImageFile:
-    with _open(files.join(folder, path)) as file:
-        schema, metadata = file.schema_arrow, file.metadata
-        for name in _NEEDED.names:
-            expected = _NEEDED.field(name).type
-            found = schema.field(name).type if name in schema.names else None
-            if found is None or not _readable(found, expected):
-                raise DatasetError(
-                    f"{folder}/{path}: column {name} is {found or 'missing'}, and not {expected}: another program or "
-                    "version wrote it; build the dataset with this one"
-                )
-        groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
-        return ImageFile(
-            path, metadata.num_rows, tuple(g.num_rows for g in groups), tuple(g.total_byte_size for g in groups)
-        )
+def image_file(folder: str, path: str) -> ImageFile:
+    """What the footer of a file of images says. Raises DatasetError where a column is not what the schema says."""
+    with open_parquet(files.join(folder, path)) as file:
+        return as_image_file(folder, path, file)
+
+
+def as_image_file(folder: str, path: str, file: pq.ParquetFile) -> ImageFile:
+    """The same of a file that is open."""
+    schema, metadata = file.schema_arrow, file.metadata
+    for name in _NEEDED.names:
+        expected = _NEEDED.field(name).type
+        found = schema.field(name).type if name in schema.names else None
+        if found is None or not _readable(found, expected):
+            raise DatasetError(
+                f"{folder}/{path}: column {name} is {found or 'missing'}, and not {expected}: another program or "
+                "version wrote it; build the dataset with this one"
+            )
+    groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
+    return ImageFile(
+        path, metadata.num_rows, tuple(g.num_rows for g in groups), tuple(g.total_byte_size for g in groups)
+    )
 
 
 def _readable(found: pa.DataType, expected: pa.DataType) -> bool:
@@ -231,11 +263,12 @@ def _as_today(entities: pa.Table) -> pa.Table:
     return entities.select(I2E_ENTITIES.names).cast(I2E_ENTITIES)
 
 
-def _entities(folder: str) -> pa.Table:
+def entities_of(folder: str) -> pa.Table:
+    """I2E_ENTITIES, a row per class index, in that order. Raises DatasetError where it is not that."""
     table = files.join(folder, "entities")
     parts = []
     for path in part_files(table):
-        with _open(files.join(table, path)) as file:
+        with open_parquet(files.join(table, path)) as file:
             held = file.schema_arrow.names
             missing = [n for n in I2E_ENTITIES.names if n not in (*held, *_SINCE_FORMAT_2)]
             if missing:

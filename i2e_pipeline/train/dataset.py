@@ -3,7 +3,8 @@
 Reads    row groups of the dataset (image, alt_text), those that the order asks of this rank
 Writes   Batch: pixels_BCHW uint8, class, labels, tokens, teacher vectors, ids
 
-    reader thread     places of the next micro-batch -> row groups in memory, labels, texts and their tokens
+    read threads      row groups of the dataset -> memory, those that are wanted next among them
+    reader thread     places of the next micro-batch -> their row groups, labels, texts and their tokens
     decode threads    stored bytes -> decoded, cropped, scaled, mirrored pixels, straight into the batch's array
     caller            the finished batches, in order
 
@@ -20,6 +21,7 @@ Legend: B images of this rank's micro-batch, H W C sides and channels of the pix
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -41,11 +43,12 @@ from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.images.decode import Rejected, open_rgb
 from i2e_pipeline.train.augment import augmented, centred, decoded_side, draws
 from i2e_pipeline.train.batch import Batch
+from i2e_pipeline.train.groups import Facts, Group, Groups
 from i2e_pipeline.train.order import Order, micro_batch_size
 from i2e_pipeline.train.samples import Samples
 from i2e_pipeline.train.teacher import Teacher
 from i2e_pipeline.train.texts import Texts, Tokenizer
-from i2e_pipeline.train.windows import Group, Groups, LastGroups, Windows
+from i2e_pipeline.train.windows import LastGroups, Windows
 
 __all__ = ["Loader", "LoaderError", "Samples", "share_of_cores"]
 
@@ -78,6 +81,7 @@ class _StandIn:
     """What stands in a slot whose own image cannot be decoded."""
 
     sample: int
+    group: Group
     alt_text: str | None
     why: Rejected
 
@@ -97,7 +101,7 @@ class _Pending:
     """A micro-batch that is being decoded."""
 
     slots: list[_Slot]
-    rows_B: np.ndarray
+    facts: Facts
     epoch_B: np.ndarray
     drawn_BF: np.ndarray | None
     """Crop and mirror."""
@@ -221,36 +225,44 @@ class Loader:
 
     def _micro_batches(self) -> Iterator[_Pending]:
         """Each micro-batch with everything but its pixels."""
-        windows = Windows(self.order, Groups(self._samples, self._columns))
+        data = self._config.data
+        windows = Windows(
+            self.order,
+            self._groups,
+            readers=data.readers if self.workers else 0,
+            ahead_bytes=data.read_ahead_mb << 20,
+            stop=self._stop,
+        )
         start = self.position
-        while self._stop is None or start + self.micro_batch <= self._stop:
-            places = self.order.share(start, self.micro_batch, self._rank, self._world_size)
-            slots = [
-                _Slot(sample, epoch, group)
-                for sample, epoch, group in zip(
-                    places.sample.tolist(), places.epoch.tolist(), windows.read(places), strict=True
+        with contextlib.closing(windows):
+            while self._stop is None or start + self.micro_batch <= self._stop:
+                places = self.order.share(start, self.micro_batch, self._rank, self._world_size)
+                slots = [
+                    _Slot(sample, epoch, group)
+                    for sample, epoch, group in zip(
+                        places.sample.tolist(), places.epoch.tolist(), windows.read(places), strict=True
+                    )
+                ]
+                alt_texts = None if self._texts is None else [slot.group.value(1, slot.sample) for slot in slots]
+                facts = _facts(slots)
+                yield _Pending(
+                    slots,
+                    facts,
+                    places.epoch,
+                    draws(self._keys(facts, places.epoch), data),
+                    pixels_BHWC=_empty((len(slots), self._side, self._side, 3), self._pin),
+                    described=self._described(facts, places.epoch, alt_texts),
                 )
-            ]
-            alt_texts = None if self._texts is None else [slot.group.value(1, slot.sample) for slot in slots]
-            rows_B = self._samples.training[places.sample]
-            yield _Pending(
-                slots,
-                rows_B,
-                places.epoch,
-                draws(self._keys(rows_B, places.epoch), self._config.data),
-                pixels_BHWC=_empty((len(slots), self._side, self._side, 3), self._pin),
-                described=self._described(rows_B, places.epoch, alt_texts),
-            )
-            start += self.micro_batch
+                start += self.micro_batch
 
-    def _keys(self, rows_B: np.ndarray, epoch_B: np.ndarray) -> np.ndarray:
+    def _keys(self, facts: Facts, epoch_B: np.ndarray) -> np.ndarray:
         """uint64, of (seed, epoch, image id)."""
-        return hashed(self._samples.keys(rows_B) ^ hashed(epoch_B, "epoch"), self._config.seed)
+        return hashed(facts.keys_B() ^ hashed(epoch_B, "epoch"), self._config.seed)
 
-    def _described(self, rows_B: np.ndarray, epoch_B: np.ndarray, alt_texts: list[Any] | None) -> _Described:
-        keys_B = self._keys(rows_B, epoch_B)
+    def _described(self, facts: Facts, epoch_B: np.ndarray, alt_texts: list[Any] | None) -> _Described:
+        keys_B = self._keys(facts, epoch_B)
         sampled = self._config.data.label == "sampled"
-        class_B = self._samples.class_of(rows_B, uniform(hashed(keys_B, "label")) if sampled else None)
+        class_B = facts.drawn_class(uniform(hashed(keys_B, "label")) if sampled else None)
         tokens_BL = None
         if self._texts is not None:
             with self._tokenizing:  # the reader's and, for what stands in, the caller's
@@ -258,9 +270,9 @@ class Loader:
                 tokens_BL = self._texts.tokens(texts)
         return _Described(
             torch.from_numpy(class_B),
-            torch.from_numpy(self._samples.classes_of(rows_B)),
+            torch.from_numpy(facts.class_BK.copy()),
             tokens_BL,
-            None if self._teacher is None else self._teacher.of(rows_B),
+            None if self._teacher is None else self._teacher.of(facts.rows_B),
         )
 
     def _decode(self, pending: _Pending, part: slice) -> dict[int, _StandIn]:
@@ -281,10 +293,10 @@ class Loader:
         try:
             return _pixels(stored, self._limits, self._side, self._decoded_side, drawn_F, self._config.data.crop_area)
         except Exception as error:
-            row = int(self._samples.training[sample])
+            facts = Facts.of([group], [sample])
             raise LoaderError(
-                f"{self._samples.published.folder}/{self._samples.place(row)} (image "
-                f"{self._samples.image_id(row).hex()}): {type(error).__name__}: {error}"
+                f"{self._samples.published.folder}/{self._samples.place(int(facts.rows_B[0]))} (image "
+                f"{facts.image_ids()[0].hex()}): {type(error).__name__}: {error}"
             ) from error
 
     # -- what stands in for a broken image ------------------------------------------------------------------------
@@ -301,13 +313,12 @@ class Loader:
             if len(tried) > STAND_INS:
                 break
             tried.add(sample)
-            row_1, epoch_1 = self._samples.training[[sample]], np.array([slot.epoch])
-            drawn = draws(self._keys(row_1, epoch_1), self._config.data)
+            drawn = draws(self._keys(Facts.of([group], [sample]), np.array([slot.epoch])), self._config.data)
             pixels = self._pixels(sample, group, None if drawn is None else drawn[0])
             if not isinstance(pixels, Rejected):
                 alt_text: Any = None if self._texts is None else group.value(1, sample)
-                return _StandIn(sample, alt_text, why), pixels
-        row = int(self._samples.training[slot.sample])
+                return _StandIn(sample, group, alt_text, why), pixels
+        row = int(_facts([slot]).rows_B[0])
         raise LoaderError(
             f"{self._samples.published.folder}/{self._samples.place(row)} cannot be decoded: {why.reason}"
             + (f" ({why.detail})" if why.detail else "")
@@ -321,8 +332,7 @@ class Loader:
         Other row groups are drawn for the slot's row group and not for its image: where a whole one is broken, few
         others are read for all of it.
         """
-        row_1, epoch_1 = self._samples.training[[slot.sample]], np.array([slot.epoch])
-        key_1 = self._keys(row_1, epoch_1)
+        key_1 = self._keys(_facts([slot]), np.array([slot.epoch]))
         for turn in range(STAND_INS):
             group = slot.group
             if turn:
@@ -347,7 +357,7 @@ class Loader:
             classes_BK=self._placed(described.classes_BK),
             tokens_BL=None if described.tokens_BL is None else self._placed(described.tokens_BL),
             teacher_BT=None if described.teacher_BT is None else self._placed(described.teacher_BT),
-            image_ids=tuple(self._samples.ids_N2[pending.rows_B].view("V16").ravel().tolist()),
+            image_ids=pending.facts.image_ids(),
         )
 
     def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -360,13 +370,13 @@ class Loader:
             why = stand_ins[slot].why
             self.skipped[str(why.reason)] += 1
             if len(self.examples) < _EXAMPLES:
-                row = int(pending.rows_B[slot])
-                self.examples.append(
-                    Skipped(why.reason, why.detail, self._samples.place(row), self._samples.image_id(row))
-                )
-        pending.rows_B[at] = self._samples.training[[stand_ins[slot].sample for slot in at.tolist()]]
-        alt_texts = [stand_ins[slot].alt_text for slot in at.tolist()]
-        new = self._described(pending.rows_B[at], pending.epoch_B[at], alt_texts)
+                broken = _facts([pending.slots[slot]])
+                place = self._samples.place(int(broken.rows_B[0]))
+                self.examples.append(Skipped(why.reason, why.detail, place, broken.image_ids()[0]))
+        standing_in = [stand_ins[slot] for slot in at.tolist()]
+        facts = Facts.of([s.group for s in standing_in], [s.sample for s in standing_in])
+        pending.facts.put(at, facts)
+        new = self._described(facts, pending.epoch_B[at], [s.alt_text for s in standing_in])
         for old_B, new_B in zip(_tensors(pending.described), _tensors(new), strict=True):
             old_B[torch.from_numpy(at)] = new_B
         return pending.described
@@ -414,6 +424,10 @@ class Loader:
             ended.set()
             reader.join()
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _facts(slots: Sequence[_Slot]) -> Facts:
+    return Facts.of([slot.group for slot in slots], [slot.sample for slot in slots])
 
 
 def _pixels(

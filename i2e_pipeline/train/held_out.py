@@ -11,8 +11,9 @@ Legend: N images, B images encoded at once, C entities, D width, H W side of the
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,12 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from i2e_pipeline.core.config import TrainConfig
-from i2e_pipeline.core.draws import hashed
 from i2e_pipeline.images.decode import Rejected, open_rgb
 from i2e_pipeline.train.augment import centred
 from i2e_pipeline.train.encoders import Towers
+from i2e_pipeline.train.groups import Groups
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.samples import Samples
+from i2e_pipeline.train.split import Side
 from i2e_pipeline.train.texts import Texts
 
 Figures = Callable[
@@ -35,8 +37,6 @@ Figures = Callable[
 """(image_ND, class_N, new_N, text_CD or None, train_ND, train_class_M) → figures. Classes are numbered anew: text_CD
 has a row for each class of class_N; new_N (bool): the image shows an entity that is not trained on."""
 _AT_ONCE = 64
-_OF_A_CLASS = 16
-"""So many images of one class are taken before the next class is: retrieval looks for others of the same class."""
 
 
 class HeldOutImages:
@@ -47,18 +47,11 @@ class HeldOutImages:
     ) -> None:
         """module: the towers as strategy.wrap gives them; every rank calls its forward equally often."""
         self._samples, self._towers, self._module, self._world, self._figures = samples, towers, module, world, figures
-        limit = config.evaluate_images
         held = samples.held_out
-        new, new_class = _some(samples, held.entity_rows, held.entity_classes, limit)
-        known, known_class = _some(samples, held.image_rows, held.image_classes, limit)
-        # Neighbours can only be right where the classes that are asked for are among them.
-        class_N = samples.class_of(samples.training)
-        trained, trained_class = _some(samples, samples.training, class_N, limit, known_class)
-        self._rows_N = np.concatenate([new, known, trained])
-        self._class_N = np.concatenate([new_class, known_class, trained_class])
-        self._new = len(new)
-        self._held = len(new) + len(known)
-        self._counts = len(held.entity_rows), len(samples.held_out_entities), len(held.image_rows)
+        self._rows_N = np.concatenate([held.entity_rows, held.image_rows, held.trained_rows])
+        self._class_N = np.concatenate([held.entity_classes, held.image_classes, held.trained_classes])
+        self._new = len(held.entity_rows)
+        self._held = self._new + len(held.image_rows)
         self._pixels_NCHW: Tensor | None = None
         self._mine: np.ndarray = np.arange(world.rank, len(self._rows_N), world.size)
         self._good: np.ndarray = np.empty(0, dtype=bool)
@@ -69,7 +62,8 @@ class HeldOutImages:
             self._tokens_CL = towers.trim(texts.tokens([texts.of_entity(c, True) for c in named]))
 
     def __str__(self) -> str:
-        images, entities, others = self._counts
+        sides, entities = self._samples.index.sides, len(self._samples.held_out_entities)
+        images, others = sides[Side.OF_HELD_OUT_ENTITY], sides[Side.HELD_OUT_IMAGE]
         return f"{images:,} images of {entities:,} entities and {others:,} images of the others"
 
     def measure(self) -> dict[str, float]:
@@ -140,27 +134,17 @@ class HeldOutImages:
                 good_M[place] = True
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for rows, images in self._samples.stored(rows_M):
+            for rows, images in stored(self._samples, rows_M):
                 list(pool.map(decode, rows.tolist(), images))
         self._good = good_M
         self._pixels_NCHW = torch.from_numpy(pixels_MHWC).permute(0, 3, 1, 2)
 
 
-def _some(
-    samples: Samples, rows: np.ndarray, class_N: np.ndarray, limit: int, first: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Up to `limit` of the rows and their classes, by hash: the same ones in every training.
-
-    Whole classes rather than an image of each: up to _OF_A_CLASS images of a class, those of `first` before others.
-    """
-    if len(rows) <= limit:
-        return rows, class_N
-    by_image = hashed(samples.keys(rows), "evaluated")
-    by_class = hashed(samples.entity_ids_C[class_N], "evaluated")
-    order = np.lexsort((by_image, by_class))
-    starts = np.flatnonzero(np.diff(by_class[order], prepend=by_class[order[0]] + np.uint64(1)) != 0)
-    place = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-    later = np.zeros(len(order), dtype=bool) if first is None else ~np.isin(class_N[order], first)
-    order = order[np.lexsort((np.arange(len(order)), later, place >= _OF_A_CLASS))][:limit]
-    order = order[np.argsort(rows[order])]
-    return rows[order], class_N[order]
+def stored(samples: Samples, rows: np.ndarray) -> Iterator[tuple[np.ndarray, list[bytes | None]]]:
+    """Rows of the dataset and their stored bytes, row group by row group, each row once."""
+    rows = np.unique(rows)
+    with contextlib.closing(Groups(samples, [])) as groups:
+        for group in np.unique(np.searchsorted(samples.group_start_G, rows, side="right") - 1).tolist():
+            start, end = samples.group_start_G[group : group + 2]
+            here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
+            yield here, groups.stored(group, here - start)

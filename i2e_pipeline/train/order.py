@@ -33,6 +33,8 @@ WHOLE = 16_384
 """Up to so many samples an epoch is one shuffle."""
 HELD = 2
 """The row groups of all open windows together may have so many times lanes x window rows."""
+WINDOWS_AHEAD = 4
+"""So many windows of a lane may be planned beyond the open one (windows.py)."""
 
 
 class OrderError(I2EError, ValueError):
@@ -129,7 +131,7 @@ class Order:
             if self.shuffle:
                 samples = samples[np.argsort(hashed(samples, "window", self.seed, epoch), kind="stable")]
             self._windows[key] = samples
-            while len(self._windows) > 2 * self.lanes + 2:
+            while len(self._windows) > (2 + WINDOWS_AHEAD) * self.lanes + 2:
                 self._windows.popitem(last=False)
         self._windows.move_to_end(key)
         return self._windows[key]
@@ -138,6 +140,17 @@ class Order:
         """The position after the last one that leads into a window."""
         last = int(self._window_ends(epoch, lane)[window])
         return epoch * self.samples + (last - 1) * self.lanes + lane + 1
+
+    def window_start(self, epoch: int, lane: int, window: int) -> int:
+        """The first position that leads into a window."""
+        first = int(self._window_ends(epoch, lane)[window - 1]) if window else 0
+        return epoch * self.samples + first * self.lanes + lane
+
+    def window_after(self, epoch: int, lane: int, window: int) -> tuple[int, int, int]:
+        """Epoch, lane and number of the window that opens in a lane when this one is past."""
+        if window + 1 < len(self._window_ends(epoch, lane)):
+            return epoch, lane, window + 1
+        return epoch + 1, lane, 0
 
     def _extent(self, lane: int) -> tuple[int, int]:
         """Where a lane begins and ends in the sequence of row groups."""
@@ -160,7 +173,7 @@ class Order:
             else:
                 wanted = wanted[:0]
             self._ends[key] = np.unique(np.append(wanted, last - first))
-            while len(self._ends) > 2 * self.lanes + 2:
+            while len(self._ends) > (2 + WINDOWS_AHEAD) * self.lanes + 2:
                 self._ends.popitem(last=False)
         self._ends.move_to_end(key)
         return self._ends[key]
@@ -172,7 +185,7 @@ class Order:
             if self.shuffle:
                 order_G = np.argsort(hashed(order_G, "group", self.seed, epoch), kind="stable")
             self._groups[epoch] = (order_G, np.cumsum(self._sizes_G[order_G]))
-            while len(self._groups) > 2:
+            while len(self._groups) > 2 + WINDOWS_AHEAD:
                 self._groups.popitem(last=False)
         return self._groups[epoch]
 

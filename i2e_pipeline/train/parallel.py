@@ -77,6 +77,22 @@ class World:
             raise error
         return value
 
+    def to_first(self, work: Callable[[], Any]) -> list[Any] | None:
+        """On rank 0 what `work` returned on each rank, in the order of ranks; None elsewhere. An error of any rank is
+        raised on all."""
+        value, error = None, None
+        try:
+            value = work()
+        except Exception as raised:
+            error = raised
+        if errors := [e for e in self.gather_objects(error) if e is not None]:
+            raise errors[0]
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.first else None
+        dist.gather_object(value, values)
+        return values
+
     def sum(self, x: Tensor) -> Tensor:
         """Sum over ranks, without gradient; a new tensor."""
         return self._reduced(x, dist.ReduceOp.SUM)

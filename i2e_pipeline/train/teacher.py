@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,6 +36,7 @@ from i2e_pipeline.train.samples import Samples, read_parquet
 
 _HEADER, _FORMAT = "teacher", 1
 _LEAVING_SECONDS = 10.0
+_FILES_AT_ONCE = 8
 
 
 class Teacher:
@@ -80,7 +81,7 @@ def _place(folder: str, samples: Samples) -> Path:
     parts = [[i.path, i.size, i.modified] for i in files.list_files(folder)]
     name = digest({
         "format": _FORMAT, "vectors": folder if "://" in folder else os.path.abspath(folder), "parts": parts,
-        "images": hashlib.blake2b(np.ascontiguousarray(samples.ids_N2).data, digest_size=16).hexdigest(),
+        "images": samples.published.fingerprint,
     })  # fmt: skip
     return scratch("teacher") / name
 
@@ -94,7 +95,7 @@ def _leave(place: Path, users: BinaryIO) -> None:
 
 
 def _write(folder: str, samples: Samples, store: arrays.Writer) -> None:
-    ids_N2 = samples.ids_N2
+    ids_N2 = _image_ids(samples)
     slot_N = np.full(len(ids_N2), -1, dtype=np.int64)
     by_id = np.lexsort((ids_N2[:, 1], ids_N2[:, 0]))
     firsts = ids_N2[by_id, 0]
@@ -123,6 +124,15 @@ def _write(folder: str, samples: Samples, store: arrays.Writer) -> None:
         )
     store.save("slots", slot_N)
     store.header = {"format": _FORMAT, "images": stored, "width": width}
+
+
+def _image_ids(samples: Samples) -> np.ndarray:
+    """ids_N2 of all images of the dataset."""
+    folder = samples.published.folder
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        paths = [files.join(folder, file.path) for file in samples.published.files]
+        parts = pool.map(lambda path: id_halves(read_parquet(path, ["image_id"]).column("image_id")), paths)
+        return np.concatenate(list(parts))
 
 
 def _vectors(column: pa.Array, width: int, where: str) -> np.ndarray:

@@ -30,7 +30,6 @@ from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core import files, lock
 from i2e_pipeline.core.config import Config, TrainConfig, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError
-from i2e_pipeline.dataset.published import Published, open_published
 from i2e_pipeline.train import checkpoint, export, journal, strategy
 from i2e_pipeline.train.batch import Batch
 from i2e_pipeline.train.dataset import Loader, share_of_cores
@@ -38,6 +37,7 @@ from i2e_pipeline.train.ema import Ema
 from i2e_pipeline.train.encoders import Towers, build
 from i2e_pipeline.train.entity_head import EntityHead
 from i2e_pipeline.train.held_out import Figures, HeldOutImages
+from i2e_pipeline.train.index import open_indexed
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.recipes import Recipe, recipe
 from i2e_pipeline.train.samples import Samples
@@ -52,7 +52,8 @@ FIGURES = ("mAP", "knn", "zero_shot")
 _MAY_CHANGE = (
     "dataset", "folder", "device", "threads", "ranks", "accumulate", "strategy", "precision", "checkpoint_every",
     "checkpoint_minutes", "skip_bad_steps", "keep_checkpoints", "log_every", "evaluate_every", "evaluate_images",
-    "data.workers", "data.prefetch", "encoder.compile", "encoder.checkpoint_activations",
+    "data.workers", "data.prefetch", "data.readers", "data.read_ahead_mb", "encoder.compile",
+    "encoder.checkpoint_activations",
 )  # fmt: skip
 """Settings that may differ when a training goes on from a checkpoint. They change the result by rounding errors only.
 The exception is `accumulate`: a contrastive loss compares the images of one micro-batch with each other."""
@@ -150,8 +151,8 @@ class _Training:
         config = self.config
         self.folder = Path(folder_of(whole))
         self.recipe: Recipe = recipe(config)
-        self.published: Published = open_published(dataset_of(whole))
-        self.samples = Samples.open(self.published, config)
+        self.published, index = open_indexed(dataset_of(whole), config, world, str(self.folder))
+        self.samples = Samples.of(self.published, index, config)
         teacher = _teacher(whole, self.recipe, self.samples)
         self.towers: Towers = build(
             config.encoder,
@@ -168,7 +169,7 @@ class _Training:
             else None
         )
         self.ema = Ema(self.towers, config.optimizer.ema) if config.optimizer.ema else None
-        self.steps = config.steps or math.ceil(config.epochs * len(self.samples.training) / config.data.batch_size)
+        self.steps = config.steps or math.ceil(config.epochs * len(self.samples) / config.data.batch_size)
         factor(0, self.steps, config.optimizer.warmup)  # a warm-up that is too long is refused before anything is done
         self.step = 0
         self._saved_at = time.monotonic()
@@ -196,7 +197,7 @@ class _Training:
             self.steps,
             config.data.batch_size,
             world,
-            images=len(self.samples.training),
+            images=len(self.samples),
             start=self.step,
             log_every=config.log_every,
             facts={"recipe": config.recipe, "config": self.fingerprint},
@@ -217,7 +218,7 @@ class _Training:
 
     def run(self) -> Outcome:
         self._log(
-            f"{self.config.recipe}: {len(self.samples.training):,} images of {self.samples.classes:,} entities, "
+            f"{self.config.recipe}: {len(self.samples):,} images of {self.samples.classes:,} entities, "
             f"{self.held_out} held out, {self.steps:,} steps of {self.config.data.batch_size:,} images on "
             f"{self.world.size} rank{'s' * (self.world.size > 1)} ({self.world.device.type})"
         )
@@ -486,7 +487,7 @@ class _Training:
                 folder=str(self.folder),
                 recipe=self.config.recipe,
                 steps=self.steps,
-                images=len(self.samples.training),
+                images=len(self.samples),
                 before=measured[0] if measured else {},
                 after=measured[-1] if measured else {},
                 export=str(self.folder / "export"),

@@ -19,7 +19,7 @@ from i2e_pipeline.core.schemas import I2E_ENTITIES, IMAGES
 from i2e_pipeline.dataset.published import NotPublished, manifest_of, open_published
 from i2e_pipeline.train.samples import Samples
 from tests.test_stored_output import STORED
-from tests.train.small_dataset import image_row, write_dataset
+from tests.train.small_dataset import image_row, trained, write_dataset
 
 ROWS = [image_row(n) for n in range(40)]
 PUBLISH = PublishConfig()
@@ -57,7 +57,7 @@ def test_rows_stay_and_get_what_is_known(older: str, tmp_path: Path) -> None:
     assert schema.names == IMAGES.names
     assert [f.row_group_rows for f in opened.files] == [f.row_group_rows for f in open_published(older).files]
     old, new = (Samples.open(open_published(f), TrainConfig()) for f in (older, str(tmp_path / "new")))
-    assert (sorted(old.training), old.classes) == (sorted(new.training), new.classes)
+    assert (sorted(trained(old).image_ids()), old.classes) == (sorted(trained(new).image_ids()), new.classes)
 
 
 def test_a_dataset_that_an_earlier_version_published(tmp_path: Path) -> None:

@@ -12,9 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from i2e_pipeline.core.files import write_json
+from i2e_pipeline.core.ids import id_halves
 from i2e_pipeline.core.schemas import I2E_ENTITIES, IMAGES
 from i2e_pipeline.core.splits import TEST, TRAIN, held_out_entities
 from i2e_pipeline.publish.images import splits
+from i2e_pipeline.train.groups import Facts, Groups
+from i2e_pipeline.train.samples import Samples
 from tests.small_models import picture, stored
 
 
@@ -46,6 +49,20 @@ def entity_row(class_index: int, **overrides: Any) -> dict[str, Any]:
         "wikipedia_title": None, "retired": False,
     }  # fmt: skip
     return row | overrides
+
+
+def trained(samples: Samples) -> Facts:
+    """All images that are trained on, by sample; read row group by row group."""
+    groups = Groups(samples, [])
+    read = [group for group in map(groups.read, range(len(groups))) for _ in range(len(group))]
+    return Facts.of(read, range(len(read)))
+
+
+def image_ids(samples: Samples) -> list[bytes]:
+    """Of every image of the dataset, by row."""
+    tables = [pq.read_table(Path(samples.published.folder) / f.path, columns=["image_id"], partitioning=None)
+              for f in samples.published.files]  # fmt: skip
+    return [halves.tobytes() for table in tables for halves in id_halves(table.column(0))]
 
 
 IMAGES_1 = pa.schema(

@@ -16,7 +16,7 @@ from i2e_pipeline.core.config import TrainConfig
 from i2e_pipeline.dataset.published import DatasetError, open_published
 from i2e_pipeline.train.samples import Samples
 from i2e_pipeline.train.teacher import Teacher, open_teacher
-from tests.train.small_dataset import image_row, write_dataset
+from tests.train.small_dataset import image_ids, image_row, write_dataset
 
 ROWS = 40
 
@@ -63,8 +63,8 @@ def numbers(seed: int = 0) -> dict[int, np.ndarray | bytes | None]:
 def check(teacher: Teacher, samples: Samples, vectors: dict[int, np.ndarray | bytes | None]) -> None:
     known = {image_row(i, bytes=b"")["image_id"]: v for i, v in vectors.items()}
     found = teacher.of(np.arange(ROWS)).numpy()
-    for row in range(ROWS):
-        vector = known[samples.image_id(row)]
+    for row, image_id in enumerate(image_ids(samples)):
+        vector = known[image_id]
         raw = np.zeros(6) if vector is None else np.asarray(vector, dtype=np.float32)
         assert np.allclose(found[row], raw / max(float(np.linalg.norm(raw)), 1e-9), atol=1e-6)
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from i2e_pipeline.core import files
 from i2e_pipeline.core.config import TrainConfig
-from i2e_pipeline.dataset.published import open_published
+from i2e_pipeline.dataset.published import DatasetError, open_published
+from i2e_pipeline.train import groups as groups_module
 from i2e_pipeline.train import order as order_module
+from i2e_pipeline.train.groups import Group, Groups
 from i2e_pipeline.train.order import Order
 from i2e_pipeline.train.samples import Samples
-from i2e_pipeline.train.windows import Groups, Windows
+from i2e_pipeline.train.windows import Windows
 from tests.examples import examples
-from tests.train.small_dataset import image_row, write_dataset
+from tests.train.small_dataset import image_row, trained, write_dataset
 
 COLUMNS = ["image.bytes", "alt_text"]
 
@@ -30,6 +37,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
 def read(samples: Samples, order: Order, batch: int, ranks: int = 1, epochs: int = 3) -> list[int]:
     """Row groups that each rank reads; checks what is read, and that no more is held than said."""
     reads = []
+    ids = trained(samples).image_ids()
     largest = int(samples.sizes_G.max())
     for rank in range(ranks):
         groups = Groups(samples, COLUMNS)
@@ -38,7 +46,7 @@ def read(samples: Samples, order: Order, batch: int, ranks: int = 1, epochs: int
         for start in range(0, epochs * order.samples - batch + 1, batch):
             places = order.share(start, batch, rank, ranks)
             for sample, group in zip(places.sample.tolist(), windows.read(places), strict=True):
-                image_id = samples.image_id(int(samples.training[sample]))
+                image_id = ids[sample]
                 number = str(group.value(1, sample)).removeprefix("alt text ")
                 assert group.value(0, sample) == f"stored {number}".encode()
                 assert image_row(int(number), bytes=b"")["image_id"] == image_id
@@ -47,6 +55,117 @@ def read(samples: Samples, order: Order, batch: int, ranks: int = 1, epochs: int
             assert held <= 2 * lanes * (order.window + 2 * largest)
         reads.append(groups.reads)
     return reads
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+@pytest.mark.parametrize("lanes", [1, 8])
+@pytest.mark.parametrize("groups_ahead", [0, 1, 7, 1000])
+def test_what_is_read_ahead_is_read_once_and_bounded(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch, readers: int, lanes: int, groups_ahead: int
+) -> None:
+    """Catches: a window that is read ahead, forgotten and read again; more in memory than was allowed; the rows of
+    another training."""
+    monkeypatch.setattr(order_module, "WHOLE", 1)
+    order = Order(samples.sizes_G, batch_size=32, lanes=lanes, window=20)
+    groups = Groups(samples, COLUMNS)
+    size = int(samples.group_bytes_G.max())
+    stop = 2 * order.samples
+    alone = Windows(order, Groups(samples, COLUMNS))
+    with closing(Windows(order, groups, readers, groups_ahead * size, stop)) as windows:
+        for start in range(0, stop - 31, 32):
+            places = order.share(start, 32)
+            found, expected = windows.read(places), alone.read(places)
+            assert [g.number for g in found] == [g.number for g in expected]
+            assert all(a.columns == b.columns for a, b in zip(found, expected, strict=True))
+            ahead = sum(groups.bytes_of(n) for n in windows._reading.keys() - alone._reading.keys())
+            assert ahead <= groups_ahead * size
+    assert groups.reads <= alone._groups.reads
+
+
+def test_the_next_windows_are_there_before_they_are_needed(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order_module, "WHOLE", 1)
+    order = Order(samples.sizes_G, batch_size=32, lanes=4, window=13)
+    groups = Groups(samples, COLUMNS)
+    needed: list[int] = []
+    with closing(Windows(order, groups, 2, 10**9)) as windows:
+        for start in range(0, order.samples - 31, 32):
+            before = set(windows._reading)
+            numbers = {g.number for g in windows.read(order.share(start, 32))}
+            needed += [n for n in numbers - before if start]
+    assert not needed
+
+
+def test_a_row_group_that_cannot_be_read_stops_those_who_need_it_alone(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_module, "WHOLE", 1)
+    order = Order(samples.sizes_G, batch_size=32, lanes=1, window=13)
+    groups = Groups(samples, COLUMNS)
+    first = {g.number for g in Windows(order, groups).read(order.share(0, 32))}
+    read = groups.read
+
+    def fails(number: int) -> Group:
+        if number not in first:
+            raise DatasetError(f"row group {number} is gone")
+        return read(number)
+
+    monkeypatch.setattr(groups, "read", fails)
+    with closing(Windows(order, groups, 2, 10**9)) as windows:
+        windows.read(order.share(0, 32))
+        with pytest.raises(DatasetError, match="is gone"):
+            windows.read(order.share(0, 320))
+
+
+class Shaky:
+    """A file system of a store whose reads fail now and then, and which counts them."""
+
+    def __init__(self, fails: int, error: type[OSError] = OSError) -> None:
+        self.fails, self.error, self.opened = fails, error, 0
+
+    def __call__(self, path: str) -> tuple[Shaky, str]:
+        return self, path.removeprefix("shaky://")
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        self.opened += 1
+        if self.fails:
+            self.fails -= 1
+            raise self.error("connection reset")
+        return pa.OSFile(f"/{path}")
+
+
+@pytest.fixture
+def remote(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> Samples:
+    monkeypatch.setattr(groups_module, "FIRST_PAUSE", 0.001)
+    folder = f"shaky://{samples.published.folder.lstrip('/')}"
+    return replace(samples, published=replace(samples.published, folder=folder))
+
+
+def test_a_store_that_fails_is_asked_again(
+    samples: Samples, remote: Samples, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Shaky(groups_module.TRIES - 1)
+    monkeypatch.setattr(files, "open_filesystem", store)
+    found = Groups(remote, COLUMNS).read(3)
+    assert store.opened == groups_module.TRIES
+    assert caplog.text.count("connection reset; asked again in") == groups_module.TRIES - 1
+    monkeypatch.undo()
+    assert found.columns == Groups(samples, COLUMNS).read(3).columns
+
+
+def test_a_store_that_keeps_failing_stops_the_training(remote: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Shaky(1000)
+    monkeypatch.setattr(files, "open_filesystem", store)
+    with pytest.raises(DatasetError, match=r"shaky://.*row group 3: connection reset"):
+        Groups(remote, COLUMNS).read(3)
+    assert store.opened == groups_module.TRIES
+
+
+def test_a_file_that_is_gone_is_not_waited_for(remote: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Shaky(1000, FileNotFoundError)
+    monkeypatch.setattr(files, "open_filesystem", store)
+    with pytest.raises(DatasetError, match="belongs to the dataset and is not there"):
+        Groups(remote, COLUMNS).read(3)
+    assert store.opened == 1
 
 
 def test_a_row_group_is_read_once_in_an_epoch(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:

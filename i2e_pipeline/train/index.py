@@ -1,0 +1,292 @@
+"""The index of a dataset: what a training has to know before it reads an image, and can start from.
+
+Reads    once: the footer of every file, and image_id, labels and split of every row
+Writes   <dataset>/_index/NAME.npz, or where the dataset cannot be written, <train.folder>/_index/NAME.npz
+
+Of a row group it knows how many images are trained on, of the whole dataset what an evaluation looks at. Which images
+these are, their ids and labels come with the row group, when it is read for its images (split.py). So the index has 24
+bytes a row group of some 64 MB and nothing per image: every rank holds all of it.
+
+Ranks that make it look at a share of the files each. A part is bounded as soon as its file is read (chosen.py).
+
+Legend: F files, G row groups, C classes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from i2e_pipeline.core import files
+from i2e_pipeline.core.config import TrainConfig, digest
+from i2e_pipeline.core.splits import keys
+from i2e_pipeline.dataset import published
+from i2e_pipeline.dataset.published import DatasetError, ImageFile, Published
+from i2e_pipeline.train import split
+from i2e_pipeline.train.chosen import Chosen
+from i2e_pipeline.train.parallel import World
+from i2e_pipeline.train.split import Rule, Side
+
+FOLDER = "_index"
+_FORMAT = 1
+_FILES_AT_ONCE = 8
+_MERGED_AT_ONCE = 64
+_FILE_BITS = 40
+"""Of a row's number while it is not known how many rows are in the files before: file · 2⁴⁰ + row."""
+_NEIGHBOURS = 8
+"""So many times evaluate_images are kept of the training images, among which those of the classes that are asked for
+are then preferred."""
+_NO_CLASSES = np.empty(0, dtype=np.uint8)
+_OF_CHOSEN = tuple(field.name for field in fields(Chosen))
+_KINDS = {"entities": Side.OF_HELD_OUT_ENTITY, "images": Side.HELD_OUT_IMAGE, "trained": Side.TRAINED}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Index:
+    trained_G: np.ndarray
+    """int64, images of each row group that are trained on."""
+    sides: tuple[int, ...]
+    """Images on each Side."""
+    labels: int
+    """All of them."""
+    labels_per_image: int
+    """The most that an image of the training has."""
+    trained_classes: int
+    chosen: dict[str, Chosen]
+    """For the evaluation, by kind: `entities` and `images` that are held out, and `trained` ones. Rows are numbers of
+    the dataset's images, in the order of the files."""
+
+    @property
+    def images(self) -> int:
+        """Of the dataset."""
+        return sum(self.sides)
+
+
+def build(dataset: Published, config: TrainConfig) -> Index:
+    """The index of a dataset that is open, made by this process and kept nowhere."""
+    paths = [file.path for file in dataset.files]
+    look = _look_at(dataset.folder, dataset.entities, paths, config, World())
+    return _whole([look], int(look.classes_C.sum()), config.evaluate_images)[1]
+
+
+def open_indexed(folder: str, config: TrainConfig, world: World, keep_in: str) -> tuple[Published, Index]:
+    """A dataset and its index, as it lies there, or made by all ranks together and kept.
+
+    keep_in   a folder for it where that of the dataset cannot be written
+    Raises DatasetError, on every rank, where the dataset cannot be read.
+    """
+    manifest, entities = published.manifest_of(folder), published.entities_of(folder)
+    name, place, paths = world.broadcast(lambda: _find(folder, manifest, config, keep_in))
+    if place is None:
+        mine: list[_Look] = []
+
+        def look() -> _Look:
+            mine.append(_look_at(folder, entities, paths, config, world))
+            return replace(mine[0], classes_C=_NO_CLASSES)
+
+        started = time.monotonic()
+        parts = world.to_first(look)
+        classes = int(world.max(torch.from_numpy(mine[0].classes_C)).sum())  # by a reduction: a byte a class and rank
+        place = world.broadcast(
+            lambda: _keep(_to_bytes(*_whole(parts or [], classes, config.evaluate_images)), name, folder, keep_in)
+        )
+        if world.first:
+            log.info(f"index of {len(paths):,} files made in {time.monotonic() - started:.0f} s, kept in {place}")
+    image_files, index = _from_bytes(files.read_bytes(place))
+    return published.of_parts(folder, manifest, entities, image_files), index
+
+
+# One file
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What was seen in some files, by their numbers."""
+
+    files: dict[int, tuple[ImageFile, np.ndarray]]
+    """With the training images of each of its row groups."""
+    sides: np.ndarray
+    labels: int
+    labels_per_image: int
+    classes_C: np.ndarray
+    """uint8: 1 where an image of the class is trained on."""
+    chosen: dict[str, Chosen]
+
+
+def _look(folder: str, path: str, number: int, entity_ids_C: np.ndarray, rule: Rule, limit: int) -> _Look:
+    with published.open_parquet(files.join(folder, path)) as parquet:
+        image_file = published.as_image_file(folder, path, parquet)
+        columns = [c for c in split.COLUMNS if c in parquet.schema_arrow.names]
+        try:
+            table = parquet.read(columns=columns, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise DatasetError(f"{folder}/{path}: {error}") from error
+    rows = split.split(table, rule, f"{folder}/{path}")
+    best_N, keys_N = rows.best_N(), keys(rows.ids_N2)
+    chosen = {}
+    for kind, side in _KINDS.items():
+        at = np.flatnonzero(rows.side_N == side)
+        some = Chosen.of((number << _FILE_BITS) + at, best_N[at], entity_ids_C[best_N[at]], keys_N[at])
+        chosen[kind] = some.bounded(_limit(kind, limit))
+    trained_N = rows.side_N == Side.TRAINED
+    ends_G = np.cumsum(image_file.row_group_rows, dtype=np.int64)
+    trained_until = np.concatenate([[0], np.cumsum(trained_N)])[np.concatenate([[0], ends_G]).astype(np.int64)]
+    classes_C = np.zeros(len(entity_ids_C), dtype=np.uint8)
+    classes_C[rows.class_M[np.repeat(trained_N, rows.count_N)]] = 1
+    return _Look(
+        files={number: (image_file, np.diff(trained_until))},
+        sides=np.bincount(rows.side_N, minlength=len(Side)),
+        labels=rows.labels,
+        labels_per_image=int(rows.count_N[trained_N].max(initial=0)),
+        classes_C=classes_C,
+        chosen=chosen,
+    )
+
+
+def _limit(kind: str, limit: int) -> int:
+    return limit * _NEIGHBOURS if kind == "trained" else limit
+
+
+# Many
+
+
+def _look_at(folder: str, entities: pa.Table, paths: Sequence[str], config: TrainConfig, world: World) -> _Look:
+    """What this rank's share of the files shows."""
+    rule = Rule.of(entities, config.data)
+    entity_ids_C = entities.column("entity_id").to_numpy()
+    limit = config.evaluate_images
+    mine = range(world.rank, len(paths), world.size)
+    none = np.empty(0, dtype=np.int64)
+    nothing = {kind: Chosen(none, none, none.astype(np.uint64), none.astype(np.uint64)) for kind in _KINDS}
+    found = _Look({}, np.zeros(len(Side), dtype=np.int64), 0, 0, np.zeros(len(entity_ids_C), dtype=np.uint8), nothing)
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        for start in range(0, len(mine), _MERGED_AT_ONCE):
+            numbers = mine[start : start + _MERGED_AT_ONCE]
+            looks = pool.map(lambda n: _look(folder, paths[n], n, entity_ids_C, rule, limit), numbers)
+            found = _together([found, *looks], limit)
+    return found
+
+
+def _together(looks: Sequence[_Look], limit: int) -> _Look:
+    return _Look(
+        files={number: file for look in looks for number, file in look.files.items()},
+        sides=np.sum([look.sides for look in looks], axis=0),
+        labels=sum(look.labels for look in looks),
+        labels_per_image=max(look.labels_per_image for look in looks),
+        classes_C=np.maximum.reduce([look.classes_C for look in looks]),
+        chosen={
+            kind: Chosen.merged([look.chosen[kind] for look in looks]).bounded(_limit(kind, limit)) for kind in _KINDS
+        },
+    )
+
+
+def _whole(looks: Sequence[_Look], classes: int, limit: int) -> tuple[list[ImageFile], Index]:
+    """The files in their order, and the index, the same however files were dealt to ranks."""
+    all_files = {number: file for look in looks for number, file in look.files.items()}
+    in_order = [all_files[number] for number in range(len(all_files))]
+    first_F = np.cumsum([0, *(file.rows for file, _ in in_order)])
+    chosen = {}
+    for kind in _KINDS:
+        one = Chosen.merged([look.chosen[kind] for look in looks]).bounded(_limit(kind, limit))
+        row_N = first_F[one.rows_N >> _FILE_BITS] + (one.rows_N & ((1 << _FILE_BITS) - 1))
+        chosen[kind] = replace(one, rows_N=row_N).take(np.argsort(row_N))
+    return [file for file, _ in in_order], Index(
+        trained_G=np.concatenate([np.empty(0, dtype=np.int64), *(trained_G for _, trained_G in in_order)]),
+        sides=tuple(np.sum([look.sides for look in looks], axis=0).tolist()),
+        labels=sum(look.labels for look in looks),
+        labels_per_image=max(look.labels_per_image for look in looks),
+        trained_classes=classes,
+        chosen=chosen,
+    )
+
+
+# Where it lies
+
+
+def _find(
+    folder: str, manifest: dict[str, Any], config: TrainConfig, keep_in: str
+) -> tuple[str, str | None, list[str]]:
+    """The name of the index, where it lies (None: nowhere), and the paths of the dataset's files."""
+    parts = published.image_parts(folder, manifest)
+    data = config.data
+    of_dataset = digest({"manifest": manifest, "parts": parts, "entities": published.parts_of(f"{folder}/entities")})
+    of_config = digest({
+        "format": _FORMAT, "hold_out_entities": data.hold_out_entities, "hold_out_images": data.hold_out_images,
+        "min_label_score": data.min_label_score, "evaluate_images": config.evaluate_images,
+    })  # fmt: skip
+    name = f"{of_dataset[:16]}-{of_config[:16]}.npz"
+    for place in (files.join(folder, FOLDER, name), files.join(keep_in, FOLDER, name)):
+        if files.exists(place):
+            content = files.read_bytes(place)
+            try:
+                _from_bytes(content)
+            except Exception as error:  # whatever a damaged archive leads to
+                log.warning(f"{place} is damaged ({error!r}) and is made again")
+            else:
+                return name, place, []
+    return name, None, [path for path, _ in parts]
+
+
+def _keep(content: bytes, name: str, folder: str, keep_in: str) -> str:
+    """Writes an index, and removes those of another state of the dataset; returns where it lies."""
+    place = files.join(folder, FOLDER, name)
+    try:
+        files.write_bytes(place, content)
+        for info in files.list_files(files.join(folder, FOLDER)):
+            if info.path.endswith(".npz") and info.path.partition("-")[0] != name.partition("-")[0]:
+                files.remove(files.join(folder, FOLDER, info.path))
+    except OSError as error:
+        place = files.join(keep_in, FOLDER, name)
+        log.info(f"{folder} cannot be written ({error}): its index is kept in {place}, for this training alone")
+        files.write_bytes(place, content)
+    return place
+
+
+def _to_bytes(image_files: Sequence[ImageFile], index: Index) -> bytes:
+    header = {
+        "format": _FORMAT, "paths": [f.path for f in image_files], "sides": index.sides, "labels": index.labels,
+        "labels_per_image": index.labels_per_image, "trained_classes": index.trained_classes,
+    }  # fmt: skip
+    arrays = {
+        "rows_F": np.array([f.rows for f in image_files], dtype=np.int64),
+        "groups_F": np.array([len(f.row_group_rows) for f in image_files], dtype=np.int64),
+        "rows_G": np.array([n for f in image_files for n in f.row_group_rows], dtype=np.int64),
+        "bytes_G": np.array([n for f in image_files for n in f.row_group_bytes], dtype=np.int64),
+        "trained_G": index.trained_G,
+        **{f"{kind}.{field}": getattr(c, field) for kind, c in index.chosen.items() for field in _OF_CHOSEN},
+    }
+    content = io.BytesIO()
+    np.savez(content, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
+    return content.getvalue()
+
+
+def _from_bytes(content: bytes) -> tuple[list[ImageFile], Index]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    header = json.loads(arrays.pop("header").tobytes())
+    ends_F = np.cumsum(arrays["groups_F"])
+    rows = [tuple(part.tolist()) for part in np.split(arrays["rows_G"], ends_F[:-1])]
+    sizes = [tuple(part.tolist()) for part in np.split(arrays["bytes_G"], ends_F[:-1])]
+    image_files = [
+        ImageFile(*file) for file in zip(header["paths"], arrays["rows_F"].tolist(), rows, sizes, strict=True)
+    ]
+    return image_files, Index(
+        trained_G=arrays["trained_G"],
+        sides=tuple(header["sides"]),
+        labels=header["labels"],
+        labels_per_image=header["labels_per_image"],
+        trained_classes=header["trained_classes"],
+        chosen={kind: Chosen(*(arrays[f"{kind}.{field}"] for field in _OF_CHOSEN)) for kind in _KINDS},
+    )

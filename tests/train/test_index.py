@@ -1,0 +1,207 @@
+"""The index: made once by all ranks together, kept beside the dataset, and never taken for that of another state."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from i2e_pipeline.core.config import TrainConfig
+from i2e_pipeline.core.splits import held_out_images
+from i2e_pipeline.dataset.published import DatasetError, open_published
+from i2e_pipeline.train import index as index_module
+from i2e_pipeline.train.groups import Groups
+from i2e_pipeline.train.index import FOLDER, open_indexed
+from i2e_pipeline.train.parallel import World
+from i2e_pipeline.train.samples import Samples
+from tests.train.small_dataset import entity_row, image_ids, image_row, trained, write_dataset
+
+CONFIG = TrainConfig(
+    data={"hold_out_entities": 0.3, "hold_out_images": 0.2, "min_label_score": 0.5}, evaluate_images=20
+)
+CLASSES = 12
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """200 images in seven files of row groups of five and fewer, some of them with several labels or none."""
+    rows = [
+        image_row(i, bytes=b"%d" % i, labels=[(i % CLASSES, 0.9), ((i // 3) % CLASSES, i % 10 / 10)][: i % 11])
+        for i in range(200)
+    ]
+    entities = [entity_row(c) for c in range(CLASSES)]
+    return write_dataset(tmp_path / "i2e", rows, units=7, group=5, entities=entities)
+
+
+def kept(folder: str) -> list[Path]:
+    return sorted(Path(folder, FOLDER).glob("*.npz"))
+
+
+def opened(folder: str, tmp_path: Path, config: TrainConfig = CONFIG) -> Samples:
+    return Samples.of(*open_indexed(folder, config, World(), str(tmp_path / "run")), config)
+
+
+def same(a: Samples, b: Samples) -> bool:
+    return (
+        a.published.files == b.published.files
+        and a.published.fingerprint == b.published.fingerprint
+        and index_module._to_bytes(a.published.files, a.index) == index_module._to_bytes(b.published.files, b.index)
+    )
+
+
+def test_it_says_what_the_rows_say(folder: str, tmp_path: Path) -> None:
+    """By the definition, a row at a time."""
+    samples = opened(folder, tmp_path)
+    held = set(samples.held_out_entities.tolist())
+    assert held
+    counts, sides, seen = [], [0] * 5, set()
+    for file in samples.published.files:
+        rows = pq.read_table(Path(folder, file.path), partitioning=None).to_pylist()
+        start = 0
+        for size in file.row_group_rows:
+            of_group = 0
+            for row in rows[start : start + size]:
+                sure = sorted((-x["score"], x["class_index"]) for x in row["labels"] if x["score"] >= 0.5)
+                halves = np.frombuffer(bytes.fromhex(row["image_id"]), dtype="<u8")[None]
+                if not sure:
+                    side = 3
+                elif sure[0][1] in held:
+                    side = 1
+                elif held & {x["class_index"] for x in row["labels"]}:
+                    side = 4
+                else:
+                    side = 2 if held_out_images(halves, 0.2)[0] else 0
+                sides[side] += 1
+                if side == 0:
+                    of_group += 1
+                    seen |= {c for _, c in sure}
+            counts.append(of_group)
+            start += size
+    assert samples.sizes_G.tolist() == counts
+    assert list(samples.index.sides) == sides
+    assert min(sides) > 0
+    assert samples.index.trained_classes == len(seen)
+    assert len(trained(samples).image_ids()) == sides[0] == len(samples)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 9])
+def test_ranks_make_together_what_one_makes(folder: str, ranks: int) -> None:
+    dataset = open_published(folder)
+    paths = [f.path for f in dataset.files]
+    looks = [
+        index_module._look_at(folder, dataset.entities, paths, CONFIG, World(rank=r, size=ranks)) for r in range(ranks)
+    ]
+    assert sum(len(look.files) for look in looks) == 7
+    classes = np.maximum.reduce([look.classes_C for look in looks])
+    together = index_module._whole(looks, int(classes.sum()), CONFIG.evaluate_images)
+    alone = index_module.build(dataset, CONFIG)
+    assert index_module._to_bytes(*together) == index_module._to_bytes(dataset.files, alone)
+
+
+def test_it_is_made_once(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: footers and labels of all files read at each start."""
+    first = opened(folder, tmp_path)
+    assert len(kept(folder)) == 1
+    assert not (tmp_path / "run").exists()
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("a file of the dataset was read")
+
+    for name in ("open_parquet", "as_image_file"):
+        monkeypatch.setattr(index_module.published, name, read)
+    monkeypatch.setattr(index_module.published, "entities_of", lambda _, found=first.published.entities: found)
+    assert same(first, opened(folder, tmp_path))
+
+
+def test_other_settings_have_another_one(folder: str, tmp_path: Path) -> None:
+    first = opened(folder, tmp_path)
+    other = opened(folder, tmp_path, TrainConfig(data={"hold_out_entities": 0.3, "hold_out_images": 0.5}))
+    assert len(kept(folder)) == 2
+    assert len(other) < len(first)
+    assert same(first, opened(folder, tmp_path))
+
+
+def test_another_state_of_the_dataset_has_another_one_and_the_old_one_goes(folder: str, tmp_path: Path) -> None:
+    """Catches: rows that are trained on by the numbers of rows that were there before."""
+    before = opened(folder, tmp_path)
+    old = kept(folder)
+    other = Path(write_dataset(tmp_path / "new", [image_row(i, bytes=b"") for i in range(70)], classes=CLASSES))
+    for part in ("images", "entities"):
+        os.rename(Path(folder, part), tmp_path / f"old {part}")
+        os.rename(other / part, Path(folder, part))
+    os.replace(other / "manifest.json", Path(folder, "manifest.json"))
+    after = opened(folder, tmp_path)
+    assert after.index.images == 70 != before.index.images
+    assert len(kept(folder)) == 1
+    assert kept(folder) != old
+
+
+def test_a_dataset_that_cannot_be_written_has_it_in_the_folder_of_the_training(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write = index_module.files.write_bytes
+
+    def write_bytes(path: str, content: bytes) -> None:
+        if path.startswith(folder):
+            raise PermissionError(13, "not yours")
+        write(path, content)
+
+    monkeypatch.setattr(index_module.files, "write_bytes", write_bytes)
+    first = opened(folder, tmp_path)
+    assert not kept(folder)
+    assert "for this training alone" in caplog.text
+    (there,) = (tmp_path / "run" / FOLDER).glob("*.npz")
+    written = there.stat().st_mtime_ns
+    assert same(first, opened(folder, tmp_path))
+    assert there.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "empty"])
+def test_a_damaged_one_is_made_again(
+    folder: str, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = opened(folder, tmp_path)
+    (place,) = kept(folder)
+    whole = place.read_bytes()
+    zeros = whole[:600] + bytes(400) + whole[1000:]
+    place.write_bytes({"cut": whole[: len(whole) // 2], "zeros": zeros, "empty": b""}[damage])
+    assert same(first, opened(folder, tmp_path))
+    assert f"{place} is damaged" in caplog.text
+    with caplog.at_level(logging.WARNING):
+        caplog.clear()
+        assert same(first, opened(folder, tmp_path))
+    assert not caplog.text
+
+
+def test_a_file_that_was_written_over_since_is_not_trained_on_by_the_old_numbers(folder: str, tmp_path: Path) -> None:
+    samples = opened(folder, tmp_path)
+    path = Path(folder, samples.published.files[0].path)
+    table = pq.read_table(path, partitioning=None)
+    place = table.schema.get_field_index("labels")
+    none = pa.array([[]] * len(table), table.schema.field(place).type)
+    unlabelled = table.set_column(place, table.schema.field(place), none)
+    pq.write_table(unlabelled, path, row_group_size=5)
+    groups = Groups(samples, [])
+    group = int(np.flatnonzero(samples.sizes_G)[0])
+    with pytest.raises(DatasetError, match=r"row group \d+ has 0 images to train on, and the index .* says \d+"):
+        groups.read(group)
+
+
+def test_rows_of_what_is_evaluated_are_those_images(folder: str, tmp_path: Path) -> None:
+    samples = opened(folder, tmp_path)
+    of_row, ids = image_ids(samples), set(trained(samples).image_ids())
+    assert {of_row[r] for r in samples.held_out.trained_rows} <= ids
+    assert not {of_row[r] for r in samples.held_out.entity_rows} & ids
+    assert not {of_row[r] for r in samples.held_out.image_rows} & ids
+    assert len(samples.held_out.trained_rows) == CONFIG.evaluate_images
+
+
+def test_a_class_that_the_entities_have_not_names_the_file(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "i2e", [image_row(i, bytes=b"") for i in range(8)], classes=3)
+    with pytest.raises(DatasetError, match=r"part-00000-1\.parquet: labels name class 3.*has classes 0 … 2"):
+        opened(folder, tmp_path)
