@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import posixpath
 import re
@@ -21,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -39,6 +40,9 @@ _COPIED = 8 << 20
 _SMALL_READS = 32
 _LARGEST_RECORD = 1 << 30
 """Bytes: as many as the journal of ten million files may have."""
+_TRIES = 6
+_FIRST_PAUSE = 0.5
+"""Seconds; each further pause is twice as long, 15.5 s in all."""
 _SWEPT_AFTER = 60.0
 """Seconds: a record takes milliseconds to write, so what is unfinished for so long was left by a writer that died."""
 _TAKES_NO_MORE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -46,6 +50,10 @@ _RENAMING = ("hdfs://", "viewfs://")
 """Remote file systems that rename in one step, as object stores do not."""
 _UNFINISHED = re.compile(r"\.?(?P<name>.+)\.[0-9a-f]{32}\.tmp")
 """Names of what is being written; those of older versions began without the dot."""
+
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class StoreError(I2EError, ValueError):
@@ -563,6 +571,21 @@ def _listing(filesystem: pafs.FileSystem, folder: str, recursive: bool) -> list[
 
 
 # Reading
+
+
+def patiently(work: Callable[[], T], path: str) -> T:
+    """What `work` reads of a path, tried again where a store fails it. A file that is not there stays away, and a disk
+    of this machine is asked once."""
+    pauses = [] if is_local(path) else [_FIRST_PAUSE * 2**n for n in range(_TRIES - 1)]
+    for pause in pauses:
+        try:
+            return work()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            log.warning(f"{path}: {error}; asked again in {pause:g} s")
+            time.sleep(pause)
+    return work()
 
 
 def read_bytes(path: str, most: int | None = None) -> bytes:

@@ -10,11 +10,9 @@ Legend: N images of a group that are trained on, B images of a batch, K labels o
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,12 +26,6 @@ from i2e_pipeline.train import split
 from i2e_pipeline.train.samples import Samples
 
 _OPEN_FILES = 64
-TRIES = 6
-"""How often a store is asked for a row group before the training stops."""
-FIRST_PAUSE = 0.5
-"""Seconds; each further pause is twice as long, 15.5 s in all."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -206,7 +198,7 @@ class _OpenFiles:
                 raise
 
         try:
-            return patiently(once, path)
+            return files.patiently(once, path)
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(f"{path}: row group {number}: {error}") from error
 
@@ -229,19 +221,3 @@ class _OpenFiles:
     def close(self) -> None:
         with self._lock:
             self._open.clear()
-
-
-def patiently(work: Callable[[], pa.Table], path: str) -> pa.Table:
-    """What `work` returns, tried again where a store fails it. A file that is not there stays away, and a disk of this
-    machine is asked once."""
-    tries = 1 if files.is_local(path) else TRIES
-    for attempt in range(tries):
-        try:
-            return work()
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) or attempt + 1 == tries:
-                raise
-            pause = FIRST_PAUSE * 2**attempt
-            log.warning(f"{path}: {error}; asked again in {pause:g} s")
-            time.sleep(pause)
-    raise AssertionError("a loop without a try")

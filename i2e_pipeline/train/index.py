@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from i2e_pipeline.core import files
@@ -39,7 +40,7 @@ from i2e_pipeline.train.split import Rule, Side
 
 FOLDER = "_index"
 _FORMAT = 1
-_FILES_AT_ONCE = 8
+_FILES_AT_ONCE = 16
 _MERGED_AT_ONCE = 64
 _FILE_BITS = 40
 """Of a row's number while it is not known how many rows are in the files before: file · 2⁴⁰ + row."""
@@ -88,7 +89,7 @@ def open_indexed(folder: str, config: TrainConfig, world: World, keep_in: str) -
     Raises DatasetError, on every rank, where the dataset cannot be read.
     """
     manifest, entities = published.manifest_of(folder), published.entities_of(folder)
-    name, place, paths = world.broadcast(lambda: _find(folder, manifest, config, keep_in))
+    name, place, paths = world.broadcast(lambda: find(folder, manifest, config, keep_in))
     if place is None:
         mine: list[_Look] = []
 
@@ -100,11 +101,11 @@ def open_indexed(folder: str, config: TrainConfig, world: World, keep_in: str) -
         parts = world.to_first(look)
         classes = int(world.max(torch.from_numpy(mine[0].classes_C)).sum())  # by a reduction: a byte a class and rank
         place = world.broadcast(
-            lambda: _keep(_to_bytes(*_whole(parts or [], classes, config.evaluate_images)), name, folder, keep_in)
+            lambda: _keep(to_bytes(*_whole(parts or [], classes, config.evaluate_images)), name, folder, keep_in)
         )
         if world.first:
             log.info(f"index of {len(paths):,} files made in {time.monotonic() - started:.0f} s, kept in {place}")
-    image_files, index = _from_bytes(files.read_bytes(place))
+    image_files, index = from_bytes(files.read_bytes(place))
     return published.of_parts(folder, manifest, entities, image_files), index
 
 
@@ -126,13 +127,7 @@ class _Look:
 
 
 def _look(folder: str, path: str, number: int, entity_ids_C: np.ndarray, rule: Rule, limit: int) -> _Look:
-    with published.open_parquet(files.join(folder, path)) as parquet:
-        image_file = published.as_image_file(folder, path, parquet)
-        columns = [c for c in split.COLUMNS if c in parquet.schema_arrow.names]
-        try:
-            table = parquet.read(columns=columns, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise DatasetError(f"{folder}/{path}: {error}") from error
+    image_file, table = files.patiently(lambda: _read(folder, path), files.join(folder, path))
     rows = split.split(table, rule, f"{folder}/{path}")
     best_N, keys_N = rows.best_N(), keys(rows.ids_N2)
     chosen = {}
@@ -153,6 +148,18 @@ def _look(folder: str, path: str, number: int, entity_ids_C: np.ndarray, rule: R
         classes_C=classes_C,
         chosen=chosen,
     )
+
+
+def _read(folder: str, path: str) -> tuple[ImageFile, pa.Table]:
+    stream, footer = published.open_with_footer(files.join(folder, path))
+    # The ranges that the columns lie in are asked for at the same time.
+    with stream, pq.ParquetFile(stream, metadata=footer, pre_buffer=True) as parquet:
+        image_file = published.as_image_file(folder, path, parquet)
+        columns = [c for c in split.COLUMNS if c in parquet.schema_arrow.names]
+        try:
+            return image_file, parquet.read(columns=columns, use_threads=False)
+        except pa.ArrowException as error:
+            raise DatasetError(f"{folder}/{path}: {error}") from error
 
 
 def _limit(kind: str, limit: int) -> int:
@@ -215,9 +222,7 @@ def _whole(looks: Sequence[_Look], classes: int, limit: int) -> tuple[list[Image
 # Where it lies
 
 
-def _find(
-    folder: str, manifest: dict[str, Any], config: TrainConfig, keep_in: str
-) -> tuple[str, str | None, list[str]]:
+def find(folder: str, manifest: dict[str, Any], config: TrainConfig, keep_in: str) -> tuple[str, str | None, list[str]]:
     """The name of the index, where it lies (None: nowhere), and the paths of the dataset's files."""
     parts = published.image_parts(folder, manifest)
     data = config.data
@@ -231,7 +236,7 @@ def _find(
         if files.exists(place):
             content = files.read_bytes(place)
             try:
-                _from_bytes(content)
+                from_bytes(content)
             except Exception as error:  # whatever a damaged archive leads to
                 log.warning(f"{place} is damaged ({error!r}) and is made again")
             else:
@@ -254,7 +259,7 @@ def _keep(content: bytes, name: str, folder: str, keep_in: str) -> str:
     return place
 
 
-def _to_bytes(image_files: Sequence[ImageFile], index: Index) -> bytes:
+def to_bytes(image_files: Sequence[ImageFile], index: Index) -> bytes:
     header = {
         "format": _FORMAT, "paths": [f.path for f in image_files], "sides": index.sides, "labels": index.labels,
         "labels_per_image": index.labels_per_image, "trained_classes": index.trained_classes,
@@ -272,7 +277,7 @@ def _to_bytes(image_files: Sequence[ImageFile], index: Index) -> bytes:
     return content.getvalue()
 
 
-def _from_bytes(content: bytes) -> tuple[list[ImageFile], Index]:
+def from_bytes(content: bytes) -> tuple[list[ImageFile], Index]:
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     header = json.loads(arrays.pop("header").tobytes())

@@ -50,7 +50,7 @@ def same(a: Samples, b: Samples) -> bool:
     return (
         a.published.files == b.published.files
         and a.published.fingerprint == b.published.fingerprint
-        and index_module._to_bytes(a.published.files, a.index) == index_module._to_bytes(b.published.files, b.index)
+        and index_module.to_bytes(a.published.files, a.index) == index_module.to_bytes(b.published.files, b.index)
     )
 
 
@@ -100,7 +100,7 @@ def test_ranks_make_together_what_one_makes(folder: str, ranks: int) -> None:
     classes = np.maximum.reduce([look.classes_C for look in looks])
     together = index_module._whole(looks, int(classes.sum()), CONFIG.evaluate_images)
     alone = index_module.build(dataset, CONFIG)
-    assert index_module._to_bytes(*together) == index_module._to_bytes(dataset.files, alone)
+    assert index_module.to_bytes(*together) == index_module.to_bytes(dataset.files, alone)
 
 
 def test_it_is_made_once(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import TrainConfig
 from i2e_pipeline.dataset.published import DatasetError, open_published
-from i2e_pipeline.train import groups as groups_module
 from i2e_pipeline.train import order as order_module
 from i2e_pipeline.train.groups import Group, Groups
 from i2e_pipeline.train.order import Order
@@ -135,7 +134,7 @@ class Shaky:
 
 @pytest.fixture
 def remote(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> Samples:
-    monkeypatch.setattr(groups_module, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(files, "_FIRST_PAUSE", 0.001)
     folder = f"shaky://{samples.published.folder.lstrip('/')}"
     return replace(samples, published=replace(samples.published, folder=folder))
 
@@ -143,11 +142,11 @@ def remote(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> Samples:
 def test_a_store_that_fails_is_asked_again(
     samples: Samples, remote: Samples, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = Shaky(groups_module.TRIES - 1)
+    store = Shaky(files._TRIES - 1)
     monkeypatch.setattr(files, "open_filesystem", store)
     found = Groups(remote, COLUMNS).read(3)
-    assert store.opened == groups_module.TRIES
-    assert caplog.text.count("connection reset; asked again in") == groups_module.TRIES - 1
+    assert store.opened == files._TRIES
+    assert caplog.text.count("connection reset; asked again in") == files._TRIES - 1
     monkeypatch.undo()
     assert found.columns == Groups(samples, COLUMNS).read(3).columns
 
@@ -157,7 +156,7 @@ def test_a_store_that_keeps_failing_stops_the_training(remote: Samples, monkeypa
     monkeypatch.setattr(files, "open_filesystem", store)
     with pytest.raises(DatasetError, match=r"shaky://.*row group 3: connection reset"):
         Groups(remote, COLUMNS).read(3)
-    assert store.opened == groups_module.TRIES
+    assert store.opened == files._TRIES
 
 
 def test_a_file_that_is_gone_is_not_waited_for(remote: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
