@@ -1,6 +1,7 @@
 """What loading costs: decoded images per second of the trainer's Loader, against webdataset and a bare decode loop.
 
     python benchmarks/loader.py [--parquet 'PAIRS/*.parquet'] [--images 2048] [--side 224] [--workers 2]
+                                [--pixels 512 --kilobytes 100] [--store 30]
 
 The same stored images, decoded, cropped, scaled and mirrored by the same function, in one run:
 
@@ -11,6 +12,14 @@ The same stored images, decoded, cropped, scaled and mirrored by the same functi
     text         the same with texts drawn and tokenised (open_clip's tokenizer)
     one          the bare loop in one thread: shows what threads gain
 
+With --store MS, the row groups lie on a simulated store (slow_store.py): MS milliseconds a request, 80 MB/s a
+connection. Two ways more then:
+
+    store        the loader, its row groups read from the store
+    connection   the same with one reader and nothing read ahead
+
+--pixels N makes every image N pixels on its shorter side, as a JPEG of about --kilobytes.
+
 Figures are medians of --repeats interleaved rounds of all images. Images per CPU second count the processor time of
 all threads and processes. On a shared machine these can be compared, while images per second depend on what others left
 over.
@@ -19,6 +28,7 @@ over.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -38,6 +48,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks.slow_store import SlowStore
 from i2e_pipeline.core.config import DataConfig, ImageLimits, TrainConfig
 from i2e_pipeline.core.files import find, write_json
 from i2e_pipeline.core.ids import content_id
@@ -51,6 +62,8 @@ from i2e_pipeline.train.dataset import Loader, Samples
 CLASSES = 16
 SHARDS = 4
 BATCH = 64
+BANDWIDTH = 80e6
+"""Bytes a second and connection of the simulated store."""
 
 
 class Work:
@@ -89,6 +102,21 @@ def read_stored(patterns: list[str], column: str, images: int) -> list[bytes]:
             if len(found) >= images:
                 return found[:images]
     return (found * -(-images // len(found)))[:images]
+
+
+def scaled(stored: bytes, pixels: int, kilobytes: float) -> bytes:
+    """The image with `pixels` on its shorter side, as a JPEG nearest to so many kilobytes."""
+    opened = open_rgb(stored, ImageLimits())
+    assert not isinstance(opened, Rejected)
+    width, height = opened[0].size
+    factor = pixels / min(width, height)
+    image = opened[0].resize((round(width * factor), round(height * factor)))
+    made = []
+    for quality in (40, 60, 75, 85, 90, 93, 96, 98):
+        content = io.BytesIO()
+        image.save(content, "JPEG", quality=quality)
+        made.append(content.getvalue())
+    return min(made, key=lambda jpeg: abs(len(jpeg) - 1000 * kilobytes))
 
 
 def write_dataset(stored: list[bytes], folder: Path) -> str:
@@ -154,16 +182,20 @@ def bare(work: Work, threads: int) -> int:
         return sum(pool.map(part, range(0, len(work.stored), 8)))
 
 
-def through_loader(work: Work, samples: Samples, tokenizer: Any = None) -> Callable[[], int]:
-    """One epoch after the other."""
+def through_loader(
+    work: Work, samples: Samples, tokenizer: Any = None, store: SlowStore | None = None, **data: int
+) -> Callable[[], int]:
+    """One epoch after the other; data: settings of its own."""
     state = {"start": 0}
     steps = len(samples) // BATCH
+    config = work.config.model_copy(update={"data": work.config.data.model_copy(update=data)})
 
     def run() -> int:
         start = state["start"]
         state["start"] = stop = start + steps * BATCH
-        loader = Loader(samples, work.config, side=work.side, start=start, stop=stop, tokenizer=tokenizer)
-        images = sum(len(batch) for batch in loader)
+        with store or contextlib.nullcontext():
+            loader = Loader(samples, config, side=work.side, start=start, stop=stop, tokenizer=tokenizer)
+            images = sum(len(batch) for batch in loader)
         assert not loader.skipped
         return images
 
@@ -231,7 +263,16 @@ def sources(options: argparse.Namespace) -> tuple[list[str], str]:
     return ["out/sample/input/pairs/*.parquet"], "jpg"
 
 
-def ways_of(work: Work) -> Iterator[tuple[str, Callable[[], int]]]:
+def on_store(work: Work, milliseconds: float) -> tuple[Samples, SlowStore]:
+    """The dataset as it would lie on a store."""
+    folder = Path(work.dataset)
+    objects = {f"i2e/{path.relative_to(folder)}": path for path in folder.rglob("*.*") if path.is_file()}
+    store = SlowStore(objects, milliseconds / 1000, BANDWIDTH)
+    with store:
+        return Samples.open(open_published("slow://bucket/i2e"), work.config), store
+
+
+def ways_of(work: Work, store_ms: float | None) -> Iterator[tuple[str, Callable[[], int]]]:
     import open_clip
 
     samples = Samples.open(open_published(work.dataset), work.config)
@@ -240,6 +281,10 @@ def ways_of(work: Work) -> Iterator[tuple[str, Callable[[], int]]]:
     yield "loader", through_loader(work, samples)
     yield "text", through_loader(work, samples, open_clip.get_tokenizer("ViT-B-32"))
     yield "one", lambda: bare(work, 1)
+    if store_ms is not None:
+        remote, store = on_store(work, store_ms)
+        yield "store", through_loader(work, remote, store=store)
+        yield "connection", through_loader(work, remote, store=store, readers=1, read_ahead_mb=0)
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
@@ -249,15 +294,21 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--workers", type=int, default=2, help="decode threads, and processes of webdataset")
+    parser.add_argument("--pixels", type=int, help="make the images of this size")
+    parser.add_argument("--kilobytes", type=float, default=100.0)
+    parser.add_argument("--store", type=float, metavar="MS", help="also from a store of so many milliseconds a request")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     stored = read_stored(*sources(options), options.images)
+    if options.pixels:
+        made = {image: scaled(image, options.pixels, options.kilobytes) for image in set(stored)}
+        stored = [made[image] for image in stored]
     with tempfile.TemporaryDirectory() as folder:
         work = Work(stored, Path(folder), options.side, options.workers)
-        rates = measure(dict(ways_of(work)), options.repeats)
-    figures = {
+        rates = measure(dict(ways_of(work, options.store)), options.repeats)
+    figures: dict[str, Any] = {
         "images": len(stored),
         "kilobytes_per_image": round(sum(map(len, stored)) / len(stored) / 1000, 1),
         "side": options.side,
@@ -267,6 +318,10 @@ def main(arguments: list[str]) -> dict[str, Any]:
         "loader_times": ratios(rates["wall"]),
         "loader_times_per_cpu_second": ratios(rates["cpu"]),
     }
+    if options.store is not None:
+        wall = rates["wall"]
+        figures["store_times_bare"] = round(wall["store"] / wall["bare"], 2)
+        figures["store_times_connection"] = round(wall["store"] / wall["connection"], 2)
     print(json.dumps(figures, indent=1))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

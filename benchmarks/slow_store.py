@@ -25,7 +25,7 @@ from i2e_pipeline.core import stores
 _NAMES_A_REQUEST = 1000
 
 
-class SlowStore(pafs.FileSystemHandler):  # type: ignore[misc]
+class SlowStore(pafs.FileSystemHandler):
     """While it is entered, slow://bucket/NAME is its object of that name."""
 
     def __init__(self, objects: Mapping[str, bytes | Path | int], latency: float, bandwidth: float) -> None:

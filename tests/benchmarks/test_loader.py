@@ -26,9 +26,12 @@ def test_every_way_loads_all_images(tmp_path: Path) -> None:
     pq.write_table(pa.table({"photo": pa.array(images, pa.binary())}), tmp_path / "a.parquet")
     out = tmp_path / "figures.json"
     sources = ["--parquet", str(tmp_path / "a.parquet"), "--image-column", "photo", "--json", str(out)]
-    figures = loader.main([*sources, "--images", "128", "--side", "32", "--repeats", "1", "--workers", "1"])
+    sizes = ["--images", "128", "--side", "32", "--pixels", "48", "--kilobytes", "1"]
+    figures = loader.main([*sources, *sizes, "--repeats", "1", "--workers", "1", "--store", "1"])
     assert json.loads(out.read_text(encoding="utf-8")) == figures
     assert figures["images"] == 128
+    assert 0.5 < figures["kilobytes_per_image"] < 2
+    assert figures["store_times_bare"] > 0
     for unit in ("images_per_second", "images_per_cpu_second"):
-        assert set(figures[unit]) == {"webdataset", "bare", "loader", "text", "one"}
+        assert set(figures[unit]) == {"webdataset", "bare", "loader", "text", "one", "store", "connection"}
         assert all(rate > 0 for rate in figures[unit].values())
