@@ -113,10 +113,10 @@ class EntityHead:
         result: Tensor = _Loss.apply(image_BD, anchor, self, labels, step)
         return result
 
-    def step(self, learning_rate: float, bad: Tensor | None = None) -> None:
+    def step(self, learning_rate: float, unless: Tensor | None = None) -> None:
         """Row-wise Adagrad on the rows that have gradients, then forgets these; nothing where there are none.
 
-        bad   a bool of the device: whether rows and accumulators are to stay as they are
+        unless   a bool of the device: where it is true, rows and accumulators stay as they are
 
         accumulator += mean of the squares of the row's gradient; row −= learning_rate · gradient /
         (√accumulator + ε). In float32; bfloat16 rows are rounded to nearest at the end, so moves below 1/512 of a
@@ -125,15 +125,11 @@ class EntityHead:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        self._update(pending.row_M, pending.gradient_MD, learning_rate, bad)
+        self._update(pending.row_M, pending.gradient_MD, learning_rate, unless)
         self.give_back("gradient", pending.gradient_MD)
         if pending.row_E:
             row_E, gradient_ED = pending.outside(self.world)
-            self._update(row_E, gradient_ED, learning_rate, bad)
-
-    def forget(self) -> None:
-        """Drops the gradients that wait for step()."""
-        self._pending = None
+            self._update(row_E, gradient_ED, learning_rate, unless)
 
     def shard(self) -> tuple[Tensor, Tensor, Tensor]:
         """This rank's class indices (R,), class vectors (R, D) and accumulators (R,): the tensors, not copies."""
@@ -227,12 +223,12 @@ class EntityHead:
                 f"gradients of step {self._pending.step} wait, and this is step {step}: call step() first."
             )
 
-    def _update(self, row_S: Tensor, gradient_SD: Tensor, learning_rate: float, bad: Tensor | None) -> None:
+    def _update(self, row_S: Tensor, gradient_SD: Tensor, learning_rate: float, unless: Tensor | None) -> None:
         """Adagrad on distinct rows; the gradient is overwritten."""
         for part in self._blocks(len(row_S)):
             row, gradient = row_S[part], gradient_SD[part]
-            if bad is not None:
-                gradient.masked_fill_(bad, 0)  # Adagrad moves nothing then; the host need not know
+            if unless is not None:
+                gradient.masked_fill_(unless, 0)  # Adagrad moves nothing then; the host need not know
             square = self.accumulators_R[row] + torch.linalg.vector_norm(gradient, dim=1).square_().div_(self.width)
             self.accumulators_R[row] = square
             gradient.mul_((-learning_rate / square.sqrt_().add_(EPSILON))[:, None])

@@ -355,7 +355,7 @@ def test_a_step_waits_for_nothing_from_the_device(monkeypatch: pytest.MonkeyPatc
             for part in range(case.get("parts", 1)):
                 image_BD, class_B, classes_BK = batch_of(case, step * 3 + part)
                 head.loss(image_BD.to(DEVICE).requires_grad_(), class_B, classes_BK, step).backward()
-            head.step(RATE, bad=torch.zeros((), dtype=torch.bool, device=DEVICE))
+            head.step(RATE, unless=torch.zeros((), dtype=torch.bool, device=DEVICE))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -368,12 +368,12 @@ def test_a_bad_step_leaves_rows_and_accumulators_bit_for_bit(parts: int, dtype: 
     for _ in range(parts):
         image_BD, class_B, classes_BK = batch_of({}, 1)
         (head.loss(image_BD, class_B, classes_BK, 1) * float("nan")).backward()
-    head.step(RATE, bad=torch.tensor(True))
+    head.step(RATE, unless=torch.tensor(True))
     assert all(map(torch.equal, before, head.shard()))
     assert torch.isfinite(train_one_step(head, 2))
     image_BD, class_B, classes_BK = batch_of({}, 3)
     head.loss(image_BD, class_B, classes_BK, 3).backward()
-    head.step(RATE, bad=torch.tensor(False))
+    head.step(RATE, unless=torch.tensor(False))
     assert not torch.equal(before[1], head.weights_RD)
 
 
