@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from i2e_pipeline.train import checkpoint
 from i2e_pipeline.train.journal import BadLoss, rows
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.recipes import Recipe
-from i2e_pipeline.train.trainer import TrainError, _Training, train
+from i2e_pipeline.train.trainer import TrainError, _Stop, _Training, train
 from tests.train import ranks
+from tests.train.no_data import DEVICE, nothing_is_read
 from tests.train.small_dataset import image_row, write_dataset
 
 IMAGES, CLASSES = 96, 12
@@ -381,6 +384,33 @@ def test_a_host_that_reads_each_step_late_trains_the_same(
     assert torch.equal(*(head(tmp_path / f) for f in FOLDERS))
     at_once, late = ([{k: r.get(k) for k in READ} for r in rows(tmp_path / f)] for f in FOLDERS)
     assert at_once == late
+
+
+@pytest.mark.parametrize("recipe", ["multi_task", "supervised", "contrastive"])
+def test_a_step_asks_the_device_for_nothing_but_the_numbers_of_the_one_before(
+    settings: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    """Catches: a host that waits for the device before the update of each step, or anywhere else in it."""
+    begun: list[int] = []
+    read: list[int] = []
+
+    def on_host(world: World, x: torch.Tensor) -> Callable[[], list[float]]:
+        def numbers(step: int = len(begun)) -> list[float]:
+            read.append(step)
+            return [0.0] * len(x)
+
+        return numbers
+
+    monkeypatch.setattr(World, "on_host", on_host)
+    monkeypatch.setattr(sys.modules["torch.optim.optimizer"], "_get_fused_kernels_supported_devices", lambda: ["meta"])
+    given = settings(tmp_path, f"train.recipe={recipe}", "train.optimizer.ema=0.9", "train.accumulate=2")
+    training = _Training(given, World(device=DEVICE), lambda *_: {})
+    batches: Any = iter(training.loader)
+    with contextlib.closing(batches), nothing_is_read():
+        for step in range(1, 5):
+            begun.append(step)
+            training._step(batches, _Stop())
+            assert read == begun[:-1]
 
 
 def make_bad(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
