@@ -108,9 +108,9 @@ class World:
 
     def on_host(self, x: Tensor) -> Callable[[], list[float]]:
         """Numbers of the device, on their way: the call waits for them, and not for what the device was given since."""
-        copy = x.to("cpu", non_blocking=True)
         if x.device.type != "cuda":
-            return copy.tolist
+            return x.tolist
+        copy = x.to("cpu", non_blocking=True)
         there = torch.cuda.Event()
         there.record()
 

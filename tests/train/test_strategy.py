@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def unless_bad(optimizer: torch.optim.Optimizer, number: int) -> None:
     strategy.update(optimizer, unless=torch.tensor(number == 1))
 
 
-def check(wrap: Callable[[nn.Module], nn.Module]) -> None:
+def check(wrap: Callable[[nn.Module], Any]) -> None:
     expected = course(wrap(Two()), lambda optimizer, _: optimizer.step(), (0.5, -0.25))
     assert all(map(torch.equal, expected, course(wrap(Two()), unless_bad, (0.5, float("nan"), -0.25))))
 
