@@ -14,6 +14,9 @@ cosines, the same margin and temperature, and float32 class vectors:
                   a Parameter by index, so autograd makes a gradient as large as the Parameter, which SGD with momentum
                   and weight decay then goes through whole
     partial-adamw the same with AdamW
+    sparse-sgd    the same rows by embedding(sparse=True), whose gradient is as large as the rows alone, and plain SGD:
+                  torch's has neither momentum nor weight decay for sparse gradients that would stay sparse
+    sparse-adam   the same with SparseAdam, which keeps two moments of every class vector and moves those of the rows
     full-adamw    softmax over all classes and AdamW
 
 seconds      per step, the median after one that warms up: CPU seconds of the process, or seconds of the card
@@ -52,7 +55,7 @@ RULE = 1.15
 """The head's peak is to stay below this many times rule_mb."""
 
 Step = Callable[[Tensor, Tensor, int], None]
-"""(image_BD that wants a gradient, class_B, number of the step)."""
+"""(image_BD that wants a gradient, class_B as a loader has it, on the host; number of the step)."""
 
 
 def head(classes: int, width: int, sample: float, world: World, dtype: str = "float32") -> Step:
@@ -70,34 +73,40 @@ def config_of(sample: float, dtype: str = "float32") -> HeadConfig:
     return HeadConfig.model_validate(settings)
 
 
-def dense(
-    classes: int, width: int, sample: float, world: World, adamw: bool, rows_ND: Tensor | None = None
+OPTIMIZERS: dict[str, Callable[[Tensor], torch.optim.Optimizer]] = {
+    "sgd": lambda weight_ND: torch.optim.SGD([weight_ND], lr=0.1, momentum=0.9, weight_decay=5e-4),
+    "adamw": lambda weight_ND: torch.optim.AdamW([weight_ND], lr=1e-3),
+    "sparse-sgd": lambda weight_ND: torch.optim.SGD([weight_ND], lr=0.1),
+    "sparse-adam": lambda weight_ND: torch.optim.SparseAdam([weight_ND], lr=1e-3),
+}
+
+
+def as_parameter(
+    classes: int, width: int, sample: float, world: World, optimizer: str, rows_ND: Tensor | None = None
 ) -> Step:  # fmt: skip
     """Class vectors as one Parameter, random if not given. Samples classes as Partial FC v2 does; sample 1 takes
     all."""
     if rows_ND is None:
         rows_ND = torch.empty(classes, width, device=world.device).normal_(std=0.01)
     weight_ND = torch.nn.Parameter(rows_ND)
-    optimizer: torch.optim.Optimizer
-    if adamw:
-        optimizer = torch.optim.AdamW([weight_ND], lr=1e-3)
-    else:
-        optimizer = torch.optim.SGD([weight_ND], lr=0.1, momentum=0.9, weight_decay=5e-4)
+    updates = OPTIMIZERS[optimizer](weight_ND)
+    sparse = optimizer.startswith("sparse")
     compared = round(sample * classes)
 
     def step(image_BD: Tensor, class_B: Tensor, number: int) -> None:
         rows_SD: Tensor = weight_ND
-        target_B = class_B
+        target_B = class_B = world.on_device(class_B)
         if sample < 1:
             drawn_N = torch.rand(classes, device=world.device)
             drawn_N[class_B] = 2.0
             row_S = torch.topk(drawn_N, compared).indices.sort().values
-            rows_SD, target_B = weight_ND[row_S], torch.searchsorted(row_S, class_B)
+            rows_SD = functional.embedding(row_S, weight_ND, sparse=True) if sparse else weight_ND[row_S]
+            target_B = torch.searchsorted(row_S, class_B)
         logit_BS = image_BD @ functional.normalize(rows_SD).T
         margin_BS = torch.zeros_like(logit_BS).scatter_(1, target_B[:, None], MARGIN)
         functional.cross_entropy((logit_BS - margin_BS) / TEMPERATURE, target_B).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        updates.step()
+        updates.zero_grad(set_to_none=True)
 
     return step
 
@@ -106,9 +115,11 @@ WAYS: dict[str, Callable[[int, int, float, World], Step]] = {
     "head": head,
     "head-bf16": partial(head, dtype="bfloat16"),
     "head-full": lambda classes, width, sample, world: head(classes, width, 1.0, world),
-    "partial-sgd": partial(dense, adamw=False),
-    "partial-adamw": partial(dense, adamw=True),
-    "full-adamw": lambda classes, width, sample, world: dense(classes, width, 1.0, world, adamw=True),
+    "partial-sgd": partial(as_parameter, optimizer="sgd"),
+    "partial-adamw": partial(as_parameter, optimizer="adamw"),
+    "sparse-sgd": partial(as_parameter, optimizer="sparse-sgd"),
+    "sparse-adam": partial(as_parameter, optimizer="sparse-adam"),
+    "full-adamw": lambda classes, width, sample, world: as_parameter(classes, width, 1.0, world, optimizer="adamw"),
 }
 
 
@@ -120,7 +131,7 @@ def run(way: str, classes: int, options: argparse.Namespace, answer: Connection)
     if world.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, for every way
     # A small step first, so that the code is in memory before the peak is measured. Its sample has room for all of the
-    # batch's classes: `dense` looks for them among the sampled ones, and a card does not survive an index out of range.
+    # batch's classes: they are looked for among the sampled ones, and a card does not survive an index out of range.
     few = 4 * options.batch
     WAYS[way](few, options.width, 0.5, world)(*batch(few, options, world.device), 0)
     before = reset_peak(world.device)
@@ -141,7 +152,7 @@ def run(way: str, classes: int, options: argparse.Namespace, answer: Connection)
 
 def batch(classes: int, options: argparse.Namespace, device: torch.device) -> tuple[Tensor, Tensor]:
     image_BD = functional.normalize(torch.randn(options.batch, options.width, device=device))
-    return image_BD.requires_grad_(), torch.randint(classes, (options.batch,), device=device)
+    return image_BD.requires_grad_(), torch.randint(classes, (options.batch,))
 
 
 def clock(device: torch.device) -> float:

@@ -19,7 +19,7 @@ class Batch:
     class_B: Tensor
     """int64, the label that was drawn for the image: a class index of the dataset. All of them are ≥ 0."""
     classes_BK: Tensor
-    """int64, every label of the image, −1 beyond the last."""
+    """int64, every label of the image, −1 beyond the last; K is the dataset's (Samples.labels_per_image)."""
     tokens_BL: Tensor | None
     """int64, the text that was drawn for the image; None where the recipe wants no texts."""
     teacher_BT: Tensor | None

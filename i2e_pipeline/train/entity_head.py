@@ -14,6 +14,10 @@ All gradients are computed in the forward pass, for one slice of the batch after
 probabilities only a slice exists at a time, and none is left when the towers' backward pass begins. The head
 exchanges nothing in that pass: an exchange of its own could cross with those of DDP.
 
+Which rows and pairs a step has follows from labels and step number alone, and labels come from the loader on the host.
+So it is worked out there, and exchanged between hosts: shapes are exact and nothing waits for the device. Shapes that
+need no labels would have room for all classes of the batch on each rank, which holds 1/W of them.
+
 Legend: B images of all ranks, C images of a slice, D width, K labels of the image with most labels, R rows of this
 rank, S of them in the step: M of the window, then those of the batch's classes that are not in it. T pairs of image and
 class. W ranks.
@@ -71,6 +75,7 @@ class EntityHead:
             self.weights_RD[part] = (normal_rows(own_R[part], width, seed) * DEVIATION).to(self.weights_RD.dtype)
         self.accumulators_R = torch.zeros(len(own_R), device=world.device)
         self._pending: _Pending | None = None
+        self._window: _OwnWindow | None = None
         self._kept: dict[str, Tensor] = {}
         # The loss needs a gradient even where the towers are frozen, or backward() would not reach the head.
         self._anchor = torch.zeros((), device=world.device, requires_grad=True)
@@ -79,8 +84,8 @@ class EntityHead:
         """Mean cross-entropy over the images of all ranks; every rank calls it, with as many images.
 
         image_BD     float, norm 1; this rank's images
-        class_B      int64, the class drawn for each image
-        classes_BK   int64, all classes of each image, −1 beyond the last
+        class_B      int64, the class drawn for each image; on the host, or the device is waited for
+        classes_BK   int64, all classes of each image, −1 beyond the last; there too, and K is the same on all ranks
         step         says which classes are compared with; the same for all parts of an accumulated step
 
         CosFace (arXiv 1801.09414, eq. 4): logit (cos − margin · [right class]) / temperature. `multi_label` one:
@@ -108,8 +113,10 @@ class EntityHead:
         result: Tensor = _Loss.apply(image_BD, anchor, self, labels, step)
         return result
 
-    def step(self, learning_rate: float) -> None:
+    def step(self, learning_rate: float, unless: Tensor | None = None) -> None:
         """Row-wise Adagrad on the rows that have gradients, then forgets these; nothing where there are none.
+
+        unless   a bool of the device: where it is true, rows and accumulators stay as they are
 
         accumulator += mean of the squares of the row's gradient; row −= learning_rate · gradient /
         (√accumulator + ε). In float32; bfloat16 rows are rounded to nearest at the end, so moves below 1/512 of a
@@ -118,16 +125,11 @@ class EntityHead:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        self._update(pending.row_M, pending.gradient_MD, learning_rate)
+        self._update(pending.row_M, pending.gradient_MD, learning_rate, unless)
         self.give_back("gradient", pending.gradient_MD)
         if pending.row_E:
-            row_E, place_E = torch.unique(torch.cat(pending.row_E), return_inverse=True)
-            gradient_ED = pending.gradient_MD.new_zeros(len(row_E), self.width)
-            self._update(row_E, gradient_ED.index_add_(0, place_E, torch.cat(pending.gradient_ED)), learning_rate)
-
-    def forget(self) -> None:
-        """Drops the gradients that wait for step()."""
-        self._pending = None
+            row_E, gradient_ED = pending.outside(self.world)
+            self._update(row_E, gradient_ED, learning_rate, unless)
 
     def shard(self) -> tuple[Tensor, Tensor, Tensor]:
         """This rank's class indices (R,), class vectors (R, D) and accumulators (R,): the tensors, not copies."""
@@ -158,16 +160,16 @@ class EntityHead:
 
     def keep(self, gradients: _Gradients, step: int) -> None:
         """Adds gradients of rows to those that wait for step(). The window is the same for all parts of a step."""
-        rows, row_SD, window_rows = gradients.row_S, gradients.row_SD, gradients.of_window
+        row_SD, window_rows = gradients.row_SD, len(gradients.row_M)
         outside_ED = row_SD[window_rows:].clone()
         if self._pending is None:
-            self._pending = _Pending(step, rows[:window_rows], row_SD[:window_rows])
+            self._pending = _Pending(step, gradients.row_M, row_SD[:window_rows])
         else:
             self._refuse_other_than(step)
             self._pending.gradient_MD.add_(row_SD[:window_rows])
             self.give_back("gradient", row_SD)
         if len(outside_ED):
-            self._pending.row_E.append(rows[window_rows:])
+            self._pending.row_E.append(gradients.row_E)
             self._pending.gradient_ED.append(outside_ED)
 
     def borrow(self, what: str, rows: int, columns: int) -> Tensor:
@@ -203,6 +205,14 @@ class EntityHead:
             along = (gradient * unit).sum(1, keepdim=True)
             gradient.addcmul_(unit, along, value=-1).mul_(norm_S[part].reciprocal()[:, None])
 
+    def own_window(self, step: int) -> _OwnWindow:
+        """This rank's part of the step's window; listed once for all parts of a step, and once for all where the window
+        has every class."""
+        drawn = window(step, self.classes, self.size, self.seed)
+        if self._window is None or self._window.window != drawn:
+            self._window = _OwnWindow.of(drawn, self.world)
+        return self._window
+
     def _own_classes(self) -> Tensor:
         first = min(self.world.rank, self.classes)  # with more ranks than classes, some have none
         return torch.arange(first, self.classes, self.world.size, device=self.world.device)
@@ -213,10 +223,12 @@ class EntityHead:
                 f"gradients of step {self._pending.step} wait, and this is step {step}: call step() first."
             )
 
-    def _update(self, row_S: Tensor, gradient_SD: Tensor, learning_rate: float) -> None:
+    def _update(self, row_S: Tensor, gradient_SD: Tensor, learning_rate: float, unless: Tensor | None) -> None:
         """Adagrad on distinct rows; the gradient is overwritten."""
         for part in self._blocks(len(row_S)):
             row, gradient = row_S[part], gradient_SD[part]
+            if unless is not None:
+                gradient.masked_fill_(unless, 0)  # Adagrad moves nothing then; the host need not know
             square = self.accumulators_R[row] + torch.linalg.vector_norm(gradient, dim=1).square_().div_(self.width)
             self.accumulators_R[row] = square
             gradient.mul_((-learning_rate / square.sqrt_().add_(EPSILON))[:, None])
@@ -236,23 +248,27 @@ class _Pending:
     row_M: Tensor
     gradient_MD: Tensor
     row_E: list[Tensor] = field(default_factory=list)
-    """Rows outside the window, of each part of an accumulated step; a row may come again."""
+    """Rows outside the window, of each part of an accumulated step; a row may come again. On the host."""
     gradient_ED: list[Tensor] = field(default_factory=list)
+
+    def outside(self, world: World) -> tuple[Tensor, Tensor]:
+        """Distinct rows outside the window, and their gradients."""
+        if len(self.row_E) == 1:
+            return world.on_device(self.row_E[0]), self.gradient_ED[0]
+        row_E, place_E = torch.unique(torch.cat(self.row_E), return_inverse=True)
+        gradient_ED = self.gradient_MD.new_zeros(len(row_E), self.gradient_MD.shape[1])
+        gradient_ED.index_add_(0, world.on_device(place_E), torch.cat(self.gradient_ED))
+        return world.on_device(row_E), gradient_ED
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Images and classes that belong together, in the order of the images."""
+    """Images and classes that belong together, in the order of the images. On the host."""
 
     image_T: Tensor
     class_T: Tensor
     share_T: Tensor
     """Of the image's target; equal for all classes of an image."""
-
-    def of(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Those of a slice of the batch; images count from its start."""
-        inside_T = (self.image_T >= part.start) & (self.image_T < part.stop)
-        return self.image_T[inside_T] - part.start, self.class_T[inside_T], self.share_T[inside_T]
 
 
 @dataclass(frozen=True)
@@ -266,14 +282,12 @@ class _Labels:
 
 def _labels(world: World, class_B: Tensor, classes_BK: Tensor, multi_label: str) -> _Labels:
     """The labels of all ranks' images, each class of an image once."""
-    if world.size > 1:
-        most = int(world.max(torch.tensor(classes_BK.shape[1], device=class_B.device)))
-        classes_BK = torch.nn.functional.pad(classes_BK, (0, most - classes_BK.shape[1]), value=-1)
-        class_B, classes_BK = world.gather_fixed(class_B), world.gather_fixed(classes_BK)
+    gathered_BK = world.gather_fixed(torch.cat([class_B[:, None], classes_BK], dim=1).cpu())
+    class_B, classes_BK = gathered_BK[:, 0].contiguous(), gathered_BK[:, 1:]
     others_BK = classes_BK.masked_fill(classes_BK == class_B[:, None], -1).sort(dim=1).values
     repeated = others_BK[:, 1:] == others_BK[:, :-1]
     others_BK[:, 1:] = others_BK[:, 1:].masked_fill(repeated, -1)
-    image_B = torch.arange(len(class_B), device=class_B.device)
+    image_B = torch.arange(len(class_B))
     image_T, column_T = torch.nonzero(others_BK >= 0, as_tuple=True)
     class_T = others_BK[image_T, column_T]
     if multi_label == "one":
@@ -285,41 +299,77 @@ def _labels(world: World, class_B: Tensor, classes_BK: Tensor, multi_label: str)
     return _Labels(_Pairs(image_T, class_T, share_T), _Pairs(image_T[:0], class_T[:0], share_T[:0]))
 
 
+@dataclass(frozen=True)
+class _OwnWindow:
+    """What of a window is this rank's."""
+
+    window: Window
+    slot_M: Tensor
+    """Ascending, on the host."""
+    row_M: Tensor
+    """On the device."""
+
+    @staticmethod
+    def of(drawn: Window, world: World) -> _OwnWindow:
+        class_M = drawn.classes_of()
+        slot_M = torch.nonzero(class_M % world.size == world.rank).squeeze(1)
+        return _OwnWindow(drawn, slot_M, world.on_device(class_M[slot_M] // world.size))
+
+
 class _Columns:
     """The classes that this rank compares a batch with: columns of its part of the logits."""
 
-    def __init__(self, drawn: Window, positive_P: Tensor, world: World) -> None:
-        self.window, self.world = drawn, world
-        class_M = drawn.classes_of(positive_P.device)
-        own_M = class_M % world.size == world.rank
-        class_M = class_M[own_M]
-        self.of_window = len(class_M)
-        self._column_of_slot = own_M.cumsum(0) - 1
+    def __init__(self, own: _OwnWindow, positive_P: Tensor, world: World) -> None:
+        self.own, self.world = own, world
+        drawn = own.window
         outside_P = positive_P[drawn.slots(positive_P) >= drawn.size]
         self._outside_E = outside_P[outside_P % world.size == world.rank]
-        self.row_S = torch.cat([class_M, self._outside_E]) // world.size
+        self.row_E = self._outside_E // world.size
+        self.row_S = torch.cat([own.row_M, world.on_device(self.row_E)])
         column_P = self.of(positive_P)
-        self.positive_columns = column_P[column_P >= 0]
+        self.positive_columns = world.on_device(column_P[column_P >= 0])
         compared = drawn.size + len(outside_P)
         negatives = compared - len(positive_P)
         self.sampled_share = negatives / (drawn.classes - len(positive_P)) if negatives else 1.0
         """r′: of the classes that are no image's, the share that is compared with."""
 
     def of(self, class_T: Tensor) -> Tensor:
-        """column_T, −1 for classes that are another rank's or not compared with."""
-        slot_T = self.window.slots(class_T)
-        column_T = self._column_of_slot[slot_T.clamp_max(self.window.size - 1)]
-        column_T = column_T.masked_fill(slot_T >= self.window.size, -1)
-        if len(self._outside_E):
-            place_T = torch.searchsorted(self._outside_E, class_T).clamp_max_(len(self._outside_E) - 1)
-            column_T = torch.where(self._outside_E[place_T] == class_T, self.of_window + place_T, column_T)
-        return column_T.masked_fill(class_T % self.world.size != self.world.rank, -1)
+        """column_T, −1 for classes that are another rank's or not compared with. On the host."""
+        outside_T = _find(class_T, self._outside_E)
+        of_window_T = _find(self.own.window.slots(class_T), self.own.slot_M)
+        return torch.where(outside_T >= 0, outside_T + len(self.own.slot_M), of_window_T)
 
-    def pairs(self, pairs: _Pairs) -> _Pairs:
-        """Those whose class is compared with here, with columns for classes."""
-        column_T = self.of(pairs.class_T)
+    def pairs(self, pairs: _Pairs) -> _PairsHere:
+        return _PairsHere(pairs, self.of(pairs.class_T), self.world)
+
+
+class _PairsHere:
+    """Those pairs whose class is compared with on this rank, with columns for classes."""
+
+    def __init__(self, pairs: _Pairs, column_T: Tensor, world: World) -> None:
         here = column_T >= 0
-        return _Pairs(pairs.image_T[here], column_T[here], pairs.share_T[here])
+        self._image_T = pairs.image_T[here]
+        self._placed = tuple(world.on_device(x) for x in (self._image_T, column_T[here], pairs.share_T[here]))
+
+    def of(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """image_T, column_T and share_T of a slice of the batch; images count from its start."""
+        inside = _inside(self._image_T, part)
+        image_T, column_T, share_T = (x[inside] for x in self._placed)
+        return image_T - part.start, column_T, share_T
+
+
+def _find(x_T: Tensor, sorted_M: Tensor) -> Tensor:
+    """Where in sorted numbers each x stands, −1 where it is none of them."""
+    if not len(sorted_M):
+        return torch.full_like(x_T, -1)
+    place_T = torch.searchsorted(sorted_M, x_T).clamp_max_(len(sorted_M) - 1)
+    return place_T.masked_fill(sorted_M[place_T] != x_T, -1)
+
+
+def _inside(image_T: Tensor, part: slice) -> slice:
+    """Where among sorted images, on the host, those of a slice of the batch stand."""
+    first, end = torch.searchsorted(image_T, torch.tensor([part.start, part.stop])).tolist()
+    return slice(first, end)
 
 
 @dataclass
@@ -328,8 +378,9 @@ class _Gradients:
 
     image_BD: Tensor | None
     row_SD: Tensor
-    row_S: Tensor
-    of_window: int
+    row_M: Tensor
+    row_E: Tensor
+    """On the host."""
 
 
 class _Loss(torch.autograd.Function):
@@ -360,7 +411,7 @@ def _compare(
     """The loss over all ranks and its gradients, a slice of the batch at a time."""
     config, world = head.config, head.world
     positive_P = torch.unique(labels.right.class_T)
-    columns = _Columns(window(step, head.classes, head.size, head.seed), positive_P, world)
+    columns = _Columns(head.own_window(step), positive_P, world)
     row_SD, norm_S = head.unit_rows(columns.row_S)
     right, ignored = columns.pairs(labels.right), columns.pairs(labels.ignored)
     shift_S = None
@@ -409,9 +460,8 @@ def _compare(
     if gradient_SD is None:
         return loss, None
     if image_gradient_BD is not None:
-        mine = slice(world.rank * len(own_image_BD), (world.rank + 1) * len(own_image_BD))
-        image_gradient_BD = world.sum(image_gradient_BD)[mine] * (world.size / config.temperature)
-    return loss, _Gradients(image_gradient_BD, gradient_SD, columns.row_S, columns.of_window)
+        image_gradient_BD = world.scatter_sum(image_gradient_BD) * (world.size / config.temperature)
+    return loss, _Gradients(image_gradient_BD, gradient_SD, columns.own.row_M, columns.row_E)
 
 
 def _exp_(logit_CS: Tensor, world: World) -> tuple[Tensor, Tensor]:
@@ -436,19 +486,25 @@ class _TooClose:
 
     def __init__(self, cosine: float, labels: _Labels, columns: _Columns, row_SD: Tensor) -> None:
         self.cosine, self.row_SD = cosine, row_SD
-        class_T = labels.right.class_T
-        own = columns.of(class_T)
-        vector_TD = row_SD.new_zeros(len(class_T), row_SD.shape[1])
-        vector_TD[own >= 0] = row_SD[own[own >= 0]]
-        self.vector_TD = columns.world.sum(vector_TD)
-        self.image_T = labels.right.image_T
-        first_T = torch.searchsorted(self.image_T, self.image_T)
-        self.nth_T = torch.arange(len(first_T), device=first_T.device) - first_T
+        world = columns.world
+        image_T = labels.right.image_T
+        nth_T, order_T = (torch.arange(len(image_T)) - torch.searchsorted(image_T, image_T)).sort(stable=True)
+        self._image_T = image_T[order_T]
+        self._placed_T = world.on_device(self._image_T)
+        # The first class of each image, then the second of those that have one ...: an image once in each.
+        self._nth = nth_T.bincount().tolist()
+        column_T = columns.of(labels.right.class_T[order_T])
+        own_T = torch.nonzero(column_T >= 0).squeeze(1)
+        vector_TD = row_SD.new_zeros(len(image_T), row_SD.shape[1])
+        vector_TD.index_copy_(0, world.on_device(own_T), row_SD[world.on_device(column_T[own_T])])
+        self._vector_TD = world.sum(vector_TD)
 
     def leave_out_(self, logit_CS: Tensor, part: slice) -> None:
-        inside_T = (self.image_T >= part.start) & (self.image_T < part.stop)
-        for nth in range(int(self.nth_T.max()) + 1):
-            chosen_T = inside_T & (self.nth_T == nth)
-            close = self.vector_TD[chosen_T] @ self.row_SD.T > self.cosine
-            image = self.image_T[chosen_T] - part.start
+        for image_T, placed_T, vector_TD in zip(
+            self._image_T.split(self._nth), self._placed_T.split(self._nth), self._vector_TD.split(self._nth),
+            strict=True,
+        ):  # fmt: skip
+            inside = _inside(image_T, part)
+            close = vector_TD[inside] @ self.row_SD.T > self.cosine
+            image = placed_T[inside] - part.start
             logit_CS[image] = logit_CS[image].masked_fill_(close, -torch.inf)

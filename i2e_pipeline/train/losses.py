@@ -96,8 +96,12 @@ def distillation(distilled_BT: Tensor, teacher_BT: Tensor, world: World = _ALONE
 
 
 def alike(classes_BK: Tensor, world: World = _ALONE) -> Tensor:
-    """Which rows of all ranks share a label with each of this rank's rows: bool (B, N)."""
-    labels_NK = _gather_labels(classes_BK, world)
+    """Which rows of all ranks share a label with each of this rank's rows: bool (B, N), on the rank's device.
+
+    classes_BK   on the host or the device; K is the same on all ranks
+    """
+    classes_BK = world.on_device(classes_BK)
+    labels_NK = world.gather_fixed(classes_BK)
     unlabelled_BK = classes_BK.masked_fill(classes_BK < 0, -2)  # −1 of one row is not the same as −1 of another
     alike_BN = torch.zeros((len(classes_BK), len(labels_NK)), dtype=torch.bool, device=classes_BK.device)
     for mine_B in unlabelled_BK.unbind(1):
@@ -112,15 +116,6 @@ def _gather_both(image_BD: Tensor, text_BD: Tensor, world: World) -> tuple[Tenso
         return image_BD, text_BD
     image_ND, text_ND = world.gather(torch.cat([image_BD, text_BD], dim=1)).split(image_BD.shape[1], dim=1)
     return image_ND, text_ND
-
-
-def _gather_labels(classes_BK: Tensor, world: World) -> Tensor:
-    """Labels of all ranks' rows, (N, K) with the largest K of any rank."""
-    if world.size == 1:
-        return classes_BK
-    widest = int(world.max(torch.tensor(classes_BK.shape[1], device=classes_BK.device)))
-    padding = (0, widest - classes_BK.shape[1])
-    return world.gather_fixed(torch.nn.functional.pad(classes_BK, padding, value=-1))
 
 
 def _own(rows: int, world: World) -> Tensor:

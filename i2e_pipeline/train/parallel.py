@@ -48,12 +48,21 @@ class World:
         return x_BD if self.size == 1 else _Gather.apply(x_BD, self)
 
     def gather_fixed(self, x_B: Tensor) -> Tensor:
-        """As `gather`, for what carries no gradient: class indices, ids."""
+        """As `gather`, for what carries no gradient: class indices, ids. Tensors on the host go through gloo, so that
+        nobody waits for a device."""
         if self.size == 1:
             return x_B
-        parts = [torch.empty_like(x_B) for _ in range(self.size)]
-        dist.all_gather(parts, x_B.contiguous())
-        return torch.cat(parts)
+        gathered = x_B.new_empty((self.size * len(x_B), *x_B.shape[1:]))
+        dist.all_gather_into_tensor(gathered, x_B.contiguous())
+        return gathered
+
+    def scatter_sum(self, x_ND: Tensor) -> Tensor:
+        """This rank's rows of the sum over ranks, without gradient; x_ND has B rows for each rank, in their order."""
+        if self.size == 1:
+            return x_ND
+        own_BD = x_ND.new_empty((len(x_ND) // self.size, *x_ND.shape[1:]))
+        dist.reduce_scatter_tensor(own_BD, x_ND.contiguous())
+        return own_BD
 
     def gather_objects(self, value: Any) -> list[Any]:
         """One small Python value of each rank, in the order of ranks."""
@@ -107,6 +116,27 @@ class World:
             dist.all_reduce(x, how)
         return x
 
+    def on_device(self, x: Tensor) -> Tensor:
+        """A tensor of the host on this rank's device, without waiting for what the device has yet to do."""
+        if self.device.type == "cuda" and x.device.type == "cpu":
+            x = x.pin_memory()  # from other memory CUDA copies once the stream is empty
+        return x.to(self.device, non_blocking=True)
+
+    def on_host(self, x: Tensor) -> Callable[[], list[float]]:
+        """Numbers of the device, on their way: the call waits for them, and not for what the device was given since."""
+        if x.device.type != "cuda":
+            return x.tolist
+        copy = x.to("cpu", non_blocking=True)
+        there = torch.cuda.Event()
+        there.record()
+
+        def read() -> list[float]:
+            there.synchronize()
+            numbers: list[float] = copy.tolist()
+            return numbers
+
+        return read
+
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()
@@ -117,14 +147,13 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_BD: Tensor, world: World) -> Tensor:
-        ctx.world, ctx.rows = world, len(x_BD)
+        ctx.world = world
         return world.gather_fixed(x_BD)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         world: World = ctx.world
-        summed = world.sum(grads[0])
-        return summed[world.rank * ctx.rows : (world.rank + 1) * ctx.rows], None
+        return world.scatter_sum(grads[0]), None
 
 
 def join(device: str = "auto", timeout_minutes: float = 30.0) -> World:

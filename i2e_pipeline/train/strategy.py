@@ -93,6 +93,13 @@ def optimizer_of(towers: Towers, config: OptimizerConfig) -> torch.optim.AdamW:
     )
 
 
+def update(optimizer: torch.optim.Optimizer, unless: Tensor) -> None:
+    """A step of a fused optimizer that changes nothing, moments and their count neither, where `unless` is true on the
+    device: torch's GradScaler tells it in the same way."""
+    optimizer.found_inf = unless.float()  # type: ignore[attr-defined]
+    optimizer.step()
+
+
 def gathered(named: Iterable[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor] | None:
     """Tensors as whole pieces on the CPU, by name; None where this rank does not keep them. Every rank must ask for the
     same ones in the same order, and holds one of them at a time where it keeps none."""

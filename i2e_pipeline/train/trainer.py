@@ -135,6 +135,21 @@ def dataset_of(config: Config) -> str:
     return config.train.dataset or files.join(config.output, "i2e")
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What a step tells of itself."""
+
+    step: int
+    """Counted from 1."""
+    losses: dict[str, Tensor]
+    """Of this rank."""
+    image_ids: list[bytes]
+    learning_rate: float
+    wait_seconds: float
+    read: Callable[[], list[float]]
+    """The means over ranks of losses, of whether a rank has a bad one, was asked to stop, or wants a checkpoint."""
+
+
 class _Training:
     """All parts of a training of one rank, and its loop."""
 
@@ -172,6 +187,8 @@ class _Training:
         self.steps = config.steps or math.ceil(config.epochs * len(self.samples) / config.data.batch_size)
         factor(0, self.steps, config.optimizer.warmup)  # a warm-up that is too long is refused before anything is done
         self.step = 0
+        """Steps that the device was given."""
+        self._told: _Told | None = None
         self._saved_at = time.monotonic()
         self.best: float | None = None
         self.skipped: dict[str, int] = {}
@@ -236,10 +253,12 @@ class _Training:
         while self.step < self.steps:
             asked, due = self._step(self.batches, stop)
             done = self.step == self.steps
-            better = False
-            if done or (self.config.evaluate_every and self.step % self.config.evaluate_every == 0):
-                better = self._is_better(self._evaluate())
-            if done or better or due or self.step % self.config.checkpoint_every == 0:
+            evaluates = done or (self.config.evaluate_every and self.step % self.config.evaluate_every == 0)
+            saves = done or due or self.step % self.config.checkpoint_every == 0
+            if evaluates or saves or asked:
+                asked = self._settle()[0] or asked
+            better = bool(evaluates) and self._is_better(self._evaluate())
+            if saves or better:
                 with self.journal.outside():
                     self._save()
                     self.world.broadcast(functools.partial(self._tidy, better))
@@ -251,8 +270,14 @@ class _Training:
                 )
 
     def _step(self, batches: Iterator[Batch], stop: _Stop) -> tuple[bool, bool]:
-        """One step of all ranks. Returns whether somebody asked one of them to stop, and whether a checkpoint is due by
-        the first one's clock."""
+        """One step of all ranks. Returns what `_settle` found.
+
+        To ask a card in every step whether the loss is a number would have it wait for the next step's kernels. So the
+        card decides alone whether the update changes anything, and the host reads the numbers of a step when it has
+        queued the gradient of the next one, but not yet its update: weights, moments and head are then those before a
+        bad step, as if it had been passed over at once. (Statistics of batch norms have seen the next batch.) On a
+        processor there is nothing to wait for.
+        """
         config, parts = self.config, self.config.accumulate
         rate = factor(self.step, self.steps, config.optimizer.warmup)
         for group in self.optimizer.param_groups:
@@ -270,34 +295,44 @@ class _Training:
                 (found["loss"] / parts).backward()
             for name, loss in found.items():
                 losses[name] = losses.get(name, 0.0) + loss.detach() / parts
+        settled = self._settle()
         losses["gradient norm"] = self._clip()
-        # One exchange and one wait for the device: the mean over ranks, which is no number where one rank's is none.
-        told = [x.float() for x in losses.values()]
-        told.append(torch.tensor([float(stop.asked), float(self._is_due())], device=told[0].device))
-        *means, asked, due = self.world.sum(torch.cat([x.reshape(-1) for x in told])).div(self.world.size).tolist()
-        if not all(map(math.isfinite, means)) and journal.check_finite(
-            losses,
-            self.step + 1,
-            image_ids,
-            self.world,
-            self.folder,
-            config_digest=self.fingerprint,
-            save=self._save,
-            pass_over=self.bad_steps < config.skip_bad_steps and self._can_pass_over(),
-        ):
-            self._pass_over()
-            return asked > 0, due > 0
-        mean = dict(zip(losses, means, strict=True))
-        self.optimizer.step()
+        mine = torch.stack([x.float().reshape(()) for x in losses.values()])
+        flags = self.world.on_device(torch.tensor([float(stop.asked), float(self._is_due())]))
+        told = self.world.sum(torch.cat([mine, (~mine.isfinite()).any().float()[None], flags]))
+        bad = told[len(mine)] > 0
+        strategy.update(self.optimizer, unless=bad)
         self.optimizer.zero_grad(set_to_none=True)
         if self.head is not None:
-            self.head.step(rate * config.head.learning_rate)
+            self.head.step(rate * config.head.learning_rate, unless=bad)
         self.towers.clamp()
         self.step += 1
-        if self.ema is not None:
-            self.ema.update(self.towers, self.step)
-        norm = mean.pop("gradient norm")
-        self.journal.step(self.step, mean, rate * config.optimizer.learning_rate, norm, self.loader.wait_seconds)
+        learning_rate, wait = rate * config.optimizer.learning_rate, self.loader.wait_seconds
+        self._told = _Told(
+            self.step, losses, image_ids, learning_rate, wait, self.world.on_host(told / self.world.size)
+        )
+        return self._settle() if self._reads_at_once else settled
+
+    @property
+    def _reads_at_once(self) -> bool:
+        """Whether a step's numbers are there when the host has done its part."""
+        return self.world.device.type == "cpu"
+
+    def _settle(self) -> tuple[bool, bool]:
+        """Reads what the last step came to: into the journal and the mean of the weights, or it was a bad one. Returns
+        whether somebody asked a rank to stop by then, and whether a checkpoint is due by the first one's clock."""
+        told, self._told = self._told, None
+        if told is None:
+            return False, False
+        *means, bad, asked, due = told.read()
+        if bad:
+            self._pass_over(told)
+        else:
+            if self.ema is not None:
+                self.ema.update(self.towers, told.step)
+            mean = dict(zip(told.losses, means, strict=True))
+            norm = mean.pop("gradient norm")
+            self.journal.step(told.step, mean, told.learning_rate, norm, told.wait_seconds)
         return asked > 0, due > 0
 
     def _can_pass_over(self) -> bool:
@@ -306,19 +341,32 @@ class _Training:
         mine = all(bool(torch.isfinite(b).all()) for b in statistics)
         return all(self.world.gather_objects(mine))
 
-    def _pass_over(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.head is not None:
-            self.head.forget()
-        self.step += 1
+    def _pass_over(self, told: _Told) -> None:
+        """Counts a bad step, or raises BadLoss; all ranks do the same."""
+
+        def save() -> Path:
+            self.step = told.step - 1
+            return self._save()
+
+        journal.check_finite(
+            told.losses,
+            told.step,
+            told.image_ids,
+            self.world,
+            self.folder,
+            config_digest=self.fingerprint,
+            save=save,
+            pass_over=self.bad_steps < self.config.skip_bad_steps and self._can_pass_over(),
+        )
         self.bad_steps += 1
-        self.journal.passed_over(self.step)
+        self.journal.passed_over(told.step)
 
     def _is_due(self) -> bool:
         minutes = self.config.checkpoint_minutes
         return self.world.first and minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
 
     def _on_device(self, batch: Batch) -> Batch:
+        """Labels stay on the host, where the head works out what it compares."""
         device = self.world.device
         tokens_BL = None if batch.tokens_BL is None else self.towers.trim(batch.tokens_BL)
         if device.type == "cpu":
@@ -326,8 +374,8 @@ class _Training:
         teacher_BT = batch.teacher_BT
         return Batch(
             pixels_BCHW=batch.pixels_BCHW.to(device, non_blocking=True),
-            class_B=batch.class_B.to(device, non_blocking=True),
-            classes_BK=batch.classes_BK.to(device, non_blocking=True),
+            class_B=batch.class_B,
+            classes_BK=batch.classes_BK,
             tokens_BL=None if tokens_BL is None else tokens_BL.to(device, non_blocking=True),
             teacher_BT=None if teacher_BT is None else teacher_BT.to(device, non_blocking=True),
             image_ids=batch.image_ids,

@@ -42,6 +42,20 @@ def test_without_sampling_a_baseline_has_the_head_s_loss(monkeypatch: pytest.Mon
     made = entity_head.EntityHead(50, 8, entity_head.config_of(1.0), World(), seed=0)
     image_BD = functional.normalize(torch.randn(6, 8))
     class_B = torch.arange(6)
-    step = entity_head.dense(50, 8, 1.0, World(), adamw=False, rows_ND=made.weights_RD.clone())
+    step = entity_head.as_parameter(50, 8, 1.0, World(), optimizer="sgd", rows_ND=made.weights_RD.clone())
     step(image_BD, class_B, 0)
     torch.testing.assert_close(losses[0], made.loss(image_BD, class_B, class_B[:, None], 0))
+
+
+def test_a_sparse_gradient_moves_the_rows_of_the_step_as_a_dense_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a sparse baseline that is fast because it trains other rows, or none."""
+    monkeypatch.setitem(entity_head.OPTIMIZERS, "sgd", entity_head.OPTIMIZERS["sparse-sgd"])
+    image_BD, class_B = functional.normalize(torch.randn(6, 8)), torch.arange(6)
+    begin_ND, moved = torch.randn(50, 8), []
+    for optimizer in ("sgd", "sparse-sgd"):
+        rows_ND = begin_ND.clone()
+        torch.manual_seed(1)  # the same classes are drawn
+        entity_head.as_parameter(50, 8, 0.4, World(), optimizer=optimizer, rows_ND=rows_ND)(image_BD, class_B, 0)
+        moved.append(rows_ND)
+    assert int((moved[0] != begin_ND).any(1).sum()) == 20
+    torch.testing.assert_close(moved[0], moved[1])

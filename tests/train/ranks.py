@@ -21,11 +21,14 @@ class Rank:
     said: Path
 
 
-def start(settings: Path, ranks: int = 1, seen: Path | None = None, slurm: bool = False) -> list[Rank]:
+def start(
+    settings: Path, ranks: int = 1, seen: Path | None = None, slurm: bool = False, late: bool = False
+) -> list[Rank]:
     """One process per rank of the training that a YAML file describes.
 
     seen    a folder for the ids of each step
     slurm   they are told their numbers as srun does it, not as torchrun does
+    late    they read what a step came to when the next one is under way, as on a card
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -44,7 +47,7 @@ def start(settings: Path, ranks: int = 1, seen: Path | None = None, slurm: bool 
             }  # fmt: skip
         said = settings.with_suffix(f".{port}-{rank}.txt")
         process = multiprocessing.get_context("forkserver").Process(
-            target=train, args=(settings, environment, said, seen)
+            target=train, args=(settings, environment, said, seen, late)
         )
         process.start()
         started.append(Rank(process, said))
@@ -94,12 +97,15 @@ def ids_by_step(seen: Path) -> dict[int, list[str]]:
     return {step: sorted(ids) for step, ids in sorted(found.items())}
 
 
-def train(settings: Path, environment: dict[str, str], said: Path, seen: Path | None) -> None:
+def train(settings: Path, environment: dict[str, str], said: Path, seen: Path | None, late: bool) -> None:
     """One rank's main: `i2e train`, with the batches that reach the losses written down on the way."""
     os.environ.update(environment)
     from i2e_pipeline import cli
     from i2e_pipeline.train.recipes import Recipe
+    from i2e_pipeline.train.trainer import _Training
 
+    if late:
+        _Training._reads_at_once = False  # type: ignore[assignment,method-assign]
     if seen is not None:
         place = seen / f"{os.getpid()}.jsonl"
         losses = Recipe.losses

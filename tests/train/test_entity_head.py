@@ -1,6 +1,6 @@
 """The entity head against the textbook: one full matrix of class vectors, autograd, the same classes left out.
 
-The same cases run on 1, 2 and 4 gloo ranks; what a rank found goes into a file, and the tests compare there.
+The same cases run on 1 to 4 gloo ranks; what a rank found goes into a file, and the tests compare there.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from i2e_pipeline.train import entity_head
 from i2e_pipeline.train.class_sampling import normal_rows, sample_size, window
 from i2e_pipeline.train.entity_head import EntityHead, HeadError
 from i2e_pipeline.train.parallel import World
+from tests.train.no_data import DEVICE, Alike, nothing_is_read
 
 CLASSES, WIDTH, IMAGES, SEED, RATE = 37, 8, 12, 5, 0.02
 
@@ -46,7 +47,7 @@ CASES: dict[str, dict[str, Any]] = {
 """Settings of the head; `classes`, `parts` of an accumulated step, the one `right` class and the number of `logits` of
 a slice are the case's own."""
 
-SIZES = (1, 2, 4)
+SIZES = (1, 2, 3, 4)
 
 
 def config_of(case: dict[str, Any]) -> HeadConfig:
@@ -142,8 +143,6 @@ def two_steps(case: dict[str, Any], world: World) -> dict[str, Tensor]:
     for step in range(2):
         for part in range(parts):
             image_BD, class_B, classes_BK = (x[share] for x in batch_of(case, step * parts + part))
-            most = int((classes_BK >= 0).sum(1).max())  # ranks differ in how many labels their images have
-            classes_BK = classes_BK.sort(dim=1, descending=True).values[:, :most]
             image_BD = image_BD.clone().requires_grad_()
             loss = head.loss(image_BD, class_B, classes_BK, step)
             (loss / parts).backward()
@@ -342,6 +341,40 @@ def test_bfloat16_rows_follow_float32_ones() -> None:
         loss = train_one_step(exact, step)
         torch.testing.assert_close(train_one_step(rounded, step), loss, rtol=0.03, atol=0.03)
     torch.testing.assert_close(rounded.weights_RD.float(), exact.weights_RD, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_waits_for_nothing_from_the_device(monkeypatch: pytest.MonkeyPatch, name: str, size: int) -> None:
+    """Catches: int(tensor.min()), a mask as index, torch.unique, a shape that depends on what a tensor holds."""
+    case = CASES[name]
+    monkeypatch.setattr(entity_head, "LOGITS", case.get("logits", 1 << 26))
+    head = EntityHead(case.get("classes", CLASSES), WIDTH, config_of(case), Alike(0, size, DEVICE), SEED)
+    with nothing_is_read():
+        for step in range(2):
+            for part in range(case.get("parts", 1)):
+                image_BD, class_B, classes_BK = batch_of(case, step * 3 + part)
+                head.loss(image_BD.to(DEVICE).requires_grad_(), class_B, classes_BK, step).backward()
+            head.step(RATE, unless=torch.zeros((), dtype=torch.bool, device=DEVICE))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_bad_step_leaves_rows_and_accumulators_bit_for_bit(parts: int, dtype: str) -> None:
+    """Catches: 0 · NaN, and rows outside the window that are written without the guard."""
+    head = head_of(sample=0.3, dtype=dtype)
+    train_one_step(head)
+    before = [x.clone() for x in head.shard()]
+    for _ in range(parts):
+        image_BD, class_B, classes_BK = batch_of({}, 1)
+        (head.loss(image_BD, class_B, classes_BK, 1) * float("nan")).backward()
+    head.step(RATE, unless=torch.tensor(True))
+    assert all(map(torch.equal, before, head.shard()))
+    assert torch.isfinite(train_one_step(head, 2))
+    image_BD, class_B, classes_BK = batch_of({}, 3)
+    head.loss(image_BD, class_B, classes_BK, 3).backward()
+    head.step(RATE, unless=torch.tensor(False))
+    assert not torch.equal(before[1], head.weights_RD)
 
 
 MEASURED = """

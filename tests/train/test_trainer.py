@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,15 @@ from i2e_pipeline.train import checkpoint
 from i2e_pipeline.train.journal import BadLoss, rows
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.recipes import Recipe
-from i2e_pipeline.train.trainer import TrainError, train
+from i2e_pipeline.train.trainer import TrainError, _Stop, _Training, train
 from tests.train import ranks
+from tests.train.no_data import DEVICE, nothing_is_read
 from tests.train.small_dataset import image_row, write_dataset
 
 IMAGES, CLASSES = 96, 12
+FOLDERS = ("at once", "late")
+"""Trainings that read what a step came to at once, and when the next one is under way, as on a card."""
+READ = ("kind", "step", "losses", "norm", "learning_rate", "figures")
 
 
 @pytest.fixture(scope="module")
@@ -118,16 +124,17 @@ def test_a_training_cut_off_goes_on_as_if_nothing_had_happened(settings: Callabl
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sign", "size"),
+    ("sign", "size", "late"),
     [
-        (signal.SIGINT, 1),
-        (signal.SIGTERM, 2),
-        pytest.param(signal.SIGINT, 2, marks=pytest.mark.long),
-        pytest.param(signal.SIGUSR1, 1, marks=pytest.mark.long),
+        (signal.SIGINT, 1, False),
+        (signal.SIGTERM, 2, False),
+        (signal.SIGTERM, 2, True),
+        pytest.param(signal.SIGINT, 2, False, marks=pytest.mark.long),
+        pytest.param(signal.SIGUSR1, 1, False, marks=pytest.mark.long),
     ],
 )
 def test_a_signal_saves_what_was_trained_and_says_how_to_go_on(
-    settings: Callable[..., Config], tmp_path: Path, sign: signal.Signals, size: int
+    settings: Callable[..., Config], tmp_path: Path, sign: signal.Signals, size: int, late: bool
 ) -> None:
     """Catches: an interruption that loses the steps since the last checkpoint, or a state in the middle of one; a
     scheduler's signal that Ctrl-C's way out does not know."""
@@ -135,7 +142,7 @@ def test_a_signal_saves_what_was_trained_and_says_how_to_go_on(
     place, seen = tmp_path / "cut.yaml", tmp_path / "seen"
     place.write_text(configuration.dump(settings(tmp_path / "cut", *overrides)))
     seen.mkdir()
-    stopped = ranks.start(place, size, seen)
+    stopped = ranks.start(place, size, seen, late=late)
     ranks.send(sign, stopped, seen, steps=3)
     for rank in stopped:
         rank.process.join(120)
@@ -333,7 +340,7 @@ def test_ranks_parts_and_shards_of_the_towers_give_the_same_weights(
     for name, extra in {"ddp": (), "fsdp": ("train.strategy=fsdp",)}.items():
         place = tmp_path / f"{name}.yaml"
         place.write_text(configuration.dump(settings(tmp_path / name, *extra)))
-        started[name] = ranks.start(place, 2)
+        started[name] = ranks.start(place, 2, late=name == "fsdp")
     for name, processes in started.items():
         ranks.finish(processes)
         assert far(weights(tmp_path / "one"), weights(tmp_path / name)) < 1e-3, name
@@ -362,24 +369,95 @@ def test_a_loss_that_is_no_number_stops_with_step_images_and_state(
     assert checkpoint.load(saved).state.step == told["step"] - 1
 
 
-@pytest.mark.parametrize("allowed", [2, 1])
-def test_a_bad_step_or_two_are_passed_over_and_one_more_stops(
-    settings: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: int
+def test_a_host_that_reads_each_step_late_trains_the_same(
+    settings: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches: a month's training that one batch ends; one that goes on for ever without learning; a bad gradient that
-    reaches the weights, the head or the optimiser."""
+    """Catches: a mean of the weights that is a step behind, figures or a checkpoint of a step that was not read yet, a
+    journal that lacks the last step. On a card the host is late."""
+    often = ("train.optimizer.ema=0.9", "train.checkpoint_every=2", "train.evaluate_every=3")
+    run(settings(tmp_path / "at once", *often))
+    monkeypatch.setattr(_Training, "_reads_at_once", False)
+    run(settings(tmp_path / "late", *often))
+    for name in ("towers", "ema", "optimizer"):
+        at_once, late = (load_file(tmp_path / f / "checkpoints/step-00000006" / f"{name}.safetensors") for f in FOLDERS)
+        assert far(at_once, late) == 0
+    assert torch.equal(*(head(tmp_path / f) for f in FOLDERS))
+    told = [[{k: r.get(k) for k in READ} for r in rows(tmp_path / f)] for f in FOLDERS]
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("recipe", ["multi_task", "supervised", "contrastive"])
+def test_a_step_asks_the_device_for_nothing_but_the_numbers_of_the_one_before(
+    settings: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    """Catches: a host that waits for the device before the update of each step, or anywhere else in it."""
+    begun: list[int] = []
+    read: list[int] = []
+
+    def on_host(world: World, x: torch.Tensor) -> Callable[[], list[float]]:
+        def numbers(step: int = len(begun)) -> list[float]:
+            read.append(step)
+            return [0.0] * len(x)
+
+        return numbers
+
+    monkeypatch.setattr(World, "on_host", on_host)
+    monkeypatch.setattr(sys.modules["torch.optim.optimizer"], "_get_fused_kernels_supported_devices", lambda: ["meta"])
+    given = settings(tmp_path, f"train.recipe={recipe}", "train.optimizer.ema=0.9", "train.accumulate=2")
+    training = _Training(given, World(device=DEVICE), lambda *_: {})
+    batches: Any = iter(training.loader)
+    with contextlib.closing(batches), nothing_is_read():
+        for step in range(1, 5):
+            begun.append(step)
+            training._step(batches, _Stop())
+            assert read == begun[:-1]
+
+
+def make_bad(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Losses of these steps, counted from 0, are no numbers."""
     losses = Recipe.losses
 
     def bad(self, encoded, batch, head, world, step):  # type: ignore[no-untyped-def]
         found = losses(self, encoded, batch, head, world, step)
-        return {n: v * float("nan") for n, v in found.items()} if step in (2, 4) else found
+        return {n: v * float("nan") for n, v in found.items()} if step in steps else found
 
     monkeypatch.setattr(Recipe, "losses", bad)
+
+
+def test_a_bad_step_that_is_read_late_has_touched_nothing_and_nor_has_the_next(
+    settings: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: weight decay, moments, class vectors or a mean that moved in a step without a gradient; a state "before
+    the bad step" that is the one after it."""
+    make_bad(monkeypatch, 2, 4)
+    for folder in FOLDERS:
+        monkeypatch.setattr(_Training, "_reads_at_once", folder == "at once")
+        with pytest.raises(BadLoss, match="step 5: "):
+            run(settings(tmp_path / folder, "train.skip_bad_steps=1", "train.optimizer.ema=0.9"))
+        assert checkpoint.steps(tmp_path / folder) == [4]
+    for name in ("towers", "ema", "optimizer"):
+        at_once, late = (load_file(tmp_path / f / "checkpoints/step-00000004" / f"{name}.safetensors") for f in FOLDERS)
+        assert far(at_once, late) == 0
+    assert torch.equal(*(head(tmp_path / f) for f in FOLDERS))
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("allowed", [2, 1])
+def test_a_bad_step_or_two_are_passed_over_and_one_more_stops(
+    settings: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: int, late: bool
+) -> None:
+    """Catches: a month's training that one batch ends; one that goes on for ever without learning; a bad gradient that
+    reaches the weights, the head or the optimiser."""
+    if late:
+        monkeypatch.setattr(_Training, "_reads_at_once", False)
+    make_bad(monkeypatch, 2, 4)
     config = settings(tmp_path, f"train.skip_bad_steps={allowed}", "train.checkpoint_every=3")
     if allowed == 1:
         with pytest.raises(BadLoss, match=r"step 5: .*train\.skip_bad_steps passes it over"):
             run(config)
-        assert checkpoint.latest(tmp_path) == tmp_path / "checkpoints" / "step-00000004"
+        saved = tmp_path / "checkpoints" / "step-00000004"
+        assert checkpoint.latest(tmp_path) == saved
+        assert checkpoint.load(saved).state.position == 4 * 16
         return
     found = run(config)
     assert found["bad_steps"] == 2
