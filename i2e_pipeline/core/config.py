@@ -811,6 +811,19 @@ class LossConfig(Section):
     own."""
 
 
+class TowerConfig(Section):
+    """How one of the two towers is trained."""
+
+    freeze: bool = False
+    """Leave the tower as it begins, its batch norms' statistics included. With a trained image tower and a new text
+    tower this is LiT (arXiv 2111.07991)."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of the tower. None: that of the optimizer."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Learning rate of each block as a share of that of the block after it, as for BEiT (arXiv 2106.08254). What comes
+    before the first block counts as a block, and so does what comes after the last. 1: the same rate for all."""
+
+
 class OptimizerConfig(Section):
     learning_rate: float = Field(8e-4, gt=0)
     """Peak learning rate. For ViT-L/14 the paper takes 6e-4, as far as is known."""
@@ -818,6 +831,8 @@ class OptimizerConfig(Section):
     """Weight decay of matrices. Norms, biases, scales and position embeddings have none."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's decays of the running means of the gradient and of its square."""
+    eps: float = Field(1e-8, gt=0)
+    """AdamW's ε, which is added to the root of the mean square. open_clip takes 1e-6 for ViTs."""
     warmup: float = Field(0.05, ge=0)
     """Steps in which the learning rate rises; a number below 1 is a share of all steps. Then it falls to zero along a
     cosine."""
@@ -825,6 +840,15 @@ class OptimizerConfig(Section):
     """Largest norm of the towers' gradient, taken over all ranks. None: no clipping."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of a running mean of the weights, which evaluation and export then use. None: no mean."""
+    image: TowerConfig = TowerConfig()
+    """The image tower."""
+    text: TowerConfig = TowerConfig()
+    """The text tower. The scale, the bias and what distils are of neither."""
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the towers that are frozen."""
+        return tuple(name for name, tower in (("image", self.image), ("text", self.text)) if tower.freeze)
 
 
 RECIPES = ("multi_task", "supervised", "contrastive", "clip_alt_text", "clip_entity_text")

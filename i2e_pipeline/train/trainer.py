@@ -159,6 +159,7 @@ class _Training:
             config.seed,
             teacher_width=teacher.width if teacher else None,
             uses_text=self.recipe.uses_text,
+            frozen=config.optimizer.frozen,
         )
         self.module: nn.Module = strategy.wrap(self.towers, config, world)
         self.optimizer = strategy.optimizer_of(self.towers, config.optimizer)
@@ -255,7 +256,7 @@ class _Training:
         config, parts = self.config, self.config.accumulate
         rate = factor(self.step, self.steps, config.optimizer.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * config.optimizer.learning_rate
+            group["lr"] = rate * config.optimizer.learning_rate * group["lr_scale"]
         self.module.train()
         losses: dict[str, Tensor] = {}
         image_ids: list[bytes] = []
