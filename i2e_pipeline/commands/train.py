@@ -57,7 +57,9 @@ def on_spark(config: Config, restart: bool = False) -> dict[str, Any]:
     if not local and config.train.ranks is None:
         raise ConfigError("train.ranks is not set: say how many processes the cluster shall train with")
     log.info(f"{ranks} rank{'s' * (ranks > 1)} through TorchDistributor ({'this machine' if local else 'executors'})")
-    cluster.check(spark, config, [("train.folder", folder_of(config))], [("train.dataset", dataset_of(config))])
+    reads = [("train.dataset", dataset_of(config))]
+    reads += [place for place in configuration.paths(config) if place[0] == "train.start_from"]
+    cluster.check(spark, config, [("train.folder", folder_of(config))], reads)
     place = files.join(folder_of(config), "failed.txt")
     files.remove(place)
     try:

@@ -72,6 +72,14 @@ def _folder(value: str) -> str:
     return value
 
 
+def _checkpoint(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    folder = _path(value.removeprefix("train:"))
+    model_name.checkpoint_of(folder)
+    return folder
+
+
 def _server(value: str) -> str:
     if not value:
         return value
@@ -860,6 +868,10 @@ class TrainConfig(Section):
     """Folder of a published I2E dataset. None: <output>/i2e."""
     folder: PathText | None = None
     """Where checkpoints, logs and the export go. None: <output>/train/<recipe>."""
+    start_from: Annotated[str | None, BeforeValidator(_checkpoint)] = None
+    """Checkpoint of another training to begin from, FOLDER@STEP, FOLDER@best or FOLDER@latest (FOLDER alone: latest).
+    The towers and, entity by entity, the rows of the head begin as its are; optimizer, schedule and step are new.
+    Recipe, image size and dataset may be others. Read once: a training that goes on has checkpoints of its own."""
     recipe: Recipe = "multi_task"
     """What is learned. `supervised` tells entities apart, `contrastive` brings an image and a text drawn for it
     together, `multi_task` does both (MOFI). Controls are plain CLIP on alt-texts (`clip_alt_text`) and on the entities'
@@ -1286,6 +1298,8 @@ def paths(config: Config) -> list[tuple[str, str]]:
     if config.label.calibration:
         found.append(("label.calibration", config.label.calibration))
     found += [(f"train.{k}", v) for k in ("dataset", "folder") if (v := getattr(config.train, k))]
+    if config.train.start_from:
+        found.append(("train.start_from", model_name.checkpoint_of(config.train.start_from)[0]))
     return found
 
 

@@ -227,7 +227,7 @@ def _model(config: EncoderConfig) -> tuple[Any, dict[str, Any]]:
         raise EncoderError(f"train.encoder.image_size={side}: {config.model} wants {patch} pixels or more, one patch")
     in_folder = parse(config.model).folder is not None
     _check_pretrained(config)
-    if models.wants_quick_gelu(config.model, config.pretrained):
+    if _quick_gelu(config, architecture):
         architecture["quick_gelu"] = True
     with_folder = in_folder and config.pretrained == "folder"
     try:
@@ -259,13 +259,7 @@ def _architecture(name: str) -> dict[str, Any]:
 
     folder = parse(name).folder
     if folder is not None:
-        path = Path(folder) / "open_clip_config.json"
-        if not path.is_file():
-            raise EncoderError(f"train.encoder.model={name}: {path} does not exist")
-        try:
-            architecture = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise EncoderError(f"train.encoder.model={name}: {path} holds no model_cfg: {error!r}") from error
+        architecture = _described(name, Path(folder))["model_cfg"]
     elif ":" in name:
         raise EncoderError(
             f"train.encoder.model={name}: copy the model to a folder and name it local-dir:FOLDER, or "
@@ -275,6 +269,37 @@ def _architecture(name: str) -> dict[str, Any]:
         _known(name, None)
         architecture = open_clip.get_model_config(name.replace("/", "-"))
     return copy.deepcopy(architecture)
+
+
+def _described(name: str, folder: Path) -> dict[str, Any]:
+    """What a local-dir says of its model; "model_cfg" is there."""
+    path = folder / "open_clip_config.json"
+    if not path.is_file():
+        raise EncoderError(f"train.encoder.model={name}: {path} does not exist")
+    try:
+        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        said["model_cfg"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EncoderError(f"train.encoder.model={name}: {path} holds no model_cfg: {error!r}") from error
+    return said
+
+
+def conventions(config: EncoderConfig) -> dict[str, Any]:
+    """What weights do not tell of their model: the activation, and how images are normalised. Raises EncoderError."""
+    import open_clip
+
+    folder = parse(config.model).folder
+    if folder is None:
+        said = open_clip.get_pretrained_cfg(config.model, config.pretrained or "")
+    else:
+        said = _described(config.model, Path(folder)).get("preprocess_cfg", {})
+    mean, std = said.get("mean", open_clip.OPENAI_DATASET_MEAN), said.get("std", open_clip.OPENAI_DATASET_STD)
+    activation = "QuickGELU" if _quick_gelu(config, _architecture(config.model)) else "GELU"
+    return {"the activation": activation, "images' mean": tuple(mean), "images' deviation": tuple(std)}
+
+
+def _quick_gelu(config: EncoderConfig, architecture: dict[str, Any]) -> bool:
+    return bool(architecture.get("quick_gelu")) or models.wants_quick_gelu(config.model, config.pretrained)
 
 
 def _check_pretrained(config: EncoderConfig) -> None:

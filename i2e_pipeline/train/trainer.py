@@ -1,6 +1,6 @@
 """Trainer: from the batches of a dataset to checkpoints and figures, on one rank or many.
 
-Reads   a published I2E dataset · the last checkpoint of the folder, if there is one
+Reads   a published I2E dataset · the last checkpoint of the folder, if there is one; else train.start_from
 Writes  <folder>/checkpoints · journal.jsonl · loss.png · tensorboard/ · export/ · outcome.json (last)
 
 A step: its global batch is cut over micro-batches and ranks (order.py), each part goes through the towers and the
@@ -31,7 +31,7 @@ from i2e_pipeline.core import files, lock
 from i2e_pipeline.core.config import Config, TrainConfig, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.dataset.published import Published, open_published
-from i2e_pipeline.train import checkpoint, export, journal, strategy
+from i2e_pipeline.train import card, checkpoint, export, journal, strategy, warm_start
 from i2e_pipeline.train.batch import Batch
 from i2e_pipeline.train.dataset import Loader, share_of_cores
 from i2e_pipeline.train.ema import Ema
@@ -176,6 +176,9 @@ class _Training:
         self.best: float | None = None
         self.skipped: dict[str, int] = {}
         self.bad_steps = 0
+        trains_text = self.recipe.uses_text and not config.optimizer.text.freeze
+        self.text_trained = trains_text or config.encoder.pretrained is not None
+        self.began_from: Path | None = None
         self.fingerprint = digest(config.shown())
         self.held_out = HeldOutImages(self.samples, self.towers, self.module, config, world, figures)
         self._resume(restart)
@@ -200,7 +203,12 @@ class _Training:
             images=len(self.samples.training),
             start=self.step,
             log_every=config.log_every,
-            facts={"recipe": config.recipe, "config": self.fingerprint},
+            facts={
+                "recipe": config.recipe,
+                "config": self.fingerprint,
+                "data": card.data_of(self.published, self.samples),
+                **({"start_from": str(self.began_from)} if self.began_from else {}),
+            },
         )
 
     def close(self) -> None:
@@ -369,6 +377,7 @@ class _Training:
             dataset=self.published.fingerprint,
             best=self.best,
             counts={**self._skipped(), _BAD_STEPS: self.bad_steps},
+            text_trained=self.text_trained,
         )
         mean = None if self.ema is None else strategy.gathered(self.ema.mean.items(), first)
         head = None
@@ -407,6 +416,7 @@ class _Training:
         """Goes on from the folder's last checkpoint, or begins."""
         found = self.world.broadcast(lambda: self._last(restart))
         if found is None:
+            self._begin()
             return
         saved = checkpoint.load(found, self.world)
         changed = _changed(export.settings_of(saved).shown(), self.config.shown())
@@ -438,11 +448,30 @@ class _Training:
         self.skipped = dict(saved.state.counts)
         self.bad_steps = self.skipped.pop(_BAD_STEPS, 0)
         self.best = saved.state.best
+        self.text_trained = self.text_trained or export.text_trained(saved)
         self.world.broadcast(lambda: self._remember_best(saved.state))
         with_these = f", with train.{', train.'.join(f'{k} ({v})' for k, v in taken.items())}" if taken else ""
         self._log(f"goes on from {found}, {self.step:,} of {self.steps:,} steps done{with_these}")
 
+    def _begin(self) -> None:
+        """From the checkpoint that train.start_from names, where it names one."""
+        named = self.config.start_from
+        if named is None:
+            return
+        self.began_from = self.world.broadcast(lambda: warm_start.find(named, self.folder))
+        saved = checkpoint.load(self.began_from, self.world)
+        self._log(f"begins from {self.began_from}")
+        for line in warm_start.take(self.towers, saved, self.config):
+            self._log(line)
+        self.text_trained = self.text_trained or export.text_trained(saved)
+        if self.ema is not None:
+            self.ema = Ema(self.towers, self.ema.decay)
+        if self.head is not None:
+            self._load_head(saved, fresh=True)
+
     def _last(self, restart: bool) -> Path | None:
+        if restart and self.config.start_from is not None:
+            warm_start.find(self.config.start_from, self.folder)  # before anything is removed
         if restart:
             checkpoint.drop_beyond(self.folder, -1)
             (self.folder / OUTCOME).unlink(missing_ok=True)
@@ -454,15 +483,17 @@ class _Training:
         if state.best is not None and (marked is None or state.best > marked[1]):
             checkpoint.mark_best(self.folder, state.step, state.best)
 
-    def _load_head(self, saved: checkpoint.Checkpoint) -> None:
+    def _load_head(self, saved: checkpoint.Checkpoint, fresh: bool = False) -> None:
+        """fresh   without the accumulators, which are the state of an optimizer"""
         assert self.head is not None
         entity_C = torch.tensor(self.samples.entity_ids_C)
         change = saved.class_change(entity_C)
-        if change:
+        if change or fresh:
             self._log(str(change))
         rank, size = self.world.rank, self.world.size
         for rows in saved.head_rows(entity_C, self.towers.width, lambda class_C: class_C % size == rank):
-            self.head.load(rows.class_C, rows.weights_CD, rows.accumulators_C)
+            accumulators_C = torch.zeros_like(rows.accumulators_C) if fresh else rows.accumulators_C
+            self.head.load(rows.class_C, rows.weights_CD, accumulators_C)
 
     def _skipped(self) -> dict[str, int]:
         """Undecodable images so far, by reason: of all ranks, and of the parts of the training before a resume."""
@@ -495,7 +526,8 @@ class _Training:
                 skipped=skipped,
                 bad_steps=self.bad_steps,
             )
-            export.export(self.towers, weights, self.folder / "export", config=self.config, figures=result.after)
+            told = card.of_training(self.folder, self.config, self.step, self.text_trained)
+            export.export(self.towers, weights, self.folder / "export", card=told)
             files.write_json(str(self.folder / OUTCOME), asdict(result))
         found: Outcome = self.world.gather_objects(result)[0]
         return found

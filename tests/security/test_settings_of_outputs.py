@@ -65,7 +65,7 @@ LOOKED_AT = {
     "verify.model": "weights without code (safetensors, no code of theirs)", "verify.served_model": "a name",
     "verify.prompt": "a text, shown to whom the user names", "verify.device": "a name of torch's",
     "train.dataset": "read as data", "train.folder": "no command of a folder trains",
-    "train.device": "a name of torch's",
+    "train.start_from": "the same", "train.device": "a name of torch's",
     "train.encoder.model": "weights without code", "train.encoder.pretrained": "the same",
     "train.text.template": "a text",
     "train.loss.teacher": "read as data", "evaluate.models": "no command of a folder evaluates",
