@@ -903,6 +903,12 @@ class TrainConfig(Section):
     evaluate_images: int = Field(4096, ge=2)
     """Images that an evaluation during training encodes at most of each kind: of held-out entities, held-out images of
     other entities, and training images. They are drawn by hash."""
+    evaluate_sets: dict[str, PathText] = Field(default_factory=dict)
+    """Image sets that are measured at each evaluation beside what is held out, by name, as `evaluate.data` names them:
+    gpr1200, cifar100 … or a name of your own."""
+    evaluate_protocols: Paths = ("gpr", "revisited", "knn", "zero_shot")
+    """Protocols of `i2e evaluate` by which these sets are measured, where they fit. A linear probe (`linear_probe`)
+    takes longer than all of these."""
     checkpoint_every: int = Field(1000, ge=1)
     """Steps between checkpoints."""
     checkpoint_minutes: float | None = Field(15.0, gt=0)
@@ -1298,6 +1304,7 @@ def paths(config: Config) -> list[tuple[str, str]]:
     if config.label.calibration:
         found.append(("label.calibration", config.label.calibration))
     found += [(f"train.{k}", v) for k in ("dataset", "folder") if (v := getattr(config.train, k))]
+    found += [(f"train.evaluate_sets.{name}", path) for name, path in config.train.evaluate_sets.items()]
     if config.train.start_from:
         found.append(("train.start_from", model_name.checkpoint_of(config.train.start_from)[0]))
     return found

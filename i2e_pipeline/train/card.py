@@ -1,7 +1,7 @@
 """Model card: the README of an export, from facts that a training has. What it does not have is not said.
 
 Reads    settings, the dataset's facts, held-out figures, what the towers are
-Writes   README.md: how to load it · data · training · held-out figures · limits · settings
+Writes   README.md: how to load it · data · training · figures · limits · settings
 """
 
 from __future__ import annotations
@@ -169,8 +169,9 @@ def _figures(card: Card) -> str:
     rows = []
     for name, value in card.figures.items():
         begun = f"{card.before[name]:.4g}" if name in card.before else ""
-        rows.append((name, f"{value:.4g}", begun, _MEASURED.get(name, "")))
-    return "## Held out\n\n" + _table(("", "figure", "before the first step", "what it is"), rows)
+        what = _MEASURED.get(name, "another image set, by a protocol of `i2e evaluate`")
+        rows.append((name, f"{value:.4g}", begun, what))
+    return "## Figures\n\n" + _table(("", "figure", "before the first step", "what it is"), rows)
 
 
 def _limits(card: Card, towers: Towers, no_huggingface: str | None) -> str:

@@ -38,6 +38,7 @@ from i2e_pipeline.train.ema import Ema
 from i2e_pipeline.train.encoders import Towers, build
 from i2e_pipeline.train.entity_head import EntityHead
 from i2e_pipeline.train.held_out import Figures, HeldOutImages
+from i2e_pipeline.train.on_ranks import Measure, OnRanks
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.recipes import Recipe, recipe
 from i2e_pipeline.train.samples import Samples
@@ -52,7 +53,8 @@ FIGURES = ("mAP", "knn", "zero_shot")
 _MAY_CHANGE = (
     "dataset", "folder", "device", "threads", "ranks", "accumulate", "strategy", "precision", "checkpoint_every",
     "checkpoint_minutes", "skip_bad_steps", "keep_checkpoints", "log_every", "evaluate_every", "evaluate_images",
-    "data.workers", "data.prefetch", "encoder.compile", "encoder.checkpoint_activations",
+    "evaluate_sets", "evaluate_protocols", "data.workers", "data.prefetch", "encoder.compile",
+    "encoder.checkpoint_activations",
 )  # fmt: skip
 """Settings that may differ when a training goes on from a checkpoint. They change the result by rounding errors only.
 The exception is `accumulate`: a contrastive loss compares the images of one micro-batch with each other."""
@@ -94,11 +96,14 @@ class Outcome:
     """Steps without a finite loss that were passed over (train.skip_bad_steps)."""
 
 
-def train(config: Config, world: World, figures: Figures, restart: bool = False) -> Outcome:
+def train(
+    config: Config, world: World, figures: Figures, restart: bool = False, sets: Measure | None = None
+) -> Outcome:
     """Trains as `config.train` says, or goes on where an earlier training of the folder was; every rank calls it.
 
     figures   what is measured on held-out images: (vectors, classes …) → name → number (held_out.py)
     restart   forget the folder's checkpoints
+    sets      measures the towers on images of its own, at each evaluation
     Raises TrainError, and the errors of dataset, encoders, head, recipes and checkpoints, all of them ValueErrors; Held
     on every rank while another training is in the folder.
     """
@@ -107,7 +112,7 @@ def train(config: Config, world: World, figures: Figures, restart: bool = False)
     with _alone_in(folder, world) as still_alone, _torch_settings(config.train):
         if world.first:
             configuration.keep(config, folder)
-        with contextlib.closing(_Training(config, world, figures, restart, still_alone)) as training:
+        with contextlib.closing(_Training(config, world, figures, restart, still_alone, sets)) as training:
             return training.run()
 
 
@@ -144,6 +149,7 @@ class _Training:
         figures: Figures,
         restart: bool = False,
         still_alone: Callable[[], None] = lambda: None,
+        sets: Measure | None = None,
     ) -> None:
         """still_alone   raises where the folder is no longer this training's; rank 0 asks it before each save"""
         self.config, self.world, self._still_alone = whole.train, world, still_alone
@@ -181,6 +187,7 @@ class _Training:
         self.began_from: Path | None = None
         self.fingerprint = digest(config.shown())
         self.held_out = HeldOutImages(self.samples, self.towers, self.module, config, world, figures)
+        self._sets = sets
         self._resume(restart)
         self.loader = Loader(
             self.samples,
@@ -359,6 +366,10 @@ class _Training:
         """Held-out figures of the weights that an export would have; the same on every rank."""
         with self.journal.outside(), self._weights_to_use(), self._precision():
             measured = self.held_out.measure()
+            if self._sets is not None:
+                self.module.eval()
+                measured |= self._sets(OnRanks(self.towers, self.module, self.world))
+                self.module.train()
         self.journal.evaluation(self.step, measured)
         return measured
 
@@ -591,9 +602,11 @@ def _changed(before: dict[str, Any], now: dict[str, Any], path: str = "") -> dic
     found: dict[str, str] = {}
     for key in sorted(before.keys() | now.keys()):
         then, here, name = before.get(key), now.get(key), f"{path}{key}"
+        if name in _MAY_CHANGE:
+            continue
         if isinstance(then, dict) and isinstance(here, dict):
             found |= _changed(then, here, f"{name}.")
-        elif then != here and name not in _MAY_CHANGE:
+        elif then != here:
             found[name] = f"{then} → {here}"
     return found
 

@@ -86,7 +86,7 @@ def test_what_is_not_known_is_not_said(models: Callable[[str], str]) -> None:
     towers = build(EncoderConfig(model=models("resnet")), LossConfig(), 0)
     readme = text(Card(TrainConfig(recipe="supervised"), text_trained=False), towers, "CLIPModel has no ResNet")
     assert "## Data" not in readme
-    assert "## Held out" not in readme
+    assert "## Figures" not in readme
     assert "| steps" not in readme
     assert "transformers" not in readme
     assert "contrastive loss" not in readme
