@@ -25,12 +25,21 @@ def pretrain(config: Config, restart: bool = False) -> dict[str, Any] | None:
     from i2e_pipeline.train.parallel import join, leave
     from i2e_pipeline.train.trainer import folder_of, outcome, train
 
+    sets = _sets(config) if config.train.evaluate_sets else None
     world = join(config.train.device)
     try:
-        train(config, world, held_out, restart)
+        train(config, world, held_out, restart, sets)
         return outcome(folder_of(config)) if world.first else None
     finally:
         leave()
+
+
+def _sets(config: Config) -> Callable[[Any], dict[str, float]]:
+    """Measures the image sets of train.evaluate_sets; wants what the extra `evaluate` brings."""
+    from i2e_pipeline.evaluate.sets_in_training import Sets
+    from i2e_pipeline.train.on_ranks import AT_ONCE
+
+    return Sets(config, AT_ONCE)
 
 
 def on_spark(config: Config, restart: bool = False) -> dict[str, Any]:
@@ -57,7 +66,13 @@ def on_spark(config: Config, restart: bool = False) -> dict[str, Any]:
     if not local and config.train.ranks is None:
         raise ConfigError("train.ranks is not set: say how many processes the cluster shall train with")
     log.info(f"{ranks} rank{'s' * (ranks > 1)} through TorchDistributor ({'this machine' if local else 'executors'})")
-    cluster.check(spark, config, [("train.folder", folder_of(config))], [("train.dataset", dataset_of(config))])
+    reads = [("train.dataset", dataset_of(config))]
+    reads += [
+        place
+        for place in configuration.paths(config)
+        if place[0].startswith(("train.start_from", "train.evaluate_sets"))
+    ]
+    cluster.check(spark, config, [("train.folder", folder_of(config))], reads)
     place = files.join(folder_of(config), "failed.txt")
     files.remove(place)
     try:

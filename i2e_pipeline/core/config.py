@@ -72,6 +72,14 @@ def _folder(value: str) -> str:
     return value
 
 
+def _checkpoint(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    folder = _path(value.removeprefix("train:"))
+    model_name.checkpoint_of(folder)
+    return folder
+
+
 def _server(value: str) -> str:
     if not value:
         return value
@@ -816,6 +824,19 @@ class LossConfig(Section):
     own."""
 
 
+class TowerConfig(Section):
+    """How one of the two towers is trained."""
+
+    freeze: bool = False
+    """Leave the tower as it begins, its batch norms' statistics included. With a trained image tower and a new text
+    tower this is LiT (arXiv 2111.07991)."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of the tower. None: that of the optimizer."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Learning rate of each block as a share of that of the block after it, as for BEiT (arXiv 2106.08254). What comes
+    before the first block counts as a block, and so does what comes after the last. 1: the same rate for all."""
+
+
 class OptimizerConfig(Section):
     learning_rate: float = Field(8e-4, gt=0)
     """Peak learning rate. For ViT-L/14 the paper takes 6e-4, as far as is known."""
@@ -823,6 +844,8 @@ class OptimizerConfig(Section):
     """Weight decay of matrices. Norms, biases, scales and position embeddings have none."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's decays of the running means of the gradient and of its square."""
+    eps: float = Field(1e-8, gt=0)
+    """AdamW's ε, which is added to the root of the mean square. open_clip takes 1e-6 for ViTs."""
     warmup: float = Field(0.05, ge=0)
     """Steps in which the learning rate rises; a number below 1 is a share of all steps. Then it falls to zero along a
     cosine."""
@@ -830,6 +853,15 @@ class OptimizerConfig(Section):
     """Largest norm of the towers' gradient, taken over all ranks. None: no clipping."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of a running mean of the weights, which evaluation and export then use. None: no mean."""
+    image: TowerConfig = TowerConfig()
+    """The image tower."""
+    text: TowerConfig = TowerConfig()
+    """The text tower. The scale, the bias and what distils are of neither."""
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the towers that are frozen."""
+        return tuple(name for name, tower in (("image", self.image), ("text", self.text)) if tower.freeze)
 
 
 RECIPES = ("multi_task", "supervised", "contrastive", "clip_alt_text", "clip_entity_text")
@@ -841,6 +873,10 @@ class TrainConfig(Section):
     """Folder of a published I2E dataset. None: <output>/i2e."""
     folder: PathText | None = None
     """Where checkpoints, logs and the export go. None: <output>/train/<recipe>."""
+    start_from: Annotated[str | None, BeforeValidator(_checkpoint)] = None
+    """Checkpoint of another training to begin from, FOLDER@STEP, FOLDER@best or FOLDER@latest (FOLDER alone: latest).
+    The towers and, entity by entity, the rows of the head begin as its are; optimizer, schedule and step are new.
+    Recipe, image size and dataset may be others. Read once: a training that goes on has checkpoints of its own."""
     recipe: Recipe = "multi_task"
     """What is learned. `supervised` tells entities apart, `contrastive` brings an image and a text drawn for it
     together, `multi_task` does both (MOFI). Controls are plain CLIP on alt-texts (`clip_alt_text`) and on the entities'
@@ -872,6 +908,12 @@ class TrainConfig(Section):
     evaluate_images: int = Field(4096, ge=2)
     """Images that an evaluation during training encodes at most of each kind: of held-out entities, held-out images of
     other entities, and training images. They are drawn by hash."""
+    evaluate_sets: dict[str, PathText] = Field(default_factory=dict)
+    """Image sets that are measured at each evaluation beside what is held out, by name, as `evaluate.data` names them:
+    gpr1200, cifar100 … or a name of your own."""
+    evaluate_protocols: Paths = ("gpr", "revisited", "knn", "zero_shot")
+    """Protocols of `i2e evaluate` by which these sets are measured, where they fit. A linear probe (`linear_probe`)
+    takes longer than all of these."""
     checkpoint_every: int = Field(1000, ge=1)
     """Steps between checkpoints."""
     checkpoint_minutes: float | None = Field(15.0, gt=0)
@@ -1267,6 +1309,9 @@ def paths(config: Config) -> list[tuple[str, str]]:
     if config.label.calibration:
         found.append(("label.calibration", config.label.calibration))
     found += [(f"train.{k}", v) for k in ("dataset", "folder") if (v := getattr(config.train, k))]
+    found += [(f"train.evaluate_sets.{name}", path) for name, path in config.train.evaluate_sets.items()]
+    if config.train.start_from:
+        found.append(("train.start_from", model_name.checkpoint_of(config.train.start_from)[0]))
     return found
 
 

@@ -8,7 +8,7 @@
     hf:FOLDER              a Hugging Face model (transformers)        `i2e evaluate` alone
     vectors:FOLDER         stored vectors instead of a model          `i2e evaluate` alone
     train:FOLDER[@WHICH]   a checkpoint of a training: its step, best or latest (which it is where nothing is said)
-                                                                      `i2e evaluate` alone
+                                                                      `i2e evaluate`, `train.start_from`
     LABEL=MODEL            any of these under another name in tables  `i2e evaluate` alone
 
 A training begins with random weights where none are named; `local-dir:FOLDER@folder` begins with those of the folder.
@@ -77,6 +77,13 @@ def parse(text: str) -> ModelName:
         if text.endswith(f"@{word}"):
             return ModelName(kind, text.removesuffix(f"@{word}"), word)
     return ModelName(kind, text)
+
+
+def checkpoint_of(text: str) -> tuple[str, str]:
+    """(folder, step | "best" | "latest") of FOLDER[@WHICH], with or without `train:` before it. Raises
+    ModelNameError."""
+    named = parse(f"train:{text.removeprefix('train:')}")
+    return named.model, named.weights or "latest"
 
 
 def split_label(spec: str) -> tuple[str, str]:

@@ -17,12 +17,13 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from i2e_pipeline.core.config import EvaluateConfig, digest
 from i2e_pipeline.core.files import fresh_file
@@ -71,7 +72,7 @@ def embed(encoder: ImageEncoder, data: ImageSet, config: EvaluateConfig, folder:
     vectors: list[np.ndarray] = []
     rows: list[int] = []
     failed: dict[str, str] = {}
-    for some, pixels in _batches(encoder, data, config.batch_size, failed):
+    for some, pixels in batches(encoder.prepare, data, range(len(data)), config.batch_size, failed):
         part_ND = encoder.images(pixels)
         finite = np.isfinite(part_ND).all(axis=1)
         if not finite.all():
@@ -90,17 +91,25 @@ def embed(encoder: ImageEncoder, data: ImageSet, config: EvaluateConfig, folder:
     return made
 
 
-def _batches(
-    encoder: ImageEncoder, data: ImageSet, batch_size: int, failed: dict[str, str]
+def batches(
+    prepared: Callable[[Image.Image], np.ndarray],
+    data: ImageSet,
+    wanted: range,
+    batch_size: int,
+    failed: dict[str, str],
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Rows and prepared pixels, in order, a batch at a time; a batch more is prepared while one is encoded."""
+    """Rows and prepared pixels, in order, a batch at a time; a batch more is prepared while one is encoded.
+
+    wanted   rows of the set
+    failed   takes the names of images that cannot be decoded, with the reason. Of a benchmark they raise DatasetError
+    """
 
     def prepare(row: int, stored: Stored) -> np.ndarray | Rejected:
         opened = data.decoded(row, stored)
         if isinstance(opened, Rejected):
             return opened
         try:
-            return encoder.prepare(opened)
+            return prepared(opened)
         except MemoryError:
             raise
         except Exception as error:  # a preprocessing that this image defeats
@@ -126,11 +135,10 @@ def _batches(
             )
         failed[name] = why
 
-    everything = range(len(data))
     # Not `with`: an error must not wait for the images that are still in the queue.
     pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="decode")
     try:
-        for row, stored in zip(everything, data.images.read(everything), strict=True):
+        for row, stored in zip(wanted, data.images.read(wanted), strict=True):
             waiting.append((row, pool.submit(prepare, row, stored)))
             if len(waiting) > 2 * batch_size:
                 take()

@@ -339,6 +339,11 @@ def _split(preprocess: Any) -> tuple[list[Callable[[Any], Any]], tuple[list[floa
     return [], None
 
 
+def steps_on_images(preprocess: Any) -> list[Callable[[Any], Any]]:
+    """The steps of an open_clip model's transform that come before ToTensor and Normalize: PIL to PIL."""
+    return _split(preprocess)[0]
+
+
 def cut_to(model: nn.Module, length: int) -> nn.Module:
     """The model, cut for texts of `length` tokens: open_clip adds its whole position table to any text.
 

@@ -47,6 +47,8 @@ _FILE = re.compile(r"\w[\w.-]{0,99}")
 """Names of a checkpoint's files, which may be somebody else's."""
 _BEST = "best.json"
 _ROWS_AT_ONCE = 65_536
+_ADDED_LATER = ("text_trained",)
+"""What state.json of older checkpoints does not say."""
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,8 @@ class State:
     """Best figure so far on what is held out."""
     counts: dict[str, int] = field(default_factory=dict)
     """Whatever is counted over the whole training: images skipped, …"""
+    text_trained: bool | None = None
+    """Whether the text tower has trained weights, of this training or of what it began with. None: not said."""
 
 
 def save(
@@ -397,7 +401,8 @@ def _load(folder: Path, world: World) -> Checkpoint:
         written = dict(tree.get("digests", {}))
         if "towers.safetensors" not in sizes:
             raise KeyError("towers.safetensors")
-        state = State(**{f.name: tree[f.name] for f in fields(State)})
+        known = {**dict.fromkeys(_ADDED_LATER), **tree}
+        state = State(**{f.name: known[f.name] for f in fields(State)})
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -15,9 +15,9 @@ import copy
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from i2e_pipeline.train.batch import Encoded
 
 MAX_LOG_SCALE = math.log(100)
 """As in CLIP (arXiv 2103.00020 §2.5): a larger scale makes training unstable."""
+Tower = Literal["image", "text"]
 _UNDECAYED = ("positional_embedding", "class_embedding", "cls_emb", "pos_embed", "cls_token", "logit_scale")
 
 
@@ -56,6 +57,7 @@ class Towers(nn.Module):
         *,
         teacher_width: int | None = None,
         uses_text: bool = True,
+        frozen: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.model: Any = model
@@ -77,9 +79,16 @@ class Towers(nn.Module):
         mean_C = torch.tensor(preprocessing["mean"])
         self.register_buffer("_gain_C11", (1 / (255 * std_C)).view(-1, 1, 1), persistent=False)
         self.register_buffer("_shift_C11", (mean_C / std_C).view(-1, 1, 1), persistent=False)
-        if not uses_text:
-            for parameter in self._of_texts():
+        self._frozen = tuple(frozen)
+        for name, parameter in self.named_parameters():
+            of_texts = not name.startswith(("model.visual.", "to_teacher."))
+            if tower_of(name) in self._frozen or (of_texts and not uses_text):
                 parameter.requires_grad_(False)
+        if not any(p.requires_grad for name, p in self.named_parameters() if tower_of(name)):
+            raise EncoderError(
+                f"train.optimizer.{'.freeze, train.optimizer.'.join(self._frozen)}.freeze: no tower is left to train"
+                + ("" if uses_text else "; this recipe trains the image tower alone")
+            )
         if self._convolutional:
             self.model.visual.to(memory_format=torch.channels_last)
 
@@ -94,6 +103,14 @@ class Towers(nn.Module):
             bias=None if bias is None else bias.float().sum(),
             distilled_BT=None if self.to_teacher is None else normalize(self.to_teacher(image_BD).float(), dim=-1),
         )
+
+    def train(self, mode: bool = True) -> Towers:
+        """A frozen tower stays as it is for evaluation: statistics of its batch norms, too, and nothing is dropped."""
+        super().train(mode)
+        for name, part in self.model.named_children():
+            if tower_of(f"model.{name}.") in self._frozen:
+                part.eval()
+        return self
 
     def images(self, pixels_BCHW: Tensor) -> Tensor:
         """Unit vectors (B, D)."""
@@ -133,7 +150,7 @@ class Towers(nn.Module):
 
     def blocks(self) -> list[nn.Module]:
         """Transformer or residual blocks in both towers: what is sharded, or compiled, one by one."""
-        return _blocks(self.model)
+        return blocks_of(self.model)
 
     def decayed(self, name: str, parameter: Tensor) -> bool:
         """Whether weight decay is for this parameter: matrices and kernels, not norms, biases, scales, positions."""
@@ -143,10 +160,6 @@ class Towers(nn.Module):
     def device(self) -> torch.device:
         return self._gain_C11.device
 
-    def _of_texts(self) -> list[nn.Parameter]:
-        """Parameters that only texts use, the scale and the bias among them."""
-        return [p for name, p in self.model.named_parameters() if not name.startswith("visual.")]
-
 
 def build(
     config: EncoderConfig,
@@ -155,12 +168,14 @@ def build(
     *,
     teacher_width: int | None = None,
     uses_text: bool = True,
+    frozen: Collection[str] = (),
 ) -> Towers:
     """The towers that `config` names, on the CPU. Raises EncoderError.
 
     seed            of random weights; the same ones on every rank and in every run, and no other draw is disturbed
     teacher_width   width of the stored vectors that are distilled; None: nothing is
     uses_text       False: the text tower and the scale stay as they are, without gradient
+    frozen          "image" or "text": that tower stays as it is
     """
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that one also seeds the cards, which fork_rng would have to wake to restore.
@@ -178,23 +193,23 @@ def build(
             model.logit_bias = None
         architecture.pop("init_logit_bias", None)
         architecture.pop("nonscalar_logit_scale", None)
-        towers = _towers(model, architecture, config, teacher_width, uses_text)
+        import open_clip
+
+        towers = Towers(
+            model,
+            architecture,
+            models.tokenizer(config.model),
+            open_clip.get_model_preprocess_cfg(model),
+            teacher_width=teacher_width,
+            uses_text=uses_text,
+            frozen=frozen,
+        )
     if config.checkpoint_activations:
         _checkpoint_activations(towers, config)
     if config.compile:
         for block in towers.blocks() or [model.visual]:
             block.compile()
     return towers
-
-
-def _towers(
-    model: nn.Module, architecture: dict[str, Any], config: EncoderConfig, teacher_width: int | None, uses_text: bool
-) -> Towers:
-    import open_clip
-
-    preprocessing = open_clip.get_model_preprocess_cfg(model)
-    tokenizer = models.tokenizer(config.model)
-    return Towers(model, architecture, tokenizer, preprocessing, teacher_width=teacher_width, uses_text=uses_text)
 
 
 def _model(config: EncoderConfig) -> tuple[Any, dict[str, Any]]:
@@ -212,7 +227,7 @@ def _model(config: EncoderConfig) -> tuple[Any, dict[str, Any]]:
         raise EncoderError(f"train.encoder.image_size={side}: {config.model} wants {patch} pixels or more, one patch")
     in_folder = parse(config.model).folder is not None
     _check_pretrained(config)
-    if models.wants_quick_gelu(config.model, config.pretrained):
+    if _quick_gelu(config, architecture):
         architecture["quick_gelu"] = True
     with_folder = in_folder and config.pretrained == "folder"
     try:
@@ -244,13 +259,7 @@ def _architecture(name: str) -> dict[str, Any]:
 
     folder = parse(name).folder
     if folder is not None:
-        path = Path(folder) / "open_clip_config.json"
-        if not path.is_file():
-            raise EncoderError(f"train.encoder.model={name}: {path} does not exist")
-        try:
-            architecture = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise EncoderError(f"train.encoder.model={name}: {path} holds no model_cfg: {error!r}") from error
+        architecture = _described(name, Path(folder))["model_cfg"]
     elif ":" in name:
         raise EncoderError(
             f"train.encoder.model={name}: copy the model to a folder and name it local-dir:FOLDER, or "
@@ -260,6 +269,37 @@ def _architecture(name: str) -> dict[str, Any]:
         _known(name, None)
         architecture = open_clip.get_model_config(name.replace("/", "-"))
     return copy.deepcopy(architecture)
+
+
+def _described(name: str, folder: Path) -> dict[str, Any]:
+    """What a local-dir says of its model; "model_cfg" is there."""
+    path = folder / "open_clip_config.json"
+    if not path.is_file():
+        raise EncoderError(f"train.encoder.model={name}: {path} does not exist")
+    try:
+        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        said["model_cfg"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EncoderError(f"train.encoder.model={name}: {path} holds no model_cfg: {error!r}") from error
+    return said
+
+
+def conventions(config: EncoderConfig) -> dict[str, Any]:
+    """What weights do not tell of their model: the activation, and how images are normalised. Raises EncoderError."""
+    import open_clip
+
+    folder = parse(config.model).folder
+    if folder is None:
+        said = open_clip.get_pretrained_cfg(config.model, config.pretrained or "")
+    else:
+        said = _described(config.model, Path(folder)).get("preprocess_cfg", {})
+    mean, std = said.get("mean", open_clip.OPENAI_DATASET_MEAN), said.get("std", open_clip.OPENAI_DATASET_STD)
+    activation = "QuickGELU" if _quick_gelu(config, _architecture(config.model)) else "GELU"
+    return {"the activation": activation, "images' mean": tuple(mean), "images' deviation": tuple(std)}
+
+
+def _quick_gelu(config: EncoderConfig, architecture: dict[str, Any]) -> bool:
+    return bool(architecture.get("quick_gelu")) or models.wants_quick_gelu(config.model, config.pretrained)
 
 
 def _check_pretrained(config: EncoderConfig) -> None:
@@ -284,6 +324,13 @@ def _known(name: str, pretrained: str | None) -> None:
         raise EncoderError(str(error)) from None
 
 
+def tower_of(name: str) -> Tower | None:
+    """The tower that a parameter of Towers is of; None: of neither, as the scale, the bias and what distils."""
+    if name.startswith("model.visual."):
+        return "image"
+    return None if name.startswith(("to_teacher.", "model.logit_")) else "text"
+
+
 def _checkpoint_activations(towers: Towers, config: EncoderConfig) -> None:
     if hasattr(towers.model.visual, "layer1"):
         raise EncoderError(
@@ -304,7 +351,7 @@ def _pooling(text: nn.Module) -> str | None:
     return getattr(text, "text_pool_type", getattr(text, "pool_type", None))
 
 
-def _blocks(module: nn.Module) -> list[nn.Module]:
+def blocks_of(module: nn.Module) -> list[nn.Module]:
     """The topmost lists of like parts that have parts themselves: resblocks, ResNet's layers, timm's stages."""
     found: list[nn.Module] = []
     for child in module.children():
@@ -312,7 +359,7 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
         if parts and len({type(p) for p in parts}) == 1 and all(next(p.children(), None) is not None for p in parts):
             found += parts
         else:
-            found += _blocks(child)
+            found += blocks_of(child)
     return found
 
 

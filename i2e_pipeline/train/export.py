@@ -4,7 +4,7 @@ Reads    Towers and their weights (or the running mean of these)
 Writes   <folder>/open_clip     open_clip_config.json · open_clip_model.safetensors
          <folder>/huggingface   config.json · model.safetensors · preprocessor_config.json · the tokenizer's files,
                                 where transformers' CLIPModel can hold the towers
-         <folder>/README.md     how to load them, what they were trained on, their figures
+         <folder>/README.md     how to load them, what they were trained on, their figures (card.py)
 
 The Hugging Face folder is written as files, without transformers: what those files hold is stable, the library's
 classes are not. That both libraries give the vectors of the towers is tested (tests/train/test_export.py).
@@ -22,14 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import TrainConfig
-from i2e_pipeline.train import checkpoint, journal
+from i2e_pipeline.train import checkpoint
+from i2e_pipeline.train.card import Card, of_training
+from i2e_pipeline.train.card import text as card_text
 from i2e_pipeline.train.encoders import Towers, build
+from i2e_pipeline.train.recipes import recipe
 from i2e_pipeline.train.strategy import load_towers
 
 log = logging.getLogger(__name__)
@@ -43,15 +45,14 @@ def export(
     weights: Mapping[str, Tensor] | None,
     folder: str | Path,
     *,
-    config: TrainConfig,
-    figures: Mapping[str, float] | None = None,
+    card: Card,
 ) -> None:
     """Writes a new folder and, once it is whole, puts it in the place of an older one. Where there is no Hugging Face
     folder, the log says why.
 
     weights   by the names of `towers.state_dict()`, on the CPU; None: those that the towers have. Under FSDP the towers
               have shards only, so they must be given
-    figures   held-out figures for the README
+    card      what the README says
     """
     folder = Path(folder)
     state = _of_model(towers.state_dict() if weights is None else weights)
@@ -62,7 +63,7 @@ def export(
             _write_huggingface(towers, state, fresh / "huggingface")
         else:
             log.info(f"no Hugging Face export: {reason}")
-        (fresh / "README.md").write_text(_card(folder, config, figures or {}, reason), encoding="utf-8")
+        (fresh / "README.md").write_text(card_text(card, towers, reason), encoding="utf-8")
 
 
 def export_checkpoint(folder: str | Path, which: str = "latest", to: str | Path | None = None) -> Path:
@@ -80,8 +81,7 @@ def export_checkpoint(folder: str | Path, which: str = "latest", to: str | Path 
     teacher = weights.get("to_teacher.weight")
     towers = build(config.encoder, config.loss, config.seed, teacher_width=None if teacher is None else len(teacher))
     load_towers(towers, weights, str(place))
-    rows = [r for r in journal.rows(folder) if r["kind"] == "evaluation" and r["step"] == saved.state.step]
-    export(towers, None, target, config=config, figures=rows[-1]["figures"] if rows else None)
+    export(towers, None, target, card=of_training(folder, config, saved.state.step, text_trained(saved)))
     return target
 
 
@@ -94,6 +94,14 @@ def settings_of(saved: checkpoint.Checkpoint) -> TrainConfig:
             f"{saved.folder}: its settings are of another version of i2e_pipeline ({error.errors()[0]['msg']}): train "
             "on with that version, or start anew with --restart"
         ) from None
+
+
+def text_trained(saved: checkpoint.Checkpoint) -> bool:
+    """Whether the checkpoint's text tower has ever been trained."""
+    if saved.state.text_trained is not None:
+        return saved.state.text_trained
+    config = settings_of(saved)
+    return recipe(config).uses_text or config.encoder.pretrained is not None
 
 
 def _of_model(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -304,34 +312,6 @@ def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 # -- both -------------------------------------------------------------------------------------------------------
-
-
-def _card(folder: Path, config: TrainConfig, figures: Mapping[str, float], reason: str | None) -> str:
-    lines = [
-        f"# {config.encoder.model.rpartition('/')[2].removeprefix('local-dir:')}, recipe {config.recipe}",
-        "",
-        "An image and a text tower, trained on an I2E dataset by i2e_pipeline.",
-        "",
-        "```python",
-        f'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{folder}/open_clip")',
-        f'tokenizer = open_clip.get_tokenizer("local-dir:{folder}/open_clip")',
-    ]
-    if reason is None:
-        lines += [
-            f'model = transformers.CLIPModel.from_pretrained("{folder}/huggingface")',
-            f'processor = transformers.CLIPProcessor.from_pretrained("{folder}/huggingface")',
-        ]
-    lines += ["```", ""]
-    if reason is not None:
-        lines += [f"No Hugging Face folder: {reason}.", ""]
-    if config.recipe == "supervised" and config.encoder.pretrained is None:
-        lines += ["The text tower was not trained: its weights are random.", ""]
-    if config.loss.contrastive == "siglip" and reason is None:
-        lines += ["CLIPModel has no bias: its cosines are the same, its `logits_per_image` lack that constant.", ""]
-    if figures:
-        lines += ["| held out | |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in figures.items()), ""]
-    settings = yaml.safe_dump(config.shown(), sort_keys=False, allow_unicode=True)
-    return "\n".join([*lines, "Settings:", "", "```yaml", settings.rstrip(), "```", ""])
 
 
 def _write_json(path: Path, value: Any) -> None:

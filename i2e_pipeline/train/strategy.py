@@ -19,6 +19,7 @@ from i2e_pipeline.core.config import OptimizerConfig, TrainConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.train.encoders import Towers
 from i2e_pipeline.train.parallel import World
+from i2e_pipeline.train.parameter_groups import groups_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -79,17 +80,9 @@ def micro_batch(module: nn.Module, last: bool) -> Iterator[None]:
 
 
 def optimizer_of(towers: Towers, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over what is trained, with weight decay where `Towers.decayed` says."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in towers.named_parameters():
-        if parameter.requires_grad:
-            (decayed if towers.decayed(name, parameter) else plain).append(parameter)
+    """AdamW over what is trained, in the groups of parameter_groups.py."""
     return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-        betas=config.betas,
-        fused=True,
+        groups_of(towers, config), lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True
     )
 
 

@@ -1,6 +1,6 @@
 """Trainer: from the batches of a dataset to checkpoints and figures, on one rank or many.
 
-Reads   a published I2E dataset · the last checkpoint of the folder, if there is one
+Reads   a published I2E dataset · the last checkpoint of the folder, if there is one; else train.start_from
 Writes  <folder>/checkpoints · journal.jsonl · loss.png · tensorboard/ · export/ · outcome.json (last)
 
 A step: its global batch is cut over micro-batches and ranks (order.py), each part goes through the towers and the
@@ -30,7 +30,7 @@ from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core import files, lock
 from i2e_pipeline.core.config import Config, TrainConfig, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError
-from i2e_pipeline.train import checkpoint, export, journal, strategy
+from i2e_pipeline.train import card, checkpoint, export, journal, strategy, warm_start
 from i2e_pipeline.train.batch import Batch
 from i2e_pipeline.train.dataset import Loader, share_of_cores
 from i2e_pipeline.train.ema import Ema
@@ -38,6 +38,7 @@ from i2e_pipeline.train.encoders import Towers, build
 from i2e_pipeline.train.entity_head import EntityHead
 from i2e_pipeline.train.held_out import Figures, HeldOutImages
 from i2e_pipeline.train.index import open_indexed
+from i2e_pipeline.train.on_ranks import Measure, OnRanks
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.recipes import Recipe, recipe
 from i2e_pipeline.train.samples import Samples
@@ -52,7 +53,8 @@ FIGURES = ("mAP", "knn", "zero_shot")
 _MAY_CHANGE = (
     "dataset", "folder", "device", "threads", "ranks", "accumulate", "strategy", "precision", "checkpoint_every",
     "checkpoint_minutes", "skip_bad_steps", "keep_checkpoints", "log_every", "evaluate_every", "evaluate_images",
-    "data.workers", "data.prefetch", "data.readers", "data.read_ahead_mb", "encoder.compile",
+    "evaluate_sets", "evaluate_protocols", "data.workers", "data.prefetch", "data.readers", "data.read_ahead_mb",
+    "encoder.compile",
     "encoder.checkpoint_activations",
 )  # fmt: skip
 """Settings that may differ when a training goes on from a checkpoint. They change the result by rounding errors only.
@@ -95,11 +97,14 @@ class Outcome:
     """Steps without a finite loss that were passed over (train.skip_bad_steps)."""
 
 
-def train(config: Config, world: World, figures: Figures, restart: bool = False) -> Outcome:
+def train(
+    config: Config, world: World, figures: Figures, restart: bool = False, sets: Measure | None = None
+) -> Outcome:
     """Trains as `config.train` says, or goes on where an earlier training of the folder was; every rank calls it.
 
     figures   what is measured on held-out images: (vectors, classes …) → name → number (held_out.py)
     restart   forget the folder's checkpoints
+    sets      measures the towers on images of its own, at each evaluation
     Raises TrainError, and the errors of dataset, encoders, head, recipes and checkpoints, all of them ValueErrors; Held
     on every rank while another training is in the folder.
     """
@@ -108,7 +113,7 @@ def train(config: Config, world: World, figures: Figures, restart: bool = False)
     with _alone_in(folder, world) as still_alone, _torch_settings(config.train):
         if world.first:
             configuration.keep(config, folder)
-        with contextlib.closing(_Training(config, world, figures, restart, still_alone)) as training:
+        with contextlib.closing(_Training(config, world, figures, restart, still_alone, sets)) as training:
             return training.run()
 
 
@@ -160,6 +165,7 @@ class _Training:
         figures: Figures,
         restart: bool = False,
         still_alone: Callable[[], None] = lambda: None,
+        sets: Measure | None = None,
     ) -> None:
         """still_alone   raises where the folder is no longer this training's; rank 0 asks it before each save"""
         self.config, self.world, self._still_alone = whole.train, world, still_alone
@@ -175,6 +181,7 @@ class _Training:
             config.seed,
             teacher_width=teacher.width if teacher else None,
             uses_text=self.recipe.uses_text,
+            frozen=config.optimizer.frozen,
         )
         self.module: nn.Module = strategy.wrap(self.towers, config, world)
         self.optimizer = strategy.optimizer_of(self.towers, config.optimizer)
@@ -193,8 +200,12 @@ class _Training:
         self.best: float | None = None
         self.skipped: dict[str, int] = {}
         self.bad_steps = 0
+        trains_text = self.recipe.uses_text and not config.optimizer.text.freeze
+        self.text_trained = trains_text or config.encoder.pretrained is not None
+        self.began_from: Path | None = None
         self.fingerprint = digest(config.shown())
         self.held_out = HeldOutImages(self.samples, self.towers, self.module, config, world, figures)
+        self._sets = sets
         self._resume(restart)
         self.loader = Loader(
             self.samples,
@@ -217,7 +228,12 @@ class _Training:
             images=len(self.samples),
             start=self.step,
             log_every=config.log_every,
-            facts={"recipe": config.recipe, "config": self.fingerprint},
+            facts={
+                "recipe": config.recipe,
+                "config": self.fingerprint,
+                "data": card.data_of(self.published, self.samples),
+                **({"start_from": str(self.began_from)} if self.began_from else {}),
+            },
         )
 
     def close(self) -> None:
@@ -281,7 +297,7 @@ class _Training:
         config, parts = self.config, self.config.accumulate
         rate = factor(self.step, self.steps, config.optimizer.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * config.optimizer.learning_rate
+            group["lr"] = rate * config.optimizer.learning_rate * group["lr_scale"]
         self.module.train()
         losses: dict[str, Tensor] = {}
         image_ids: list[bytes] = []
@@ -399,6 +415,10 @@ class _Training:
         """Held-out figures of the weights that an export would have; the same on every rank."""
         with self.journal.outside(), self._weights_to_use(), self._precision():
             measured = self.held_out.measure()
+            if self._sets is not None:
+                self.module.eval()
+                measured |= self._sets(OnRanks(self.towers, self.module, self.world))
+                self.module.train()
         self.journal.evaluation(self.step, measured)
         return measured
 
@@ -417,6 +437,7 @@ class _Training:
             dataset=self.published.fingerprint,
             best=self.best,
             counts={**self._skipped(), _BAD_STEPS: self.bad_steps},
+            text_trained=self.text_trained,
         )
         mean = None if self.ema is None else strategy.gathered(self.ema.mean.items(), first)
         head = None
@@ -455,6 +476,7 @@ class _Training:
         """Goes on from the folder's last checkpoint, or begins."""
         found = self.world.broadcast(lambda: self._last(restart))
         if found is None:
+            self._begin()
             return
         saved = checkpoint.load(found, self.world)
         changed = _changed(export.settings_of(saved).shown(), self.config.shown())
@@ -486,11 +508,30 @@ class _Training:
         self.skipped = dict(saved.state.counts)
         self.bad_steps = self.skipped.pop(_BAD_STEPS, 0)
         self.best = saved.state.best
+        self.text_trained = self.text_trained or export.text_trained(saved)
         self.world.broadcast(lambda: self._remember_best(saved.state))
         with_these = f", with train.{', train.'.join(f'{k} ({v})' for k, v in taken.items())}" if taken else ""
         self._log(f"goes on from {found}, {self.step:,} of {self.steps:,} steps done{with_these}")
 
+    def _begin(self) -> None:
+        """From the checkpoint that train.start_from names, where it names one."""
+        named = self.config.start_from
+        if named is None:
+            return
+        self.began_from = self.world.broadcast(lambda: warm_start.find(named, self.folder))
+        saved = checkpoint.load(self.began_from, self.world)
+        self._log(f"begins from {self.began_from}")
+        for line in warm_start.take(self.towers, saved, self.config):
+            self._log(line)
+        self.text_trained = self.text_trained or export.text_trained(saved)
+        if self.ema is not None:
+            self.ema = Ema(self.towers, self.ema.decay)
+        if self.head is not None:
+            self._load_head(saved, fresh=True)
+
     def _last(self, restart: bool) -> Path | None:
+        if restart and self.config.start_from is not None:
+            warm_start.find(self.config.start_from, self.folder)  # before anything is removed
         if restart:
             checkpoint.drop_beyond(self.folder, -1)
             (self.folder / OUTCOME).unlink(missing_ok=True)
@@ -502,15 +543,17 @@ class _Training:
         if state.best is not None and (marked is None or state.best > marked[1]):
             checkpoint.mark_best(self.folder, state.step, state.best)
 
-    def _load_head(self, saved: checkpoint.Checkpoint) -> None:
+    def _load_head(self, saved: checkpoint.Checkpoint, fresh: bool = False) -> None:
+        """fresh   without the accumulators, which are the state of an optimizer"""
         assert self.head is not None
         entity_C = torch.tensor(self.samples.entity_ids_C)
         change = saved.class_change(entity_C)
-        if change:
+        if change or fresh:
             self._log(str(change))
         rank, size = self.world.rank, self.world.size
         for rows in saved.head_rows(entity_C, self.towers.width, lambda class_C: class_C % size == rank):
-            self.head.load(rows.class_C, rows.weights_CD, rows.accumulators_C)
+            accumulators_C = torch.zeros_like(rows.accumulators_C) if fresh else rows.accumulators_C
+            self.head.load(rows.class_C, rows.weights_CD, accumulators_C)
 
     def _skipped(self) -> dict[str, int]:
         """Undecodable images so far, by reason: of all ranks, and of the parts of the training before a resume."""
@@ -543,7 +586,8 @@ class _Training:
                 skipped=skipped,
                 bad_steps=self.bad_steps,
             )
-            export.export(self.towers, weights, self.folder / "export", config=self.config, figures=result.after)
+            told = card.of_training(self.folder, self.config, self.step, self.text_trained)
+            export.export(self.towers, weights, self.folder / "export", card=told)
             files.write_json(str(self.folder / OUTCOME), asdict(result))
         found: Outcome = self.world.gather_objects(result)[0]
         return found
@@ -607,9 +651,11 @@ def _changed(before: dict[str, Any], now: dict[str, Any], path: str = "") -> dic
     found: dict[str, str] = {}
     for key in sorted(before.keys() | now.keys()):
         then, here, name = before.get(key), now.get(key), f"{path}{key}"
+        if name in _MAY_CHANGE:
+            continue
         if isinstance(then, dict) and isinstance(here, dict):
             found |= _changed(then, here, f"{name}.")
-        elif then != here and name not in _MAY_CHANGE:
+        elif then != here:
             found[name] = f"{then} → {here}"
     return found
 

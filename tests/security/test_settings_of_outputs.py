@@ -65,6 +65,7 @@ LOOKED_AT = {
     "verify.model": "weights without code (safetensors, no code of theirs)", "verify.served_model": "a name",
     "verify.prompt": "a text, shown to whom the user names", "verify.device": "a name of torch's",
     "train.dataset": "read as data", "train.folder": "no command of a folder trains",
+    "train.start_from": "the same", "train.evaluate_sets": "the same", "train.evaluate_protocols": "names",
     "train.device": "a name of torch's",
     "train.encoder.model": "weights without code", "train.encoder.pretrained": "the same",
     "train.text.template": "a text",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from i2e_pipeline.core.config import EncoderConfig, LossConfig, TrainConfig
 from i2e_pipeline.train import export as export_module
+from i2e_pipeline.train.card import Card
 from i2e_pipeline.train.encoders import Towers, build
 from i2e_pipeline.train.export import export, unfit_for_huggingface
 from tests.small_models import picture, write_model
@@ -35,7 +36,7 @@ def towers_of(name: str, contrastive: str = "infonce", **settings: Any) -> Tower
 
 
 def exported(towers: Towers, folder: Path, **settings: Any) -> None:
-    export(towers, settings.pop("weights", None), folder, config=TrainConfig(), **settings)
+    export(towers, settings.pop("weights", None), folder, card=Card(TrainConfig(), **settings))
 
 
 def vectors(towers: Towers) -> tuple[Tensor, Tensor]:
@@ -157,11 +158,3 @@ def test_an_older_export_is_replaced_whole_or_not_at_all(
     exported(towers_of(models("resnet")), tmp_path / "export")
     assert sorted(p.name for p in (tmp_path / "export").iterdir()) == ["README.md", "open_clip"]
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
-
-
-def test_the_readme_says_what_was_trained_and_how_well(models: Callable[[str], str], tmp_path: Path) -> None:
-    exported(towers_of(models("vit")), tmp_path / "export", figures={"mAP": 0.4321})
-    readme = (tmp_path / "export" / "README.md").read_text()
-    assert "multi_task" in readme
-    assert "| mAP | 0.4321 |" in readme
-    assert "batch_size: 256" in readme
