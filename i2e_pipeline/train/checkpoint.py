@@ -25,6 +25,7 @@ import logging
 import os
 import re
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -117,44 +118,96 @@ def save(
     first. What an earlier save left unfinished is removed, so a folder is for one training at a time. Raises
     CheckpointError, on every rank, when one of them could not write.
     """
-    root = _local(folder) / "checkpoints"
-    target = root / name(state.step)
-    started = ((target / _STATE).is_file(), uuid.uuid4().hex[:12]) if world.first else None
-    there, token = world.gather_objects(started)[0]
-    if there:
-        return target
-    fresh = root / f".{name(state.step)}.tmp-{token}"
-    if world.first:
-        sweep(folder)
-    world.barrier()  # nobody writes before the sweep is over
-    wrote: dict[str, _Written] = {}
-    problem = None
-    try:
-        fresh.mkdir(parents=True, exist_ok=True)
-        if head is not None:
-            _write(fresh / _part(world.rank, world.size), vars(head), wrote)
+    return Save(folder, state, world, towers=towers, ema=ema, optimizer=optimizer, head=head).finish()
+
+
+class Save:
+    """A checkpoint that is being written, by a thread of each rank. All ranks make it, and all of them finish it."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        state: State,
+        world: World,
+        *,
+        towers: Mapping[str, Tensor] | None,
+        ema: Mapping[str, Tensor] | None = None,
+        optimizer: Mapping[str, Tensor] | None = None,
+        head: HeadRows | None = None,
+        copies: bool = False,
+    ) -> None:
+        """copies   what is written is what the tensors hold now, though they change before it is finished"""
+        root = _local(folder) / "checkpoints"
+        self.state, self._world = state, world
+        self._target = root / name(state.step)
+        started = ((self._target / _STATE).is_file(), uuid.uuid4().hex[:12]) if world.first else None
+        self._there, token = world.gather_objects(started)[0]
+        self._wrote: dict[str, _Written] = {}
+        self._problem: str | None = None
+        self._rows = 0 if head is None else len(head.class_C)
+        self._writing: threading.Thread | None = None
+        if self._there:
+            return
+        self._fresh = root / f".{name(state.step)}.tmp-{token}"
         if world.first:
+            sweep(folder)
             assert towers is not None, "rank 0 brings the full state dict of the towers"
-            _write(fresh / "towers.safetensors", _floats(towers), wrote)
-            if ema is not None:
-                _write(fresh / "ema.safetensors", _floats(ema), wrote)
-            if optimizer is not None:
-                _write(fresh / "optimizer.safetensors", optimizer, wrote)
-    except OSError as error:
-        problem = f"rank {world.rank}: {error}"
-    except SafetensorError as error:
-        problem = f"rank {world.rank}: writing to {fresh}: {error}"
-    told = world.gather_objects((wrote, problem, 0 if head is None else len(head.class_C)))
-    problems = [p for _, p, _ in told if p]
-    if not problems and world.first:
-        made = {file: one for part, _, _ in told for file, one in part.items()}
-        problems = _finish(fresh, target, state, made, classes=sum(rows for *_, rows in told))
-    problems = world.gather_objects(problems)[0]
-    if problems:
+        world.barrier()  # nobody writes before the sweep is over
+        parts: dict[str, Mapping[str, Tensor]] = {}
+        if head is not None:
+            parts[_part(world.rank, world.size)] = vars(head)
         if world.first:
-            shutil.rmtree(fresh, ignore_errors=True)
-        raise CheckpointError(f"{target} could not be saved: {'; '.join(problems)}")
-    return target
+            named = {"towers": towers, "ema": ema, "optimizer": optimizer}
+            parts |= {f"{part}.safetensors": tensors for part, tensors in named.items() if tensors is not None}
+        if copies:
+            parts = {file: {n: _copy(t) for n, t in tensors.items()} for file, tensors in parts.items()}
+        self._writing = threading.Thread(target=self._write, args=(parts,), name="checkpoint")
+        self._writing.start()
+
+    @property
+    def written(self) -> bool:
+        """Whether this rank has nothing more to write."""
+        return self._writing is None or not self._writing.is_alive()
+
+    def wait(self) -> None:
+        """Until this rank has nothing more to write."""
+        if self._writing is not None:
+            self._writing.join()
+
+    def finish(self) -> Path:
+        """The folder, once it is whole. Raises CheckpointError, on every rank, when one of them could not write."""
+        world, target = self._world, self._target
+        if self._there:
+            return target
+        self.wait()
+        told = world.gather_objects((self._wrote, self._problem, self._rows))
+        problems = [p for _, p, _ in told if p]
+        if not problems and world.first:
+            made = {file: one for part, _, _ in told for file, one in part.items()}
+            problems = _finish(self._fresh, target, self.state, made, classes=sum(rows for *_, rows in told))
+        problems = world.gather_objects(problems)[0]
+        if problems:
+            if world.first:
+                shutil.rmtree(self._fresh, ignore_errors=True)
+            raise CheckpointError(f"{target} could not be saved: {'; '.join(problems)}")
+        return target
+
+    def _write(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        try:
+            self._fresh.mkdir(parents=True, exist_ok=True)
+            for file, tensors in parts.items():
+                whole = _floats(tensors) if file.startswith(("towers", "ema")) else tensors
+                _write(self._fresh / file, whole, self._wrote)
+        except OSError as error:
+            self._problem = f"rank {self._world.rank}: {error}"
+        except SafetensorError as error:
+            self._problem = f"rank {self._world.rank}: writing to {self._fresh}: {error}"
+        except Exception as error:  # in a thread nobody else would hear of it
+            self._problem = f"rank {self._world.rank}: {error!r}"
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _finish(fresh: Path, target: Path, state: State, made: dict[str, _Written], classes: int) -> list[str]:

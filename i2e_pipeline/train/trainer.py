@@ -52,10 +52,9 @@ FIGURES = ("mAP", "knn", "zero_shot")
 """The first of these that is measured says which checkpoint is best."""
 _MAY_CHANGE = (
     "dataset", "folder", "device", "threads", "ranks", "accumulate", "strategy", "precision", "checkpoint_every",
-    "checkpoint_minutes", "skip_bad_steps", "keep_checkpoints", "log_every", "evaluate_every", "evaluate_images",
-    "evaluate_sets", "evaluate_protocols", "data.workers", "data.prefetch", "data.readers", "data.read_ahead_mb",
-    "encoder.compile",
-    "encoder.checkpoint_activations",
+    "checkpoint_minutes", "save_in_background", "skip_bad_steps", "keep_checkpoints", "log_every", "evaluate_every",
+    "evaluate_images", "evaluate_sets", "evaluate_protocols", "data.workers", "data.prefetch", "data.readers",
+    "data.read_ahead_mb", "encoder.compile", "encoder.checkpoint_activations",
 )  # fmt: skip
 """Settings that may differ when a training goes on from a checkpoint. They change the result by rounding errors only.
 The exception is `accumulate`: a contrastive loss compares the images of one micro-batch with each other."""
@@ -152,7 +151,8 @@ class _Told:
     learning_rate: float
     wait_seconds: float
     read: Callable[[], list[float]]
-    """The means over ranks of losses, of whether a rank has a bad one, was asked to stop, or wants a checkpoint."""
+    """The means over ranks of losses, of whether a rank has a bad one, was asked to stop, wants a checkpoint, or has
+    written it."""
 
 
 class _Training:
@@ -197,6 +197,7 @@ class _Training:
         """Steps that the device was given."""
         self._told: _Told | None = None
         self._saved_at = time.monotonic()
+        self._saving: checkpoint.Save | None = None
         self.best: float | None = None
         self.skipped: dict[str, int] = {}
         self.bad_steps = 0
@@ -237,6 +238,8 @@ class _Training:
         )
 
     def close(self) -> None:
+        if self._saving is not None:
+            self._saving.wait()
         if hasattr(self, "batches"):
             self.batches.close()
         if hasattr(self, "journal"):
@@ -267,8 +270,10 @@ class _Training:
 
     def _all_steps(self, stop: _Stop) -> None:
         while self.step < self.steps:
-            asked, due = self._step(self.batches, stop)
+            asked, due, written = self._step(self.batches, stop)
             done = self.step == self.steps
+            if written:
+                self._end_save()
             evaluates = done or (self.config.evaluate_every and self.step % self.config.evaluate_every == 0)
             saves = done or due or self.step % self.config.checkpoint_every == 0
             if evaluates or saves or asked:
@@ -276,16 +281,17 @@ class _Training:
             better = bool(evaluates) and self._is_better(self._evaluate())
             if saves or better:
                 with self.journal.outside():
-                    self._save()
-                    self.world.broadcast(functools.partial(self._tidy, better))
+                    self._begin_save(better)
+                    if done or not self.config.save_in_background:
+                        self._end_save()
             if asked and not done:
-                saved = self._save()  # what is saved already stays as it is
+                saved = self._save()
                 raise Interrupted(
                     f"interrupted after step {self.step:,} of {self.steps:,}, which is saved in {saved}: the same "
                     "command goes on from there, --restart begins anew"
                 )
 
-    def _step(self, batches: Iterator[Batch], stop: _Stop) -> tuple[bool, bool]:
+    def _step(self, batches: Iterator[Batch], stop: _Stop) -> tuple[bool, bool, bool]:
         """One step of all ranks. Returns what `_settle` found.
 
         To ask a card in every step whether the loss is a number would have it wait for the next step's kernels. So the
@@ -314,7 +320,8 @@ class _Training:
         settled = self._settle()
         losses["gradient norm"] = self._clip()
         mine = torch.stack([x.float().reshape(()) for x in losses.values()])
-        flags = self.world.on_device(torch.tensor([float(stop.asked), float(self._is_due())]))
+        written = self._saving is not None and self._saving.written
+        flags = self.world.on_device(torch.tensor([float(stop.asked), float(self._is_due()), float(written)]))
         told = self.world.sum(torch.cat([mine, (~mine.isfinite()).any().float()[None], flags]))
         bad = told[len(mine)] > 0
         strategy.update(self.optimizer, unless=bad)
@@ -334,13 +341,14 @@ class _Training:
         """Whether a step's numbers are there when the host has done its part."""
         return self.world.device.type == "cpu"
 
-    def _settle(self) -> tuple[bool, bool]:
+    def _settle(self) -> tuple[bool, bool, bool]:
         """Reads what the last step came to: into the journal and the mean of the weights, or it was a bad one. Returns
-        whether somebody asked a rank to stop by then, and whether a checkpoint is due by the first one's clock."""
+        whether somebody asked a rank to stop by then, whether a checkpoint is due by the first one's clock, and whether
+        all ranks have written the one that is under way."""
         told, self._told = self._told, None
         if told is None:
-            return False, False
-        *means, bad, asked, due = told.read()
+            return False, False, False
+        *means, bad, asked, due, written = told.read()
         if bad:
             self._pass_over(told)
         else:
@@ -349,7 +357,7 @@ class _Training:
             mean = dict(zip(told.losses, means, strict=True))
             norm = mean.pop("gradient norm")
             self.journal.step(told.step, mean, told.learning_rate, norm, told.wait_seconds)
-        return asked > 0, due > 0
+        return asked > 0, due > 0, written == 1
 
     def _can_pass_over(self) -> bool:
         """Whether nothing of a bad step is left in the towers: running statistics of batch norms would be."""
@@ -426,6 +434,18 @@ class _Training:
         return self.ema.swapped(self.towers) if self.ema is not None else contextlib.nullcontext()
 
     def _save(self) -> Path:
+        """The checkpoint of this step, whole; one that is there stays as it is."""
+        self._begin_save(better=False, copies=False)
+        saved = self._end_save()
+        assert saved is not None
+        return saved
+
+    def _begin_save(self, better: bool, copies: bool = True) -> None:
+        """Begins to write the checkpoint of this step; `_end_save` makes it whole.
+
+        copies   the training goes on meanwhile
+        """
+        self._end_save()
         self.world.broadcast(self._still_alone)
         first = self.world.first
         state = checkpoint.State(
@@ -445,7 +465,7 @@ class _Training:
             class_R, weights_RD, accumulators_R = self.head.shard()
             entity_R = torch.tensor(self.samples.entity_ids_C)[class_R.cpu()]
             head = checkpoint.HeadRows(class_R, entity_R, weights_RD, accumulators_R)
-        saved = checkpoint.save(
+        self._saving = checkpoint.Save(
             self.folder,
             state,
             self.world,
@@ -453,9 +473,20 @@ class _Training:
             ema=mean,
             optimizer=strategy.optimizer_state(self.towers, self.optimizer, first),
             head=head,
+            copies=copies and self.config.save_in_background,
         )
-        self.journal.draw()
+        self._saving_best = better
         self._saved_at = time.monotonic()
+
+    def _end_save(self) -> Path | None:
+        """The checkpoint that was under way, whole; None where none was."""
+        saving, self._saving = self._saving, None
+        if saving is None:
+            return None
+        self.world.broadcast(self._still_alone)
+        saved = saving.finish()
+        self.world.broadcast(functools.partial(self._tidy, saving.state, self._saving_best))
+        self.journal.draw()
         return saved
 
     def _is_better(self, measured: dict[str, float]) -> bool:
@@ -466,10 +497,10 @@ class _Training:
         self.best = figure
         return True
 
-    def _tidy(self, better: bool) -> None:
-        """Marks the checkpoint of this step where it is the best, then removes old ones."""
-        if better and self.best is not None:
-            checkpoint.mark_best(self.folder, self.step, self.best)
+    def _tidy(self, state: checkpoint.State, better: bool) -> None:
+        """Marks a checkpoint where it is the best, then removes old ones."""
+        if better and state.best is not None:
+            checkpoint.mark_best(self.folder, state.step, state.best)
         checkpoint.prune(self.folder, self.config.keep_checkpoints)
 
     def _resume(self, restart: bool) -> None:
