@@ -6,6 +6,7 @@ One process is one rank. `torchrun --nproc-per-node 8 --no-python i2e train …`
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ def pretrain(config: Config, restart: bool = False) -> dict[str, Any] | None:
     from i2e_pipeline.train.parallel import join, leave
     from i2e_pipeline.train.trainer import folder_of, outcome, train
 
+    if config.train.wandb is not None:
+        importlib.import_module("wandb")  # what is missing is said before --restart removes anything
     sets = _sets(config) if config.train.evaluate_sets else None
     world = join(config.train.device)
     try:

@@ -897,7 +897,7 @@ class TrainConfig(Section):
     """Processes that jobs/train.py starts through Spark. None: with a local master one per GPU, or one; on a cluster it
     must be set. torchrun has its own option for it."""
     device: str = "auto"
-    """Where ranks compute. auto: cuda where each rank finds a GPU, else cpu."""
+    """Where ranks compute. auto: cuda where each rank finds a GPU, else cpu. mps, a Mac's GPU, is for one rank."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of torch per rank. None: the rank's share of the cores."""
     seed: int = 0
@@ -928,6 +928,9 @@ class TrainConfig(Section):
     """How many of the newest checkpoints are kept. The best by held-out retrieval is kept, too."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of the journal."""
+    wandb: str | None = None
+    """Project of Weights & Biases that gets what TensorBoard gets, and these settings. WANDB_MODE=offline keeps it in
+    the folder. None: nothing goes there."""
     encoder: EncoderConfig = EncoderConfig()
     """The towers."""
     data: DataConfig = DataConfig()

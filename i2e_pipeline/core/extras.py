@@ -6,7 +6,7 @@ setup.cfg is where an extra lists its packages; tests/core/test_extras.py compar
 from __future__ import annotations
 
 _PIPELINE, _TRAIN, _EVALUATE, _EXPORT, _EXPLORE = "spark", "train", "evaluate", "export", "explore"
-_SECOND_LOOK = "second-look"
+_SECOND_LOOK, _WANDB = "second-look", "wandb"
 _ENCODERS = (_PIPELINE, _TRAIN, _EVALUATE)
 _FOR = {
     _PIPELINE: "the pipeline, on Spark",
@@ -14,6 +14,7 @@ _FOR = {
     _EVALUATE: "evaluation",
     _EXPORT: "uploads to Hugging Face's Hub",
     _EXPLORE: "the dataset in a browser",
+    _WANDB: "Weights & Biases beside TensorBoard",
     _SECOND_LOOK: "models of transformers within the pipeline",
 }
 BROUGHT_BY: dict[str, tuple[str, ...]] = {
@@ -36,6 +37,7 @@ BROUGHT_BY: dict[str, tuple[str, ...]] = {
     "starlette": (_EXPLORE,),
     "usearch": (_EXPLORE,),
     "uvicorn": (_EXPLORE,),
+    "wandb": (_WANDB,),
 }
 """Extras by the name that a module is imported by."""
 

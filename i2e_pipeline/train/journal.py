@@ -2,6 +2,7 @@
 
 Writes  <train folder>/journal.jsonl           one JSON object a line: kind "start", "step" or "evaluation"
         <train folder>/tensorboard/            the same for TensorBoard, where it is installed
+        <train folder>/wandb/                  the same for Weights & Biases, where it is asked for (wandb_board.py)
         <train folder>/loss.png                (curves.py)
         <train folder>/bad-step-00000012.json  the batch of a step whose loss is not a number
 
@@ -28,6 +29,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.train import curves
 from i2e_pipeline.train.parallel import World
+from i2e_pipeline.train.wandb_board import Board
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +57,15 @@ class Journal:
         start: int = 0,
         log_every: int = 10,
         facts: Mapping[str, Any] | None = None,
+        wandb: str | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         """batch_size   images of a step over all ranks
         images       of an epoch
         start        steps that a resumed training has done
         facts        more about this process for the start row: recipe, config …
+        wandb        project of Weights & Biases that gets the same scalars, and the settings
+        Raises WandbError, and ModuleNotFoundError without that package, on every rank.
         """
         self.folder, self.steps, self.batch_size, self.images = Path(folder), steps, batch_size, images
         self.log_every = log_every
@@ -69,6 +75,10 @@ class Journal:
         self._step = self._since = start
         self._wait = self._waited = 0.0
         self._began = time.monotonic()
+        self._wandb: list[Board] = []
+        if wandb is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            world.broadcast(lambda: self._wandb.append(Board(wandb, self.folder, start, settings or {})))
         if self._writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._seen = rewind(self.folder, start)
@@ -148,6 +158,8 @@ class Journal:
             self._file.close()
             if self._board is not None:
                 self._board.close()
+            for board in self._wandb:
+                board.close()
 
     def _report(self, learning_rate: float) -> None:
         now = time.monotonic()
@@ -183,6 +195,8 @@ class Journal:
         if self._board is not None:
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, step)
+        for board in self._wandb:
+            board.add(scalars, step)
 
 
 def _say_why(drawn: Future[Path | None]) -> None:

@@ -191,6 +191,8 @@ def _place(seen: Sequence[tuple[str, Sequence[str]]], rank: int, device: str) ->
     """
     if device == "cpu" or (device == "auto" and not any(cards for _, cards in seen)):
         return "cpu"
+    if device.startswith("mps"):
+        _check_mps(len(seen))
     if device not in ("auto", "cuda"):
         return device
     taken: set[tuple[str, str]] = set()
@@ -207,6 +209,13 @@ def _place(seen: Sequence[tuple[str, Sequence[str]]], rank: int, device: str) ->
         taken.add((host, cards[free]))
         places.append(f"cuda:{free}")
     return places[rank]
+
+
+def _check_mps(ranks: int) -> None:
+    if not torch.backends.mps.is_available():
+        raise WorldError("train.device=mps: torch finds no GPU of a Mac here: set train.device=auto")
+    if ranks > 1:
+        raise WorldError(f"train.device=mps with {ranks} ranks: ranks cannot exchange from there: start one")
 
 
 def leave() -> None:

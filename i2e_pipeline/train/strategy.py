@@ -82,7 +82,11 @@ def micro_batch(module: nn.Module, last: bool) -> Iterator[None]:
 def optimizer_of(towers: Towers, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW over what is trained, in the groups of parameter_groups.py."""
     return torch.optim.AdamW(
-        groups_of(towers, config), lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True
+        groups_of(towers, config),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        fused=towers.device.type != "mps",  # older releases of torch have none there
     )
 
 

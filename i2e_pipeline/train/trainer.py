@@ -54,7 +54,7 @@ _MAY_CHANGE = (
     "dataset", "folder", "device", "threads", "ranks", "accumulate", "strategy", "precision", "checkpoint_every",
     "checkpoint_minutes", "save_in_background", "skip_bad_steps", "keep_checkpoints", "log_every", "evaluate_every",
     "evaluate_images", "evaluate_sets", "evaluate_protocols", "data.workers", "data.prefetch", "data.readers",
-    "data.read_ahead_mb", "encoder.compile", "encoder.checkpoint_activations",
+    "data.read_ahead_mb", "encoder.compile", "encoder.checkpoint_activations", "wandb",
 )  # fmt: skip
 """Settings that may differ when a training goes on from a checkpoint. They change the result by rounding errors only.
 The exception is `accumulate`: a contrastive loss compares the images of one micro-batch with each other."""
@@ -235,6 +235,8 @@ class _Training:
                 "data": card.data_of(self.published, self.samples),
                 **({"start_from": str(self.began_from)} if self.began_from else {}),
             },
+            wandb=config.wandb,
+            settings=config.shown(),
         )
 
     def close(self) -> None:

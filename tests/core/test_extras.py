@@ -22,6 +22,8 @@ BROUGHT_ALONG = {
     "huggingface_hub": "transformers", "markupsafe": "jinja2", "py4j": "pyspark", "timm": "open_clip_torch",
 }  # fmt: skip
 """Packages that another one brings and that setup.cfg does not name."""
+ASKED_FOR = {"wandb": "wandb"}
+"""Packages that a setting asks for, off by default, with the extra of their own."""
 READERS = ("core", "dataset", "images", "pages")
 """Rooms that both training and evaluation stand on."""
 
@@ -49,7 +51,9 @@ def test_a_module_is_of_the_extras_that_setup_cfg_says(module: str) -> None:
     called = module if module in {name for names in wanted.values() for name in names} else distribution(module)
     assert called not in base
     having = {
-        extra for extra in ("spark", "train", "evaluate", "second-look", "export", "explore") if called in wanted[extra]
+        extra
+        for extra in ("spark", "train", "evaluate", "second-look", "export", "explore", "wandb")
+        if called in wanted[extra]
     }
     assert set(extras.BROUGHT_BY[module]) == having
 
@@ -70,7 +74,7 @@ def test_everything_that_training_and_evaluation_import_is_in_their_extra(room: 
         f"{path.relative_to(ROOT)}: {module}"
         for path in files
         for module in imported(path)
-        if distribution(module) not in base | wanted[extra]
+        if distribution(module) not in base | wanted[extra] | wanted.get(ASKED_FOR.get(module, ""), set())
     }
     assert not missing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from i2e_pipeline.train.parallel import WorldError, _place
 from i2e_pipeline.train.slurm import first_of, tasks_of, variables
@@ -93,3 +94,13 @@ def test_without_any_card_auto_is_the_processor_and_cuda_is_refused() -> None:
     with pytest.raises(WorldError, match=r"train\.device=cuda: a runs 2 ranks and torch sees 0 cards"):
         places([("a", ())] * 2, "cuda")
     assert places([("a", ("x",))] * 2, "cpu") == ["cpu"] * 2
+
+
+def test_a_macs_gpu_is_for_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: ranks that hang in their first exchange; a message of torch's that names no setting."""
+    with pytest.raises(WorldError, match=r"train\.device=mps: torch finds no GPU of a Mac here"):
+        _place([("a", ())], 0, "mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert _place([("a", ())], 0, "mps") == "mps"
+    with pytest.raises(WorldError, match="mps with 2 ranks"):
+        _place([("a", ()), ("a", ())], 1, "mps")

@@ -7,6 +7,8 @@ import json
 import shutil
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,57 @@ def test_a_training_cut_off_goes_on_as_if_nothing_had_happened(settings: Callabl
         [(r["step"], r["losses"]) for r in rows(tmp_path / n) if r["kind"] == "step"] for n in ("whole", "cut")
     )
     assert whole == cut
+
+
+def test_a_checkpoint_is_what_the_training_was_when_it_began_to_be_written(
+    settings: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: weights, moments, means or rows of a later step; a training that waits for its disk."""
+    every = ("train.optimizer.ema=0.9", "train.checkpoint_every=2", "train.keep_checkpoints=9")
+    run(settings(tmp_path / "waits", *every, "train.save_in_background=false"))
+    write = checkpoint._write
+    begun: list[tuple[str, int]] = []
+
+    def slow(path: Path, *how: Any) -> None:
+        begun.append((path.parent.name, len(rows(tmp_path / "goes on"))))
+        time.sleep(1)
+        write(path, *how)
+
+    monkeypatch.setattr(checkpoint, "_write", slow)
+    run(settings(tmp_path / "goes on", *every))
+    assert checkpoint.steps(tmp_path / "goes on") == checkpoint.steps(tmp_path / "waits") == [2, 4, 6]
+    steps_then = {rows_then for folder, rows_then in begun if folder.startswith(".step-00000002")}
+    assert max(steps_then) > min(steps_then), "no step was done while the first checkpoint was written"
+    for step in (2, 4, 6):
+        one, other = (tmp_path / f / "checkpoints" / checkpoint.name(step) for f in ("waits", "goes on"))
+        files = sorted(p.name for p in one.glob("*.safetensors"))
+        assert files == sorted(p.name for p in other.glob("*.safetensors"))
+        assert len(files) == 4
+        for file in files:
+            a, b = load_file(one / file), load_file(other / file)
+            assert a.keys() == b.keys()
+            assert all(torch.equal(a[name], b[name]) for name in a)
+        told = [json.loads((c / "state.json").read_text()) for c in (one, other)]
+        assert told[0]["position"] == told[1]["position"] == 16 * step
+
+
+def test_a_disk_that_is_full_ends_the_training_with_the_reason(
+    settings: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a thread that dies, and a training that goes on for days without a checkpoint."""
+    write = checkpoint._write
+
+    def full(path: Path, *how: Any) -> None:
+        if ".step-00000004" in str(path):
+            raise OSError(28, "No space left on device")
+        write(path, *how)
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    with pytest.raises(checkpoint.CheckpointError, match="step-00000004 could not be saved: .*No space left"):
+        run(settings(tmp_path, "train.checkpoint_every=2", "train.steps=40"))
+    assert checkpoint.steps(tmp_path) == [2]
+    assert not [p for p in (tmp_path / "checkpoints").iterdir() if p.name.startswith(".")]
+    assert not [t for t in threading.enumerate() if t.name == "checkpoint"]
 
 
 @pytest.mark.slow
