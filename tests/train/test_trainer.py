@@ -337,10 +337,12 @@ def test_ranks_parts_and_shards_of_the_towers_give_the_same_weights(
     assert torch.allclose(head(tmp_path / "one supervised"), head(tmp_path / "parts"), atol=1e-3)
 
     started = {}
-    for name, extra in {"ddp": (), "fsdp": ("train.strategy=fsdp",)}.items():
+    for name in ("ddp", "fsdp", "hsdp"):
         place = tmp_path / f"{name}.yaml"
-        place.write_text(configuration.dump(settings(tmp_path / name, *extra)))
-        started[name] = ranks.start(place, 2, late=name == "fsdp")
+        place.write_text(configuration.dump(settings(tmp_path / name, f"train.strategy={name}")))
+        started[name] = (
+            ranks.start(place, 4, machines=2) if name == "hsdp" else ranks.start(place, 2, late=name == "fsdp")
+        )
     for name, processes in started.items():
         ranks.finish(processes)
         assert far(weights(tmp_path / "one"), weights(tmp_path / name)) < 1e-3, name
