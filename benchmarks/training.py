@@ -42,8 +42,8 @@ def batch_of(towers: Towers, size: int, classes: int, text: bool, device: torch.
     tokens_BL = towers.trim(towers.tokenizer([f"a photo of thing number {i}, seen from afar" for i in range(size)]))
     return Batch(
         pixels_BCHW=torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=draw).to(device),
-        class_B=class_B.to(device),
-        classes_BK=class_B[:, None].to(device),
+        class_B=class_B,  # on the host, as the trainer leaves labels
+        classes_BK=class_B[:, None],
         tokens_BL=tokens_BL.to(device) if text else None,
         teacher_BT=None,
         image_ids=(),

@@ -890,9 +890,9 @@ class TrainConfig(Section):
     gradients are averaged."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast, with weights in float32. What stays float32 may then be computed in TF32 on a GPU."""
-    strategy: Literal["ddp", "fsdp"] = "ddp"
+    strategy: Literal["ddp", "fsdp", "hsdp"] = "ddp"
     """ddp: every rank holds the whole towers. fsdp: they are sharded over the ranks (FSDP2), for towers that one device
-    cannot hold."""
+    cannot hold. hsdp: they are sharded over the ranks of each machine, so that only gradients go between machines."""
     ranks: int | None = Field(None, ge=1)
     """Processes that jobs/train.py starts through Spark. None: with a local master one per GPU, or one; on a cluster it
     must be set. torchrun has its own option for it."""

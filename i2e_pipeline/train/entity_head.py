@@ -19,8 +19,8 @@ So it is worked out there, and exchanged between hosts: shapes are exact and not
 need no labels would have room for all classes of the batch on each rank, which holds 1/W of them.
 
 Legend: B images of all ranks, C images of a slice, D width, K labels of the image with most labels, R rows of this
-rank, S of them in the step: M of the window, then those of the batch's classes that are not in it. T pairs of image and
-class. W ranks.
+rank, S of them in the step: M of the window, then E of the batch's classes that are not in it. P classes that are right
+for an image of the batch, T pairs of image and class. W ranks.
 """
 
 from __future__ import annotations

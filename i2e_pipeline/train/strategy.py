@@ -1,4 +1,5 @@
-"""Strategy: how the towers lie on the ranks, whole on each (DDP) or in shards (FSDP2), and how to read and write them.
+"""Strategy: how the towers lie on the ranks, whole on each (DDP) or in shards (FSDP2) over all of them or over those of
+each machine (HSDP), and how to read and write them.
 
 Everything else sees a plain module. A tensor of the state is gathered and placed one at a time, so that no rank ever
 holds the state twice; names are those of the bare towers in both cases, which is why a checkpoint of one loads in the
@@ -8,6 +9,7 @@ other and on any number of ranks.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -37,9 +39,11 @@ def wrap(towers: Towers, config: TrainConfig, world: World) -> nn.Module:
         # Else statistics would be those of a rank's images, and depend on the number of ranks; torch has this for CUDA.
         # timm's way, because torch's forgets the activation that timm's batch norms carry.
         convert_sync_batchnorm(towers)
-    if config.strategy == "fsdp":
+    if config.strategy != "ddp":
         if world.size == 1:
-            raise StrategyError("train.strategy=fsdp needs two ranks or more: start it with torchrun, or take ddp")
+            raise StrategyError(
+                f"train.strategy={config.strategy} needs two ranks or more: start it with torchrun, or take ddp"
+            )
         return _sharded(towers, config, world)
     if world.size == 1:
         return towers
@@ -54,7 +58,10 @@ def _sharded(towers: Towers, config: TrainConfig, world: World) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    mesh = init_device_mesh(world.device.type, (world.size,))
+    if config.strategy == "fsdp":
+        mesh = init_device_mesh(world.device.type, (world.size,))
+    else:  # of two dimensions FSDP replicates over the first and shards over the second
+        mesh = init_device_mesh(world.device.type, _machines(world), mesh_dim_names=("machines", "ranks"))
     # The sums stay float32: a gradient averaged in bfloat16 over many ranks loses its small parts.
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if config.precision == "bfloat16" else None, reduce_dtype=torch.float32
@@ -64,6 +71,20 @@ def _sharded(towers: Towers, config: TrainConfig, world: World) -> nn.Module:
     # What is in no block stays float32, and autocast narrows its products: a scale of 100 moves by 0.5 in bfloat16.
     fully_shard(towers, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32))
     return towers
+
+
+def _machines(world: World) -> tuple[int, int]:
+    """How many machines there are and how many ranks each has, by what torchrun or srun told each rank."""
+    told = (int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    seen = world.gather_objects(told)
+    ranks = seen[0][1]
+    if ranks == 1 or [(rank % ranks, ranks) for rank in range(world.size)] != seen or world.size % ranks:
+        raise StrategyError(
+            "train.strategy=hsdp shards over the ranks of a machine and needs two or more on each, as many on all, one "
+            f"machine after the other. LOCAL_RANK and LOCAL_WORLD_SIZE of the ranks are {seen}: start them with "
+            "torchrun, or with srun --distribution=block, or take fsdp"
+        )
+    return world.size // ranks, ranks
 
 
 @contextlib.contextmanager

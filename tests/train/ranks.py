@@ -22,13 +22,19 @@ class Rank:
 
 
 def start(
-    settings: Path, ranks: int = 1, seen: Path | None = None, slurm: bool = False, late: bool = False
+    settings: Path,
+    ranks: int = 1,
+    seen: Path | None = None,
+    slurm: bool = False,
+    late: bool = False,
+    machines: int = 1,
 ) -> list[Rank]:
     """One process per rank of the training that a YAML file describes.
 
-    seen    a folder for the ids of each step
-    slurm   they are told their numbers as srun does it, not as torchrun does
-    late    they read what a step came to when the next one is under way, as on a card
+    seen       a folder for the ids of each step
+    slurm      they are told their numbers as srun does it, not as torchrun does
+    late       they read what a step came to when the next one is under way, as on a card
+    machines   how many of them this one stands for
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -36,7 +42,8 @@ def start(
     started = []
     for rank in range(ranks):
         environment = {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+            "RANK": str(rank), "LOCAL_RANK": str(rank % (ranks // machines)), "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks // machines),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
         if slurm:

@@ -1,7 +1,8 @@
-"""An update that the device itself leaves out, for towers that are whole on each rank and for shards of them."""
+"""How towers lie on ranks, and an update that the device itself leaves out, for whole towers and for shards of them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from i2e_pipeline.core.config import TrainConfig
 from i2e_pipeline.train import strategy
+from i2e_pipeline.train.parallel import World
 
 
 class Two(nn.Module):
@@ -18,6 +21,9 @@ class Two(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.body = nn.Linear(4, 6)
+
+    def blocks(self) -> list[nn.Module]:
+        return [self.body]
 
 
 def course(
@@ -63,3 +69,36 @@ def _in_shards(rank: int, folder: str) -> None:
 def test_nor_does_it_change_shards(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """Catches: a flag that FSDP's tensors do not take, or that reaches some ranks."""
     torch.multiprocessing.start_processes(_in_shards, (str(tmp_path),), nprocs=2, start_method="forkserver")
+
+
+def _on_two_machines(rank: int, folder: str) -> None:
+    from torch.distributed.tensor import Replicate, Shard
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=4)
+    os.environ |= {"LOCAL_RANK": str(rank % 2), "LOCAL_WORLD_SIZE": "2"}
+    config, world = TrainConfig(strategy="hsdp"), World(rank, 4)
+    towers: Any = strategy.wrap(Two(), config, world)  # type: ignore[arg-type]
+    for p in towers.parameters():
+        assert p.device_mesh.mesh.tolist() == [[0, 1], [2, 3]]
+        assert p.placements == (Replicate(), Shard(0))
+        assert len(p.to_local()) == 3
+    whole = {name: torch.randn(p.shape) for name, p in Two().named_parameters()}
+    strategy.load_towers(towers, whole, "here")
+    state = strategy.towers_state(towers, keep=True)
+    assert state is not None
+    assert all(torch.equal(state[name], x) for name, x in whole.items())
+    check(lambda towers: strategy.wrap(towers, config, world))  # type: ignore[arg-type]
+
+    os.environ["LOCAL_RANK"] = str(rank // 2)  # the tasks of srun --distribution=cyclic
+    with pytest.raises(strategy.StrategyError, match=r"one machine after the other. .*\(0, 2\), \(0, 2\), \(1, 2\)"):
+        strategy.wrap(Two(), config, world)  # type: ignore[arg-type]
+    os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    with pytest.raises(strategy.StrategyError, match="needs two or more on each"):
+        strategy.wrap(Two(), config, world)  # type: ignore[arg-type]
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_hsdp_shards_within_a_machine_and_replicates_between_them(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Catches: shards that lie across machines, whose every gather then goes over the network."""
+    torch.multiprocessing.start_processes(_on_two_machines, (str(tmp_path),), nprocs=4, start_method="forkserver")

@@ -168,7 +168,7 @@ def test_a_disk_that_is_full_ends_the_training_with_the_reason(
         write(path, *how)
 
     monkeypatch.setattr(checkpoint, "_write", full)
-    with pytest.raises(checkpoint.CheckpointError, match="step-00000004 could not be saved: .*No space left"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"step-00000004 could not be saved: .*No space left"):
         run(settings(tmp_path, "train.checkpoint_every=2", "train.steps=40"))
     assert checkpoint.steps(tmp_path) == [2]
     assert not [p for p in (tmp_path / "checkpoints").iterdir() if p.name.startswith(".")]
@@ -390,10 +390,12 @@ def test_ranks_parts_and_shards_of_the_towers_give_the_same_weights(
     assert torch.allclose(head(tmp_path / "one supervised"), head(tmp_path / "parts"), atol=1e-3)
 
     started = {}
-    for name, extra in {"ddp": (), "fsdp": ("train.strategy=fsdp",)}.items():
+    for name in ("ddp", "fsdp", "hsdp"):
         place = tmp_path / f"{name}.yaml"
-        place.write_text(configuration.dump(settings(tmp_path / name, *extra)))
-        started[name] = ranks.start(place, 2, late=name == "fsdp")
+        place.write_text(configuration.dump(settings(tmp_path / name, f"train.strategy={name}")))
+        started[name] = (
+            ranks.start(place, 4, machines=2) if name == "hsdp" else ranks.start(place, 2, late=name == "fsdp")
+        )
     for name, processes in started.items():
         ranks.finish(processes)
         assert far(weights(tmp_path / "one"), weights(tmp_path / name)) < 1e-3, name
