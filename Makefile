@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 ACTIVATE := echo '`. $(VENV)/bin/activate` puts i2e on the path of this shell; i2e --help lists its commands'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv i2e train evaluate check format lint test test-all bench bench-gpu recipes audit notebooks docs dist clean
+.PHONY: help venv i2e train evaluate check format lint test test-all bench bench-gpu gpu-check recipes audit notebooks docs dist clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -88,8 +88,11 @@ $(MARKED): test-%: $(STAMP)
 test-all: test $(MARKED)  ## and those on a cluster, against an object store, with faults, in fresh environments: three quarters of an hour; LONG=1: all there are
 
 bench: $(STAMP)  ## print the figures of README and docs
-	for script in $(filter-out benchmarks/recipes.py benchmarks/training.py benchmarks/gpu.py benchmarks/faults.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/recipes.py benchmarks/training.py benchmarks/gpu.py benchmarks/gpu_check.py benchmarks/slow_store.py benchmarks/faults.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 	$(BIN)/python benchmarks/scoring.py --through-spark
+
+gpu-check: $(STAMP)  ## what is right, wrong and slow on this machine's card: ten minutes; without one, what a processor can tell
+	$(BIN)/python benchmarks/gpu_check.py
 
 bench-gpu: $(STAMP)  ## the figures that want a GPU
 	$(BIN)/python benchmarks/gpu.py
