@@ -40,7 +40,6 @@ from i2e_pipeline.train import index as indexing
 from i2e_pipeline.train.index import Index, open_indexed
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.samples import Samples
-from i2e_pipeline.train.split import Rule
 
 ROWS_A_FILE = 10_000
 """1 GB of images of 100 KB."""
@@ -173,7 +172,6 @@ def start(objects: dict[str, bytes | Path | int], options: argparse.Namespace) -
         samples = Samples.of(dataset, index, CONFIG)
         seconds = time.perf_counter() - began
         assert len(samples)
-        assert Rule.of(of_entities, CONFIG.data).held_out_C.sum() > 0
         held = max(0, resident() - before - of_entities.nbytes)
         files = len(dataset.files)
         return {
