@@ -1,7 +1,8 @@
 """The index of a dataset: what a training has to know before it reads an image, and can start from.
 
 Reads    once: the footer of every file, and image_id, labels and split of every row
-Writes   <dataset>/_index/NAME.npz, or where the dataset cannot be written, <train.folder>/_index/NAME.npz
+Writes   <dataset>/_index/NAME.npz, or where the dataset cannot be written, or each machine has its own copy,
+         <train.folder>/_index/NAME.npz
 
 Of a row group it knows how many images are trained on, of the whole dataset what an evaluation looks at. Which images
 these are, their ids and labels come with the row group, when it is read for its images (split.py). So the index has 24
@@ -14,6 +15,7 @@ Legend: F files, G row groups, C classes.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -105,7 +107,7 @@ def open_indexed(folder: str, config: TrainConfig, world: World, keep_in: str) -
         )
         if world.first:
             log.info(f"index of {len(paths):,} files made in {time.monotonic() - started:.0f} s, kept in {place}")
-    image_files, index = from_bytes(files.read_bytes(place))
+    image_files, index = from_bytes(_read_by_all(place, files.join(keep_in, FOLDER, name), world))
     return published.of_parts(folder, manifest, entities, image_files), index
 
 
@@ -127,7 +129,10 @@ class _Look:
 
 
 def _look(folder: str, path: str, number: int, entity_ids_C: np.ndarray, rule: Rule, limit: int) -> _Look:
-    image_file, table = files.patiently(lambda: _read(folder, path), files.join(folder, path))
+    try:
+        image_file, table = files.patiently(lambda: _read(folder, path), files.join(folder, path))
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"{folder}/{path}: {error}") from error
     rows = split.split(table, rule, f"{folder}/{path}")
     best_N, keys_N = rows.best_N(), keys(rows.ids_N2)
     chosen = {}
@@ -156,10 +161,7 @@ def _read(folder: str, path: str) -> tuple[ImageFile, pa.Table]:
     with stream, pq.ParquetFile(stream, metadata=footer, pre_buffer=True) as parquet:
         image_file = published.as_image_file(folder, path, parquet)
         columns = [c for c in split.COLUMNS if c in parquet.schema_arrow.names]
-        try:
-            return image_file, parquet.read(columns=columns, use_threads=False)
-        except pa.ArrowException as error:
-            raise DatasetError(f"{folder}/{path}: {error}") from error
+        return image_file, parquet.read(columns=columns, use_threads=False)
 
 
 def _limit(kind: str, limit: int) -> int:
@@ -259,6 +261,20 @@ def _keep(content: bytes, name: str, folder: str, keep_in: str) -> str:
     return place
 
 
+def _read_by_all(place: str, shared: str, world: World) -> bytes:
+    """The index that lies where rank 0 has it; every rank calls it.
+
+    shared   where all of them see it if each machine has a dataset of its own, and rank 0's is not there for the others
+    """
+    content = None
+    with contextlib.suppress(OSError):
+        content = files.patiently(lambda: files.read_bytes(place), place)
+    if not all(world.gather_objects(content is not None)):
+        world.broadcast(lambda: files.write_bytes(shared, content or files.read_bytes(place)))
+        place, content = shared, None
+    return files.read_bytes(place) if content is None else content
+
+
 def to_bytes(image_files: Sequence[ImageFile], index: Index) -> bytes:
     header = {
         "format": _FORMAT, "paths": [f.path for f in image_files], "sides": index.sides, "labels": index.labels,
@@ -282,8 +298,9 @@ def from_bytes(content: bytes) -> tuple[list[ImageFile], Index]:
         arrays = {name: stored[name] for name in stored.files}
     header = json.loads(arrays.pop("header").tobytes())
     ends_F = np.cumsum(arrays["groups_F"])
-    rows = [tuple(part.tolist()) for part in np.split(arrays["rows_G"], ends_F[:-1])]
-    sizes = [tuple(part.tolist()) for part in np.split(arrays["bytes_G"], ends_F[:-1])]
+    # Split after every file, the last one too: so none has nothing.
+    rows = [tuple(part.tolist()) for part in np.split(arrays["rows_G"], ends_F)[:-1]]
+    sizes = [tuple(part.tolist()) for part in np.split(arrays["bytes_G"], ends_F)[:-1]]
     image_files = [
         ImageFile(*file) for file in zip(header["paths"], arrays["rows_F"].tolist(), rows, sizes, strict=True)
     ]

@@ -112,8 +112,12 @@ def optimizer_of(towers: Towers, config: OptimizerConfig) -> torch.optim.AdamW:
 
 
 def update(optimizer: torch.optim.Optimizer, unless: Tensor) -> None:
-    """A step of a fused optimizer that changes nothing, moments and their count neither, where `unless` is true on the
-    device: torch's GradScaler tells it in the same way."""
+    """A step that changes nothing, moments and their count neither, where `unless` is true on the device. A fused
+    optimizer is told as torch's GradScaler tells it; for another one, which has no such flag, the device is asked."""
+    if not optimizer.defaults.get("fused"):
+        if not bool(unless):
+            optimizer.step()
+        return
     optimizer.found_inf = unless.float()  # type: ignore[attr-defined]
     optimizer.step()
 

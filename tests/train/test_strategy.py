@@ -102,3 +102,16 @@ def _on_two_machines(rank: int, folder: str) -> None:
 def test_hsdp_shards_within_a_machine_and_replicates_between_them(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """Catches: shards that lie across machines, whose every gather then goes over the network."""
     torch.multiprocessing.start_processes(_on_two_machines, (str(tmp_path),), nprocs=4, start_method="forkserver")
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_an_optimizer_with_and_without_the_flag_leaves_a_bad_step_out(fused: bool) -> None:
+    """Catches: train.device=mps, whose optimizer is not fused and ended in its first step."""
+    p = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([p], lr=0.1, weight_decay=0.0, fused=fused)
+    p.grad = torch.full((3,), torch.nan)
+    strategy.update(optimizer, unless=torch.tensor(True))
+    assert torch.equal(p, torch.ones(3))
+    p.grad = torch.ones(3)
+    strategy.update(optimizer, unless=torch.tensor(False))
+    assert torch.allclose(p, torch.full((3,), 0.9))
