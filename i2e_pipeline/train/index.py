@@ -6,7 +6,7 @@ Writes   <dataset>/_index/NAME.npz, or where the dataset cannot be written, or e
 
 Of a row group it knows how many images are trained on, of the whole dataset what an evaluation looks at. Which images
 these are, their ids and labels come with the row group, when it is read for its images (split.py). So the index has 24
-bytes a row group of some 64 MB and nothing per image: every rank holds all of it.
+bytes a row group of some 64 MB and nothing per image: every rank holds all of it, in some 70 bytes a row group.
 
 Ranks that make it look at a share of the files each. A part is bounded as soon as its file is read (chosen.py).
 

@@ -4,7 +4,7 @@ Reads    the dataset's index (index.py)
 Writes   the split: training · images of held-out entities · held-out images of the entities that are trained on
 
 An image of the dataset is a row: its number in the order of the files. An image that is trained on is a sample, and
-numbered among those. In memory are the row groups, 40 bytes each, and nothing per image.
+numbered among those. In memory are the row groups, 40 bytes each beside those of the index, and nothing per image.
 
 Legend: G row groups, C classes.
 """
