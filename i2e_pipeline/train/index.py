@@ -90,7 +90,9 @@ def open_indexed(folder: str, config: TrainConfig, world: World, keep_in: str) -
     keep_in   a folder for it where that of the dataset cannot be written
     Raises DatasetError, on every rank, where the dataset cannot be read.
     """
-    manifest, entities = published.manifest_of(folder), published.entities_of(folder)
+    manifest, entities = world.on_each(
+        lambda: files.patiently(lambda: (published.manifest_of(folder), published.entities_of(folder)), folder)
+    )
     name, place, paths = world.broadcast(lambda: find(folder, manifest, config, keep_in))
     if place is None:
         mine: list[_Look] = []

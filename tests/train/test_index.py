@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -231,6 +232,17 @@ def test_a_file_whose_labels_are_damaged_is_named(folder: str, tmp_path: Path) -
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=re.escape(path.name)):
         opened(folder, tmp_path)
+
+
+class _OtherFails(World):
+    def gather_objects(self, value: Any) -> list[Any]:
+        return [value, DatasetError("rank 1 sees no manifest")]
+
+
+def test_a_rank_that_cannot_read_the_dataset_is_heard_by_all(folder: str) -> None:
+    """Catches: ranks that wait for one that is gone, and say that gloo's connection was closed."""
+    with pytest.raises(DatasetError, match="rank 1 sees no manifest"):
+        open_indexed(folder, CONFIG, _OtherFails(0, 2), "nowhere")
 
 
 def _on_a_machine(rank: int, place: str) -> None:
