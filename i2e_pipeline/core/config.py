@@ -733,7 +733,8 @@ class DataConfig(Section):
     """Row groups that a rank reads at the same time: its connections to a store. With `workers` 0 it reads one when it
     needs it."""
     read_ahead_mb: int = Field(512, ge=0)
-    """MiB per rank, beside the open windows, of row groups that are read before they are needed."""
+    """MiB per rank, beside the open windows, of row groups that are read before they are needed. Each of the `readers`
+    takes some four times the size of a row group for as long as it reads it."""
     lanes: int = Field(64, ge=1)
     """Streams into which an epoch is divided. Each batch has rows of all lanes, and a rank reads its own ones. With
     more ranks than lanes, some ranks read the same files. Which images share a batch depends on this number, and not on

@@ -136,7 +136,8 @@ class Save:
         head: HeadRows | None = None,
         copies: bool = False,
     ) -> None:
-        """copies   what is written is what the tensors hold now, though they change before it is finished"""
+        """copies   of the head what is written is what it holds now, though it changes before that is finished; all
+        else is copies already, as strategy.py gathers it"""
         root = _local(folder) / "checkpoints"
         self.state, self._world = state, world
         self._target = root / name(state.step)
@@ -146,6 +147,7 @@ class Save:
         self._problem: str | None = None
         self._rows = 0 if head is None else len(head.class_C)
         self._writing: threading.Thread | None = None
+        self._abandoned = threading.Event()
         if self._there:
             return
         self._fresh = root / f".{name(state.step)}.tmp-{token}"
@@ -155,12 +157,11 @@ class Save:
         world.barrier()  # nobody writes before the sweep is over
         parts: dict[str, Mapping[str, Tensor]] = {}
         if head is not None:
-            parts[_part(world.rank, world.size)] = vars(head)
+            rows = {name: _copy(x) for name, x in vars(head).items()} if copies else vars(head)
+            parts[_part(world.rank, world.size)] = rows
         if world.first:
             named = {"towers": towers, "ema": ema, "optimizer": optimizer}
             parts |= {f"{part}.safetensors": tensors for part, tensors in named.items() if tensors is not None}
-        if copies:
-            parts = {file: {n: _copy(t) for n, t in tensors.items()} for file, tensors in parts.items()}
         self._writing = threading.Thread(target=self._write, args=(parts,), name="checkpoint")
         self._writing.start()
 
@@ -173,6 +174,11 @@ class Save:
         """Until this rank has nothing more to write."""
         if self._writing is not None:
             self._writing.join()
+
+    def abandon(self) -> None:
+        """Instead of `finish`: until this rank writes no more, which is when the file is whole that it is at."""
+        self._abandoned.set()
+        self.wait()
 
     def finish(self) -> Path:
         """The folder, once it is whole. Raises CheckpointError, on every rank, when one of them could not write."""
@@ -196,6 +202,8 @@ class Save:
         try:
             self._fresh.mkdir(parents=True, exist_ok=True)
             for file, tensors in parts.items():
+                if self._abandoned.is_set():
+                    return
                 whole = _floats(tensors) if file.startswith(("towers", "ema")) else tensors
                 _write(self._fresh / file, whole, self._wrote)
         except OSError as error:

@@ -1,7 +1,8 @@
 """Chosen: the images that an evaluation during training looks at. By hash: the same ones in every training.
 
 Whole classes rather than an image of each, because retrieval looks for others of the same class: classes come in the
-order of a hash, and up to OF_A_CLASS images of each, drawn by hash, before more of any.
+order of a hash, and up to OF_A_CLASS images of each, drawn by hash, before more of any. Neighbours are chosen of the
+classes that are asked for, equally many of each: a class without one could only be told wrong.
 
 What is kept of a part of the dataset is bounded, and parts can be merged in any order: an image that a part need not
 keep would not be chosen of the whole either. For that an image's place in its class, and the number of images in the
@@ -44,6 +45,11 @@ class Chosen:
         )
 
     @staticmethod
+    def none() -> Chosen:
+        whole, hashes = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint64)
+        return Chosen(whole, whole, hashes, hashes)
+
+    @staticmethod
     def merged(parts: Sequence[Chosen]) -> Chosen:
         return Chosen(
             np.concatenate([p.rows_N for p in parts]),
@@ -58,29 +64,27 @@ class Chosen:
     def take(self, places: np.ndarray) -> Chosen:
         return Chosen(self.rows_N[places], self.class_N[places], self.class_hash_N[places], self.image_hash_N[places])
 
-    def bounded(self, limit: int) -> Chosen:
+    def bounded(self, limit: int, of_a_class: int = OF_A_CLASS) -> Chosen:
         """What can be among the first `limit` of the whole, if this is a part of it: up to `limit` images and as many
-        again of classes that have more than OF_A_CLASS, give or take a class."""
+        again of classes that have more than `of_a_class`, give or take a class."""
         if len(self) <= limit:
             return self
         order, place = self._by_class()
-        early = place < OF_A_CLASS
+        early = place < of_a_class
         if early.sum() >= limit:
             order, place = order[early], place[early]
             return self.take(order[_classes_before(place, limit)])
         kept = early.copy()
         late = np.flatnonzero(~early)
-        kept[late[_classes_before(place[late] - OF_A_CLASS, limit)]] = True
+        kept[late[_classes_before(place[late] - of_a_class, limit)]] = True
         return self.take(order[kept])
 
-    def first(self, limit: int, before: np.ndarray | None = None) -> Chosen:
-        """The `limit` images of these that are looked at, by rising row; those of the classes `before` come before
-        others."""
+    def first(self, limit: int, of_a_class: int = OF_A_CLASS) -> Chosen:
+        """The `limit` images of these that are looked at, by rising row."""
         if len(self) <= limit:
             return self.take(np.argsort(self.rows_N))
         order, place = self._by_class()
-        later = np.zeros(len(order), dtype=bool) if before is None else ~np.isin(self.class_N[order], before)
-        order = order[np.lexsort((np.arange(len(order)), later, place >= OF_A_CLASS))][:limit]
+        order = order[np.argsort(place >= of_a_class, kind="stable")][:limit]
         return self.take(order[np.argsort(self.rows_N[order])])
 
     def _by_class(self) -> tuple[np.ndarray, np.ndarray]:

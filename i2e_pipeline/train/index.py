@@ -1,11 +1,12 @@
 """The index of a dataset: what a training has to know before it reads an image, and can start from.
 
 Reads    once: the footer of every file, and image_id, labels and split of every row
-Writes   <dataset>/_index/NAME.npz, or where the dataset cannot be written, <train.folder>/_index/NAME.npz
+Writes   <dataset>/_index/NAME.npz, or where the dataset cannot be written, or each machine has its own copy,
+         <train.folder>/_index/NAME.npz
 
 Of a row group it knows how many images are trained on, of the whole dataset what an evaluation looks at. Which images
 these are, their ids and labels come with the row group, when it is read for its images (split.py). So the index has 24
-bytes a row group of some 64 MB and nothing per image: every rank holds all of it.
+bytes a row group of some 64 MB and nothing per image: every rank holds all of it, in some 70 bytes a row group.
 
 Ranks that make it look at a share of the files each. A part is bounded as soon as its file is read (chosen.py).
 
@@ -14,6 +15,7 @@ Legend: F files, G row groups, C classes.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -34,22 +36,20 @@ from i2e_pipeline.core.splits import keys
 from i2e_pipeline.dataset import published
 from i2e_pipeline.dataset.published import DatasetError, ImageFile, Published
 from i2e_pipeline.train import split
-from i2e_pipeline.train.chosen import Chosen
+from i2e_pipeline.train.chosen import OF_A_CLASS, Chosen
 from i2e_pipeline.train.parallel import World
-from i2e_pipeline.train.split import Rule, Side
+from i2e_pipeline.train.split import Labelled, Rule, Side
 
 FOLDER = "_index"
-_FORMAT = 1
+_FORMAT = 2
 _FILES_AT_ONCE = 16
 _MERGED_AT_ONCE = 64
 _FILE_BITS = 40
 """Of a row's number while it is not known how many rows are in the files before: file · 2⁴⁰ + row."""
-_NEIGHBOURS = 8
-"""So many times evaluate_images are kept of the training images, among which those of the classes that are asked for
-are then preferred."""
 _NO_CLASSES = np.empty(0, dtype=np.uint8)
 _OF_CHOSEN = tuple(field.name for field in fields(Chosen))
-_KINDS = {"entities": Side.OF_HELD_OUT_ENTITY, "images": Side.HELD_OUT_IMAGE, "trained": Side.TRAINED}
+_KINDS = {"entities": Side.OF_HELD_OUT_ENTITY, "images": Side.HELD_OUT_IMAGE}
+_NEIGHBOURS = "trained"
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +77,11 @@ class Index:
 
 def build(dataset: Published, config: TrainConfig) -> Index:
     """The index of a dataset that is open, made by this process and kept nowhere."""
-    paths = [file.path for file in dataset.files]
-    look = _look_at(dataset.folder, dataset.entities, paths, config, World())
-    return _whole([look], int(look.classes_C.sum()), config.evaluate_images)[1]
+    paths, limit = [file.path for file in dataset.files], config.evaluate_images
+    how = dataset.folder, dataset.entities, paths, config, World()
+    look = _look_at(*how)
+    asked_C = _asked([look], limit)
+    return _whole([look], int(look.classes_C.sum()), limit, asked_C, [_neighbours_at(*how, asked_C)])[1]
 
 
 def open_indexed(folder: str, config: TrainConfig, world: World, keep_in: str) -> tuple[Published, Index]:
@@ -88,7 +90,9 @@ def open_indexed(folder: str, config: TrainConfig, world: World, keep_in: str) -
     keep_in   a folder for it where that of the dataset cannot be written
     Raises DatasetError, on every rank, where the dataset cannot be read.
     """
-    manifest, entities = published.manifest_of(folder), published.entities_of(folder)
+    manifest, entities = world.on_each(
+        lambda: files.patiently(lambda: (published.manifest_of(folder), published.entities_of(folder)), folder)
+    )
     name, place, paths = world.broadcast(lambda: find(folder, manifest, config, keep_in))
     if place is None:
         mine: list[_Look] = []
@@ -100,12 +104,18 @@ def open_indexed(folder: str, config: TrainConfig, world: World, keep_in: str) -
         started = time.monotonic()
         parts = world.to_first(look)
         classes = int(world.max(torch.from_numpy(mine[0].classes_C)).sum())  # by a reduction: a byte a class and rank
+        limit = config.evaluate_images
+        # Which classes are asked for is known when all files were seen, so labels are read twice.
+        asked_C = world.broadcast(lambda: _asked(parts or [], limit))
+        neighbours = world.to_first(lambda: _neighbours_at(folder, entities, paths, config, world, asked_C))
         place = world.broadcast(
-            lambda: _keep(to_bytes(*_whole(parts or [], classes, config.evaluate_images)), name, folder, keep_in)
+            lambda: _keep(
+                to_bytes(*_whole(parts or [], classes, limit, asked_C, neighbours or [])), name, folder, keep_in
+            )
         )
         if world.first:
             log.info(f"index of {len(paths):,} files made in {time.monotonic() - started:.0f} s, kept in {place}")
-    image_files, index = from_bytes(files.read_bytes(place))
+    image_files, index = from_bytes(_read_by_all(place, files.join(keep_in, FOLDER, name), world))
     return published.of_parts(folder, manifest, entities, image_files), index
 
 
@@ -127,14 +137,9 @@ class _Look:
 
 
 def _look(folder: str, path: str, number: int, entity_ids_C: np.ndarray, rule: Rule, limit: int) -> _Look:
-    image_file, table = files.patiently(lambda: _read(folder, path), files.join(folder, path))
+    image_file, table = _read(folder, path)
     rows = split.split(table, rule, f"{folder}/{path}")
-    best_N, keys_N = rows.best_N(), keys(rows.ids_N2)
-    chosen = {}
-    for kind, side in _KINDS.items():
-        at = np.flatnonzero(rows.side_N == side)
-        some = Chosen.of((number << _FILE_BITS) + at, best_N[at], entity_ids_C[best_N[at]], keys_N[at])
-        chosen[kind] = some.bounded(_limit(kind, limit))
+    chosen = {kind: _of_side(rows, side, number, entity_ids_C).bounded(limit) for kind, side in _KINDS.items()}
     trained_N = rows.side_N == Side.TRAINED
     ends_G = np.cumsum(image_file.row_group_rows, dtype=np.int64)
     trained_until = np.concatenate([[0], np.cumsum(trained_N)])[np.concatenate([[0], ends_G]).astype(np.int64)]
@@ -150,20 +155,41 @@ def _look(folder: str, path: str, number: int, entity_ids_C: np.ndarray, rule: R
     )
 
 
+def _of_side(rows: Labelled, side: Side, number: int, entity_ids_C: np.ndarray) -> Chosen:
+    """The images of a file on one side, with their most probable classes."""
+    at = np.flatnonzero(rows.side_N == side)
+    class_N = rows.best_N()[at]
+    return Chosen.of((number << _FILE_BITS) + at, class_N, entity_ids_C[class_N], keys(rows.ids_N2[at]))
+
+
+def _neighbours(
+    folder: str, path: str, number: int, entity_ids_C: np.ndarray, rule: Rule, limit: int, asked_C: np.ndarray
+) -> Chosen:
+    """Images of a file that are trained on, of the classes that are asked for."""
+    rows = split.split(_read(folder, path)[1], rule, f"{folder}/{path}")
+    some = _of_side(rows, Side.TRAINED, number, entity_ids_C)
+    return some.take(np.flatnonzero(np.isin(some.class_N, asked_C))).bounded(limit, _each(limit, asked_C))
+
+
+def _each(limit: int, asked_C: np.ndarray) -> int:
+    """Neighbours of a class."""
+    return min(OF_A_CLASS, max(1, limit // max(1, len(asked_C))))
+
+
 def _read(folder: str, path: str) -> tuple[ImageFile, pa.Table]:
+    try:
+        return files.patiently(lambda: _read_once(folder, path), files.join(folder, path))
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"{folder}/{path}: {error}") from error
+
+
+def _read_once(folder: str, path: str) -> tuple[ImageFile, pa.Table]:
     stream, footer = published.open_with_footer(files.join(folder, path))
     # The ranges that the columns lie in are asked for at the same time.
     with stream, pq.ParquetFile(stream, metadata=footer, pre_buffer=True) as parquet:
         image_file = published.as_image_file(folder, path, parquet)
         columns = [c for c in split.COLUMNS if c in parquet.schema_arrow.names]
-        try:
-            return image_file, parquet.read(columns=columns, use_threads=False)
-        except pa.ArrowException as error:
-            raise DatasetError(f"{folder}/{path}: {error}") from error
-
-
-def _limit(kind: str, limit: int) -> int:
-    return limit * _NEIGHBOURS if kind == "trained" else limit
+        return image_file, parquet.read(columns=columns, use_threads=False)
 
 
 # Many
@@ -175,8 +201,7 @@ def _look_at(folder: str, entities: pa.Table, paths: Sequence[str], config: Trai
     entity_ids_C = entities.column("entity_id").to_numpy()
     limit = config.evaluate_images
     mine = range(world.rank, len(paths), world.size)
-    none = np.empty(0, dtype=np.int64)
-    nothing = {kind: Chosen(none, none, none.astype(np.uint64), none.astype(np.uint64)) for kind in _KINDS}
+    nothing = {kind: Chosen.none() for kind in _KINDS}
     found = _Look({}, np.zeros(len(Side), dtype=np.int64), 0, 0, np.zeros(len(entity_ids_C), dtype=np.uint8), nothing)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         for start in range(0, len(mine), _MERGED_AT_ONCE):
@@ -193,22 +218,45 @@ def _together(looks: Sequence[_Look], limit: int) -> _Look:
         labels=sum(look.labels for look in looks),
         labels_per_image=max(look.labels_per_image for look in looks),
         classes_C=np.maximum.reduce([look.classes_C for look in looks]),
-        chosen={
-            kind: Chosen.merged([look.chosen[kind] for look in looks]).bounded(_limit(kind, limit)) for kind in _KINDS
-        },
+        chosen={kind: Chosen.merged([look.chosen[kind] for look in looks]).bounded(limit) for kind in _KINDS},
     )
 
 
-def _whole(looks: Sequence[_Look], classes: int, limit: int) -> tuple[list[ImageFile], Index]:
+def _neighbours_at(
+    folder: str, entities: pa.Table, paths: Sequence[str], config: TrainConfig, world: World, asked_C: np.ndarray
+) -> Chosen:
+    """What this rank's share of the files has."""
+    rule, limit = Rule.of(entities, config.data), config.evaluate_images
+    entity_ids_C = entities.column("entity_id").to_numpy()
+    found = Chosen.none()
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        numbers = range(world.rank, len(paths), world.size)
+        for start in range(0, len(numbers), _MERGED_AT_ONCE):
+            part = numbers[start : start + _MERGED_AT_ONCE]
+            some = pool.map(lambda n: _neighbours(folder, paths[n], n, entity_ids_C, rule, limit, asked_C), part)
+            found = Chosen.merged([found, *some]).bounded(limit, _each(limit, asked_C))
+    return found
+
+
+def _asked(looks: Sequence[_Look], limit: int) -> np.ndarray:
+    """Classes of the held-out images that are looked at."""
+    return np.unique(Chosen.merged([look.chosen["images"] for look in looks]).first(limit).class_N)
+
+
+def _whole(
+    looks: Sequence[_Look], classes: int, limit: int, asked_C: np.ndarray, neighbours: Sequence[Chosen]
+) -> tuple[list[ImageFile], Index]:
     """The files in their order, and the index, the same however files were dealt to ranks."""
     all_files = {number: file for look in looks for number, file in look.files.items()}
     in_order = [all_files[number] for number in range(len(all_files))]
     first_F = np.cumsum([0, *(file.rows for file, _ in in_order)])
-    chosen = {}
-    for kind in _KINDS:
-        one = Chosen.merged([look.chosen[kind] for look in looks]).bounded(_limit(kind, limit))
-        row_N = first_F[one.rows_N >> _FILE_BITS] + (one.rows_N & ((1 << _FILE_BITS) - 1))
-        chosen[kind] = replace(one, rows_N=row_N).take(np.argsort(row_N))
+
+    def in_dataset(chosen: Chosen) -> Chosen:
+        row_N = first_F[chosen.rows_N >> _FILE_BITS] + (chosen.rows_N & ((1 << _FILE_BITS) - 1))
+        return replace(chosen, rows_N=row_N)
+
+    chosen = {k: in_dataset(Chosen.merged([look.chosen[k] for look in looks]).first(limit)) for k in _KINDS}
+    chosen[_NEIGHBOURS] = in_dataset(Chosen.merged(neighbours).first(limit, _each(limit, asked_C)))
     return [file for file, _ in in_order], Index(
         trained_G=np.concatenate([np.empty(0, dtype=np.int64), *(trained_G for _, trained_G in in_order)]),
         sides=tuple(np.sum([look.sides for look in looks], axis=0).tolist()),
@@ -259,6 +307,20 @@ def _keep(content: bytes, name: str, folder: str, keep_in: str) -> str:
     return place
 
 
+def _read_by_all(place: str, shared: str, world: World) -> bytes:
+    """The index that lies where rank 0 has it; every rank calls it.
+
+    shared   where all of them see it if each machine has a dataset of its own, and rank 0's is not there for the others
+    """
+    content = None
+    with contextlib.suppress(OSError):
+        content = files.patiently(lambda: files.read_bytes(place), place)
+    if not all(world.gather_objects(content is not None)):
+        world.broadcast(lambda: files.write_bytes(shared, content or files.read_bytes(place)))
+        place, content = shared, None
+    return files.read_bytes(place) if content is None else content
+
+
 def to_bytes(image_files: Sequence[ImageFile], index: Index) -> bytes:
     header = {
         "format": _FORMAT, "paths": [f.path for f in image_files], "sides": index.sides, "labels": index.labels,
@@ -282,8 +344,9 @@ def from_bytes(content: bytes) -> tuple[list[ImageFile], Index]:
         arrays = {name: stored[name] for name in stored.files}
     header = json.loads(arrays.pop("header").tobytes())
     ends_F = np.cumsum(arrays["groups_F"])
-    rows = [tuple(part.tolist()) for part in np.split(arrays["rows_G"], ends_F[:-1])]
-    sizes = [tuple(part.tolist()) for part in np.split(arrays["bytes_G"], ends_F[:-1])]
+    # Split after every file, the last one too: so none has nothing.
+    rows = [tuple(part.tolist()) for part in np.split(arrays["rows_G"], ends_F)[:-1]]
+    sizes = [tuple(part.tolist()) for part in np.split(arrays["bytes_G"], ends_F)[:-1]]
     image_files = [
         ImageFile(*file) for file in zip(header["paths"], arrays["rows_F"].tolist(), rows, sizes, strict=True)
     ]
@@ -293,5 +356,5 @@ def from_bytes(content: bytes) -> tuple[list[ImageFile], Index]:
         labels=header["labels"],
         labels_per_image=header["labels_per_image"],
         trained_classes=header["trained_classes"],
-        chosen={kind: Chosen(*(arrays[f"{kind}.{field}"] for field in _OF_CHOSEN)) for kind in _KINDS},
+        chosen={kind: Chosen(*(arrays[f"{kind}.{field}"] for field in _OF_CHOSEN)) for kind in (*_KINDS, _NEIGHBOURS)},
     )

@@ -280,7 +280,8 @@ def check_finite(
             {"rank": rank, "losses": _plain(values), "image_ids": ids} for rank, (values, _, ids) in enumerate(told)
         ]
         files.write_json(str(path), {"step": step, "config_digest": config_digest, "ranks": ranks})
-    rank, (values, bad, ids) = next((r, t) for r, t in enumerate(told) if t[1])
+    # What ranks share, as the norm of the gradient, is bad on all of them: where it began, more is.
+    rank, (values, bad, ids) = max(enumerate(told), key=lambda of_rank: len(of_rank[1][1]))
     what = f"step {step:,}: {', '.join(f'{name} is {values[name]}' for name in bad)}"
     what += f" on rank {rank}" if world.size > 1 else ""
     if pass_over:

@@ -86,9 +86,8 @@ class World:
             raise error
         return value
 
-    def to_first(self, work: Callable[[], Any]) -> list[Any] | None:
-        """On rank 0 what `work` returned on each rank, in the order of ranks; None elsewhere. An error of any rank is
-        raised on all."""
+    def on_each(self, work: Callable[[], Any]) -> Any:
+        """What `work` returned on this rank. An error of any rank is raised on all."""
         value, error = None, None
         try:
             value = work()
@@ -96,6 +95,12 @@ class World:
             error = raised
         if errors := [e for e in self.gather_objects(error) if e is not None]:
             raise errors[0]
+        return value
+
+    def to_first(self, work: Callable[[], Any]) -> list[Any] | None:
+        """On rank 0 what `work` returned on each rank, in the order of ranks; None elsewhere. An error of any rank is
+        raised on all."""
+        value = self.on_each(work)
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.first else None

@@ -4,7 +4,7 @@ Reads    the dataset's index (index.py)
 Writes   the split: training · images of held-out entities · held-out images of the entities that are trained on
 
 An image of the dataset is a row: its number in the order of the files. An image that is trained on is a sample, and
-numbered among those. In memory are the row groups, 40 bytes each, and nothing per image.
+numbered among those. In memory are the row groups, 40 bytes each beside those of the index, and nothing per image.
 
 Legend: G row groups, C classes.
 """
@@ -38,7 +38,7 @@ class HeldOut:
     """Other images of the entities that are trained on."""
     trained_rows: np.ndarray
     trained_classes: np.ndarray
-    """Images that are trained on, the neighbours of the others: of their classes first."""
+    """Images that are trained on, of the classes of image_rows: among these their neighbours are looked for."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Samples:
             published=published,
             index=index,
             rule=rule,
-            held_out=_held_out(index, config.evaluate_images),
+            held_out=_held_out(index),
             group_file_G=np.repeat(np.arange(len(counts)), counts),
             group_start_G=np.concatenate([[0], np.cumsum(rows_G)]),
             group_number_G=np.concatenate([np.empty(0, dtype=np.int64), *(np.arange(c) for c in counts)]),
@@ -140,11 +140,8 @@ def read_parquet(path: str, columns: list[str]) -> pa.Table:
         return file.read(columns=columns)
 
 
-def _held_out(index: Index, limit: int) -> HeldOut:
-    entities, images = (index.chosen[kind].first(limit) for kind in ("entities", "images"))
-    # Neighbours can only be right where the classes that are asked for are among them.
-    trained = index.chosen["trained"].first(limit, images.class_N)
-    kinds = (entities, images, trained)
+def _held_out(index: Index) -> HeldOut:
+    kinds = (index.chosen[kind] for kind in ("entities", "images", "trained"))
     return HeldOut(*(array for chosen in kinds for array in (chosen.rows_N, chosen.class_N)))
 
 

@@ -112,8 +112,12 @@ def optimizer_of(towers: Towers, config: OptimizerConfig) -> torch.optim.AdamW:
 
 
 def update(optimizer: torch.optim.Optimizer, unless: Tensor) -> None:
-    """A step of a fused optimizer that changes nothing, moments and their count neither, where `unless` is true on the
-    device: torch's GradScaler tells it in the same way."""
+    """A step that changes nothing, moments and their count neither, where `unless` is true on the device. A fused
+    optimizer is told as torch's GradScaler tells it; for another one, which has no such flag, the device is asked."""
+    if not optimizer.defaults.get("fused"):
+        if not bool(unless):
+            optimizer.step()
+        return
     optimizer.found_inf = unless.float()  # type: ignore[attr-defined]
     optimizer.step()
 
@@ -162,25 +166,30 @@ def load_towers(towers: Towers, state: Mapping[str, Tensor], where: str) -> None
 
 
 def optimizer_state(towers: Towers, optimizer: torch.optim.Optimizer, keep: bool) -> dict[str, Tensor] | None:
-    """AdamW's moments as `<parameter>/<moment>`, whole; None where this rank does not keep them."""
+    """AdamW's moments as `<parameter>/<moment>`, whole, and `<parameter>/step`, the updates that made them; None where
+    this rank does not keep them."""
     return gathered(
         (
-            (f"{name}/{moment}", optimizer.state[p][moment])
+            (f"{name}/{part}", optimizer.state[p][part])
             for name, p in towers.named_parameters()
             if p in optimizer.state
-            for moment in MOMENTS
+            for part in ("step", *MOMENTS)
         ),
         keep,
     )
 
 
 def load_optimizer(towers: Towers, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor], steps: int) -> None:
-    """Puts the moments back, after `steps` steps. A parameter that the state does not know starts without any."""
+    """Puts the moments back. A parameter that the state does not know starts without any.
+
+    steps   that the training has done: the updates of a parameter where the state does not say them. A parameter that
+            was frozen at first, or a step that was passed over, has fewer
+    """
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for name, p in towers.named_parameters():
         if id(p) not in trained or f"{name}/{MOMENTS[0]}" not in state:
             continue
-        entry: dict[str, Tensor] = {"step": torch.tensor(float(steps), device=p.device)}
+        entry: dict[str, Tensor] = {"step": state.get(f"{name}/step", torch.tensor(float(steps))).to(p.device)}
         for moment in MOMENTS:
             entry[moment] = torch.zeros_like(p, memory_format=torch.preserve_format)
             place(entry[moment], state[f"{name}/{moment}"])

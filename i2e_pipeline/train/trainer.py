@@ -108,7 +108,6 @@ def train(
     on every rank while another training is in the folder.
     """
     folder = folder_of(config)
-    folder = folder_of(config)
     with _alone_in(folder, world) as still_alone, _torch_settings(config.train):
         if world.first:
             configuration.keep(config, folder)
@@ -241,7 +240,7 @@ class _Training:
 
     def close(self) -> None:
         if self._saving is not None:
-            self._saving.wait()
+            self._saving.abandon()
         if hasattr(self, "batches"):
             self.batches.close()
         if hasattr(self, "journal"):

@@ -31,6 +31,10 @@ _Key = tuple[int, int, int]
 """epoch, lane, window"""
 
 
+def _failed(reading: Future[Group]) -> bool:
+    return reading.done() and reading.exception() is not None
+
+
 class LastGroups:
     """Any row group, the `keep` last used ones held; for any number of threads."""
 
@@ -101,8 +105,13 @@ class Windows:
                 self._open[which] = planned or self._window(which)
         needed = frozenset[int]().union(*(window.groups for window in self._open.values()))
         wanted = needed.union(*(window.groups for window in self._planned.values()))
-        # Past ones go before new ones are read, but not those that a new window shares.
-        self._reading = {number: reading for number, reading in self._reading.items() if number in wanted}
+        # Past ones go before new ones are read, but not those that a new window shares. What failed while it was read
+        # ahead is asked for once more: that may be minutes ago.
+        self._reading = {
+            number: reading
+            for number, reading in self._reading.items()
+            if number in wanted and not (number in needed and _failed(reading))
+        }
         numbers = self._groups.of(places.sample).tolist()
         self._start([*dict.fromkeys(numbers), *sorted(needed)])
         if self._pool is not None and self._ahead_bytes:

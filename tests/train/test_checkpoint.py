@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -340,6 +341,36 @@ def test_a_training_that_goes_on_from_an_earlier_step_drops_the_later_ones(tmp_p
     assert checkpoint.drop_beyond(tmp_path, -1) == [1, 2]
     assert checkpoint.steps(tmp_path) == []
     assert checkpoint.best(tmp_path) is None
+
+
+def test_of_a_save_in_the_background_the_head_alone_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: towers, means and moments twice in the host's memory, and a training that waits for the second copy."""
+    copied: list[Tensor] = []
+    monkeypatch.setattr(checkpoint, "_copy", lambda x: (copied.append(x), x.clone())[1])
+    rows = head()
+    save = checkpoint.Save(tmp_path, state(), ALONE, towers=towers(), optimizer=towers(), head=rows, copies=True)
+    rows.weights_CD.zero_()
+    assert loaded(save.finish(), ENTITIES) == expected(ENTITIES)
+    assert {id(x) for x in copied} == {id(x) for x in vars(rows).values()}
+
+
+def test_a_save_that_is_abandoned_writes_no_further_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: Ctrl-C twice, which waits for a whole checkpoint that nobody will read."""
+    begun, go_on, write = threading.Event(), threading.Event(), checkpoint._write
+
+    def slow(*how: Any) -> None:
+        begun.set()
+        go_on.wait()
+        write(*how)
+
+    monkeypatch.setattr(checkpoint, "_write", slow)
+    save = checkpoint.Save(tmp_path, state(), ALONE, towers=towers(), optimizer=towers(), head=head())
+    begun.wait()
+    threading.Timer(0.1, go_on.set).start()
+    save.abandon()
+    assert save.written
+    assert len(list(tmp_path.glob("checkpoints/.step-*/*"))) == 1
+    assert checkpoint.steps(tmp_path) == []
 
 
 # --- several processes

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+import torch.distributed as dist
 
 from i2e_pipeline.core.config import TrainConfig
 from i2e_pipeline.core.splits import held_out_images
@@ -98,7 +103,12 @@ def test_ranks_make_together_what_one_makes(folder: str, ranks: int) -> None:
     ]
     assert sum(len(look.files) for look in looks) == 7
     classes = np.maximum.reduce([look.classes_C for look in looks])
-    together = index_module._whole(looks, int(classes.sum()), CONFIG.evaluate_images)
+    asked_C = index_module._asked(looks, CONFIG.evaluate_images)
+    neighbours = [
+        index_module._neighbours_at(folder, dataset.entities, paths, CONFIG, World(rank=r, size=ranks), asked_C)
+        for r in range(ranks)
+    ]
+    together = index_module._whole(looks, int(classes.sum()), CONFIG.evaluate_images, asked_C, neighbours)
     alone = index_module.build(dataset, CONFIG)
     assert index_module.to_bytes(*together) == index_module.to_bytes(dataset.files, alone)
 
@@ -205,3 +215,73 @@ def test_a_class_that_the_entities_have_not_names_the_file(tmp_path: Path) -> No
     folder = write_dataset(tmp_path / "i2e", [image_row(i, bytes=b"") for i in range(8)], classes=3)
     with pytest.raises(DatasetError, match=r"part-00000-1\.parquet: labels name class 3.*has classes 0 … 2"):
         opened(folder, tmp_path)
+
+
+@pytest.mark.parametrize("units", [0, 2])
+def test_a_dataset_without_a_file_is_refused_in_words(tmp_path: Path, units: int) -> None:
+    """Catches: a folder `images` that was not copied, told as a fault of numpy's."""
+    folder = write_dataset(tmp_path / "i2e", [image_row(i, bytes=b"") for i in range(8 * units)], units=units)
+    shutil.rmtree(Path(folder, "images"), ignore_errors=True)
+    with pytest.raises(DatasetError, match=r"0 of 8|holds no image"):
+        opened(folder, tmp_path)
+
+
+def test_a_file_whose_labels_are_damaged_is_named(folder: str, tmp_path: Path) -> None:
+    path = next(Path(folder, "images").glob("*/*.parquet"))
+    group = pq.read_metadata(path).row_group(0)
+    columns = [group.column(c) for c in range(group.num_columns)]
+    score = next(c for c in columns if c.path_in_schema.endswith("element.score"))
+    first = score.dictionary_page_offset or score.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[first : first + score.total_compressed_size] = b"\xff" * score.total_compressed_size
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=re.escape(path.name)):
+        opened(folder, tmp_path)
+
+
+class _OtherFails(World):
+    def gather_objects(self, value: Any) -> list[Any]:
+        return [value, DatasetError("rank 1 sees no manifest")]
+
+
+def test_a_rank_that_cannot_read_the_dataset_is_heard_by_all(folder: str) -> None:
+    """Catches: ranks that wait for one that is gone, and say that gloo's connection was closed."""
+    with pytest.raises(DatasetError, match="rank 1 sees no manifest"):
+        open_indexed(folder, CONFIG, _OtherFails(0, 2), "nowhere")
+
+
+def _on_a_machine(rank: int, place: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{place}/meet", rank=rank, world_size=2)
+    read = index_module.files.read_bytes
+
+    def read_bytes(path: str, *most: int) -> bytes:
+        if rank and path.startswith(f"{place}/i2e/{FOLDER}"):
+            raise FileNotFoundError(2, "on the other machine", path)
+        return read(path, *most)
+
+    index_module.files.read_bytes = read_bytes  # type: ignore[assignment]
+    _, index = open_indexed(f"{place}/i2e", CONFIG, World(rank, 2), f"{place}/run")
+    Path(place, f"images-{rank}").write_text(str(index.images))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_machines_that_each_have_a_copy_of_the_dataset_start(folder: str, tmp_path: Path) -> None:
+    """Catches: ranks that look for the index in a folder of the first one's machine."""
+    for _ in ("made", "found"):
+        torch.multiprocessing.start_processes(_on_a_machine, (str(tmp_path),), nprocs=2, start_method="forkserver")
+        assert [(tmp_path / f"images-{rank}").read_text() for rank in (0, 1)] == ["200", "200"]
+        (tmp_path / "meet").unlink(missing_ok=True)
+
+
+def test_every_image_that_is_asked_for_has_a_neighbour_of_its_class(tmp_path: Path) -> None:
+    """Catches: neighbours of the first few classes, with which most images can only be told wrong."""
+    classes = 300
+    rows = [image_row(i, bytes=b"", labels=[(i % classes, 0.9)]) for i in range(20 * classes)]
+    folder = write_dataset(tmp_path / "i2e", rows, classes=classes, units=3, group=500)
+    config = TrainConfig(data={"hold_out_entities": 0.0, "hold_out_images": 0.01}, evaluate_images=50)
+    held = opened(folder, tmp_path, config).held_out
+    assert len(held.image_rows) == len(held.trained_rows) == 50
+    assert len(set(held.image_classes.tolist())) > 25
+    assert set(held.image_classes.tolist()) <= set(held.trained_classes.tolist())
+    assert not set(held.image_rows.tolist()) & set(held.trained_rows.tolist())

@@ -322,7 +322,8 @@ def _bad_on_rank_one(rank: int, folder: str) -> None:
     own = [IDS[rank]]
     check_finite({"loss": 1.0}, 11, own, world, folder, config_digest="c")
     try:
-        check_finite({"loss": math.nan if rank else 1.0}, 12, own, world, folder, config_digest="c")
+        bad = {"loss": math.nan if rank else 1.0, "gradient norm": math.nan}  # which is the same on all ranks
+        check_finite(bad, 12, own, world, folder, config_digest="c")
     except BadLoss as error:
         Path(folder, f"told-{rank}").write_text(str(error))
     dist.destroy_process_group()
@@ -330,11 +331,14 @@ def _bad_on_rank_one(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_a_bad_loss_on_one_rank_stops_all(tmp_path: Path) -> None:
-    """Catches: one rank stops, the others wait for it until the timeout."""
+    """Catches: one rank stops, the others wait for it until the timeout; the images of a rank that has no bad loss."""
     torch.multiprocessing.start_processes(_bad_on_rank_one, (str(tmp_path),), nprocs=2, start_method="forkserver")
     messages = [(tmp_path / f"told-{rank}").read_text() for rank in (0, 1)]
     assert messages[0] == messages[1]
-    assert "step 12: loss is nan on rank 1, so the training stopped before it was applied" in messages[0]
+    assert (
+        "step 12: loss is nan, gradient norm is nan on rank 1, so the training stopped before it was applied"
+        in messages[0]
+    )
     assert f"First images: {IDS[1].hex()};" in messages[0]
     told = json.loads((tmp_path / "bad-step-00000012.json").read_text())
     assert [rank["image_ids"] for rank in told["ranks"]] == [[IDS[0].hex()], [IDS[1].hex()]]

@@ -55,6 +55,36 @@ def test_a_bad_step_changes_no_weight_no_moment_and_no_count() -> None:
     check(lambda towers: towers)
 
 
+def test_a_parameter_that_was_frozen_at_first_goes_on_with_its_own_count() -> None:
+    """Catches: moments of one update that count as those of a hundred, and are hardly corrected any more."""
+
+    def updated(towers: Two, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        for _ in range(steps):
+            for p in towers.parameters():
+                p.grad = torch.full_like(p, 0.5) if p.requires_grad else None
+            optimizer.step()
+
+    def adam(towers: Two) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(towers.parameters(), lr=0.1, fused=True)
+
+    found = []
+    for cut in (False, True):
+        towers = Two()
+        towers.body.weight.requires_grad_(False)
+        optimizer = adam(towers)
+        updated(towers, optimizer, 50)
+        towers.body.weight.requires_grad_(True)
+        updated(towers, optimizer, 2)
+        if cut:
+            state = strategy.optimizer_state(towers, optimizer, True)  # type: ignore[arg-type]
+            assert state is not None
+            optimizer = adam(towers)
+            strategy.load_optimizer(towers, optimizer, state, 52)  # type: ignore[arg-type]
+        updated(towers, optimizer, 8)
+        found.append(towers.body.weight.detach().clone())
+    assert torch.equal(*found)
+
+
 def _in_shards(rank: int, folder: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -102,3 +132,16 @@ def _on_two_machines(rank: int, folder: str) -> None:
 def test_hsdp_shards_within_a_machine_and_replicates_between_them(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """Catches: shards that lie across machines, whose every gather then goes over the network."""
     torch.multiprocessing.start_processes(_on_two_machines, (str(tmp_path),), nprocs=4, start_method="forkserver")
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_an_optimizer_with_and_without_the_flag_leaves_a_bad_step_out(fused: bool) -> None:
+    """Catches: train.device=mps, whose optimizer is not fused and ended in its first step."""
+    p = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([p], lr=0.1, weight_decay=0.0, fused=fused)
+    p.grad = torch.full((3,), torch.nan)
+    strategy.update(optimizer, unless=torch.tensor(True))
+    assert torch.equal(p, torch.ones(3))
+    p.grad = torch.ones(3)
+    strategy.update(optimizer, unless=torch.tensor(False))
+    assert torch.allclose(p, torch.full((3,), 0.9))

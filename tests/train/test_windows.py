@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import wait
 from contextlib import closing
 from dataclasses import replace
 
@@ -113,6 +114,30 @@ def test_a_row_group_that_cannot_be_read_stops_those_who_need_it_alone(
         windows.read(order.share(0, 32))
         with pytest.raises(DatasetError, match="is gone"):
             windows.read(order.share(0, 320))
+
+
+def test_what_failed_while_it_was_read_ahead_is_read_again_when_it_is_needed(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a store that was away for a minute ends the training an hour later, when the window opens."""
+    monkeypatch.setattr(order_module, "WHOLE", 1)
+    order = Order(samples.sizes_G, batch_size=32, lanes=1, window=13)
+    groups = Groups(samples, COLUMNS)
+    first = {g.number for g in Windows(order, groups).read(order.share(0, 32))}
+    read, away = groups.read, True
+
+    def fails(number: int) -> Group:
+        if away and number not in first:
+            raise DatasetError("the store is away")
+        return read(number)
+
+    monkeypatch.setattr(groups, "read", fails)
+    with closing(Windows(order, groups, 2, 10**9)) as windows:
+        windows.read(order.share(0, 32))
+        wait(windows._reading.values())
+        away = False
+        for start in range(32, order.samples - 31, 32):
+            windows.read(order.share(start, 32))
 
 
 class Shaky:
