@@ -71,7 +71,7 @@ class Towers(nn.Module):
         """Side of the input in pixels."""
         self.uses_text = uses_text
         self.trims_text = _sees_only_what_came_before(model)
-        self._convolutional = hasattr(model.visual, "layer1") or hasattr(model.visual, "trunk")
+        self.convolutional = hasattr(model.visual, "layer1") or hasattr(model.visual, "trunk")
         self.to_teacher = None if teacher_width is None else nn.Linear(self.width, teacher_width, bias=False)
         self._gain_C11: Tensor
         self._shift_C11: Tensor
@@ -89,8 +89,6 @@ class Towers(nn.Module):
                 f"train.optimizer.{'.freeze, train.optimizer.'.join(self._frozen)}.freeze: no tower is left to train"
                 + ("" if uses_text else "; this recipe trains the image tower alone")
             )
-        if self._convolutional:
-            self.model.visual.to(memory_format=torch.channels_last)
 
     def forward(self, pixels_BCHW: Tensor, tokens_BL: Tensor | None = None) -> Encoded:
         """Pixels are uint8, RGB. Tokens may have been cut by `trim`. Under autocast the vectors are float32 still."""
@@ -115,9 +113,15 @@ class Towers(nn.Module):
     def images(self, pixels_BCHW: Tensor) -> Tensor:
         """Unit vectors (B, D)."""
         x_BCHW = pixels_BCHW.float() * self._gain_C11 - self._shift_C11
-        if self._convolutional:
-            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        if self.convolutional:
+            x_BCHW = x_BCHW.contiguous(memory_format=self.memory_format(x_BCHW.device))
         return normalize(self.model.encode_image(x_BCHW).float(), dim=-1)
+
+    @staticmethod
+    def memory_format(device: torch.device) -> torch.memory_format:
+        """Of a convolutional image tower and its images. Cards are faster with channels last; on processors torch 2.15
+        corrupts its memory in the backward pass of such a MobileCLIP."""
+        return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
     def texts(self, tokens_BL: Tensor) -> Tensor:
         """Unit vectors (B, D)."""

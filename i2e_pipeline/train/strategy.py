@@ -33,6 +33,8 @@ class StrategyError(I2EError, ValueError):
 def wrap(towers: Towers, config: TrainConfig, world: World) -> nn.Module:
     """The towers on this rank's device, as a module whose gradients are averaged over ranks."""
     towers.to(world.device)
+    if towers.convolutional:
+        towers.model.visual.to(memory_format=towers.memory_format(world.device))
     if world.size > 1 and world.device.type == "cuda":
         from timm.layers import convert_sync_batchnorm
 
