@@ -17,6 +17,8 @@ from i2e_pipeline.train.parallel import World
 
 
 class Two(nn.Module):
+    convolutional = False
+
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
