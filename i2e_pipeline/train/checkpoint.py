@@ -99,30 +99,13 @@ class State:
     """Whether the text tower has trained weights, of this training or of what it began with. None: not said."""
 
 
-def save(
-    folder: str | Path,
-    state: State,
-    world: World,
-    *,
-    towers: Mapping[str, Tensor] | None,
-    ema: Mapping[str, Tensor] | None = None,
-    optimizer: Mapping[str, Tensor] | None = None,
-    head: HeadRows | None = None,
-) -> Path:
-    """Writes the checkpoint of `state.step` below <folder>/checkpoints and returns its folder; all ranks call it.
-
-    towers, ema, optimizer  whole tensors by name, on rank 0; None elsewhere
-    head                    the rows that this rank holds; None where the recipe has no head
+class Save:
+    """A checkpoint that is being written below <folder>/checkpoints, by a thread of each rank. All ranks make it, and
+    all of them finish it.
 
     A checkpoint of this step that is there already stays as it is: to begin anew in a used folder, call `drop_beyond`
-    first. What an earlier save left unfinished is removed, so a folder is for one training at a time. Raises
-    CheckpointError, on every rank, when one of them could not write.
+    first. What an earlier save left unfinished is removed, so a folder is for one training at a time.
     """
-    return Save(folder, state, world, towers=towers, ema=ema, optimizer=optimizer, head=head).finish()
-
-
-class Save:
-    """A checkpoint that is being written, by a thread of each rank. All ranks make it, and all of them finish it."""
 
     def __init__(
         self,
@@ -136,8 +119,11 @@ class Save:
         head: HeadRows | None = None,
         copies: bool = False,
     ) -> None:
-        """copies   of the head what is written is what it holds now, though it changes before that is finished; all
-        else is copies already, as strategy.py gathers it"""
+        """towers, ema, optimizer   whole tensors by name, on rank 0, which nobody changes (strategy.py gathers copies);
+                                 None elsewhere
+        head                     the rows that this rank holds; None where the recipe has no head
+        copies                   what is written of the head is what it holds now, though it changes meanwhile
+        """
         root = _local(folder) / "checkpoints"
         self.state, self._world = state, world
         self._target = root / name(state.step)
@@ -434,14 +420,7 @@ def load(path: str | Path, world: World | None = None) -> Checkpoint:
     sizes alone); tensors are read later.
     """
     world = world or World()
-    found = problem = None
-    try:
-        found = _load(_local(path), world)
-    except CheckpointError as error:
-        problem = error
-    if errors := [error for error in world.gather_objects(problem) if error is not None]:
-        raise errors[0]
-    assert found is not None
+    found: Checkpoint = world.on_each(lambda: _load(_local(path), world))
     return found
 
 

@@ -41,7 +41,7 @@ from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.split import Labelled, Rule, Side
 
 FOLDER = "_index"
-_FORMAT = 2
+_FORMAT = 1
 _FILES_AT_ONCE = 16
 _MERGED_AT_ONCE = 64
 _FILE_BITS = 40

@@ -15,10 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from i2e_pipeline.core import files
 from i2e_pipeline.core.config import ImageLimits, TrainConfig
 from i2e_pipeline.dataset.published import DatasetError, Published
 from i2e_pipeline.train.index import Index, build
@@ -128,16 +125,6 @@ class Samples:
         file = int(self.group_file_G[group])
         first = self.group_start_G[np.searchsorted(self.group_file_G, file)]
         return f"{self.published.files[file].path} row {row - int(first)}"
-
-
-def read_parquet(path: str, columns: list[str]) -> pa.Table:
-    """Columns of one file; raises DatasetError where it has not got them."""
-    filesystem, inner = files.open_filesystem(path)
-    with filesystem.open_input_file(inner) as stream, pq.ParquetFile(stream) as file:
-        missing = [c for c in columns if c not in file.schema_arrow.names]
-        if missing:
-            raise DatasetError(f"{path} has no column {', '.join(missing)}")
-        return file.read(columns=columns)
 
 
 def _held_out(index: Index) -> HeldOut:

@@ -24,6 +24,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from filelock import FileLock, Timeout
 
@@ -32,7 +33,7 @@ from i2e_pipeline.core.config import digest
 from i2e_pipeline.core.ids import id_halves
 from i2e_pipeline.core.machine import scratch
 from i2e_pipeline.dataset.published import DatasetError, part_files
-from i2e_pipeline.train.samples import Samples, read_parquet
+from i2e_pipeline.train.samples import Samples
 
 _HEADER, _FORMAT = "teacher", 1
 _LEAVING_SECONDS = 10.0
@@ -102,7 +103,7 @@ def _write(folder: str, samples: Samples, store: arrays.Writer) -> None:
     width = stored = 0
     out = store.stream("vectors")
     for path in part_files(folder):
-        table = read_parquet(files.join(folder, path), ["image_id", "vector"])
+        table = _read_parquet(files.join(folder, path), ["image_id", "vector"])
         table = table.filter(table.column("vector").is_valid())
         for batch in table.to_batches():
             if not batch.num_rows:
@@ -126,12 +127,22 @@ def _write(folder: str, samples: Samples, store: arrays.Writer) -> None:
     store.header = {"format": _FORMAT, "images": stored, "width": width}
 
 
+def _read_parquet(path: str, columns: list[str]) -> pa.Table:
+    """Columns of one file; raises DatasetError where it has not got them."""
+    filesystem, inner = files.open_filesystem(path)
+    with filesystem.open_input_file(inner) as stream, pq.ParquetFile(stream) as file:
+        missing = [c for c in columns if c not in file.schema_arrow.names]
+        if missing:
+            raise DatasetError(f"{path} has no column {', '.join(missing)}")
+        return file.read(columns=columns)
+
+
 def _image_ids(samples: Samples) -> np.ndarray:
     """ids_N2 of all images of the dataset."""
     folder = samples.published.folder
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         paths = [files.join(folder, file.path) for file in samples.published.files]
-        parts = pool.map(lambda path: id_halves(read_parquet(path, ["image_id"]).column("image_id")), paths)
+        parts = pool.map(lambda path: id_halves(_read_parquet(path, ["image_id"]).column("image_id")), paths)
         return np.concatenate(list(parts))
 
 

@@ -49,7 +49,7 @@ def towers(value: float = 1.0) -> dict[str, Tensor]:
 
 def save(folder: Path, step: int = 5, **overrides: Any) -> Path:
     brought = {"towers": towers(float(step)), "head": head(), **overrides}
-    return checkpoint.save(folder, brought.pop("state", state(step)), ALONE, **brought)
+    return checkpoint.Save(folder, brought.pop("state", state(step)), ALONE, **brought).finish()
 
 
 def loaded(at: Path, entity_C: Tensor, **how: Any) -> dict[int, tuple[int, list[float], float]]:
@@ -296,7 +296,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 def test_a_uri_is_refused() -> None:
     with pytest.raises(CheckpointError, match="s3://bucket/train: checkpoints are written to a local path; mount"):
-        checkpoint.save("s3://bucket/train", state(), ALONE, towers=towers())
+        checkpoint.Save("s3://bucket/train", state(), ALONE, towers=towers()).finish()
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,13 +383,15 @@ def _save_as_rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=2, init_method=f"file://{folder}/meet")
     world = World(rank, 2)
     for step in (5, 5, 6):
-        at = checkpoint.save(folder, state(step), world, towers=towers() if world.first else None, head=head(rank, 2))
+        at = checkpoint.Save(
+            folder, state(step), world, towers=towers() if world.first else None, head=head(rank, 2)
+        ).finish()
         assert checkpoint.load(at).classes == len(ENTITIES), "whole for every rank when save returns"
     # A rank that cannot write stops all of them, with its reason.
     if rank == 1:
         checkpoint.save_file = _no_space  # type: ignore[assignment]
     try:
-        checkpoint.save(folder, state(7), world, towers=towers() if world.first else None, head=head(rank, 2))
+        checkpoint.Save(folder, state(7), world, towers=towers() if world.first else None, head=head(rank, 2)).finish()
     except CheckpointError as error:
         Path(folder, f"told-{rank}").write_text(str(error))
     # Each reads its share of the files, and damage that one sees is told to all.
@@ -431,7 +433,7 @@ def _save_for_ever(folder: str, first: int) -> None:
     torch.set_num_threads(1)
     for step in range(first, first + 10_000):
         value = {"w": torch.full((400, 500), float(step))}
-        checkpoint.save(folder, state(step), ALONE, towers=value, optimizer=value, head=head())
+        checkpoint.Save(folder, state(step), ALONE, towers=value, optimizer=value, head=head()).finish()
         Path(folder, f"saved-{step:05d}").touch()
         checkpoint.prune(folder, keep=2)
 
