@@ -117,11 +117,11 @@ class Towers(nn.Module):
             x_BCHW = x_BCHW.contiguous(memory_format=self.memory_format(x_BCHW.device))
         return normalize(self.model.encode_image(x_BCHW).float(), dim=-1)
 
-    @staticmethod
-    def memory_format(device: torch.device) -> torch.memory_format:
-        """Of a convolutional image tower and its images. Cards are faster with channels last; on processors torch 2.15
-        corrupts its memory in the backward pass of such a MobileCLIP."""
-        return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    def memory_format(self, device: torch.device) -> torch.memory_format:
+        """Of a convolutional image tower and its images. Channels last are faster, but on processors torch 2.15
+        corrupts its memory in the backward pass of such a MobileCLIP, which is a timm trunk."""
+        unsafe = device.type != "cuda" and hasattr(self.model.visual, "trunk")
+        return torch.contiguous_format if unsafe else torch.channels_last
 
     def texts(self, tokens_BL: Tensor) -> Tensor:
         """Unit vectors (B, D)."""
