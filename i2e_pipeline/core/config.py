@@ -814,6 +814,9 @@ class LossConfig(Section):
     """infonce: softmax over the batch (CLIP, arXiv 2103.00020); siglip: a sigmoid for each pair (arXiv 2303.15343)."""
     equal_entities_are_negatives: bool = False
     """True: images of the same entity push each other's texts away, as in open_clip."""
+    shared_negatives: bool = False
+    """Where `accumulate` cuts a step, contrast the images of the whole step with each other, and not those of each
+    micro-batch (GradCache, arXiv 2101.06983). The towers then encode everything twice: a third more arithmetic."""
     distillation: float = Field(0.0, ge=0)
     """Weight of the distance to stored image vectors (`score.keep_vectors`). 0: no distillation."""
     teacher: PathText | None = None

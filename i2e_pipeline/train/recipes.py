@@ -58,9 +58,21 @@ class Recipe:
     def wanted_texts(self, text: TextConfig) -> tuple[float, float, float]:
         return text.alt_text, text.name, text.name_and_description
 
-    def losses(self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int) -> dict[str, Tensor]:
-        """The loss and its parts. `head` is an EntityHead, or None where the recipe uses no classes."""
-        parts = self.parts(encoded, batch, head, world, step)
+    def losses(
+        self,
+        encoded: Encoded,
+        batch: Batch,
+        head: Any,
+        world: World,
+        step: int,
+        contrastive: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The loss and its parts.
+
+        head          an EntityHead, or None where the recipe uses no classes
+        contrastive   that loss, where it was computed over more than this batch (shared_negatives.py)
+        """
+        parts = self.parts(encoded, batch, head, world, step, contrastive)
         if self.uses_teacher:
             assert encoded.distilled_BT is not None
             assert batch.teacher_BT is not None
@@ -69,14 +81,18 @@ class Recipe:
             parts["distillation"] = distillation
         return {name: part if name == "loss" else part.detach() for name, part in parts.items()}
 
-    def parts(self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int) -> dict[str, Tensor]:
+    def parts(
+        self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int, contrastive: Tensor | None
+    ) -> dict[str, Tensor]:
         raise NotImplementedError
 
 
 class Supervised(Recipe):
     uses_classes = True
 
-    def parts(self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int) -> dict[str, Tensor]:
+    def parts(
+        self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int, contrastive: Tensor | None
+    ) -> dict[str, Tensor]:
         classification = head.loss(encoded.image_BD, batch.class_B, batch.classes_BK, step)
         return {"loss": classification, "classification": classification}
 
@@ -87,15 +103,21 @@ class Contrastive(Recipe):
     def knows_entities(self) -> bool:
         return not self.config.loss.equal_entities_are_negatives
 
-    def parts(self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int) -> dict[str, Tensor]:
+    def contrast(self, encoded: Encoded, classes_BK: Tensor, world: World) -> Tensor:
+        """The loss between images and texts; classes_BK as in Batch."""
         assert encoded.text_BD is not None
-        classes_BK = batch.classes_BK if self.knows_entities() else None
+        known_BK = classes_BK if self.knows_entities() else None
         pair = (encoded.image_BD, encoded.text_BD, encoded.scale)
         if self.config.loss.contrastive == "siglip":
             assert encoded.bias is not None
-            contrastive = losses.siglip(*pair, encoded.bias, classes_BK, world)
-        else:
-            contrastive = losses.info_nce(*pair, classes_BK, world)
+            return losses.siglip(*pair, encoded.bias, known_BK, world)
+        return losses.info_nce(*pair, known_BK, world)
+
+    def parts(
+        self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int, contrastive: Tensor | None
+    ) -> dict[str, Tensor]:
+        if contrastive is None:
+            contrastive = self.contrast(encoded, batch.classes_BK, world)
         return {"loss": contrastive, "contrastive": contrastive}
 
 
@@ -110,8 +132,10 @@ class MultiTask(Contrastive):
                 f"train.loss.classification={share:g} leaves multi_task one loss: set train.recipe={other} instead"
             )
 
-    def parts(self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int) -> dict[str, Tensor]:
-        contrastive = super().parts(encoded, batch, head, world, step)["contrastive"]
+    def parts(
+        self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int, contrastive: Tensor | None
+    ) -> dict[str, Tensor]:
+        contrastive = super().parts(encoded, batch, head, world, step, contrastive)["contrastive"]
         classification = head.loss(encoded.image_BD, batch.class_B, batch.classes_BK, step)
         share = self.config.loss.classification
         loss = share * classification + (1 - share) * contrastive

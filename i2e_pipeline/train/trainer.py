@@ -31,7 +31,7 @@ from i2e_pipeline.core import files, lock
 from i2e_pipeline.core.config import Config, TrainConfig, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.train import card, checkpoint, export, journal, strategy, warm_start
-from i2e_pipeline.train.batch import Batch
+from i2e_pipeline.train.batch import Batch, Encoded
 from i2e_pipeline.train.dataset import Loader, share_of_cores
 from i2e_pipeline.train.ema import Ema
 from i2e_pipeline.train.encoders import Towers, build
@@ -40,9 +40,10 @@ from i2e_pipeline.train.held_out import Figures, HeldOutImages
 from i2e_pipeline.train.index import open_indexed
 from i2e_pipeline.train.on_ranks import Measure, OnRanks
 from i2e_pipeline.train.parallel import World
-from i2e_pipeline.train.recipes import Recipe, recipe
+from i2e_pipeline.train.recipes import Contrastive, Recipe, recipe
 from i2e_pipeline.train.samples import Samples
 from i2e_pipeline.train.schedule import factor
+from i2e_pipeline.train.shared_negatives import Shared, share
 from i2e_pipeline.train.teacher import Teacher, open_teacher
 
 OUTCOME = "outcome.json"
@@ -57,7 +58,8 @@ _MAY_CHANGE = (
     "data.read_ahead_mb", "encoder.compile", "encoder.checkpoint_activations", "wandb",
 )  # fmt: skip
 """Settings that may differ when a training goes on from a checkpoint. They change the result by rounding errors only.
-The exception is `accumulate`: a contrastive loss compares the images of one micro-batch with each other."""
+The exception is `accumulate`: without loss.shared_negatives a contrastive loss compares the images of one micro-batch
+with each other."""
 _CHANGE_IS_LOGGED = ("steps", "epochs", "head.learning_rate")
 """These settings, and all of `optimizer`, may differ too (a lower learning rate after a bad loss, for example). The log
 then names each change."""
@@ -308,13 +310,15 @@ class _Training:
         self.module.train()
         losses: dict[str, Tensor] = {}
         image_ids: list[bytes] = []
-        for part in range(parts):
-            batch = self._on_device(next(batches))
+        for part, (batch, shared) in enumerate(self._micro_batches(batches)):
             image_ids += batch.image_ids
             with strategy.micro_batch(self.module, last=part == parts - 1):
+                if shared is not None:
+                    shared.repeat_draws(self.world.device)
                 with self._precision():
-                    encoded = self.module(batch.pixels_BCHW, batch.tokens_BL)
-                    found = self.recipe.losses(encoded, batch, self.head, self.world, self.step)
+                    encoded = self._encode(batch)
+                    contrastive = None if shared is None else shared.contrastive(encoded)
+                    found = self.recipe.losses(encoded, batch, self.head, self.world, self.step, contrastive)
                 (found["loss"] / parts).backward()
             for name, loss in found.items():
                 losses[name] = losses.get(name, 0.0) + loss.detach() / parts
@@ -336,6 +340,23 @@ class _Training:
             self.step, losses, image_ids, learning_rate, wait, self.world.on_host(told / self.world.size)
         )
         return self._settle() if self._reads_at_once else settled
+
+    def _micro_batches(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Shared | None]]:
+        """Those of a step, on the device; all at once where they share their negatives."""
+        count = self.config.accumulate
+        if count == 1 or not (self.config.loss.shared_negatives and isinstance(self.recipe, Contrastive)):
+            for _ in range(count):
+                yield self._on_device(next(batches)), None
+            return
+        held = [self._on_device(next(batches)) for _ in range(count)]
+        contrast = functools.partial(self.recipe.contrast, world=self.world)
+        with self._precision():
+            shared = share(held, self.module, self._encode, contrast, self.world)
+        yield from zip(held, shared, strict=True)
+
+    def _encode(self, batch: Batch) -> Encoded:
+        encoded: Encoded = self.module(batch.pixels_BCHW, batch.tokens_BL)
+        return encoded
 
     @property
     def _reads_at_once(self) -> bool:

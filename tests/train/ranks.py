@@ -117,10 +117,10 @@ def train(settings: Path, environment: dict[str, str], said: Path, seen: Path | 
         place = seen / f"{os.getpid()}.jsonl"
         losses = Recipe.losses
 
-        def noted(self, encoded, batch, head, world, step):  # type: ignore[no-untyped-def]
+        def noted(self, encoded, batch, head, world, step, contrastive=None):  # type: ignore[no-untyped-def]
             with open(place, "a", encoding="utf-8") as file:
                 file.write(json.dumps([step, *(i.hex() for i in batch.image_ids)]) + "\n")
-            return losses(self, encoded, batch, head, world, step)
+            return losses(self, encoded, batch, head, world, step, contrastive)
 
         Recipe.losses = noted  # type: ignore[method-assign]
     with (

@@ -379,10 +379,18 @@ def test_ranks_parts_and_shards_of_the_towers_give_the_same_weights(
 ) -> None:
     """Catches: gradients summed instead of averaged, over ranks or over micro-batches; a head that counts ranks twice.
 
-    All classes where micro-batches differ: a sampled head compares with the classes of one, contrastive losses too.
-    Sums of other orders differ by 1.3e-4 on some processors.
+    All classes where micro-batches differ: a sampled head compares with the classes of one, and so does a contrastive
+    loss that does not share its negatives. Sums of other orders differ by 1.3e-4 on some processors.
     """
     run(settings(tmp_path / "one"))
+    in_parts = ("train.head.sample=1", "train.loss.shared_negatives=true")
+    run(settings(tmp_path / "one of all", *in_parts))
+    run(settings(tmp_path / "shared", *in_parts, "train.accumulate=4"))
+    assert far(weights(tmp_path / "one of all"), weights(tmp_path / "shared")) < 3e-4
+    assert [r["losses"]["contrastive"] for r in rows(tmp_path / "shared") if r["kind"] == "step"] == [
+        pytest.approx(r["losses"]["contrastive"], rel=1e-3)
+        for r in rows(tmp_path / "one of all") if r["kind"] == "step"
+    ]  # fmt: skip
     supervised = ("train.recipe=supervised", "train.head.sample=1")
     run(settings(tmp_path / "one supervised", *supervised))
     run(settings(tmp_path / "parts", *supervised, "train.accumulate=4"))
@@ -390,14 +398,18 @@ def test_ranks_parts_and_shards_of_the_towers_give_the_same_weights(
     assert torch.allclose(head(tmp_path / "one supervised"), head(tmp_path / "parts"), atol=1e-3)
 
     started = {}
-    for name in ("ddp", "fsdp", "hsdp"):
-        place = tmp_path / f"{name}.yaml"
-        place.write_text(configuration.dump(settings(tmp_path / name, f"train.strategy={name}")))
+    for name in ("ddp", "fsdp", "hsdp", "ddp shared", "fsdp shared"):
+        place, how = tmp_path / f"{name}.yaml", name.partition(" ")[0]
+        cut = (*in_parts, "train.accumulate=2") if "shared" in name else ()
+        place.write_text(configuration.dump(settings(tmp_path / name, f"train.strategy={how}", *cut)))
         started[name] = (
-            ranks.start(place, 4, machines=2) if name == "hsdp" else ranks.start(place, 2, late=name == "fsdp")
+            ranks.start(place, 4, machines=2) if name == "hsdp" else ranks.start(place, 2, late=how == "fsdp")
         )
     for name, processes in started.items():
         ranks.finish(processes)
+        if "shared" in name:
+            assert far(weights(tmp_path / "one of all"), weights(tmp_path / name)) < 1e-3, name
+            continue
         assert far(weights(tmp_path / "one"), weights(tmp_path / name)) < 1e-3, name
         assert torch.allclose(head(tmp_path / "one"), head(tmp_path / name), atol=1e-2), name
         one, several = (rows(tmp_path / n) for n in ("one", name))
@@ -472,8 +484,8 @@ def make_bad(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     """Losses of these steps, counted from 0, are no numbers."""
     losses = Recipe.losses
 
-    def bad(self, encoded, batch, head, world, step):  # type: ignore[no-untyped-def]
-        found = losses(self, encoded, batch, head, world, step)
+    def bad(self, encoded, batch, head, world, step, contrastive):  # type: ignore[no-untyped-def]
+        found = losses(self, encoded, batch, head, world, step, contrastive)
         return {n: v * float("nan") for n, v in found.items()} if step in steps else found
 
     monkeypatch.setattr(Recipe, "losses", bad)
