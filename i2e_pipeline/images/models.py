@@ -51,11 +51,23 @@ def create(name: str, pretrained: str | None, setting: str, **options: Any) -> A
 
 
 def tokenizer(name: str) -> Any:
-    """The tokenizer of a model; one of a hub that cannot be reached is not waited for."""
+    """The tokenizer of a model; one of a hub that cannot be reached is not waited for, and raises ModelError."""
     import open_clip
+    from huggingface_hub import constants
 
-    with _asked_once(name, None, "model"):
-        return open_clip.get_tokenizer(name)
+    try:
+        with _asked_once(name, None, "model"):
+            return open_clip.get_tokenizer(name)
+    except ModelError as error:
+        repository = _config(name).get("text_cfg", {}).get("hf_tokenizer_name")
+        if repository is None:
+            raise
+        raise ModelError(
+            f"model={name}: its tokenizer {repository} is not on this machine, and {constants.ENDPOINT} cannot be "
+            f"reached ({_unreachable(str(constants.ENDPOINT)) or 'it says so itself'}). Fetch it where it can (`hf "
+            f"download {repository} --include 'tokenizer*'`) and bring it here, into ~/.cache/huggingface; or name a "
+            "folder that has it: model=local-dir:FOLDER. A training without texts (train.recipe=supervised) wants none"
+        ) from error
 
 
 def preprocessing(model: Any) -> Any:

@@ -12,6 +12,7 @@ Legend: B images of this rank, C H W channels and sides, L tokens, D width of th
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import logging
 import math
@@ -52,18 +53,19 @@ class Towers(nn.Module):
         self,
         model: nn.Module,
         architecture: dict[str, Any],
-        tokenizer: Callable[[list[str]], Tensor],
+        tokenizer: Callable[[], Callable[[list[str]], Tensor]],
         preprocessing: dict[str, Any],
         *,
         teacher_width: int | None = None,
         uses_text: bool = True,
         frozen: Collection[str] = (),
     ) -> None:
+        """tokenizer: how to get it, which may take a model hub; asked for where texts are read first"""
         super().__init__()
         self.model: Any = model
         self.architecture = architecture
         """open_clip's `model_cfg`: what an export needs to build the same model."""
-        self.tokenizer = tokenizer
+        self._open_tokenizer = tokenizer
         self.preprocessing = preprocessing
         """open_clip's `preprocess_cfg`."""
         self.width = int(architecture["embed_dim"])
@@ -89,6 +91,11 @@ class Towers(nn.Module):
                 f"train.optimizer.{'.freeze, train.optimizer.'.join(self._frozen)}.freeze: no tower is left to train"
                 + ("" if uses_text else "; this recipe trains the image tower alone")
             )
+
+    @functools.cached_property
+    def tokenizer(self) -> Callable[[list[str]], Tensor]:
+        """Texts to tokens_BL, int64. Raises ModelError where it lies on a hub that cannot be reached."""
+        return self._open_tokenizer()
 
     def forward(self, pixels_BCHW: Tensor, tokens_BL: Tensor | None = None) -> Encoded:
         """Pixels are uint8, RGB. Tokens may have been cut by `trim`. Under autocast the vectors are float32 still."""
@@ -202,12 +209,14 @@ def build(
         towers = Towers(
             model,
             architecture,
-            models.tokenizer(config.model),
+            functools.partial(models.tokenizer, config.model),
             open_clip.get_model_preprocess_cfg(model),
             teacher_width=teacher_width,
             uses_text=uses_text,
             frozen=frozen,
         )
+        if uses_text:
+            towers.tokenizer  # noqa: B018  what cannot be had is said before anything is done
     if config.checkpoint_activations:
         _checkpoint_activations(towers, config)
     if config.compile:

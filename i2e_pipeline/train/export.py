@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import TrainConfig
+from i2e_pipeline.images.models import ModelError
 from i2e_pipeline.train import checkpoint
 from i2e_pipeline.train.card import Card, of_training
 from i2e_pipeline.train.card import text as card_text
@@ -79,7 +80,13 @@ def export_checkpoint(folder: str | Path, which: str = "latest", to: str | Path 
     config = settings_of(saved)
     weights = saved.weights
     teacher = weights.get("to_teacher.weight")
-    towers = build(config.encoder, config.loss, config.seed, teacher_width=None if teacher is None else len(teacher))
+    towers = build(
+        config.encoder,
+        config.loss,
+        config.seed,
+        teacher_width=None if teacher is None else len(teacher),
+        uses_text=False,  # nothing is trained, and a tokenizer that cannot be had is missed by none
+    )
     load_towers(towers, weights, str(place))
     export(towers, None, target, card=of_training(folder, config, saved.state.step, text_trained(saved)))
     return target
@@ -124,7 +131,11 @@ def _write_open_clip(towers: Towers, state: dict[str, Tensor], folder: Path) -> 
         architecture["init_logit_bias"] = float(state["logit_bias"])
     _write_json(folder / "open_clip_config.json", {"model_cfg": architecture, "preprocess_cfg": towers.preprocessing})
     _write_weights(folder / "open_clip_model.safetensors", state)
-    wrapped = getattr(towers.tokenizer, "tokenizer", None)
+    try:
+        wrapped = getattr(towers.tokenizer, "tokenizer", None)
+    except ModelError as error:  # of a training without texts
+        log.info(f"no tokenizer in {folder.name}: {error}")
+        return
     if wrapped is not None and hasattr(wrapped, "save_pretrained"):
         wrapped.save_pretrained(folder)  # where open_clip looks for a tokenizer that is not its own
 
