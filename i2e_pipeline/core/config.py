@@ -932,6 +932,9 @@ class TrainConfig(Section):
     """How many of the newest checkpoints are kept. The best by held-out retrieval is kept, too."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of the journal."""
+    peak_tflops: float | None = Field(None, gt=0)
+    """What a rank's device can do at most, in 10¹² operations a second: the journal's `mfu` is the share of it that the
+    towers use. None: by the card's name, for bfloat16; other devices have no `mfu`."""
     wandb: str | None = None
     """Project of Weights & Biases that gets what TensorBoard gets, and these settings. WANDB_MODE=offline keeps it in
     the folder. None: nothing goes there."""

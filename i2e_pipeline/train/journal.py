@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 Number = float | Tensor
 FILE = "journal.jsonl"
+_DATA, _ALL = "data", "all"
+"""Of a step's seconds: waiting for the loader, and the whole."""
 
 
 class BadLoss(I2EError, ValueError):
@@ -57,6 +59,7 @@ class Journal:
         start: int = 0,
         log_every: int = 10,
         facts: Mapping[str, Any] | None = None,
+        peak_flops: float | None = None,
         wandb: str | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -64,6 +67,7 @@ class Journal:
         images       of an epoch
         start        steps that a resumed training has done
         facts        more about this process for the start row: recipe, config …
+        peak_flops   operations a second that a rank's device can do; None: not known, and no `mfu` is written
         wandb        project of Weights & Biases that gets the same scalars, and the settings
         Raises WandbError, and ModuleNotFoundError without that package, on every rank.
         """
@@ -73,6 +77,11 @@ class Journal:
         self._sums: dict[str, Number] = {}
         self._counted = 0
         self._step = self._since = start
+        self._peak_flops = peak_flops
+        self._spent, self._spent_before = dict[str, float](), dict[str, float]()
+        self._spent_long = {_DATA: 0.0, _ALL: 0.0}
+        """Seconds by part since the last evaluation."""
+        self._operations = self._operations_before = 0.0
         self._wait = self._waited = 0.0
         self._began = time.monotonic()
         self._wandb: list[Board] = []
@@ -90,7 +99,14 @@ class Journal:
             self._undrawn = False
 
     def step(
-        self, step: int, losses: Mapping[str, Number], learning_rate: float, norm: Number | None, wait_seconds: float
+        self,
+        step: int,
+        losses: Mapping[str, Number],
+        learning_rate: float,
+        norm: Number | None,
+        wait_seconds: float,
+        spent: Mapping[str, float] | None = None,
+        operations: float = 0.0,
     ) -> None:
         """One optimiser step is done.
 
@@ -98,10 +114,12 @@ class Journal:
         losses        scalars: "loss" and its parts; tensors are read only when a line is due, so that steps overlap
         norm          of the gradient before clipping
         wait_seconds  total that this rank has waited for data since the training began (Loader.wait_seconds)
+        spent         seconds of each part of all its steps (StepTime.totals)
+        operations    of all its steps
         """
         if not self._writes:
             return
-        self._step, self._wait = step, wait_seconds
+        self._step, self._wait, self._spent, self._operations = step, wait_seconds, dict(spent or {}), operations
         self._counted += 1
         for name, value in {**losses, **({} if norm is None else {"norm": norm})}.items():
             value = value.detach() if isinstance(value, Tensor) else value
@@ -123,6 +141,9 @@ class Journal:
         log.info(f"step {step:,}/{self.steps:,}  " + "  ".join(f"{n} {_short(v)}" for n, v in figures.items()))
         self._write(row)
         self._to_board({f"evaluation/{n}": v for n, v in figures.items()}, step)
+        if self._spent_long[_ALL] > 0 and len(self._spent_long) > 2:
+            log.info(f"time of the steps: {_shares_line(_shares(self._spent_long))}")
+        self._spent_long = {_DATA: 0.0, _ALL: 0.0}
 
     @contextmanager
     def outside(self) -> Iterator[None]:
@@ -167,7 +188,10 @@ class Journal:
         means = {name: float(total) / self._counted for name, total in self._sums.items()}
         norm = means.pop("norm", None)
         wait = min(1.0, max(0.0, self._wait - self._waited) / seconds)
-        row = {
+        parts = {name: total - self._spent_before.get(name, 0.0) for name, total in self._spent.items()}
+        spent = {_DATA: wait * seconds, **parts, _ALL: seconds}
+        shares = _shares(spent) if parts else {}
+        row: dict[str, Any] = {
             "kind": "step",
             "step": self._step,
             "epoch": round(self._step * self.batch_size / self.images, 4),
@@ -178,13 +202,22 @@ class Journal:
             "norm": norm,
             "time": _now(),
         }
+        if shares:
+            row["time_shares"] = {name: round(share, 4) for name, share in shares.items()}
+        if self._peak_flops is not None:
+            row["mfu"] = round((self._operations - self._operations_before) / seconds / self._peak_flops, 4)
         self._write(row)
         log.info(line(row, self.steps, (self.steps - self._step) * seconds / done))
         scalars = {f"loss/{n}": v for n, v in means.items()}
         scalars |= {"learning_rate": learning_rate, "speed/images_per_second": done * self.batch_size / seconds}
         scalars |= {"speed/wait": wait} | ({} if norm is None else {"norm": norm})
+        scalars |= {f"time/{name}": share for name, share in shares.items()}
+        scalars |= {"speed/mfu": row["mfu"]} if "mfu" in row else {}
         self._to_board(scalars, self._step)
         self._sums, self._since, self._waited, self._began = {}, self._step, self._wait, now
+        self._spent_before, self._operations_before = self._spent, self._operations
+        for name, some in spent.items():
+            self._spent_long[name] = self._spent_long.get(name, 0.0) + some
         self._counted = 0
 
     def _write(self, row: dict[str, Any]) -> None:
@@ -197,6 +230,17 @@ class Journal:
                 self._board.add_scalar(name, value, step)
         for board in self._wandb:
             board.add(scalars, step)
+
+
+def _shares(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Of the whole, by part; `rest` is what none of them is."""
+    whole = max(seconds[_ALL], 1e-9)
+    parts = {name: some / whole for name, some in seconds.items() if name != _ALL}
+    return {**parts, "rest": max(0.0, 1 - sum(parts.values()))}
+
+
+def _shares_line(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {share:.0%}".replace("%", " %") for name, share in shares.items())
 
 
 def _say_why(drawn: Future[Path | None]) -> None:
@@ -241,6 +285,7 @@ def line(row: Mapping[str, Any], steps: int, seconds_left: float) -> str:
         f"epoch {row['epoch']:.1f}",
         f"{row['images_per_second']:,.0f} images/s",
         f"wait {row['wait']:.1%}".replace("%", " %"),
+        *([f"mfu {row['mfu']:.1%}".replace("%", " %")] if "mfu" in row else []),
         f"loss {_short(row['losses'].get('loss', math.nan))}" + (f" ({detail})" if len(parts) > 1 else ""),
         f"lr {row['learning_rate']:.1e}".replace("e-0", "e-").replace("e+00", ""),
         *([] if row["norm"] is None else [f"norm {_short(row['norm'])}"]),

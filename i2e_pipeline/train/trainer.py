@@ -44,6 +44,7 @@ from i2e_pipeline.train.recipes import Contrastive, Recipe, recipe
 from i2e_pipeline.train.samples import Samples
 from i2e_pipeline.train.schedule import factor
 from i2e_pipeline.train.shared_negatives import Shared, share
+from i2e_pipeline.train.step_time import StepTime, operations, peak_flops
 from i2e_pipeline.train.teacher import Teacher, open_teacher
 
 OUTCOME = "outcome.json"
@@ -53,7 +54,8 @@ FIGURES = ("mAP", "knn", "zero_shot")
 """The first of these that is measured says which checkpoint is best."""
 _MAY_CHANGE = (
     "dataset", "folder", "device", "threads", "ranks", "accumulate", "strategy", "precision", "checkpoint_every",
-    "checkpoint_minutes", "save_in_background", "skip_bad_steps", "keep_checkpoints", "log_every", "evaluate_every",
+    "checkpoint_minutes", "save_in_background", "skip_bad_steps", "keep_checkpoints", "log_every", "peak_tflops",
+    "evaluate_every",
     "evaluate_images", "evaluate_sets", "evaluate_protocols", "data.workers", "data.prefetch", "data.readers",
     "data.read_ahead_mb", "encoder.compile", "encoder.checkpoint_activations", "wandb",
 )  # fmt: skip
@@ -151,6 +153,8 @@ class _Told:
     image_ids: list[bytes]
     learning_rate: float
     wait_seconds: float
+    operations: float
+    """Of the towers on this rank since the training began."""
     read: Callable[[], list[float]]
     """The means over ranks of losses, of whether a rank has a bad one, was asked to stop, wants a checkpoint, or has
     written it."""
@@ -184,6 +188,10 @@ class _Training:
             uses_text=self.recipe.uses_text,
             frozen=config.optimizer.frozen,
         )
+        self.time = StepTime(world.device)
+        self.operations = 0.0
+        peak = peak_flops(config, world.device)
+        self._counts = None if peak is None else operations(self.towers, self.recipe.uses_text)
         self.module: nn.Module = strategy.wrap(self.towers, config, world)
         self.optimizer = strategy.optimizer_of(self.towers, config.optimizer)
         self.head = (
@@ -236,6 +244,7 @@ class _Training:
                 "data": card.data_of(self.published, self.samples),
                 **({"start_from": str(self.began_from)} if self.began_from else {}),
             },
+            peak_flops=peak,
             wandb=config.wandb,
             settings=config.shown(),
         )
@@ -315,14 +324,30 @@ class _Training:
             with strategy.micro_batch(self.module, last=part == parts - 1):
                 if shared is not None:
                     shared.repeat_draws(self.world.device)
-                with self._precision():
+                with self.time.of("towers"), self._precision():
                     encoded = self._encode(batch)
+                with self.time.of("losses"), self._precision():
                     contrastive = None if shared is None else shared.contrastive(encoded)
                     found = self.recipe.losses(encoded, batch, self.head, self.world, self.step, contrastive)
-                (found["loss"] / parts).backward()
+                with self.time.of("backward"):
+                    (found["loss"] / parts).backward()
+            if self._counts is not None:
+                tokens = 0 if batch.tokens_BL is None else batch.tokens_BL.numel()
+                self.operations += self._counts.of(len(batch), tokens)
             for name, loss in found.items():
                 losses[name] = losses.get(name, 0.0) + loss.detach() / parts
         settled = self._settle()
+        with self.time.of("update"):
+            told = self._update(losses, rate, stop)
+        self.step += 1
+        learning_rate, wait = rate * config.optimizer.learning_rate, self.loader.wait_seconds
+        read = self.world.on_host(told / self.world.size)
+        self._told = _Told(self.step, losses, image_ids, learning_rate, wait, self.operations, read)
+        return self._settle() if self._reads_at_once else settled
+
+    def _update(self, losses: dict[str, Tensor], rate: float, stop: _Stop) -> Tensor:
+        """Clips the gradient, whose norm is added to the losses, and applies it unless something of the step is bad on
+        some rank. Returns the sums over ranks that `_settle` reads."""
         losses["gradient norm"] = self._clip()
         mine = torch.stack([x.float().reshape(()) for x in losses.values()])
         written = self._saving is not None and self._saving.written
@@ -332,14 +357,9 @@ class _Training:
         strategy.update(self.optimizer, unless=bad)
         self.optimizer.zero_grad(set_to_none=True)
         if self.head is not None:
-            self.head.step(rate * config.head.learning_rate, unless=bad)
+            self.head.step(rate * self.config.head.learning_rate, unless=bad)
         self.towers.clamp()
-        self.step += 1
-        learning_rate, wait = rate * config.optimizer.learning_rate, self.loader.wait_seconds
-        self._told = _Told(
-            self.step, losses, image_ids, learning_rate, wait, self.world.on_host(told / self.world.size)
-        )
-        return self._settle() if self._reads_at_once else settled
+        return told
 
     def _micro_batches(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Shared | None]]:
         """Those of a step, on the device; all at once where they share their negatives."""
@@ -350,7 +370,7 @@ class _Training:
             return
         held = [self._on_device(next(batches)) for _ in range(count)]
         contrast = functools.partial(self.recipe.contrast, world=self.world)
-        with self._precision():
+        with self.time.of("towers"), self._precision():
             shared = share(held, self.module, self._encode, contrast, self.world)
         yield from zip(held, shared, strict=True)
 
@@ -378,7 +398,8 @@ class _Training:
                 self.ema.update(self.towers, told.step)
             mean = dict(zip(told.losses, means, strict=True))
             norm = mean.pop("gradient norm")
-            self.journal.step(told.step, mean, told.learning_rate, norm, told.wait_seconds)
+            spent = self.time.totals()
+            self.journal.step(told.step, mean, told.learning_rate, norm, told.wait_seconds, spent, told.operations)
         return asked > 0, due > 0, written == 1
 
     def _can_pass_over(self) -> bool:

@@ -33,8 +33,11 @@ def of_kind(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [row for row in journal.rows(folder) if row["kind"] == kind]
 
 
+_TIMES = ("time", "images_per_second", "wait", "time_shares", "mfu")
+
+
 def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in ("time", "images_per_second", "wait")} for row in rows]
+    return [{k: v for k, v in row.items() if k not in _TIMES} for row in rows]
 
 
 def test_the_line_says_where_the_training_is() -> None:
@@ -51,6 +54,7 @@ def test_the_line_says_where_the_training_is() -> None:
         "step 120/2,000  epoch 3.2  1,412 images/s  wait 0.4 %  "
         "loss 3.21 (classification 4, contrastive 2.4)  lr 7.9e-4  norm 0.812  eta 3 min"
     )
+    assert "  wait 0.4 %  mfu 41.2 %  loss" in journal.line({**row, "mfu": 0.412}, 2000, 180)
     bare = {**row, "losses": {"loss": 3.2, "contrastive": 3.2}, "norm": None, "step": 2000}
     assert journal.line(bare, 2000, 0).endswith("loss 3.2  lr 7.9e-4"), "one part is the sum; nothing is left to do"
 
@@ -86,6 +90,31 @@ def test_speed_and_wait_are_of_the_time_since_the_last_line_without_evaluations(
     assert (first["images_per_second"], first["wait"]) == (2 * 8 / 4.0, 0.25)
     assert (second["images_per_second"], second["wait"]) == (2 * 8 / 2.0, 0.1)
     assert caplog.messages[1].endswith("eta 2 min"), "96 steps at the recent second each"
+
+
+def test_time_shares_and_mfu_are_of_the_time_since_the_last_line_and_said_at_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches: shares of the whole training, or of a time that evaluations are in."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    book = open_journal(tmp_path, log_every=2, steps=100, peak_flops=50.0)
+    book.evaluation(0, {"mAP": 0.1})
+    spent = {"towers": 0.0, "backward": 0.0}
+    for step in range(1, 5):
+        now[0] += 4.0 if step < 3 else 2.0
+        spent["towers"] += 1.0
+        spent["backward"] += 2.0 if step < 3 else 0.5
+        book.step(step, {"loss": 1.0}, 1e-3, None, step * 0.5, spent, operations=step * 100.0)
+    now[0] += 50
+    book.evaluation(4, {"mAP": 0.2})
+    first, second = of_kind(tmp_path, "step")
+    assert first["time_shares"] == {"data": 0.125, "towers": 0.25, "backward": 0.5, "rest": 0.125}
+    assert second["time_shares"] == {"data": 0.25, "towers": 0.5, "backward": 0.25, "rest": 0.0}
+    assert (first["mfu"], second["mfu"]) == (200 / 8 / 50, 200 / 4 / 50)
+    assert [m for m in caplog.messages if m.startswith("time of")] == [
+        "time of the steps: data 17 %, towers 33 %, backward 42 %, rest 8 %"
+    ]
 
 
 def test_a_resumed_journal_reads_like_one_run(tmp_path: Path) -> None:

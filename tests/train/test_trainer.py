@@ -21,12 +21,14 @@ from safetensors.torch import load_file
 from i2e_pipeline import cli
 from i2e_pipeline.commands.train import pretrain
 from i2e_pipeline.core import config as configuration
-from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.config import Config, LossConfig
 from i2e_pipeline.core.errors import ExitCode
 from i2e_pipeline.train import checkpoint
+from i2e_pipeline.train.encoders import build
 from i2e_pipeline.train.journal import BadLoss, rows
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.recipes import Recipe
+from i2e_pipeline.train.step_time import operations
 from i2e_pipeline.train.trainer import TrainError, _Stop, _Training, train
 from tests.train import ranks
 from tests.train.no_data import DEVICE, nothing_is_read
@@ -371,6 +373,21 @@ def test_any_checkpoint_is_exported_and_evaluated_by_name(
     again = load_file(folder / "checkpoints" / "step-00000004" / "towers.safetensors")
     model = open_clip.create_model(f"local-dir:{place}/open_clip").state_dict()
     assert torch.equal(model["visual.conv1.weight"], again["model.visual.conv1.weight"])
+
+
+def test_the_journal_says_what_the_time_of_a_step_went_into(settings: Callable[..., Config], tmp_path: Path) -> None:
+    """Catches: a share of the peak that counts micro-batches once, or another time than the images a second do."""
+    run(settings(tmp_path, "train.peak_tflops=0.25", "train.accumulate=2", "train.recipe=supervised"))
+    steps = [row for row in rows(tmp_path) if row["kind"] == "step"]
+    towers = build(settings(tmp_path).train.encoder, LossConfig(), 0, uses_text=False)
+    of_peak = operations(towers, uses_text=False).per_image / 0.25e12
+    for row in steps:
+        assert set(row["time_shares"]) == {"data", "towers", "losses", "backward", "update", "rest"}
+        assert sum(row["time_shares"].values()) == pytest.approx(1, abs=0.02)
+        assert row["mfu"] == pytest.approx(row["images_per_second"] * of_peak, rel=0.05, abs=1e-4)
+        assert row["mfu"] > 0
+    run(settings(tmp_path / "cpu"))
+    assert not [row for row in rows(tmp_path / "cpu") if "mfu" in row]
 
 
 @pytest.mark.slow
