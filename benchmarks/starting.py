@@ -36,8 +36,10 @@ from i2e_pipeline.core.files import as_json
 from i2e_pipeline.core.schemas import I2E_ENTITIES, IMAGES
 from i2e_pipeline.dataset import published
 from i2e_pipeline.dataset.published import ImageFile
-from i2e_pipeline.train import index as indexing
-from i2e_pipeline.train.index import Index, open_indexed
+from i2e_pipeline.train import indexed
+from i2e_pipeline.train.chosen import Chosen
+from i2e_pipeline.train.index import Index, to_bytes
+from i2e_pipeline.train.indexed import open_indexed
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.samples import Samples
 
@@ -99,7 +101,7 @@ def listed(images: int, of_entities: pa.Table) -> dict[str, bytes | Path | int]:
     objects["i2e/manifest.json"] = as_json({"format_version": 2, "units": units, "dataset": "0" * 32, "model": {}})
     objects["i2e/entities/unit=all/part-00000-0.parquet"] = as_parquet(of_entities)
     some = np.arange(CONFIG.evaluate_images)
-    chosen = indexing.Chosen.of(some, some % len(of_entities), some, some.astype(np.uint64))
+    chosen = Chosen.of(some, some % len(of_entities), some, some.astype(np.uint64))
     trained_G = np.array([n * 17 // 20 for f in image_files for n in f.row_group_rows])
     trained = int(trained_G.sum())
     index = Index(
@@ -112,8 +114,8 @@ def listed(images: int, of_entities: pa.Table) -> dict[str, bytes | Path | int]:
     )
     with SlowStore(objects, 0, 1e12):
         manifest = published.manifest_of(FOLDER)
-        name, _, _ = indexing.find(FOLDER, manifest, CONFIG, "nowhere")
-    objects[f"i2e/{indexing.FOLDER}/{name}"] = indexing.to_bytes(image_files, index)
+        name, _, _ = indexed.find(FOLDER, manifest, CONFIG, "nowhere")
+    objects[f"i2e/{indexed.FOLDER}/{name}"] = to_bytes(image_files, index)
     return objects
 
 

@@ -1,4 +1,4 @@
-"""`i2e run`: the stages, then precision and recall against a known truth, then the report."""
+"""`i2e run`: the stages, then precision and recall against a known truth, the report, and the index of a training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from i2e_pipeline.commands.purge import purge_noted
+from i2e_pipeline.commands.training_index import keep_training_index
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import keep
 from i2e_pipeline.engine.pipeline import Pipeline, StageState
@@ -57,6 +58,8 @@ def run(
             files.write_json(stamp, finished.fingerprint)
         if finished:
             purge_noted(pipeline)
+        if finished and pipeline.config.publish.training_index:
+            keep_training_index(pipeline)
         return Outcome(made, states, quality.read(pipeline.tables))
 
 

@@ -695,6 +695,9 @@ class PublishConfig(Section):
     mask: tuple[Literal["mail", "telephone"], ...] = ("mail", "telephone")
     """What is masked in published alt-text: mail addresses, and telephone numbers that are written as such (with the
     country's code or grouped as numbers are). Names are found in the texts as they are."""
+    training_index: bool = True
+    """Keep the index beside the dataset that a training with the settings of `train` starts from. Without it the first
+    training makes it, on all of its ranks."""
 
 
 class EncoderConfig(Section):

@@ -6,15 +6,12 @@ look finds is small; the index of a tar is written where it belongs by whoever l
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-import pyarrow as pa
-
 from i2e_pipeline.core import files
-from i2e_pipeline.inputs.columns import InputError
+from i2e_pipeline.engine.workers import on_workers, tasks_for
 from i2e_pipeline.inputs.formats import FORMATS
 from i2e_pipeline.inputs.shard import Source
 
@@ -62,31 +59,8 @@ def _by_spark(
     sources: Sequence[Source],
     images: Sequence[bool],
 ) -> list[Found]:
-    table = pa.table(
-        {
-            "n": pa.array(range(len(sources)), pa.int64()),
-            "source": pa.array([pickle.dumps(s) for s in sources], pa.binary()),
-            "images": pa.array(images, pa.bool_()),
-        }
-    )
-    cores = spark.sparkContext.defaultParallelism
-    tasks = min(len(sources), max(3 * cores, -(-len(sources) // _FILES_PER_TASK)))
-    rows = spark.createDataFrame(table).repartition(tasks, "n")
+    def of(one: tuple[Source, bool]) -> Found:
+        return look(*one)
 
-    def kernel(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for row in batch.to_pylist():
-                wrong = found = None
-                try:
-                    found = pickle.dumps(look(pickle.loads(row["source"]), row["images"]))
-                except InputError as error:
-                    wrong = str(error)
-                yield pa.RecordBatch.from_pylist([{"n": row["n"], "found": found, "wrong": wrong}], _ANSWER)
-
-    answers = rows.mapInArrow(kernel, "n long, found binary, wrong string").toArrow().sort_by("n")
-    if wrong := [one for one in answers.column("wrong").to_pylist() if one is not None]:
-        raise InputError(wrong[0])
-    return [pickle.loads(one) for one in answers.column("found").to_pylist()]
-
-
-_ANSWER = pa.schema([("n", pa.int64()), ("found", pa.binary()), ("wrong", pa.string())])
+    given = list(zip(sources, images, strict=True))
+    return on_workers(spark, of, given, tasks_for(spark, len(given), _FILES_PER_TASK))

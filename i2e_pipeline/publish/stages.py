@@ -291,10 +291,11 @@ class Finish(Stage):
         "select.exclude": "what it leaves out is counted in the funnel",
         **{f"storage.{key}": "the images say it" for key in ("format", "compression", "row_group_mb")},
         "storage.options": "how a store is reached changes no row",
+        "publish.training_index": "it is read of the finished dataset",
     }
 
     def settings(self, config: Config) -> dict[str, Any]:
-        card = config.publish.fingerprint()
+        card = config.publish.fingerprint(leave_out=("training_index",))
         return {**thresholds(config), **({"card": card} if card else {})}
 
     def components(self, run: Run, unit: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from i2e_pipeline.train.ema import Ema
 from i2e_pipeline.train.encoders import Towers, build
 from i2e_pipeline.train.entity_head import EntityHead
 from i2e_pipeline.train.held_out import Figures, HeldOutImages
-from i2e_pipeline.train.index import open_indexed
+from i2e_pipeline.train.indexed import open_indexed
 from i2e_pipeline.train.on_ranks import Measure, OnRanks
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.recipes import Contrastive, Recipe, recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -19,9 +20,11 @@ import torch.distributed as dist
 from i2e_pipeline.core.config import TrainConfig
 from i2e_pipeline.core.splits import held_out_images
 from i2e_pipeline.dataset.published import DatasetError, open_published
-from i2e_pipeline.train import index as index_module
+from i2e_pipeline.train import indexed
 from i2e_pipeline.train.groups import Groups
-from i2e_pipeline.train.index import FOLDER, open_indexed
+from i2e_pipeline.train.index import to_bytes
+from i2e_pipeline.train.index_making import Making
+from i2e_pipeline.train.indexed import FOLDER, open_indexed
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.samples import Samples
 from tests.train.small_dataset import entity_row, image_ids, image_row, trained, write_dataset
@@ -55,7 +58,7 @@ def same(a: Samples, b: Samples) -> bool:
     return (
         a.published.files == b.published.files
         and a.published.fingerprint == b.published.fingerprint
-        and index_module.to_bytes(a.published.files, a.index) == index_module.to_bytes(b.published.files, b.index)
+        and to_bytes(a.published.files, a.index) == to_bytes(b.published.files, b.index)
     )
 
 
@@ -97,20 +100,17 @@ def test_it_says_what_the_rows_say(folder: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ranks", [2, 3, 9])
 def test_ranks_make_together_what_one_makes(folder: str, ranks: int) -> None:
     dataset = open_published(folder)
-    paths = [f.path for f in dataset.files]
-    looks = [
-        index_module._look_at(folder, dataset.entities, paths, CONFIG, World(rank=r, size=ranks)) for r in range(ranks)
-    ]
+    making = Making.of(folder, dataset.entities, [f.path for f in dataset.files], CONFIG)
+    looks = [making.look(r, ranks) for r in range(ranks)]
     assert sum(len(look.files) for look in looks) == 7
     classes = np.maximum.reduce([look.classes_C for look in looks])
-    asked_C = index_module._asked(looks, CONFIG.evaluate_images)
-    neighbours = [
-        index_module._neighbours_at(folder, dataset.entities, paths, CONFIG, World(rank=r, size=ranks), asked_C)
-        for r in range(ranks)
-    ]
-    together = index_module._whole(looks, int(classes.sum()), CONFIG.evaluate_images, asked_C, neighbours)
-    alone = index_module.build(dataset, CONFIG)
-    assert index_module.to_bytes(*together) == index_module.to_bytes(dataset.files, alone)
+    asked_C = making.asked(looks)
+    neighbours = [making.neighbours(asked_C, r, ranks) for r in range(ranks)]
+    together = making.whole(looks, int(classes.sum()), asked_C, neighbours)
+    alone = indexed.build(dataset, CONFIG)
+    assert to_bytes(*together) == to_bytes(dataset.files, alone)
+    by_workers = making.made(lambda work: [pickle.loads(pickle.dumps(work))(r, ranks) for r in range(ranks)])
+    assert to_bytes(*by_workers) == to_bytes(*together)
 
 
 def test_it_is_made_once(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,8 +123,8 @@ def test_it_is_made_once(folder: str, tmp_path: Path, monkeypatch: pytest.Monkey
         raise AssertionError("a file of the dataset was read")
 
     for name in ("open_parquet", "as_image_file"):
-        monkeypatch.setattr(index_module.published, name, read)
-    monkeypatch.setattr(index_module.published, "entities_of", lambda _, found=first.published.entities: found)
+        monkeypatch.setattr(indexed.published, name, read)
+    monkeypatch.setattr(indexed.published, "entities_of", lambda _, found=first.published.entities: found)
     assert same(first, opened(folder, tmp_path))
 
 
@@ -154,14 +154,14 @@ def test_another_state_of_the_dataset_has_another_one_and_the_old_one_goes(folde
 def test_a_dataset_that_cannot_be_written_has_it_in_the_folder_of_the_training(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write = index_module.files.write_bytes
+    write = indexed.files.write_bytes
 
     def write_bytes(path: str, content: bytes) -> None:
         if path.startswith(folder):
             raise PermissionError(13, "not yours")
         write(path, content)
 
-    monkeypatch.setattr(index_module.files, "write_bytes", write_bytes)
+    monkeypatch.setattr(indexed.files, "write_bytes", write_bytes)
     first = opened(folder, tmp_path)
     assert not kept(folder)
     assert "for this training alone" in caplog.text
@@ -252,14 +252,14 @@ def test_a_rank_that_cannot_read_the_dataset_is_heard_by_all(folder: str) -> Non
 
 def _on_a_machine(rank: int, place: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{place}/meet", rank=rank, world_size=2)
-    read = index_module.files.read_bytes
+    read = indexed.files.read_bytes
 
     def read_bytes(path: str, *most: int) -> bytes:
         if rank and path.startswith(f"{place}/i2e/{FOLDER}"):
             raise FileNotFoundError(2, "on the other machine", path)
         return read(path, *most)
 
-    index_module.files.read_bytes = read_bytes  # type: ignore[assignment]
+    indexed.files.read_bytes = read_bytes  # type: ignore[assignment]
     _, index = open_indexed(f"{place}/i2e", CONFIG, World(rank, 2), f"{place}/run")
     Path(place, f"images-{rank}").write_text(str(index.images))
     dist.destroy_process_group()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from i2e_pipeline.engine.records import Commit, WrittenFile
 from i2e_pipeline.engine.stage import RowsLost, Stage, check_rows
 from i2e_pipeline.engine.tables import WHOLE, Tables
 from i2e_pipeline.engine.units import Gone, Unit, Units
+from i2e_pipeline.engine.workers import on_workers, tasks_for
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -310,20 +311,7 @@ def _digests(pipeline: Pipeline, stored: Sequence[Stored]) -> list[str | None]:
 
 def digests_by_workers(spark: SparkSession, paths: Sequence[str]) -> list[str | None]:
     """The same by Spark's workers."""
-    if not paths:
-        return []
-    cores = spark.sparkContext.defaultParallelism
-    tasks = min(len(paths), max(3 * cores, -(-len(paths) // _FILES_PER_TASK)))
-    table = pa.table({"n": pa.array(range(len(paths)), pa.int64()), "path": pa.array(paths, pa.string())})
-
-    def kernel(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            named = [digests.of_readable(path) for path in batch.column("path").to_pylist()]
-            yield pa.RecordBatch.from_arrays([batch.column("n"), pa.array(named, pa.string())], ["n", "digest"])
-
-    rows = spark.createDataFrame(table).repartition(tasks, "n").mapInArrow(kernel, "n long, digest string").toArrow()
-    found: list[str | None] = rows.sort_by("n").column("digest").to_pylist()
-    return found
+    return on_workers(spark, digests.of_readable, paths, tasks_for(spark, len(paths), _FILES_PER_TASK))
 
 
 def _pages_fault(one: Stored) -> str | None:
