@@ -22,7 +22,7 @@ from i2e_pipeline.core.errors import I2EError
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = sorted(p for folder in ("i2e_pipeline", "wikidata", "jobs") for p in (ROOT / folder).rglob("*.py"))
 JUSTIFIED = {
-    ("i2e_pipeline/engine/looking.py", "pickle"): "a driver's own words to its own workers, through Spark's channel",
+    ("i2e_pipeline/engine/workers.py", "pickle"): "a driver's own words to its own workers, through Spark's channel",
     ("i2e_pipeline/evaluate/revisited.py", "pickle"): "an Unpickler that finds six names of its own and nothing else",
     ("i2e_pipeline/core/settings.py", "yaml.load"): "with a loader that derives from SafeLoader",
     ("i2e_pipeline/engine/arrange.py", "cloudpickle"): "Spark's own closures, to Spark's own workers",
