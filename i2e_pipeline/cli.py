@@ -898,8 +898,9 @@ def _export_model(options: argparse.Namespace) -> int:
     from i2e_pipeline.train.trainer import folder_of
 
     folder = options.folder
-    if folder is None:
-        folder = folder_of(_config_of_readers(options.config, [o for group in options.set for o in group]))
+    if folder is None or options.config is not None:  # which may say how a store is reached
+        config = _config_of_readers(options.config, [o for group in options.set for o in group])
+        folder = folder or folder_of(config)
     print(shown(str(export_checkpoint(folder, options.checkpoint, options.to))))
     return 0
 

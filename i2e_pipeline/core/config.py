@@ -878,8 +878,9 @@ Recipe = Literal["multi_task", "supervised", "contrastive", "clip_alt_text", "cl
 class TrainConfig(Section):
     dataset: PathText | None = None
     """Folder of a published I2E dataset. None: <output>/i2e."""
-    folder: PathText | None = None
-    """Where checkpoints, logs and the export go. None: <output>/train/<recipe>."""
+    folder: Annotated[PathText, AfterValidator(_folder)] | None = None
+    """Where checkpoints, logs and the export go, a path or a URI; a path must be seen by all ranks. None:
+    <output>/train/<recipe>."""
     start_from: Annotated[str | None, BeforeValidator(_checkpoint)] = None
     """Checkpoint of another training to begin from, FOLDER@STEP, FOLDER@best or FOLDER@latest (FOLDER alone: latest).
     The towers and, entity by entity, the rows of the head begin as its are; optimizer, schedule and step are new.

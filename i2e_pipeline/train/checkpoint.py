@@ -10,7 +10,8 @@ Writes  <train folder>/checkpoints/step-00001234/
 
 No pickle: safetensors cannot run code, and other languages read it. All ranks write into one hidden folder; state.json
 comes last, then one rename makes the checkpoint. So a folder under its own name is whole, and a kill at any moment
-leaves the checkpoints before it as they were.
+leaves the checkpoints before it as they were. A store has no renames: there each rank brings its files as they are
+written, and a folder is whole once it has a state.json. Who reads it fetches it to the machine first (away.py).
 
 Rows of the head carry entity ids, for class indices are only an order: a dataset that was built again may number its
 entities otherwise, and have new ones. Any number of ranks reads any number of parts.
@@ -40,8 +41,11 @@ from torch import Tensor
 from i2e_pipeline.core import digests, files
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.version import __version__
+from i2e_pipeline.train import away
 from i2e_pipeline.train.parallel import World
 
+Place = Path | str
+"""A local folder, or a URI of a folder in a store."""
 FORMAT_VERSION = 1
 _STATE = "state.json"
 _FILE = re.compile(r"\w[\w.-]{0,99}")
@@ -118,16 +122,20 @@ class Save:
         optimizer: Mapping[str, Tensor] | None = None,
         head: HeadRows | None = None,
         copies: bool = False,
+        spool: Path | None = None,
     ) -> None:
-        """towers, ema, optimizer   whole tensors by name, on rank 0, which nobody changes (strategy.py gathers copies);
+        """folder   local, or a URI
+        towers, ema, optimizer   whole tensors by name, on rank 0, which nobody changes (strategy.py gathers copies);
                                  None elsewhere
         head                     the rows that this rank holds; None where the recipe has no head
         copies                   what is written of the head is what it holds now, though it changes meanwhile
+        spool                    local folder where files lie until they are in the store, for a URI
         """
-        root = _local(folder) / "checkpoints"
         self.state, self._world = state, world
-        self._target = root / name(state.step)
-        started = ((self._target / _STATE).is_file(), uuid.uuid4().hex[:12]) if world.first else None
+        self._target = _place(folder, state.step)
+        """Of the checkpoint; a URI is a string."""
+        root = (spool or _local(folder)) / "checkpoints"
+        started = (_is_whole(self._target), uuid.uuid4().hex[:12]) if world.first else None
         self._there, token = world.gather_objects(started)[0]
         self._wrote: dict[str, _Written] = {}
         self._problem: str | None = None
@@ -137,6 +145,9 @@ class Save:
         if self._there:
             return
         self._fresh = root / f".{name(state.step)}.tmp-{token}"
+        if spool is not None and isinstance(self._target, str):
+            for entry in root.glob(".step-*.tmp-*"):  # of this machine; several ranks of it may be at it
+                shutil.rmtree(entry, ignore_errors=True)
         if world.first:
             sweep(folder)
             assert towers is not None, "rank 0 brings the full state dict of the towers"
@@ -166,8 +177,8 @@ class Save:
         self._abandoned.set()
         self.wait()
 
-    def finish(self) -> Path:
-        """The folder, once it is whole. Raises CheckpointError, on every rank, when one of them could not write."""
+    def finish(self) -> Place:
+        """The checkpoint, once it is whole. Raises CheckpointError, on every rank, when one of them could not write."""
         world, target = self._world, self._target
         if self._there:
             return target
@@ -176,11 +187,15 @@ class Save:
         problems = [p for _, p, _ in told if p]
         if not problems and world.first:
             made = {file: one for part, _, _ in told for file, one in part.items()}
-            problems = _finish(self._fresh, target, self.state, made, classes=sum(rows for *_, rows in told))
+            tree = _tree(self.state, made, classes=sum(rows for *_, rows in told))
+            problems = _finish(self._fresh, target, tree)
         problems = world.gather_objects(problems)[0]
+        if problems or isinstance(target, str):
+            for file in self._wrote:  # each machine has its own
+                (self._fresh / file).unlink(missing_ok=True)
+            world.barrier()
+            shutil.rmtree(self._fresh, ignore_errors=True)
         if problems:
-            if world.first:
-                shutil.rmtree(self._fresh, ignore_errors=True)
             raise CheckpointError(f"{target} could not be saved: {'; '.join(problems)}")
         return target
 
@@ -192,6 +207,8 @@ class Save:
                     return
                 whole = _floats(tensors) if file.startswith(("towers", "ema")) else tensors
                 _write(self._fresh / file, whole, self._wrote)
+                if isinstance(self._target, str):
+                    files.copy(str(self._fresh / file), files.join(self._target, file))
         except OSError as error:
             self._problem = f"rank {self._world.rank}: {error}"
         except SafetensorError as error:
@@ -204,26 +221,48 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True)
 
 
-def _finish(fresh: Path, target: Path, state: State, made: dict[str, _Written], classes: int) -> list[str]:
-    """Rank 0's last act: see that all parts lie here, then state.json, then the name."""
-    sizes = {file: one.bytes for file, one in made.items()}
-    unseen = [f for f, size in sizes.items() if not (fresh / f).is_file() or (fresh / f).stat().st_size != size]
-    if unseen:
-        return [
-            f"rank 0 does not see {', '.join(unseen)} as another rank wrote it: train.folder must lie on a file system "
-            "that all ranks share"
-        ]
+def _tree(state: State, made: Mapping[str, _Written], classes: int) -> dict[str, Any]:
+    """What state.json says."""
     versions = {"i2e_pipeline": __version__, "torch": torch.__version__}
+    sizes = {file: one.bytes for file, one in made.items()}
     tree = {"format_version": FORMAT_VERSION, **asdict(state), "classes": classes, "versions": versions, "files": sizes}
     tree["digests"] = {file: one.digest for file, one in made.items()}
-    if target.exists():
-        return [f"{target.name} is there without its {_STATE}: remove it"]
+    return tree
+
+
+def _finish(fresh: Path, target: Place, tree: Mapping[str, Any]) -> list[str]:
+    """Rank 0's last act: see that all parts lie there, then state.json, then the name."""
+    sizes: Mapping[str, int] = tree["files"]
     try:
+        if isinstance(target, str):
+            there = {info.path: info.size for info in files.list_files(target)}
+            if lost := [f for f, size in sizes.items() if there.get(f) != size]:
+                return [f"the store does not have {', '.join(lost)} as it was written"]
+            files.write_json(files.join(target, _STATE), tree)
+            return []
+        unseen = [f for f, size in sizes.items() if not (fresh / f).is_file() or (fresh / f).stat().st_size != size]
+        if unseen:
+            return [
+                f"rank 0 does not see {', '.join(unseen)} as another rank wrote it: train.folder must lie on a file "
+                "system that all ranks share, or in a store (a URI)"
+            ]
+        if target.exists():
+            return [f"{target.name} is there without its {_STATE}: remove it"]
         files.write_json(str(fresh / _STATE), tree)
         files.put_in_place(fresh, target)
     except OSError as error:
         return [f"rank 0: {error}"]
     return []
+
+
+def _place(folder: str | Path, step: int) -> Place:
+    """Of a step's checkpoint."""
+    place = _below(folder, name(step))
+    return Path(place) if files.is_local(place) else place
+
+
+def _is_whole(place: Place) -> bool:
+    return files.exists(files.join(str(place), _STATE))
 
 
 def name(step: int) -> str:
@@ -232,22 +271,22 @@ def name(step: int) -> str:
 
 def steps(folder: str | Path) -> list[int]:
     """Steps that have a whole checkpoint, rising."""
-    return sorted(step for step, whole in _named(_local(folder) / "checkpoints") if whole)
+    return sorted(step for step, whole in _named(folder) if whole)
 
 
-def latest(folder: str | Path) -> Path | None:
+def latest(folder: str | Path) -> Place | None:
     """The newest whole checkpoint of a train folder, or None; warns of what it passes over."""
-    root = _local(folder) / "checkpoints"
-    for entry in _unfinished(root):
+    for entry in _unfinished(folder):
         log.warning(f"{entry}: this save was cut off, so it is not read; the next save removes it")
-    for step, whole in sorted(_named(root), reverse=True):
+    for step, whole in sorted(_named(folder), reverse=True):
         if whole:
-            return root / name(step)
-        log.warning(f"{root / name(step)}: passed over, it has no {_STATE} and is not whole; it can be removed")
+            return _place(folder, step)
+        if files.is_local(str(folder)):
+            log.warning(f"{_place(folder, step)}: passed over, it has no {_STATE} and is not whole; it can be removed")
     return None
 
 
-def find(folder: str | Path, which: str = "latest") -> Path:
+def find(folder: str | Path, which: str = "latest") -> Place:
     """The whole checkpoint of a step, the best or the latest one. Raises CheckpointError, which names those there are.
 
     which   a number, "best" or "latest"
@@ -257,15 +296,16 @@ def find(folder: str | Path, which: str = "latest") -> Path:
     step = int(which) if which.isdecimal() else there[-1] if there and which == "latest" else marked and marked[0]
     if step not in there:
         are = f"those of steps {', '.join(f'{s:,}' for s in there)}" if there else "none"
-        raise CheckpointError(f"{_local(folder)} has no checkpoint {which!r}: it has {are}")
-    return _local(folder) / "checkpoints" / name(step)
+        raise CheckpointError(f"{folder} has no checkpoint {which!r}: it has {are}")
+    assert step is not None
+    return _place(folder, step)
 
 
 def sweep(folder: str | Path) -> None:
     """Removes what killed saves left behind. Not while another process saves here."""
-    for entry in _unfinished(_local(folder) / "checkpoints"):
+    for entry in _unfinished(folder):
         log.warning(f"{entry}: left over from a save that was cut off; removed")
-        shutil.rmtree(entry)
+        files.remove(entry)
 
 
 def drop_beyond(folder: str | Path, step: int) -> list[int]:
@@ -273,7 +313,7 @@ def drop_beyond(folder: str | Path, step: int) -> list[int]:
     a training that goes on from that step (−1: that begins anew). Rank 0 alone calls it."""
     marked = best(folder)
     if marked is not None and marked[0] > step:
-        files.remove(str(_local(folder) / "checkpoints" / _BEST))
+        files.remove(_below(folder, _BEST))
     gone = [s for s in steps(folder) if s > step]
     _remove(folder, gone)
     return gone
@@ -281,16 +321,16 @@ def drop_beyond(folder: str | Path, step: int) -> list[int]:
 
 def mark_best(folder: str | Path, step: int, figure: float) -> None:
     """Names the checkpoint that `prune` never removes."""
-    files.write_json(str(_local(folder) / "checkpoints" / _BEST), {"step": step, "figure": figure})
+    files.write_json(_below(folder, _BEST), {"step": step, "figure": figure})
 
 
 def best(folder: str | Path) -> tuple[int, float] | None:
     """Step and figure of the best checkpoint; None where none was marked."""
-    path = _local(folder) / "checkpoints" / _BEST
-    if not path.exists():
+    path = _below(folder, _BEST)
+    if not files.exists(path):
         return None
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads(files.read_bytes(path))
         return int(tree["step"]), float(tree["figure"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error!r}): remove it; the next best one writes it") from None
@@ -305,11 +345,15 @@ def prune(folder: str | Path, keep: int) -> list[int]:
 
 
 def _remove(folder: str | Path, gone: list[int]) -> None:
-    root = _local(folder) / "checkpoints"
+    """First what makes it whole, so that a kill in the middle does not leave half a checkpoint that looks whole."""
     for step in gone:
-        # First the name, so that a kill in the middle does not leave half a checkpoint that looks whole.
-        doomed = root / f".{name(step)}.tmp-{uuid.uuid4().hex[:12]}"
-        os.rename(root / name(step), doomed)
+        place = _place(folder, step)
+        if isinstance(place, str):
+            files.remove(files.join(place, _STATE))
+            files.remove(place)
+            continue
+        doomed = place.parent / f".{place.name}.tmp-{uuid.uuid4().hex[:12]}"
+        os.rename(place, doomed)
         shutil.rmtree(doomed)
 
 
@@ -410,8 +454,9 @@ class Checkpoint:
         return found
 
 
-def load(path: str | Path, world: World | None = None) -> Checkpoint:
-    """The checkpoint in a folder; CheckpointError where it is not whole, of a newer format, or damaged.
+def load(path: Place, world: World | None = None) -> Checkpoint:
+    """The checkpoint in a folder; CheckpointError where it is not whole, of a newer format, or damaged. One in a store
+    is fetched to this machine first.
 
     world   ranks that all call it: each of them reads its share of the files to compare their content, and an error of
             one is raised on all. None: this process reads all
@@ -420,7 +465,8 @@ def load(path: str | Path, world: World | None = None) -> Checkpoint:
     sizes alone); tensors are read later.
     """
     world = world or World()
-    found: Checkpoint = world.on_each(lambda: _load(_local(path), world))
+    here = _local(path) if files.is_local(str(path)) else away.fetched(str(path), _STATE, world)
+    found: Checkpoint = world.on_each(lambda: _load(here, world))
     return found
 
 
@@ -522,26 +568,28 @@ def _part(rank: int, ranks: int) -> str:
     return f"head-{rank:05d}-of-{ranks:05d}.safetensors"
 
 
-def _named(root: Path) -> list[tuple[int, bool]]:
+def _named(folder: str | Path) -> list[tuple[int, bool]]:
     """(step, is it whole) of all folders that are named as checkpoints are."""
     found = []
-    for entry in root.glob("step-*") if root.is_dir() else ():
-        number = entry.name.removeprefix("step-")
-        if number.isdecimal() and entry.is_dir():
-            found.append((int(number), (entry / _STATE).is_file()))
+    for entry in files.list_folders(_below(folder)):
+        number = entry.removeprefix("step-")
+        if entry.startswith("step-") and number.isdecimal():
+            found.append((int(number), _is_whole(_place(folder, int(number)))))
     return found
 
 
-def _unfinished(root: Path) -> list[Path]:
-    return sorted(root.glob(".step-*.tmp-*")) if root.is_dir() else []
+def _unfinished(folder: str | Path) -> list[str]:
+    """What saves have begun; in a store those under way, too."""
+    if not files.is_local(str(folder)):
+        return [str(_place(folder, step)) for step, whole in _named(folder) if not whole]
+    return sorted(map(str, (_local(folder) / "checkpoints").glob(".step-*.tmp-*")))
+
+
+def _below(folder: str | Path, *parts: str) -> str:
+    return files.join(str(folder).removeprefix("file://"), "checkpoints", *parts)
 
 
 def _local(folder: str | Path) -> Path:
-    if not files.is_local(str(folder)):
-        raise CheckpointError(
-            f"{folder}: checkpoints are written to a local path; mount the store (s3fs, gcsfuse, NFS) and give the "
-            "mounted path as train.folder"
-        )
     return Path(str(folder).removeprefix("file://"))
 
 

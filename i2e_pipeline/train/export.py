@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import TrainConfig
 from i2e_pipeline.images.models import ModelError
-from i2e_pipeline.train import checkpoint
+from i2e_pipeline.train import away, checkpoint, journal
 from i2e_pipeline.train.card import Card, of_training
 from i2e_pipeline.train.card import text as card_text
 from i2e_pipeline.train.encoders import Towers, build
@@ -70,13 +70,17 @@ def export(
 def export_checkpoint(folder: str | Path, which: str = "latest", to: str | Path | None = None) -> Path:
     """The export of a checkpoint of the training in `folder`, and where it lies; an older one there is replaced.
 
+    folder  local or in a store; of the latter the export is brought there, and what is returned is this machine's copy
     which   checkpoint.find
     to      None: <folder>/exports/step-00001234
     Raises CheckpointError where there is none or it is damaged, EncoderError where its towers cannot be built.
     """
     place = checkpoint.find(folder, which)
-    target = Path(to) if to is not None else Path(folder) / "exports" / place.name
     saved = checkpoint.load(place)
+    here = saved.folder.parent if isinstance(place, str) else Path(folder)
+    if isinstance(place, str):
+        away.Mirror(str(folder), here).fetch(journal.FILE)  # which the card quotes
+    target = Path(to) if to is not None else here / "exports" / saved.folder.name
     config = settings_of(saved)
     weights = saved.weights
     teacher = weights.get("to_teacher.weight")
@@ -88,7 +92,10 @@ def export_checkpoint(folder: str | Path, which: str = "latest", to: str | Path 
         uses_text=False,  # nothing is trained, and a tokenizer that cannot be had is missed by none
     )
     load_towers(towers, weights, str(place))
-    export(towers, None, target, card=of_training(folder, config, saved.state.step, text_trained(saved)))
+    export(towers, None, target, card=of_training(here, config, saved.state.step, text_trained(saved)))
+    if isinstance(place, str) and to is None:
+        made = [path.relative_to(here).as_posix() for path in sorted(target.rglob("*")) if path.is_file()]
+        away.bring(str(here), str(folder), made)
     return target
 
 

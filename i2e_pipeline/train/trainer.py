@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core import files, lock
 from i2e_pipeline.core.config import Config, TrainConfig, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError
-from i2e_pipeline.train import card, checkpoint, export, journal, strategy, warm_start
+from i2e_pipeline.train import away, card, checkpoint, export, journal, strategy, wandb_board, warm_start
 from i2e_pipeline.train.batch import Batch, Encoded
 from i2e_pipeline.train.dataset import Loader, share_of_cores
 from i2e_pipeline.train.ema import Ema
@@ -175,9 +174,13 @@ class _Training:
         """still_alone   raises where the folder is no longer this training's; rank 0 asks it before each save"""
         self.config, self.world, self._still_alone = whole.train, world, still_alone
         config = self.config
-        self.folder = Path(folder_of(whole))
+        self.home = folder_of(whole)
+        """Where the training lies; a URI is that of a folder in a store."""
+        self.folder = away.working_folder(self.home)
+        """The same on this machine."""
+        self.mirror = away.Mirror(self.home, self.folder)
         self.recipe: Recipe = recipe(config)
-        self.published, index = open_indexed(dataset_of(whole), config, world, str(self.folder))
+        self.published, index = open_indexed(dataset_of(whole), config, world, self.home)
         self.samples = Samples.of(self.published, index, config)
         teacher = _teacher(whole, self.recipe, self.samples)
         self.towers: Towers = build(
@@ -212,7 +215,7 @@ class _Training:
         self.bad_steps = 0
         trains_text = self.recipe.uses_text and not config.optimizer.text.freeze
         self.text_trained = trains_text or config.encoder.pretrained is not None
-        self.began_from: Path | None = None
+        self.began_from: checkpoint.Place | None = None
         self.fingerprint = digest(config.shown())
         self.held_out = HeldOutImages(self.samples, self.towers, self.module, config, world, figures)
         self._sets = sets
@@ -256,6 +259,11 @@ class _Training:
             self.batches.close()
         if hasattr(self, "journal"):
             self.journal.close()
+        if self.world.first:
+            try:
+                self.mirror.push()
+            except OSError as error:  # an error that ends the training is not to be hidden by this one
+                log.warning("%s lacks the last lines of the journal: %s", self.home, error)
 
     def _log(self, line: str) -> None:
         """Progress; rank 0 speaks for all ranks."""
@@ -411,7 +419,7 @@ class _Training:
     def _pass_over(self, told: _Told) -> None:
         """Counts a bad step, or raises BadLoss; all ranks do the same."""
 
-        def save() -> Path:
+        def save() -> checkpoint.Place:
             self.step = told.step - 1
             return self._save()
 
@@ -476,7 +484,7 @@ class _Training:
     def _weights_to_use(self) -> Any:
         return self.ema.swapped(self.towers) if self.ema is not None else contextlib.nullcontext()
 
-    def _save(self) -> Path:
+    def _save(self) -> checkpoint.Place:
         """The checkpoint of this step, whole; one that is there stays as it is."""
         self._begin_save(better=False, copies=False)
         saved = self._end_save()
@@ -509,7 +517,7 @@ class _Training:
             entity_R = torch.tensor(self.samples.entity_ids_C)[class_R.cpu()]
             head = checkpoint.HeadRows(class_R, entity_R, weights_RD, accumulators_R)
         self._saving = checkpoint.Save(
-            self.folder,
+            self.home,
             state,
             self.world,
             towers=strategy.towers_state(self.towers, first),
@@ -517,11 +525,12 @@ class _Training:
             optimizer=strategy.optimizer_state(self.towers, self.optimizer, first),
             head=head,
             copies=copies and self.config.save_in_background,
+            spool=self.folder,
         )
         self._saving_best = better
         self._saved_at = time.monotonic()
 
-    def _end_save(self) -> Path | None:
+    def _end_save(self) -> checkpoint.Place | None:
         """The checkpoint that was under way, whole; None where none was."""
         saving, self._saving = self._saving, None
         if saving is None:
@@ -543,8 +552,9 @@ class _Training:
     def _tidy(self, state: checkpoint.State, better: bool) -> None:
         """Marks a checkpoint where it is the best, then removes old ones."""
         if better and state.best is not None:
-            checkpoint.mark_best(self.folder, state.step, state.best)
-        checkpoint.prune(self.folder, self.config.keep_checkpoints)
+            checkpoint.mark_best(self.home, state.step, state.best)
+        checkpoint.prune(self.home, self.config.keep_checkpoints)
+        self.mirror.push()
 
     def _resume(self, restart: bool) -> None:
         """Goes on from the folder's last checkpoint, or begins."""
@@ -592,7 +602,7 @@ class _Training:
         named = self.config.start_from
         if named is None:
             return
-        self.began_from = self.world.broadcast(lambda: warm_start.find(named, self.folder))
+        self.began_from = self.world.broadcast(lambda: warm_start.find(named, self.home))
         saved = checkpoint.load(self.began_from, self.world)
         self._log(f"begins from {self.began_from}")
         for line in warm_start.take(self.towers, saved, self.config):
@@ -603,19 +613,20 @@ class _Training:
         if self.head is not None:
             self._load_head(saved, fresh=True)
 
-    def _last(self, restart: bool) -> Path | None:
+    def _last(self, restart: bool) -> checkpoint.Place | None:
         if restart and self.config.start_from is not None:
-            warm_start.find(self.config.start_from, self.folder)  # before anything is removed
+            warm_start.find(self.config.start_from, self.home)  # before anything is removed
         if restart:
-            checkpoint.drop_beyond(self.folder, -1)
-            (self.folder / OUTCOME).unlink(missing_ok=True)
-        return checkpoint.latest(self.folder)
+            checkpoint.drop_beyond(self.home, -1)
+            files.remove(files.join(self.home, OUTCOME))
+        self.mirror.fetch(journal.FILE, wandb_board.FILE)
+        return checkpoint.latest(self.home)
 
     def _remember_best(self, state: checkpoint.State) -> None:
         """A kill between a save and its mark leaves a best checkpoint that is not marked."""
-        marked = checkpoint.best(self.folder)
+        marked = checkpoint.best(self.home)
         if state.best is not None and (marked is None or state.best > marked[1]):
-            checkpoint.mark_best(self.folder, state.step, state.best)
+            checkpoint.mark_best(self.home, state.step, state.best)
 
     def _load_head(self, saved: checkpoint.Checkpoint, fresh: bool = False) -> None:
         """fresh   without the accumulators, which are the state of an optimizer"""
@@ -649,20 +660,21 @@ class _Training:
             weights |= mean or {}
             measured = [r["figures"] for r in journal.rows(self.folder) if r["kind"] == "evaluation"]
             result = Outcome(
-                folder=str(self.folder),
+                folder=self.home,
                 recipe=self.config.recipe,
                 steps=self.steps,
                 images=len(self.samples),
                 before=measured[0] if measured else {},
                 after=measured[-1] if measured else {},
-                export=str(self.folder / "export"),
+                export=files.join(self.home, "export"),
                 left_out=self.samples.left_out,
                 skipped=skipped,
                 bad_steps=self.bad_steps,
             )
             told = card.of_training(self.folder, self.config, self.step, self.text_trained)
             export.export(self.towers, weights, self.folder / "export", card=told)
-            files.write_json(str(self.folder / OUTCOME), asdict(result))
+            self.mirror.push()
+            files.write_json(files.join(self.home, OUTCOME), asdict(result))
         found: Outcome = self.world.gather_objects(result)[0]
         return found
 

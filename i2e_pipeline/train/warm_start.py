@@ -16,11 +16,12 @@ from typing import Any
 
 from torch import Tensor
 
+from i2e_pipeline.core import files
 from i2e_pipeline.core.config import EncoderConfig, TrainConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.model_name import checkpoint_of
 from i2e_pipeline.train import checkpoint, export
-from i2e_pipeline.train.checkpoint import Checkpoint
+from i2e_pipeline.train.checkpoint import Checkpoint, Place
 from i2e_pipeline.train.encoders import EncoderError, Towers, conventions, tower_of
 from i2e_pipeline.train.strategy import place
 
@@ -29,11 +30,15 @@ class StartError(I2EError, ValueError):
     """A checkpoint that a training cannot begin from; the message says why and the way out."""
 
 
-def find(named: str, folder: Path) -> Path:
+def find(named: str, folder: str) -> Place:
     """The checkpoint that train.start_from names, of another folder than the training's. Raises StartError and
     CheckpointError."""
     other, which = checkpoint_of(named)
-    if Path(other).resolve() == folder.resolve():
+    if files.is_local(other) and files.is_local(folder):
+        same = Path(other).resolve() == Path(folder).resolve()
+    else:
+        same = other.rstrip("/") == folder.rstrip("/")
+    if same:
         raise StartError(
             f"train.start_from={named} is the folder of this training itself, which goes on from its own checkpoints: "
             "leave train.start_from out, or take another train.folder"

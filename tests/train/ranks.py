@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ def start(
     slurm: bool = False,
     late: bool = False,
     machines: int = 1,
+    scratch: Path | None = None,
 ) -> list[Rank]:
     """One process per rank of the training that a YAML file describes.
 
@@ -35,6 +37,7 @@ def start(
     slurm      they are told their numbers as srun does it, not as torchrun does
     late       they read what a step came to when the next one is under way, as on a card
     machines   how many of them this one stands for
+    scratch    a folder for temporary ones, one a machine
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -53,6 +56,10 @@ def start(
                 "SLURM_STEP_TASKS_PER_NODE": str(ranks), "SLURM_STEP_NODELIST": "localhost",
             }  # fmt: skip
         said = settings.with_suffix(f".{port}-{rank}.txt")
+        if scratch is not None:
+            of_machine = scratch / str(rank // (ranks // machines))
+            of_machine.mkdir(parents=True, exist_ok=True)
+            environment["TMPDIR"] = str(of_machine)
         process = multiprocessing.get_context("forkserver").Process(
             target=train, args=(settings, environment, said, seen, late)
         )
@@ -107,6 +114,7 @@ def ids_by_step(seen: Path) -> dict[int, list[str]]:
 def train(settings: Path, environment: dict[str, str], said: Path, seen: Path | None, late: bool) -> None:
     """One rank's main: `i2e train`, with the batches that reach the losses written down on the way."""
     os.environ.update(environment)
+    tempfile.tempdir = None
     from i2e_pipeline import cli
     from i2e_pipeline.train.recipes import Recipe
     from i2e_pipeline.train.trainer import _Training

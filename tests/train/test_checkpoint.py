@@ -294,11 +294,6 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         checkpoint.load(at)
 
 
-def test_a_uri_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="s3://bucket/train: checkpoints are written to a local path; mount"):
-        checkpoint.Save("s3://bucket/train", state(), ALONE, towers=towers()).finish()
-
-
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")

@@ -296,3 +296,9 @@ def test_positions_of_other_towers_are_resized_too(kind: str, tmp_path: Path) ->
     if kind != "text":
         assert torch.allclose(before.reshape(-1, before.shape[-1])[0], after.reshape(-1, after.shape[-1])[0])
     assert float(after.mean()) == pytest.approx(float(before.mean()), abs=0.05)
+
+
+@pytest.mark.parametrize("named", ["s3://bucket/run@2", "s3://bucket/run/@latest", "s3://bucket/run"])
+def test_a_training_in_a_store_does_not_begin_from_itself(named: str) -> None:
+    with pytest.raises(StartError, match="is the folder of this training itself"):
+        warm_start.find(named, "s3://bucket/run/")
