@@ -140,7 +140,8 @@ class Groups:
             raise DatasetError(
                 f"{samples.published.folder}/{where}: row group {samples.group_number_G[number]} has {len(within):,} "
                 f"images to train on, and the index of the dataset says {samples.sizes_G[number]:,}: it was written "
-                f"over after that; remove {samples.published.folder}/_index and start again"
+                f"over after that; remove {samples.published.folder}/_index (where that cannot be written, it lies in "
+                "train.folder) and start again"
             )
         class_NK, score_NK = labelled.padded(within, samples.labels_per_image)
         return Group(

@@ -171,7 +171,8 @@ class Journal:
         self._drawing = self._artist.submit(self.picture)
         self._drawing.add_done_callback(_say_why)
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
+        """failed   the training did not come to its end"""
         if self._writes:
             self._artist.shutdown()
             if self._undrawn:
@@ -180,7 +181,7 @@ class Journal:
             if self._board is not None:
                 self._board.close()
             for board in self._wandb:
-                board.close()
+                board.close(failed)
 
     def _report(self, learning_rate: float) -> None:
         now = time.monotonic()

@@ -128,6 +128,10 @@ def _write(folder: str, samples: Samples, store: arrays.Writer) -> None:
 
 
 def _read_parquet(path: str, columns: list[str]) -> pa.Table:
+    return files.patiently(lambda: _read_once(path, columns), path)
+
+
+def _read_once(path: str, columns: list[str]) -> pa.Table:
     """Columns of one file; raises DatasetError where it has not got them."""
     filesystem, inner = files.open_filesystem(path)
     with filesystem.open_input_file(inner) as stream, pq.ParquetFile(stream) as file:

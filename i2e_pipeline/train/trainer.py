@@ -114,7 +114,7 @@ def train(
     with _alone_in(folder, world) as still_alone, _torch_settings(config.train):
         if world.first:
             configuration.keep(config, folder)
-        with contextlib.closing(_Training(config, world, figures, restart, still_alone, sets)) as training:
+        with _Training(config, world, figures, restart, still_alone, sets) as training:
             return training.run()
 
 
@@ -252,13 +252,19 @@ class _Training:
             settings=config.shown(),
         )
 
-    def close(self) -> None:
+    def __enter__(self) -> _Training:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
+
+    def close(self, failed: bool = False) -> None:
         if self._saving is not None:
             self._saving.abandon()
         if hasattr(self, "batches"):
             self.batches.close()
         if hasattr(self, "journal"):
-            self.journal.close()
+            self.journal.close(failed)
         if self.world.first:
             try:
                 self.mirror.push()

@@ -49,8 +49,8 @@ class Board:
     def add(self, scalars: Mapping[str, float], step: int) -> None:
         self._run.log({**scalars, "step": step})
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, failed: bool = False) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 def _id(path: Path, anew: bool) -> str:

@@ -15,7 +15,7 @@ from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core import extras
 from i2e_pipeline.core.config import Config
 from i2e_pipeline.train import checkpoint
-from i2e_pipeline.train.journal import rows
+from i2e_pipeline.train.journal import BadLoss, rows
 from i2e_pipeline.train.wandb_board import WandbError
 from tests.train.small_dataset import image_row, write_dataset
 from tests.train.test_trainer import tree
@@ -49,7 +49,7 @@ class Stub(types.ModuleType):
         run = self.runs[-1]
         run.define_metric = lambda *_, **__: None
         run.log = run.logged.append
-        run.finish = lambda: setattr(run, "ended", True)
+        run.finish = lambda exit_code: vars(run).update(ended=True, failed=bool(exit_code))
         return run
 
 
@@ -84,6 +84,16 @@ def test_a_training_that_goes_on_is_the_same_run_and_one_that_begins_anew_anothe
     pretrain(settings(tmp_path, "train.wandb=mofi"), restart=True)
     first, second, third = (run.how["id"] for run in stub.runs)
     assert first == second != third
+
+
+def test_a_training_that_ends_with_an_error_is_a_failed_run(
+    settings: Callable[..., Config], stub: Stub, tmp_path: Path
+) -> None:
+    pretrain(settings(tmp_path / "good", "train.wandb=mofi"))
+    bad = ("train.optimizer.learning_rate=1e30", "train.optimizer.clip_norm=null", "train.steps=6")
+    with pytest.raises(BadLoss):
+        pretrain(settings(tmp_path / "bad", "train.wandb=mofi", *bad))
+    assert [(run.ended, run.failed) for run in stub.runs] == [(True, False), (True, True)]
 
 
 def test_without_the_setting_nothing_goes_there(settings: Callable[..., Config], stub: Stub, tmp_path: Path) -> None:
