@@ -34,6 +34,7 @@ from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.inputs import marks
+from i2e_pipeline.publish.near_hashes import BYTES, NearHashes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from i2e_pipeline.engine.stage import Run
 
 KINDS = ("url", "domain", "image_id", "perceptual_hash", "entity_id")
-NEAR_BITS = 31
-"""Perceptual hashes of 256 bits that differ in no more are the same picture (images/decode.py)."""
 REASONS = {
     "url": Reason.EXCLUDED_URL,
     "domain": Reason.EXCLUDED_DOMAIN,
@@ -52,9 +51,6 @@ REASONS = {
 }
 _QID = re.compile(r"[Qq]?([1-9]\d{0,18})\Z")
 _DOMAIN = re.compile(r"(?:[\w-]+\.)+[\w-]+\Z")
-_HASHES_AT_ONCE = 1 << 21
-"""Pairs of hashes that are compared at the same time: 64 MB, and as much again for their bits."""
-_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1).astype(np.uint8)
 
 
 class ExclusionError(I2EError, ValueError):
@@ -217,15 +213,18 @@ def _domains(url: str) -> list[str]:
 
 def near(hashes: pa.Array, listed: set[str]) -> np.ndarray:
     """Which hashes (binary(32)) differ from a listed one in NEAR_BITS bits or fewer."""
-    if not listed or not len(hashes):
-        return np.zeros(len(hashes), dtype=bool)
-    of_list = np.frombuffer(bytes.fromhex("".join(sorted(listed))), dtype=np.uint8).reshape(-1, 32)
-    of_rows = np.frombuffer(b"".join(pc.cast(hashes, pa.binary()).to_pylist()), dtype=np.uint8).reshape(-1, 32)
-    found = np.zeros(len(of_rows), dtype=bool)
-    step = max(1, _HASHES_AT_ONCE // len(of_list))
-    for start in range(0, len(of_rows), step):
-        differ = _BITS[of_rows[start : start + step, None, :] ^ of_list[None, :, :]].sum(axis=2, dtype=np.int64)
-        found[start : start + step] = (differ <= NEAR_BITS).any(axis=1)
+    return _are_near(hashes, listed_hashes(listed))
+
+
+def listed_hashes(listed: set[str]) -> NearHashes:
+    """Hashes in hex digits, to be asked."""
+    return NearHashes(np.frombuffer(bytes.fromhex("".join(sorted(listed))), dtype=np.uint8).reshape(-1, BYTES))
+
+
+def _are_near(hashes: pa.Array, listed: NearHashes) -> np.ndarray:
+    content = b"".join(pc.cast(hashes, pa.binary()).to_pylist())
+    found = np.zeros(len(hashes), dtype=bool)
+    found[listed.find(np.frombuffer(content, dtype=np.uint8).reshape(-1, BYTES))[0]] = True
     return found
 
 
@@ -325,8 +324,9 @@ def _domain_reasons(batches: Iterator[pa.RecordBatch], domains: set[str]) -> Ite
 
 
 def _hash_reasons(batches: Iterator[pa.RecordBatch], listed: set[str]) -> Iterator[pa.RecordBatch]:
+    asked = listed_hashes(listed)
     for batch in batches:
-        yield _with_reason(batch, near(batch.column("image_hash"), listed), Reason.EXCLUDED_HASH)
+        yield _with_reason(batch, _are_near(batch.column("image_hash"), asked), Reason.EXCLUDED_HASH)
 
 
 def _with_reason(batch: pa.RecordBatch, mask: np.ndarray, reason: Reason) -> pa.RecordBatch:
