@@ -44,7 +44,7 @@ def on_workers(spark: SparkSession, work: Callable[[Given], Found], given: Seque
                     wrong = _carried(error)
                 yield pa.RecordBatch.from_pylist([{"n": n, "found": found, "wrong": wrong}], _ANSWER)
 
-    rows = spark.createDataFrame(table).repartition(tasks, "n")
+    rows = spark.createDataFrame(table).repartition(tasks)  # in turn: by a hash of n some tasks would have none
     answers = rows.mapInArrow(kernel, "n long, found binary, wrong binary").toArrow().sort_by("n")
     if wrong := [one for one in answers.column("wrong").to_pylist() if one is not None]:
         raise pickle.loads(wrong[0])
