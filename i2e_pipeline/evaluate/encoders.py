@@ -101,7 +101,7 @@ def open_encoder(spec: str, config: EvaluateConfig) -> ImageEncoder:
         width=made.width,
         prepare=made.prepare,
         images=made.images,
-        texts=made.texts if has_text else None,
+        texts=made.texts if has_text and made.has_text else None,
         preprocessing=config.preprocessing,
     )
 
@@ -138,7 +138,7 @@ def _open_clip(name: ModelName, config: EvaluateConfig) -> tuple[root_encoder.En
         )
     settings = _settings(name.model, name.weights if name.kind == "name" else None, config)
     named = root_encoder.fingerprint(settings)  # first: of a folder that is missing it says more than open_clip does
-    return root_encoder.load(settings, preprocess=_preprocess(config)), named
+    return root_encoder.load(settings, preprocess=_preprocess(config), images_alone=True), named
 
 
 def _untrained(name: ModelName, config: EvaluateConfig) -> tuple[root_encoder.Encoder, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -31,6 +32,8 @@ from i2e_pipeline.core.model_name import parse
 from i2e_pipeline.images import models
 from i2e_pipeline.images.models import ModelError
 
+log = logging.getLogger(__name__)
+
 PREPROCESSING = 1
 """Raised whenever decode.py or this file gives other pixels for the same bytes: older scores are then not mixed in."""
 CPU_CHUNK = 8
@@ -47,7 +50,7 @@ class Encoder:
         self,
         model: nn.Module,
         preprocess: Callable[[Image.Image], torch.Tensor],
-        tokenizer: Callable[[list[str]], torch.Tensor],
+        tokenizer: Callable[[list[str]], torch.Tensor] | None,
         *,
         name: str = "model",
         device: str = "cpu",
@@ -55,7 +58,9 @@ class Encoder:
         batch_size: int = 64,
         fingerprint: str = "",
     ) -> None:
-        """Raises ModelError where the two towers' vectors differ in width, are not finite or have no length."""
+        """tokenizer   None: only images are encoded
+        Raises ModelError where the two towers' vectors differ in width, are not finite or have no length.
+        """
         self.name = name
         self.device = torch.device(device)
         self.dtype = dtype
@@ -65,7 +70,7 @@ class Encoder:
         self._rows_at_once = CPU_CHUNK if self.device.type == "cpu" else batch_size
         self._model: Any = model.eval().requires_grad_(False).to(self.device)
         self._tokenizer = tokenizer
-        self._padding = int(tokenizer([""])[0, -1])
+        self._padding = 0 if tokenizer is None else int(tokenizer([""])[0, -1])
         self._shorter: dict[int, Any] = {}
         self._on_pil, self._mean_std = _split(preprocess)
         self._preprocess = preprocess
@@ -107,12 +112,19 @@ class Encoder:
         x_NHWC = raw.float().mul_(1 / (255 * std)).sub_(mean / std)
         return x_NHWC.to(self.dtype).permute(0, 3, 1, 2)  # channels last is what NHWC already is in memory
 
+    @property
+    def has_text(self) -> bool:
+        """Whether texts can be encoded, too."""
+        return self._tokenizer is not None
+
     # -- texts --------------------------------------------------------------------------------------------------
 
     def texts(self, texts: list[str]) -> np.ndarray:
         """vectors_ND (float32, norm 1) of N texts, in their order."""
         if not texts:
             return np.empty((0, self.width), dtype=np.float32)
+        if self._tokenizer is None:
+            raise ModelError(f"{self.name}: texts cannot be encoded without its tokenizer")
         tokens_NL = self._tokenizer(texts)
         lengths_N = self._lengths(tokens_NL)
         if not self.trims_text:
@@ -174,31 +186,34 @@ class Encoder:
     def _check(self, pixels: np.ndarray) -> None:
         """Widths and norms of both towers; then tries the shortcuts and keeps those that change nothing."""
         with torch.inference_mode():
-            tokens_NL = self._tokenizer(list(_PROBES))
             image_D = self._encode_images(pixels[None])[0]
-            texts_ND = self._encode_tokens(tokens_NL)
-            widths = {int(image_D.shape[-1]), int(texts_ND.shape[-1])}
-            if len(widths) > 1:
-                raise ModelError(
-                    f"{self.name}: image vectors are {image_D.shape[-1]} wide, text vectors {texts_ND.shape[-1]}"
-                )
-            norms = torch.cat([image_D.norm()[None], texts_ND.norm(dim=-1)])
-            if not (torch.isfinite(norms).all() and (norms > 1e-6).all()):
-                raise ModelError(
-                    f"{self.name}: a vector of a plain grey image or of {_PROBES} has norm {norms.tolist()}: "
-                    "the weights are damaged, or bfloat16 is too narrow for this model (score.dtype=float32)"
-                )
-            self.width = widths.pop()
-            whole_ND = nn.functional.normalize(texts_ND, dim=-1).cpu().numpy()
-            self.trims_text = True
-            try:
-                trimmed_ND = np.concatenate([self.texts([probe]) for probe in _PROBES])
-                self.trims_text = bool(np.abs(trimmed_ND - whole_ND).max() <= TOLERANCE[self.dtype])
-            except (RuntimeError, IndexError, ValueError):  # a text tower of fixed length
-                self.trims_text = False
-            if not self.trims_text:
-                self._shorter = {tokens_NL.shape[1]: self._model}
+            self._check_norms(image_D.norm()[None])
+            self.width = int(image_D.shape[-1])
+            if self._tokenizer is not None:
+                self._check_texts(self._tokenizer(list(_PROBES)))
         _fold_batch_norms(self._visual, lambda: self._encode_images(pixels[None]), TOLERANCE[self.dtype])
+
+    def _check_texts(self, tokens_NL: torch.Tensor) -> None:
+        texts_ND = self._encode_tokens(tokens_NL)
+        if texts_ND.shape[-1] != self.width:
+            raise ModelError(f"{self.name}: image vectors are {self.width} wide, text vectors {texts_ND.shape[-1]}")
+        self._check_norms(texts_ND.norm(dim=-1))
+        whole_ND = nn.functional.normalize(texts_ND, dim=-1).cpu().numpy()
+        self.trims_text = True
+        try:
+            trimmed_ND = np.concatenate([self.texts([probe]) for probe in _PROBES])
+            self.trims_text = bool(np.abs(trimmed_ND - whole_ND).max() <= TOLERANCE[self.dtype])
+        except (RuntimeError, IndexError, ValueError):  # a text tower of fixed length
+            self.trims_text = False
+        if not self.trims_text:
+            self._shorter = {tokens_NL.shape[1]: self._model}
+
+    def _check_norms(self, norms_N: torch.Tensor) -> None:
+        if not (torch.isfinite(norms_N).all() and (norms_N > 1e-6).all()):
+            raise ModelError(
+                f"{self.name}: a vector of a plain grey image or of {_PROBES} has norm {norms_N.tolist()}: "
+                "the weights are damaged, or bfloat16 is too narrow for this model (score.dtype=float32)"
+            )
 
 
 def load(
@@ -207,12 +222,14 @@ def load(
     threads: int | None = None,
     device: str | None = None,
     preprocess: Callable[[Image.Image], torch.Tensor] | None = None,
+    images_alone: bool = False,
 ) -> Encoder:
     """The model that `config` names, checked. Raises ModelError.
 
     threads     CPU threads a forward pass may use: the task's cores; None: as torch finds them
     device      overrides config.device: "cuda:1" where Spark gave the task that card
     preprocess  in place of the model's own: RGB image -> float32 (3, H, W); the fingerprint does not know of it
+    images_alone  a model whose tokenizer cannot be had is loaded without one
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -228,7 +245,7 @@ def load(
             precision="bf16" if dtype is torch.bfloat16 else "fp32",
             require_pretrained=True,
         )
-        own, tokenizer = models.preprocessing(model), models.tokenizer(config.model)
+        own, tokenizer = models.preprocessing(model), _tokenizer(config.model, images_alone)
     except ModelError:
         raise
     except Exception as error:  # open_clip raises RuntimeError, FileNotFoundError, KeyError ... for a wrong name
@@ -245,6 +262,16 @@ def load(
         batch_size=config.batch_size,
         fingerprint=fingerprint(config),
     )
+
+
+def _tokenizer(name: str, images_alone: bool) -> Any:
+    try:
+        return models.tokenizer(name)
+    except ModelError as error:
+        if not images_alone:
+            raise
+        log.info("only images are encoded: %s", error)
+        return None
 
 
 def check(config: ModelConfig, at_hand: bool = False) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import requests
 
-from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.errors import I2EError, first_line
 from i2e_pipeline.core.model_name import parse
 
 _SHOWN = 12
@@ -51,22 +51,22 @@ def create(name: str, pretrained: str | None, setting: str, **options: Any) -> A
 
 
 def tokenizer(name: str) -> Any:
-    """The tokenizer of a model; one of a hub that cannot be reached is not waited for, and raises ModelError."""
+    """The tokenizer of a model. Raises ModelError where it cannot be had; one of a hub that cannot be reached is not
+    waited for."""
     import open_clip
-    from huggingface_hub import constants
 
     try:
         with _asked_once(name, None, "model"):
             return open_clip.get_tokenizer(name)
-    except ModelError as error:
+    except Exception as error:  # of a hub, of transformers, of a folder that lacks its files
         repository = _config(name).get("text_cfg", {}).get("hf_tokenizer_name")
-        if repository is None:
-            raise
+        where = f" {repository}" if repository else ""
+        fetch = (
+            f"`hf download {repository} --include 'tokenizer*'`" if repository else "save_pretrained of transformers"
+        )
         raise ModelError(
-            f"model={name}: its tokenizer {repository} is not on this machine, and {constants.ENDPOINT} cannot be "
-            f"reached ({_unreachable(str(constants.ENDPOINT)) or 'it says so itself'}). Fetch it where it can (`hf "
-            f"download {repository} --include 'tokenizer*'`) and bring it here, into ~/.cache/huggingface; or name a "
-            "folder that has it: model=local-dir:FOLDER. A training without texts (train.recipe=supervised) wants none"
+            f"model={name}: its tokenizer{where} cannot be had ({first_line(error)}). Fetch it where it can be "
+            f"({fetch}) and bring it here, into ~/.cache/huggingface, or into the folder of a local-dir"
         ) from error
 
 

@@ -97,6 +97,14 @@ class Towers(nn.Module):
         """Texts to tokens_BL, int64. Raises ModelError where it lies on a hub that cannot be reached."""
         return self._open_tokenizer()
 
+    def lacks_tokenizer(self) -> str | None:
+        """Why there is none; None where there is one."""
+        try:
+            self.tokenizer  # noqa: B018
+        except models.ModelError as error:
+            return str(error)
+        return None
+
     def forward(self, pixels_BCHW: Tensor, tokens_BL: Tensor | None = None) -> Encoded:
         """Pixels are uint8, RGB. Tokens may have been cut by `trim`. Under autocast the vectors are float32 still."""
         image_BD = self.images(pixels_BCHW)
@@ -215,8 +223,8 @@ def build(
             uses_text=uses_text,
             frozen=frozen,
         )
-        if uses_text:
-            towers.tokenizer  # noqa: B018  what cannot be had is said before anything is done
+        if uses_text and (missing := towers.lacks_tokenizer()):  # said before anything is done
+            raise EncoderError(f"{missing}. A training without texts (train.recipe=supervised) wants none")
     if config.checkpoint_activations:
         _checkpoint_activations(towers, config)
     if config.compile:

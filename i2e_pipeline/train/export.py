@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import TrainConfig
-from i2e_pipeline.images.models import ModelError
 from i2e_pipeline.train import away, checkpoint, journal
 from i2e_pipeline.train.card import Card, of_training
 from i2e_pipeline.train.card import text as card_text
@@ -138,11 +137,10 @@ def _write_open_clip(towers: Towers, state: dict[str, Tensor], folder: Path) -> 
         architecture["init_logit_bias"] = float(state["logit_bias"])
     _write_json(folder / "open_clip_config.json", {"model_cfg": architecture, "preprocess_cfg": towers.preprocessing})
     _write_weights(folder / "open_clip_model.safetensors", state)
-    try:
-        wrapped = getattr(towers.tokenizer, "tokenizer", None)
-    except ModelError as error:  # of a training without texts
-        log.info(f"no tokenizer in {folder.name}: {error}")
+    if missing := towers.lacks_tokenizer():  # of a training without texts
+        log.info(f"no tokenizer in {folder.name}: {missing}")
         return
+    wrapped = getattr(towers.tokenizer, "tokenizer", None)
     if wrapped is not None and hasattr(wrapped, "save_pretrained"):
         wrapped.save_pretrained(folder)  # where open_clip looks for a tokenizer that is not its own
 
@@ -179,6 +177,8 @@ def unfit_for_huggingface(towers: Towers) -> str | None:
             return f"the {name} tower's activation {block.mlp.gelu} has no name in transformers"
     if towers.preprocessing.get("resize_mode", "shortest") == "longest":
         return "CLIPModel's image processor has no resize_mode=longest"
+    if missing := towers.lacks_tokenizer():
+        return missing
     if not isinstance(towers.tokenizer, SimpleTokenizer) or towers.architecture["text_cfg"].get("tokenizer_kwargs"):
         return "the texts are not split by CLIP's own tokenizer"
     return None
