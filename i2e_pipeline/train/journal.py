@@ -29,6 +29,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.train import curves
 from i2e_pipeline.train.parallel import World
+from i2e_pipeline.train.step_time import BETWEEN
 from i2e_pipeline.train.wandb_board import Board
 
 log = logging.getLogger(__name__)
@@ -190,7 +191,9 @@ class Journal:
         norm = means.pop("norm", None)
         wait = min(1.0, max(0.0, self._wait - self._waited) / seconds)
         parts = {name: total - self._spent_before.get(name, 0.0) for name, total in self._spent.items()}
-        spent = {_DATA: wait * seconds, **parts, _ALL: seconds}
+        # A host that runs ahead waits for the loader while the card still computes: the card waits between two steps.
+        waited = min(wait * seconds, parts.pop(BETWEEN, math.inf))
+        spent = {_DATA: waited, **parts, _ALL: seconds}
         shares = _shares(spent) if parts else {}
         row: dict[str, Any] = {
             "kind": "step",

@@ -42,7 +42,7 @@ from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.recipes import Contrastive, Recipe, recipe
 from i2e_pipeline.train.samples import Samples
 from i2e_pipeline.train.schedule import factor
-from i2e_pipeline.train.shared_negatives import Shared, share
+from i2e_pipeline.train.shared_negatives import Shared, draws_differ, share
 from i2e_pipeline.train.step_time import StepTime, operations, peak_flops
 from i2e_pipeline.train.teacher import Teacher, open_teacher
 
@@ -52,18 +52,17 @@ _BAD_STEPS = "bad steps"
 FIGURES = ("mAP", "knn", "zero_shot")
 """The first of these that is measured says which checkpoint is best."""
 _MAY_CHANGE = (
-    "dataset", "folder", "device", "threads", "ranks", "accumulate", "strategy", "precision", "checkpoint_every",
+    "dataset", "folder", "device", "threads", "ranks", "strategy", "precision", "checkpoint_every",
     "checkpoint_minutes", "save_in_background", "skip_bad_steps", "keep_checkpoints", "log_every", "peak_tflops",
     "evaluate_every",
     "evaluate_images", "evaluate_sets", "evaluate_protocols", "data.workers", "data.prefetch", "data.readers",
     "data.read_ahead_mb", "encoder.compile", "encoder.checkpoint_activations", "wandb",
 )  # fmt: skip
-"""Settings that may differ when a training goes on from a checkpoint. They change the result by rounding errors only.
-The exception is `accumulate`: without loss.shared_negatives a contrastive loss compares the images of one micro-batch
-with each other."""
-_CHANGE_IS_LOGGED = ("steps", "epochs", "head.learning_rate")
+"""Settings that may differ when a training goes on from a checkpoint: they change roundings alone."""
+_CHANGE_IS_LOGGED = ("steps", "epochs", "head.learning_rate", "accumulate", "loss.shared_negatives")
 """These settings, and all of `optimizer`, may differ too (a lower learning rate after a bad loss, for example). The log
-then names each change."""
+then names each change. `accumulate` changes what is compared within a micro-batch: the negatives of a contrastive loss
+without `shared_negatives`, the classes of a sampled head, and the images that distillation is the mean of."""
 
 log = logging.getLogger(__name__)
 
@@ -195,6 +194,12 @@ class _Training:
         self.operations = 0.0
         peak = peak_flops(config, world.device)
         self._counts = None if peak is None else operations(self.towers, self.recipe.uses_text)
+        if config.encoder.compile and self._shares_negatives() and draws_differ(self.towers.blocks()):
+            raise TrainError(
+                f"train.loss.shared_negatives: {config.encoder.model} drops paths or values at random, which must be "
+                "the same ones when it encodes a batch again, and compiled blocks draw others: set "
+                "train.encoder.compile=false"
+            )
         self.module: nn.Module = strategy.wrap(self.towers, config, world)
         self.optimizer = strategy.optimizer_of(self.towers, config.optimizer)
         self.head = (
@@ -338,7 +343,7 @@ class _Training:
             with strategy.micro_batch(self.module, last=part == parts - 1):
                 if shared is not None:
                     shared.repeat_draws(self.world.device)
-                with self.time.of("towers"), self._precision():
+                with self.time.of("towers"):
                     encoded = self._encode(batch)
                 with self.time.of("losses"), self._precision():
                     contrastive = None if shared is None else shared.contrastive(encoded)
@@ -378,18 +383,22 @@ class _Training:
     def _micro_batches(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Shared | None]]:
         """Those of a step, on the device; all at once where they share their negatives."""
         count = self.config.accumulate
-        if count == 1 or not (self.config.loss.shared_negatives and isinstance(self.recipe, Contrastive)):
+        if not (self._shares_negatives() and isinstance(self.recipe, Contrastive)):
             for _ in range(count):
                 yield self._on_device(next(batches)), None
             return
         held = [self._on_device(next(batches)) for _ in range(count)]
         contrast = functools.partial(self.recipe.contrast, world=self.world)
-        with self.time.of("towers"), self._precision():
-            shared = share(held, self.module, self._encode, contrast, self.world)
+        shared = share(held, self.module, self._encode, contrast, self.world, self.time.of)
         yield from zip(held, shared, strict=True)
 
+    def _shares_negatives(self) -> bool:
+        shares = self.config.loss.shared_negatives and self.config.accumulate > 1
+        return shares and isinstance(self.recipe, Contrastive)
+
     def _encode(self, batch: Batch) -> Encoded:
-        encoded: Encoded = self.module(batch.pixels_BCHW, batch.tokens_BL)
+        with self._precision():
+            encoded: Encoded = self.module(batch.pixels_BCHW, batch.tokens_BL)
         return encoded
 
     @property

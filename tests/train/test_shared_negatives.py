@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -14,7 +15,7 @@ from i2e_pipeline.core.config import TrainConfig
 from i2e_pipeline.train.batch import Batch, Encoded
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.recipes import Contrastive, recipe
-from i2e_pipeline.train.shared_negatives import share
+from i2e_pipeline.train.shared_negatives import draws_differ, share
 from tests.train.no_data import DEVICE, nothing_is_read
 
 SIZES = (5, 3, 4)
@@ -140,3 +141,35 @@ def test_a_host_does_not_wait_for_a_card() -> None:
         for batch, of_step in zip(held, given, strict=True):
             of_step.repeat_draws(world.device)
             of_step.contrastive(encoder(towers)(batch)).backward()  # type: ignore[no-untyped-call]
+
+
+def test_under_autocast_the_gradient_at_the_vectors_is_that_of_float32() -> None:
+    """Catches: the loss's backward pass under autocast, whose products are then bfloat16."""
+    towers, found = Towers(siglip=False).eval(), chosen("infonce")
+
+    def encode(batch: Batch) -> Encoded:
+        with torch.autocast("cpu", torch.bfloat16):
+            return encoder(towers)(batch)
+
+    of_step = share(batches(), towers, encode, lambda e, c: found.contrast(e, c, World()), World())
+    with torch.no_grad():
+        seen = [encode(batch) for batch in batches()]
+    images = torch.cat([e.image_BD for e in seen]).requires_grad_()
+    texts = torch.cat([e.text_BD for e in seen if e.text_BD is not None])
+    whole = Encoded(images, texts, seen[0].scale, None)
+    found.contrast(whole, torch.cat([b.classes_BK for b in batches()]), World()).backward()  # type: ignore[no-untyped-call]
+    assert torch.equal(torch.cat([one.image_gradient_BD for one in of_step]), images.grad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("block", "differ"),
+    [
+        (nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0), DropPath(0.0)), False),
+        (nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)), True),
+        (nn.Sequential(DropPath(0.1)), True),
+        (nn.MultiheadAttention(4, 2), False),
+        (nn.MultiheadAttention(4, 2, dropout=0.1), True),
+    ],
+)
+def test_what_drops_at_random_is_known(block: nn.Module, differ: bool) -> None:
+    assert draws_differ([nn.Linear(2, 2), block]) is differ

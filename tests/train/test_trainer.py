@@ -24,6 +24,7 @@ from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core.config import Config, LossConfig
 from i2e_pipeline.core.errors import ExitCode
 from i2e_pipeline.train import checkpoint
+from i2e_pipeline.train import trainer as trainer_module
 from i2e_pipeline.train.encoders import build
 from i2e_pipeline.train.journal import BadLoss, rows
 from i2e_pipeline.train.parallel import World
@@ -589,8 +590,22 @@ def test_settings_that_change_the_course_are_refused_and_those_that_do_not_are_t
     pretrain(settings(tmp_path, "train.steps=8", "train.optimizer.learning_rate=1e-4"))
     told = "6 of 8 steps done, with train.optimizer.learning_rate (0.0008 → 0.0001), train.steps (6 → 8)"
     assert any(told in line for line in caplog.messages)
+    pretrain(settings(tmp_path, "train.steps=9", "train.accumulate=2", "train.loss.shared_negatives=true"))
+    told = "train.accumulate (1 → 2), train.loss.shared_negatives (False → True)"
+    assert any(told in line for line in caplog.messages), "they change what is compared with what"
     found = run(settings(tmp_path, "train.head.margin=0.3"), restart=True)
     assert found["steps"] == 6
+
+
+def test_shared_negatives_of_compiled_blocks_that_draw_are_refused(
+    settings: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a second pass that drops other paths than the first, whose gradient is then of neither."""
+    shared = ("train.loss.shared_negatives=true", "train.accumulate=2", "train.steps=1")
+    monkeypatch.setattr(trainer_module, "draws_differ", lambda _: True)
+    with pytest.raises(TrainError, match=r"train\.loss\.shared_negatives: .* set train\.encoder\.compile=false"):
+        run(settings(tmp_path, *shared, "train.encoder.compile=true"))
+    run(settings(tmp_path, *shared))
 
 
 def test_a_training_leaves_torchs_settings_as_they_were(settings: Callable[..., Config], tmp_path: Path) -> None:
