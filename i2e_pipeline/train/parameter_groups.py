@@ -19,7 +19,12 @@ from torch import nn
 from i2e_pipeline.core.config import OptimizerConfig, TowerConfig
 from i2e_pipeline.train.encoders import Towers, blocks_of, tower_of
 
-_AFTER_THE_BLOCKS = re.compile(r"(^|\.)(proj|ln_post|ln_final|text_projection|attn_pool|attnpool|pooler|head|norm)\b")
+_AFTER_THE_BLOCKS = re.compile(
+    r"(^|\.)(proj|ln_post|ln_final|text_projection|attn_pool|attnpool|pooler|head|norm|final_norm|final_layer_norm)\b"
+)
+
+_EMBEDDINGS = re.compile(r"(^|\.)embeddings?\.")
+"""Of Hugging Face's towers; some have a norm of their own."""
 
 
 def groups_of(towers: Towers, config: OptimizerConfig) -> list[dict[str, Any]]:
@@ -53,7 +58,7 @@ def depths_of(towers: Towers, tower: str) -> dict[str, int]:
     blocks = blocks_of(visual) if tower == "image" else [b for child in children.values() for b in blocks_of(child)]
     inside = {id(p): depth for depth, block in enumerate(blocks, 1) for p in block.parameters()}
     found = {
-        name: inside.get(id(p)) or (len(blocks) + 1 if _AFTER_THE_BLOCKS.search(name) else 0)
+        name: inside.get(id(p)) or (len(blocks) + 1 if comes_after_blocks(name) else 0)
         for name, p in towers.named_parameters()
         if tower_of(name) == tower
     }
@@ -62,6 +67,11 @@ def depths_of(towers: Towers, tower: str) -> dict[str, int]:
         top = max(of_trunk.values())
         found = {name: of_trunk.get(name.removeprefix("model.visual.trunk."), top) for name in found}
     return found
+
+
+def comes_after_blocks(name: str) -> bool:
+    """Whether a parameter that is in no block comes after them, by its name."""
+    return _AFTER_THE_BLOCKS.search(name) is not None and _EMBEDDINGS.search(name) is None
 
 
 def _of_trunk(trunk: Any) -> Iterator[tuple[str, int]]:

@@ -15,7 +15,7 @@ from i2e_pipeline.commands.train import pretrain
 from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core.config import Config, EncoderConfig, LossConfig, OptimizerConfig, TowerConfig
 from i2e_pipeline.train.encoders import EncoderError, Towers, build
-from i2e_pipeline.train.parameter_groups import depths_of, groups_of
+from i2e_pipeline.train.parameter_groups import comes_after_blocks, depths_of, groups_of
 from i2e_pipeline.train.strategy import load_optimizer, optimizer_of, optimizer_state
 from tests.small_models import MODELS
 from tests.train import ranks
@@ -62,6 +62,22 @@ def test_each_tower_has_its_rate_and_what_is_of_neither_the_optimizers(models: C
         expected = 1e-5 if ".visual." in name else 1e-4 if ".text." in name else RATE
         assert rate == pytest.approx(expected), name
     assert found["to_teacher.weight"] == found["model.logit_scale"] == RATE
+
+
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [
+        ("model.text.transformer.embeddings.norm.weight", False),  # ModernBERT
+        ("model.text.transformer.embeddings.LayerNorm.weight", False),
+        ("model.text.transformer.final_norm.weight", True),
+        ("model.text.transformer.norm.weight", True),
+        ("model.visual.ln_pre.weight", False),
+        ("model.visual.ln_post.weight", True),
+        ("model.text.proj.0.weight", True),
+    ],
+)
+def test_what_comes_after_the_blocks_is_known_by_its_name(name: str, after: bool) -> None:
+    assert comes_after_blocks(name) is after
 
 
 @pytest.mark.parametrize("kind", ["vit", "custom", "resnet"])
