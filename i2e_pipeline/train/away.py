@@ -52,11 +52,12 @@ def _fetch(place: str, here: Path, last: str) -> None:
         if other != here:
             shutil.rmtree(other, ignore_errors=True)
     (here / last).unlink(missing_ok=True)
-    below = {info.path: info.size for info in files.list_files(place) if info.path != last}
+    # Names in a store may be anybody's.
+    below = [i.path for i in files.list_files(place) if i.path != last and files.is_below(i.path)]
     for path in here.rglob("*"):
         if path.is_file() and path.relative_to(here).as_posix() not in below:
             path.unlink()
-    bring(place, str(here), sorted(below))
+    bring(place, str(here), below)
     files.write_bytes(str(here / last), wanted)
 
 
