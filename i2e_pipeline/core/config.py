@@ -928,7 +928,8 @@ class TrainConfig(Section):
     """Minutes after which there is a checkpoint in any case: what a kill costs at most. None: steps alone count."""
     save_in_background: bool = True
     """Go on with the training while a checkpoint is written. Each rank holds a copy of what it writes meanwhile, in the
-    memory of the host: rank 0 three or four times the towers' float32 weights, and every rank its rows of the head."""
+    memory of the host: three or four times the towers' float32 weights, shared out among the ranks from 256 MB on, and
+    its rows of the head."""
     skip_bad_steps: int = Field(0, ge=0)
     """Steps of the whole training whose loss or gradient is NaN or infinite and that are passed over. Nothing of them
     is applied, and their images are noted in `bad-step-*.json`. One more stops the training."""

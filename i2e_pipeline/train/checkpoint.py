@@ -4,6 +4,8 @@ Writes  <train folder>/checkpoints/step-00001234/
             towers.safetensors                 the encoder's state dict by name, float32
             ema.safetensors                    its running mean, where one is kept
             optimizer.safetensors              AdamW's moments as <parameter>/exp_avg, <parameter>/exp_avg_sq
+                                               each of these where it is large as NAME-00000-of-00004.safetensors: some
+                                               of the tensors, written by one rank
             head-00000-of-00004.safetensors    rows of the entity head, one file per rank that wrote
             state.json                         step, position, config, dataset, sizes and digests of all these files
         <train folder>/checkpoints/best.json   which step was best on what is held out
@@ -28,7 +30,7 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ FORMAT_VERSION = 1
 _STATE = "state.json"
 _FILE = re.compile(r"\w[\w.-]{0,99}")
 """Names of a checkpoint's files, which may be somebody else's."""
+_NUMBERED = re.compile(r"(\w+)(?:-(\d{5})-of-(\d{5}))?\.safetensors")
 _BEST = "best.json"
 _ROWS_AT_ONCE = 65_536
 _ADDED_LATER = ("text_trained",)
@@ -72,6 +75,18 @@ class HeadRows:
     """int64, the entity of each"""
     weights_CD: Tensor
     accumulators_C: Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tensors of the towers, their mean or the optimizer that one rank writes."""
+
+    tensors: Mapping[str, Tensor]
+    number: int = 0
+    of: int = 1
+
+    def file(self, kind: str) -> str:
+        return f"{kind}.safetensors" if self.of == 1 else _part(kind, self.number, self.of)
 
 
 @dataclass(frozen=True)
@@ -117,16 +132,16 @@ class Save:
         state: State,
         world: World,
         *,
-        towers: Mapping[str, Tensor] | None,
-        ema: Mapping[str, Tensor] | None = None,
-        optimizer: Mapping[str, Tensor] | None = None,
+        towers: Part | None,
+        ema: Part | None = None,
+        optimizer: Part | None = None,
         head: HeadRows | None = None,
         copies: bool = False,
         spool: Path | None = None,
     ) -> None:
         """folder   local, or a URI
-        towers, ema, optimizer   whole tensors by name, on rank 0, which nobody changes (strategy.py gathers copies);
-                                 None elsewhere
+        towers, ema, optimizer   whole tensors by name that this rank writes and nobody changes (strategy.py gathers
+                                 copies); None where others write them all
         head                     the rows that this rank holds; None where the recipe has no head
         copies                   what is written of the head is what it holds now, though it changes meanwhile
         spool                    local folder where files lie until they are in the store, for a URI
@@ -150,15 +165,14 @@ class Save:
                 shutil.rmtree(entry, ignore_errors=True)
         if world.first:
             sweep(folder)
-            assert towers is not None, "rank 0 brings the full state dict of the towers"
+            assert towers is not None, "rank 0 brings the first part of the towers"
         world.barrier()  # nobody writes before the sweep is over
         parts: dict[str, Mapping[str, Tensor]] = {}
         if head is not None:
             rows = {name: _copy(x) for name, x in vars(head).items()} if copies else vars(head)
-            parts[_part(world.rank, world.size)] = rows
-        if world.first:
-            named = {"towers": towers, "ema": ema, "optimizer": optimizer}
-            parts |= {f"{part}.safetensors": tensors for part, tensors in named.items() if tensors is not None}
+            parts[_part("head", world.rank, world.size)] = rows
+        named = {"towers": towers, "ema": ema, "optimizer": optimizer}
+        parts |= {part.file(kind): part.tensors for kind, part in named.items() if part is not None}
         self._writing = threading.Thread(target=self._write, args=(parts,), name="checkpoint")
         self._writing.start()
 
@@ -392,11 +406,12 @@ class Checkpoint:
 
     @property
     def towers(self) -> Mapping[str, Tensor]:
-        return self._open["towers.safetensors"]
+        return _Whole(self._of("towers"))
 
     @property
     def ema(self) -> Mapping[str, Tensor] | None:
-        return self._open.get("ema.safetensors")
+        found = self._of("ema")
+        return _Whole(found) if found else None
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -405,7 +420,8 @@ class Checkpoint:
 
     @property
     def optimizer(self) -> Mapping[str, Tensor] | None:
-        return self._open.get("optimizer.safetensors")
+        found = self._of("optimizer")
+        return _Whole(found) if found else None
 
     def class_change(self, entity_C: Tensor) -> ClassChange:
         """What becomes of the head's rows on a dataset whose entities, by class index, are these."""
@@ -450,8 +466,12 @@ class Checkpoint:
                 "that it was trained with (train.encoder), or another train.folder"
             )
 
+    def _of(self, kind: str) -> list[_Tensors]:
+        """The files of a kind, whole or in parts."""
+        return [tensors for file, tensors in sorted(self._open.items()) if re.match(rf"{kind}[.-]", file)]
+
     def _parts(self) -> list[_Tensors]:
-        found = [tensors for file, tensors in sorted(self._open.items()) if file.startswith("head-")]
+        found = self._of("head")
         for part in found:
             if lacking := [name for name in ("entity_C", "weights_CD", "accumulators_C") if name not in part]:
                 raise _damaged(part.path, f"it lacks {', '.join(lacking)}")
@@ -489,8 +509,7 @@ def _load(folder: Path, world: World) -> Checkpoint:
         if odd := [name for name, size in sizes.items() if not _FILE.fullmatch(name) or type(size) is not int]:
             raise ValueError(f"files: {odd[0]}: {sizes[odd[0]]!r}")
         written = dict(tree.get("digests", {}))
-        if "towers.safetensors" not in sizes:
-            raise KeyError("towers.safetensors")
+        _check_parts(sizes)
         known = {**dict.fromkeys(_ADDED_LATER), **tree}
         state = State(**{f.name: known[f.name] for f in fields(State)})
     except CheckpointError:
@@ -506,6 +525,36 @@ def _load(folder: Path, world: World) -> Checkpoint:
         if digests.of_readable(str(folder / file)) != written[file]:
             raise _damaged(folder / file, "its content is not what was written")
     return Checkpoint(folder, state, classes, sizes)
+
+
+def _check_parts(names: Iterable[str]) -> None:
+    """Raises KeyError where a part of the towers, their mean or the optimizer is missing."""
+    seen: dict[str, set[tuple[int, int]]] = {"towers": set(), "ema": set(), "optimizer": set()}
+    for file in names:
+        if (found := _NUMBERED.fullmatch(file)) and found[1] in seen:
+            seen[found[1]].add((int(found[2] or 0), int(found[3] or 1)))
+    for kind, parts in seen.items():
+        of = {count for _, count in parts}
+        if len(of) > 1 or parts != {(number, count) for count in of for number in range(count)}:
+            raise KeyError(f"parts of {kind}: {', '.join(f'{number} of {count}' for number, count in sorted(parts))}")
+    if not seen["towers"]:
+        raise KeyError("towers.safetensors")
+
+
+class _Whole(Mapping[str, Tensor]):
+    """Tensors of several files."""
+
+    def __init__(self, parts: Sequence[_Tensors]) -> None:
+        self._of = {name: part for part in parts for name in part}
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._of[key][key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of)
+
+    def __len__(self) -> int:
+        return len(self._of)
 
 
 class _Tensors(Mapping[str, Tensor]):
@@ -568,8 +617,8 @@ def _floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n: t.detach().float() if t.is_floating_point() else t for n, t in tensors.items()}
 
 
-def _part(rank: int, ranks: int) -> str:
-    return f"head-{rank:05d}-of-{ranks:05d}.safetensors"
+def _part(kind: str, number: int, of: int) -> str:
+    return f"{kind}-{number:05d}-of-{of:05d}.safetensors"
 
 
 def _named(folder: str | Path) -> list[tuple[int, bool]]:

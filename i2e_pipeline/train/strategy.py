@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from i2e_pipeline.core.config import OptimizerConfig, TrainConfig
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.train.checkpoint import Part
 from i2e_pipeline.train.encoders import Towers
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.parameter_groups import groups_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+PART_BYTES = 256 << 20
+"""Of the towers' weights, their mean or the optimizer, that one rank writes of a checkpoint."""
 
 
 class StrategyError(I2EError, ValueError):
@@ -124,16 +128,29 @@ def update(optimizer: torch.optim.Optimizer, unless: Tensor) -> None:
     optimizer.step()
 
 
-def gathered(named: Iterable[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor] | None:
-    """Tensors as whole pieces on the CPU, by name; None where this rank does not keep them. Every rank must ask for the
-    same ones in the same order, and holds one of them at a time where it keeps none."""
+def gathered(named: Iterable[tuple[str, Tensor]], keep: bool | Callable[[str], bool]) -> dict[str, Tensor]:
+    """Tensors as whole pieces on the CPU, by name, those that this rank keeps. Every rank must ask for the same ones in
+    the same order, and holds one at a time of those that it does not keep."""
     state: dict[str, Tensor] = {}
     for name, x in named:
         full_tensor = getattr(x, "full_tensor", None)
         full = x if full_tensor is None else full_tensor()
-        if keep:
+        if keep if isinstance(keep, bool) else keep(name):
             state[name] = full.detach().to("cpu", copy=True)
-    return state if keep else None
+    return state
+
+
+def part_of(named: Iterable[tuple[str, Tensor]], world: World) -> Part | None:
+    """What this rank writes of some tensors: of as many parts as have PART_BYTES each, at most one a rank, the one with
+    its number. None where there are fewer. Every rank calls it."""
+    tensors = list(named)
+    sizes = [x.numel() * x.element_size() for _, x in tensors]
+    total = sum(sizes)
+    of = min(world.size, max(1, -(-total // PART_BYTES)))
+    begins = np.cumsum([0, *sizes])
+    owner = {name: int(begin * of // max(1, total)) for (name, _), begin in zip(tensors, begins, strict=False)}
+    mine = gathered(tensors, lambda name: min(owner[name], of - 1) == world.rank)
+    return Part(mine, world.rank, of) if world.rank < of else None
 
 
 def place(target: Tensor, source: Tensor) -> None:
@@ -149,9 +166,9 @@ def place(target: Tensor, source: Tensor) -> None:
             target.copy_(source)
 
 
-def towers_state(towers: Towers, keep: bool) -> dict[str, Tensor] | None:
-    """Weights and buffers by name, whole; None where this rank does not keep them."""
-    return gathered(towers.state_dict().items(), keep)
+def towers_state(towers: Towers) -> Iterable[tuple[str, Tensor]]:
+    """Weights and buffers by name."""
+    return towers.state_dict().items()
 
 
 def load_towers(towers: Towers, state: Mapping[str, Tensor], where: str) -> None:
@@ -167,17 +184,13 @@ def load_towers(towers: Towers, state: Mapping[str, Tensor], where: str) -> None
         place(x, state[name])
 
 
-def optimizer_state(towers: Towers, optimizer: torch.optim.Optimizer, keep: bool) -> dict[str, Tensor] | None:
-    """AdamW's moments as `<parameter>/<moment>`, whole, and `<parameter>/step`, the updates that made them; None where
-    this rank does not keep them."""
-    return gathered(
-        (
-            (f"{name}/{part}", optimizer.state[p][part])
-            for name, p in towers.named_parameters()
-            if p in optimizer.state
-            for part in ("step", *MOMENTS)
-        ),
-        keep,
+def optimizer_state(towers: Towers, optimizer: torch.optim.Optimizer) -> Iterable[tuple[str, Tensor]]:
+    """AdamW's moments as `<parameter>/<moment>`, and `<parameter>/step`, the updates that made them."""
+    return (
+        (f"{name}/{part}", optimizer.state[p][part])
+        for name, p in towers.named_parameters()
+        if p in optimizer.state
+        for part in ("step", *MOMENTS)
     )
 
 

@@ -513,7 +513,6 @@ class _Training:
         """
         self._end_save()
         self.world.broadcast(self._still_alone)
-        first = self.world.first
         state = checkpoint.State(
             step=self.step,
             position=self.step * self.config.data.batch_size,
@@ -525,7 +524,7 @@ class _Training:
             counts={**self._skipped(), _BAD_STEPS: self.bad_steps},
             text_trained=self.text_trained,
         )
-        mean = None if self.ema is None else strategy.gathered(self.ema.mean.items(), first)
+        mean = None if self.ema is None else strategy.part_of(self.ema.mean.items(), self.world)
         head = None
         if self.head is not None:
             class_R, weights_RD, accumulators_R = self.head.shard()
@@ -535,9 +534,9 @@ class _Training:
             self.home,
             state,
             self.world,
-            towers=strategy.towers_state(self.towers, first),
+            towers=strategy.part_of(strategy.towers_state(self.towers), self.world),
             ema=mean,
-            optimizer=strategy.optimizer_state(self.towers, self.optimizer, first),
+            optimizer=strategy.part_of(strategy.optimizer_state(self.towers, self.optimizer), self.world),
             head=head,
             copies=copies and self.config.save_in_background,
             spool=self.folder,
@@ -667,12 +666,11 @@ class _Training:
     def _finish(self) -> Outcome:
         """Exports the weights and writes the outcome; what an earlier call wrote stays as it is."""
         skipped = self._skipped()
-        weights = strategy.towers_state(self.towers, self.world.first)
-        mean = None if self.ema is None else strategy.gathered(self.ema.mean.items(), self.world.first)
+        weights = strategy.gathered(strategy.towers_state(self.towers), self.world.first)
+        if self.ema is not None:
+            weights |= strategy.gathered(self.ema.mean.items(), self.world.first)
         result = None
         if self.world.first:
-            assert weights is not None
-            weights |= mean or {}
             measured = [r["figures"] for r in journal.rows(self.folder) if r["kind"] == "evaluation"]
             result = Outcome(
                 folder=self.home,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from i2e_pipeline.core import digests
 from i2e_pipeline.train import checkpoint
-from i2e_pipeline.train.checkpoint import CheckpointError, HeadRows, State
+from i2e_pipeline.train.checkpoint import CheckpointError, HeadRows, Part, State
 from i2e_pipeline.train.parallel import World
 
 WIDTH = 4
@@ -49,6 +49,8 @@ def towers(value: float = 1.0) -> dict[str, Tensor]:
 
 def save(folder: Path, step: int = 5, **overrides: Any) -> Path:
     brought = {"towers": towers(float(step)), "head": head(), **overrides}
+    for kind in brought.keys() & {"towers", "ema", "optimizer"}:
+        brought[kind] = Part(brought[kind])
     return checkpoint.Save(folder, brought.pop("state", state(step)), ALONE, **brought).finish()
 
 
@@ -343,7 +345,9 @@ def test_of_a_save_in_the_background_the_head_alone_is_copied(tmp_path: Path, mo
     copied: list[Tensor] = []
     monkeypatch.setattr(checkpoint, "_copy", lambda x: (copied.append(x), x.clone())[1])
     rows = head()
-    save = checkpoint.Save(tmp_path, state(), ALONE, towers=towers(), optimizer=towers(), head=rows, copies=True)
+    save = checkpoint.Save(
+        tmp_path, state(), ALONE, towers=Part(towers()), optimizer=Part(towers()), head=rows, copies=True
+    )
     rows.weights_CD.zero_()
     assert loaded(save.finish(), ENTITIES) == expected(ENTITIES)
     assert {id(x) for x in copied} == {id(x) for x in vars(rows).values()}
@@ -359,13 +363,47 @@ def test_a_save_that_is_abandoned_writes_no_further_file(tmp_path: Path, monkeyp
         write(*how)
 
     monkeypatch.setattr(checkpoint, "_write", slow)
-    save = checkpoint.Save(tmp_path, state(), ALONE, towers=towers(), optimizer=towers(), head=head())
+    save = checkpoint.Save(tmp_path, state(), ALONE, towers=Part(towers()), optimizer=Part(towers()), head=head())
     begun.wait()
     threading.Timer(0.1, go_on.set).start()
     save.abandon()
     assert save.written
     assert len(list(tmp_path.glob("checkpoints/.step-*/*"))) == 1
     assert checkpoint.steps(tmp_path) == []
+
+
+def in_parts(folder: Path) -> Path:
+    """A checkpoint whose towers are in three parts, the second of them empty."""
+    of = list(towers().items())
+    parts = [Part(dict(of[:1]), 0, 3), Part({}, 1, 3), Part(dict(of[1:]), 2, 3)]
+    saves = [checkpoint.Save(folder / str(n), state(5), ALONE, towers=part) for n, part in enumerate(parts)]
+    whole, *others = (save.finish() for save in saves)
+    tree = json.loads((whole / "state.json").read_text())
+    for other in others:
+        for file in other.glob("*.safetensors"):
+            file.rename(whole / file.name)
+        of_other = json.loads((other / "state.json").read_text())
+        tree["files"] |= of_other["files"]
+        tree["digests"] |= of_other["digests"]
+    (whole / "state.json").write_text(json.dumps(tree))
+    return Path(whole)
+
+
+def test_towers_in_parts_are_read_as_one(tmp_path: Path) -> None:
+    found = checkpoint.load(in_parts(tmp_path)).towers
+    assert len(found) == 3
+    assert {n: t.tolist() for n, t in found.items()} == {n: t.tolist() for n, t in towers().items()}
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_part_that_is_missing_is_named(tmp_path: Path, lost: int) -> None:
+    """Catches: towers some of whose tensors stay random, because state.json does not say that there are more files."""
+    at = in_parts(tmp_path)
+    tree = json.loads((at / "state.json").read_text())
+    del tree["files"][f"towers-{lost:05d}-of-00003.safetensors"]
+    (at / "state.json").write_text(json.dumps(tree))
+    with pytest.raises(CheckpointError, match=r"parts of towers: \d of 3, \d of 3"):
+        checkpoint.load(at)
 
 
 # --- several processes
@@ -379,14 +417,16 @@ def _save_as_rank(rank: int, folder: str) -> None:
     world = World(rank, 2)
     for step in (5, 5, 6):
         at = checkpoint.Save(
-            folder, state(step), world, towers=towers() if world.first else None, head=head(rank, 2)
+            folder, state(step), world, towers=Part(towers()) if world.first else None, head=head(rank, 2)
         ).finish()
         assert checkpoint.load(at).classes == len(ENTITIES), "whole for every rank when save returns"
     # A rank that cannot write stops all of them, with its reason.
     if rank == 1:
         checkpoint.save_file = _no_space  # type: ignore[assignment]
     try:
-        checkpoint.Save(folder, state(7), world, towers=towers() if world.first else None, head=head(rank, 2)).finish()
+        checkpoint.Save(
+            folder, state(7), world, towers=Part(towers()) if world.first else None, head=head(rank, 2)
+        ).finish()
     except CheckpointError as error:
         Path(folder, f"told-{rank}").write_text(str(error))
     # Each reads its share of the files, and damage that one sees is told to all.
@@ -427,7 +467,7 @@ def test_two_ranks_write_what_one_or_three_read(tmp_path: Path) -> None:
 def _save_for_ever(folder: str, first: int) -> None:
     torch.set_num_threads(1)
     for step in range(first, first + 10_000):
-        value = {"w": torch.full((400, 500), float(step))}
+        value = Part({"w": torch.full((400, 500), float(step))})
         checkpoint.Save(folder, state(step), ALONE, towers=value, optimizer=value, head=head()).finish()
         Path(folder, f"saved-{step:05d}").touch()
         checkpoint.prune(folder, keep=2)

@@ -16,7 +16,7 @@ from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core.config import Config, EncoderConfig, LossConfig, OptimizerConfig, TowerConfig
 from i2e_pipeline.train.encoders import EncoderError, Towers, build
 from i2e_pipeline.train.parameter_groups import comes_after_blocks, depths_of, groups_of
-from i2e_pipeline.train.strategy import load_optimizer, optimizer_of, optimizer_state
+from i2e_pipeline.train.strategy import gathered, load_optimizer, optimizer_of, optimizer_state
 from tests.small_models import MODELS
 from tests.train import ranks
 from tests.train.small_dataset import image_row, write_dataset
@@ -149,7 +149,7 @@ def test_moments_load_into_other_groups(models: Callable[[str], str]) -> None:
         for p in towers.parameters():
             p.grad = torch.full_like(p, 0.1)
         optimizer.step()
-        state = optimizer_state(towers, optimizer, True)
+        state = gathered(optimizer_state(towers, optimizer), True)
         assert state is not None
         return state
 
@@ -158,7 +158,7 @@ def test_moments_load_into_other_groups(models: Callable[[str], str]) -> None:
     grouped = optimizer_of(towers, OptimizerConfig(image=TowerConfig(layer_decay=0.5)))
     assert len(grouped.param_groups) > 4
     load_optimizer(towers, grouped, state, 1)
-    again = optimizer_state(towers, grouped, True)
+    again = gathered(optimizer_state(towers, grouped), True)
     assert again is not None
     assert again.keys() == state.keys()
     assert all(torch.equal(again[name], state[name]) for name in state)

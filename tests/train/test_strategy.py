@@ -78,8 +78,7 @@ def test_a_parameter_that_was_frozen_at_first_goes_on_with_its_own_count() -> No
         towers.body.weight.requires_grad_(True)
         updated(towers, optimizer, 2)
         if cut:
-            state = strategy.optimizer_state(towers, optimizer, True)  # type: ignore[arg-type]
-            assert state is not None
+            state = strategy.gathered(strategy.optimizer_state(towers, optimizer), True)  # type: ignore[arg-type]
             optimizer = adam(towers)
             strategy.load_optimizer(towers, optimizer, state, 52)  # type: ignore[arg-type]
         updated(towers, optimizer, 8)
@@ -103,6 +102,20 @@ def test_nor_does_it_change_shards(tmp_path) -> None:  # type: ignore[no-untyped
     torch.multiprocessing.start_processes(_in_shards, (str(tmp_path),), nprocs=2, start_method="forkserver")
 
 
+@pytest.mark.parametrize("ranks", [1, 3, 64])
+def test_ranks_write_about_equally_much(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a tensor that two ranks write, or none; a rank that writes all of a large tower."""
+    monkeypatch.setattr(strategy, "PART_BYTES", 1000)
+    named = [(f"w{n}", torch.full((1 + 37 * n % 100,), n, dtype=torch.float32)) for n in range(200)]
+    total = 4 * sum(x.numel() for _, x in named)
+    parts = [strategy.part_of(named, World(rank, ranks)) for rank in range(ranks)]
+    written = [part for part in parts if part is not None]
+    assert len(written) == min(ranks, -(-total // 1000))
+    names = [name for part in written for name in part.tensors]
+    assert sorted(names) == sorted(name for name, _ in named)
+    assert max(sum(4 * x.numel() for x in part.tensors.values()) for part in written) <= total / len(written) + 400
+
+
 def _on_two_machines(rank: int, folder: str) -> None:
     from torch.distributed.tensor import Replicate, Shard
 
@@ -116,10 +129,17 @@ def _on_two_machines(rank: int, folder: str) -> None:
         assert len(p.to_local()) == 3
     whole = {name: torch.randn(p.shape) for name, p in Two().named_parameters()}
     strategy.load_towers(towers, whole, "here")
-    state = strategy.towers_state(towers, keep=True)
-    assert state is not None
+    state = strategy.gathered(strategy.towers_state(towers), True)
     assert all(torch.equal(state[name], x) for name, x in whole.items())
     check(lambda towers: strategy.wrap(towers, config, world))  # type: ignore[arg-type]
+    strategy.PART_BYTES = 50  # of 120 bytes, 96 of the matrix
+    part = strategy.part_of(strategy.towers_state(towers), world)
+    assert (part is None) == (rank == 3)
+    seen = world.gather_objects(None if part is None else (part.number, part.of, part.tensors))
+    assert [one[:2] for one in seen if one] == [(0, 3), (1, 3), (2, 3)]
+    together = {name: x for one in seen if one for name, x in one[2].items()}
+    assert sum(len(one[2]) for one in seen if one) == len(whole)
+    assert all(torch.equal(together[name], x) for name, x in whole.items())
 
     os.environ["LOCAL_RANK"] = str(rank // 2)  # the tasks of srun --distribution=cyclic
     with pytest.raises(strategy.StrategyError, match=r"one machine after the other. .*\(0, 2\), \(0, 2\), \(1, 2\)"):
