@@ -280,7 +280,8 @@ def test_positions_of_other_towers_are_resized_too(kind: str, tmp_path: Path) ->
 
     config, old = towers(64)
     state = checkpoint.State(0, 0, 24, "multi_task", config.shown(), "", text_trained=True)
-    saved = checkpoint.load(checkpoint.Save(tmp_path / "run", state, World(), towers=old.state_dict()).finish())
+    part = checkpoint.Part(old.state_dict())
+    saved = checkpoint.load(checkpoint.Save(tmp_path / "run", state, World(), towers=part).finish())
     if kind == "text":
         file = folder / "open_clip_config.json"
         file.write_text(file.read_text().replace('"context_length": 32', '"context_length": 16'))
