@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -67,6 +67,11 @@ class Exclusions:
 
     def __bool__(self) -> bool:
         return bool(self.labels) or any(self.items.values())
+
+    @cached_property
+    def near_hashes(self) -> NearHashes:
+        """The perceptual hashes, to be asked; the lists are read by then."""
+        return listed_hashes(self.items["perceptual_hash"])
 
     @classmethod
     def read(cls, patterns: Sequence[str]) -> Exclusions:
@@ -211,21 +216,17 @@ def _domains(url: str) -> list[str]:
     return [".".join(parts[n:]) for n in range(len(parts))]
 
 
-def near(hashes: pa.Array, listed: set[str]) -> np.ndarray:
+def near(hashes: pa.Array, listed: NearHashes) -> np.ndarray:
     """Which hashes (binary(32)) differ from a listed one in NEAR_BITS bits or fewer."""
-    return _are_near(hashes, listed_hashes(listed))
+    content = b"".join(pc.cast(hashes, pa.binary()).to_pylist())
+    found = np.zeros(len(hashes), dtype=bool)
+    found[listed.find(np.frombuffer(content, dtype=np.uint8).reshape(-1, BYTES))[0]] = True
+    return found
 
 
 def listed_hashes(listed: set[str]) -> NearHashes:
     """Hashes in hex digits, to be asked."""
     return NearHashes(np.frombuffer(bytes.fromhex("".join(sorted(listed))), dtype=np.uint8).reshape(-1, BYTES))
-
-
-def _are_near(hashes: pa.Array, listed: NearHashes) -> np.ndarray:
-    content = b"".join(pc.cast(hashes, pa.binary()).to_pylist())
-    found = np.zeros(len(hashes), dtype=bool)
-    found[listed.find(np.frombuffer(content, dtype=np.uint8).reshape(-1, BYTES))[0]] = True
-    return found
 
 
 def excluded_pairs(run: Run, chosen: DataFrame, lists: Exclusions) -> DataFrame:
@@ -326,7 +327,7 @@ def _domain_reasons(batches: Iterator[pa.RecordBatch], domains: set[str]) -> Ite
 def _hash_reasons(batches: Iterator[pa.RecordBatch], listed: set[str]) -> Iterator[pa.RecordBatch]:
     asked = listed_hashes(listed)
     for batch in batches:
-        yield _with_reason(batch, _are_near(batch.column("image_hash"), asked), Reason.EXCLUDED_HASH)
+        yield _with_reason(batch, near(batch.column("image_hash"), asked), Reason.EXCLUDED_HASH)
 
 
 def _with_reason(batch: pa.RecordBatch, mask: np.ndarray, reason: Reason) -> pa.RecordBatch:

@@ -187,7 +187,7 @@ def _listed_images(rows: pa.RecordBatch, lists: Exclusions) -> Iterator[tuple[np
     if lists.items["perceptual_hash"] and "image_hash" in rows.schema.names:
         hashes = rows.column("image_hash")
         mask = pc.is_valid(hashes).to_numpy(zero_copy_only=False)
-        mask[mask] = near(hashes.drop_null(), lists.items["perceptual_hash"])
+        mask[mask] = near(hashes.drop_null(), lists.near_hashes)
         yield mask, "perceptual_hash"
 
 

@@ -65,8 +65,9 @@ def bring(source: str, target: str, paths: Sequence[str]) -> None:
     """Copies files below one folder to another, several at a time."""
 
     def one(path: str) -> None:
-        where = files.join(source, path)
-        files.patiently(lambda: files.copy(where, files.join(target, path)), where)
+        here, there = files.join(source, path), files.join(target, path)
+        # The one of them that lies in a store may fail for a moment.
+        files.patiently(lambda: files.copy(here, there), there if files.is_local(here) else here)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         list(pool.map(one, paths))

@@ -222,17 +222,13 @@ class Save:
                 whole = _floats(tensors) if file.startswith(("towers", "ema")) else tensors
                 _write(self._fresh / file, whole, self._wrote)
                 if isinstance(self._target, str):
-                    _bring(self._fresh / file, files.join(self._target, file))
+                    away.bring(str(self._fresh), self._target, [file])
         except OSError as error:
             self._problem = f"rank {self._world.rank}: {error}"
         except SafetensorError as error:
             self._problem = f"rank {self._world.rank}: writing to {self._fresh}: {error}"
         except Exception as error:  # in a thread nobody else would hear of it
             self._problem = f"rank {self._world.rank}: {error!r}"
-
-
-def _bring(here: Path, there: str) -> None:
-    files.patiently(lambda: files.copy(str(here), there), there)
 
 
 def _copy(tensor: Tensor) -> Tensor:

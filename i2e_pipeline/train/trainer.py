@@ -194,7 +194,7 @@ class _Training:
         self.operations = 0.0
         peak = peak_flops(config, world.device)
         self._counts = None if peak is None else operations(self.towers, self.recipe.uses_text)
-        if config.encoder.compile and self._shares_negatives() and draws_differ(self.towers.blocks()):
+        if config.encoder.compile and self._sharing() and draws_differ(self.towers.blocks()):
             raise TrainError(
                 f"train.loss.shared_negatives: {config.encoder.model} drops paths or values at random, which must be "
                 "the same ones when it encodes a batch again, and compiled blocks draw others: set "
@@ -382,19 +382,20 @@ class _Training:
 
     def _micro_batches(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Shared | None]]:
         """Those of a step, on the device; all at once where they share their negatives."""
-        count = self.config.accumulate
-        if not (self._shares_negatives() and isinstance(self.recipe, Contrastive)):
+        count, sharing = self.config.accumulate, self._sharing()
+        if sharing is None:
             for _ in range(count):
                 yield self._on_device(next(batches)), None
             return
         held = [self._on_device(next(batches)) for _ in range(count)]
-        contrast = functools.partial(self.recipe.contrast, world=self.world)
+        contrast = functools.partial(sharing.contrast, world=self.world)
         shared = share(held, self.module, self._encode, contrast, self.world, self.time.of)
         yield from zip(held, shared, strict=True)
 
-    def _shares_negatives(self) -> bool:
-        shares = self.config.loss.shared_negatives and self.config.accumulate > 1
-        return shares and isinstance(self.recipe, Contrastive)
+    def _sharing(self) -> Contrastive | None:
+        """The recipe, where its micro-batches share their negatives."""
+        wanted = self.config.loss.shared_negatives and self.config.accumulate > 1
+        return self.recipe if wanted and isinstance(self.recipe, Contrastive) else None
 
     def _encode(self, batch: Batch) -> Encoded:
         with self._precision():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import HASH
 from i2e_pipeline.inputs.marks import MarkError
-from i2e_pipeline.publish.exclusion import ExclusionError, Exclusions, fingerprints, near, within
+from i2e_pipeline.publish.exclusion import ExclusionError, Exclusions, fingerprints, listed_hashes, near, within
 from i2e_pipeline.publish.near_hashes import NEAR_BITS
 
 HEX = "0123456789abcdef" * 2
@@ -121,8 +121,8 @@ def test_hashes_are_near_by_the_bits_that_differ(bits: int, seed: int) -> None:
     for bit in rng.choice(256, bits, replace=False).tolist():
         flipped ^= 1 << bit
     rows = pa.array([flipped.to_bytes(32, "big"), rng.bytes(32)], HASH)
-    assert near(rows, {h.hex() for h in listed}).tolist() == [bits <= NEAR_BITS, False]
-    assert near(rows, set()).tolist() == [False, False]
+    assert near(rows, listed_hashes({h.hex() for h in listed})).tolist() == [bits <= NEAR_BITS, False]
+    assert near(rows, listed_hashes(set())).tolist() == [False, False]
 
 
 def test_a_row_is_named_by_its_address_its_image_or_an_entity(tmp_path: Path) -> None:

@@ -344,7 +344,7 @@ def _listed(rows: pa.Table, lists: Exclusions) -> str | None:
     if "perceptual_hash" in rows.column_names and lists.items["perceptual_hash"]:
         hashes = [h for h in rows.column("perceptual_hash").to_pylist() if h is not None]
         binary = pa.array([bytes.fromhex(h) if isinstance(h, str) else h for h in hashes], pa.binary(32))
-        found["perceptual hash"] = int(near(binary, lists.items["perceptual_hash"]).sum())
+        found["perceptual hash"] = int(near(binary, lists.near_hashes).sum())
     labels_ = rows.column("labels").to_pylist() if lists.labels or lists.items["entity_id"] else []
     found["entity"] = sum(1 for of in labels_ for x in of if x["entity_id"] in lists.items["entity_id"])
     found["label"] = sum(
