@@ -132,9 +132,18 @@ class Cluster:
         )  # fmt: skip
         try:
             said, _ = running.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            said = (error.stdout or b"").decode(errors="replace")
+            raise AssertionError(f"not done in {timeout:g} s:\n{said[-3000:]}\n{self.said_by_executors()}") from None
         finally:
             self.stop(running)
         return running.returncode, said
+
+    def said_by_executors(self) -> str:
+        """The last lines of the newest: a driver waits for ever for executors that do not start, as on a full disk."""
+        logs = sorted(self.folder.rglob("work/*/*/stderr"), key=lambda log: log.stat().st_mtime)[-2:]
+        free = shutil.disk_usage(self.folder).free >> 20
+        return "\n".join([f"{free} MB free", *(f"{log}:\n{log.read_text(errors='replace')[-1500:]}" for log in logs)])
 
     def submit(self, options: str, then: str, config: Path, **variables: str) -> tuple[int, str]:
         """The page's lines of `options`, and then what is called with them."""
