@@ -244,6 +244,10 @@ def _read_in_shards(rank: int, folder: str, how: Any, ranks: int) -> None:
     for before, after in zip(whole(towers, optimizer, mean), whole(new, moments, its_mean), strict=True):
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], x) for name, x in after.items())
+    alone = Large(5)
+    strategy.load_towers(alone, saved.towers, "here")  # type: ignore[arg-type]
+    told = strategy.gathered(strategy.towers_state(towers), True)
+    assert all(torch.equal(told[name], x) for name, x in alone.state_dict().items())
     dist.destroy_process_group()
 
 
