@@ -30,8 +30,9 @@ def working_folder(folder: str) -> Path:
     return scratch("train", digest(folder.rstrip("/"))[:16])
 
 
-def fetched(place: str, last: str, world: World) -> Path:
-    """A folder of the store as it lies on this machine; every rank calls it, and one of each machine fetches.
+def fetched(place: str, last: str, world: World) -> tuple[Path, list[int]]:
+    """A folder of the store as it lies on this machine, and the ranks that have this copy; every rank calls it, and one
+    of each machine fetches.
 
     last   the file that makes the folder whole: a copy that has the store's is the store's
     The one that was fetched before it of the same training is removed.
@@ -39,9 +40,9 @@ def fetched(place: str, last: str, world: World) -> Path:
     parent, _, name = place.rstrip("/").rpartition("/")
     here = scratch("train", "fetched", digest(parent)[:16], name)
     machines = world.gather_objects((socket.gethostname(), str(here)))
-    fetches = machines.index(machines[world.rank]) == world.rank
-    world.on_each(lambda: _fetch(place, here, last) if fetches else None)
-    return here
+    ranks = [rank for rank, machine in enumerate(machines) if machine == machines[world.rank]]
+    world.on_each(lambda: _fetch(place, here, last) if world.rank == ranks[0] else None)
+    return here, ranks
 
 
 def _fetch(place: str, here: Path, last: str) -> None:

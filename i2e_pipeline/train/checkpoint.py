@@ -394,7 +394,7 @@ class ClassChange:
 
 
 class Checkpoint:
-    """A checkpoint that was found whole. Tensors are read when they are asked for."""
+    """A checkpoint that was found whole. Tensors are views of its files: what is copied of one is read, and no more."""
 
     def __init__(self, folder: Path, state: State, classes: int, sizes: dict[str, int]) -> None:
         self.folder, self.state, self.classes = folder, state, classes
@@ -478,19 +478,21 @@ def load(path: Place, world: World | None = None) -> Checkpoint:
     """The checkpoint in a folder; CheckpointError where it is not whole, of a newer format, or damaged. One in a store
     is fetched to this machine first.
 
-    world   ranks that all call it: each of them reads its share of the files to compare their content, and an error of
-            one is raised on all. None: this process reads all
+    world   ranks that all call it: those who see the same copy share its files out to compare their content, and an
+            error of one is raised on all. None: this process reads all
 
     Sizes and contents of the files are compared with state.json (one that was written before there were digests has
     sizes alone); tensors are read later.
     """
     world = world or World()
-    here = _local(path) if files.is_local(str(path)) else away.fetched(str(path), _STATE, world)
-    found: Checkpoint = world.on_each(lambda: _load(here, world))
+    here, ranks = _local(path), list(range(world.size))
+    if not files.is_local(str(path)):
+        here, ranks = away.fetched(str(path), _STATE, world)
+    found: Checkpoint = world.on_each(lambda: _load(here, ranks.index(world.rank), len(ranks)))
     return found
 
 
-def _load(folder: Path, world: World) -> Checkpoint:
+def _load(folder: Path, reader: int, readers: int) -> Checkpoint:
     if not (folder / _STATE).is_file():
         raise CheckpointError(f"{folder} is no whole checkpoint: it has no {_STATE}")
     try:
@@ -517,7 +519,7 @@ def _load(folder: Path, world: World) -> Checkpoint:
         if found != size:
             is_now = "is missing" if found is None else f"has {found:,} bytes"
             raise _damaged(folder / file, f"{is_now}, {size:,} were written")
-    for file in sorted(sizes.keys() & written.keys())[world.rank :: world.size]:
+    for file in sorted(sizes.keys() & written.keys())[reader::readers]:
         if digests.of_readable(str(folder / file)) != written[file]:
             raise _damaged(folder / file, "its content is not what was written")
     return Checkpoint(folder, state, classes, sizes)
@@ -554,7 +556,7 @@ class _Whole(Mapping[str, Tensor]):
 
 
 class _Tensors(Mapping[str, Tensor]):
-    """Tensors of a safetensors file, read when asked for."""
+    """Tensors of a safetensors file, which is mapped: bytes of a tensor that nobody looks at are not read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

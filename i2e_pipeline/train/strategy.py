@@ -1,9 +1,9 @@
 """Strategy: how the towers lie on the ranks, whole on each (DDP) or in shards (FSDP2) over all of them or over those of
 each machine (HSDP), and how to read and write them.
 
-Everything else sees a plain module. A tensor of the state is gathered and placed one at a time, so that no rank ever
-holds the state twice; names are those of the bare towers in both cases, which is why a checkpoint of one loads in the
-other and on any number of ranks.
+Everything else sees a plain module. A tensor of the state is gathered one at a time, and each rank places its own
+shards, so that no rank ever holds the state twice; names are those of the bare towers in both cases, which is why a
+checkpoint of one loads in the other and on any number of ranks.
 """
 
 from __future__ import annotations
@@ -154,14 +154,16 @@ def part_of(named: Iterable[tuple[str, Tensor]], world: World) -> Part | None:
 
 
 def place(target: Tensor, source: Tensor) -> None:
-    """Copies a whole tensor into `target`, or this rank's shard of it."""
+    """Copies a whole tensor into `target`, or what belongs there into this rank's shard of it, without other ranks. A
+    tensor of a checkpoint is a view of its file, of which each rank reads that much."""
     with torch.no_grad():
         if hasattr(target, "device_mesh"):
-            from torch.distributed.tensor import distribute_tensor
+            from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-            parts: Any = target
-            moved = source.to(device=target.device, dtype=target.dtype)
-            target.copy_(distribute_tensor(moved, parts.device_mesh, parts.placements))
+            shards: Any = target
+            shape, begins = compute_local_shape_and_global_offset(shards.shape, shards.device_mesh, shards.placements)
+            own = tuple(slice(begin, begin + length) for begin, length in zip(begins, shape, strict=True))
+            shards.to_local().copy_(source[own])
         else:
             target.copy_(source)
 
@@ -204,7 +206,8 @@ def load_optimizer(towers: Towers, optimizer: torch.optim.Optimizer, state: Mapp
     for name, p in towers.named_parameters():
         if id(p) not in trained or f"{name}/{MOMENTS[0]}" not in state:
             continue
-        entry: dict[str, Tensor] = {"step": state.get(f"{name}/step", torch.tensor(float(steps))).to(p.device)}
+        step = state.get(f"{name}/step", torch.tensor(float(steps)))
+        entry = {"step": step.to(p.device, copy=True)}  # a view would keep the checkpoint's file open
         for moment in MOMENTS:
             entry[moment] = torch.zeros_like(p, memory_format=torch.preserve_format)
             place(entry[moment], state[f"{name}/{moment}"])

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import random
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -462,6 +464,36 @@ def test_two_ranks_write_what_one_or_three_read(tmp_path: Path) -> None:
     (at / "head-00001-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"head-00001-of-00002\.safetensors is damaged"):
         checkpoint.load(at)
+
+
+def _fetch_as_machine(rank: int, folder: str) -> None:
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    os.environ["TMPDIR"] = str(Path(folder, f"machine-{rank}"))
+    tempfile.tempdir = None
+    Path(os.environ["TMPDIR"]).mkdir()
+    dist.init_process_group("gloo", rank=rank, world_size=2, init_method=f"file://{folder}/meet")
+    world, at = World(rank, 2), f"{folder}/store/checkpoints/step-00000005"
+    checkpoint.files.is_local = lambda path: "/store" not in path
+    own = checkpoint.load(at, world).folder
+    assert own.is_relative_to(os.environ["TMPDIR"])
+    for file in ("head-00000-of-00001.safetensors", "towers.safetensors"):
+        content = (own / file).read_bytes()
+        if rank == 1:
+            (own / file).write_bytes(content[:-8] + b"\0" * 8)
+        world.barrier()
+        with pytest.raises(CheckpointError, match=f"machine-1/.*{file} is damaged .its content"):
+            checkpoint.load(at, world)
+        (own / file).write_bytes(content)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_each_machine_compares_all_of_its_copy(tmp_path: Path) -> None:
+    """Catches: a copy that a machine has of a store's checkpoint, some files of which only another machine compared."""
+    save(tmp_path / "store")
+    torch.multiprocessing.start_processes(_fetch_as_machine, (str(tmp_path),), nprocs=2, start_method="forkserver")
 
 
 def _save_for_ever(folder: str, first: int) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from i2e_pipeline.core.config import TrainConfig
-from i2e_pipeline.train import strategy
+from i2e_pipeline.train import checkpoint, strategy
+from i2e_pipeline.train.ema import Ema
 from i2e_pipeline.train.parallel import World
 
 
@@ -154,6 +159,106 @@ def _on_two_machines(rank: int, folder: str) -> None:
 def test_hsdp_shards_within_a_machine_and_replicates_between_them(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """Catches: shards that lie across machines, whose every gather then goes over the network."""
     torch.multiprocessing.start_processes(_on_two_machines, (str(tmp_path),), nprocs=4, start_method="forkserver")
+
+
+class Large(nn.Module):
+    """Rows that no number of ranks divides, fewer rows than four ranks, and buffers, which every rank holds."""
+
+    convolutional = False
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body = nn.ModuleList([nn.Linear(1024, 1001), nn.Linear(1024, 1003), nn.Linear(8, 3)])
+        self.register_buffer("mean", torch.randn(5))
+        self.register_buffer("batches", torch.tensor(seed))
+
+    def blocks(self) -> list[nn.Module]:
+        return list(self.body)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the bytes of some tensors that operations take; a view takes none."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.bytes = 0
+        self._of = {x.untyped_storage().data_ptr() for x in tensors.values()}
+
+    def __torch_dispatch__(self, operation: Any, _: Any, given: Any = (), named: Any = None) -> Any:
+        if not operation.is_view:
+            taken = [x for x in tree_leaves((given, named)) if type(x) is Tensor]  # no DTensor, which has no storage
+            self.bytes += sum(x.nbytes for x in taken if x.untyped_storage().data_ptr() in self._of)
+        return operation(*given, **(named or {}))
+
+
+def _read_in_shards(rank: int, folder: str, how: Any, ranks: int) -> None:
+    torch.set_num_threads(1)
+    meet = f"file://{folder}/meet"
+    dist.init_process_group("gloo", meet, rank=rank, world_size=ranks, timeout=timedelta(minutes=2))
+    os.environ |= {"LOCAL_RANK": str(rank % 2), "LOCAL_WORLD_SIZE": "2"}
+    config, world = TrainConfig(strategy=how), World(rank, ranks)
+    strategy.PART_BYTES = 1 << 20
+
+    def training(seed: int) -> tuple[Any, torch.optim.Optimizer, Ema]:
+        towers: Any = strategy.wrap(Large(seed), config, world)  # type: ignore[arg-type]
+        return towers, torch.optim.AdamW(towers.parameters()), Ema(towers, 0.5)
+
+    def whole(towers: Any, optimizer: torch.optim.Optimizer, mean: Ema) -> list[dict[str, Tensor]]:
+        states = strategy.towers_state(towers), mean.mean.items(), strategy.optimizer_state(towers, optimizer)
+        return [strategy.gathered(state, True) for state in states]
+
+    towers, optimizer, mean = training(3)
+    for p in towers.parameters():
+        p.grad = p.detach().clone()
+    optimizer.step()
+    mean.update(towers, 1)
+    at = checkpoint.Save(
+        folder,
+        checkpoint.State(1, 8, 4, "multi_task", {}, "f1"),
+        world,
+        towers=strategy.part_of(strategy.towers_state(towers), world),
+        ema=strategy.part_of(mean.mean.items(), world),
+        optimizer=strategy.part_of(strategy.optimizer_state(towers, optimizer), world),
+    ).finish()
+    assert len(list(Path(at).glob("towers-*"))) == ranks
+    saved, (new, moments, its_mean) = checkpoint.load(at, world), training(4)
+    assert saved.ema is not None
+    assert saved.optimizer is not None
+    of_towers, of_mean, of_moments = reads = Reads(saved.towers), Reads(saved.ema), Reads(saved.optimizer)
+    for turn in range(ranks):
+        if turn == rank:  # nobody waits for another
+            with of_towers:
+                strategy.load_towers(new, saved.towers, "here")
+            with of_mean:
+                its_mean.load(saved.weights)
+            with of_moments:
+                strategy.load_optimizer(new, moments, saved.optimizer, 9)
+        world.barrier()
+    states = strategy.towers_state(new), its_mean.mean.items(), strategy.optimizer_state(new, moments)
+    for state, read in zip(states, reads, strict=True):
+        held = [(x, x.to_local() if hasattr(x, "to_local") else x) for _, x in state]
+        beyond = read.bytes - sum(own.nbytes for _, own in held)
+        assert 0 <= beyond < 100, "safetensors itself looks at a byte of a tensor that it is asked for"
+        assert read.bytes < 1.01 * sum(x.nbytes for x, _ in held) / (2 if how == "hsdp" else ranks)
+    for before, after in zip(whole(towers, optimizer, mean), whole(new, moments, its_mean), strict=True):
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], x) for name, x in after.items())
+    alone = Large(5)
+    strategy.load_towers(alone, saved.towers, "here")  # type: ignore[arg-type]
+    told = strategy.gathered(strategy.towers_state(towers), True)
+    assert all(torch.equal(told[name], x) for name, x in alone.state_dict().items())
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "ranks"), [("fsdp", 2), ("fsdp", 4), ("hsdp", 4)])
+def test_a_rank_reads_its_shards_alone(how: str, ranks: int, tmp_path: Path) -> None:
+    """Catches: a rank that has whole towers, means or moments in memory when a training goes on, or waits for others'
+    tensors one by one; shards that are one row off where ranks do not divide the rows."""
+    torch.multiprocessing.start_processes(
+        _read_in_shards, (str(tmp_path), how, ranks), nprocs=ranks, start_method="forkserver"
+    )
 
 
 @pytest.mark.parametrize("fused", [True, False])
