@@ -1,7 +1,7 @@
 """What loading costs: decoded images per second of the trainer's Loader, against webdataset and a bare decode loop.
 
     python benchmarks/loader.py [--parquet 'PAIRS/*.parquet'] [--images 2048] [--side 224] [--workers 2]
-                                [--pixels 512 --kilobytes 100] [--store 30]
+                                [--pixels 512 --kilobytes 100] [--store 30] [--passes 3]
 
 The same stored images, decoded, cropped, scaled and mirrored by the same function, in one run:
 
@@ -20,7 +20,9 @@ connection. Two ways more then:
 
 --pixels N makes every image N pixels on its shorter side, as a JPEG of about --kilobytes.
 
-Figures are medians of --repeats interleaved rounds of all images. Images per CPU second count the processor time of
+Figures are medians of --repeats interleaved rounds, each of --passes over all images. A loader starts anew in each: its
+first batches wait for the first row groups, which a training does once and a round of one pass over 2,000 images feels
+(some hundredths). Images per CPU second count the processor time of
 all threads and processes. On a shared machine these can be compared, while images per second depend on what others left
 over.
 """
@@ -172,22 +174,22 @@ def write_tars(stored: list[bytes], folder: Path) -> list[str]:
     return paths
 
 
-def bare(work: Work, threads: int) -> int:
+def bare(work: Work, threads: int, passes: int = 1) -> int:
     """Decodes all images from memory."""
 
     def part(first: int) -> int:
         return sum(len(work.pixels(i, work.stored[i])) > 0 for i in range(first, min(first + 8, len(work.stored))))
 
     with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(part, range(0, len(work.stored), 8)))
+        return sum(pool.map(part, [*range(0, len(work.stored), 8)] * passes))
 
 
 def through_loader(
-    work: Work, samples: Samples, tokenizer: Any = None, store: SlowStore | None = None, **data: int
+    work: Work, samples: Samples, tokenizer: Any = None, store: SlowStore | None = None, passes: int = 1, **data: int
 ) -> Callable[[], int]:
-    """One epoch after the other; data: settings of its own."""
+    """Some epochs after the others; data: settings of its own."""
     state = {"start": 0}
-    steps = len(samples) // BATCH
+    steps = passes * len(samples) // BATCH
     config = work.config.model_copy(update={"data": work.config.data.model_copy(update=data)})
 
     def run() -> int:
@@ -202,7 +204,7 @@ def through_loader(
     return run
 
 
-def through_webdataset(work: Work) -> Callable[[], int]:
+def through_webdataset(work: Work, passes: int = 1) -> Callable[[], int]:
     """The same epochs; the processes stay between them."""
     import webdataset as wds
 
@@ -217,7 +219,7 @@ def through_webdataset(work: Work) -> Callable[[], int]:
     )
 
     def run() -> int:
-        return sum(len(batch) for batch in loader)
+        return sum(len(batch) for _ in range(passes) for batch in loader)
 
     run()  # starts the processes
     return run
@@ -272,19 +274,19 @@ def on_store(work: Work, milliseconds: float) -> tuple[Samples, SlowStore]:
         return Samples.open(open_published("slow://bucket/i2e"), work.config), store
 
 
-def ways_of(work: Work, store_ms: float | None) -> Iterator[tuple[str, Callable[[], int]]]:
+def ways_of(work: Work, store_ms: float | None, passes: int) -> Iterator[tuple[str, Callable[[], int]]]:
     import open_clip
 
     samples = Samples.open(open_published(work.dataset), work.config)
-    yield "webdataset", through_webdataset(work)  # first: its processes are forked before there are threads
-    yield "bare", lambda: bare(work, work.workers)
-    yield "loader", through_loader(work, samples)
-    yield "text", through_loader(work, samples, open_clip.get_tokenizer("ViT-B-32"))
-    yield "one", lambda: bare(work, 1)
+    yield "webdataset", through_webdataset(work, passes)  # first: its processes are forked before there are threads
+    yield "bare", lambda: bare(work, work.workers, passes)
+    yield "loader", through_loader(work, samples, passes=passes)
+    yield "text", through_loader(work, samples, open_clip.get_tokenizer("ViT-B-32"), passes=passes)
+    yield "one", lambda: bare(work, 1, passes)
     if store_ms is not None:
         remote, store = on_store(work, store_ms)
-        yield "store", through_loader(work, remote, store=store)
-        yield "connection", through_loader(work, remote, store=store, readers=1, read_ahead_mb=0)
+        yield "store", through_loader(work, remote, store=store, passes=passes)
+        yield "connection", through_loader(work, remote, store=store, passes=passes, readers=1, read_ahead_mb=0)
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
@@ -297,6 +299,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--pixels", type=int, help="make the images of this size")
     parser.add_argument("--kilobytes", type=float, default=100.0)
     parser.add_argument("--store", type=float, metavar="MS", help="also from a store of so many milliseconds a request")
+    parser.add_argument("--passes", type=int, default=1, help="over all images in a round")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args(arguments)
@@ -307,9 +310,10 @@ def main(arguments: list[str]) -> dict[str, Any]:
         stored = [made[image] for image in stored]
     with tempfile.TemporaryDirectory() as folder:
         work = Work(stored, Path(folder), options.side, options.workers)
-        rates = measure(dict(ways_of(work, options.store)), options.repeats)
+        rates = measure(dict(ways_of(work, options.store, options.passes)), options.repeats)
     figures: dict[str, Any] = {
         "images": len(stored),
+        "passes": options.passes,
         "kilobytes_per_image": round(sum(map(len, stored)) / len(stored) / 1000, 1),
         "side": options.side,
         "workers": options.workers,

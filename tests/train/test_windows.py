@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import wait
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +56,24 @@ def read(samples: Samples, order: Order, batch: int, ranks: int = 1, epochs: int
             assert held <= 2 * lanes * (order.window + 2 * largest)
         reads.append(groups.reads)
     return reads
+
+
+@pytest.mark.parametrize(("held_out", "copied"), [(0.0, False), (0.1, False), (0.6, True)])
+def test_few_of_a_row_groups_images_are_copied_and_most_left_in_place(
+    tmp_path: Path, held_out: float, copied: bool
+) -> None:
+    """Catches: a row group of photos copied once more; photos that nobody trains on kept in memory."""
+    rows = [image_row(i, bytes=b"stored %d" % i) for i in range(400)]
+    folder = write_dataset(tmp_path / "i2e", rows, group=400, units=1)
+    config = TrainConfig(data={"hold_out_entities": 0.0, "hold_out_images": held_out})
+    samples = Samples.open(open_published(folder), config)
+    group = Groups(samples, COLUMNS).read(0)
+    assert [len(column) for column in group.columns] == [len(group) if copied else 400] * 2
+    ids = trained(samples).image_ids()
+    for sample in range(len(group)):
+        number = int(str(group.value(1, sample)).removeprefix("alt text "))
+        assert group.value(0, sample) == b"stored %d" % number
+        assert image_row(number, bytes=b"")["image_id"] == ids[sample]
 
 
 @pytest.mark.parametrize("readers", [1, 3])
