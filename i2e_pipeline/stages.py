@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from i2e_pipeline.clean.stages import Decontaminate, NearDuplicates
 from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core import files, places, settings
 from i2e_pipeline.core.config import Config, Section
@@ -47,20 +48,25 @@ def built_in(behind_link: Sequence[Stage] = ()) -> list[Stage]:
 
 def every() -> list[Stage]:
     """The same with those that only some configs have."""
-    return arrange(built_in([EncodeCandidates(), RerankByVectors()]), [Verify()])
+    return arrange(built_in([EncodeCandidates(), RerankByVectors()]), [Verify(), Decontaminate(), NearDuplicates()])
 
 
 def stages(config: Config | None = None) -> list[Stage]:
     """All stages, those that the config names among them. Raises StageError for one that does not fit."""
     if config is None:
         return arrange(built_in())
-    return arrange(second_look(config), from_outside(config.stages))
+    return arrange(configured(config), from_outside(config.stages))
 
 
-def second_look(config: Config) -> list[Stage]:
+def configured(config: Config) -> list[Stage]:
     """The stages of this package, with those that are there only where the config asks for them and stand among the
     others as anybody's would: without them, nothing tells that there are any."""
-    return arrange(built_in(stages_of(config)), [Verify()] if config.verify.on else [])
+    wanted: list[tuple[Stage, bool]] = [
+        (Verify(), config.verify.on),
+        (Decontaminate(), bool(config.clean.evaluation_sets)),
+        (NearDuplicates(), config.clean.near_duplicates),
+    ]
+    return arrange(built_in(stages_of(config)), [stage for stage, on in wanted if on])
 
 
 def sections_of(names: Sequence[str]) -> Mapping[str, type[Section]]:

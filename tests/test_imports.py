@@ -16,7 +16,7 @@ FLOORS = (
     ("commands", "sample"),
     ("report", "train", "evaluate", "export", "explore"),
     ("verify",),
-    ("knowledge", "extract", "link", "rerank", "score", "label", "publish"),
+    ("knowledge", "extract", "link", "rerank", "score", "label", "clean", "publish"),
     ("dataset",),
     ("engine",),
     ("inputs", "images"),

@@ -668,6 +668,28 @@ class VerifyConfig(Section):
         return bool(self.model or self.server)
 
 
+class CleanConfig(Section):
+    """What keeps images out of the dataset that no list names (docs/clean.md). Off while neither `evaluation_sets` nor
+    `near_duplicates` is set."""
+
+    evaluation_sets: dict[str, Paths] = Field(default_factory=dict)
+    """By name the sets that models will be evaluated on, whose images are left out: folders of images, Parquet files or
+    tars, or lists of image ids and perceptual hashes."""
+    near_duplicates: bool = False
+    """Keep one of the images of an entity that look the same, the one of most pixels."""
+    near_bits: int = Field(31, ge=0, le=64)
+    """Perceptual hashes of images that look the same differ in so many of their 256 bits at the most."""
+    near_cosine: float | None = Field(None, ge=0.5, le=1)
+    """So do images whose vectors (`score.keep_vectors`) have such a cosine or a higher one, which also finds crops. How
+    high it must be depends on the model. None: hashes alone are compared."""
+    mirrored: bool = True
+    """An image and its mirror image look the same."""
+
+    @property
+    def on(self) -> bool:
+        return bool(self.evaluation_sets) or self.near_duplicates
+
+
 class SelectConfig(Section):
     added_later: ClassVar[tuple[str, ...]] = ("exclude",)
 
@@ -1018,6 +1040,8 @@ class Config(Section):
     """Which scored entities become labels."""
     verify: VerifyConfig = VerifyConfig()
     """A model that is shown images beside their candidates."""
+    clean: CleanConfig = CleanConfig()
+    """Which images look like others, or are for evaluation alone."""
     select: SelectConfig = SelectConfig()
     """Which labels are published."""
     publish: PublishConfig = PublishConfig()

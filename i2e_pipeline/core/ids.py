@@ -50,9 +50,23 @@ def id_halves(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
 def _halves(ids: pa.Array) -> np.ndarray:
     if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type):
         return np.frombuffer(bytes.fromhex("".join(ids.to_pylist())), dtype="<u8").reshape(-1, 2)
-    fixed = ids.cast(pa.binary(ID_BYTES))
-    at = 2 * fixed.offset
-    return np.frombuffer(fixed.buffers()[1], dtype="<u8")[at : at + 2 * len(fixed)].reshape(-1, 2)
+    return fixed_bytes(ids, ID_BYTES).view("<u8")
+
+
+def fixed_bytes(values: pa.Array, width: int) -> np.ndarray:
+    """uint8 (N, width) of binary values without nulls that are all so long: ids, hashes. Read only."""
+    fixed = values.cast(pa.binary(width))
+    if not len(fixed):
+        return np.empty((0, width), dtype=np.uint8)
+    at = width * fixed.offset
+    return np.frombuffer(fixed.buffers()[1], dtype=np.uint8)[at : at + width * len(fixed)].reshape(-1, width)
+
+
+def fixed_binary(bytes_NW: np.ndarray) -> pa.Array:
+    """binary values of uint8 (N, width), as Spark takes them."""
+    count, width = bytes_NW.shape
+    buffers = [None, pa.py_buffer(np.ascontiguousarray(bytes_NW).tobytes())]
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), count, buffers).cast(pa.binary())
 
 
 def rows_in_share(file_id: bytes, rows: np.ndarray, share: tuple[float, float]) -> np.ndarray:

@@ -57,6 +57,9 @@ class Reason(str, Enum):
     NAN_SCORE = "nan_score"
     # label: pairs
     BELOW_BAR = "below_bar"
+    # decontaminate, near_duplicates: pairs
+    EVALUATION_IMAGE = "evaluation_image"
+    NEAR_DUPLICATE = "near_duplicate"
     # select: pairs
     DUPLICATE_IMAGE = "duplicate_image"
     RARE_ENTITY = "rare_entity"

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.explore.index import FOLDED, WINDOW
-from i2e_pipeline.publish.near_hashes import NEAR_BITS
+from i2e_pipeline.images.near_hashes import NEAR_BITS
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

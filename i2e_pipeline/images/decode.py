@@ -322,3 +322,13 @@ def perceptual_hashes(thumbs_NTT: np.ndarray) -> np.ndarray:
     flat_NB = low_NKK.reshape(len(thumbs_NTT), -1)
     bits_NB = flat_NB > np.median(flat_NB, axis=1, keepdims=True)
     return np.packbits(bits_NB, axis=1)
+
+
+_TELLING_BITS = 32
+
+
+def says_something(hashes_N32: np.ndarray) -> np.ndarray:
+    """bool (N,): which perceptual hashes tell their image from others. Half of the bits are set unless frequencies are
+    equal, and they are equal in images of one colour, or nearly."""
+    set_N = np.bitwise_count(hashes_N32).sum(axis=1, dtype=np.int64)
+    return np.asarray(np.abs(set_N - 8 * hashes_N32.shape[1] // 2) < _TELLING_BITS)

@@ -33,8 +33,8 @@ from i2e_pipeline.core.config import digest
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import Reason
+from i2e_pipeline.images.near_hashes import BYTES, NearHashes
 from i2e_pipeline.inputs import marks
-from i2e_pipeline.publish.near_hashes import BYTES, NearHashes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

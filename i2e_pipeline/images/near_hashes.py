@@ -18,6 +18,9 @@ import numpy.typing as npt
 BYTES, BANDS = 32, 16
 NEAR_BITS = 31
 """Hashes that differ in no more are of the same picture (images/decode.py)."""
+MIRROR: npt.NDArray[np.uint8] = np.packbits(np.tile(np.arange(1, 17) % 2 == 1, (16, 1)))
+"""uint8 (32,): the bits that differ between the hashes of an image and of its mirror image, but for those of
+frequencies next to the median. A mirror turns over the sign of the odd frequencies across and of no other."""
 _VALUES = 1 << 16
 _BESIDE_P = np.array([0, *(1 << bit for bit in range(16))], dtype=np.uint16)
 """What a band's value is changed by: itself, and one bit each."""

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from i2e_pipeline.publish import near_hashes
-from i2e_pipeline.publish.near_hashes import NEAR_BITS, NearHashes
+from i2e_pipeline.images import near_hashes
+from i2e_pipeline.images.near_hashes import NEAR_BITS, NearHashes
 
 
 def drawn(draw: np.random.Generator, count: int) -> np.ndarray:
