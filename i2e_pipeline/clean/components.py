@@ -11,31 +11,53 @@ neighbours are gathered in one place, however many it has.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+log = logging.getLogger(__name__)
+
 ROUNDS = 100
+ATTEMPTS = 3
 
 
 def components(edges: DataFrame) -> DataFrame:
-    """node, root of every node that has an edge and is not its component's root, persisted: unpersist it when it is
-    used.
+    """node, root of every node that has an edge and is not its component's root.
 
     edges   a, b: of one type that has an order; either way round, as often as it may be
+
+    What a round makes is kept by the executors without what it was made of: a plan that held all rounds before it would
+    double with each. So a round is lost with an executor, and then all are carried out again.
     """
+    from py4j.protocol import Py4JJavaError
+    from pyspark.errors import PySparkException
+
+    stars = _as_stars(edges).persist()
+    try:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return _settled(stars)
+            except (Py4JJavaError, PySparkException) as error:
+                if attempt == ATTEMPTS or "heckpoint block" not in str(error):
+                    raise
+                log.warning("components: an executor was lost with a round of them; they are looked for again")
+    finally:
+        stars.unpersist()
+    raise AssertionError
+
+
+def _settled(stars: DataFrame) -> DataFrame:
+    """The components, once a round changes nothing."""
     from pyspark.sql import functions as F
 
-    stars = _as_stars(edges.where(F.col("a") != F.col("b"))).persist()
     known = _checksum(stars)
     for _ in range(ROUNDS):
-        linked = _small_star(_large_star(stars)).persist()
-        now = _checksum(linked)
-        stars.unpersist()
-        stars = linked
+        stars = _small_star(_large_star(stars).localCheckpoint()).localCheckpoint()
+        now = _checksum(stars)
         if now == known:
-            return stars.select(stars.u.alias("node"), stars.v.alias("root"))
+            return stars.select(F.col("u").alias("node"), F.col("v").alias("root"))
         known = now
     raise RuntimeError(f"components have not settled in {ROUNDS} rounds")
 
@@ -44,6 +66,7 @@ def _as_stars(edges: DataFrame) -> DataFrame:
     """u, v of each edge once, u > v."""
     from pyspark.sql import functions as F
 
+    edges = edges.where(F.col("a") != F.col("b"))
     return edges.select(F.greatest("a", "b").alias("u"), F.least("a", "b").alias("v")).distinct()
 
 

@@ -677,7 +677,7 @@ class CleanConfig(Section):
     tars, or lists of image ids and perceptual hashes."""
     near_duplicates: bool = False
     """Keep one of the images of an entity that look the same, the one of most pixels."""
-    near_bits: int = Field(31, ge=0, le=64)
+    near_bits: int = Field(40, ge=0, le=64)
     """Perceptual hashes of images that look the same differ in so many of their 256 bits at the most."""
     near_cosine: float | None = Field(None, ge=0.5, le=1)
     """So do images whose vectors (`score.keep_vectors`) have such a cosine or a higher one, which also finds crops. How
