@@ -805,15 +805,16 @@ def _explain(options: argparse.Namespace) -> int:
 def _explore(options: argparse.Namespace) -> int:
     from i2e_pipeline import stages
     from i2e_pipeline.commands import explore
+    from i2e_pipeline.dataset.place import Place
     from i2e_pipeline.explore.index import Limits
 
     if options.folder is None:
         pipeline = stages.pipeline(_config(options, compose=False))
-        place = explore.Place.of(pipeline.config.output)
+        place = Place.of(pipeline.config.output)
     else:
         if options.config is not None:
             raise ConfigError("FOLDER or --config: each says which dataset")
-        place, pipeline = explore.Place.of(options.folder), None
+        place, pipeline = Place.of(options.folder), None
         if place.output is not None:
             overrides = [o for group in options.set for o in group]
             # The run's own settings, wherever the output lies by now.
