@@ -19,6 +19,7 @@ from rich.text import Text
 
 from i2e_pipeline.commands import diff as comparing
 from i2e_pipeline.commands.diffing import compare
+from i2e_pipeline.commands.diffing.causes import SENTENCES
 from i2e_pipeline.commands.plan import Estimate
 from i2e_pipeline.core import files
 from i2e_pipeline.core.secrets import hide
@@ -325,6 +326,9 @@ def print_difference(found: Difference, top: int) -> None:
     if (table := _why(found)).row_count:
         console.print()
         console.print(table)
+        for cause, sentence in SENTENCES.items():
+            if cause in table.columns[0].cells:
+                console.print(f"  {cause}: {sentence}", style="dim")
     _print_moves(console, found, top)
     _print_scores(console, found.counts)
     _print_gains(console, found, top)

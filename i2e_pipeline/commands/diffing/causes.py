@@ -51,6 +51,22 @@ NOT_THERE, PASSED, TWIN = 0, 1, 2
 Those that follow are reasons, in the order of the stages."""
 
 UNKNOWN, NOT_IN_INPUT = "unknown", "not_in_input"
+SENTENCES = {
+    "merged": "one of the knowledge bases says that two items are one",
+    "not_in_knowledge_base": "the other one's knowledge base does not have the entity",
+    "too_many": "the image has as many labels there as it may",
+    "threshold": "the other one's threshold is above its probability there; this one's is not",
+    "score": "its probability there is below both thresholds",
+    "other_entity": "another candidate is more probable there",
+    "not_a_candidate": "the pair is there, too, and its text does not lead to the entity",
+    "other_pairs": "the pairs that gave it are not there",
+    NOT_IN_INPUT: "no pair of the image is in the other one's input",
+    "no_label": "texts propose the entity there, and no image shows it",
+    "not_proposed": "no text proposes the entity there",
+    "no_class": "the entity has no class there; why is not known",
+    UNKNOWN: "no table says it",
+}
+"""Of those that are no reason of a stage."""
 _WEAK = VERDICTS.index(str(Verdict.BELOW_BAR))
 _TOO_MANY = VERDICTS.index(str(Verdict.TOO_MANY))
 _BY_TEXT = {str(Reason.NO_LINKED_MENTION)}

@@ -191,8 +191,9 @@ class Entities:
         return np.asarray(self.images_2E[1] - self.images_2E[0])
 
     def name(self, place: int) -> str:
-        """In B, or where it is not known there, in A."""
-        return self.names[1][place] or self.names[0][place] or ""
+        """In B, or where it has none there (or its number alone, as what lists leave out has), in A."""
+        said = [name for name in (self.names[1][place], self.names[0][place]) if name]
+        return next((name for name in said if name != f"Q{self.id_E[place]}"), said[0])
 
 
 def other_meaning(entities: Entities) -> int:
