@@ -33,7 +33,10 @@ from i2e_pipeline.core.secrets import hide
 __all__ = ["DiffError", "Difference", "Side", "as_json", "changes", "diff"]
 
 BYTES_PER_IMAGE = 1_500
-"""Of memory while a bucket is compared, with tables on both sides and other labels on every image."""
+"""Of memory while a bucket is compared, with tables on both sides and other labels on every image; 500 where none
+differ."""
+_FEWEST = 10_000
+"""Images in a bucket, however little memory is given: each bucket is some ten files."""
 _ENTITIES_IN_JSON = 100_000
 
 
@@ -52,7 +55,7 @@ def diff(a: Side, b: Side, memory_gb: float = 2.0, out: str | None = None, at_on
     """
     sides = (a, b)
     if at_once is None:
-        at_once = max(1, int(memory_gb * 1e9 / BYTES_PER_IMAGE))
+        at_once = max(_FEWEST, int(memory_gb * 1e9 / BYTES_PER_IMAGE))
     _refuse_inside(out, sides)
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(dir=scratch("diff"))))
@@ -138,6 +141,7 @@ def as_json(found: Difference) -> dict[str, Any]:
             **_of_both("of_images_only_in", counts.labels_of_only),
             "images_changed": counts.images_changed,
             "images_moved": found.images_moved,
+            **_of_both("why_moved", found.why_moved, _ranked),
             "moves": [{"a": x, "b": y, "images": images} for x, y, images in found.moves],
             "score_b_minus_a": {"unchanged": unmoved(counts), "quantiles": compare.quantiles(counts.differences)},
         },

@@ -329,9 +329,9 @@ def print_difference(found: Difference, top: int) -> None:
         for cause, sentence in SENTENCES.items():
             if cause in table.columns[0].cells:
                 console.print(f"  {cause}: {sentence}", style="dim")
-    _print_moves(console, found, top)
+    _print_moves(console, found, max(0, top))
     _print_scores(console, found.counts)
-    _print_gains(console, found, top)
+    _print_gains(console, found, max(0, top))
     for note in found.notes:
         console.print(f"note: {note}", style="yellow")
 
@@ -441,9 +441,11 @@ def _print_moves(console: Console, found: Difference, top: int) -> None:
         return
     console.print()
     console.print(
-        f"{counts.images_changed:,} images in both show other entities; {found.images_moved:,} of them moved from one "
-        "to another"
+        f"{counts.images_changed:,} images in both show other entities; {found.images_moved:,} lost one and got another"
     )
+    for one, other, reasons in zip("AB", "BA", found.why_moved, strict=True):
+        if reasons:
+            console.print(f"  why {other} has not the one of {one}: {_counted(reasons)}")
     table = _table("The most frequent moves")
     for heading in ("in A", "in B"):
         _column(table, heading, breaks=True)

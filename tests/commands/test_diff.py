@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -21,8 +22,11 @@ from i2e_pipeline.commands import summary
 from i2e_pipeline.commands.diff import Difference, DiffError, Side, as_json, diff
 from i2e_pipeline.commands.diffing import compare
 from i2e_pipeline.commands.diffing.buckets import Sieve, Spill, hex_of, ids_of, numbered
+from i2e_pipeline.core.config import Config
 from i2e_pipeline.core.errors import ExitCode
 from i2e_pipeline.core.schemas import ID
+from tests.chain import content, run
+from tests.chain import settings as chain_settings
 from tests.examples import examples
 from tests.train.small_dataset import entity_row, image_row, write_dataset
 
@@ -368,3 +372,30 @@ def test_a_sieve_lets_all_of_its_own_through_and_few_others() -> None:
     assert sieve.lets(mine).all()
     assert sieve.lets(others).mean() < 0.1
     assert not Sieve([], 0).lets(others).any()
+
+
+# --- two runs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_runs_of_other_thresholds_say_so_of_each_image(
+    reported: Config, world: Path, tmp_path: Path, spark: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What real tables hold is read, and explains all that differs; the second output grew from the first."""
+    shutil.copytree(reported.output, tmp_path / "b")
+    run(chain_settings(world, tmp_path / "b", "label.threshold=0.9"), spark)
+    code = ended("diff", reported.output, str(tmp_path / "b"), "--json", "--out", str(tmp_path / "out"))
+    found = json.loads(capsys.readouterr().out)
+    assert code == ExitCode.DONE
+    assert (found["a"]["asked_tables"], found["b"]["asked_tables"], found["notes"]) == (True, True, [])
+    assert {"name": "settings.label.bar", "a": 0.2, "b": 0.9} in found["settings"]
+    ours, theirs = content(reported.output)[0], content(tmp_path / "b")[0]
+    assert found["images"]["both"] == len(ours.keys() & theirs.keys())
+    assert found["images"]["only_in_a"] == len(ours.keys() - theirs.keys()) > 0
+    assert found["images"]["why_only_in_a"] == {"threshold": found["images"]["only_in_a"]}
+    assert found["images"]["only_in_b"] == found["entities"]["class_index_moved"] == 0
+    assert "unknown" not in found["labels"]["why_only_in_a"]
+    rows = pq.read_table(tmp_path / "out" / "images.parquet")
+    assert set(rows.column("image_id").to_pylist()) == ours.keys() - theirs.keys()
+    gone = found["entities"]["why_only_in_a"]
+    assert set(gone) <= {"no_label", "rare_entity"}, gone

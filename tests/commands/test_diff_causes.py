@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from i2e_pipeline.commands import summary
 from i2e_pipeline.commands.diff import Side, as_json, diff
 from i2e_pipeline.commands.diffing.causes import SENTENCES
 from i2e_pipeline.core.config import digest
@@ -205,12 +206,24 @@ def test_tables_of_a_later_run_are_not_asked(then: Output, tmp_path: Path) -> No
     assert found["notes"] == ["the tables beside B are of another run than the dataset, and are not asked"]
 
 
-def test_moves_say_from_what_to_what(then: Output, tmp_path: Path) -> None:
+def test_moves_say_from_what_to_what_and_why(then: Output, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     b = output(tmp_path / "b", NOW, STAYS, pairs=[0, 5, 9])
-    found = as_json(diff(Side.of("A", *then), Side.of("B", *b)))
+    difference = diff(Side.of("A", *then), Side.of("B", *b), out=str(tmp_path / "out"))
+    found = as_json(difference)
     assert found["labels"]["moves"] == [{"a": 100, "b": 101, "images": 1}]
     # The label that came is told as well: A has not the pair that gives it.
     assert found["labels"]["why_only_in_b"] == {"other_pairs": 1}
+    assert found["labels"]["why_moved_a"] == {"not_a_candidate": 1}
+    assert found["labels"]["why_moved_b"] == {"other_pairs": 1}
+    rows = pq.read_table(tmp_path / "out" / "labels.parquet").to_pylist()
+    assert [(r["only_in"], r["entity_id"], r["entity_in_other"], r["why"]) for r in rows] == [
+        ("a", 100, 101, "not_a_candidate"),
+        ("b", 101, 100, "other_pairs"),
+    ]
+    summary.print_difference(difference, 3)
+    said = capsys.readouterr().out
+    assert "Q100 entity 0  Q101 entity 1       1" in said
+    assert "not_a_candidate: the pair is there, too" in said
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ class Difference:
     """The same of labels of images that both have."""
     images_moved: int = 0
     """Images that both have which lost a label and got another."""
+    why_moved: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
+    """Of these, why B has not the label of A; why A has not that of B."""
     moves: list[tuple[int, int, int]] = field(default_factory=list)
     """Entity in A, entity in B, images: the most frequent ones."""
 
@@ -206,12 +208,14 @@ class Comparison:
                 found.why_label[there].update(why.cause.tolist())
             moves = causes.moves(changed)
             found.images_moved += len(moves)
+            for there in (0, 1):
+                found.why_moved[there].update(why_label[moves[:, there]].tolist())
             rows = np.empty(len(moves), dtype=_MOVE)
             rows["from"], rows["to"] = moves[:, 2], moves[:, 3]
             rows["id"] = mixed(moves[:, 2].astype(np.uint64) ^ mixed(moves[:, 3]))[:, None]
             self.moves.add(rows)
             self.written.images(only, why_image)
-            self.written.labels(changed, why_label, probability, _others(changed, moves))
+            self.written.labels(changed, why_label, probability, moves)
 
     def _most_frequent(self) -> list[tuple[int, int, int]]:
         kept: list[tuple[int, int, int]] = []
@@ -244,12 +248,3 @@ def _answers(asked: np.ndarray, told: np.ndarray) -> np.ndarray:
     rows = np.empty(int(known.sum()), dtype=causes.ANSWER)
     rows["id"], rows["pair"], rows["fate"] = asked["id"][known], asked["pair"][known], fate[n][known]
     return rows
-
-
-def _others(changed: np.ndarray, moves: np.ndarray) -> list[int | None]:
-    """Of each label the entity that its image got in its place, or had before."""
-    _, image = np.unique(numbered(changed["id"])[0], return_inverse=True)
-    best: list[dict[int, int]] = [{}, {}]
-    for row_a, row_b, entity_a, entity_b in moves.tolist():
-        best[0][int(image[row_a])], best[1][int(image[row_b])] = entity_b, entity_a
-    return [best[of].get(n) for of, n in zip(changed["side"].tolist(), image.tolist(), strict=True)]

@@ -6,7 +6,7 @@ Writes   <out>/images.parquet · splits.parquet · labels.parquet · entities.pa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from i2e_pipeline.commands.diffing import compare
-from i2e_pipeline.commands.diffing.buckets import hex_of
+from i2e_pipeline.commands.diffing.buckets import hex_of, numbered
 from i2e_pipeline.commands.diffing.compare import SPLITS
 from i2e_pipeline.core import files
 
@@ -93,9 +93,7 @@ class Written:
             columns = {f"split_{n}": _split_names(seen.resplit_from_to[order, i]) for i, n in enumerate(SIDES)}
             self._write("splits", {"image_id": hex_of(seen.resplit[order]), **columns})
 
-    def labels(
-        self, changed: np.ndarray, why: np.ndarray, probability: np.ndarray, others: Sequence[int | None]
-    ) -> None:
+    def labels(self, changed: np.ndarray, why: np.ndarray, probability: np.ndarray, moves: np.ndarray) -> None:
         if self._files:
             self._write(
                 "labels",
@@ -106,7 +104,7 @@ class Written:
                     "score": changed["score"],
                     "probability_in_other": [None if math.isnan(p) else p for p in probability.tolist()],
                     "why": why.tolist(),
-                    "entity_in_other": others,
+                    "entity_in_other": _others(changed, moves),
                 },
             )
 
@@ -114,6 +112,15 @@ class Written:
         if self._out is not None:
             table = pa.Table.from_pylist(list(rows), _ENTITIES)
             files.write_table(files.join(self._out, "entities.parquet"), table)
+
+
+def _others(changed: np.ndarray, moves: np.ndarray) -> pa.Array:
+    """Of each label the most probable entity that its image got in its place, or had before; null where it got none."""
+    (image,) = numbered(changed["id"])
+    best = np.full((2, len(changed)), -1)
+    best[0, image[moves[:, 0]]], best[1, image[moves[:, 1]]] = moves[:, 3], moves[:, 2]
+    found = best[changed["side"], image]
+    return pa.array(found, pa.int64(), mask=found < 0)
 
 
 def _split_names(splits: np.ndarray) -> list[str | None]:
