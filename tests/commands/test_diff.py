@@ -302,6 +302,23 @@ def test_the_command_fits_eighty_columns_and_speaks_json(
     assert "c holds no published dataset" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("config", [None, "stages: [mine.py:Own]\n", "output: [\n"])
+def test_tables_under_settings_that_are_not_trusted_are_not_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], config: str | None
+) -> None:
+    """Catches: code of a downloaded output that is loaded; a comparison of datasets that fails for what lies beside."""
+    write(tmp_path / "a" / "i2e", {n: {0: 0.9} for n in range(4)})
+    (tmp_path / "a" / "_commits").mkdir()
+    (tmp_path / "a" / "mine.py").write_text("raise SystemExit('loaded')\n")
+    if config is not None:
+        (tmp_path / "a" / "config.yaml").write_text(config)
+    assert ended("diff", str(tmp_path / "a"), str(tmp_path / "a"), "--json") == ExitCode.DONE
+    found = json.loads(capsys.readouterr().out)
+    assert found["images"]["both"] == 4
+    assert not found["a"]["asked_tables"]
+    assert found["notes"][0].startswith("the tables beside A are not asked: ")
+
+
 def ended(*arguments: str) -> int:
     with pytest.raises(SystemExit) as raised:
         cli.main(arguments)
