@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from i2e_pipeline.commands.diff import Side
     from i2e_pipeline.commands.verifying.faults import Verified
     from i2e_pipeline.engine.pipeline import Pipeline
+    from i2e_pipeline.engine.stage import Run
 
 
 class _Parser(argparse.ArgumentParser):
@@ -909,23 +910,38 @@ def _diff(options: argparse.Namespace) -> int:
 
 def _side_of(options: argparse.Namespace, letter: str) -> Side:
     """A dataset that is compared, with its run's tables where they lie beside it and may be read."""
-    from i2e_pipeline import stages
     from i2e_pipeline.commands.diff import Side
     from i2e_pipeline.dataset.place import Place
-    from i2e_pipeline.engine import seal
 
     place = Place.of(getattr(options, letter.lower()))
     if place.output is None:
         return Side.of(letter, place.dataset, None)
-    # A recognizer of another checkout or machine, it may be: nothing is recognised here.
-    overrides = ["extract.recognizer=blank", *(o for group in options.set for o in group), f"output={place.output}"]
     try:
-        config = stages.of_output(seal.settings_of(place.output), files.join(place.output, seal.CONFIG), overrides)
-    except I2EError as error:  # what they would say is said to be unknown
+        return Side.of(letter, place.dataset, _run_of(place.output, [o for group in options.set for o in group]))
+    except (_NotAsked, ModuleNotFoundError) as error:  # what the tables would say is said to be unknown
+        said = extras.remedy(error) if isinstance(error, ModuleNotFoundError) else str(error)
+        if said is None:
+            raise
         side = Side.of(letter, place.dataset, None)
-        side.notes.append(f"the tables beside {letter} are not asked: {error}")
+        side.notes.append(f"the tables beside {letter} are not asked: {said}")
         return side
-    return Side.of(letter, place.dataset, stages.pipeline(config).as_it_is())
+
+
+class _NotAsked(I2EError):
+    """The settings of an output are not there, or not to be trusted."""
+
+
+def _run_of(output: str, overrides: Sequence[str]) -> Run:
+    from i2e_pipeline import stages
+    from i2e_pipeline.engine import seal
+
+    # A recognizer of another checkout or machine, it may be: nothing is recognised here.
+    own = ["extract.recognizer=blank", *overrides, f"output={output}"]
+    try:
+        config = stages.of_output(seal.settings_of(output), files.join(output, seal.CONFIG), own)
+    except I2EError as error:
+        raise _NotAsked(str(error)) from None
+    return stages.pipeline(config).as_it_is()
 
 
 def _migrate(options: argparse.Namespace) -> int:
