@@ -41,8 +41,10 @@ _PIPED = 110
 """Columns of what is wrapped for a pipe or a file."""
 
 if TYPE_CHECKING:
+    from i2e_pipeline.commands.diff import Side
     from i2e_pipeline.commands.verifying.faults import Verified
     from i2e_pipeline.engine.pipeline import Pipeline
+    from i2e_pipeline.engine.stage import Run
 
 
 class _Parser(argparse.ArgumentParser):
@@ -233,6 +235,12 @@ def _parser() -> _Parser:
     merging.add_argument("outputs", nargs=2, type=at_home, metavar="OUTPUT")
     merging.add_argument("--to", required=True, type=at_home, metavar="FOLDER", help="the merged output")
 
+    about = "two builds of a dataset: what is in one and not in the other, and why; reads no image, changes nothing"
+    comparing = commands.add_parser("diff", help=about, description=about)
+    _diff_arguments(comparing)
+    _json_argument(comparing)
+    comparing.set_defaults(call=_diff)
+
     about = "copy a published dataset of an older format as one of today's; needs its folder alone"
     older = _command(commands, "migrate", _migrate, about, without="the defaults")
     older.add_argument("--from", required=True, type=at_home, dest="source", metavar="FOLDER")
@@ -279,6 +287,20 @@ def _parser() -> _Parser:
     _json_argument(doctor)
 
     return parser
+
+
+def _diff_arguments(parser: argparse.ArgumentParser) -> None:
+    for letter in "AB":
+        parser.add_argument(letter.lower(), type=at_home, metavar=letter, help="an output, or a dataset")
+    parser.add_argument("--top", type=int, default=10, metavar="N", help="rows of a table of entities (default 10)")
+    parser.add_argument(
+        "--out", type=at_home, metavar="FOLDER", help="write all that differs there, row by row, as Parquet"
+    )
+    parser.add_argument("--memory-gb", type=float, default=2.0, help="what is compared at a time may take (default 2)")
+    parser.add_argument(
+        "--set", action="append", nargs="+", default=[], metavar="section.key=value",
+        help="overrides of the settings under which the runs' tables are read",
+    )  # fmt: skip
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -805,15 +827,16 @@ def _explain(options: argparse.Namespace) -> int:
 def _explore(options: argparse.Namespace) -> int:
     from i2e_pipeline import stages
     from i2e_pipeline.commands import explore
+    from i2e_pipeline.dataset.place import Place
     from i2e_pipeline.explore.index import Limits
 
     if options.folder is None:
         pipeline = stages.pipeline(_config(options, compose=False))
-        place = explore.Place.of(pipeline.config.output)
+        place = Place.of(pipeline.config.output)
     else:
         if options.config is not None:
             raise ConfigError("FOLDER or --config: each says which dataset")
-        place, pipeline = explore.Place.of(options.folder), None
+        place, pipeline = Place.of(options.folder), None
         if place.output is not None:
             overrides = [o for group in options.set for o in group]
             # The run's own settings, wherever the output lies by now.
@@ -872,6 +895,53 @@ def _merge(options: argparse.Namespace) -> int:
     named = options.config or files.join(options.to, "config.yaml")
     log.info(f"`i2e run --config {named}{'' if options.config is None else f' --set output={options.to}'}` goes on")
     return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import summary
+    from i2e_pipeline.commands.diff import as_json, diff
+
+    a, b = (_side_of(options, letter) for letter in "AB")
+    found = diff(a, b, options.memory_gb, options.out)
+    if not _as_json(options, as_json(found)):
+        summary.print_difference(found, options.top)
+    return 0
+
+
+def _side_of(options: argparse.Namespace, letter: str) -> Side:
+    """A dataset that is compared, with its run's tables where they lie beside it and may be read."""
+    from i2e_pipeline.commands.diff import Side
+    from i2e_pipeline.dataset.place import Place
+
+    place = Place.of(getattr(options, letter.lower()))
+    if place.output is None:
+        return Side.of(letter, place.dataset, None)
+    try:
+        return Side.of(letter, place.dataset, _run_of(place.output, [o for group in options.set for o in group]))
+    except (_NotAsked, ModuleNotFoundError) as error:  # what the tables would say is said to be unknown
+        said = extras.remedy(error) if isinstance(error, ModuleNotFoundError) else str(error)
+        if said is None:
+            raise
+        side = Side.of(letter, place.dataset, None)
+        side.notes.append(f"the tables beside {letter} are not asked: {said}")
+        return side
+
+
+class _NotAsked(I2EError):
+    """The settings of an output are not there, or not to be trusted."""
+
+
+def _run_of(output: str, overrides: Sequence[str]) -> Run:
+    from i2e_pipeline import stages
+    from i2e_pipeline.engine import seal
+
+    # A recognizer of another checkout or machine, it may be: nothing is recognised here.
+    own = ["extract.recognizer=blank", *overrides, f"output={output}"]
+    try:
+        config = stages.of_output(seal.settings_of(output), files.join(output, seal.CONFIG), own)
+    except I2EError as error:
+        raise _NotAsked(str(error)) from None
+    return stages.pipeline(config).as_it_is()
 
 
 def _migrate(options: argparse.Namespace) -> int:

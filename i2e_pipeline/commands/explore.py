@@ -13,7 +13,6 @@ import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.schemas import ID
 from i2e_pipeline.core.secrets import hide
 from i2e_pipeline.core.stored_image import NoImage
+from i2e_pipeline.dataset.place import Place
 from i2e_pipeline.dataset.published import manifest_of
 from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Run
@@ -47,38 +47,6 @@ from i2e_pipeline.report import quality
 log = logging.getLogger(__name__)
 
 _WEIGHED = ["image_id", "pair_id", "entity_id", "probability", "mention", "reason", "shard", "row"]
-
-
-class NothingToExplore(I2EError):
-    """There is no dataset; the message says where was looked."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where what is explored lies."""
-
-    dataset: str
-    output: str | None
-    """The folder of the run's tables; None: the dataset lies by itself."""
-
-    @classmethod
-    def of(cls, folder: str) -> Place:
-        """Of an output, or of a dataset's own folder. Raises NothingToExplore."""
-        folder = folder.rstrip("/") or "/"
-        inside = files.join(folder, "i2e")
-        if files.exists(files.join(inside, "manifest.json")):
-            return cls(inside, folder if _has_run(folder) else None)
-        if files.exists(files.join(folder, "manifest.json")):
-            above = files.folder_of(folder)
-            return cls(folder, above if folder.endswith("/i2e") and _has_run(above) else None)
-        raise NothingToExplore(
-            f"{hide(folder)} holds no published dataset: neither manifest.json nor i2e/manifest.json is there. "
-            "`i2e run` makes one; give the output's folder, the dataset's, or --config"
-        )
-
-
-def _has_run(folder: str) -> bool:
-    return files.exists(files.join(folder, "_commits"))
 
 
 def explored(

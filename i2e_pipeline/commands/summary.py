@@ -4,17 +4,22 @@ And what other commands say in tables."""
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from i2e_pipeline.commands import diff as comparing
+from i2e_pipeline.commands.diffing import compare
+from i2e_pipeline.commands.diffing.causes import SENTENCES
 from i2e_pipeline.commands.plan import Estimate
 from i2e_pipeline.core import files
 from i2e_pipeline.core.secrets import hide
@@ -26,6 +31,8 @@ from i2e_pipeline.report import quality
 
 if TYPE_CHECKING:
     from i2e_pipeline.commands.count_anchors import Counted
+    from i2e_pipeline.commands.diffing.compare import Counts, Differing, Entities
+    from i2e_pipeline.commands.diffing.steps import Difference
     from i2e_pipeline.engine.retrying import Tried
 
 
@@ -303,6 +310,188 @@ def _amount(value: float) -> str:
 
 def _short(count: float) -> str:
     return f"{count:,.0f}" if count < 1e6 else f"{count:.2g}".replace("e+0", "e").replace("e+", "e")
+
+
+def print_difference(found: Difference, top: int) -> None:
+    """What `i2e diff` found: how the two datasets were made first, then what differs and why."""
+    console = _console()
+    for side, of in enumerate(found.sides):
+        entities = int(found.entities.live_2E[side].sum())
+        said = f"{of.published.rows:,} images, {found.labels_of(side):,} labels, {entities:,} entities"
+        console.print(f"{of.letter}  {of.name}: {said}", soft_wrap=True)
+    console.print()
+    _print_settings(console, found.settings)
+    console.print(_in_both(found))
+    _print_classes(console, found)
+    if (table := _why(found)).row_count:
+        console.print()
+        console.print(table)
+        for cause, sentence in SENTENCES.items():
+            if cause in table.columns[0].cells:
+                console.print(f"  {cause}: {sentence}", style="dim")
+    _print_moves(console, found, max(0, top))
+    _print_scores(console, found.counts)
+    _print_gains(console, found, max(0, top))
+    for note in found.notes:
+        console.print(f"note: {note}", style="yellow")
+
+
+_VALUE = 40
+"""Characters of a setting's value that are shown."""
+_FINGERPRINTS = "fingerprints."
+_SHOWN = 3
+
+
+def _print_settings(console: Console, settings: Sequence[Differing]) -> None:
+    if not settings:
+        console.print("Both were made in the same way: no setting, fingerprint or software differs\n")
+        return
+    of_stages = [one.name.removeprefix(_FINGERPRINTS) for one in settings if one.name.startswith(_FINGERPRINTS)]
+    table = _table("How they were made")
+    _column(table, "", breaks=True)
+    for letter in "AB":
+        _column(table, letter, breaks=True)
+    for one in settings:
+        if one.name.startswith(_FINGERPRINTS):
+            continue
+        a, b = (one.values.get(side) for side in (0, 1))
+        if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+            differing = f"{sum(x != y for x, y in zip(a, b, strict=True))} of them others"
+            cells = [f"{len(a)} values", differing]
+        else:
+            cells = [_setting(one.values[side]) if side in one.values else "(none)" for side in (0, 1)]
+        table.add_row(one.name.removeprefix("settings."), *cells)
+    if table.row_count:
+        console.print(table)
+    if of_stages:
+        console.print(f"stages with another fingerprint: {', '.join(of_stages)}")
+    console.print()
+
+
+def _setting(value: Any) -> str:
+    said = hide(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return said if len(said) <= _VALUE else f"{said[: _VALUE - 1]}…"
+
+
+def _in_both(found: Difference) -> Table:
+    of, counts = found.entities, found.counts
+    table = _table("What is in both")
+    for heading in ("", "both", "only in A", "only in B"):
+        _column(table, heading, right=bool(heading))
+    rows = {
+        "images": (counts.images_both, *(sum(why.values()) for why in found.why_image)),
+        "labels of images in both": (counts.labels_both, *(sum(why.values()) for why in found.why_label)),
+        "entities with a class": (int(of.live_2E.all(axis=0).sum()), *of.alone_2E.sum(axis=1).tolist()),
+    }
+    for name, numbers in rows.items():
+        table.add_row(name, *(f"{number:,}" for number in numbers))
+    return table
+
+
+def _print_classes(console: Console, found: Difference) -> None:
+    of, counts = found.entities, found.counts
+    moved_entities = np.flatnonzero(of.moved_E).tolist()
+    if moved_entities or found.other_meaning:
+        console.print(
+            f"WARNING: {len(moved_entities):,} entities have another class index, {found.other_meaning:,} indices mean "
+            "another entity: B did not grow from A. Join by entity_id, and train no head of A on B",
+            style="bold red",
+        )
+        for place in moved_entities[:_SHOWN]:
+            a, b = of.index_2E[:, place].tolist()
+            console.print(f"  Q{of.id_E[place]} {of.name(place)}: {a} in A, {b} in B")
+        if len(moved_entities) > _SHOWN:
+            console.print(f"  and {len(moved_entities) - _SHOWN:,} more: --json FILE or --out FOLDER has them")
+    else:
+        console.print("every entity that both know has the same class index")
+    if renamed := np.flatnonzero(of.renamed_E).tolist():
+        console.print(f"{len(renamed):,} entities have another name: {_renamed(of, renamed[:_SHOWN])}")
+    moved = {(x, y): int(n) for (x, y), n in np.ndenumerate(counts.splits) if x != y and n}
+    if moved:
+        said = (f"{n:,} from {compare.SPLITS[x]} to {compare.SPLITS[y]}" for (x, y), n in moved.items())
+        console.print(f"{sum(moved.values()):,} images lie in another split: {', '.join(said)}")
+
+
+def _renamed(of: Entities, places: Sequence[int]) -> str:
+    return ", ".join(f"Q{of.id_E[place]} {of.names[0][place]} → {of.names[1][place]}" for place in places)
+
+
+def _why(found: Difference) -> Table:
+    """Reasons and causes, with how many images, labels and entities of one dataset the other lacks for them."""
+    of_entities = [Counter(why.tolist()) for why in found.why_entity]
+    kinds = {"images": found.why_image, "labels": found.why_label, "entities": of_entities}
+    table = _table("Why the other one has it not")
+    _column(table, "\nreason or cause", breaks=True)
+    for letter in "AB":
+        for kind in kinds:
+            _column(table, f"{f'only in {letter}' if kind == 'images' else ''}\n{kind}", right=True)
+    total: Counter[str] = Counter()
+    for of in kinds.values():
+        total.update(of[0])
+        total.update(of[1])
+    for name, _ in sorted(total.items(), key=lambda one: (-one[1], one[0])):
+        counts = [of[side][name] for side in (0, 1) for of in kinds.values()]
+        table.add_row(name, *(f"{count:,}" if count else "" for count in counts))
+    return table
+
+
+def _print_moves(console: Console, found: Difference, top: int) -> None:
+    counts = found.counts
+    if not counts.images_changed:
+        return
+    console.print()
+    console.print(
+        f"{counts.images_changed:,} images in both show other entities; {found.images_moved:,} lost one and got another"
+    )
+    for one, other, reasons in zip("AB", "BA", found.why_moved, strict=True):
+        if reasons:
+            console.print(f"  why {other} has not the one of {one}: {_counted(reasons)}")
+    table = _table("The most frequent moves")
+    for heading in ("in A", "in B"):
+        _column(table, heading, breaks=True)
+    _column(table, "images", right=True)
+    of = found.entities
+    for a, b, images in found.moves[:top]:
+        places = np.searchsorted(of.id_E, [a, b]).tolist()
+        table.add_row(*(f"Q{of.id_E[place]} {of.name(place)}" for place in places), f"{images:,}")
+    if table.row_count:
+        console.print(table)
+
+
+def _print_scores(console: Console, counts: Counts) -> None:
+    same = comparing.unmoved(counts)
+    if same == counts.labels_both:
+        if same:
+            console.print("\nlabels in both have the same scores")
+        return
+    shares = (f"{float(q):.0%} {value:+.4f}" for q, value in compare.quantiles(counts.differences).items())
+    console.print(
+        f"\nscores of labels in both: {counts.labels_both - same:,} of {counts.labels_both:,} differ; B − A at "
+        f"{', '.join(shares)}"
+    )
+
+
+def _print_gains(console: Console, found: Difference, top: int) -> None:
+    of = found.entities
+    largest = comparing.changes(of)
+    gains = [place for place in largest if of.change_E[place] > 0]
+    losses = [place for place in largest if of.change_E[place] < 0]
+    if not largest:
+        return
+    console.print()
+    console.print(f"{len(gains):,} entities have more images in B, {len(losses):,} fewer; the largest changes")
+    table = _table("Images per entity")
+    _column(table, "", breaks=True)
+    for heading in ("A", "B", "change"):
+        _column(table, heading, right=True)
+    for places in (gains[:top], losses[:top]):
+        table.add_section()
+        for place in places:
+            a, b = of.images_2E[:, place].tolist()
+            gone = "" if of.live_2E[1, place] else ", no class in B"
+            new = "" if of.live_2E[0, place] else ", new"
+            table.add_row(f"Q{of.id_E[place]} {of.name(place)}{gone}{new}", f"{a:,}", f"{b:,}", f"{b - a:+,}")
+    console.print(table)
 
 
 def print_links(texts: Sequence[Mapping[str, Any]]) -> None:

@@ -103,6 +103,13 @@ def test_the_command_line_needs_no_extra(tmp_path: Path) -> None:
     assert "train" in done.stdout
 
 
+def test_two_datasets_are_compared_without_any_extra(tmp_path: Path, dataset: str) -> None:
+    """Catches: an import of what only a run's tables need."""
+    done = bare(tmp_path, tuple(BROUGHT_BY), "diff", dataset, dataset)
+    assert done.returncode == 0, done.stderr
+    assert "Both were made in the same way" in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),

@@ -14,7 +14,8 @@ pytest.importorskip("duckdb", reason="i2e explore is not installed: the extra [e
 
 from benchmarks import explore_dataset
 from i2e_pipeline import stages
-from i2e_pipeline.commands.explore import Place, explored
+from i2e_pipeline.commands.explore import explored
+from i2e_pipeline.dataset.place import Place
 from i2e_pipeline.explore.app import Explored
 from i2e_pipeline.explore.queries import Queries
 from tests.test_stored_output import STORED

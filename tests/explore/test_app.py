@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from i2e_pipeline.commands.explore import NothingToExplore, Place, explored
+from i2e_pipeline.commands.explore import explored
 from i2e_pipeline.core import files
+from i2e_pipeline.dataset.place import Place
+from i2e_pipeline.dataset.published import NotPublished
 from i2e_pipeline.explore.app import Explored, app, marked, pieces
 from i2e_pipeline.inputs import marks
 from i2e_pipeline.pages import palette
@@ -274,7 +276,7 @@ def test_mistakes_are_the_surest_first(tmp_path: Path) -> None:
 def test_a_dataset_moved_away_from_its_run_says_what_it_does_not_know(tmp_path: Path, made_up: str) -> None:
     assert Place.of(made_up) == Place(made_up, None)
     assert Place.of(files.folder_of(made_up)) == Place(made_up, None)
-    with pytest.raises(NothingToExplore, match="no published dataset"):
+    with pytest.raises(NotPublished, match="no published dataset"):
         Place.of(str(tmp_path))
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from i2e_pipeline.commands.explore import Place, explored
+from i2e_pipeline.commands.explore import explored
+from i2e_pipeline.dataset.place import Place
 from i2e_pipeline.explore import queries as asking
 from i2e_pipeline.explore.queries import BadFilter, Queries, entity_number
 from tests.report.conftest import Output, entity, image
