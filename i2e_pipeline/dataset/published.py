@@ -72,6 +72,12 @@ class Published:
     def rows(self) -> int:
         return sum(f.rows for f in self.files)
 
+    @property
+    def decontaminated(self) -> dict[str, str]:
+        """By name the evaluation sets whose images were left out, each with the digest of its files' content."""
+        told = self.manifest.get("told", {}).get("decontaminate", {}).get("settings", {})
+        return dict(told.get("evaluation_sets", {}))
+
     def open(self, file: ImageFile) -> pq.ParquetFile:
         """The file, for one thread at a time. Raises DatasetError where it is gone."""
         return open_parquet(files.join(self.folder, file.path))

@@ -24,6 +24,7 @@ from i2e_pipeline.core.config import EvaluateConfig, ModelConfig, digest
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.logs import muted
 from i2e_pipeline.core.model_name import RANDOM, ModelName, ModelNameError, parse, split_label
+from i2e_pipeline.dataset import training_data
 from i2e_pipeline.images import encoder as root_encoder
 from i2e_pipeline.images import models
 
@@ -56,6 +57,8 @@ class ImageEncoder:
     preprocessing: str = "model"
     stored: Path | None = None
     """Folder of stored vectors, which then stand for the model."""
+    decontaminated: dict[str, str] | None = None
+    """Evaluation sets that its training has not seen, as of training_data.py; None: not known."""
 
 
 class _Evaluated(ModelConfig):
@@ -103,6 +106,7 @@ def open_encoder(spec: str, config: EvaluateConfig) -> ImageEncoder:
         images=made.images,
         texts=made.texts if has_text and made.has_text else None,
         preprocessing=config.preprocessing,
+        decontaminated=training_data.decontaminated(name.folder) if name.folder and name.weights != RANDOM else None,
     )
 
 

@@ -22,7 +22,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, EvaluateConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.model_name import ModelNameError, parse, split_label
-from i2e_pipeline.evaluate import known, pictures, projection, results
+from i2e_pipeline.evaluate import known, overlap, pictures, projection, results
 from i2e_pipeline.evaluate.datasets import DatasetError, ImageSet, open_dataset
 from i2e_pipeline.evaluate.embed import Embedded, EncoderError, embed, open_encoder
 from i2e_pipeline.evaluate.look import Look
@@ -108,6 +108,7 @@ def measure(config: Config) -> tuple[Results, list[Look]]:
         for data, look in zip(sets, looks, strict=True):
             started = time.perf_counter()
             task = Task(encoder, data, embed(encoder, data, settings, vectors), settings)
+            seen = overlap.notes(encoder.decontaminated, data.name, settings.data[data.name])
             _line(encoder.label, data.name, "vectors", _said(task.embedded), seconds=time.perf_counter() - started)
             widths.add(task.embedded.vectors_ND.shape[1])
             _same_rows(task, look)
@@ -126,6 +127,7 @@ def measure(config: Config) -> tuple[Results, list[Look]]:
                     not_measured[f"{data.name}/{name}"] = str(why)
                     log.warning(f"{encoder.label:<16}{data.name:<16}{name:<16}left out: {why}")
                     continue
+                result.notes.extend(seen)
                 found.append(result)
                 if classes is not None:
                     clusters[f"{data.name}/{name}"] = classes

@@ -34,6 +34,8 @@ _MEASURED = {
     "knn": "20 weighted nearest training images, for held-out images of entities that were trained on",
     "zero_shot": "the nearest of the held-out images' entity texts is that of their own entity",
 }
+DECONTAMINATED = "evaluation sets whose images were left out"
+"""Of `data_of`."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def data_of(published: Published, samples: Samples) -> dict[str, Any]:
         "held-out entities": len(samples.held_out_entities),
         "images of held-out entities": sides[Side.OF_HELD_OUT_ENTITY],
         "held-out images of the other entities": sides[Side.HELD_OUT_IMAGE],
+        DECONTAMINATED: published.decontaminated,
     }
 
 
@@ -136,9 +139,13 @@ def _loading(no_huggingface: str | None) -> str:
 def _data(data: Mapping[str, Any]) -> str:
     if not data:
         return ""
-    return "## Data\n\n" + _table(
-        ("", ""), [(name, f"{value:,}" if isinstance(value, int) else f"`{value}`") for name, value in data.items()]
-    )
+    return "## Data\n\n" + _table(("", ""), [(name, _value(value)) for name, value in data.items()])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(value) or "none"
+    return f"{value:,}" if isinstance(value, int) else f"`{value}`"
 
 
 def _training(card: Card, towers: Towers) -> str:

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import TrainConfig
+from i2e_pipeline.dataset import training_data
 from i2e_pipeline.train import away, checkpoint, journal
-from i2e_pipeline.train.card import Card, of_training
+from i2e_pipeline.train.card import DECONTAMINATED, Card, of_training
 from i2e_pipeline.train.card import text as card_text
 from i2e_pipeline.train.encoders import Towers, build
 from i2e_pipeline.train.recipes import recipe
@@ -63,6 +64,7 @@ def export(
             _write_huggingface(towers, state, fresh / "huggingface")
         else:
             log.info(f"no Hugging Face export: {reason}")
+        training_data.written(str(fresh / "open_clip"), card.data.get(DECONTAMINATED))
         (fresh / "README.md").write_text(card_text(card, towers, reason), encoding="utf-8")
 
 

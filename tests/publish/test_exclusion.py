@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import HASH
+from i2e_pipeline.images.near_hashes import NEAR_BITS
 from i2e_pipeline.inputs.marks import MarkError
 from i2e_pipeline.publish.exclusion import ExclusionError, Exclusions, fingerprints, listed_hashes, near, within
-from i2e_pipeline.images.near_hashes import NEAR_BITS
 
 HEX = "0123456789abcdef" * 2
 

@@ -1,0 +1,67 @@
+"""Beside each figure stands whether the training has seen the images that it is of."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from i2e_pipeline.clean.evaluation_sets import digest_of
+from i2e_pipeline.core.config import TrainConfig
+from i2e_pipeline.dataset import training_data
+from i2e_pipeline.evaluate import suite
+from i2e_pipeline.evaluate.overlap import notes
+from i2e_pipeline.train.card import DECONTAMINATED, Card
+from i2e_pipeline.train.encoders import build
+from i2e_pipeline.train.export import export
+from tests.evaluate.small_sets import coloured, settings
+from tests.small_models import write_model
+
+LEFT_OUT = "images of this set, and what looks like them, were left out of the training"
+MAY_HAVE = "images of this set were not left out of the training: it may have been seen"
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (None, []),
+        ({}, [MAY_HAVE]),
+        ({"gpr": "0" * 32}, [MAY_HAVE]),
+        (
+            {"colours": "0" * 32},
+            ["a set called colours was left out of the training, and this one has other files: it may have been seen"],
+        ),
+    ],
+)
+def test_what_is_known_of_a_set(tmp_path: Path, sets: dict[str, str] | None, words: list[str]) -> None:
+    place = coloured(tmp_path / "colours")
+    assert notes(sets, "colours", str(place)) == words
+
+
+def test_a_set_is_known_by_its_files_wherever_they_lie(tmp_path: Path) -> None:
+    place = coloured(tmp_path / "colours")
+    shutil.copytree(place, tmp_path / "elsewhere")
+    sets = {"another name": digest_of("x", (str(place),))}
+    assert notes(sets, "colours", str(tmp_path / "elsewhere")) == [LEFT_OUT]
+    next((tmp_path / "elsewhere").rglob("*.png")).unlink()
+    suite_says = notes(sets, "colours", f"{tmp_path}/elsewhere/")
+    assert suite_says == [MAY_HAVE]
+
+
+def test_from_the_export_of_a_training_to_the_figures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "i2e_pipeline")
+    place = coloured(tmp_path / "colours")
+    model = write_model(tmp_path / "model", "vit")
+    towers = build(TrainConfig(encoder={"model": model}).encoder, TrainConfig().loss, 0)
+    sets = {"colours": digest_of("colours", (str(place),))}
+    for name, data in (("cleared", {DECONTAMINATED: sets}), ("not", {DECONTAMINATED: {}}), ("of before", {})):
+        export(towers, None, tmp_path / name, card=Card(TrainConfig(), data=data))
+    (tmp_path / "of before" / "open_clip" / training_data.FILE).unlink()
+    card = (tmp_path / "cleared" / "README.md").read_text()
+    assert "| evaluation sets whose images were left out | colours |" in card
+    models = [f"{name}=local-dir:{tmp_path}/{name}/open_clip" for name in ("cleared", "not", "of before")]
+    measured, _ = suite.measure(settings(tmp_path, models=models, data={"colours": str(place)}, suite=("gpr",)))
+    said = {result.model: [n for n in result.notes if "training" in n] for result in measured.results}
+    assert said == {"cleared": [LEFT_OUT], "not": [MAY_HAVE], "of before": []}
+    assert any(line.startswith("cleared ") and line.endswith(LEFT_OUT) for line in caplog.messages)
