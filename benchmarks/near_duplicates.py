@@ -10,8 +10,9 @@ harder. Figures by perceptual hash alone, and with vectors of the model from eac
     found     of the copies of each kind, the share that is in one group with its original
     merged    pairs of different originals in one group: wrong, unless the data themselves hold copies
 
-Growth: images with the bands of real hashes, mixed, over 200 entities of falling frequency; --grow of them, and 2 to 16
-times as many. Printed are processor seconds, pairs that are compared for an image, and the rows of the largest bucket.
+Growth: random hashes over 200 entities of falling frequency; --grow of them, and 2 to 16 times as many. Before them
+stands how many times as often two of the images share a band of their hashes as two random ones. Printed are processor
+seconds, pairs that are compared for an image, and the rows of the largest bucket.
 `stock`: --stock copies of one picture in one entity, in processor time against as many different images.
 """
 
@@ -37,8 +38,11 @@ from i2e_pipeline.core.config import CleanConfig, ImageLimits, ScoreConfig
 from i2e_pipeline.core.files import find
 from i2e_pipeline.images.decode import Rejected, open_rgb, perceptual_hashes, thumbnail
 from i2e_pipeline.images.encoder import load_once
+from i2e_pipeline.images.near_hashes import MIRROR
+from i2e_pipeline.sample import compose
 
 ENTITIES = 200
+SCORER = Path(compose.__file__).parent / "models" / "scorer"
 
 
 def reencoded(image: Image.Image, quality: int = 75) -> Image.Image:
@@ -178,10 +182,19 @@ def told(count: int, originals: int, pairs: np.ndarray, of: Sequence[int], kinds
     return {"found": found, "merged": int((sizes * (sizes - 1) // 2).sum())}
 
 
-def mixed_hashes(real: np.ndarray, count: int, draw: np.random.Generator) -> np.ndarray:
-    """Hashes whose bands each are a real image's."""
+def times_random(real: np.ndarray) -> float:
+    """How many times as often two real images share a band as two random hashes that may be mirrored."""
     bands = real.view(np.uint16)
-    return np.take_along_axis(bands, draw.integers(0, len(bands), (count, buckets.BANDS)), axis=0).view(np.uint8)
+    bands = np.minimum(bands, bands ^ MIRROR.view(np.uint16))
+    share = 0
+    for values in bands.T:
+        counts = np.unique(values, return_counts=True)[1]
+        share += (counts * (counts - 1)).sum() / (len(real) * (len(real) - 1))
+    return round(float(share / buckets.BANDS * (1 << 15)), 2)
+
+
+def random_hashes(count: int, draw: np.random.Generator) -> np.ndarray:
+    return draw.integers(0, 256, (count, 32), dtype=np.uint8)
 
 
 def cost(hashes: np.ndarray, entities: np.ndarray, bits: int) -> dict[str, float]:
@@ -211,18 +224,18 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
     images, _ = read_images(*sources(options), options.images)
     real = perceptual_hashes(np.stack([thumbnail(image) for image in images]))
     share = 1 / np.arange(1, ENTITIES + 1)
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"bands_shared_times_random": times_random(real)}
     for times in (1, 2, 4, 8, 16):
         count = options.grow * times
         entities = draw.choice(ENTITIES, count, p=share / share.sum())
-        figures[f"{times}x"] = {"images": count, **cost(mixed_hashes(real, count, draw), entities, options.bits)}
+        figures[f"{times}x"] = {"images": count, **cost(random_hashes(count, draw), entities, options.bits)}
     first, last = figures["1x"], figures["16x"]
     figures["cpu_times_at_16x"] = round(last["cpu_seconds"] / max(first["cpu_seconds"], 0.01), 1)
     bits = np.unpackbits(np.broadcast_to(real[0], (options.stock, 32)), axis=1)
     bits ^= (draw.random(bits.shape) < 0.01).astype(np.uint8)
     one = np.zeros(options.stock, dtype=np.int64)
     of_stock = cost(np.packbits(bits, axis=1), one, options.bits)
-    others = cost(mixed_hashes(real, options.stock, draw), one, options.bits)
+    others = cost(random_hashes(options.stock, draw), one, options.bits)
     figures["stock"] = {"copies": options.stock, **of_stock}
     figures["stock_times_different"] = round(of_stock["cpu_seconds"] / max(others["cpu_seconds"], 0.01), 2)
     return figures
@@ -235,7 +248,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--copies", type=int, default=100)
     parser.add_argument("--bits", type=int, default=CleanConfig().near_bits)
-    parser.add_argument("--model", default=ScoreConfig().model)
+    parser.add_argument("--model", default=f"local-dir:{SCORER}")
     parser.add_argument("--cosine", type=float, nargs="*", default=[0.9, 0.95, 0.97])
     parser.add_argument("--grow", type=int, default=20_000)
     parser.add_argument("--stock", type=int, default=100_000)

@@ -116,6 +116,9 @@ def _others(root: str, further: Collection[str]) -> dict[str, tuple[int, int]]:
         known = read(root)
     except SealError:
         return {}
+    # Logs of tables that no stage writes any more are looked for by nobody.
+    places = _places(further)
+    known = {path: one for path, one in known.items() if any(is_of(path, place) for place in places)}
     found = {i.path: i for i in lying(root, further)} if known else {}
     others = {p: (i.size, i.modified) for p, i in found.items() if p not in known or not _same(i, known[p])}
     return others | dict.fromkeys(known.keys() - found.keys(), _GONE)
@@ -187,7 +190,7 @@ def forget(root: str, paths: Iterable[str]) -> None:
 
 def lying(root: str, further: Collection[str]) -> Iterator[files.FileInfo]:
     """The files of an output that are sealed, as they lie there."""
-    for place in dict.fromkeys((*RECORDS, *CARD, LIST, *REPORT, *further)):
+    for place in _places(further):
         if place.endswith("/"):
             folder = place.rstrip("/")
             for info in files.list_files(files.join(root, folder)):
@@ -195,6 +198,10 @@ def lying(root: str, further: Collection[str]) -> Iterator[files.FileInfo]:
                     yield replace(info, path=files.join(folder, info.path))
         elif (one := files.info(files.join(root, place))) is not None:
             yield replace(one, path=place)
+
+
+def _places(further: Collection[str]) -> list[str]:
+    return list(dict.fromkeys((*RECORDS, *CARD, LIST, *REPORT, *further)))
 
 
 def _sealed(

@@ -25,7 +25,7 @@ def test_every_setting_is_explained() -> None:
 
 
 def test_every_stage_says_what_it_does_and_why_it_rejects() -> None:
-    built_in = stages.built_in()
+    built_in = stages.every()
     assert all(s.does and s.rows_are and s.job for s in built_in)
     assert all(t.holds and (t.key or name == "kb/names") for s in built_in for name, t in s.tables.items())
     sentences = [why for s in built_in for why in s.reasons.values()]

@@ -105,6 +105,16 @@ def test_no_clock_decides_what_a_command_has_written(tmp_path: Path, ago: float)
     assert known["report.html"].digest == known["units/u-9.json"].digest == digests.of_bytes(b"new")
 
 
+def test_logs_of_a_table_that_no_stage_writes_any_more_are_not_missed(tmp_path: Path) -> None:
+    """Catches: a stage that the config no longer asks for, and a verify that misses its Delta log for ever."""
+    root = output(tmp_path)
+    seal.seal(root, ["x/_delta_log/"])
+    with seal.unsealed(root, []):
+        pass
+    assert "x/_delta_log/0.json" not in seal.read(root)
+    assert "report.html" in seal.read(root)
+
+
 def test_a_record_that_no_command_wrote_is_not_sealed(tmp_path: Path) -> None:
     root = output(tmp_path)
     seal.seal(root, [])
