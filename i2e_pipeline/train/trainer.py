@@ -38,6 +38,7 @@ from i2e_pipeline.train.entity_head import EntityHead
 from i2e_pipeline.train.held_out import Figures, HeldOutImages
 from i2e_pipeline.train.indexed import open_indexed
 from i2e_pipeline.train.on_ranks import Measure, OnRanks
+from i2e_pipeline.train.order import micro_batch_size
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.recipes import Contrastive, Recipe, recipe
 from i2e_pipeline.train.samples import Samples
@@ -110,11 +111,14 @@ def train(
     on every rank while another training is in the folder.
     """
     folder = folder_of(config)
-    with _alone_in(folder, world) as still_alone, _torch_settings(config.train):
+    with (
+        _alone_in(folder, world) as still_alone,
+        _torch_settings(config.train),
+        _Training(config, world, figures, restart, still_alone, sets) as training,
+    ):
         if world.first:
             configuration.keep(config, folder)
-        with _Training(config, world, figures, restart, still_alone, sets) as training:
-            return training.run()
+        return training.run()
 
 
 @contextlib.contextmanager
@@ -173,6 +177,7 @@ class _Training:
         """still_alone   raises where the folder is no longer this training's; rank 0 asks it before each save"""
         self.config, self.world, self._still_alone = whole.train, world, still_alone
         config = self.config
+        micro_batch_size(config.data.batch_size, world.size, config.accumulate)  # refused before anything is read
         self.home = folder_of(whole)
         """Where the training lies; a URI is that of a folder in a store."""
         self.folder = away.working_folder(self.home)
@@ -256,6 +261,8 @@ class _Training:
             wandb=config.wandb,
             settings=config.shown(),
         )
+        if restart:  # only now: whatever is refused leaves the earlier training as it was
+            world.broadcast(self._forget)
 
     def __enter__(self) -> _Training:
         return self
@@ -573,7 +580,7 @@ class _Training:
 
     def _resume(self, restart: bool) -> None:
         """Goes on from the folder's last checkpoint, or begins."""
-        found = self.world.broadcast(lambda: self._last(restart))
+        found = self.world.broadcast(lambda: None if restart else self._last())
         if found is None:
             self._begin()
             return
@@ -628,14 +635,14 @@ class _Training:
         if self.head is not None:
             self._load_head(saved, fresh=True)
 
-    def _last(self, restart: bool) -> checkpoint.Place | None:
-        if restart and self.config.start_from is not None:
-            warm_start.find(self.config.start_from, self.home)  # before anything is removed
-        if restart:
-            checkpoint.drop_beyond(self.home, -1)
-            files.remove(files.join(self.home, OUTCOME))
+    def _last(self) -> checkpoint.Place | None:
         self.mirror.fetch(journal.FILE, wandb_board.FILE)
         return checkpoint.latest(self.home)
+
+    def _forget(self) -> None:
+        """The checkpoints and the outcome of the folder's earlier training."""
+        checkpoint.drop_beyond(self.home, -1)
+        files.remove(files.join(self.home, OUTCOME))
 
     def _remember_best(self, state: checkpoint.State) -> None:
         """A kill between a save and its mark leaves a best checkpoint that is not marked."""
