@@ -153,8 +153,8 @@ def test_another_state_of_the_dataset_has_another_one_and_the_old_one_goes(folde
 
 @pytest.mark.parametrize("lost", [0, 6])
 def test_a_dataset_that_lost_a_file_keeps_the_index_of_the_whole(folder: str, tmp_path: Path, lost: int) -> None:
-    """Catches: an index of what is left, which is refused and has taken the good one's place; all is read again when the
-    file is back."""
+    """Catches: an index of what is left, which is refused and has taken the good one's place: all is read again when
+    the file is back."""
     before = opened(folder, tmp_path)
     place = Path(folder, before.published.files[lost].path)
     index, content = kept(folder), place.read_bytes()
