@@ -728,7 +728,7 @@ def stopped_in_its_evaluation(rank: int, size: int, folder: str, tree: dict[str,
         vectors_ND, _ = towers.images(BATCHES * 64 * size, batches)
         return {"set/images": float(world.max(torch.tensor(float(len(vectors_ND)))))}
 
-    with pytest.raises(Interrupted, match="interrupted after step 2 of 6, which is saved in .*step-00000002"):
+    with pytest.raises(Interrupted, match=r"interrupted after step 2 of 6, which is saved in .*step-00000002"):
         train(configuration.from_tree(tree, "a test"), world, held_out, sets=sets)
     Path(folder, f"seen-{rank}").write_text(str(len(seen)))
     if size > 1:
