@@ -153,7 +153,7 @@ def of_parts(folder: str, manifest: dict[str, Any], entities: pa.Table, image_fi
 
     Raises DatasetError where files are missing.
     """
-    _check_rows(folder, manifest["units"], image_files)
+    refuse_lacking(folder, manifest["units"], image_files)
     facts = [[f.path.split("/")[1], f.rows, f.row_group_rows, f.row_group_bytes] for f in image_files]
     named = {"format": manifest.get("format_version"), "dataset": manifest.get("dataset"), "files": facts}
     return Published(folder, manifest, entities, tuple(image_files), digest(named))
@@ -239,7 +239,8 @@ def _readable(found: pa.DataType, expected: pa.DataType) -> bool:
     return bool(found == expected)
 
 
-def _check_rows(folder: str, units: dict[str, int], image_files: Sequence[ImageFile]) -> None:
+def refuse_lacking(folder: str, units: Mapping[str, int], image_files: Sequence[ImageFile]) -> None:
+    """Raises DatasetError where the files do not hold the rows that the manifest announces by unit, or none at all."""
     found = dict.fromkeys(units, 0)
     for file in image_files:
         found[file.path.split("/")[1].removeprefix("unit=")] += file.rows

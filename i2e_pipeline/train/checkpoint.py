@@ -7,7 +7,8 @@ Writes  <train folder>/checkpoints/step-00001234/
                                                each of these where it is large as NAME-00000-of-00004.safetensors: some
                                                of the tensors, written by one rank
             head-00000-of-00004.safetensors    rows of the entity head, one file per rank that wrote
-            state.json                         step, position, config, dataset, sizes and digests of all these files
+            state.json                         step, position, config, dataset, sizes and digests of all these files,
+                                               and a digest of itself
         <train folder>/checkpoints/best.json   which step was best on what is held out
 
 No pickle: safetensors cannot run code, and other languages read it. All ranks write into one hidden folder; state.json
@@ -41,6 +42,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from i2e_pipeline.core import digests, files
+from i2e_pipeline.core.config import digest
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.version import __version__
 from i2e_pipeline.train import away
@@ -53,10 +55,13 @@ _STATE = "state.json"
 _FILE = re.compile(r"\w[\w.-]{0,99}")
 """Names of a checkpoint's files, which may be somebody else's."""
 _NUMBERED = re.compile(r"(\w+)(?:-(\d{5})-of-(\d{5}))?\.safetensors")
+_CHECKPOINT = re.compile(r"step-\d+")
 _BEST = "best.json"
 _ROWS_AT_ONCE = 65_536
 _ADDED_LATER = ("text_trained",)
 """What state.json of older checkpoints does not say."""
+_OWN = "digest"
+"""Of state.json itself, among what it says; older checkpoints do not have it."""
 
 log = logging.getLogger(__name__)
 
@@ -241,7 +246,12 @@ def _tree(state: State, made: Mapping[str, _Written], classes: int) -> dict[str,
     sizes = {file: one.bytes for file, one in made.items()}
     tree = {"format_version": FORMAT_VERSION, **asdict(state), "classes": classes, "versions": versions, "files": sizes}
     tree["digests"] = {file: one.digest for file, one in made.items()}
-    return tree
+    return {**tree, _OWN: _own_digest(tree)}
+
+
+def _own_digest(tree: Mapping[str, Any]) -> str:
+    """Of all that state.json says but this."""
+    return digest({name: value for name, value in tree.items() if name != _OWN})
 
 
 def _finish(fresh: Path, target: Place, tree: Mapping[str, Any]) -> list[str]:
@@ -481,8 +491,8 @@ def load(path: Place, world: World | None = None) -> Checkpoint:
     world   ranks that all call it: those who see the same copy share its files out to compare their content, and an
             error of one is raised on all. None: this process reads all
 
-    Sizes and contents of the files are compared with state.json (one that was written before there were digests has
-    sizes alone); tensors are read later.
+    Sizes and contents of the files are compared with state.json, and that with its own digest (one that was written
+    before there were digests has sizes alone); tensors are read later.
     """
     world = world or World()
     here, ranks = _local(path), list(range(world.size))
@@ -510,6 +520,10 @@ def _load(folder: Path, reader: int, readers: int) -> Checkpoint:
         _check_parts(sizes)
         known = {**dict.fromkeys(_ADDED_LATER), **tree}
         state = State(**{f.name: known[f.name] for f in fields(State)})
+        if _CHECKPOINT.fullmatch(folder.name) and folder.name != name(state.step):
+            raise _damaged(folder / _STATE, f"it is of step {state.step}")
+        if tree.get(_OWN) not in (None, _own_digest(tree)):
+            raise _damaged(folder / _STATE, "its content is not what was written")
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -66,16 +66,19 @@ class HeldOutImages:
         images, others = sides[Side.OF_HELD_OUT_ENTITY], sides[Side.HELD_OUT_IMAGE]
         return f"{images:,} images of {entities:,} entities and {others:,} images of the others"
 
-    def measure(self) -> dict[str, float]:
-        """The figures of the towers as they are; the same on every rank. Nothing held out: none."""
+    def measure(self, go_on: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """The figures of the towers as they are; the same on every rank. Nothing held out: none.
+
+        go_on   called before each batch, equally often on every rank; raises where there is to be no more
+        """
         if not self._held:
             return {}
         if self._pixels_NCHW is None:
             self._decode()
         self._module.eval()
         with torch.no_grad():
-            mine_ND = self._images()
-            text_CD = None if self._tokens_CL is None else self._texts(self._tokens_CL)
+            mine_ND = self._images(go_on)
+            text_CD = None if self._tokens_CL is None else self._texts(self._tokens_CL, go_on)
         self._module.train()
         told = self._world.gather_objects((self._mine[self._good], mine_ND))
         figures: Any = None
@@ -95,13 +98,14 @@ class HeldOutImages:
         figures = self._world.gather_objects(figures)[0]
         return dict(figures)
 
-    def _images(self) -> np.ndarray:
+    def _images(self, go_on: Callable[[], None]) -> np.ndarray:
         """Unit vectors of this rank's images. Ranks call the towers equally often: with FSDP2 a call
         is an exchange."""
         assert self._pixels_NCHW is not None
         calls = math.ceil(math.ceil(len(self._rows_N) / self._world.size) / _AT_ONCE)
         parts = []
         for call in range(calls):
+            go_on()
             part_BCHW = self._pixels_NCHW[call * _AT_ONCE : (call + 1) * _AT_ONCE]
             rows = len(part_BCHW)
             if not rows:
@@ -109,10 +113,11 @@ class HeldOutImages:
             parts.append(self._module(part_BCHW.to(self._world.device)).image_BD[:rows].float().cpu())
         return np.asarray(torch.cat(parts).numpy()[self._good])
 
-    def _texts(self, tokens_CL: Tensor) -> np.ndarray:
+    def _texts(self, tokens_CL: Tensor, go_on: Callable[[], None]) -> np.ndarray:
         side = self._towers.image_size
         parts = []
         for start in range(0, len(tokens_CL), _AT_ONCE):
+            go_on()
             part = tokens_CL[start : start + _AT_ONCE].to(self._world.device)
             # An image comes along, because under FSDP2 only the module's own forward gathers its weights.
             blank = torch.zeros((1, 3, side, side), dtype=torch.uint8, device=self._world.device)

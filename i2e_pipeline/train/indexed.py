@@ -22,7 +22,7 @@ import numpy as np
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import TrainConfig, digest
 from i2e_pipeline.dataset import published
-from i2e_pipeline.dataset.published import Published
+from i2e_pipeline.dataset.published import ImageFile, Published
 from i2e_pipeline.train.index import FORMAT, Index, from_bytes, to_bytes
 from i2e_pipeline.train.index_making import Look, Making, Together, alone
 
@@ -45,14 +45,16 @@ def keep(folder: str, config: TrainConfig, by: Callable[[int], Together] = lambd
     """Where the index of a dataset lies beside it: it is made where none is there.
 
     by   who makes the index of so many files
-    Raises DatasetError where the dataset cannot be read, OSError where it cannot be written.
+    Raises DatasetError where the dataset cannot be read or is not whole, OSError where it cannot be written.
     """
     manifest = published.manifest_of(folder)
     name, place, paths = find(folder, manifest, config)
     if place is None:
         started = time.monotonic()
         making = Making.of(folder, published.entities_of(folder), paths, config)
-        place = _write(to_bytes(*making.made(by(len(paths)))), name, folder)
+        image_files, index = making.made(by(len(paths)))
+        published.refuse_lacking(folder, manifest["units"], image_files)
+        place = _write(to_bytes(image_files, index), name, folder)
         _say(paths, started, place)
     return place
 
@@ -61,7 +63,7 @@ def open_indexed(folder: str, config: TrainConfig, world: World, keep_in: str) -
     """A dataset and its index, as it lies there, or made by all ranks together and kept.
 
     keep_in   a folder for it where that of the dataset cannot be written
-    Raises DatasetError, on every rank, where the dataset cannot be read.
+    Raises DatasetError, on every rank, where the dataset cannot be read or is not whole.
     """
     import torch
 
@@ -79,19 +81,26 @@ def open_indexed(folder: str, config: TrainConfig, world: World, keep_in: str) -
 
         started = time.monotonic()
         parts = world.to_first(look)
+        # Before the labels are read again, and before the index of the whole dataset gives way to one of a part.
+        world.broadcast(lambda: published.refuse_lacking(folder, manifest["units"], _seen(parts or [])))
         classes = int(world.max(torch.from_numpy(mine[0].classes_C)).sum())  # by a reduction: a byte a class and rank
         # Which classes are asked for is known when all files were seen, so labels are read twice.
         asked_C = world.broadcast(lambda: making.asked(parts or []))
         neighbours = world.to_first(lambda: making.neighbours(asked_C, world.rank, world.size))
-        place = world.broadcast(
-            lambda: _keep(
-                to_bytes(*making.whole(parts or [], classes, asked_C, neighbours or [])), name, folder, keep_in
-            )
-        )
+
+        def keep_whole() -> str:
+            whole = making.whole(parts or [], classes, asked_C, neighbours or [])
+            return _keep(to_bytes(*whole), name, folder, keep_in)
+
+        place = world.broadcast(keep_whole)
         if world.first:
             _say(paths, started, place)
     image_files, index = from_bytes(_read_by_all(place, files.join(keep_in, FOLDER, name), world))
     return published.of_parts(folder, manifest, entities, image_files), index
+
+
+def _seen(parts: list[Look]) -> list[ImageFile]:
+    return [file for look in parts for file, _ in look.files.values()]
 
 
 def _say(paths: list[str], started: float, place: str) -> None:

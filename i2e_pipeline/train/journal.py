@@ -146,6 +146,10 @@ class Journal:
             log.info(f"time of the steps: {_shares_line(_shares(self._spent_long))}")
         self._spent_long = {_DATA: 0.0, _ALL: 0.0}
 
+    def has_evaluation(self, step: int) -> bool:
+        """Whether an earlier process wrote one of this step; rank 0 knows."""
+        return any(row["kind"] == "evaluation" and row["step"] == step for row in self._seen)
+
     @contextmanager
     def outside(self) -> Iterator[None]:
         """The time of the block does not count as time of training: evaluations, checkpoints."""

@@ -34,9 +34,13 @@ Measure = Callable[["OnRanks"], "dict[str, float]"]
 
 
 class OnRanks:
-    def __init__(self, towers: Towers, module: nn.Module, world: World) -> None:
-        """module: the towers as strategy.wrap gives them."""
-        self._towers, self._module, self._world = towers, module, world
+    def __init__(
+        self, towers: Towers, module: nn.Module, world: World, go_on: Callable[[], None] = lambda: None
+    ) -> None:
+        """module   the towers as strategy.wrap gives them
+        go_on    called before each batch of images, equally often on every rank; raises where there is to be no more
+        """
+        self._towers, self._module, self._world, self._go_on = towers, module, world, go_on
         self._steps = steps_on_images(models.preprocessing(towers.model))
         self.width, self.has_texts = towers.width, towers.uses_text
 
@@ -57,6 +61,7 @@ class OnRanks:
         problem: Exception | None = None
         vectors, rows = [np.empty((0, self.width), np.float32)], [np.empty(0, np.int64)]
         for _ in range(calls):
+            self._go_on()
             try:
                 some, pixels = next(batches) if problem is None else ([], None)
             except StopIteration:

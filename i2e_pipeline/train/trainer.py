@@ -38,6 +38,7 @@ from i2e_pipeline.train.entity_head import EntityHead
 from i2e_pipeline.train.held_out import Figures, HeldOutImages
 from i2e_pipeline.train.indexed import open_indexed
 from i2e_pipeline.train.on_ranks import Measure, OnRanks
+from i2e_pipeline.train.order import micro_batch_size
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.recipes import Contrastive, Recipe, recipe
 from i2e_pipeline.train.samples import Samples
@@ -77,6 +78,10 @@ class Interrupted(I2EError, RuntimeError):
     exit_code = ExitCode.INTERRUPTED
 
 
+class _BrokenOff(Exception):
+    """An evaluation that ends because somebody asked for a stop."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a training came to; outcome.json holds it."""
@@ -110,11 +115,14 @@ def train(
     on every rank while another training is in the folder.
     """
     folder = folder_of(config)
-    with _alone_in(folder, world) as still_alone, _torch_settings(config.train):
+    with (
+        _alone_in(folder, world) as still_alone,
+        _torch_settings(config.train),
+        _Training(config, world, figures, restart, still_alone, sets) as training,
+    ):
         if world.first:
             configuration.keep(config, folder)
-        with _Training(config, world, figures, restart, still_alone, sets) as training:
-            return training.run()
+        return training.run()
 
 
 @contextlib.contextmanager
@@ -173,6 +181,7 @@ class _Training:
         """still_alone   raises where the folder is no longer this training's; rank 0 asks it before each save"""
         self.config, self.world, self._still_alone = whole.train, world, still_alone
         config = self.config
+        micro_batch_size(config.data.batch_size, world.size, config.accumulate)  # refused before anything is read
         self.home = folder_of(whole)
         """Where the training lies; a URI is that of a folder in a store."""
         self.folder = away.working_folder(self.home)
@@ -221,6 +230,7 @@ class _Training:
         trains_text = self.recipe.uses_text and not config.optimizer.text.freeze
         self.text_trained = trains_text or config.encoder.pretrained is not None
         self.began_from: checkpoint.Place | None = None
+        self._goes_on_from: checkpoint.Place | None = None
         self.fingerprint = digest(config.shown())
         self.held_out = HeldOutImages(self.samples, self.towers, self.module, config, world, figures)
         self._sets = sets
@@ -256,6 +266,8 @@ class _Training:
             wandb=config.wandb,
             settings=config.shown(),
         )
+        if restart:  # only now: whatever is refused leaves the earlier training as it was
+            world.broadcast(self._forget)
 
     def __enter__(self) -> _Training:
         return self
@@ -300,27 +312,46 @@ class _Training:
         return self._finish()
 
     def _all_steps(self, stop: _Stop) -> None:
+        """A step's evaluation comes when its checkpoint is whole: it may take long, and whatever ends it costs no
+        step. One that an earlier process did not come to the end of is done first."""
+        begun = self._goes_on_from
+        if begun and self._evaluates() and not self.world.broadcast(lambda: self.journal.has_evaluation(self.step)):
+            self._evaluate_saved(begun, stop)
         while self.step < self.steps:
             asked, due, written = self._step(self.batches, stop)
-            done = self.step == self.steps
             if written:
                 self._end_save()
-            evaluates = done or (self.config.evaluate_every and self.step % self.config.evaluate_every == 0)
-            saves = done or due or self.step % self.config.checkpoint_every == 0
+            evaluates, saves = self._evaluates(), due or self.step % self.config.checkpoint_every == 0
             if evaluates or saves or asked:
                 asked = self._settle()[0] or asked
-            better = bool(evaluates) and self._is_better(self._evaluate())
-            if saves or better:
+            if evaluates or asked:
                 with self.journal.outside():
-                    self._begin_save(better)
-                    if done or not self.config.save_in_background:
+                    saved = self._save()
+                if asked:
+                    raise self._interrupted(saved)
+                self._evaluate_saved(saved, stop)
+            elif saves:
+                with self.journal.outside():
+                    self._begin_save()
+                    if not self.config.save_in_background:
                         self._end_save()
-            if asked and not done:
-                saved = self._save()
-                raise Interrupted(
-                    f"interrupted after step {self.step:,} of {self.steps:,}, which is saved in {saved}: the same "
-                    "command goes on from there, --restart begins anew"
-                )
+
+    def _evaluates(self) -> bool:
+        """Whether an evaluation is due after this step."""
+        every = self.config.evaluate_every
+        return self.step > 0 and (self.step == self.steps or (every is not None and self.step % every == 0))
+
+    def _evaluate_saved(self, saved: checkpoint.Place, stop: _Stop) -> None:
+        try:
+            self._evaluate(stop)
+        except _BrokenOff:
+            raise self._interrupted(saved) from None
+
+    def _interrupted(self, saved: checkpoint.Place) -> Interrupted:
+        return Interrupted(
+            f"interrupted after step {self.step:,} of {self.steps:,}, which is saved in {saved}: the same command goes "
+            "on from there, --restart begins anew"
+        )
 
     def _step(self, batches: Iterator[Batch], stop: _Stop) -> tuple[bool, bool, bool]:
         """One step of all ranks. Returns what `_settle` found.
@@ -486,28 +517,38 @@ class _Training:
 
     # -- figures, checkpoints, the end --------------------------------------------------------------------------
 
-    def _evaluate(self) -> dict[str, float]:
-        """Held-out figures of the weights that an export would have; the same on every rank."""
+    def _evaluate(self, stop: _Stop | None = None) -> dict[str, float]:
+        """Held-out figures of the weights that an export would have; the same on every rank.
+
+        Raises _BrokenOff, on every rank, where one was asked to stop: they look between two batches.
+        """
+        go_on = functools.partial(self._go_on, stop)
         with self.journal.outside(), self._weights_to_use(), self._precision():
-            measured = self.held_out.measure()
+            measured = self.held_out.measure(go_on)
             if self._sets is not None:
                 self.module.eval()
-                measured |= self._sets(OnRanks(self.towers, self.module, self.world))
+                measured |= self._sets(OnRanks(self.towers, self.module, self.world, go_on))
                 self.module.train()
+        if self.step and self._is_better(measured):
+            self.world.broadcast(self._mark_best)  # before the journal has it, which says that nothing is left to do
         self.journal.evaluation(self.step, measured)
         return measured
+
+    def _go_on(self, stop: _Stop | None) -> None:
+        if stop is not None and self.world.max(torch.tensor(float(stop.asked))) > 0:
+            raise _BrokenOff
 
     def _weights_to_use(self) -> Any:
         return self.ema.swapped(self.towers) if self.ema is not None else contextlib.nullcontext()
 
     def _save(self) -> checkpoint.Place:
         """The checkpoint of this step, whole; one that is there stays as it is."""
-        self._begin_save(better=False, copies=False)
+        self._begin_save(copies=False)
         saved = self._end_save()
         assert saved is not None
         return saved
 
-    def _begin_save(self, better: bool, copies: bool = True) -> None:
+    def _begin_save(self, copies: bool = True) -> None:
         """Begins to write the checkpoint of this step; `_end_save` makes it whole.
 
         copies   the training goes on meanwhile
@@ -542,7 +583,6 @@ class _Training:
             copies=copies and self.config.save_in_background,
             spool=self.folder,
         )
-        self._saving_best = better
         self._saved_at = time.monotonic()
 
     def _end_save(self) -> checkpoint.Place | None:
@@ -552,7 +592,7 @@ class _Training:
             return None
         self.world.broadcast(self._still_alone)
         saved = saving.finish()
-        self.world.broadcast(functools.partial(self._tidy, saving.state, self._saving_best))
+        self.world.broadcast(self._tidy)
         self.journal.draw()
         return saved
 
@@ -564,16 +604,20 @@ class _Training:
         self.best = figure
         return True
 
-    def _tidy(self, state: checkpoint.State, better: bool) -> None:
-        """Marks a checkpoint where it is the best, then removes old ones."""
-        if better and state.best is not None:
-            checkpoint.mark_best(self.home, state.step, state.best)
+    def _mark_best(self) -> None:
+        """The checkpoint of this step, which is there."""
+        assert self.best is not None
+        checkpoint.mark_best(self.home, self.step, self.best)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Removes old checkpoints."""
         checkpoint.prune(self.home, self.config.keep_checkpoints)
         self.mirror.push()
 
     def _resume(self, restart: bool) -> None:
         """Goes on from the folder's last checkpoint, or begins."""
-        found = self.world.broadcast(lambda: self._last(restart))
+        found = self.world.broadcast(lambda: None if restart else self._last())
         if found is None:
             self._begin()
             return
@@ -603,12 +647,11 @@ class _Training:
                 f"{found} was trained on another state of the dataset: which samples are left of its epoch cannot be "
                 "said, so the training goes on at the same position of this one"
             )
-        self.step = saved.state.step
+        self._goes_on_from, self.step = found, saved.state.step
         self.skipped = dict(saved.state.counts)
         self.bad_steps = self.skipped.pop(_BAD_STEPS, 0)
-        self.best = saved.state.best
+        self.best = self.world.broadcast(lambda: self._best_by_then(saved.state))
         self.text_trained = self.text_trained or export.text_trained(saved)
-        self.world.broadcast(lambda: self._remember_best(saved.state))
         with_these = f", with train.{', train.'.join(f'{k} ({v})' for k, v in taken.items())}" if taken else ""
         self._log(f"goes on from {found}, {self.step:,} of {self.steps:,} steps done{with_these}")
 
@@ -628,20 +671,20 @@ class _Training:
         if self.head is not None:
             self._load_head(saved, fresh=True)
 
-    def _last(self, restart: bool) -> checkpoint.Place | None:
-        if restart and self.config.start_from is not None:
-            warm_start.find(self.config.start_from, self.home)  # before anything is removed
-        if restart:
-            checkpoint.drop_beyond(self.home, -1)
-            files.remove(files.join(self.home, OUTCOME))
+    def _last(self) -> checkpoint.Place | None:
         self.mirror.fetch(journal.FILE, wandb_board.FILE)
         return checkpoint.latest(self.home)
 
-    def _remember_best(self, state: checkpoint.State) -> None:
-        """A kill between a save and its mark leaves a best checkpoint that is not marked."""
+    def _forget(self) -> None:
+        """The checkpoints and the outcome of the folder's earlier training."""
+        checkpoint.drop_beyond(self.home, -1)
+        files.remove(files.join(self.home, OUTCOME))
+
+    def _best_by_then(self, state: checkpoint.State) -> float | None:
+        """The best figure of the steps up to a checkpoint's; its own was measured when it had been saved."""
         marked = checkpoint.best(self.home)
-        if state.best is not None and (marked is None or state.best > marked[1]):
-            checkpoint.mark_best(self.home, state.step, state.best)
+        figures = [state.best, marked[1] if marked is not None and marked[0] <= state.step else None]
+        return max((figure for figure in figures if figure is not None), default=None)
 
     def _load_head(self, saved: checkpoint.Checkpoint, fresh: bool = False) -> None:
         """fresh   without the accumulators, which are the state of an optimizer"""

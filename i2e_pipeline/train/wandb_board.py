@@ -30,11 +30,13 @@ class Board:
         """Raises ModuleNotFoundError without the package, WandbError where it cannot begin."""
         import wandb
 
+        known = _id(folder / FILE) if start else None
+        name = known or uuid.uuid4().hex[:12]
         try:
             self._run = wandb.init(
                 project=project,
                 name=folder.name,
-                id=_id(folder / FILE, anew=start == 0),
+                id=name,
                 dir=str(folder),
                 config=dict(settings),
                 resume="allow",
@@ -44,6 +46,8 @@ class Board:
                 f"train.wandb={project}: {error}. `wandb login`, or WANDB_MODE=offline and `wandb sync` later, or "
                 "leave train.wandb out"
             ) from error
+        if known is None:
+            files.write_json(str(folder / FILE), {"id": name})
         self._run.define_metric("*", step_metric="step")
 
     def add(self, scalars: Mapping[str, float], step: int) -> None:
@@ -53,9 +57,5 @@ class Board:
         self._run.finish(exit_code=int(failed))
 
 
-def _id(path: Path, anew: bool) -> str:
-    if path.is_file() and not anew:
-        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
-    made = uuid.uuid4().hex[:12]
-    files.write_json(str(path), {"id": made})
-    return made
+def _id(path: Path) -> str | None:
+    return str(json.loads(path.read_text(encoding="utf-8"))["id"]) if path.is_file() else None

@@ -34,16 +34,17 @@ def find(named: str, folder: str) -> Place:
     """The checkpoint that train.start_from names, of another folder than the training's. Raises StartError and
     CheckpointError."""
     other, which = checkpoint_of(named)
-    if files.is_local(other) and files.is_local(folder):
-        same = Path(other).resolve() == Path(folder).resolve()
-    else:
-        same = other.rstrip("/") == folder.rstrip("/")
-    if same:
+    if _place(other) == _place(folder):
         raise StartError(
             f"train.start_from={named} is the folder of this training itself, which goes on from its own checkpoints: "
             "leave train.start_from out, or take another train.folder"
         )
     return checkpoint.find(other, which)
+
+
+def _place(folder: str) -> Path | str:
+    """A folder under one of its names, whichever it was given."""
+    return Path(folder.removeprefix("file://")).resolve() if files.is_local(folder) else folder.rstrip("/")
 
 
 def take(towers: Towers, saved: Checkpoint, config: TrainConfig) -> list[str]:

@@ -241,9 +241,31 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, file: str, dam
 def test_a_checkpoint_from_before_there_were_digests_is_read(tmp_path: Path) -> None:
     at = save(tmp_path)
     tree = json.loads((at / "state.json").read_text())
-    del tree["digests"]
+    del tree["digests"], tree["digest"]
     (at / "state.json").write_text(json.dumps(tree))
     assert checkpoint.load(at).towers.keys() == towers().keys()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"position": 73}, {"step": 4}, {"config": {"steps": 8}}, {"best": 0.9}, {"classes": 6}, {"more": 1}],
+)
+def test_a_state_that_says_something_else_than_was_written_is_damaged(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """Catches: a training that goes on at another sample, or counts its steps otherwise, without a word."""
+    at = save(tmp_path, state=state(best=0.1 + 0.2, config={"betas": (0.9, 0.98), "name": "é", "rate": 1e-30}))
+    assert checkpoint.load(at).state.best == 0.1 + 0.2
+    tree = json.loads((at / "state.json").read_text())
+    (at / "state.json").write_text(json.dumps({**tree, **changed}))
+    with pytest.raises(CheckpointError, match=r"state\.json is damaged"):
+        checkpoint.load(at)
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_refused(tmp_path: Path) -> None:
+    at = save(tmp_path)
+    other = at.rename(at.with_name("step-00000004"))
+    with pytest.raises(CheckpointError, match=r"state\.json is damaged \(it is of step 5\)"):
+        checkpoint.load(other)
+    assert checkpoint.load(other.rename(tmp_path / "mine")).state.step == 5
 
 
 @pytest.mark.parametrize(
@@ -273,6 +295,7 @@ def test_a_head_that_lacks_a_part_is_named(tmp_path: Path, lacking: str) -> None
     save_file({name: part for name, part in load_file(path).items() if name != lacking}, path)
     tree = json.loads((at / "state.json").read_text())
     tree["files"][path.name], tree["digests"][path.name] = path.stat().st_size, digests.of_file(str(path))
+    del tree["digest"]
     (at / "state.json").write_text(json.dumps(tree))
     read = checkpoint.load(at)
     with pytest.raises(CheckpointError, match=f"{path.name} is damaged .*it lacks {lacking}"):
@@ -387,6 +410,7 @@ def in_parts(folder: Path) -> Path:
         of_other = json.loads((other / "state.json").read_text())
         tree["files"] |= of_other["files"]
         tree["digests"] |= of_other["digests"]
+    del tree["digest"]
     (whole / "state.json").write_text(json.dumps(tree))
     return Path(whole)
 

@@ -151,6 +151,26 @@ def test_another_state_of_the_dataset_has_another_one_and_the_old_one_goes(folde
     assert kept(folder) != old
 
 
+@pytest.mark.parametrize("lost", [0, 6])
+def test_a_dataset_that_lost_a_file_keeps_the_index_of_the_whole(folder: str, tmp_path: Path, lost: int) -> None:
+    """Catches: an index of what is left, which is refused and has taken the good one's place: all is read again when
+    the file is back."""
+    before = opened(folder, tmp_path)
+    place = Path(folder, before.published.files[lost].path)
+    index, content = kept(folder), place.read_bytes()
+    place.unlink()
+    unit = place.parent.name.removeprefix("unit=")
+    with pytest.raises(DatasetError, match=rf"is not whole: .*{unit}: 0 of \d+\. Copy it again"):
+        opened(folder, tmp_path)
+    with pytest.raises(DatasetError, match=rf"{unit}: 0 of"):
+        indexed.keep(folder, CONFIG)
+    assert kept(folder) == index
+    assert not (tmp_path / "run").exists()
+    place.write_bytes(content)
+    assert same(before, opened(folder, tmp_path))
+    assert kept(folder) == index
+
+
 def test_a_dataset_that_cannot_be_written_has_it_in_the_folder_of_the_training(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,12 +9,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -23,14 +25,16 @@ from i2e_pipeline.commands.train import pretrain
 from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core.config import Config, LossConfig
 from i2e_pipeline.core.errors import ExitCode
+from i2e_pipeline.evaluate.in_training import held_out
 from i2e_pipeline.train import checkpoint
 from i2e_pipeline.train import trainer as trainer_module
 from i2e_pipeline.train.encoders import build
 from i2e_pipeline.train.journal import BadLoss, rows
+from i2e_pipeline.train.on_ranks import OnRanks
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.recipes import Recipe
 from i2e_pipeline.train.step_time import operations
-from i2e_pipeline.train.trainer import TrainError, _Stop, _Training, train
+from i2e_pipeline.train.trainer import Interrupted, TrainError, _Stop, _Training, train
 from tests.train import ranks
 from tests.train.no_data import DEVICE, nothing_is_read
 from tests.train.small_dataset import image_row, write_dataset
@@ -643,6 +647,109 @@ def test_a_mean_of_the_weights_that_begins_late_begins_with_the_trained_ones(
     mean = load_file(last / "ema.safetensors")
     name = "model.visual.conv1.weight"
     assert (mean[name] - trained[name]).norm() < 0.01 * trained[name].norm()
+
+
+def evaluations(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    return [(r["step"], r["figures"]) for r in rows(folder) if r["kind"] == "evaluation"]
+
+
+@pytest.mark.parametrize("killed_at", [3, 6])
+def test_a_kill_in_an_evaluation_loses_no_step_and_no_figure(
+    settings: Callable[..., Config], tmp_path: Path, killed_at: int
+) -> None:
+    """Catches: an evaluation of an hour, in which the steps since the last checkpoint can be lost; figures that are
+    missing afterwards, or twice; a best checkpoint that nobody knows."""
+    often = ("train.evaluate_every=3", "train.checkpoint_every=100", "train.save_in_background=false")
+    count = 0
+
+    def killed(*arrays: Any) -> dict[str, float]:
+        nonlocal count
+        count += 1
+        if count == 1 + killed_at // 3:
+            raise KeyboardInterrupt
+        return held_out(*arrays)
+
+    run(settings(tmp_path / "whole", *often))
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(tmp_path / "cut", *often), World(), killed)
+    assert checkpoint.steps(tmp_path / "cut")[-1] == killed_at
+    found = run(settings(tmp_path / "cut", *often))
+    assert evaluations(tmp_path / "cut") == evaluations(tmp_path / "whole")
+    assert [step for step, _ in evaluations(tmp_path / "cut")] == [0, 3, 6]
+    assert found["after"] == evaluations(tmp_path / "whole")[-1][1]
+    assert far(weights(tmp_path / "whole"), weights(tmp_path / "cut")) == 0
+    assert checkpoint.best(tmp_path / "cut") == checkpoint.best(tmp_path / "whole")
+    run(settings(tmp_path / "cut", *often))
+    assert len(evaluations(tmp_path / "cut")) == 3
+
+
+def test_a_kill_between_the_figures_and_the_mark_of_the_best_leaves_neither_out(
+    settings: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = ("train.evaluate_every=3", "train.checkpoint_every=100")
+    for place in ("mark_best", "prune"):
+        with monkeypatch.context() as patched:
+            real = getattr(checkpoint, place)
+
+            def killed(folder: str, *how: Any, marks: Any = real, place: str = place) -> None:
+                if place == "mark_best" or checkpoint.best(folder):
+                    raise KeyboardInterrupt
+                marks(folder, *how)
+
+            patched.setattr(checkpoint, place, killed)
+            with pytest.raises(KeyboardInterrupt):
+                run(settings(tmp_path / place, *often))
+        assert [step for step, _ in evaluations(tmp_path / place)] == [0]
+        run(settings(tmp_path / place, *often))
+        figures = dict(evaluations(tmp_path / place))
+        assert list(figures) == [0, 3, 6]
+        best = max((3, 6), key=lambda step: figures[step]["mAP"])
+        assert checkpoint.best(tmp_path / place) == (best, figures[best]["mAP"])
+
+
+BATCHES = 9
+
+
+def stopped_in_its_evaluation(rank: int, size: int, folder: str, tree: dict[str, Any]) -> None:
+    """One of `size` ranks; the last one is asked to stop when the third of nine batches of a set is encoded."""
+    world = World(rank, size)
+    if size > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
+    seen = []
+
+    def batches(mine: range) -> Iterator[tuple[list[int], np.ndarray]]:
+        for n in range(BATCHES):
+            seen.append(n)
+            if n == 2 and rank == size - 1 and len(seen) > BATCHES:
+                signal.raise_signal(signal.SIGTERM)
+            yield list(mine[n * 64 : (n + 1) * 64]), np.zeros((64, 32, 32, 3), np.uint8)
+
+    def sets(towers: OnRanks) -> dict[str, float]:
+        vectors_ND, _ = towers.images(BATCHES * 64 * size, batches)
+        return {"set/images": float(world.max(torch.tensor(float(len(vectors_ND)))))}
+
+    with pytest.raises(Interrupted, match=r"interrupted after step 2 of 6, which is saved in .*step-00000002"):
+        train(configuration.from_tree(tree, "a test"), world, held_out, sets=sets)
+    Path(folder, f"seen-{rank}").write_text(str(len(seen)))
+    if size > 1:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_stop_in_an_evaluation_ends_it_at_the_next_batch_on_all_ranks(
+    settings: Callable[..., Config], tmp_path: Path, size: int
+) -> None:
+    """Catches: a grace period of a minute that an evaluation of an hour uses up; a rank that leaves the others in an
+    exchange."""
+    often = ("train.evaluate_every=2", "train.checkpoint_every=100")
+    given = settings(tmp_path / "run", *often).model_dump(mode="json")
+    start = torch.multiprocessing.start_processes
+    start(stopped_in_its_evaluation, (size, str(tmp_path), given), nprocs=size, start_method="forkserver")
+    assert {(tmp_path / f"seen-{rank}").read_text() for rank in range(size)} == {str(BATCHES + 3)}
+    assert checkpoint.steps(tmp_path / "run") == [2]
+    run(settings(tmp_path / "run", *often))
+    assert [step for step, _ in evaluations(tmp_path / "run")] == [0, 2, 4, 6]
 
 
 def test_more_steps_done_than_asked_for_is_refused(settings: Callable[..., Config], tmp_path: Path) -> None:

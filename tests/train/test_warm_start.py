@@ -20,8 +20,9 @@ from i2e_pipeline.core.config import Config, ConfigError, TrainConfig
 from i2e_pipeline.train import checkpoint, warm_start
 from i2e_pipeline.train.encoders import build
 from i2e_pipeline.train.journal import rows
+from i2e_pipeline.train.order import OrderError
 from i2e_pipeline.train.parallel import World
-from i2e_pipeline.train.trainer import TrainError
+from i2e_pipeline.train.trainer import TrainError, _Training
 from i2e_pipeline.train.warm_start import StartError
 from tests.small_models import MODELS
 from tests.train import ranks
@@ -239,16 +240,50 @@ def test_other_normalisation_of_images_is_refused(dataset: str, multi_task: Path
         pretrain(config_of(dataset, model, tmp_path / "run", f"train.start_from={multi_task}"))
 
 
-def test_a_start_that_is_not_there_removes_nothing(
-    settings: Callable[..., Config], multi_task: Path, tmp_path: Path
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def damaged(training: Path, part: str) -> Path:
+    """A byte of the part's last tensor is another one."""
+    (file,) = training.glob(f"checkpoints/*-00000006/{part}.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    return training
+
+
+def test_a_restart_that_is_refused_leaves_the_earlier_training_as_it_was(
+    settings: Callable[..., Config], dataset: str, supervised: Path, multi_task: Path, tmp_path: Path
 ) -> None:
-    """Catches: --restart that has dropped the checkpoints before it sees that it has nothing to begin from."""
-    shutil.copytree(multi_task, tmp_path / "run")
-    with pytest.raises(checkpoint.CheckpointError, match="has no checkpoint '5'"):
-        pretrain(settings(tmp_path / "run", f"train.start_from={multi_task}@5"), restart=True)
-    with pytest.raises(StartError, match="is the folder of this training itself"):
-        pretrain(settings(tmp_path / "run", f"train.start_from={tmp_path}/run@6"), restart=True)
-    assert checkpoint.steps(tmp_path / "run") == [6]
+    """Catches: --restart that has dropped the checkpoints before it sees that it cannot begin."""
+    folder = tmp_path / "run"
+    shutil.copytree(multi_task, folder)
+    before = contents(folder)
+    (tmp_path / "link").symlink_to(folder)
+    other_mean = model_like(tmp_path / "model")
+    file = tmp_path / "model" / "open_clip_config.json"
+    file.write_text(file.read_text().replace("[0.5, 0.4, 0.3]", "[0.5, 0.5, 0.5]"))
+
+    def refused(error: type[Exception], says: str, *overrides: str, model: str | None = None) -> None:
+        given = config_of(dataset, model, folder, *overrides) if model else settings(folder, *overrides)
+        with pytest.raises(error, match=says):
+            pretrain(given, restart=True)
+        assert contents(folder) == before, overrides
+
+    refused(checkpoint.CheckpointError, "has no checkpoint '5'", f"train.start_from={multi_task}@5")
+    for own in (folder, f"file://{folder}", f"{tmp_path}/./run", f"{folder}/", tmp_path / "link"):
+        refused(StartError, "is the folder of this training itself", f"train.start_from={own}@6")
+    refused(OrderError, "do not divide", "train.accumulate=5")
+    with pytest.raises(OrderError, match="3 ranks of 1 micro-batches"):
+        _Training(settings(folder), World(0, 3), lambda *_: {}, restart=True)
+    refused(StartError, "with images' mean", f"train.start_from={multi_task}", model=other_mean)
+    refused(ValueError, "warm", "train.optimizer.warmup=99")
+    for part in ("towers", "ema"):
+        place = damaged(shutil.copytree(supervised, tmp_path / part), part)
+        refused(checkpoint.CheckpointError, f"{part}.safetensors is damaged", f"train.start_from={place}")
+    pretrain(settings(folder, "train.steps=2"), restart=True)
+    assert checkpoint.steps(folder) == [2]
 
 
 def test_a_start_is_spelt_in_one_way() -> None:
