@@ -45,7 +45,6 @@ NOT_SAID = {
     "core/errors.py": {"I2EError"},
     # Caught and told by `i2e doctor` itself.
     "commands/doctor.py": {"Failed"},
-    "train/trainer.py": {"_BrokenOff"},
     "train/trainer.py": {"_BrokenOff"},  # ends an evaluation, and is caught there
 }
 
