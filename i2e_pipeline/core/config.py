@@ -789,6 +789,16 @@ class DataConfig(Section):
     hold_out_images: float | None = Field(None, ge=0, lt=1)
     """Share of the other entities' images, drawn by hash, that is kept out of training. None: those whose `split` is
     `validation` (0.05 where the dataset has no such column)."""
+    hold_out_salt: str | None = Field(None, min_length=1)
+    """Any word: entities and images that are held out are drawn anew, others for each word, in the shares above (0.1
+    and 0.05). The column `split` is then not looked at. None: the draw of the dataset's own split."""
+
+    @property
+    def own_split(self) -> dict[str, float | str]:
+        """The settings by which a training holds out other images than the column `split` names; empty: it goes by
+        that."""
+        names = ("hold_out_entities", "hold_out_images", "hold_out_salt")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 class TextConfig(Section):

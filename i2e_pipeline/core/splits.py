@@ -2,7 +2,7 @@
 
 A share of the entities is kept for tests, with all images that show one of them, and a share of the other images for
 validation. Both are drawn by hash of entity and image alone, so that an image stays where it is when the dataset grows,
-and the same image lies on the same side in every dataset that has these shares.
+and the same image lies on the same side in every dataset that has these shares. A salt draws others.
 """
 
 from __future__ import annotations
@@ -16,16 +16,21 @@ TEST_ENTITIES = 0.1
 VALIDATION_IMAGES = 0.05
 
 
-def held_out_entities(entity_ids: np.ndarray, share: float = TEST_ENTITIES) -> np.ndarray:
+def held_out_entities(entity_ids: np.ndarray, share: float = TEST_ENTITIES, salt: str | None = None) -> np.ndarray:
     """Which entities are kept out of training."""
-    held: np.ndarray = uniform(hashed(entity_ids, "held-out entity")) < share
+    held: np.ndarray = uniform(hashed(entity_ids, "held-out entity", *_salted(salt))) < share
     return held
 
 
-def held_out_images(ids_N2: np.ndarray, share: float = VALIDATION_IMAGES) -> np.ndarray:
+def held_out_images(ids_N2: np.ndarray, share: float = VALIDATION_IMAGES, salt: str | None = None) -> np.ndarray:
     """Which images are kept out of training, if they show no held-out entity. ids_N2: ids.id_halves."""
-    held: np.ndarray = uniform(hashed(keys(ids_N2), "held-out image")) < share
+    held: np.ndarray = uniform(hashed(keys(ids_N2), "held-out image", *_salted(salt))) < share
     return held
+
+
+def _salted(salt: str | None) -> tuple[str, ...]:
+    """Without a salt the purpose alone: the draw that the column `split` was made with."""
+    return () if salt is None else (salt,)
 
 
 def keys(ids_N2: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.logs import muted
 from i2e_pipeline.core.model_name import RANDOM, ModelName, ModelNameError, parse, split_label
 from i2e_pipeline.dataset import training_data
+from i2e_pipeline.dataset.training_data import TrainingData
 from i2e_pipeline.images import encoder as root_encoder
 from i2e_pipeline.images import models
 
@@ -57,8 +58,7 @@ class ImageEncoder:
     preprocessing: str = "model"
     stored: Path | None = None
     """Folder of stored vectors, which then stand for the model."""
-    decontaminated: dict[str, str] | None = None
-    """Evaluation sets that its training has not seen, as of training_data.py; None: not known."""
+    trained_on: TrainingData = field(default_factory=TrainingData)
 
 
 class _Evaluated(ModelConfig):
@@ -106,7 +106,7 @@ def open_encoder(spec: str, config: EvaluateConfig) -> ImageEncoder:
         images=made.images,
         texts=made.texts if has_text and made.has_text else None,
         preprocessing=config.preprocessing,
-        decontaminated=training_data.decontaminated(name.folder) if name.folder and name.weights != RANDOM else None,
+        trained_on=training_data.read(name.folder) if name.folder and name.weights != RANDOM else TrainingData(),
     )
 
 

@@ -37,6 +37,10 @@ Stored = bytes | Path | Image.Image | None
 
 LIMITS = ImageLimits(max_pixels=500_000_000, min_side=1, max_aspect=1e6, max_bytes=1 << 30)
 """A benchmark's images are all measured, however they are shaped; the limits only stop what would fill the memory."""
+UNSEEN = "of held-out entities"
+"""The split of images whose entities no image is trained on: what retrieval is asked about."""
+OF_DATASET = "the dataset's own split"
+"""`ImageSet.split_by` of a published dataset."""
 _READ = 1 << 20
 """Bytes of a file that are read at once for its digest."""
 
@@ -268,7 +272,7 @@ class ImageSet:
     domains_N: np.ndarray | None = None
     """Name (str) of each image's domain."""
     splits: dict[str, np.ndarray] = field(default_factory=dict)
-    """Rows (int64, growing) by split: train, val, test; query and gallery for a revisited set."""
+    """Rows (int64, growing) by split: train, val, test; query and gallery for a revisited set; UNSEEN."""
     split_by: str = ""
     """Where the splits come from, as the tables say it."""
     boxes: dict[int, tuple[float, float, float, float]] = field(default_factory=dict)

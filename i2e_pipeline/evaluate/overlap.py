@@ -6,19 +6,25 @@ Writes   a note beside each figure
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 
 from i2e_pipeline.clean import evaluation_sets
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.dataset.training_data import TrainingData
+from i2e_pipeline.evaluate.image_set import OF_DATASET, ImageSet
 
 
-def notes(decontaminated: Mapping[str, str] | None, name: str, path: str) -> list[str]:
+def notes(trained_on: TrainingData, data: ImageSet, path: str) -> list[str]:
     """What a reader of figures must know; nothing where the training says nothing of it.
 
-    decontaminated   by name the sets whose images were left out of the training, with the digests of their files
-    A set is compared by the content of its files, whatever it is called.
+    A set is compared by the content of its files, whatever it is called. Of a published I2E dataset, whose other images
+    models are trained on, its split is what keeps the two apart.
     """
+    name, decontaminated = data.name, trained_on.decontaminated
+    if data.split_by == OF_DATASET:
+        own = ", ".join(f"train.data.{key}={value}" for key, value in trained_on.own_split.items())
+        said = f"the training held out other images than this split does ({own}): it may have seen these"
+        return [said] if own else []
     if decontaminated is None:
         return []
     if decontaminated and (here := _digest(name, path)) in decontaminated.values():

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.ids import id_halves
+from i2e_pipeline.core.splits import TEST, TRAIN, VALIDATION, held_out_images
 from i2e_pipeline.dataset import published
 from i2e_pipeline.evaluate import sharded
 from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES, class_images, folders_in, images_in
-from i2e_pipeline.evaluate.image_set import DatasetError, Files, ImageSet, Rows, split_by_content
+from i2e_pipeline.evaluate.image_set import OF_DATASET, UNSEEN, DatasetError, Files, ImageSet, Rows, split_by_content
 from i2e_pipeline.evaluate.vectors import natural
 
 GPR_NAME = re.compile(r"(\d+)_.+")
@@ -125,39 +128,72 @@ def _called(key: Any, names: Sequence[str] | None) -> str:
 
 
 def i2e(name: str, path: str) -> ImageSet:
-    """A published I2E dataset; an image's class is its most probable label."""
+    """A published I2E dataset; an image's class is its most probable label.
+
+    Split as a training splits it: neighbours and probes learn on `train` and are asked about `validation`, retrieval is
+    among the images of held-out entities. Where one of these has no image, as a set without splits.
+    """
     try:
         found = published.open_published(path)
-        labels: list[int] = []
-        file_N: list[int] = []
-        row_N: list[int] = []
-        ids: list[int] = []
-        unlabelled = 0
-        for number, file in enumerate(found.files):
+        held_out_C = pc.equal(found.entities.column("split"), TEST).to_numpy()
+        parts = []
+        for file in found.files:
             with found.open(file) as opened:
-                table = opened.read(columns=["image_id", "labels"])
-            keys = id_halves(table.column("image_id"))[:, 0].tolist()
-            for row, (key, given) in enumerate(zip(keys, table.column("labels").to_pylist(), strict=True)):
-                if not given:
-                    unlabelled += 1
-                    continue
-                labels.append(max(given, key=lambda one: one["score"])["class_index"])
-                file_N.append(number)
-                row_N.append(row)
-                ids.append(key)
+                columns = [c for c in ("image_id", "labels", "split") if c in opened.schema_arrow.names]
+                parts.append(_best_labels(opened.read(columns=columns), held_out_C))
     except published.DatasetError as error:
         raise DatasetError(f"{name}: {error}") from None
-    labels_N = np.array(labels, dtype=np.int64)
-    ids_N = np.array(ids, dtype=np.uint64)
+    best_N, split_N, ids_N = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    file_N = np.repeat(np.arange(len(parts)), [len(best) for best, _, _ in parts])
+    row_N = np.concatenate([np.arange(len(best)) for best, _, _ in parts])
+    labelled_N = best_N >= 0
+    best_N, split_N, ids_N = best_N[labelled_N], split_N[labelled_N], ids_N[labelled_N]
+    splits, split_by = _of_dataset(best_N, split_N, held_out_C)
+    if not splits:
+        splits, split_by = split_by_content(ids_N, best_N, HALVES), HALVES_TEXT
     entities = found.entities
     places = tuple(files.join(found.folder, file.path) for file in found.files)
+    unlabelled = int((~labelled_N).sum())
     return ImageSet(
-        name, "classes", Rows(places, "image", np.array(file_N), np.array(row_N), ids_N), labels_N,
+        name, "classes", Rows(places, "image", file_N[labelled_N], row_N[labelled_N], ids_N), best_N,
         tuple(entities.column("name").to_pylist()), tuple(entities.column("description").to_pylist()),
-        class_images_C=entities.column("images").to_numpy(),
-        splits=split_by_content(ids_N, labels_N, HALVES), split_by=HALVES_TEXT,
+        class_images_C=entities.column("images").to_numpy(), splits=splits, split_by=split_by,
         left_out={"no label": unlabelled} if unlabelled else {},
     )  # fmt: skip
+
+
+def _best_labels(table: pa.Table, held_out_C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each row the class of its most probable label (−1: none), its split, and a number that stands for its id.
+
+    table   image_id, labels and, where the dataset has it, split
+    """
+    lists = table.column("labels").combine_chunks()
+    count_N = np.asarray(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)
+    flat = lists.flatten()
+    class_M = flat.field("class_index").to_numpy(zero_copy_only=False).astype(np.int64)
+    score_M = flat.field("score").to_numpy(zero_copy_only=False)
+    row_M = np.repeat(np.arange(len(count_N)), count_N)
+    best_first_M = np.lexsort((class_M, -score_M, row_M))
+    best_N = np.full(len(count_N), -1, dtype=np.int64)
+    best_N[count_N > 0] = class_M[best_first_M[(np.cumsum(count_N) - count_N)[count_N > 0]]]
+    halves_N2 = id_halves(table.column("image_id"))
+    if "split" in table.column_names:
+        split_N = table.column("split").to_numpy().astype(str)
+    else:
+        shows_held_N = np.bincount(row_M, weights=held_out_C[class_M], minlength=len(count_N)) > 0
+        split_N = np.where(shows_held_N, TEST, np.where(held_out_images(halves_N2), VALIDATION, TRAIN))
+    return best_N, split_N, halves_N2[:, 0]
+
+
+def _of_dataset(best_N: np.ndarray, split_N: np.ndarray, held_out_C: np.ndarray) -> tuple[dict[str, np.ndarray], str]:
+    """Rows by split, empty where one has none or retrieval would have a single entity."""
+    splits = {
+        "train": np.flatnonzero(split_N == TRAIN),
+        "test": np.flatnonzero(split_N == VALIDATION),
+        UNSEEN: np.flatnonzero((split_N == TEST) & held_out_C[best_N]),
+    }
+    enough = all(len(rows) for rows in splits.values()) and len(np.unique(best_N[splits[UNSEEN]])) > 1
+    return (splits, OF_DATASET) if enough else ({}, "")
 
 
 def _entities_beside(path: str) -> dict[str, tuple[str, str | None]]:

@@ -17,7 +17,7 @@ import numpy as np
 from i2e_pipeline.core.config import EvaluateConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.evaluate.embed import Embedded, ImageEncoder
-from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet
+from i2e_pipeline.evaluate.image_set import UNSEEN, DatasetError, ImageSet
 from i2e_pipeline.evaluate.results import CHANCE, LEVELS, revisited_figures, revisited_queries
 
 PER_CLASS = "mean per class"
@@ -64,7 +64,10 @@ class Task:
 
     @property
     def retrieved(self) -> np.ndarray:
-        """Rows that retrieval asks and searches: a benchmark's test images; of a set of the user's, all of them."""
+        """Rows that retrieval asks and searches: a benchmark's test images; of a dataset whose split keeps entities out
+        of training, their images; of another set of the user's, all."""
+        if UNSEEN in self.data.splits:
+            return self.kept(self.data.splits[UNSEEN])
         if self.data.fixed and "test" in self.data.splits:
             return self.kept(self.data.splits["test"])
         return self.kept(np.arange(len(self.data)))
@@ -194,7 +197,7 @@ def _image_to_entity(task: Task) -> Measured:
     from i2e_pipeline.evaluate.image_to_entity import image_to_entity
 
     data = task.data
-    rows = task.retrieved
+    rows = task.kept(data.splits["test"]) if UNSEEN in data.splits else task.retrieved
     vectors_ND, labels_N = task.of(rows)
     assert task.encoder.texts is not None
     assert data.descriptions is not None

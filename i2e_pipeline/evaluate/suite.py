@@ -108,7 +108,7 @@ def measure(config: Config) -> tuple[Results, list[Look]]:
         for data, look in zip(sets, looks, strict=True):
             started = time.perf_counter()
             task = Task(encoder, data, embed(encoder, data, settings, vectors), settings)
-            seen = overlap.notes(encoder.decontaminated, data.name, settings.data[data.name])
+            seen = overlap.notes(encoder.trained_on, data, settings.data[data.name])
             _line(encoder.label, data.name, "vectors", _said(task.embedded), seconds=time.perf_counter() - started)
             widths.add(task.embedded.vectors_ND.shape[1])
             _same_rows(task, look)

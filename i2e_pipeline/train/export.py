@@ -64,7 +64,7 @@ def export(
             _write_huggingface(towers, state, fresh / "huggingface")
         else:
             log.info(f"no Hugging Face export: {reason}")
-        training_data.written(str(fresh / "open_clip"), card.data.get(DECONTAMINATED))
+        training_data.write(str(fresh / "open_clip"), card.data.get(DECONTAMINATED), card.config.data.own_split)
         (fresh / "README.md").write_text(card_text(card, towers, reason), encoding="utf-8")
 
 

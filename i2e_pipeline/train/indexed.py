@@ -114,9 +114,10 @@ def find(
     parts = published.image_parts(folder, manifest)
     data = config.data
     of_dataset = digest({"manifest": manifest, "parts": parts, "entities": published.parts_of(f"{folder}/entities")})
+    salted = {} if data.hold_out_salt is None else {"hold_out_salt": data.hold_out_salt}
     of_config = digest({
         "format": FORMAT, "hold_out_entities": data.hold_out_entities, "hold_out_images": data.hold_out_images,
-        "min_label_score": data.min_label_score, "evaluate_images": config.evaluate_images,
+        "min_label_score": data.min_label_score, "evaluate_images": config.evaluate_images, **salted,
     })  # fmt: skip
     name = f"{of_dataset[:16]}-{of_config[:16]}.npz"
     for place in [files.join(place, FOLDER, name) for place in (folder, keep_in) if place is not None]:

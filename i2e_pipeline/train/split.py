@@ -20,7 +20,14 @@ import pyarrow.compute as pc
 
 from i2e_pipeline.core.config import DataConfig
 from i2e_pipeline.core.ids import id_halves
-from i2e_pipeline.core.splits import TEST, VALIDATION, VALIDATION_IMAGES, held_out_entities, held_out_images
+from i2e_pipeline.core.splits import (
+    TEST,
+    TEST_ENTITIES,
+    VALIDATION,
+    VALIDATION_IMAGES,
+    held_out_entities,
+    held_out_images,
+)
 from i2e_pipeline.dataset.published import DatasetError
 
 COLUMNS = ("image_id", "labels", "split")
@@ -49,17 +56,19 @@ class Rule:
     by_column: bool
     """The column `split` says which images these are, where a file has it."""
     min_label_score: float
+    salt: str | None = None
 
     @staticmethod
     def of(entities: pa.Table, data: DataConfig) -> Rule:
         """entities: I2E_ENTITIES, by class index."""
-        if data.hold_out_entities is None:
+        salt = data.hold_out_salt
+        if data.hold_out_entities is None and salt is None:
             held_out_C = pc.equal(entities.column("split"), TEST).to_numpy()
         else:
-            held_out_C = held_out_entities(entities.column("entity_id").to_numpy(), data.hold_out_entities)
-        share = VALIDATION_IMAGES if data.hold_out_images is None else data.hold_out_images
-        by_column = data.hold_out_images is None and data.hold_out_entities is None
-        return Rule(held_out_C, share, by_column, data.min_label_score)
+            share = TEST_ENTITIES if data.hold_out_entities is None else data.hold_out_entities
+            held_out_C = held_out_entities(entities.column("entity_id").to_numpy(), share, salt)
+        images = VALIDATION_IMAGES if data.hold_out_images is None else data.hold_out_images
+        return Rule(held_out_C, images, not data.own_split, data.min_label_score, salt)
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ def split(table: pa.Table, rule: Rule, where: str) -> Labelled:
     if rule.by_column and "split" in table.column_names:
         drawn_N = pc.fill_null(pc.equal(table.column("split"), VALIDATION), False).to_numpy()
     else:
-        drawn_N = held_out_images(ids_N2, rule.images)
+        drawn_N = held_out_images(ids_N2, rule.images, rule.salt)
     best_N = kept.best_N()
     labelled_N = best_N >= 0
     kept.side_N[labelled_N] = np.where(drawn_N, Side.HELD_OUT_IMAGE, Side.TRAINED)[labelled_N]

@@ -11,6 +11,7 @@ to another resolution by open_clip, those of timm trunks by timm; any other shap
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,15 @@ def take(towers: Towers, saved: Checkpoint, config: TrainConfig) -> list[str]:
         place(target, weight)
     untaken = ", ".join(part for part in dict.fromkeys(parts.values()) if part in fresh)
     begins = "as train.encoder says" if config.encoder.pretrained else "at random"
-    return [*resized, *([f"not of the checkpoint, so begins {begins}: {untaken}"] if untaken else [])]
+    held = _held_out_otherwise(export.settings_of(saved).data.own_split, config.data.own_split)
+    return [*resized, *held, *([f"not of the checkpoint, so begins {begins}: {untaken}"] if untaken else [])]
+
+
+def _held_out_otherwise(before: Mapping[str, float | str], now: Mapping[str, float | str]) -> list[str]:
+    if before == now:
+        return []
+    ways = ", ".join(f"train.data.{name}={value}" for name, value in before.items()) or "the dataset's column split"
+    return [f"it held out other images ({ways}): what is held out now may be what it was trained on"]
 
 
 _REMEDY = "take the train.encoder that it was trained with, or leave train.start_from out"

@@ -20,12 +20,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from i2e_pipeline.core.config import EvaluateConfig, TrainConfig
+from i2e_pipeline.dataset.published import open_published
 from i2e_pipeline.evaluate import known as known_sets
 from i2e_pipeline.evaluate.class_prompts import class_names, prompts
 from i2e_pipeline.evaluate.datasets import KNOWN, check, open_dataset
-from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet, split_by_content
+from i2e_pipeline.evaluate.embed import Embedded
+from i2e_pipeline.evaluate.image_set import OF_DATASET, UNSEEN, DatasetError, ImageSet, split_by_content
+from i2e_pipeline.evaluate.protocols import Task
+from i2e_pipeline.train.samples import Samples
 from tests.small_models import picture, stored
-from tests.train.small_dataset import image_row, write_dataset
+from tests.train.small_dataset import entity_row, image_row, write_dataset
 
 
 def tiny(number: int) -> bytes:
@@ -567,6 +572,26 @@ def test_a_published_dataset_gives_its_best_labels(tmp_path: Path) -> None:
     (tmp_path / "i2e" / "manifest.json").unlink()
     with pytest.raises(DatasetError, match=r"has no manifest\.json: nothing was published there"):
         open_dataset("mine", str(tmp_path / "i2e"))
+
+
+@pytest.mark.parametrize("format_version", [1, 2])
+def test_a_published_dataset_is_split_as_trainings_split_it(tmp_path: Path, format_version: int) -> None:
+    """Catches: neighbours, probes and retrieval that are measured on what a training has seen."""
+    rows = [image_row(i, labels=[(i % 60, 0.9), ((i + 1) % 60, 0.2)]) for i in range(600)]
+    entities = [entity_row(c) for c in range(60)]
+    path = write_dataset(tmp_path / "i2e", rows, entities=entities, format_version=format_version)
+    data, trained = open_dataset("mine", path), Samples.open(open_published(path), TrainConfig())
+    held = trained.held_out
+    assert len(held.image_rows) > 5
+    assert len(held.entity_rows) > 10
+    assert data.splits["test"].tolist() == sorted(held.image_rows.tolist())
+    assert data.splits[UNSEEN].tolist() == sorted(held.entity_rows.tolist())
+    assert len(data.splits["train"]) == len(trained)
+    assert not set(data.labels_N[data.splits["train"]]) & set(trained.held_out_entities)
+    assert data.split_by == OF_DATASET
+    vectors = Embedded(np.zeros((600, 2), np.float32), np.arange(600), {}, cached=False)
+    task = Task(None, data, vectors, EvaluateConfig())  # type: ignore[arg-type]  # no encoder is asked
+    assert task.retrieved.tolist() == data.splits[UNSEEN].tolist()
 
 
 def test_an_unknown_layout_says_what_was_looked_for(tmp_path: Path) -> None:

@@ -10,13 +10,16 @@ import pytest
 from i2e_pipeline.clean.evaluation_sets import digest_of
 from i2e_pipeline.core.config import TrainConfig
 from i2e_pipeline.dataset import training_data
+from i2e_pipeline.dataset.training_data import TrainingData
 from i2e_pipeline.evaluate import suite
+from i2e_pipeline.evaluate.datasets import open_dataset
 from i2e_pipeline.evaluate.overlap import notes
 from i2e_pipeline.train.card import DECONTAMINATED, Card
 from i2e_pipeline.train.encoders import build
 from i2e_pipeline.train.export import export
 from tests.evaluate.small_sets import coloured, settings
 from tests.small_models import write_model
+from tests.train.small_dataset import entity_row, image_row, write_dataset
 
 LEFT_OUT = "images of this set, and what looks like them, were left out of the training"
 MAY_HAVE = "images of this set were not left out of the training: it may have been seen"
@@ -36,17 +39,38 @@ MAY_HAVE = "images of this set were not left out of the training: it may have be
 )
 def test_what_is_known_of_a_set(tmp_path: Path, sets: dict[str, str] | None, words: list[str]) -> None:
     place = coloured(tmp_path / "colours")
-    assert notes(sets, "colours", str(place)) == words
+    assert notes(TrainingData(sets), open_dataset("colours", str(place)), str(place)) == words
 
 
 def test_a_set_is_known_by_its_files_wherever_they_lie(tmp_path: Path) -> None:
     place = coloured(tmp_path / "colours")
     shutil.copytree(place, tmp_path / "elsewhere")
     sets = {"another name": digest_of("x", (str(place),))}
-    assert notes(sets, "colours", str(tmp_path / "elsewhere")) == [LEFT_OUT]
+    here = str(tmp_path / "elsewhere")
+    assert notes(TrainingData(sets), open_dataset("colours", here), here) == [LEFT_OUT]
     next((tmp_path / "elsewhere").rglob("*.png")).unlink()
-    suite_says = notes(sets, "colours", f"{tmp_path}/elsewhere/")
-    assert suite_says == [MAY_HAVE]
+    assert notes(TrainingData(sets), open_dataset("colours", here), f"{here}/") == [MAY_HAVE]
+
+
+def test_a_training_that_split_the_dataset_otherwise_may_have_seen_its_test_images(tmp_path: Path) -> None:
+    """Catches: figures of a model on images that it was trained on, beside those of one that was not."""
+    rows = [image_row(i, labels=[(i % 4, 0.9)], split=("train", "validation")[i // 4 % 2]) for i in range(40)]
+    rows = [row | ({"split": "test"} if i % 4 < 2 else {}) for i, row in enumerate(rows)]
+    entities = [entity_row(c, split="test" if c < 2 else "train") for c in range(4)]
+    path = write_dataset(tmp_path / "i2e", rows, entities=entities)
+    towers = build(
+        TrainConfig(encoder={"model": write_model(tmp_path / "model", "vit")}).encoder, TrainConfig().loss, 0
+    )
+    said = {}
+    for name, data in (("by the column", {}), ("salted", {"hold_out_salt": "b", "hold_out_images": 0.2})):
+        export(towers, None, tmp_path / name, card=Card(TrainConfig(data=data), data={DECONTAMINATED: {}}))
+        known = training_data.read(str(tmp_path / name / "open_clip"))
+        said[name] = notes(known, open_dataset("mine", path), path)
+    assert said["by the column"] == []
+    assert said["salted"] == [
+        "the training held out other images than this split does (train.data.hold_out_images=0.2, "
+        "train.data.hold_out_salt=b): it may have seen these"
+    ]
 
 
 def test_from_the_export_of_a_training_to_the_figures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -123,6 +123,32 @@ def test_the_split_does_not_depend_on_the_seed_or_on_what_else_is_there(tmp_path
     assert 15 <= len(large) <= 45
 
 
+def test_a_salt_holds_out_others_in_the_same_shares_and_stays_under_growth(tmp_path: Path) -> None:
+    rows = [image_row(i, labels=[(i % 60, 0.9)]) for i in range(900)]
+    entities = [entity_row(c) for c in range(60)]
+    folder = write_dataset(tmp_path / "all", rows, entities=entities)
+    fewer = write_dataset(tmp_path / "fewer", rows[:600], entities=entities, units=3)
+
+    def held(folder: str, settings: TrainConfig) -> tuple[set[int], set[bytes]]:
+        split = samples_of(folder, settings)
+        of_row = image_ids(split)
+        return set(split.held_out_entities.tolist()), {of_row[r] for r in split.held_out.image_rows.tolist()}
+
+    ways = {None: None, "a": "a", "b": "b"}
+    drawn = {salt: held(folder, DRAWN.model_copy(update={"data": DataConfig(hold_out_salt=salt)})) for salt in ways}
+    for salt in ("a", "b"):
+        others = [drawn[other] for other in ways if other != salt]
+        assert 1 <= len(drawn[salt][0]) <= 14
+        assert 15 <= len(drawn[salt][1]) <= 80
+        assert all(drawn[salt][0] != entities and drawn[salt][1] != images for entities, images in others)
+        few = held(fewer, DRAWN.model_copy(update={"data": DataConfig(hold_out_salt=salt)}))
+        assert few == (drawn[salt][0], drawn[salt][1] & ids(range(600)))
+    none = {"hold_out_entities": 0.0, "hold_out_images": 0.0}
+    assert held(folder, config(**none, hold_out_salt="a")) == (set(), set()), (
+        "shares that are set hold with a salt, too"
+    )
+
+
 def test_labels_below_the_bar_are_not_trained_on(tmp_path: Path) -> None:
     rows = [
         image_row(0, labels=[(0, 0.9), (1, 0.4)]),
