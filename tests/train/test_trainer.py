@@ -419,6 +419,26 @@ def test_an_evaluation_writes_nothing_into_the_folder_of_a_training(
     ]
 
 
+@pytest.mark.parametrize("odd", ["lang=en/split=7", "ü ✓ it's #1", "run@v2/a[1]{b,c}"])
+def test_dataset_model_and_training_may_lie_anywhere(
+    odd: str, models: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: a setting that is cut at its second =, a model's folder cut at an @, a glob in the name of a folder."""
+    place = tmp_path / odd
+    data = write_dataset(place / "i2e", [image_row(i, labels=[(i % 4, 0.9)]) for i in range(48)])
+    shutil.copytree(models("vit").removeprefix("local-dir:"), place / "model@2")
+    shared = ["train.steps=2", "train.data.batch_size=8", "train.data.workers=0", "train.threads=1", "train.device=cpu"]
+    first = [f"train.folder={place}/first@2", f"train.encoder.model=local-dir:{place}/model@2@folder"]
+    then = [f"train.folder={place}/then", f"train.encoder.model=local-dir:{place}/model@2@random",
+            f"train.start_from={place}/first@2@latest"]  # fmt: skip
+    for settings_of in (first, then):
+        options = [f"output={tmp_path}/out", f"train.dataset={data}", *shared, *settings_of]
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["train", *(f"--set={one}" for one in options)])
+        assert ended.value.code == 0, capsys.readouterr().err
+    assert checkpoint.steps(place / "first@2") == checkpoint.steps(place / "then") == [2]
+
+
 def test_a_folder_whose_own_name_ends_like_a_checkpoint_says_how_it_is_named(
     settings: Callable[..., Config], tmp_path: Path
 ) -> None:
