@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, EvaluateConfig
 from i2e_pipeline.core.errors import I2EError
-from i2e_pipeline.core.model_name import ModelNameError, parse, split_label
+from i2e_pipeline.core.machine import scratch
+from i2e_pipeline.core.model_name import ModelNameError, labelled, parse, split_label
 from i2e_pipeline.core.terminal import shown
 from i2e_pipeline.evaluate import compare, results
 
@@ -75,8 +77,10 @@ def run(options: argparse.Namespace, config: Callable[[], Config]) -> int:
         return _vectors(options.vectors, options.protocol, options.ground_truth, options.json, config().evaluate)
     from i2e_pipeline.evaluate import suite
 
-    asked = _with_checkpoints(_asked(config(), options))
-    measured = suite.evaluate(asked)
+    asked = _asked(config(), options)
+    with _exports() as place:
+        told, called = _with_checkpoints(asked, place)
+        measured = suite.evaluate(told, called)
     print(shown(results.terminal(measured)), end="")
     differences = [d for d in compare.between(measured) if d.queries]
     if differences:
@@ -119,18 +123,31 @@ def _asked(config: Config, options: argparse.Namespace) -> Config:
     return config.model_copy(update={"evaluate": EvaluateConfig.model_validate(changed)})
 
 
-def _with_checkpoints(config: Config) -> Config:
-    """The config with the exports of the checkpoints that it names in their place (train:FOLDER@STEP)."""
-    models = list(config.evaluate.models)
+@contextmanager
+def _exports() -> Iterator[Path]:
+    """A folder of this command for exports of checkpoints; it goes when the command ends.
+
+    Not the training's: that may be somebody else's, a store, or under way.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch("exports"), prefix="evaluate-") as folder:
+        yield Path(folder)
+
+
+def _with_checkpoints(config: Config, exports: Path) -> tuple[Config, dict[str, str]]:
+    """The config with exports of the checkpoints that it names in their place (train:FOLDER@STEP), and by MODEL of an
+    export how the checkpoint was named."""
+    models, called = list(config.evaluate.models), {}
     for n, spec in enumerate(models):
         with suppress(ModelNameError):  # of a name that is none, suite.py says more
             label, model = split_label(spec)
             if (named := parse(model)).kind == "train":
                 from i2e_pipeline.train.export import export_checkpoint
 
-                place = export_checkpoint(named.model, named.weights or "latest")
-                models[n] = f"{label.replace('@', ' ')}=local-dir:{place / 'open_clip'}"
-    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"models": tuple(models)})})
+                place = export_checkpoint(named.model, named.weights or "latest", exports / str(n))
+                export = f"local-dir:{place / 'open_clip'}"
+                models[n], called[export] = labelled(label, export), model
+    told = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"models": tuple(models)})})
+    return told, called
 
 
 def _named(pair: str) -> tuple[str, str]:

@@ -11,6 +11,12 @@
                                                                       `i2e evaluate`, `train.start_from`
     LABEL=MODEL            any of these under another name in tables  `i2e evaluate` alone
 
+Paths may hold any sign. Of `train:` and `local-dir:` the last @ counts alone, and only with one of these words (or a
+step's digits) behind it to the end: `train:/data/run@v2/train` is a folder, `train:/data/run@v2@1200` its step 1200. A
+folder whose own name ends so is written with a / behind it: `train:/data/run@2/`. Nothing is looked up, so a name means
+the same wherever it is read. A LABEL ends at the first =, and has no `:`, `/` or `@`, as every MODEL in a folder has:
+`local-dir:/data/lang=en/model` bears none.
+
 A training begins with random weights where none are named; `local-dir:FOLDER@folder` begins with those of the folder.
 In place of NAME@WEIGHTS the sections `score` and `train.encoder` also take `model: NAME` and `pretrained: WEIGHTS`, and
 this is how a config holds it: both spellings are one setting, with one fingerprint.
@@ -29,7 +35,8 @@ Kind = Literal["name", "local-dir", "hf-hub", "hf", "vectors", "train"]
 RANDOM, FOLDER = "random", "folder"
 """Words that stand for weights: those drawn at random, those that lie in a local-dir."""
 _PREFIXES: tuple[Kind, ...] = ("local-dir", "hf-hub", "hf", "vectors", "train")
-_CHECKPOINT = re.compile(r"(.+)@(\d+|best|latest)")
+_CHECKPOINT = re.compile(r"(.+)@([0-9]+|best|latest)", re.DOTALL)
+_NOT_IN_LABELS = re.compile(r"[=:/@]")
 
 
 class ModelNameError(I2EError, ValueError):
@@ -92,16 +99,23 @@ def split_label(spec: str) -> tuple[str, str]:
     Raises ModelNameError where there is no model.
     """
     label, equals, model = spec.partition("=")
-    if not equals or re.search(r"[:/@]", label):
+    if not equals or _NOT_IN_LABELS.search(label):
         label, model = "", spec
     if not model:
         raise ModelNameError(f"{spec!r} names no model")
     if label:
         return label, model
-    bare = model.removesuffix(f"@{RANDOM}")
-    prefix, _, rest = bare.rpartition(":")
-    name = rest if prefix == "hf-hub" else rest.rstrip("/").rsplit("/", 1)[-1]
+    named = parse(model)
+    bare = model.removesuffix(f"@{RANDOM}") if named.weights == RANDOM else model
+    rest = bare if named.kind == "name" else bare.removeprefix(f"{named.kind}:")
+    name = rest if named.kind == "hf-hub" else rest.rstrip("/").rsplit("/", 1)[-1]
     return f"{name or bare} (untrained)" if bare != model else name or bare, model
+
+
+def labelled(label: str, model: str) -> str:
+    """`LABEL=MODEL`, which `split_label` takes apart as it was put together; signs that a label cannot have are
+    blanks."""
+    return f"{_NOT_IN_LABELS.sub(' ', label).strip() or 'model'}={model}"
 
 
 def two_fields(values: Any, untrained: bool) -> Any:

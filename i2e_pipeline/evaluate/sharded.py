@@ -88,7 +88,8 @@ def found(path: str) -> list[str]:
 
 
 def _is_pattern(path: str) -> bool:
-    return path.endswith(SUFFIXES) or any(c in path for c in "*?[")
+    """Also a file's name. A folder is itself, whatever signs it is called by."""
+    return (path.endswith(SUFFIXES) or any(c in path for c in "*?[")) and not Path(path).is_dir()
 
 
 def _suffixes(folder: Path, depth: int) -> set[str]:
@@ -116,6 +117,8 @@ def read(name: str, path: str) -> Sharded:
     images, labels, file_N, names, unlabelled = reader(name, paths)
     if not labels:
         raise DatasetError(f"{name}: {path} has no image with a label")
+    if names is not None:
+        _refuse_unnamed(name, labels, names, images)
     of_file = [split_of(file, _root(path)) for file in paths]
     of_row = np.array([split or "" for split in of_file])[file_N]
     splits = {split: np.flatnonzero(of_row == split) for split in SPLITS if (of_row == split).any()}
@@ -125,6 +128,16 @@ def read(name: str, path: str) -> Sharded:
     if without := int((of_row == "").sum()):
         left_out["in no split"] = without
     return Sharded(images, labels, splits, paths, names, left_out)
+
+
+def _refuse_unnamed(name: str, labels: Sequence[Any], names: Sequence[str], images: ImageSource) -> None:
+    """Raises DatasetError for a number that the names of the classes, which the set brings itself, do not reach."""
+    for row, label in enumerate(labels):
+        if isinstance(label, int) and not 0 <= label < len(names):
+            raise DatasetError(
+                f"{name}: {images.name(row)} has the label {label}, and the set names {len(names):,} classes "
+                f"(0 to {len(names) - 1}): mend the label or the list of names (-1 says that there is no label)"
+            )
 
 
 def split_of(path: str, root: str) -> str | None:

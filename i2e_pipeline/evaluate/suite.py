@@ -36,16 +36,20 @@ NAMES = {"roxford": "roxford5k", "rparis": "rparis6k"}
 """What the benchmarks are called for short."""
 
 
+NO_OTHER_NAMES: Mapping[str, str] = {}
+
+
 class SuiteError(I2EError, ValueError):
     """An evaluation that cannot be carried out as asked; the message names the setting, the value and the way out."""
 
 
-def evaluate(config: Config) -> Results:
+def evaluate(config: Config, called: Mapping[str, str] = NO_OTHER_NAMES) -> Results:
     """Measure the encoders of config.evaluate and write the results, the tables and the page.
 
+    called   by MODEL what the results call it, where that is not what lies there for good: an export of this command
     Raises SuiteError, DatasetError or EncoderError; what cannot be measured at all is known before a model is loaded.
     """
-    measured, looks = measure(config)
+    measured, looks = measure(config, called)
     folder = folder_of(config)
     results.write(files.join(folder, "results.json"), measured)
     files.write_bytes(files.join(folder, "table.md"), results.markdown(measured).encode())
@@ -60,7 +64,7 @@ def folder_of(config: Config) -> str:
     return config.evaluate.folder or files.join(config.output, "evaluation")
 
 
-def measure(config: Config) -> tuple[Results, list[Look]]:
+def measure(config: Config, called: Mapping[str, str] = NO_OTHER_NAMES) -> tuple[Results, list[Look]]:
     """The figures, and what the pictures are drawn from; writes vectors only."""
     settings = _by_whole_name(config.evaluate)
     names, protocols = _asked(settings)
@@ -145,7 +149,7 @@ def measure(config: Config) -> tuple[Results, list[Look]]:
         models.append(
             Model(
                 encoder.label,
-                encoder.spec,
+                called.get(encoder.spec, encoder.spec),
                 encoder.fingerprint,
                 encoder.preprocessing,
                 widths.pop() if len(widths) == 1 else encoder.width,

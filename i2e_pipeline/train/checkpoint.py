@@ -320,7 +320,9 @@ def find(folder: str | Path, which: str = "latest") -> Place:
     step = int(which) if which.isdecimal() else there[-1] if there and which == "latest" else marked and marked[0]
     if step not in there:
         are = f"those of steps {', '.join(f'{s:,}' for s in there)}" if there else "none"
-        raise CheckpointError(f"{folder} has no checkpoint {which!r}: it has {are}")
+        whole = f"{str(folder).rstrip('/')}@{which}"
+        hint = f". The folder {whole} is named with a / behind it: {whole}/" if not there and steps(whole) else ""
+        raise CheckpointError(f"{folder} has no checkpoint {which!r}: it has {are}{hint}")
     assert step is not None
     return _place(folder, step)
 

@@ -6,10 +6,12 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from i2e_pipeline.core import config
 from i2e_pipeline.core.config import ConfigError, EncoderConfig, ScoreConfig
-from i2e_pipeline.core.model_name import ModelName, ModelNameError, parse, split_label
+from i2e_pipeline.core.model_name import ModelName, ModelNameError, checkpoint_of, labelled, parse, split_label
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,13 @@ from i2e_pipeline.core.model_name import ModelName, ModelNameError, parse, split
         ("train:out/a@b@1200", "train", "out/a@b", "1200"),
         ("train:out/a@best", "train", "out/a", "best"),
         ("train:out/a@beta", "train", "out/a@beta", None),
+        ("train:/data/run@v2/train", "train", "/data/run@v2/train", None),
+        ("train:/data/run@v2/train@latest", "train", "/data/run@v2/train", "latest"),
+        ("train:/data/lr=0.1/run", "train", "/data/lr=0.1/run", None),
+        ("train:/data/run@2/", "train", "/data/run@2/", None),
+        ("train:/data/run@\u0663", "train", "/data/run@\u0663", None),
+        ("local-dir:/x@y/model@folder", "local-dir", "local-dir:/x@y/model", "folder"),
+        ("local-dir:/x@y/model@folder/", "local-dir", "local-dir:/x@y/model@folder/", None),
     ],
 )
 def test_names_are_taken_apart(text: str, kind: Any, model: str, weights: str | None) -> None:
@@ -59,10 +68,57 @@ def test_what_names_nothing_is_refused(text: str) -> None:
         ("ViT-B-16@random", "ViT-B-16 (untrained)", "ViT-B-16@random"),
         ("hf-hub:apple/MOFI", "apple/MOFI", "hf-hub:apple/MOFI"),
         ("vectors:out/v", "v", "vectors:out/v"),
+        ("vectors:out/v@random", "v@random", "vectors:out/v@random"),
+        ("train:/a@b/c=d/run@4", "run@4", "train:/a@b/c=d/run@4"),
+        ("train:/data/lr=0.1@4", "lr=0.1@4", "train:/data/lr=0.1@4"),
+        ("local-dir:/a b/\u00fc:n", "\u00fc:n", "local-dir:/a b/\u00fc:n"),
     ],
 )
 def test_labels_of_encoders(spec: str, label: str, model: str) -> None:
     assert split_label(spec) == (label, model)
+
+
+FOLDERS = st.text(st.sampled_from("ab/@=: 2é\n\u0663.#") | st.characters(exclude_categories=("Cs",)), min_size=1).map(
+    lambda text: f"/{text}"
+)
+"""Paths of any signs; those on which a name could be cut are likely."""
+
+
+@given(FOLDERS, st.sampled_from(["7", "1200", "best", "latest"]))
+def test_any_folder_and_any_checkpoint_of_it_have_a_name(folder: str, which: str) -> None:
+    """Catches: a folder that no spelling names, or one that is cut at a sign of its own."""
+    assert parse(f"train:{folder}@{which}") == ModelName("train", folder, which)
+    assert parse(f"train:{folder}/") == ModelName("train", f"{folder}/")
+    assert checkpoint_of(f"{folder}@{which}") == checkpoint_of(f"train:{folder}@{which}") == (folder, which)
+    assert parse(f"local-dir:{folder}@folder") == ModelName("local-dir", f"local-dir:{folder}", "folder")
+    assert parse(f"local-dir:{folder}/") == ModelName("local-dir", f"local-dir:{folder}/")
+    assert parse(f"vectors:{folder}") == ModelName("vectors", folder)
+    assert parse(f"ViT-B-32@{folder}") == ModelName("name", "ViT-B-32", folder)
+
+
+@given(st.text(min_size=1), FOLDERS)
+def test_a_label_is_taken_off_as_it_was_put_on(label: str, folder: str) -> None:
+    """Catches: a training in a folder like lr=0.1, whose name is cut at its own sign."""
+    model = f"local-dir:{folder}"
+    found, rest = split_label(labelled(label, model))
+    assert rest == model
+    assert found.strip()
+    assert split_label(labelled(found, model)) == (found.strip(), model)
+    if not set(label) & set("=:/@") and label.strip():
+        assert found == label.strip()
+
+
+@given(FOLDERS)
+def test_without_a_label_the_model_is_the_whole_text(folder: str) -> None:
+    for kind in ("local-dir", "train", "vectors", "hf"):
+        assert split_label(f"{kind}:{folder}")[1] == f"{kind}:{folder}"
+
+
+@given(FOLDERS.filter(lambda text: text.isprintable() and text.strip() == text))
+def test_a_path_of_any_signs_is_a_setting_as_it_stands(folder: str) -> None:
+    """Catches: --set train.folder=/a=b/c that is cut at its second =."""
+    made = config.load(None, [f"train.folder={folder}", f"train.start_from={folder}@best"])
+    assert (made.train.folder, made.train.start_from) == (folder, f"{folder}@best")
 
 
 @pytest.mark.parametrize(

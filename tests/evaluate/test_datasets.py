@@ -648,6 +648,47 @@ def test_names_of_class_labels_are_what_prompts_say(tmp_path: Path) -> None:
     assert open_dataset("mine", str(tmp_path)).class_names == ("0", "1", "2")
 
 
+@pytest.mark.parametrize(("label", "names"), [(3, ["n0", "n1", "n2"]), (-2, ["n0", "n1", "n2"]), (0, [])])
+def test_a_label_beyond_the_names_of_its_set_is_named_with_file_and_row(
+    label: int, names: list[str], tmp_path: Path
+) -> None:
+    """Catches: a damaged row of a hub's file that becomes a class of its own, with prompts "a photo of a 3"."""
+    hub_file(tmp_path / "train.parquet", [-1, -1, label], ["n0", "n1", "n2"])
+    if not names:
+        tar_of(tmp_path / "tars" / "0.tar", {"a.png": tiny(1), "a.cls": b"7"})
+        (tmp_path / "tars" / "classnames.txt").write_text("cat\n")
+        with pytest.raises(DatasetError, match=r"mine: .*0\.tar a\.png has the label 7, and the set names 1 classes"):
+            open_dataset("mine", str(tmp_path / "tars"))
+        return
+    said = rf"mine: .*train\.parquet row 2 has the label {label}, and the set names 3 classes \(0 to 2\): mend"
+    with pytest.raises(DatasetError, match=said):
+        open_dataset("mine", str(tmp_path))
+
+
+ODD_FOLDERS = ("lang=en/split=7", "two words", "ü ✓", "run@v2", "a[1]b{c,d}", "it's #1; 50 %", "x.parquet")
+"""As Hive, file managers and people call them."""
+
+
+@pytest.mark.parametrize("folder", ODD_FOLDERS)
+def test_a_folder_may_be_called_anything(folder: str, tmp_path: Path) -> None:
+    """Catches: a folder lang=en that becomes a column, brackets that are taken for a glob."""
+    place = tmp_path / folder
+    hub_file(place / "parquet" / "data" / "train-0.parquet", [0, 0, 1, 1], ["red_fox", "cat"])
+    hub_file(place / "parquet" / "data" / "test-0.parquet", [0, 1, 1, 1], ["red_fox", "cat"])
+    members = {f"{n}.{kind}": content for n in range(4) for kind, content in (("png", tiny(n)), ("cls", b"1"))}
+    tar_of(place / "tars" / "0.tar", members | {"9.png": tiny(9), "9.cls": b"0"})
+    write(place / "classes", [f"{c}/{n}.png" for c in ("cat", "fox") for n in range(4)])
+    write_dataset(place / "i2e", [image_row(i) for i in range(8)])
+    for form, images in (("parquet", 8), ("tars", 5), ("classes", 8), ("i2e", 8)):
+        data = open_dataset("mine", str(place / form))
+        assert len(data) == images
+        assert data.image(images - 1).size[0] > 0
+    assert {split: len(rows) for split, rows in open_dataset("mine", str(place / "parquet")).splits.items()} == {
+        "train": 4,
+        "test": 4,
+    }
+
+
 def test_a_users_webdataset_has_names_beside_its_tars(tmp_path: Path) -> None:
     for split in ("train", "test"):
         members = {f"s/{n}.{kind}": content for n in range(3) for kind, content in (("png", tiny(n)), ("cls", b"1"))}

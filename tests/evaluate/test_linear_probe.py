@@ -51,6 +51,27 @@ def test_float32_predicts_what_scikit_learn_predicts() -> None:
     assert (ours.predict(test) == theirs.predict(test)).mean() > 0.995
 
 
+def test_the_whole_probe_is_the_sweep_of_scikit_learn() -> None:
+    """CLIP's protocol (arXiv 2103.00020, appendix A.3) with LogisticRegression at every C that was tried. Catches: a
+    choice on other images than val, a final fit that lacks val, a C that means another strength than there."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    parts = [blobs(rows, classes=6, width=8, seed=seed, spread=1.2) for seed, rows in enumerate((480, 240, 600))]
+    (x, y), (val_x, val_y), (test_x, test_y) = parts
+    found = linear_probe(x, y, val_x, val_y, test_x, test_y, device="cpu")
+
+    def fitted(vectors: Any, labels: Any, C: float) -> Any:
+        model = linear_model.LogisticRegression(C=C, tol=1e-8, max_iter=20_000)
+        return model.fit(vectors.astype(np.float64), labels)
+
+    for C, accuracy in found["curve"]:
+        assert accuracy == pytest.approx(fitted(x, y, C).score(val_x, val_y), abs=1.01 / len(val_y)), C
+    both = fitted(np.concatenate([x, val_x]), np.concatenate([y, val_y]), found["regulariser"])
+    same = (both.predict(test_x) == test_y) == np.array(found["correct"])
+    assert same.mean() > 0.995
+    assert found["accuracy"] == pytest.approx(both.score(test_x, test_y), abs=3 / len(test_y))
+    assert 0.3 < found["accuracy"] < 0.95  # neither all right nor chance
+
+
 def test_the_optimum_does_not_depend_on_blocks_start_or_a_common_offset() -> None:
     vectors, labels = blobs(90)
     settings: dict[str, Any] = {"dtype": torch.float64, "tolerance": 1e-9, "device": "cpu"}

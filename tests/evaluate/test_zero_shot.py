@@ -6,8 +6,10 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from i2e_pipeline.evaluate.zero_shot import PLAIN_TEMPLATES, class_vectors, templates_for, zero_shot
 
@@ -45,6 +47,36 @@ def test_accuracies_are_those_of_a_full_ranking(classes: int, images: int, seed:
         assert found["acc@5"] == pytest.approx((order[:, :5] == labels[:, None]).any(axis=1).mean())
     else:
         assert found["acc@5"] is None  # all classes are among the first five
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@pytest.mark.parametrize("seed", range(4))
+def test_figures_are_those_of_the_papers_definition_step_by_step(seed: int) -> None:
+    """As CLIP (arXiv 2103.00020, section 3.1.4) defines it and CLIP_benchmark reports it (acc1, acc5, mean per class
+    recall): torch and scikit-learn here, nothing of the code under test. Catches: a mean over templates of vectors
+    that are not unit ones, classes and templates that change places, recall over classes that have no image."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(seed)
+    names, templates = [f"thing {n}" for n in range(11)], ("a photo of a {c}.", "a {c}", "{c}, drawn")
+    labels = rng.choice(len(names) - 1, 300, p=rng.dirichlet(np.ones(len(names) - 1)))  # the last class has no image
+    classifier_DC = []
+    for name in names:
+        prompts_TD = torch.from_numpy(texts([template.format(c=name) for template in templates]))
+        mean_D = functional.normalize(prompts_TD, dim=-1).mean(dim=0)
+        classifier_DC.append(mean_D / mean_D.norm())
+    vectors = torch.stack(classifier_DC)[labels] + 0.4 * torch.from_numpy(rng.normal(size=(300, WIDTH))).float()
+    vectors_ND = functional.normalize(vectors, dim=-1)
+    logits_NC = 100.0 * vectors_ND @ torch.stack(classifier_DC, dim=1)
+    best_NK = logits_NC.topk(5, dim=1).indices
+    target_N = torch.from_numpy(labels)
+    hits_NK = best_NK == target_N[:, None]
+    found = zero_shot(texts, vectors_ND.numpy(), labels, names, templates)
+    assert found["acc@1"] == pytest.approx(float(hits_NK[:, :1].float().sum()) / 300)
+    assert found["acc@5"] == pytest.approx(float(hits_NK.float().sum()) / 300)
+    recall = metrics.balanced_accuracy_score(labels, logits_NC.argmax(dim=1).numpy())
+    assert found["mean per class"] == pytest.approx(recall)
+    assert 0.2 < found["acc@1"] < 0.99
+    assert found["mean per class"] != pytest.approx(found["acc@1"], abs=1e-4)
 
 
 def test_classes_count_the_same_in_the_mean_per_class() -> None:

@@ -160,18 +160,73 @@ def two_steps(case: dict[str, Any], world: World) -> dict[str, Tensor]:
     }
 
 
+MARGIN_SCALE = 0.2, 30.0
+"""CosFace's m and s."""
+SHARES = (1.0, 0.3)
+"""Of the classes, that a step compares with."""
+
+
+def partial_fc(share: float, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, gradient of the images and of all class vectors, as Partial FC (arXiv 2203.15565) with CosFace is written
+    for one process: the rows of the step's classes alone, labels counted along them, a plain cross-entropy."""
+    rows_ND = (normal_rows(torch.arange(CLASSES), WIDTH, SEED) * entity_head.DEVIATION).requires_grad_()
+    image_BD, class_B, _ = batch_of({}, step)
+    image_BD.requires_grad_()
+    sampled = window(step, CLASSES, sample_size(CLASSES, share, 1), SEED).classes_of()
+    index_S = torch.cat([class_B, sampled]).unique()
+    label_B = torch.searchsorted(index_S, class_B)
+    margin, scale = MARGIN_SCALE
+    cosine_BS = functional.linear(functional.normalize(image_BD), functional.normalize(rows_ND[index_S]))
+    logit_BS = scale * (cosine_BS - margin * functional.one_hot(label_B, len(index_S)))
+    loss = functional.cross_entropy(logit_BS, label_B)
+    loss.backward()
+    assert image_BD.grad is not None
+    assert rows_ND.grad is not None
+    return loss.detach(), image_BD.grad, rows_ND.grad
+
+
+def one_step(share: float, step: int, world: World) -> dict[str, Tensor]:
+    """The same by the head: the loss, and gradients as they come."""
+    margin, scale = MARGIN_SCALE
+    config = HeadConfig(sample=share, sample_min=1, margin=margin, temperature=1 / scale)
+    head = EntityHead(CLASSES, WIDTH, config, world, SEED)
+    own = slice(world.rank * IMAGES // world.size, (world.rank + 1) * IMAGES // world.size)
+    image_BD, class_B, _ = (x[own] for x in batch_of({}, step))
+    raw_BD = image_BD.clone().requires_grad_()
+    with mock.patch.object(EntityHead, "keep") as kept:
+        loss = head.loss(functional.normalize(raw_BD), class_B, class_B[:, None], step)
+        loss.backward()
+    gradients = kept.call_args.args[0]
+    rows_ND = torch.zeros(CLASSES, WIDTH)
+    row_S = torch.cat([gradients.row_M, gradients.row_E])
+    rows_ND[head.shard()[0][row_S]] = gradients.row_SD
+    assert raw_BD.grad is not None
+    return {
+        "loss": loss.detach(),
+        "images": world.gather_fixed(raw_BD.grad) / world.size,  # as DDP divides
+        "rows": world.sum(rows_ND),
+    }
+
+
 def rank_main(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     world = World(rank, size)
-    torch.save({name: run_case(case, world) for name, case in CASES.items()}, f"{folder}/rank-{rank}.pt")
+    found: dict[str, Any] = {name: run_case(case, world) for name, case in CASES.items()}
+    found["partial_fc"] = one_steps(world)
+    torch.save(found, f"{folder}/rank-{rank}.pt")
     dist.destroy_process_group()
 
 
+def one_steps(world: World) -> dict[tuple[float, int], dict[str, Tensor]]:
+    return {(share, step): one_step(share, step, world) for share in SHARES for step in range(3)}
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, dict[str, Tensor]]]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
     """By number of ranks: what each rank found for each case."""
-    found: dict[int, list[dict[str, dict[str, Tensor]]]] = {1: [{n: run_case(c, World()) for n, c in CASES.items()}]}
+    alone: dict[str, Any] = {name: run_case(case, World()) for name, case in CASES.items()}
+    found: dict[int, list[dict[str, Any]]] = {1: [alone | {"partial_fc": one_steps(World())}]}
     for size in SIZES[1:]:
         folder = str(tmp_path_factory.mktemp(f"ranks-{size}"))
         torch.multiprocessing.start_processes(rank_main, (size, folder), nprocs=size, start_method="fork")
@@ -193,6 +248,18 @@ def test_loss_gradients_and_updates_equal_the_dense_ones(results: Any, name: str
         torch.testing.assert_close(part["image_gradients"] / size, expected["image_gradients"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(whole(parts, "rows"), expected["rows"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(whole(parts, "accumulators"), expected["accumulators"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("share", "size"), itertools.product(SHARES, SIZES))
+def test_one_step_is_partial_fcs_cross_entropy_over_the_sampled_rows(results: Any, share: float, size: int) -> None:
+    """Catches: a scale or margin in another place, a class that is compared with twice, a gradient that is a number of
+    ranks too large; within 2e-6 of the whole tensor's norm."""
+    for step in range(3):
+        expected = dict(zip(("loss", "images", "rows"), partial_fc(share, step), strict=True))
+        for rank in results[size]:
+            for name, wanted in expected.items():
+                got = rank["partial_fc"][share, step][name]
+                assert (got - wanted).norm() <= 2e-6 * wanted.norm(), name
 
 
 def head_of(rank: int = 0, size: int = 1, classes: int = CLASSES, **settings: Any) -> EntityHead:

@@ -369,7 +369,6 @@ def test_any_checkpoint_is_exported_and_evaluated_by_name(
     assert ended.value.code == 0, err
     assert "it's 1 2 4" in out
     assert "last" in out
-    assert (folder / "exports" / "step-00000006").is_dir()
 
     # A training that begins anew has other checkpoints of the same steps.
     run(settings(folder, "train.checkpoint_every=2", "train.keep_checkpoints=9", "train.seed=1"), restart=True)
@@ -378,6 +377,76 @@ def test_any_checkpoint_is_exported_and_evaluated_by_name(
     again = load_file(folder / "checkpoints" / "step-00000004" / "towers.safetensors")
     model = open_clip.create_model(f"local-dir:{place}/open_clip").state_dict()
     assert torch.equal(model["visual.conv1.weight"], again["model.visual.conv1.weight"])
+
+
+def test_an_evaluation_writes_nothing_into_the_folder_of_a_training(
+    settings: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: --model train:RUN of another user's training, or of one in a store, which ends with "permission denied"
+    after the checkpoint was read; figures whose model is a temporary folder that nobody has."""
+    folder = tmp_path / "lr=0.1@night"
+    run(settings(folder, "train.checkpoint_every=3", "train.keep_checkpoints=9"))
+    colours = tmp_path / "colours"
+    for n, colour in enumerate(("red", "blue")):
+        (colours / colour).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (32, 32), (255 * (n == 0), 40 * i, 255 * (n == 1))).save(colours / colour / f"{i}.png")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+
+    def content() -> dict[str, tuple[int, int]]:
+        return {str(f): (f.stat().st_mtime_ns, f.stat().st_size) for f in (folder, *folder.rglob("*"))}
+
+    before = content()
+    read_only = [f for f in (folder, *folder.rglob("*")) if f.is_dir()]
+    for place in read_only:
+        place.chmod(0o555)  # root may write all the same, and is then found out by what changed
+    try:
+        models = [f"--model=train:{folder}@3", f"--model=train:{folder}"]
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["evaluate", *models, f"--data=c={colours}", "--suite=gpr", "--set", f"output={tmp_path}/out"])
+    finally:
+        for place in read_only:
+            place.chmod(0o755)
+    assert ended.value.code == 0
+    assert content() == before
+    assert not [f for f in scratch.rglob("*") if f.is_file() and f.suffix == ".safetensors"]
+    told = json.loads((tmp_path / "out" / "evaluation" / "results.json").read_text())["models"]
+    assert [(m["label"], m["spec"]) for m in told] == [
+        ("lr 0.1 night 3", f"train:{folder}@3"),
+        ("lr 0.1 night", f"train:{folder}"),
+    ]
+
+
+@pytest.mark.parametrize("odd", ["lang=en/split=7", "ü ✓ it's #1", "run@v2/a[1]{b,c}"])
+def test_dataset_model_and_training_may_lie_anywhere(
+    odd: str, models: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: a setting that is cut at its second =, a model's folder cut at an @, a glob in the name of a folder."""
+    place = tmp_path / odd
+    data = write_dataset(place / "i2e", [image_row(i, labels=[(i % 4, 0.9)]) for i in range(48)])
+    shutil.copytree(models("vit").removeprefix("local-dir:"), place / "model@2")
+    shared = ["train.steps=2", "train.data.batch_size=8", "train.data.workers=0", "train.threads=1", "train.device=cpu"]
+    first = [f"train.folder={place}/first@2", f"train.encoder.model=local-dir:{place}/model@2@folder"]
+    then = [f"train.folder={place}/then", f"train.encoder.model=local-dir:{place}/model@2@random",
+            f"train.start_from={place}/first@2@latest"]  # fmt: skip
+    for settings_of in (first, then):
+        options = [f"output={tmp_path}/out", f"train.dataset={data}", *shared, *settings_of]
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["train", *(f"--set={one}" for one in options)])
+        assert ended.value.code == 0, capsys.readouterr().err
+    assert checkpoint.steps(place / "first@2") == checkpoint.steps(place / "then") == [2]
+
+
+def test_a_folder_whose_own_name_ends_like_a_checkpoint_says_how_it_is_named(
+    settings: Callable[..., Config], tmp_path: Path
+) -> None:
+    run(settings(tmp_path / "run@6"))
+    with pytest.raises(checkpoint.CheckpointError, match=r"has no checkpoint '6': it has none\. The folder .*/run@6/$"):
+        checkpoint.find(tmp_path / "run", "6")
+    found = checkpoint.find(f"{tmp_path}/run@6/", "latest")
+    assert Path(found).name == "step-00000006"
 
 
 def test_the_journal_says_what_the_time_of_a_step_went_into(settings: Callable[..., Config], tmp_path: Path) -> None:
