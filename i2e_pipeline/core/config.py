@@ -691,7 +691,7 @@ class CleanConfig(Section):
 
 
 class SelectConfig(Section):
-    added_later: ClassVar[tuple[str, ...]] = ("exclude",)
+    added_later: ClassVar[tuple[str, ...]] = ("exclude", "statistics")
 
     min_images_per_entity: int = Field(5, ge=1)
     """Entities with fewer images are dropped, and so are images that have no other label."""
@@ -701,6 +701,10 @@ class SelectConfig(Section):
     exclude: Paths = ()
     """Lists of what is left out, files or folders: addresses, domains, images, perceptual hashes, entities, and labels
     that are marked as wrong (docs/outputs.md). A change takes effect at the next run; nothing is scored again."""
+    statistics: Literal["full", "basic"] = "full"
+    """What is told of each entity. full: also in how many texts names can mean it, quantiles of its scores, its most
+    frequent surfaces, scripts and domains, and what it was weighed against. basic: counts and means alone, without the
+    joins of candidates and pairs that this takes."""
 
 
 class PublishConfig(Section):

@@ -236,6 +236,28 @@ I2E_ENTITIES = _schema(
     _key("split", pa.string()),
     _key("retired", pa.bool_()),
 )
+_QUANTILES = pa.struct([(name, pa.float32()) for name in ("p05", "p25", "p50", "p75", "p95")])
+"""Each is the least thousandth that this share of the scores, to the nearest thousandth, does not exceed."""
+
+
+def _most_frequent(name: str) -> pa.ListType:
+    """The most frequent values and how many labelled pairs have each: most pairs first, then by value."""
+    return pa.list_(pa.struct([(name, pa.string()), ("pairs", pa.int64())]))
+
+
+ENTITY_DETAILS = _schema(
+    pa.field("texts", pa.int64()),
+    pa.field("mentions", pa.int64()),
+    pa.field("mentions_first", pa.int64()),
+    pa.field("clip_scores", _QUANTILES),
+    pa.field("clip_scores_labelled", _QUANTILES),
+    pa.field("surfaces", _most_frequent("surface")),
+    pa.field("scripts", _most_frequent("script")),
+    pa.field("domains", _most_frequent("domain")),
+    pa.field("distinct_domains", pa.int64()),
+    pa.field("confusions", pa.list_(pa.struct([("entity_id", pa.int64()), ("won", pa.int64()), ("lost", pa.int64())]))),
+)
+"""What `select.statistics=full` adds to the statistics of an entity; null in older outputs and with `basic`."""
 ENTITY_STATISTICS = _schema(
     _key("entity_id", pa.int64()),
     pa.field("class_index", pa.int32()),
@@ -250,6 +272,7 @@ ENTITY_STATISTICS = _schema(
     pa.field("mean_probability", pa.float32()),
     *_OF_KNOWLEDGE_BASE,
     pa.field("retired", pa.bool_()),
+    *ENTITY_DETAILS,
 )
 BUCKETS = _schema(
     _key("images_from", pa.int64()),

@@ -139,6 +139,6 @@ def thresholds(config: Config) -> dict[str, Any]:
         "build": {
             "bar": config.label.threshold,
             "max_labels_per_image": config.label.max_labels_per_image,
-            **config.select.model_dump(mode="json", exclude={"exclude"}),
+            **config.select.fingerprint(leave_out=("exclude",)),
         },
     }

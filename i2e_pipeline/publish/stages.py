@@ -1,7 +1,7 @@
 """Publish: which images are published, with which class indices, and the dataset itself.
 
-select   Reads    labels · kb/entities · pairs · scores        Writes  selection · entity_statistics
-                                                               Rejects duplicate_image · rare_entity · over_cap,
+select   Reads    labels · kb/entities · pairs · scores ·      Writes  selection · entity_statistics
+                  candidates · texts                           Rejects duplicate_image · rare_entity · over_cap,
                                                                        and by list (exclusion.py)
 publish  Reads    selection · pairs · scores · the shards      Writes  i2e/images
 finish   Reads    entity_statistics · every stage's commits    Writes  i2e/entities · i2e/statistics/* · manifest,
@@ -31,6 +31,7 @@ from i2e_pipeline.core.config import Config, PairsConfig, PublishConfig, digest
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.schemas import (
     BUCKETS,
+    ENTITY_DETAILS,
     ENTITY_STATISTICS,
     FUNNEL,
     I2E_ENTITIES,
@@ -48,7 +49,7 @@ from i2e_pipeline.engine.stage import Made, Plan, Run, Stage
 from i2e_pipeline.engine.tables import Commit, Counting, Kernel, pass_on
 from i2e_pipeline.engine.tasks import notes
 from i2e_pipeline.engine.units import Unit, kept_columns
-from i2e_pipeline.publish import exclusion, selection, statistics
+from i2e_pipeline.publish import exclusion, frequent, selection, statistics
 from i2e_pipeline.publish.card import card
 from i2e_pipeline.publish.croissant import croissant
 from i2e_pipeline.publish.exclusion import Exclusions
@@ -65,12 +66,12 @@ class Select(Stage):
     does = "merge duplicates, drop rare entities, cap frequent ones, number classes"
     scope = "whole"
     after = ("label",)
-    reads = ("labels", "kb/entities", "pairs", "scores")
+    reads = ("labels", "kb/entities", "pairs", "scores", "candidates", "texts")
     version = 3  # format 2 of datasets
     tables = {
         "selection": Table(SELECTION, key=("image_id",), holds="the images to publish, with their class indices"),
         "entity_statistics": Table(
-            ENTITY_STATISTICS, key=("entity_id",), holds="counts and means of every entity that any text proposed"
+            ENTITY_STATISTICS, key=("entity_id",), holds="what is counted of every entity that any text proposed"
         ),
     }
     passes = Passed("selection", ("pair_id",))
@@ -134,8 +135,10 @@ class Select(Stage):
         by_unit = pairs.repartition("unit").sortWithinPartitions("unit", "image_id", "pair_id")
         selected = tables.write(by_unit, lambda: selection.select_images, self.name, unit, ("selection",), counting)
         entities = run.read("kb/entities")
-        per_entity = statistics.per_entity(all_labels, labels, classes, entities, before)
-        per_entity = exclusion.nameless(run, per_entity, lists, statistics.OF_KNOWLEDGE_BASE)
+        details = self._details(run, all_labels) if config.select.statistics == "full" else None
+        per_entity = statistics.per_entity(all_labels, labels, classes, entities, before, details)
+        hidden = (*statistics.OF_KNOWLEDGE_BASE, *ENTITY_DETAILS.names)
+        per_entity = exclusion.nameless(run, per_entity, lists, hidden)
         stats = tables.write(
             per_entity, lambda: partial(pass_on, "entity_statistics"), self.name, unit, ("entity_statistics",)
         )
@@ -157,6 +160,15 @@ class Select(Stage):
                 facts={"units": digests, **wider},
             )
         ]
+
+    def _details(self, run: Run, all_labels: DataFrame) -> tuple[DataFrame, DataFrame]:
+        """What texts, words and sources tell of entities, beside the labels' counts."""
+        of_text = ["text_id", "unit"]
+        candidates = run.read("candidates", columns=[*of_text, "entity_id", "rank"])
+        texts = run.read("texts", columns=[*of_text, "pairs", "script"])
+        pairs = run.read("pairs", columns=["pair_id", "url", *of_text])
+        counted = statistics.of_texts(candidates, texts.select(*of_text, "pairs"))
+        return counted, frequent.most_frequent(all_labels, pairs, texts.select(*of_text, "script"))
 
     def _before(self, run: Run) -> DataFrame | None:
         """The entities that had a class in the last build, whatever config made it; None where there was none.

@@ -1,17 +1,23 @@
 """Statistics of the dataset: per entity, and how many entities have how many images.
 
 Most of the paper's two million classes are small. The buckets show how long that tail is.
+
+All is counted in whole numbers, so that it is the same whatever the partitions, the units and the order of rows, and no
+step gathers the rows of an entity: they are counted where they lie, by entity and thousandth of a score, and at most
+2,001 counts of an entity meet. Each step is a part of one Spark job; the driver holds nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from i2e_pipeline.core.schemas import ENTITY_DETAILS
+
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 BUCKET_EDGES = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000, 1_000_000)
 """Lowest number of images of each bucket."""
@@ -23,6 +29,7 @@ def per_entity(
     classes: DataFrame,
     entities: DataFrame,
     before: DataFrame | None = None,
+    details: Sequence[DataFrame] | None = None,
 ) -> DataFrame:
     """A row for each entity that any pair's text proposed, published or not, or that ever had a class; columns as
     ENTITY_STATISTICS.
@@ -32,19 +39,17 @@ def per_entity(
     classes        entity_id, class_index, retired
     entities       kb/entities
     before         rows of the last build; of what the knowledge base no longer holds, they say what it was
+    details        what `of_texts` and `most_frequent` (frequent.py) tell of entities; None: all of ENTITY_DETAILS is
+                   null, quantiles too
     """
     from pyspark.sql import functions as F
+    from pyspark.sql.pandas.types import from_arrow_type
 
-    chosen = F.col("reason").isNull()
-    proposed = all_labels.groupBy("entity_id").agg(
-        F.count("*").alias("pairs_proposed"),
-        F.sum(chosen.cast("long")).alias("pairs_labelled"),
-        _mean(F.col("clip_score")).alias("mean_clip_score"),
-        _mean(F.when(chosen, F.col("clip_score"))).alias("mean_clip_score_labelled"),
-        _mean(F.when(chosen, F.col("probability"))).alias("mean_probability"),
-    )
+    proposed = of_labels(all_labels, quantiles=details is not None)
     published = image_labels.where(F.col("dropped").isNull()).groupBy("entity_id").agg(F.count("*").alias("images"))
     counted = proposed.join(published, "entity_id", how="left").join(classes, "entity_id", how="full")
+    for told in details or ():
+        counted = counted.join(told, "entity_id", how="left")
     known = counted.join(of_knowledge_base(entities, counted.select("entity_id")), "entity_id", how="left")
     if before is not None:
         was = before.select("entity_id", *(F.col(name).alias(f"was_{name}") for name in OF_KNOWLEDGE_BASE))
@@ -68,6 +73,97 @@ def per_entity(
         "mean_probability",
         *OF_KNOWLEDGE_BASE[3:],
         F.coalesce("retired", F.lit(False)).alias("retired"),
+        *(
+            (F.lit(None) if details is None else F.coalesce(field.name, *_none_of(field)))
+            .cast(from_arrow_type(field.type))
+            .alias(field.name)
+            for field in ENTITY_DETAILS
+        ),
+    )
+
+
+def _none_of(field: pa.Field) -> tuple[Column, ...]:
+    """What a column of ENTITY_DETAILS holds of an entity that no row told of. There are no quantiles of no scores."""
+    from pyspark.sql import functions as F
+
+    if pa.types.is_list(field.type):
+        return (F.array(),)
+    return (F.lit(0),) if pa.types.is_integer(field.type) else ()
+
+
+QUANTILES = {"p05": 1, "p25": 5, "p50": 10, "p75": 15, "p95": 19}
+"""Twentieths of the scores that lie at or below each."""
+
+
+def of_labels(all_labels: DataFrame, quantiles: bool) -> DataFrame:
+    """entity_id, pairs_proposed, pairs_labelled, means of scores, and with `quantiles` those of clip_score
+    (`clip_scores`, of all rows, and `clip_scores_labelled`).
+
+    all_labels   entity_id, clip_score, probability, reason (null: chosen)
+    A quantile is the least thousandth that its share of the scores, each to the nearest thousandth, does not exceed.
+    One pass over the rows with quantiles as without; what is shuffled grows from a row per entity and partition to one
+    per entity, thousandth and partition, 56 bytes each.
+    """
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    chosen = F.col("reason").isNull()
+    # Whole millionths are summed, since a sum of floats depends on the order of rows.
+    clip, probability = (F.round(F.col(c).cast("double") * 1_000_000).cast("long") for c in _SCORES)
+    sums = {
+        "pairs_proposed": F.lit(1),
+        "pairs_labelled": chosen.cast("long"),
+        "clip": clip,
+        "clip_labelled": F.when(chosen, clip).otherwise(0),
+        "probability_labelled": F.when(chosen, probability).otherwise(0),
+    }
+    by = [F.round(F.col("clip_score").cast("double") * 1_000).cast("int").alias("thousandth")] if quantiles else []
+    added = all_labels.groupBy("entity_id", *by).agg(*(F.sum(of).alias(name) for name, of in sums.items()))
+    found = []
+    if quantiles:
+        whole = Window.partitionBy("entity_id")
+        so_far = whole.orderBy("thousandth")
+        for name, count in (("clip_scores", "pairs_proposed"), ("clip_scores_labelled", "pairs_labelled")):
+            counts = {f"{name}_of": F.sum(count).over(whole), f"{name}_so_far": F.sum(count).over(so_far)}
+            added = added.withColumns(counts)
+            reached = {
+                p: (F.col(count) > 0) & (F.col(f"{name}_so_far") * 20 >= F.col(f"{name}_of") * twentieths)
+                for p, twentieths in QUANTILES.items()
+            }
+            least = [(F.min(F.when(at, F.col("thousandth"))) / 1_000).alias(p) for p, at in reached.items()]
+            found.append(F.when(F.sum(count) > 0, F.struct(*least)).alias(name))
+    proposed, labelled = F.sum("pairs_proposed"), F.sum("pairs_labelled")
+    return added.groupBy("entity_id").agg(
+        proposed.alias("pairs_proposed"),
+        labelled.alias("pairs_labelled"),
+        _mean(F.sum("clip"), proposed).alias("mean_clip_score"),
+        _mean(F.sum("clip_labelled"), labelled).alias("mean_clip_score_labelled"),
+        _mean(F.sum("probability_labelled"), labelled).alias("mean_probability"),
+        *found,
+    )
+
+
+_SCORES = ("clip_score", "probability")
+
+
+def of_texts(candidates: DataFrame, texts: DataFrame) -> DataFrame:
+    """entity_id, texts, mentions, mentions_first: in how many distinct texts a mention can mean the entity; how many
+    mentions of pairs that is, a text of n pairs counted n times; and in how many of those it is the likeliest reading
+    by the text.
+
+    candidates   unit, text_id, entity_id, rank (1: the likeliest), a row per mention and entity
+    texts        unit, text_id, pairs
+    Of all texts of the input, whatever came of their pairs. A text that two units have is one. Shuffles the candidates
+    by text (36 bytes a row) and, to tell texts apart, by text and entity (48 bytes): entities of many texts are shared
+    out.
+    """
+    from pyspark.sql import functions as F
+
+    of_text = candidates.join(texts, ["unit", "text_id"], how="inner")
+    return of_text.groupBy("entity_id").agg(
+        F.countDistinct("text_id").alias("texts"),
+        F.sum("pairs").alias("mentions"),
+        F.sum(F.when(F.col("rank") == 1, F.col("pairs")).otherwise(0)).alias("mentions_first"),
     )
 
 
@@ -99,12 +195,11 @@ def of_knowledge_base(entities: DataFrame, wanted: DataFrame) -> DataFrame:
     )
 
 
-def _mean(value):  # type: ignore[no-untyped-def]
-    """Mean of a score to 1e-6. Whole millionths are summed, since a sum of floats depends on the order of rows."""
+def _mean(millionths: Column, count: Column) -> Column:
+    """Mean of scores to 1e-6, of none null."""
     from pyspark.sql import functions as F
 
-    millionths = F.round(value.cast("double") * 1_000_000).cast("long")
-    return (F.sum(millionths) / F.count(value) / 1_000_000).cast("float")
+    return F.when(count > 0, millionths / count / 1_000_000).cast("float")
 
 
 def buckets(entities_by_images: Mapping[int, int]) -> pa.RecordBatch:

@@ -1,0 +1,163 @@
+"""What is most frequent of each entity: the words that name it, the scripts of their texts, the domains of its images,
+and the entities that it was weighed against.
+
+One count tells all four: a row per (entity, kind, value) with its number of labelled pairs. Rows are counted where they
+lie before they are shuffled by all three, so that an entity of 10^7 pairs is as many rows as it has distinct values in a
+partition, and those are spread over all tasks. The first TOP are then taken of the whole counts, by entity and kind: a
+task holds at most the distinct values of one entity and kind, of which a million domains are 50 MB, and Spark can spill
+them. Equal counts are ordered by value, so that the lists depend on no partition, unit or order.
+
+What is shuffled beside the counts: the labels (40 bytes a row) and the pairs' domains (some 60) by pair, the labelled
+pairs by text (50), all labels by pair and words (60). That is a fourth of a kilobyte a pair, none of it images or texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from wikidata.surface import normal_forms
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+TOP = 10
+
+
+def most_frequent(all_labels: DataFrame, pairs: DataFrame, texts: DataFrame) -> DataFrame:
+    """entity_id, surfaces, scripts, domains, distinct_domains, confusions (columns of ENTITY_DETAILS), of entities that
+    have a labelled pair or stood against a label.
+
+    all_labels   unit, pair_id, entity_id, mention (null: not known), reason (null: chosen); with wider labels, wider_of
+    pairs        unit, pair_id, text_id, url
+    texts        unit, text_id, script
+    """
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    chosen = all_labels.where(F.col("reason").isNull())
+    counted = (
+        _surfaces(chosen)
+        .unionByName(_sources(chosen, pairs, texts))
+        .unionByName(_confusions(all_labels))
+        .groupBy("entity_id", "kind", "other", "value")
+        .agg(F.sum("won").alias("won"), F.sum("lost").alias("lost"))
+    )
+    of_kind = Window.partitionBy("entity_id", "kind")
+    first = of_kind.orderBy(F.desc(F.col("won") + F.col("lost")), "other", "value")
+    top = (
+        counted.withColumn("distinct", F.count("*").over(of_kind))
+        .withColumn("place", F.row_number().over(first))
+        .where(F.col("place") <= TOP)
+    )
+
+    def listed(kind: str, *fields: Column) -> Column:
+        rows = F.collect_list(F.when(F.col("kind") == kind, F.struct("place", F.struct(*fields).alias("told"))))
+        return F.transform(F.sort_array(rows), lambda row: row["told"])
+
+    value, labelled = F.col("value"), F.col("won").alias("pairs")
+    return top.groupBy("entity_id").agg(
+        listed(_SURFACE, value.alias("surface"), labelled).alias("surfaces"),
+        listed(_SCRIPT, value.alias("script"), labelled).alias("scripts"),
+        listed(_DOMAIN, value.alias("domain"), labelled).alias("domains"),
+        F.coalesce(F.max(F.when(F.col("kind") == _DOMAIN, F.col("distinct"))), F.lit(0)).alias("distinct_domains"),
+        listed(_CONFUSION, F.col("other").alias("entity_id"), F.col("won"), F.col("lost")).alias("confusions"),
+    )
+
+
+_SURFACE, _SCRIPT, _DOMAIN, _CONFUSION = "surface", "script", "domain", "confusion"
+_COUNTS = "entity_id long, kind string, other long, value string, won long, lost long"
+
+
+def _surfaces(chosen: DataFrame) -> DataFrame:
+    """Counts of the normal forms of the words that proposed each label. Few distinct words are normalised, not all."""
+    from pyspark.sql import functions as F
+
+    words = chosen.where(F.col("mention").isNotNull()).groupBy("entity_id", "mention").agg(F.count("*").alias("won"))
+    return words.mapInArrow(_normalised, _COUNTS)
+
+
+def _normalised(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        rows = batch.num_rows
+        yield pa.RecordBatch.from_pydict(
+            {
+                "entity_id": batch.column("entity_id"),
+                "kind": pa.array([_SURFACE] * rows, pa.string()),
+                "other": pa.nulls(rows, pa.int64()),
+                "value": normal_forms(batch.column("mention")),
+                "won": batch.column("won"),
+                "lost": pa.array([0] * rows, pa.int64()),
+            }
+        )
+
+
+def _sources(chosen: DataFrame, pairs: DataFrame, texts: DataFrame) -> DataFrame:
+    """Counts of the scripts of the labelled pairs' texts, and of the domains of their addresses."""
+    from pyspark.sql import functions as F
+
+    sources = pairs.select("unit", "pair_id", "text_id", domain(F.col("url")).alias("domain"))
+    of_pair = chosen.select("unit", "pair_id", "entity_id").join(sources, ["unit", "pair_id"], how="inner")
+    found = of_pair.join(texts.select("unit", "text_id", "script"), ["unit", "text_id"], how="inner")
+    kinds = F.array(*(F.struct(F.lit(k).alias("kind"), F.col(k).alias("value")) for k in (_SCRIPT, _DOMAIN)))
+    return (
+        found.select("entity_id", F.explode(kinds).alias("told"))
+        .select("entity_id", "told.kind", "told.value")
+        .where(F.col("value").isNotNull())
+        .groupBy("entity_id", "kind", "value")
+        .agg(F.count("*").alias("won"))
+        .select("entity_id", "kind", F.lit(None).cast("long").alias("other"), "value", "won", _none().alias("lost"))
+    )
+
+
+_HOST = r"^(?:(?:[A-Za-z][A-Za-z0-9+.-]*:)?//|(?!.*//))(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:@]*)"
+"""As urlsplit parts an address, which Spark's own parse_url does not: it knows none without a scheme, or with a blank."""
+
+
+def domain(url: Column) -> Column:
+    """The host of an address in small letters, without port, user and a leading "www."; null where it has none. A list
+    of domains (exclusion.py) that names it takes out all that is counted under it."""
+    from pyspark.sql import functions as F
+
+    host = F.lower(F.regexp_extract(url, _HOST, 1))
+    bare = F.regexp_replace(host, r"^www\.(?=.*\.)|^\[|\]$|\.+$", "")
+    return F.when(bare != "", bare)
+
+
+def _confusions(all_labels: DataFrame) -> DataFrame:
+    """For each two entities that the same words of a pair's text could mean, of which one became the label: in how many
+    pairs the first of them won, and in how many it lost. What stands above a candidate is no other reading."""
+    from pyspark.sql import functions as F
+
+    read = all_labels.where(F.col("mention").isNotNull())
+    read = read.where(F.col("wider_of").isNull()) if "wider_of" in read.columns else read
+    is_label = F.col("reason").isNull()
+    readings = (
+        read.groupBy("unit", "pair_id", "mention")
+        .agg(
+            F.collect_list(F.when(is_label, F.col("entity_id"))).alias("winners"),
+            F.collect_list(F.when(~is_label, F.col("entity_id"))).alias("losers"),
+        )
+        .where((F.size("winners") > 0) & (F.size("losers") > 0))
+        .select(F.explode("winners").alias("winner"), "losers")
+        .select("winner", F.explode("losers").alias("loser"))
+        .groupBy("winner", "loser")
+        .agg(F.count("*").alias("times"))
+    )
+
+    def of(entity: str, other: str, won: Column, lost: Column) -> DataFrame:
+        return readings.select(
+            F.col(entity).alias("entity_id"), F.lit(_CONFUSION).alias("kind"), F.col(other).alias("other"),
+            F.lit(None).cast("string").alias("value"), won.alias("won"), lost.alias("lost"),
+        )  # fmt: skip
+
+    times = F.col("times")
+    return of("winner", "loser", times, _none()).unionByName(of("loser", "winner", _none(), times))
+
+
+def _none() -> Column:
+    from pyspark.sql import functions as F
+
+    return F.lit(0).cast("long")

@@ -1,0 +1,181 @@
+"""What is most frequent of each entity, and what texts and scores tell of it: exact counts on tables made by hand."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from i2e_pipeline.publish import exclusion, frequent
+from i2e_pipeline.publish.statistics import QUANTILES, of_labels, of_texts
+
+LABELS = (
+    "unit string, pair_id int, entity_id long, clip_score float, probability float, mention string, reason string, "
+    "wider_of long"
+)
+
+
+def label(pair: int, entity: int, mention: str | None, reason: str | None = None, **more: Any) -> tuple[Any, ...]:
+    row = {"unit": "u-1", "clip_score": 0.3, "probability": 0.9, "wider_of": None} | more
+    return (row["unit"], pair, entity, row["clip_score"], row["probability"], mention, reason, row["wider_of"])
+
+
+def most_frequent(
+    spark: Any, labels: list[tuple[Any, ...]], urls: dict[int, str | None], texts: dict[int, int], parts: int = 1
+) -> dict[int, dict[str, Any]]:
+    """urls: of each pair; texts: of each pair, those with an even number Latin, the others Cyrillic."""
+    rows = spark.createDataFrame(labels, LABELS).repartition(parts)
+    units = {row[1]: row[0] for row in labels}
+    pairs = spark.createDataFrame(
+        [(units[pair], pair, texts[pair], url) for pair, url in urls.items()],
+        "unit string, pair_id int, text_id int, url string",
+    )
+    of_text = {(units[pair], text): ("Latin", "Cyrillic")[text % 2] for pair, text in texts.items()}
+    scripts = spark.createDataFrame(
+        [(*key, script) for key, script in of_text.items()], "unit string, text_id int, script string"
+    )
+    found = frequent.most_frequent(rows, pairs, scripts)
+    return {r["entity_id"]: r.asDict(recursive=True) for r in found.collect()}
+
+
+def test_what_a_handful_of_labels_says(spark: Any) -> None:
+    labels = [
+        label(1, 10, "Mercury"),
+        label(1, 11, "Mercury", "other_entity"),
+        label(1, 12, "planet", "below_bar"),  # other words: no other reading of "Mercury"
+        label(2, 10, "MERCURY", unit="u-2"),
+        label(2, 11, "MERCURY", "other_entity", unit="u-2"),
+        label(3, 11, "mercury"),
+        label(3, 10, "mercury", "other_entity"),
+        label(3, 13, "mercury", "below_bar"),
+        label(4, 10, "Merkur"),
+        label(4, 20, "Merkur", wider_of=11),  # what stands above another reading is no confusion
+        label(5, 10, None, "below_bar"),
+        label(5, 11, None),  # labels of old outputs name no words
+    ]
+    urls = {
+        1: "https://www.a.org/1.jpg",
+        2: "http://img.a.org:80/2.jpg",
+        3: "http://a.org/3",
+        4: "http://A.org",
+        5: None,
+    }
+    found = most_frequent(spark, labels, urls, {1: 0, 2: 0, 3: 1, 4: 3, 5: 2})
+    assert found[10] == {
+        "entity_id": 10,
+        "surfaces": [{"surface": "mercury", "pairs": 2}, {"surface": "merkur", "pairs": 1}],
+        "scripts": [{"script": "Latin", "pairs": 2}, {"script": "Cyrillic", "pairs": 1}],
+        "domains": [{"domain": "a.org", "pairs": 2}, {"domain": "img.a.org", "pairs": 1}],
+        "distinct_domains": 2,
+        "confusions": [{"entity_id": 11, "won": 2, "lost": 1}],
+    }
+    assert found[11]["confusions"] == [
+        {"entity_id": 10, "won": 1, "lost": 2},
+        {"entity_id": 13, "won": 1, "lost": 0},
+    ]
+    assert (found[11]["surfaces"], found[11]["distinct_domains"]) == ([{"surface": "mercury", "pairs": 1}], 1)
+    assert found[11]["scripts"] == [{"script": "Cyrillic", "pairs": 1}, {"script": "Latin", "pairs": 1}]
+    assert found[13] == {
+        "entity_id": 13, "surfaces": [], "scripts": [], "domains": [], "distinct_domains": 0,
+        "confusions": [{"entity_id": 11, "won": 0, "lost": 1}],
+    }  # fmt: skip
+    assert found[20]["confusions"] == []
+    assert 12 not in found
+
+
+def test_the_first_ten_do_not_depend_on_partitions_and_ties_go_by_value(spark: Any) -> None:
+    """Catches: a list of what came first of those that are equally frequent."""
+    draw = random.Random(0)
+    labels, urls, texts, counts = [], {}, {}, Counter[str]()
+    for pair in range(600):
+        host = f"h{min(draw.randrange(30), draw.randrange(30)):02}.org"
+        labels.append(label(pair, 7, "Name", unit=f"u-{pair % 3}"))
+        labels += [label(pair, 100 + draw.randrange(40), "Name", "other_entity", unit=f"u-{pair % 3}")]
+        urls[pair], texts[pair] = f"https://{host}/{pair}", pair % 50
+        counts[host] += 1
+    first = most_frequent(spark, labels, urls, texts)
+    assert first == most_frequent(spark, labels[::-1], urls, texts, parts=7)
+    expected = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: frequent.TOP]
+    assert [(d["domain"], d["pairs"]) for d in first[7]["domains"]] == expected
+    assert first[7]["distinct_domains"] == len(counts) > frequent.TOP
+    lost = Counter(row[2] for row in labels if row[6] is not None)
+    against = sorted(lost.items(), key=lambda item: (-item[1], item[0]))[: frequent.TOP]
+    assert [(c["entity_id"], c["won"]) for c in first[7]["confusions"]] == against
+
+
+URLS = [
+    "https://www.Example.org/a.jpg?x=//y.org/",
+    "http://user:word@img.example.org:8080/a",
+    "//cdn.example.org./a",
+    "example.org/a",
+    "example.org/a?to=http://other.org/",
+    "http://[2001:db8::1]:80/a",
+    "ftp://a@b@example.org",
+    "http://",
+    "",
+    "www.org",
+    "no/host//at all",
+    "HTTP://münchen.de/ä b.jpg",
+    "http://example.org?a",
+    "http://example.org#a",
+    "data:image/png;base64,AAAA//AA",
+]
+
+
+def test_a_domain_is_what_a_list_of_domains_would_name(spark: Any) -> None:
+    """Catches: a domain in the statistics that a list of it does not take out."""
+    frame = spark.createDataFrame([(url,) for url in URLS], "url string")
+    found = [r["domain"] for r in frame.select(frequent.domain(frame["url"]).alias("domain")).collect()]
+    hosts = [next(iter(exclusion._domains(url)), "") for url in URLS]
+    bare = [host.removeprefix("www.") if host.count(".") > 1 else host for host in hosts]
+    assert [name or "" for name in found] == bare
+    assert found[:4] == ["example.org", "img.example.org", "cdn.example.org", "example.org"]
+
+
+def test_texts_count_once_and_mentions_once_for_each_pair(spark: Any) -> None:
+    """Catches: a text that two units have, counted twice in a dataset that grew and once in one that is built anew."""
+    texts = [("u-1", 1, 5), ("u-1", 2, 1), ("u-2", 1, 2), ("u-2", 3, 10)]
+    candidates = [
+        ("u-1", 1, 42, 1), ("u-1", 1, 43, 2), ("u-1", 1, 42, 2), ("u-1", 2, 43, 1),
+        ("u-2", 1, 42, 1), ("u-2", 1, 43, 2), ("u-2", 1, 42, 2), ("u-2", 3, 42, 3),
+    ]  # fmt: skip
+    found = of_texts(
+        spark.createDataFrame(candidates, "unit string, text_id int, entity_id long, rank int"),
+        spark.createDataFrame(texts, "unit string, text_id int, pairs long"),
+    )
+    assert sorted(map(tuple, found.collect())) == [(42, 2, 24, 7), (43, 2, 8, 1)]
+
+
+@pytest.mark.parametrize("parts", [1, 5])
+def test_quantiles_are_those_of_the_sorted_scores(spark: Any, parts: int) -> None:
+    draw = random.Random(1)
+    scores = defaultdict(list)
+    labels = []
+    for pair in range(1500):
+        entity = min(draw.randrange(6), draw.randrange(6))
+        score, chosen = round(draw.gauss(0.25, 0.1), 5), draw.random() < 0.4 and entity != 5
+        scores[entity].append((score, chosen))
+        labels.append(label(pair, entity, "x", None if chosen else "below_bar", clip_score=score))
+    labels.append(label(1500, 9, "x", clip_score=-0.25))
+    scores[9].append((-0.25, True))
+    found = of_labels(spark.createDataFrame(labels, LABELS).repartition(parts), quantiles=True)
+    rows = {r["entity_id"]: r.asDict(recursive=True) for r in found.collect()}
+    assert rows.keys() == scores.keys()
+    for entity, row in rows.items():
+        every, labelled = [s for s, _ in scores[entity]], [s for s, chosen in scores[entity] if chosen]
+        assert (row["pairs_proposed"], row["pairs_labelled"]) == (len(every), len(labelled))
+        assert row["mean_clip_score"] == pytest.approx(sum(every) / len(every), abs=2e-6)
+        for name, of in (("clip_scores", every), ("clip_scores_labelled", labelled)):
+            if not of:
+                assert row[name] is None
+                continue
+            for quantile, twentieths in QUANTILES.items():
+                at = -(-Fraction(twentieths, 20) * len(of) // 1)  # the first that this share does not exceed
+                assert row[name][quantile] == pytest.approx(sorted(of)[int(at) - 1], abs=0.00051)
+    plain = of_labels(spark.createDataFrame(labels, LABELS), quantiles=False)
+    told = ("pairs_proposed", "pairs_labelled", "mean_clip_score", "mean_clip_score_labelled", "mean_probability")
+    for row in plain.collect():
+        assert {name: row[name] for name in told} == {name: rows[row["entity_id"]][name] for name in told}
