@@ -315,16 +315,25 @@ def find(folder: str | Path, which: str = "latest") -> Place:
 
     which   a number, "best" or "latest"
     """
+    if files.is_local(str(folder)) and not (here := _local(folder)).is_dir():
+        what = "is no folder" if os.path.lexists(here) else "does not exist"
+        raise CheckpointError(
+            f"{folder} {what}: name the folder of a training (train.folder)" + _with_slash(folder, which)
+        )
     there = steps(folder)
     marked = best(folder) if which == "best" else None
     step = int(which) if which.isdecimal() else there[-1] if there and which == "latest" else marked and marked[0]
     if step not in there:
         are = f"those of steps {', '.join(f'{s:,}' for s in there)}" if there else "none"
-        whole = f"{str(folder).rstrip('/')}@{which}"
-        hint = f". The folder {whole} is named with a / behind it: {whole}/" if not there and steps(whole) else ""
-        raise CheckpointError(f"{folder} has no checkpoint {which!r}: it has {are}{hint}")
+        raise CheckpointError(f"{folder} has no checkpoint {which!r}: it has {are}")
     assert step is not None
     return _place(folder, step)
+
+
+def _with_slash(folder: str | Path, which: str) -> str:
+    """How a folder FOLDER@WHICH is named, where there is one."""
+    whole = f"{folder}@{which}"
+    return f". The folder {whole} is named with a / behind it: {whole}/" if steps(whole) else ""
 
 
 def sweep(folder: str | Path) -> None:

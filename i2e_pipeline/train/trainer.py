@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from i2e_pipeline.core import config as configuration
-from i2e_pipeline.core import files, lock
+from i2e_pipeline.core import files, lock, places
 from i2e_pipeline.core.config import Config, TrainConfig, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.train import away, card, checkpoint, export, journal, strategy, wandb_board, warm_start
@@ -111,10 +111,11 @@ def train(
     figures   what is measured on held-out images: (vectors, classes …) → name → number (held_out.py)
     restart   forget the folder's checkpoints
     sets      measures the towers on images of its own, at each evaluation
-    Raises TrainError, and the errors of dataset, encoders, head, recipes and checkpoints, all of them ValueErrors; Held
-    on every rank while another training is in the folder.
+    Raises PlaceError where a file is in the folder's place, TrainError, and the errors of dataset, encoders, head,
+    recipes and checkpoints, all of them ValueErrors; Held on every rank while another training is in the folder.
     """
     folder = folder_of(config)
+    world.broadcast(lambda: places.refuse_closed(folder, "train.folder" if config.train.folder else "output"))
     with (
         _alone_in(folder, world) as still_alone,
         _torch_settings(config.train),
