@@ -274,16 +274,17 @@ class _Training:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(failed=kind is not None)
+        self.close(failed=kind is not None, at_once=kind is not None and issubclass(kind, KeyboardInterrupt))
 
-    def close(self, failed: bool = False) -> None:
+    def close(self, failed: bool = False, at_once: bool = False) -> None:
+        """at_once   somebody pressed Ctrl-C twice: nothing is brought to a store any more, or waited for there"""
         if self._saving is not None:
-            self._saving.abandon()
+            self._saving.abandon(at_once)
         if hasattr(self, "batches"):
             self.batches.close()
         if hasattr(self, "journal"):
             self.journal.close(failed)
-        if self.world.first:
+        if self.world.first and not at_once:
             try:
                 self.mirror.push()
             except OSError as error:  # an error that ends the training is not to be hidden by this one
