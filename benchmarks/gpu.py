@@ -45,8 +45,9 @@ import torch
 from PIL import Image
 
 from i2e_pipeline.core.config import ImageLimits, ModelConfig, ScoreConfig
+from i2e_pipeline.core.machine import choose_device
 from i2e_pipeline.images.decode import Decoded, decode, open_rgb
-from i2e_pipeline.images.encoder import Encoder, choose_device, load
+from i2e_pipeline.images.encoder import Encoder, load
 from i2e_pipeline.inputs import formats
 from i2e_pipeline.inputs.shard import Images, Shard
 from i2e_pipeline.score.entity_vectors import EntityVectors, entity_text
@@ -445,7 +446,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args(arguments)
-    options.device = choose_device(options.device)
+    options.device = choose_device(options.device, "--device")
     options.feeding = [tuple(int(n) for n in pair.split("x")) for pair in options.feeding]
     if options.device == "cpu" and options.dtype == "bfloat16":
         print("no CUDA card here: --dtype float32 --models ViT-B-32 --batches 8 --images 64 measures this CPU")

@@ -498,7 +498,7 @@ def _guarded(work: Callable[[], int]) -> int:
             raise
         if told := stores.later_fault(error) or places.later_fault(error):
             print(shown(f"i2e: {hide(str(told))}\n(I2E_DEBUG=1 shows where)"), file=sys.stderr)
-            return ExitCode.FAULT
+            return told.exit_code if isinstance(told, places.InTheWay) else ExitCode.FAULT
         from i2e_pipeline.engine.causes import cause, lost_jvm
 
         if lost_jvm(error):

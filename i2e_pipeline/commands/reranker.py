@@ -286,9 +286,10 @@ def train(
     """
     import torch
 
-    from i2e_pipeline.images.encoder import choose_device
+    from i2e_pipeline.core.machine import choose_device
     from i2e_pipeline.rerank import reranker, training
 
+    where = choose_device(device, "--device")
     under_way = folder.rstrip("/") + UNDER_WAY
     _refuse_used(Path(folder), Path(under_way))
     if threads is not None:
@@ -301,7 +302,7 @@ def train(
     model = reranker.begin(kind, pretrained, tokens)
     places = _seen(seen, f"{under_way}/{reranker.SEEN}") if seen else None
     with _noticed() as asked_to_end:
-        figures = training.train(model, table, under_way, settings, choose_device(device), asked_to_end, places)
+        figures = training.train(model, table, under_way, settings, where, asked_to_end, places)
     if figures["finished"]:
         trained = {
             **asdict(settings),

@@ -31,7 +31,7 @@ from pydantic import (
     model_validator,
 )
 
-from i2e_pipeline.core import files, model_name, secrets, settings, stores
+from i2e_pipeline.core import files, machine, model_name, secrets, settings, stores
 from i2e_pipeline.core.errors import I2EError, NoSuchFile
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,11 @@ def _named(value: str) -> str:
     return value
 
 
+def _device(value: str) -> str:
+    machine.card_of(value)
+    return value
+
+
 def _folder(value: str) -> str:
     if stores.scheme_of(value) and stores.QUERY.search(value):
         raise ValueError("a folder whose address ends with options (`?…=…`): give them by storage.options")
@@ -92,6 +97,7 @@ def _server(value: str) -> str:
 
 
 PathText = Annotated[str, AfterValidator(_path)]
+Device = Annotated[str, AfterValidator(_device)]
 """A path or URI, or a name that may be one."""
 Paths = Annotated[tuple[Annotated[PathText, AfterValidator(_named)], ...], BeforeValidator(_one_or_many)]
 
@@ -478,7 +484,7 @@ class RerankerConfig(Section):
     """Mentions are unsure whose two most probable candidates are less than this apart."""
     budget: float = Field(0.25, ge=0, le=1)
     """Share of a unit's mentions that are looked at again at most: of the unsure ones those of the smallest margins."""
-    device: str = "auto"
+    device: Device = "auto"
     """Where the model runs. auto: cuda where the executor has a GPU, else cpu."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the model."""
@@ -534,7 +540,7 @@ class ModelConfig(Section):
     """An open_clip model: NAME@WEIGHTS, local-dir:FOLDER or hf-hub:ORG/NAME (core/model_name.py has the grammar)."""
     pretrained: PathText | None = None
     """WEIGHTS, where `model` holds NAME alone: open_clip's tag, or a file."""
-    device: str = "auto"
+    device: Device = "auto"
     """Where the model runs. auto: cuda where the executor has a GPU, else cpu. The executor chooses, not the driver."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the model. bfloat16 is at least twice as fast, and scores move by some 0.005."""
@@ -630,7 +636,7 @@ class VerifyConfig(Section):
     """Tokens of an answer at most."""
     batch_size: int = Field(8, ge=1)
     """Questions per forward pass of `model`; halved by itself when the GPU's memory runs out."""
-    device: str = "auto"
+    device: Device = "auto"
     """Where `model` runs. auto: cuda where the executor has a GPU, else cpu."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of `model`."""
@@ -940,7 +946,7 @@ class TrainConfig(Section):
     ranks: int | None = Field(None, ge=1)
     """Processes that jobs/train.py starts through Spark. None: with a local master one per GPU, or one; on a cluster it
     must be set. torchrun has its own option for it."""
-    device: str = "auto"
+    device: Device = "auto"
     """Where ranks compute. auto: cuda where each rank finds a GPU, else cpu. mps, a Mac's GPU, is for one rank."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of torch per rank. None: the rank's share of the cores."""
@@ -1008,7 +1014,7 @@ class EvaluateConfig(Section):
     preprocessing: Literal["model", "mofi-gpr1200"] = "model"
     """How images are prepared. model: as the model says. mofi-gpr1200: as for MOFI's released figures, which is
     ToTensor, Resize(224, antialias=False), CenterCrop, CLIP's mean and deviation."""
-    device: str = "auto"
+    device: Device = "auto"
     """Where encoders run. auto: cuda where there is a GPU, else cpu."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the encoders. What is computed from their vectors is float64."""

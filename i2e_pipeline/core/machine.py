@@ -1,8 +1,9 @@
-"""This machine: where files lie that every process of a user on it may share."""
+"""This machine: where files lie that every process of a user on it may share, and what torch may compute on."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable
@@ -16,6 +17,51 @@ from i2e_pipeline.core.files import fresh_folder
 
 class ScratchError(I2EError, OSError):
     """The user's temporary folder cannot be used; the message says the remedy."""
+
+
+class DeviceError(I2EError, ValueError):
+    """A device that there is not, or not on this machine; the message names the setting and those there are."""
+
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(?::([0-9]{1,3}))?")
+
+
+def card_of(device: str) -> int | None:
+    """The number of `cuda:NUMBER`; None of every other device. Raises DeviceError for a text that names none."""
+    named = _DEVICE.fullmatch(device)
+    if named is None:
+        raise DeviceError(f"{device!r} is no device: name auto, cpu, cuda, cuda:0 (or another card's number), or mps")
+    return None if named[1] is None else int(named[1])
+
+
+def choose_device(wanted: str, setting: str) -> str:
+    """What a device means here, for torch; auto: cuda where there is a card, else cpu.
+
+    setting   what messages call it
+    To be called after a fork, not before: CUDA that a process has started does not work in its children.
+    Raises DeviceError for a device that is not there.
+    """
+    import torch
+
+    try:
+        number = card_of(wanted)
+    except DeviceError as error:
+        raise DeviceError(f"{setting}: {error}") from None
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError(f"{setting}=mps: torch finds no GPU of a Mac here: set {setting}=auto")
+    if wanted.startswith("cuda"):
+        cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not cards:
+            raise DeviceError(
+                f"{setting}={wanted}: torch {torch.__version__} finds no card here: set {setting}=auto or cpu, or see "
+                "to the driver (nvidia-smi) and to a build of torch with CUDA"
+            )
+        if number is not None and number >= cards:
+            there = "cuda:0 alone" if cards == 1 else f"cuda:0 to cuda:{cards - 1}"
+            raise DeviceError(f"{setting}={wanted}: torch finds {there} here: name one that there is, or cuda")
+    return wanted
 
 
 def scratch(*parts: str) -> Path:

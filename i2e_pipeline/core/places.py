@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 import uuid
 from collections.abc import Callable
@@ -75,12 +76,40 @@ _OF_THE_MACHINE = {
 """What the machine refuses, and the remedy. No other error of a file is anybody's but the code's."""
 
 
+class InTheWay(PlaceError):
+    """A file where a folder is wanted, or a folder in the place of a file."""
+
+
+_A_FOLDER_TO_ARROW = re.compile(r"path '(.+)' is a directory")
+"""What Arrow says of one that is read as a file, without a number of an error."""
+
+
 def later_fault(error: BaseException) -> PlaceError | None:
-    """What the machine refused in the middle of a command, as users are told it; None for every other error."""
-    if not isinstance(error, OSError) or error.errno not in _OF_THE_MACHINE:
+    """What the machine refused in the middle of a command, as users are told it; None for every other error.
+
+    InTheWay for what is no fault of the machine's, but of what lies where.
+    """
+    if not isinstance(error, OSError):
+        return None
+    if in_the_way := _in_the_way(error):
+        return InTheWay(in_the_way)
+    if error.errno not in _OF_THE_MACHINE:
         return None
     where = f"{error.filename}: " if error.filename else ""
     return PlaceError(f"{where}{error.strerror}: {_OF_THE_MACHINE[error.errno]}")
+
+
+def _in_the_way(error: OSError) -> str | None:
+    # Of a rename the second path is the one that a user knows.
+    where = error.filename2 or error.filename
+    if arrows := _A_FOLDER_TO_ARROW.search(str(error)):
+        return f"{arrows[1]} is a folder, and a file is wanted there: move it, or name another place"
+    if error.errno == errno.EISDIR:
+        return f"{where or error.strerror} is a folder, and a file is wanted there: move it, or name another place"
+    made = error.errno == errno.EEXIST and where is not None and os.path.lexists(where) and not os.path.isdir(where)
+    if made or error.errno == errno.ENOTDIR:
+        return f"{where or error.strerror}: a file is where a folder is wanted: move it, or name another place"
+    return None
 
 
 def answered(ask: Callable[[], Found]) -> Found:

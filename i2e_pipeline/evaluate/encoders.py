@@ -23,6 +23,7 @@ from i2e_pipeline.core import files
 from i2e_pipeline.core.config import EvaluateConfig, ModelConfig, digest
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.logs import muted
+from i2e_pipeline.core.machine import DeviceError, choose_device
 from i2e_pipeline.core.model_name import RANDOM, ModelName, ModelNameError, parse, split_label
 from i2e_pipeline.dataset import training_data
 from i2e_pipeline.dataset.training_data import TrainingData
@@ -85,7 +86,7 @@ def open_encoder(spec: str, config: EvaluateConfig) -> ImageEncoder:
             made, named = _untrained(name, config)
         else:
             made, named = _open_clip(name, config)
-    except EncoderError:
+    except (EncoderError, DeviceError):
         raise
     except root_encoder.ModelError as error:
         raise EncoderError(str(error)) from error
@@ -164,7 +165,7 @@ def _untrained(name: ModelName, config: EvaluateConfig) -> tuple[root_encoder.En
         _preprocess(config) or models.preprocessing(model),
         models.tokenizer(model_name),
         name=f"{model_name}@random",
-        device=root_encoder.choose_device(config.device),
+        device=choose_device(config.device, "evaluate.device"),
         dtype=_dtype(config),
         batch_size=config.batch_size,
         fingerprint=digest(named),
@@ -281,7 +282,7 @@ def _hugging_face(name: str, config: EvaluateConfig) -> tuple[root_encoder.Encod
         own,
         tokenize,
         name=f"hf:{name}",
-        device=root_encoder.choose_device(config.device),
+        device=choose_device(config.device, "evaluate.device"),
         dtype=_dtype(config),
         batch_size=config.batch_size,
         fingerprint=digest(named),

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from i2e_pipeline.core.machine import choose_device
 from i2e_pipeline.evaluate.retrieval import mean_by_class
 from i2e_pipeline.evaluate.vectors import VectorsError
-from i2e_pipeline.images.encoder import choose_device
 
 GRID = tuple(10.0**power for power in range(-1, 7))
 """Values of C. Vectors of norm 1 want weights of some tens, so the best lies well above scikit-learn's default of 1."""
@@ -65,7 +65,9 @@ def fit(
     labels_N    int, 0 … classes − 1
     tolerance   on the largest component of the gradient (Fitted.gradient)
     """
-    x_ND = torch.from_numpy(np.ascontiguousarray(vectors_ND)).to(device=choose_device(device), dtype=dtype)
+    x_ND = torch.from_numpy(np.ascontiguousarray(vectors_ND)).to(
+        device=choose_device(device, "evaluate.device"), dtype=dtype
+    )
     y_N = torch.from_numpy(np.asarray(labels_N, dtype=np.int64)).to(x_ND.device)
     count, width = x_ND.shape
     rows_at_once = max(1, int(block_mb * 2**20 / (2 * (classes + width) * x_ND.element_size())))

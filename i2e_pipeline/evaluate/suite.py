@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import files, places
 from i2e_pipeline.core.config import Config, EvaluateConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.model_name import ModelNameError, parse, split_label
@@ -47,7 +47,8 @@ def evaluate(config: Config, called: Mapping[str, str] = NO_OTHER_NAMES) -> Resu
     """Measure the encoders of config.evaluate and write the results, the tables and the page.
 
     called   by MODEL what the results call it, where that is not what lies there for good: an export of this command
-    Raises SuiteError, DatasetError or EncoderError; what cannot be measured at all is known before a model is loaded.
+    Raises SuiteError, DatasetError, EncoderError or PlaceError; what cannot be measured at all is known before a model
+    is loaded.
     """
     measured, looks = measure(config, called)
     folder = folder_of(config)
@@ -92,7 +93,9 @@ def measure(config: Config, called: Mapping[str, str] = NO_OTHER_NAMES) -> tuple
                 f"evaluate.suite: none of {', '.join(protocols)} applies to {data.name}; there are "
                 f"{', '.join(p for p in PROTOCOLS if PROTOCOLS[p].applies(data))}"
             )
-    vectors = Path(files.join(folder_of(config), "vectors"))
+    folder = folder_of(config)
+    places.refuse_unwritable(folder, "evaluate.folder" if settings.folder else "output")
+    vectors = Path(files.join(folder, "vectors"))
     for spec in stored:
         _check_stored(spec, sets, settings, vectors)
     models: list[Model] = []

@@ -28,6 +28,7 @@ from PIL import Image
 from torch import nn
 
 from i2e_pipeline.core.config import ModelConfig, digest
+from i2e_pipeline.core.machine import choose_device
 from i2e_pipeline.core.model_name import parse
 from i2e_pipeline.images import models
 from i2e_pipeline.images.models import ModelError
@@ -234,7 +235,7 @@ def load(
     if threads is not None:
         torch.set_num_threads(threads)
     _named(config)
-    place = choose_device(device or config.device)
+    place = choose_device(device or config.device, f"{config.section}.device")
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     models.refuse_untrained(config.model, config.pretrained, config.section)
     try:
@@ -309,16 +310,6 @@ def load_once(config: ModelConfig, *, threads: int | None = None, device: str | 
         elif threads is not None:
             torch.set_num_threads(threads)
         return _loaded[key]
-
-
-def choose_device(wanted: str) -> str:
-    """What "auto" means here: cuda where there is a card, else cpu.
-
-    To be called after a fork, not before: CUDA that a process has started does not work in its children.
-    """
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def fingerprint(config: ModelConfig) -> str:

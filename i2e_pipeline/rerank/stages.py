@@ -250,10 +250,10 @@ def _loaded(folder: Shipped, content: str, device: str, options: Mapping[str, An
     """In a worker: the model, kept for its life."""
     import torch
 
-    from i2e_pipeline.images.encoder import choose_device
+    from i2e_pipeline.core.machine import choose_device
 
     torch.set_num_threads(cluster.task_cores(1))
-    where = choose_device(cluster.task_device(device))
+    where = choose_device(cluster.task_device(device), "link.reranker.device")
     return reranker.load_once(folder.local(), content, device=where, **options)
 
 

@@ -64,14 +64,15 @@ def _fetch(place: str, here: Path, last: str) -> None:
 
 def bring(source: str, target: str, paths: Sequence[str]) -> None:
     """Copies files below one folder to another, several at a time."""
-
-    def one(path: str) -> None:
-        here, there = files.join(source, path), files.join(target, path)
-        # The one of them that lies in a store may fail for a moment.
-        files.patiently(lambda: files.copy(here, there), there if files.is_local(here) else here)
-
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(one, paths))
+        list(pool.map(lambda path: bring_one(source, target, path), paths))
+
+
+def bring_one(source: str, target: str, path: str) -> None:
+    """The same of one file, in this thread: a process that ends waits for threads of a pool, whatever they wait for."""
+    here, there = files.join(source, path), files.join(target, path)
+    # The one of them that lies in a store may fail for a moment.
+    files.patiently(lambda: files.copy(here, there), there if files.is_local(here) else here)
 
 
 class Mirror:

@@ -161,7 +161,7 @@ class Save:
         self._problem: str | None = None
         self._rows = 0 if head is None else len(head.class_C)
         self._writing: threading.Thread | None = None
-        self._abandoned = threading.Event()
+        self._abandoned, self._uploads = threading.Event(), threading.Event()
         if self._there:
             return
         self._fresh = root / f".{name(state.step)}.tmp-{token}"
@@ -178,7 +178,8 @@ class Save:
             parts[_part("head", world.rank, world.size)] = rows
         named = {"towers": towers, "ema": ema, "optimizer": optimizer}
         parts |= {part.file(kind): part.tensors for kind, part in named.items() if part is not None}
-        self._writing = threading.Thread(target=self._write, args=(parts,), name="checkpoint")
+        # A process that is to end at once does not wait for a store that takes its time, or does not answer.
+        self._writing = threading.Thread(target=self._write, args=(parts,), name="checkpoint", daemon=True)
         self._writing.start()
 
     @property
@@ -191,17 +192,28 @@ class Save:
         if self._writing is not None:
             self._writing.join()
 
-    def abandon(self) -> None:
-        """Instead of `finish`: until this rank writes no more, which is when the file is whole that it is at."""
+    def abandon(self, at_once: bool = False) -> None:
+        """Instead of `finish`: until this rank writes no more, which is when the file is whole that it is at.
+
+        at_once   the process ends: what is on its way to a store is not waited for. A store shows no part of a file,
+                  and without state.json, which comes last, nothing there is read as a checkpoint
+        """
         self._abandoned.set()
-        self.wait()
+        if not at_once:
+            self.wait()
+        while self._writing is not None and self._writing.is_alive() and not self._uploads.is_set():
+            self._writing.join(0.05)
 
     def finish(self) -> Place:
         """The checkpoint, once it is whole. Raises CheckpointError, on every rank, when one of them could not write."""
         world, target = self._world, self._target
         if self._there:
             return target
-        self.wait()
+        try:
+            self.wait()
+        except BaseException:  # a second Ctrl-C
+            self._abandoned.set()
+            raise
         told = world.gather_objects((self._wrote, self._problem, self._rows))
         problems = [p for _, p, _ in told if p]
         if not problems and world.first:
@@ -226,8 +238,10 @@ class Save:
                     return
                 whole = _floats(tensors) if file.startswith(("towers", "ema")) else tensors
                 _write(self._fresh / file, whole, self._wrote)
-                if isinstance(self._target, str):
-                    away.bring(str(self._fresh), self._target, [file])
+                if isinstance(self._target, str) and not self._abandoned.is_set():
+                    self._uploads.set()
+                    away.bring_one(str(self._fresh), self._target, file)
+                    self._uploads.clear()
         except OSError as error:
             self._problem = f"rank {self._world.rank}: {error}"
         except SafetensorError as error:
@@ -315,16 +329,25 @@ def find(folder: str | Path, which: str = "latest") -> Place:
 
     which   a number, "best" or "latest"
     """
+    if files.is_local(str(folder)) and not (here := _local(folder)).is_dir():
+        what = "is no folder" if os.path.lexists(here) else "does not exist"
+        raise CheckpointError(
+            f"{folder} {what}: name the folder of a training (train.folder)" + _with_slash(folder, which)
+        )
     there = steps(folder)
     marked = best(folder) if which == "best" else None
     step = int(which) if which.isdecimal() else there[-1] if there and which == "latest" else marked and marked[0]
     if step not in there:
         are = f"those of steps {', '.join(f'{s:,}' for s in there)}" if there else "none"
-        whole = f"{str(folder).rstrip('/')}@{which}"
-        hint = f". The folder {whole} is named with a / behind it: {whole}/" if not there and steps(whole) else ""
-        raise CheckpointError(f"{folder} has no checkpoint {which!r}: it has {are}{hint}")
+        raise CheckpointError(f"{folder} has no checkpoint {which!r}: it has {are}")
     assert step is not None
     return _place(folder, step)
+
+
+def _with_slash(folder: str | Path, which: str) -> str:
+    """How a folder FOLDER@WHICH is named, where there is one."""
+    whole = f"{folder}@{which}"
+    return f". The folder {whole} is named with a / behind it: {whole}/" if steps(whole) else ""
 
 
 def sweep(folder: str | Path) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import TrainConfig
+from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.dataset import training_data
 from i2e_pipeline.train import away, checkpoint, journal
 from i2e_pipeline.train.card import DECONTAMINATED, Card, of_training
@@ -36,6 +37,13 @@ from i2e_pipeline.train.recipes import recipe
 from i2e_pipeline.train.strategy import load_towers
 
 log = logging.getLogger(__name__)
+
+_OPEN_CLIP = "open_clip"
+
+
+class ExportError(I2EError, ValueError):
+    """A place that an export cannot take; the message names it and the way out."""
+
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}
 """PIL's numbers, which Hugging Face's configs hold."""
@@ -58,13 +66,13 @@ def export(
     folder = Path(folder)
     state = _of_model(towers.state_dict() if weights is None else weights)
     with files.fresh_folder(folder) as fresh:
-        _write_open_clip(towers, state, fresh / "open_clip")
+        _write_open_clip(towers, state, fresh / _OPEN_CLIP)
         reason = unfit_for_huggingface(towers)
         if reason is None:
             _write_huggingface(towers, state, fresh / "huggingface")
         else:
             log.info(f"no Hugging Face export: {reason}")
-        training_data.write(str(fresh / "open_clip"), card.data.get(DECONTAMINATED), card.config.data.own_split)
+        training_data.write(str(fresh / _OPEN_CLIP), card.data.get(DECONTAMINATED), card.config.data.own_split)
         (fresh / "README.md").write_text(card_text(card, towers, reason), encoding="utf-8")
 
 
@@ -74,8 +82,11 @@ def export_checkpoint(folder: str | Path, which: str = "latest", to: str | Path 
     folder  local or in a store; of the latter the export is brought there, and what is returned is this machine's copy
     which   checkpoint.find
     to      None: <folder>/exports/step-00001234
-    Raises CheckpointError where there is none or it is damaged, EncoderError where its towers cannot be built.
+    Raises CheckpointError where there is none or it is damaged, EncoderError where its towers cannot be built,
+    ExportError where `to` holds something else.
     """
+    if to is not None:
+        _refuse_others(Path(to))
     place = checkpoint.find(folder, which)
     saved = checkpoint.load(place)
     here = saved.folder.parent if isinstance(place, str) else Path(folder)
@@ -98,6 +109,15 @@ def export_checkpoint(folder: str | Path, which: str = "latest", to: str | Path 
         made = [path.relative_to(here).as_posix() for path in sorted(target.rglob("*")) if path.is_file()]
         away.bring(str(here), str(folder), made)
     return target
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raise ExportError for a place that holds anything but an older export, which alone is replaced."""
+    if folder.is_dir():
+        if any(folder.iterdir()) and not (folder / _OPEN_CLIP / "open_clip_config.json").is_file():
+            raise ExportError(f"--to {folder} is there and no export wrote it: remove it, or name another folder")
+    elif os.path.lexists(folder):
+        raise ExportError(f"--to {folder} is a file: name a folder")
 
 
 def settings_of(saved: checkpoint.Checkpoint) -> TrainConfig:

@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,18 @@ _NO_CLASSES = np.empty(0, dtype=np.uint8)
 
 log = logging.getLogger(__name__)
 
+Opened = tuple[bytes, tuple[list[ImageFile], Index]]
+"""An index as it is stored, and read."""
+
+
+class Found(NamedTuple):
+    name: str
+    place: str | None
+    """Where it lies; None: nowhere."""
+    paths: list[str]
+    """Of the dataset's files, where there is no index."""
+    opened: Opened | None = None
+
 
 def build(dataset: Published, config: TrainConfig) -> Index:
     """The index of a dataset that is open, made by this process and kept nowhere."""
@@ -48,7 +60,7 @@ def keep(folder: str, config: TrainConfig, by: Callable[[int], Together] = lambd
     Raises DatasetError where the dataset cannot be read or is not whole, OSError where it cannot be written.
     """
     manifest = published.manifest_of(folder)
-    name, place, paths = find(folder, manifest, config)
+    name, place, paths, _ = find(folder, manifest, config)
     if place is None:
         started = time.monotonic()
         making = Making.of(folder, published.entities_of(folder), paths, config)
@@ -70,7 +82,8 @@ def open_indexed(folder: str, config: TrainConfig, world: World, keep_in: str) -
     manifest, entities = world.on_each(
         lambda: files.patiently(lambda: (published.manifest_of(folder), published.entities_of(folder)), folder)
     )
-    name, place, paths = world.broadcast(lambda: find(folder, manifest, config, keep_in))
+    opened: list[Opened] = []  # on rank 0, where it was looked at already
+    name, place, paths = world.broadcast(lambda: _noted(find(folder, manifest, config, keep_in), opened))
     if place is None:
         making = Making.of(folder, entities, paths, config)
         mine: list[Look] = []
@@ -95,7 +108,9 @@ def open_indexed(folder: str, config: TrainConfig, world: World, keep_in: str) -
         place = world.broadcast(keep_whole)
         if world.first:
             _say(paths, started, place)
-    image_files, index = from_bytes(_read_by_all(place, files.join(keep_in, FOLDER, name), world))
+    shared = files.join(keep_in, FOLDER, name)
+    content = _read_by_all(place, shared, world, opened[0][0] if opened else None)
+    image_files, index = opened[0][1] if opened else from_bytes(content)
     return published.of_parts(folder, manifest, entities, image_files), index
 
 
@@ -107,10 +122,15 @@ def _say(paths: list[str], started: float, place: str) -> None:
     log.info(f"index of {len(paths):,} files made in {time.monotonic() - started:.0f} s, kept in {place}")
 
 
-def find(
-    folder: str, manifest: dict[str, Any], config: TrainConfig, keep_in: str | None = None
-) -> tuple[str, str | None, list[str]]:
-    """The name of the index, where it lies (None: nowhere), and the paths of the dataset's files."""
+def _noted(found: Found, opened: list[Opened]) -> tuple[str, str | None, list[str]]:
+    """What other ranks are told of it: they read the index themselves."""
+    if found.opened is not None:
+        opened.append(found.opened)
+    return found[:3]
+
+
+def find(folder: str, manifest: dict[str, Any], config: TrainConfig, keep_in: str | None = None) -> Found:
+    """The index of a dataset, where there is one."""
     parts = published.image_parts(folder, manifest)
     data = config.data
     of_dataset = digest({"manifest": manifest, "parts": parts, "entities": published.parts_of(f"{folder}/entities")})
@@ -124,12 +144,12 @@ def find(
         if files.exists(place):
             content = files.read_bytes(place)
             try:
-                from_bytes(content)
+                known = from_bytes(content)
             except Exception as error:  # whatever a damaged archive leads to
                 log.warning(f"{place} is damaged ({error!r}) and is made again")
             else:
-                return name, place, []
-    return name, None, [path for path, _ in parts]
+                return Found(name, place, [], (content, known))
+    return Found(name, None, [path for path, _ in parts])
 
 
 def _keep(content: bytes, name: str, folder: str, keep_in: str) -> str:
@@ -153,14 +173,15 @@ def _write(content: bytes, name: str, folder: str) -> str:
     return place
 
 
-def _read_by_all(place: str, shared: str, world: World) -> bytes:
+def _read_by_all(place: str, shared: str, world: World, content: bytes | None = None) -> bytes:
     """The index that lies where rank 0 has it; every rank calls it.
 
+    content   of a rank that has read it
     shared   where all of them see it if each machine has a dataset of its own, and rank 0's is not there for the others
     """
-    content = None
-    with contextlib.suppress(OSError):
-        content = files.patiently(lambda: files.read_bytes(place), place)
+    if content is None:
+        with contextlib.suppress(OSError):
+            content = files.patiently(lambda: files.read_bytes(place), place)
     if not all(world.gather_objects(content is not None)):
         world.broadcast(lambda: files.write_bytes(shared, content or files.read_bytes(place)))
         place, content = shared, None

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.machine import card_of, choose_device
 from i2e_pipeline.train import slurm
 
 _CPU = torch.device("cpu")
@@ -166,12 +167,13 @@ def join(device: str = "auto", timeout_minutes: float = 30.0) -> World:
     them, else the step that SLURM's srun started (slurm.py); alone where it describes none.
 
     Each rank has a card of its own and NCCL beside gloo, or all are on processors. Raises WorldError, on every rank,
-    where some have a card and others would not.
+    where some have a card and others would not, or not the one that is named (cuda:1), and DeviceError for what is no
+    device.
     """
     slurm.adopt()
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    cards = _cards() if device in ("auto", "cuda") else ()
+    cards = _cards() if device.startswith(("auto", "cuda")) else ()
     if size > 1 and not dist.is_initialized():
         # NCCL begins at its first use, when each rank knows its card: which one that is, they settle over gloo.
         backend = "cpu:gloo,cuda:nccl" if cards else "gloo"
@@ -196,20 +198,22 @@ def _place(seen: Sequence[tuple[str, Sequence[str]]], rank: int, device: str) ->
     """
     if device == "cpu" or (device == "auto" and not any(cards for _, cards in seen)):
         return "cpu"
-    if device.startswith("mps"):
+    if device == "mps":
         _check_mps(len(seen))
-    if device not in ("auto", "cuda"):
         return device
+    number = card_of(device)
     taken: set[tuple[str, str]] = set()
     places = []
     for host, cards in seen:
-        free = next((n for n, card in enumerate(cards) if (host, card) not in taken), None)
+        wanted = [(n, card) for n, card in enumerate(cards) if number in (None, n)]
+        free = next((n for n, card in wanted if (host, card) not in taken), None)
         if free is None:
             ranks = sum(1 for other, _ in seen if other == host)
             there = len({card for other, of in seen for card in of if other == host})
+            instead = "cpu" if number is None else "cuda or cpu"
             raise WorldError(
                 f"train.device={device}: {host} runs {ranks} rank{'s' * (ranks > 1)} and torch sees {there} "
-                f"card{'s' * (there != 1)} there: start fewer ranks, or set train.device=cpu"
+                f"card{'s' * (there != 1)} there: start fewer ranks, or set train.device={instead}"
             )
         taken.add((host, cards[free]))
         places.append(f"cuda:{free}")
@@ -217,8 +221,7 @@ def _place(seen: Sequence[tuple[str, Sequence[str]]], rank: int, device: str) ->
 
 
 def _check_mps(ranks: int) -> None:
-    if not torch.backends.mps.is_available():
-        raise WorldError("train.device=mps: torch finds no GPU of a Mac here: set train.device=auto")
+    choose_device("mps", "train.device")
     if ranks > 1:
         raise WorldError(f"train.device=mps with {ranks} ranks: ranks cannot exchange from there: start one")
 

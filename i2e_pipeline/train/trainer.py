@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from i2e_pipeline.core import config as configuration
-from i2e_pipeline.core import files, lock
+from i2e_pipeline.core import files, lock, places
 from i2e_pipeline.core.config import Config, TrainConfig, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.train import away, card, checkpoint, export, journal, strategy, wandb_board, warm_start
@@ -111,10 +111,11 @@ def train(
     figures   what is measured on held-out images: (vectors, classes …) → name → number (held_out.py)
     restart   forget the folder's checkpoints
     sets      measures the towers on images of its own, at each evaluation
-    Raises TrainError, and the errors of dataset, encoders, head, recipes and checkpoints, all of them ValueErrors; Held
-    on every rank while another training is in the folder.
+    Raises PlaceError where a file is in the folder's place, TrainError, and the errors of dataset, encoders, head,
+    recipes and checkpoints, all of them ValueErrors; Held on every rank while another training is in the folder.
     """
     folder = folder_of(config)
+    world.broadcast(lambda: places.refuse_closed(folder, "train.folder" if config.train.folder else "output"))
     with (
         _alone_in(folder, world) as still_alone,
         _torch_settings(config.train),
@@ -273,16 +274,17 @@ class _Training:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(failed=kind is not None)
+        self.close(failed=kind is not None, at_once=kind is not None and issubclass(kind, KeyboardInterrupt))
 
-    def close(self, failed: bool = False) -> None:
+    def close(self, failed: bool = False, at_once: bool = False) -> None:
+        """at_once   somebody pressed Ctrl-C twice: nothing is brought to a store any more, or waited for there"""
         if self._saving is not None:
-            self._saving.abandon()
+            self._saving.abandon(at_once)
         if hasattr(self, "batches"):
             self.batches.close()
         if hasattr(self, "journal"):
             self.journal.close(failed)
-        if self.world.first:
+        if self.world.first and not at_once:
             try:
                 self.mirror.push()
             except OSError as error:  # an error that ends the training is not to be hidden by this one

@@ -27,8 +27,8 @@ from i2e_pipeline.core import digests
 from i2e_pipeline.core.config import VerifyConfig, digest
 from i2e_pipeline.core.errors import first_line
 from i2e_pipeline.core.extras import remedy
+from i2e_pipeline.core.machine import choose_device
 from i2e_pipeline.core.model_name import parse
-from i2e_pipeline.images.encoder import choose_device
 from i2e_pipeline.verify.asking import Failed, Question, VerifierError
 
 PREPARING = 1
@@ -153,7 +153,7 @@ def load(config: VerifyConfig, *, threads: int | None = None, device: str | None
         raise VerifierError(
             f"verify.model={config.model} has no chat template: take a model that was tuned to instructions"
         )
-    return Local(model, processor, config, choose_device(device or config.device))
+    return Local(model, processor, config, choose_device(device or config.device, "verify.device"))
 
 
 _loaded: dict[tuple[Any, ...], Local] = {}

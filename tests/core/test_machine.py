@@ -8,7 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from i2e_pipeline.core.machine import ScratchError, scratch
+from i2e_pipeline.core.machine import DeviceError, ScratchError, choose_device, scratch
+
+
+def test_a_device_that_is_not_here_is_said_of_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: messages of torch's, which name no setting, when the model has long been read."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [choose_device(one, "x") for one in ("auto", "cuda", "cuda:1", "cpu")] == ["cuda", "cuda", "cuda:1", "cpu"]
+    with pytest.raises(DeviceError, match=r"evaluate\.device=cuda:7: torch finds cuda:0 to cuda:1 here: name one"):
+        choose_device("cuda:7", "evaluate.device")
+    with pytest.raises(DeviceError, match=r"score\.device: 'tpu' is no device: name auto, cpu, cuda"):
+        choose_device("tpu", "score.device")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert choose_device("auto", "x") == "cpu"
+    for wanted, says in (("cuda", "finds no card here: set x=auto or cpu"), ("mps", "no GPU of a Mac here")):
+        with pytest.raises(DeviceError, match=f"x={wanted}: .*{says}"):
+            choose_device(wanted, "x")
 
 
 def test_scratch_lies_in_tmpdir_whatever_its_name_and_is_the_users_alone(tmp_path: Path) -> None:

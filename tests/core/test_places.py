@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pyarrow import fs as pafs
 
 from i2e_pipeline import stages
 from i2e_pipeline.core import files, places, stores
-from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.errors import ExitCode, I2EError
 
 KEYS = {"s3.access_key_id": "AKIAOFATEST", "s3.secret_access_key": "a-secret-of-a-test"}
 
@@ -111,6 +112,47 @@ def test_what_the_machine_refuses_later_is_one_line() -> None:
     ):
         stream.write(b"x" * 100_000)
     assert places.later_fault(error.value) is not None
+
+
+def in_the_way(folder: Path, what: str) -> None:
+    """Meets a file in a folder's place, or a folder in a file's, as a command does."""
+    (folder / "file").write_text("x")
+    (folder / "folder").mkdir()
+    if what == "list":
+        files.list_files(str(folder / "file"))
+    elif what == "below":
+        files.write_bytes(str(folder / "file" / "a"), b"x")
+    elif what == "mkdir":
+        (folder / "file").mkdir(parents=True, exist_ok=True)
+    elif what == "read":
+        files.read_bytes(str(folder / "folder"))
+    elif what == "open":
+        (folder / "folder").read_text()
+    elif what == "replace":
+        (folder / "folder" / "a").write_text("x")
+        files.write_bytes(str(folder / "folder"), b"x")
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("list", "file: a file is where a folder is wanted|/file'.*: a file is where a folder is wanted"),
+        ("below", "a file is where a folder is wanted: move it"),
+        ("mkdir", "/file: a file is where a folder is wanted: move it"),
+        ("read", "/folder is a folder, and a file is wanted there: move it"),
+        ("open", "/folder is a folder, and a file is wanted there: move it"),
+        ("replace", "/folder is a folder, and a file is wanted there: move it"),
+    ],
+)
+def test_what_lies_in_the_way_is_a_sentence_wherever_it_is_met(what: str, says: str, tmp_path: Path) -> None:
+    """Catches: a traceback of "[Errno 20] Not a directory" where somebody left a file."""
+    with pytest.raises(OSError, match=r"\w") as met:
+        in_the_way(tmp_path, what)
+    told = places.later_fault(met.value)
+    assert isinstance(told, places.InTheWay)
+    assert told.exit_code == ExitCode.MISTAKE
+    assert re.search(says, str(told))
+    assert places.later_fault(FileExistsError(errno.EEXIST, "File exists", str(tmp_path / "folder"))) is None
 
 
 def test_a_full_disk_is_named_whatever_writes(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from i2e_pipeline.core.places import PlaceError
 from i2e_pipeline.evaluate import results, suite
 from i2e_pipeline.evaluate.datasets import DatasetError
 from i2e_pipeline.evaluate.suite import SuiteError
@@ -52,6 +53,19 @@ def test_files_are_written_and_hold_what_is_returned(tmp_path: Path, colours: Pa
     assert (folder / "table.md").read_text() == results.markdown(measured)
     assert (folder / "table.csv").read_text() == results.table_csv(measured)
     assert "colour 00" in (folder / "index.html").read_text()
+
+
+@pytest.mark.parametrize("below", ["", "a/b"])
+def test_a_file_in_the_place_of_the_folder_is_said_before_a_model_is_loaded(
+    below: str, tmp_path: Path, colours: Path
+) -> None:
+    """Catches: an hour of encoding whose results cannot be written."""
+    place = tmp_path / "file"
+    place.write_text("x")
+    there = {"models": ["none=local-dir:nowhere"], "data": {"colours": str(colours)}}
+    with pytest.raises(PlaceError, match=r"evaluate\.folder: .*/file is a file: name a folder"):
+        suite.evaluate(settings(tmp_path, folder=str(place / below), **there))
+    assert place.read_text() == "x"
 
 
 def test_figures_are_means_of_what_each_query_gave(tmp_path: Path, colours: Path) -> None:

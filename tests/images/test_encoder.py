@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from i2e_pipeline.core.config import ScoreConfig
+from i2e_pipeline.core.machine import choose_device
 from i2e_pipeline.images import encoder as encoder_module
-from i2e_pipeline.images.encoder import Encoder, ModelError, choose_device, fingerprint, load, load_once
+from i2e_pipeline.images.encoder import Encoder, ModelError, fingerprint, load, load_once
 from tests.small_models import picture, write_model
 
 TEXTS = ["Mars", "Mars, fourth planet from the Sun", "Turkey, country", "a " * 60, "", "Köln, city in Germany"]
@@ -233,10 +234,9 @@ def test_the_driver_never_wakes_the_gpu(config: ScoreConfig, monkeypatch: pytest
 
     monkeypatch.setattr(torch.cuda, "is_available", fail)
     fingerprint(config)
-    assert choose_device("cpu") == "cpu"
-    assert choose_device("cuda:1") == "cuda:1"
+    assert choose_device("cpu", "score.device") == "cpu"
     with pytest.raises(AssertionError):
-        choose_device("auto")
+        choose_device("auto", "score.device")
 
 
 def test_the_real_scorer_tells_a_lion_from_a_film(real_data: Path) -> None:

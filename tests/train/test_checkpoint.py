@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import random
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -395,6 +397,46 @@ def test_a_save_that_is_abandoned_writes_no_further_file(tmp_path: Path, monkeyp
     assert save.written
     assert len(list(tmp_path.glob("checkpoints/.step-*/*"))) == 1
     assert checkpoint.steps(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("through", ["abandon", "finish"])
+def test_who_ends_at_once_waits_for_no_store(through: str, tmp_path: Path) -> None:
+    """Catches: a second Ctrl-C that waits for an upload to a store which does not answer: for a thread, for a pool of
+    threads, or at the end of the process. In a process of its own, since what is waited for is its end."""
+    script = f"""
+import sys, threading, time
+from pathlib import Path
+import torch
+from i2e_pipeline.train import away, checkpoint
+from i2e_pipeline.train.checkpoint import Part, Save, State
+from i2e_pipeline.train.parallel import World
+checkpoint._is_whole = checkpoint.sweep = lambda *_: False
+begun = threading.Event()
+def copy(source, target):
+    begun.set()
+    time.sleep(600)
+away.files.copy = copy
+spool = Path({str(tmp_path)!r})
+save = Save("s3://bucket/run", State(1, 8, 4, "multi_task", {{}}, "f1"), World(),
+            towers=Part({{"a": torch.ones(3)}}), optimizer=Part({{"b": torch.ones(3)}}), spool=spool)
+begun.wait()
+if {through!r} == "abandon":
+    save.abandon(at_once=True)
+else:
+    import signal
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    def again(*_): raise KeyboardInterrupt
+    signal.signal(signal.SIGALRM, again)
+    try:
+        save.finish()
+    except KeyboardInterrupt:
+        pass
+print("ends with", sorted(f.name for f in spool.rglob("*.safetensors")), flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "ends with ['towers.safetensors']\n"
 
 
 def in_parts(folder: Path) -> Path:

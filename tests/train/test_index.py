@@ -22,7 +22,7 @@ from i2e_pipeline.core.splits import held_out_images
 from i2e_pipeline.dataset.published import DatasetError, open_published
 from i2e_pipeline.train import indexed
 from i2e_pipeline.train.groups import Groups
-from i2e_pipeline.train.index import to_bytes
+from i2e_pipeline.train.index import from_bytes, to_bytes
 from i2e_pipeline.train.index_making import Making
 from i2e_pipeline.train.indexed import FOLDER, open_indexed
 from i2e_pipeline.train.parallel import World
@@ -125,7 +125,10 @@ def test_it_is_made_once(folder: str, tmp_path: Path, monkeypatch: pytest.Monkey
     for name in ("open_parquet", "as_image_file"):
         monkeypatch.setattr(indexed.published, name, read)
     monkeypatch.setattr(indexed.published, "entities_of", lambda _, found=first.published.entities: found)
+    parsed = []
+    monkeypatch.setattr(indexed, "from_bytes", lambda content: (parsed.append(content), from_bytes(content))[1])
     assert same(first, opened(folder, tmp_path))
+    assert len(parsed) == 1, "of a large dataset it takes seconds"
 
 
 def test_other_settings_have_another_one(folder: str, tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from i2e_pipeline.core import config as configuration
+from i2e_pipeline.core.config import ConfigError
+from i2e_pipeline.core.machine import DeviceError
 from i2e_pipeline.train.parallel import WorldError, _place
 from i2e_pipeline.train.slurm import first_of, tasks_of, variables
 
@@ -96,9 +99,27 @@ def test_without_any_card_auto_is_the_processor_and_cuda_is_refused() -> None:
     assert places([("a", ("x",))] * 2, "cpu") == ["cpu"] * 2
 
 
+def test_a_card_that_is_named_by_number_is_taken_where_there_is_one() -> None:
+    """Catches: train.device=cuda:7 on a machine with two cards, which ended in a traceback of torch's."""
+    assert places([("a", ("x", "y")), ("b", ("z", "w"))], "cuda:1") == ["cuda:1"] * 2
+    said = r"train\.device=cuda:7: a runs 1 rank and torch sees 2 cards there: .*set train\.device=cuda or cpu"
+    with pytest.raises(WorldError, match=said):
+        places([("a", ("x", "y"))], "cuda:7")
+    with pytest.raises(WorldError, match="a runs 2 ranks and torch sees 2 cards"):  # one card cannot be two ranks'
+        places([("a", ("x", "y"))] * 2, "cuda:1")
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:x", "CPU", "", "meta", "cuda:-1", "cuda:"])
+def test_what_is_no_device_is_refused_by_the_config(device: str) -> None:
+    """Catches: "Expected one of cpu, cuda, ipu, xpu, mkldnn …", after the dataset was read."""
+    for setting in ("train", "evaluate", "score", "verify", "link.reranker"):
+        with pytest.raises(ConfigError, match=rf"{setting}\.device.*is no device: name auto, cpu, cuda"):
+            configuration.load(None, [f"{setting}.device={device}"])
+
+
 def test_a_macs_gpu_is_for_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: ranks that hang in their first exchange; a message of torch's that names no setting."""
-    with pytest.raises(WorldError, match=r"train\.device=mps: torch finds no GPU of a Mac here"):
+    with pytest.raises(DeviceError, match=r"train\.device=mps: torch finds no GPU of a Mac here"):
         _place([("a", ())], 0, "mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert _place([("a", ())], 0, "mps") == "mps"

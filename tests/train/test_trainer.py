@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import sys
@@ -29,6 +30,7 @@ from i2e_pipeline.evaluate.in_training import held_out
 from i2e_pipeline.train import checkpoint
 from i2e_pipeline.train import trainer as trainer_module
 from i2e_pipeline.train.encoders import build
+from i2e_pipeline.train.export import ExportError, export_checkpoint
 from i2e_pipeline.train.journal import BadLoss, rows
 from i2e_pipeline.train.on_ranks import OnRanks
 from i2e_pipeline.train.parallel import World
@@ -419,6 +421,51 @@ def test_an_evaluation_writes_nothing_into_the_folder_of_a_training(
     ]
 
 
+@pytest.mark.parametrize(
+    ("lies", "is_file", "says"),
+    [
+        ("", True, "train.folder: .*/run: .*/run is a file: name a folder"),
+        ("checkpoints", True, "a file is where a folder is wanted: move it"),
+        ("tensorboard", True, "/run/tensorboard: a file is where a folder is wanted: move it"),
+        ("journal.jsonl", False, "/run/journal.jsonl is a folder, and a file is wanted there: move it"),
+    ],
+)
+def test_what_lies_in_the_way_of_a_training_is_said_and_left(
+    lies: str, is_file: bool, says: str, settings: Callable[..., Config], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Catches: a traceback, with the code of a failed run, where a file is in a folder's place."""
+    place = tmp_path / "run" / lies
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if is_file:
+        place.write_text("mine")
+    else:
+        place.mkdir()
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps(settings(tmp_path / "run", f"output={tmp_path}/out").model_dump(mode="json")))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "--config", str(config)])
+    assert ended.value.code == ExitCode.MISTAKE
+    said = capsys.readouterr().err
+    assert re.search(says, said), said
+    assert "Traceback" not in said
+    assert not is_file or place.read_text() == "mine"
+
+
+def test_an_export_replaces_nothing_but_an_export(settings: Callable[..., Config], tmp_path: Path) -> None:
+    """Catches: `i2e export-model RUN --to ~/models`, after which ~/models holds the export and nothing else."""
+    run(settings(tmp_path / "run"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    for place, says in (("mine", "no export wrote it"), ("mine/notes.txt", "is a file: name a folder")):
+        with pytest.raises(ExportError, match=says):
+            export_checkpoint(tmp_path / "run", "latest", tmp_path / place)
+    assert [f.name for f in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    for _ in range(2):
+        export_checkpoint(tmp_path / "run", "latest", tmp_path / "new")
+    assert (tmp_path / "new" / "open_clip" / "open_clip_config.json").is_file()
+
+
 @pytest.mark.parametrize("odd", ["lang=en/split=7", "ü ✓ it's #1", "run@v2/a[1]{b,c}"])
 def test_dataset_model_and_training_may_lie_anywhere(
     odd: str, models: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -443,7 +490,7 @@ def test_a_folder_whose_own_name_ends_like_a_checkpoint_says_how_it_is_named(
     settings: Callable[..., Config], tmp_path: Path
 ) -> None:
     run(settings(tmp_path / "run@6"))
-    with pytest.raises(checkpoint.CheckpointError, match=r"has no checkpoint '6': it has none\. The folder .*/run@6/$"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"/run does not exist: .*\. The folder .*/run@6/$"):
         checkpoint.find(tmp_path / "run", "6")
     found = checkpoint.find(f"{tmp_path}/run@6/", "latest")
     assert Path(found).name == "step-00000006"
