@@ -1,8 +1,8 @@
 """Publish: which images are published, with which class indices, and the dataset itself.
 
 select   Reads    labels · kb/entities · pairs · scores ·      Writes  selection · entity_statistics
-                  candidates · texts                           Rejects duplicate_image · rare_entity · over_cap,
-                                                                       and by list (exclusion.py)
+                  candidates · texts                           Rejects duplicate_image · rare_entity · over_cap ·
+                                                                       unbalanced, and by list (exclusion.py)
 publish  Reads    selection · pairs · scores · the shards      Writes  i2e/images
 finish   Reads    entity_statistics · every stage's commits    Writes  i2e/entities · i2e/statistics/* · manifest,
                                                                        card, croissant
@@ -81,6 +81,7 @@ class Select(Stage):
         ),
         Reason.RARE_ENTITY: "Its only entities have too few images to be a class.",
         Reason.OVER_CAP: "Its entities have more images than the cap, and the draw by hash left this one out.",
+        Reason.UNBALANCED: "Its entities are frequent, and no draw by hash for any of them kept it.",
         Reason.EXCLUDED_URL: "Its address is on a list of what is left out.",
         Reason.EXCLUDED_DOMAIN: "Its domain is on a list of what is left out.",
         Reason.EXCLUDED_IMAGE: "The image is on a list of what is left out.",
