@@ -339,11 +339,12 @@ class Finish(Stage):
         by_images = (
             stats.where("class_index is not null and not coalesce(retired, false)").groupBy("images").count().collect()
         )
+        entities_by_images = {r["images"]: r["count"] for r in by_images}
         steps = funnel(run)
         small = tables.write_local(
             iter(
                 [
-                    ("i2e/statistics/buckets", statistics.buckets({r["images"]: r["count"] for r in by_images})),
+                    ("i2e/statistics/buckets", statistics.buckets(entities_by_images)),
                     ("i2e/statistics/funnel", funnel_rows(steps)),
                 ]
             ),
@@ -363,8 +364,7 @@ class Finish(Stage):
             rows_out=entities.rows_in,
             rejected={},
         )
-        classes = sum(r["count"] for r in by_images)
-        facts = manifest(run, steps, classes, labels=sum(r["images"] * r["count"] for r in by_images))
+        facts = manifest(run, steps, entities_by_images)
         top = (
             in_order.where("class_index is not null and not coalesce(retired, false)")
             .orderBy(F.desc("images"), "entity_id")
