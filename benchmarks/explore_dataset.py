@@ -40,7 +40,7 @@ from PIL import Image, ImageDraw
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import StorageConfig
 from i2e_pipeline.core.ids import content_id
-from i2e_pipeline.core.schemas import BUCKETS, ENTITY_STATISTICS, FUNNEL, I2E_ENTITIES, IMAGES
+from i2e_pipeline.core.schemas import BUCKETS, ENTITY_DETAILS, ENTITY_STATISTICS, FUNNEL, I2E_ENTITIES, IMAGES
 from i2e_pipeline.core.splits import TEST, TRAIN, held_out_entities
 from i2e_pipeline.core.version import __version__
 from i2e_pipeline.dataset.published import FORMAT_VERSION, manifest_of
@@ -448,6 +448,7 @@ def _told(
             "is_human": human,
             "wikipedia_title": title,
             "retired": np.zeros(total, dtype=bool),
+            **{field.name: pa.nulls(total, field.type) for field in ENTITY_DETAILS},
         }
     )
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from i2e_pipeline import open_output
 from i2e_pipeline.commands.explain import explain
 from i2e_pipeline.commands.verify import verify
 from i2e_pipeline.core.config import Config, merge
@@ -58,6 +59,16 @@ def content(output: Path | str) -> tuple[dict[str, Any], dict[int, Any]]:
         sha256 = hashlib.sha256(row["image"]["bytes"]).hexdigest()
         images[row["image_id"]] = (sha256, row["alt_text"], row["url"], row["split"], labels)
     return images, {i: e for i, e in entities.items() if not e["retired"]}
+
+
+def statistics(output: Path | str) -> dict[str, Any]:
+    """What is told of each entity, by id and without class indices; entities by images, in buckets and as a tail."""
+    opened = open_output(str(output))
+    entities = {e.pop("entity_id"): e for e in opened.arrow("i2e/statistics/entities").to_pylist()}
+    for told in entities.values():
+        del told["class_index"]
+    buckets = opened.arrow("i2e/statistics/buckets").sort_by("images_from").to_pylist()
+    return {"entities": entities, "buckets": buckets, "long_tail": opened.manifest["long_tail"]}
 
 
 def commits(output: Path, *stages: str) -> dict[str, Commit]:

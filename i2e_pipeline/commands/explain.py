@@ -599,20 +599,23 @@ class _Explanation:
                     "class_index": kept[entity]["class_index"] if entity in kept else None,
                     "images_of_entity": of.get("images"),
                     "pairs_of_entity": of.get("pairs_labelled"),
-                    **self._dropped(place > most, of, entity in kept),
+                    **self._dropped(place > most, of, entity in kept, selected is not None),
                 }
             )
         return told
 
-    def _dropped(self, too_many: bool, statistics: Mapping[str, Any], kept: bool) -> dict[str, str | None]:
-        """Why a label of the image is not published, and the sentence."""
+    def _dropped(
+        self, too_many: bool, statistics: Mapping[str, Any], kept: bool, published: bool
+    ) -> dict[str, str | None]:
+        """Why a label of the image is not published, and the sentence. `published`: the image is, with other labels."""
         selecting = self.run.writer("selection").name
         if kept or not self.run.commits[selecting]:
             return {"reason": None, "sentence": None}
         if too_many:
             return {"reason": "too_many", "sentence": "The image's pairs have more labels than an image may."}
         rare = not statistics.get("images")  # a retired entity keeps its class index
-        reason = str(Reason.RARE_ENTITY if rare else Reason.OVER_CAP)
+        balanced = self.run.config.select.balance_at is not None and not published  # whole images are drawn
+        reason = str(Reason.RARE_ENTITY if rare else Reason.UNBALANCED if balanced else Reason.OVER_CAP)
         return {"reason": reason, "sentence": self.run.tables.catalogue.explain(selecting, reason)}
 
 

@@ -697,13 +697,17 @@ class CleanConfig(Section):
 
 
 class SelectConfig(Section):
-    added_later: ClassVar[tuple[str, ...]] = ("exclude", "statistics")
+    added_later: ClassVar[tuple[str, ...]] = ("balance_at", "exclude", "statistics")
 
     min_images_per_entity: int = Field(5, ge=1)
     """Entities with fewer images are dropped, and so are images that have no other label."""
     max_images_per_entity: int | None = Field(None, ge=1)
     """About so many images of an entity are kept, drawn by hash of (image, entity): the same ones in every run. None:
     all are kept."""
+    balance_at: int | None = Field(None, ge=1)
+    """MetaCLIP's t (Xu et al. 2024, arXiv:2309.16671): an image is kept, with all its labels, if a draw for any of its
+    entities of n images falls below t / n, by hash of (image, entity). Entities of up to t images keep all of them,
+    frequent ones about t and those that come with a rarer one. None: all are kept."""
     exclude: Paths = ()
     """Lists of what is left out, files or folders: addresses, domains, images, perceptual hashes, entities, and labels
     that are marked as wrong (docs/outputs.md). A change takes effect at the next run; nothing is scored again."""

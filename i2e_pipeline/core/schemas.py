@@ -64,6 +64,7 @@ class Reason(str, Enum):
     DUPLICATE_IMAGE = "duplicate_image"
     RARE_ENTITY = "rare_entity"
     OVER_CAP = "over_cap"
+    UNBALANCED = "unbalanced"
     EXCLUDED_URL = "excluded_url"
     EXCLUDED_DOMAIN = "excluded_domain"
     EXCLUDED_IMAGE = "excluded_image"

@@ -2,18 +2,19 @@
 and the entities that it was weighed against.
 
 One count tells all four: a row per (entity, kind, value) with its number of labelled pairs. Rows are counted where they
-lie before they are shuffled by all three, so that an entity of 10^7 pairs is as many rows as it has distinct values in a
-partition, and those are spread over all tasks. The first TOP are then taken of the whole counts, by entity and kind: a
-task holds at most the distinct values of one entity and kind, of which a million domains are 50 MB, and Spark can spill
-them. Equal counts are ordered by value, so that the lists depend on no partition, unit or order.
+lie before they are shuffled by all three, so that an entity of 10^7 pairs is as many rows as it has distinct values in
+a partition, and those are spread over all tasks. The first TOP are then taken of the whole counts, by entity and kind:
+a task holds the distinct values of an entity, of which a million domains are 50 MB, and Spark can spill them. Equal
+counts are ordered by value, so that the lists depend on no partition, unit or order.
 
 What is shuffled beside the counts: the labels (40 bytes a row) and the pairs' domains (some 60) by pair, the labelled
-pairs by text (50), all labels by pair and words (60). That is a fourth of a kilobyte a pair, none of it images or texts.
+pairs by text (50), all labels by pair and words (60). That is a fourth of a kilobyte a pair, none of it images or
+texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -44,6 +45,7 @@ def most_frequent(all_labels: DataFrame, pairs: DataFrame, texts: DataFrame) -> 
         .unionByName(_confusions(all_labels))
         .groupBy("entity_id", "kind", "other", "value")
         .agg(F.sum("won").alias("won"), F.sum("lost").alias("lost"))
+        .repartition("entity_id")  # once, for all that follows
     )
     of_kind = Window.partitionBy("entity_id", "kind")
     first = of_kind.orderBy(F.desc(F.col("won") + F.col("lost")), "other", "value")
@@ -79,7 +81,7 @@ def _surfaces(chosen: DataFrame) -> DataFrame:
     return words.mapInArrow(_normalised, _COUNTS)
 
 
-def _normalised(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _normalised(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         rows = batch.num_rows
         yield pa.RecordBatch.from_pydict(
@@ -95,25 +97,19 @@ def _normalised(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _sources(chosen: DataFrame, pairs: DataFrame, texts: DataFrame) -> DataFrame:
-    """Counts of the scripts of the labelled pairs' texts, and of the domains of their addresses."""
+    """Of each label the script of its pair's text, and the domain of its address."""
     from pyspark.sql import functions as F
 
     sources = pairs.select("unit", "pair_id", "text_id", domain(F.col("url")).alias("domain"))
     of_pair = chosen.select("unit", "pair_id", "entity_id").join(sources, ["unit", "pair_id"], how="inner")
     found = of_pair.join(texts.select("unit", "text_id", "script"), ["unit", "text_id"], how="inner")
-    kinds = F.array(*(F.struct(F.lit(k).alias("kind"), F.col(k).alias("value")) for k in (_SCRIPT, _DOMAIN)))
-    return (
-        found.select("entity_id", F.explode(kinds).alias("told"))
-        .select("entity_id", "told.kind", "told.value")
-        .where(F.col("value").isNotNull())
-        .groupBy("entity_id", "kind", "value")
-        .agg(F.count("*").alias("won"))
-        .select("entity_id", "kind", F.lit(None).cast("long").alias("other"), "value", "won", _none().alias("lost"))
-    )
+    values = ((_SCRIPT, F.col("script")), (_DOMAIN, F.col("domain")))
+    told = F.array(*(_row("entity_id", kind, value=value, won=1) for kind, value in values))
+    return found.select(F.inline(told)).where(F.col("value").isNotNull())
 
 
 _HOST = r"^(?:(?:[A-Za-z][A-Za-z0-9+.-]*:)?//|(?!.*//))(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:@]*)"
-"""As urlsplit parts an address, which Spark's own parse_url does not: it knows none without a scheme, or with a blank."""
+"""As urlsplit parts an address, which Spark's parse_url does not: it knows none without a scheme, or with blanks."""
 
 
 def domain(url: Column) -> Column:
@@ -127,8 +123,8 @@ def domain(url: Column) -> Column:
 
 
 def _confusions(all_labels: DataFrame) -> DataFrame:
-    """For each two entities that the same words of a pair's text could mean, of which one became the label: in how many
-    pairs the first of them won, and in how many it lost. What stands above a candidate is no other reading."""
+    """Of each two entities that the same words of a pair's text could mean, and of which one became the label: that the
+    first won, and that the second lost. What stands above a candidate is no other reading."""
     from pyspark.sql import functions as F
 
     read = all_labels.where(F.col("mention").isNotNull())
@@ -143,21 +139,23 @@ def _confusions(all_labels: DataFrame) -> DataFrame:
         .where((F.size("winners") > 0) & (F.size("losers") > 0))
         .select(F.explode("winners").alias("winner"), "losers")
         .select("winner", F.explode("losers").alias("loser"))
-        .groupBy("winner", "loser")
-        .agg(F.count("*").alias("times"))
     )
-
-    def of(entity: str, other: str, won: Column, lost: Column) -> DataFrame:
-        return readings.select(
-            F.col(entity).alias("entity_id"), F.lit(_CONFUSION).alias("kind"), F.col(other).alias("other"),
-            F.lit(None).cast("string").alias("value"), won.alias("won"), lost.alias("lost"),
-        )  # fmt: skip
-
-    times = F.col("times")
-    return of("winner", "loser", times, _none()).unionByName(of("loser", "winner", _none(), times))
+    both = (_row("winner", _CONFUSION, F.col("loser"), won=1), _row("loser", _CONFUSION, F.col("winner"), lost=1))
+    return readings.select(F.inline(F.array(*both)))
 
 
-def _none() -> Column:
+def _row(
+    entity: str, kind: str, other: Column | None = None, value: Column | None = None, won: int = 0, lost: int = 0
+) -> Column:
+    """A struct of the columns _COUNTS."""
     from pyspark.sql import functions as F
 
-    return F.lit(0).cast("long")
+    none = F.lit(None)
+    return F.struct(
+        F.col(entity).alias("entity_id"),
+        F.lit(kind).alias("kind"),
+        (none if other is None else other).cast("long").alias("other"),
+        (none if value is None else value).cast("string").alias("value"),
+        F.lit(won).cast("long").alias("won"),
+        F.lit(lost).cast("long").alias("lost"),
+    )

@@ -15,6 +15,7 @@ from i2e_pipeline.core.version import __version__
 from i2e_pipeline.dataset.published import FORMAT_VERSION
 from i2e_pipeline.engine.stage import Run, Stage
 from i2e_pipeline.engine.tables import Commit
+from i2e_pipeline.publish.long_tail import long_tail
 from i2e_pipeline.publish.purging import PURGED
 
 _SOFTWARE = ("pyspark", "pyarrow", "torch", "open_clip_torch", "timm", "spacy", "numpy", "pillow")
@@ -62,13 +63,12 @@ def funnel_rows(steps: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(rows)
 
 
-def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -> dict[str, Any]:
+def manifest(run: Run, steps: list[dict[str, Any]], entities_by_images: Mapping[int, int]) -> dict[str, Any]:
     """Everything that made the dataset what it is. Holds no time and no path of a machine, so that equal datasets have
     equal manifests, but for what has changed since an older knowledge base.
 
-    steps     the funnel, as `funnel` gives it
-    classes   entities that have a class
-    labels    of all published images
+    steps                the funnel, as `funnel` gives it
+    entities_by_images   number of images to the number of classes that have as many
     """
     published = run.commits_of("i2e/images")
     last = {run.writer(table).name for table in ("i2e/images", "i2e/entities")}
@@ -76,9 +76,10 @@ def manifest(run: Run, steps: list[dict[str, Any]], classes: int, labels: int) -
     return {
         "format_version": FORMAT_VERSION,
         "images": sum(c.rows("i2e/images") for c in published),
-        "labels": labels,
+        "labels": sum(n * count for n, count in entities_by_images.items()),
         **({"wider_labels": sum(wider)} if wider else {}),
-        "entities": classes,
+        "entities": sum(entities_by_images.values()),
+        "long_tail": long_tail(entities_by_images),
         "units": {c.unit: c.rows("i2e/images") for c in published},
         "columns": run.tables.catalogue.schema("i2e/images").names,
         "storage": run.config.storage.format,

@@ -1,8 +1,8 @@
 """Publish: which images are published, with which class indices, and the dataset itself.
 
 select   Reads    labels · kb/entities · pairs · scores ·      Writes  selection · entity_statistics
-                  candidates · texts                           Rejects duplicate_image · rare_entity · over_cap,
-                                                                       and by list (exclusion.py)
+                  candidates · texts                           Rejects duplicate_image · rare_entity · over_cap ·
+                                                                       unbalanced, and by list (exclusion.py)
 publish  Reads    selection · pairs · scores · the shards      Writes  i2e/images
 finish   Reads    entity_statistics · every stage's commits    Writes  i2e/entities · i2e/statistics/* · manifest,
                                                                        card, croissant
@@ -81,6 +81,7 @@ class Select(Stage):
         ),
         Reason.RARE_ENTITY: "Its only entities have too few images to be a class.",
         Reason.OVER_CAP: "Its entities have more images than the cap, and the draw by hash left this one out.",
+        Reason.UNBALANCED: "Its entities are frequent, and no draw by hash for any of them kept it.",
         Reason.EXCLUDED_URL: "Its address is on a list of what is left out.",
         Reason.EXCLUDED_DOMAIN: "Its domain is on a list of what is left out.",
         Reason.EXCLUDED_IMAGE: "The image is on a list of what is left out.",
@@ -338,11 +339,12 @@ class Finish(Stage):
         by_images = (
             stats.where("class_index is not null and not coalesce(retired, false)").groupBy("images").count().collect()
         )
+        entities_by_images = {r["images"]: r["count"] for r in by_images}
         steps = funnel(run)
         small = tables.write_local(
             iter(
                 [
-                    ("i2e/statistics/buckets", statistics.buckets({r["images"]: r["count"] for r in by_images})),
+                    ("i2e/statistics/buckets", statistics.buckets(entities_by_images)),
                     ("i2e/statistics/funnel", funnel_rows(steps)),
                 ]
             ),
@@ -362,8 +364,7 @@ class Finish(Stage):
             rows_out=entities.rows_in,
             rejected={},
         )
-        classes = sum(r["count"] for r in by_images)
-        facts = manifest(run, steps, classes, labels=sum(r["images"] * r["count"] for r in by_images))
+        facts = manifest(run, steps, entities_by_images)
         top = (
             in_order.where("class_index is not null and not coalesce(retired, false)")
             .orderBy(F.desc("images"), "entity_id")

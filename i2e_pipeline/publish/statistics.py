@@ -48,8 +48,6 @@ def per_entity(
     proposed = of_labels(all_labels, quantiles=details is not None)
     published = image_labels.where(F.col("dropped").isNull()).groupBy("entity_id").agg(F.count("*").alias("images"))
     counted = proposed.join(published, "entity_id", how="left").join(classes, "entity_id", how="full")
-    for told in details or ():
-        counted = counted.join(told, "entity_id", how="left")
     known = counted.join(of_knowledge_base(entities, counted.select("entity_id")), "entity_id", how="left")
     if before is not None:
         was = before.select("entity_id", *(F.col(name).alias(f"was_{name}") for name in OF_KNOWLEDGE_BASE))
@@ -58,6 +56,8 @@ def per_entity(
         known = known.withColumns(
             {name: F.when(gone, F.col(f"was_{name}")).otherwise(F.col(name)) for name in OF_KNOWLEDGE_BASE}
         )
+    for told in details or ():  # last: `counted` is read twice
+        known = known.join(told, "entity_id", how="left")
     zero = F.lit(0).cast("long")
     return known.where(F.col("name").isNotNull()).select(
         "entity_id",

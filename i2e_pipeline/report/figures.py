@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from i2e_pipeline.core.config import Config
+from i2e_pipeline.core.schemas import ENTITY_DETAILS
 from i2e_pipeline.dataset.commits import published
 from i2e_pipeline.dataset.published import manifest_of
 from i2e_pipeline.engine.pipeline import Pipeline
@@ -85,6 +86,10 @@ class Entities:
         return int(np.median(self.images)) if self.images.size else 0
 
 
+_DETAILS = ("clip_scores_labelled", "surfaces", "confusions")
+"""Of ENTITY_DETAILS. Datasets of before have none; with `select.statistics=basic` they are null."""
+
+
 def entities(dataset: Dataset, most: int, fewest: int, undepicted: int) -> Entities:
     """One pass over the statistics of all entities. Ties are broken by entity_id."""
     names = (
@@ -97,11 +102,15 @@ def entities(dataset: Dataset, most: int, fewest: int, undepicted: int) -> Entit
         "mean_clip_score",
         "mean_clip_score_labelled",
         "mean_probability",
+        *_DETAILS,
     )
     empty = pa.schema([]).empty_table()
     found, counts, ends = Entities(np.zeros(0, np.int64)), [], {"most": empty, "fewest": empty, "undepicted": empty}
     for batch in dataset.tables.batches("i2e/statistics/entities", dataset.published["i2e/statistics/entities"], names):
         rows = pa.Table.from_batches([batch])
+        for name in set(_DETAILS).difference(rows.column_names):  # files that are older than a column have none
+            rows = rows.append_column(name, pa.nulls(len(rows), ENTITY_DETAILS.field(name).type))
+        rows = rows.select(names)
         depicted = pc.greater(rows.column("images"), 0)
         with_images, without = rows.filter(depicted), rows.filter(pc.invert(depicted))
         counts.append(with_images.column("images").to_numpy())

@@ -19,7 +19,7 @@ from i2e_pipeline.core.files import read_json
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.engine.stage import StageError
 from i2e_pipeline.stages import pipeline
-from tests.chain import commits, content, run, settings
+from tests.chain import commits, content, run, settings, statistics
 from tests.engine.toys import worked
 
 COPIES = 12
@@ -107,8 +107,16 @@ def test_copies_are_left_out_and_growth_changes_nothing(
     before = commits(tmp_path / "grown", "publish")
     grown = settings(world, tmp_path / "grown", *on)
     run(grown, spark)
-    fresh = settings(world, tmp_path / "fresh", *on, "session.shuffle_partitions=3")
+    # In other units: of the copies' texts, which others have, each is one again.
+    fresh = settings(world, tmp_path / "fresh", *on, "session.shuffle_partitions=3", "pairs.files_per_unit=100")
     run(fresh, spark)
+    assert len(commits(tmp_path / "fresh", "publish")) == 1
+    told_of = statistics(tmp_path / "fresh")
+    assert statistics(tmp_path / "grown") == told_of
+    every = told_of["entities"].values()
+    assert all(sum(e[name] or 0 for e in every) > 0 for name in ("texts", "mentions", "mentions_first"))
+    assert all(any(e[name] for e in every) for name in ("clip_scores", "surfaces", "scripts", "domains", "confusions"))
+    assert any(e["texts"] < e["mentions"] for e in every)
     if form == "parquet":
         assert content(tmp_path / "grown") == content(tmp_path / "fresh")
         images = content(tmp_path / "fresh")[0]

@@ -119,6 +119,62 @@ def test_a_cap_keeps_the_same_images_whatever_their_order(spark: Any) -> None:
     assert select(spark, rows[::-1], max_images_per_entity=100)[0].keys() == images.keys()
 
 
+def balanced(spark: Any, shown: dict[int, tuple[int, ...]], **settings: int) -> set[int]:
+    """Which images are kept, all their labels with them. shown: image to its entities."""
+    rows = [label(image, image, entity) for image, entities in shown.items() for entity in entities]
+    images, rejects = select(spark, rows, **settings)
+    assert all({x["entity_id"] for x in images[image]["labels"]} == set(shown[image]) for image in images)
+    assert {r["reason"] for r in rejects} <= {"unbalanced"}
+    assert len(images) + len({r["row"] for r in rejects}) == len(shown)
+    return set(images)
+
+
+FREQUENT, HALF, RARE = 1, 2, 3
+
+
+def crowd(images: int) -> dict[int, tuple[int, ...]]:
+    """Images of a frequent entity, every fourth with another of a fourth as many, every 40th with a rare one."""
+    return {n: (FREQUENT, *((HALF,) if n % 4 == 0 else ()), *((RARE,) if n % 40 == 1 else ())) for n in range(images)}
+
+
+def within_noise(kept: int, of: int, share: float) -> bool:
+    """Four standard deviations of a binomial draw: once in 16,000."""
+    return abs(kept - of * share) <= 4 * (of * share * (1 - share)) ** 0.5
+
+
+def test_balancing_keeps_an_image_if_a_draw_for_any_entity_does(spark: Any) -> None:
+    """MetaCLIP's Algorithm 1: shares of 1-(1-p1)(1-p2), heads near t, tails whole."""
+    shown, t = crowd(4000), 400
+    kept = balanced(spark, shown, balance_at=t)
+    p1, p2 = t / 4000, t / 1000
+    alone = {n for n, entities in shown.items() if entities == (FREQUENT,)}
+    both = {n for n, entities in shown.items() if HALF in entities}
+    rare = {n for n, entities in shown.items() if RARE in entities}
+    assert len(rare) <= t
+    assert rare <= kept
+    assert within_noise(len(kept & alone), len(alone), p1)
+    assert within_noise(len(kept & both), len(both), 1 - (1 - p1) * (1 - p2))
+    assert balanced(spark, dict(reversed(shown.items())), balance_at=t) == kept
+    assert balanced(spark, shown, balance_at=4000) == set(shown)
+
+
+def test_what_a_grown_dataset_keeps_of_its_images_it_kept_before(spark: Any) -> None:
+    """n grows and t / n falls, while an image's hash stays. Catches: draws over places, or with a seed of the run."""
+    small, large = crowd(1200), crowd(4000)
+    before, after = (balanced(spark, shown, balance_at=150) for shown in (small, large))
+    assert after & set(small) < before
+
+
+def test_labels_that_are_left_out_anyway_keep_no_image(spark: Any) -> None:
+    """A rare entity's label is not published, and an entity of few images would keep each of them with certainty."""
+    shown = crowd(1000)
+    rows = [label(n, n, entity) for n, entities in shown.items() for entity in entities]
+    images, _ = select(spark, rows, balance_at=100, min_images_per_entity=30)
+    rare = {n for n, entities in shown.items() if RARE in entities}
+    assert 0 < len(rare & set(images)) < len(rare) == 25
+    assert {x["entity_id"] for row in images.values() for x in row["labels"]} == {FREQUENT, HALF}
+
+
 def test_classes_are_numbered_in_the_order_of_entities(spark: Any) -> None:
     images, _ = select(spark, [label(n, n, entity) for n, entity in enumerate([900, 5, 77])])
     assert {x["entity_id"]: x["class_index"] for r in images.values() for x in r["labels"]} == {5: 0, 77: 1, 900: 2}

@@ -98,6 +98,21 @@ def test_entities_are_shown_with_name_link_and_figures(published: Publish) -> No
     assert "apple" not in section(html, "undepicted")
 
 
+def test_entities_in_figures_say_what_they_were_named_and_taken_for(published: Publish) -> None:
+    """Catches: a page that fails over a dataset of before, or made with `select.statistics=basic`."""
+    basic = published()
+    assert "most often against" not in page(basic.pipeline)
+    told = {
+        "clip_scores_labelled": {"p05": 0.21, "p25": 0.25, "p50": 0.3125, "p75": 0.35, "p95": 0.4},
+        "surfaces": [{"surface": "golden delicious", "pairs": 5}],
+        "confusions": [{"entity_id": 312, "won": 1_234, "lost": 56}],
+    }
+    output = published(entities=[entity(89, "apple", 2, **told), entity(312, "Apple Inc.", 0, surfaces=[])])
+    figures = section(page(output.pipeline), "entities")
+    for said in ("0.312", "0.210–0.400", "golden delicious", "Apple Inc.", "1,234", ">56<"):
+        assert said in figures
+
+
 def test_the_rarest_are_those_that_are_not_among_the_first(published: Publish) -> None:
     many = [entity(n, f"entity {n}.", 100 - n) for n in range(30)]
     rare = section(page(published(entities=many).pipeline), "rare")
