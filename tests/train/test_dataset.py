@@ -21,7 +21,15 @@ from PIL import Image
 from i2e_pipeline.core.config import DataConfig, TrainConfig
 from i2e_pipeline.dataset.published import DatasetError, open_published
 from i2e_pipeline.train import order as order_module
-from i2e_pipeline.train.augment import augmented, centred, decoded_side, draws
+from i2e_pipeline.train.augment import (
+    augmented,
+    centred,
+    crop_box,
+    decoded_side,
+    draws,
+    scale_by_pillow,
+    scale_by_torch,
+)
 from i2e_pipeline.train.batch import Batch
 from i2e_pipeline.train.dataset import Loader, LoaderError, Samples
 from i2e_pipeline.train.teacher import open_teacher
@@ -540,6 +548,31 @@ def test_a_crop_lies_within_the_image_and_has_the_drawn_area(width: int, height:
     assert area <= 0.4 + 0.6 * drawn[0] + 0.03
     mirrored = pixels_HWC[:, 0, 0].mean() > pixels_HWC[:, -1, 0].mean()
     assert mirrored == (drawn[4] >= 0.5)
+
+
+@pytest.mark.parametrize("size", [(1, 7), (7, 1), (20, 33), (224, 224), (500, 375), (3000, 2000)])
+def test_both_ways_to_scale_give_the_same_pixels_but_for_roundings(size: tuple[int, int]) -> None:
+    """Catches: another filter, no antialiasing, channels that change places, values that wrap around beyond 255."""
+    image = picture(3, (40, 30)).resize(size)
+    noise = np.random.default_rng(0).integers(0, 2, (size[1], size[0], 1), dtype=np.uint8) * 255
+    hard = Image.fromarray(np.where(noise > 0, np.asarray(image), 255 - np.asarray(image)).astype(np.uint8))
+    for given_image in (image, hard):
+        by_torch, by_pillow = scale_by_torch(given_image, 48), scale_by_pillow(given_image, 48)
+        assert by_torch.dtype == by_pillow.dtype == np.uint8
+        assert by_torch.flags.c_contiguous
+        # Pillow's filter as it is: with reducing_gap it first averages whole pixels, beyond four times the side.
+        exact = np.asarray(given_image.resize((48, 48), Image.Resampling.BICUBIC)).astype(int)
+        assert np.abs(by_torch - exact).max() <= 1
+        assert np.abs(by_torch.astype(int) - by_pillow).mean() < 3
+        assert np.array_equal(by_torch, scale_by_torch(given_image, 48))
+
+
+@settings(max_examples=examples(100))
+@given(st.integers(1, 400), st.integers(1, 400), st.lists(st.floats(0, 0.999999), min_size=5, max_size=5))
+def test_a_crop_box_has_a_pixel_at_least_and_lies_within(width: int, height: int, drawn: list[float]) -> None:
+    left, top, right, bottom = crop_box((width, height), np.array(drawn), (0.01, 1.0))
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
 
 
 def test_crops_cover_the_image() -> None:
