@@ -241,20 +241,20 @@ _QUANTILES = pa.struct([(name, pa.float32()) for name in ("p05", "p25", "p50", "
 """Each is the least thousandth that this share of the scores, to the nearest thousandth, does not exceed."""
 
 
-def _most_frequent(name: str) -> pa.ListType:
-    """The most frequent values and how many labelled pairs have each: most pairs first, then by value."""
-    return pa.list_(pa.struct([(name, pa.string()), ("pairs", pa.int64())]))
+def _most_frequent(name: str, counted: str) -> pa.ListType:
+    """The most frequent values and how often each is counted: most often first, then by value."""
+    return pa.list_(pa.struct([(name, pa.string()), (counted, pa.int64())]))
 
 
 ENTITY_DETAILS = _schema(
     pa.field("texts", pa.int64()),
     pa.field("mentions", pa.int64()),
     pa.field("mentions_first", pa.int64()),
+    pa.field("scripts", _most_frequent("script", "mentions")),
     pa.field("clip_scores", _QUANTILES),
     pa.field("clip_scores_labelled", _QUANTILES),
-    pa.field("surfaces", _most_frequent("surface")),
-    pa.field("scripts", _most_frequent("script")),
-    pa.field("domains", _most_frequent("domain")),
+    pa.field("surfaces", _most_frequent("surface", "pairs")),
+    pa.field("domains", _most_frequent("domain", "pairs")),
     pa.field("distinct_domains", pa.int64()),
     pa.field("confusions", pa.list_(pa.struct([("entity_id", pa.int64()), ("won", pa.int64()), ("lost", pa.int64())]))),
 )

@@ -1,15 +1,14 @@
-"""What is most frequent of each entity: the words that name it, the scripts of their texts, the domains of its images,
-and the entities that it was weighed against.
+"""What is most frequent of each entity: the words that name it, the domains of its images, and the entities that it was
+weighed against.
 
-One count tells all four: a row per (entity, kind, value) with its number of labelled pairs. Rows are counted where they
-lie before they are shuffled by all three, so that an entity of 10^7 pairs is as many rows as it has distinct values in
-a partition, and those are spread over all tasks. The first TOP are then taken of the whole counts, by entity and kind:
-a task holds the distinct values of an entity, of which a million domains are 50 MB, and Spark can spill them. Equal
-counts are ordered by value, so that the lists depend on no partition, unit or order.
+One count tells all three: a row per (entity, kind, value) with its number of labelled pairs. Rows are counted where
+they lie before they are shuffled by all three, so that an entity of 10^7 pairs is as many rows as it has distinct
+values in a partition, and those are spread over all tasks. The first TOP are then taken of the whole counts, by entity
+and kind: a task holds the distinct values of an entity, of which a million domains are 50 MB, and Spark can spill them.
+Equal counts are ordered by value, so that the lists depend on no partition, unit or order.
 
-What is shuffled beside the counts: the labels (40 bytes a row) and the pairs' domains (some 60) by pair, the labelled
-pairs by text (50), all labels by pair and words (60). That is a fourth of a kilobyte a pair, none of it images or
-texts.
+What is shuffled beside the counts are ids and domains: labels and pairs by pair, and all labels by pair and words.
+benchmarks/entity_statistics.py counts the bytes.
 """
 
 from __future__ import annotations
@@ -19,21 +18,19 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from i2e_pipeline.publish.statistics import TOP
 from wikidata.surface import normal_forms
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-TOP = 10
 
-
-def most_frequent(all_labels: DataFrame, pairs: DataFrame, texts: DataFrame) -> DataFrame:
-    """entity_id, surfaces, scripts, domains, distinct_domains, confusions (columns of ENTITY_DETAILS), of entities that
+def most_frequent(all_labels: DataFrame, pairs: DataFrame) -> DataFrame:
+    """entity_id, surfaces, domains, distinct_domains, confusions (columns of ENTITY_DETAILS), of entities that
     have a labelled pair or stood against a label.
 
     all_labels   unit, pair_id, entity_id, mention (null: not known), reason (null: chosen); with wider labels, wider_of
-    pairs        unit, pair_id, text_id, url
-    texts        unit, text_id, script
+    pairs        unit, pair_id, url
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
@@ -41,7 +38,7 @@ def most_frequent(all_labels: DataFrame, pairs: DataFrame, texts: DataFrame) -> 
     chosen = all_labels.where(F.col("reason").isNull())
     counted = (
         _surfaces(chosen)
-        .unionByName(_sources(chosen, pairs, texts))
+        .unionByName(_domains(chosen, pairs))
         .unionByName(_confusions(all_labels))
         .groupBy("entity_id", "kind", "other", "value")
         .agg(F.sum("won").alias("won"), F.sum("lost").alias("lost"))
@@ -62,14 +59,13 @@ def most_frequent(all_labels: DataFrame, pairs: DataFrame, texts: DataFrame) -> 
     value, labelled = F.col("value"), F.col("won").alias("pairs")
     return top.groupBy("entity_id").agg(
         listed(_SURFACE, value.alias("surface"), labelled).alias("surfaces"),
-        listed(_SCRIPT, value.alias("script"), labelled).alias("scripts"),
         listed(_DOMAIN, value.alias("domain"), labelled).alias("domains"),
         F.coalesce(F.max(F.when(F.col("kind") == _DOMAIN, F.col("distinct"))), F.lit(0)).alias("distinct_domains"),
         listed(_CONFUSION, F.col("other").alias("entity_id"), F.col("won"), F.col("lost")).alias("confusions"),
     )
 
 
-_SURFACE, _SCRIPT, _DOMAIN, _CONFUSION = "surface", "script", "domain", "confusion"
+_SURFACE, _DOMAIN, _CONFUSION = "surface", "domain", "confusion"
 _COUNTS = "entity_id long, kind string, other long, value string, won long, lost long"
 
 
@@ -96,16 +92,13 @@ def _normalised(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         )
 
 
-def _sources(chosen: DataFrame, pairs: DataFrame, texts: DataFrame) -> DataFrame:
-    """Of each label the script of its pair's text, and the domain of its address."""
+def _domains(chosen: DataFrame, pairs: DataFrame) -> DataFrame:
+    """Of each label the domain of its pair's address."""
     from pyspark.sql import functions as F
 
-    sources = pairs.select("unit", "pair_id", "text_id", domain(F.col("url")).alias("domain"))
-    of_pair = chosen.select("unit", "pair_id", "entity_id").join(sources, ["unit", "pair_id"], how="inner")
-    found = of_pair.join(texts.select("unit", "text_id", "script"), ["unit", "text_id"], how="inner")
-    values = ((_SCRIPT, F.col("script")), (_DOMAIN, F.col("domain")))
-    told = F.array(*(_row("entity_id", kind, value=value, won=1) for kind, value in values))
-    return found.select(F.inline(told)).where(F.col("value").isNotNull())
+    sources = pairs.select("unit", "pair_id", domain(F.col("url")).alias("domain")).where(F.col("domain").isNotNull())
+    found = chosen.select("unit", "pair_id", "entity_id").join(sources, ["unit", "pair_id"], how="inner")
+    return found.select(F.inline(F.array(_row("entity_id", _DOMAIN, value=F.col("domain"), won=1))))
 
 
 _HOST = r"^(?:(?:[A-Za-z][A-Za-z0-9+.-]*:)?//|(?!.*//))(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:@]*)"
@@ -131,7 +124,7 @@ def _confusions(all_labels: DataFrame) -> DataFrame:
     read = read.where(F.col("wider_of").isNull()) if "wider_of" in read.columns else read
     is_label = F.col("reason").isNull()
     readings = (
-        read.groupBy("unit", "pair_id", "mention")
+        read.groupBy("pair_id", F.xxhash64("mention"))  # a pair has few mentions: their hashes differ, and are short
         .agg(
             F.collect_list(F.when(is_label, F.col("entity_id"))).alias("winners"),
             F.collect_list(F.when(~is_label, F.col("entity_id"))).alias("losers"),

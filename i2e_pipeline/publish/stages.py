@@ -164,12 +164,10 @@ class Select(Stage):
 
     def _details(self, run: Run, all_labels: DataFrame) -> tuple[DataFrame, DataFrame]:
         """What texts, words and sources tell of entities, beside the labels' counts."""
-        of_text = ["text_id", "unit"]
-        candidates = run.read("candidates", columns=[*of_text, "entity_id", "rank"])
-        texts = run.read("texts", columns=[*of_text, "pairs", "script"])
-        pairs = run.read("pairs", columns=["pair_id", "url", *of_text])
-        counted = statistics.of_texts(candidates, texts.select(*of_text, "pairs"))
-        return counted, frequent.most_frequent(all_labels, pairs, texts.select(*of_text, "script"))
+        candidates = run.read("candidates", columns=["text_id", "entity_id", "rank", "unit"])
+        texts = run.read("texts", columns=["text_id", "pairs", "script", "unit"])
+        pairs = run.read("pairs", columns=["pair_id", "url", "unit"])
+        return statistics.of_texts(candidates, texts), frequent.most_frequent(all_labels, pairs)
 
     def _before(self, run: Run) -> DataFrame | None:
         """The entities that had a class in the last build, whatever config made it; None where there was none.

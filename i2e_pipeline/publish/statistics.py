@@ -146,24 +146,37 @@ def of_labels(all_labels: DataFrame, quantiles: bool) -> DataFrame:
 _SCORES = ("clip_score", "probability")
 
 
+TOP = 10
+"""Values of a list of the most frequent ones."""
+
+
 def of_texts(candidates: DataFrame, texts: DataFrame) -> DataFrame:
-    """entity_id, texts, mentions, mentions_first: in how many distinct texts a mention can mean the entity; how many
-    mentions of pairs that is, a text of n pairs counted n times; and in how many of those it is the likeliest reading
-    by the text.
+    """entity_id, texts, mentions, mentions_first, scripts: in how many distinct texts a mention can mean the entity;
+    how many mentions of pairs that is, a text of n pairs counted n times; in how many of those it is the likeliest
+    reading by the text; and the scripts that most letters of the texts are in, by mentions.
 
     candidates   unit, text_id, entity_id, rank (1: the likeliest), a row per mention and entity
-    texts        unit, text_id, pairs
-    Of all texts of the input, whatever came of their pairs. A text that two units have is one. Shuffles the candidates
-    by text (36 bytes a row) and, to tell texts apart, by text and entity (48 bytes): entities of many texts are shared
-    out.
+    texts        unit, text_id, pairs, script
+    Of all texts of the input, whatever came of their pairs. A text that two units have is one. Candidates are shuffled
+    by text, to meet it, and then by entity and text, to tell texts apart: entities of many texts are shared out.
     """
     from pyspark.sql import functions as F
 
-    of_text = candidates.join(texts, ["unit", "text_id"], how="inner")
-    return of_text.groupBy("entity_id").agg(
-        F.countDistinct("text_id").alias("texts"),
-        F.sum("pairs").alias("mentions"),
-        F.sum(F.when(F.col("rank") == 1, F.col("pairs")).otherwise(0)).alias("mentions_first"),
+    of_script = (
+        candidates.join(texts, ["unit", "text_id"], how="inner")
+        .groupBy("entity_id", "script")
+        .agg(
+            F.countDistinct("text_id").alias("texts"),
+            F.sum("pairs").alias("mentions"),
+            F.sum(F.when(F.col("rank") == 1, F.col("pairs")).otherwise(0)).alias("mentions_first"),
+        )
+    )
+    # Scripts are some thirty.
+    scripts = F.sort_array(F.collect_list(F.struct((-F.col("mentions")).alias("least"), "script", "mentions")))
+    counts = (F.sum(name).alias(name) for name in ("texts", "mentions", "mentions_first"))
+    return of_script.groupBy("entity_id").agg(
+        *counts,
+        F.transform(F.slice(scripts, 1, TOP), lambda row: F.struct(row["script"], row["mentions"])).alias("scripts"),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from i2e_pipeline.publish import exclusion, frequent
-from i2e_pipeline.publish.statistics import QUANTILES, of_labels, of_texts
+from i2e_pipeline.publish.statistics import QUANTILES, TOP, of_labels, of_texts
 
 LABELS = (
     "unit string, pair_id int, entity_id long, clip_score float, probability float, mention string, reason string, "
@@ -24,21 +24,15 @@ def label(pair: int, entity: int, mention: str | None, reason: str | None = None
 
 
 def most_frequent(
-    spark: Any, labels: list[tuple[Any, ...]], urls: dict[int, str | None], texts: dict[int, int], parts: int = 1
+    spark: Any, labels: list[tuple[Any, ...]], urls: dict[int, str | None], parts: int = 1
 ) -> dict[int, dict[str, Any]]:
-    """urls: of each pair; texts: of each pair, those with an even number Latin, the others Cyrillic."""
+    """urls: of each pair."""
     rows = spark.createDataFrame(labels, LABELS).repartition(parts)
     units = {row[1]: row[0] for row in labels}
     pairs = spark.createDataFrame(
-        [(units[pair], pair, texts[pair], url) for pair, url in urls.items()],
-        "unit string, pair_id int, text_id int, url string",
+        [(units[pair], pair, url) for pair, url in urls.items()], "unit string, pair_id int, url string"
     )
-    of_text = {(units[pair], text): ("Latin", "Cyrillic")[text % 2] for pair, text in texts.items()}
-    scripts = spark.createDataFrame(
-        [(*key, script) for key, script in of_text.items()], "unit string, text_id int, script string"
-    )
-    found = frequent.most_frequent(rows, pairs, scripts)
-    return {r["entity_id"]: r.asDict(recursive=True) for r in found.collect()}
+    return {r["entity_id"]: r.asDict(recursive=True) for r in frequent.most_frequent(rows, pairs).collect()}
 
 
 def test_what_a_handful_of_labels_says(spark: Any) -> None:
@@ -63,11 +57,10 @@ def test_what_a_handful_of_labels_says(spark: Any) -> None:
         4: "http://A.org",
         5: None,
     }
-    found = most_frequent(spark, labels, urls, {1: 0, 2: 0, 3: 1, 4: 3, 5: 2})
+    found = most_frequent(spark, labels, urls)
     assert found[10] == {
         "entity_id": 10,
         "surfaces": [{"surface": "mercury", "pairs": 2}, {"surface": "merkur", "pairs": 1}],
-        "scripts": [{"script": "Latin", "pairs": 2}, {"script": "Cyrillic", "pairs": 1}],
         "domains": [{"domain": "a.org", "pairs": 2}, {"domain": "img.a.org", "pairs": 1}],
         "distinct_domains": 2,
         "confusions": [{"entity_id": 11, "won": 2, "lost": 1}],
@@ -77,9 +70,8 @@ def test_what_a_handful_of_labels_says(spark: Any) -> None:
         {"entity_id": 13, "won": 1, "lost": 0},
     ]
     assert (found[11]["surfaces"], found[11]["distinct_domains"]) == ([{"surface": "mercury", "pairs": 1}], 1)
-    assert found[11]["scripts"] == [{"script": "Cyrillic", "pairs": 1}, {"script": "Latin", "pairs": 1}]
     assert found[13] == {
-        "entity_id": 13, "surfaces": [], "scripts": [], "domains": [], "distinct_domains": 0,
+        "entity_id": 13, "surfaces": [], "domains": [], "distinct_domains": 0,
         "confusions": [{"entity_id": 11, "won": 0, "lost": 1}],
     }  # fmt: skip
     assert found[20]["confusions"] == []
@@ -89,20 +81,20 @@ def test_what_a_handful_of_labels_says(spark: Any) -> None:
 def test_the_first_ten_do_not_depend_on_partitions_and_ties_go_by_value(spark: Any) -> None:
     """Catches: a list of what came first of those that are equally frequent."""
     draw = random.Random(0)
-    labels, urls, texts, counts = [], {}, {}, Counter[str]()
+    labels, urls, counts = [], {}, Counter[str]()
     for pair in range(600):
         host = f"h{min(draw.randrange(30), draw.randrange(30)):02}.org"
         labels.append(label(pair, 7, "Name", unit=f"u-{pair % 3}"))
         labels += [label(pair, 100 + draw.randrange(40), "Name", "other_entity", unit=f"u-{pair % 3}")]
-        urls[pair], texts[pair] = f"https://{host}/{pair}", pair % 50
+        urls[pair] = f"https://{host}/{pair}"
         counts[host] += 1
-    first = most_frequent(spark, labels, urls, texts)
-    assert first == most_frequent(spark, labels[::-1], urls, texts, parts=7)
-    expected = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: frequent.TOP]
+    first = most_frequent(spark, labels, urls)
+    assert first == most_frequent(spark, labels[::-1], urls, parts=7)
+    expected = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:TOP]
     assert [(d["domain"], d["pairs"]) for d in first[7]["domains"]] == expected
-    assert first[7]["distinct_domains"] == len(counts) > frequent.TOP
+    assert first[7]["distinct_domains"] == len(counts) > TOP
     lost = Counter(row[2] for row in labels if row[6] is not None)
-    against = sorted(lost.items(), key=lambda item: (-item[1], item[0]))[: frequent.TOP]
+    against = sorted(lost.items(), key=lambda item: (-item[1], item[0]))[:TOP]
     assert [(c["entity_id"], c["won"]) for c in first[7]["confusions"]] == against
 
 
@@ -137,16 +129,18 @@ def test_a_domain_is_what_a_list_of_domains_would_name(spark: Any) -> None:
 
 def test_texts_count_once_and_mentions_once_for_each_pair(spark: Any) -> None:
     """Catches: a text that two units have, counted twice in a dataset that grew and once in one that is built anew."""
-    texts = [("u-1", 1, 5), ("u-1", 2, 1), ("u-2", 1, 2), ("u-2", 3, 10)]
+    latin, han = "Latin", "Han"
+    texts = [("u-1", 1, 5, latin), ("u-1", 2, 1, han), ("u-2", 1, 2, latin), ("u-2", 3, 10, han)]
     candidates = [
         ("u-1", 1, 42, 1), ("u-1", 1, 43, 2), ("u-1", 1, 42, 2), ("u-1", 2, 43, 1),
         ("u-2", 1, 42, 1), ("u-2", 1, 43, 2), ("u-2", 1, 42, 2), ("u-2", 3, 42, 3),
     ]  # fmt: skip
     found = of_texts(
         spark.createDataFrame(candidates, "unit string, text_id int, entity_id long, rank int"),
-        spark.createDataFrame(texts, "unit string, text_id int, pairs long"),
+        spark.createDataFrame(texts, "unit string, text_id int, pairs long, script string"),
     )
-    assert sorted(map(tuple, found.collect())) == [(42, 2, 24, 7), (43, 2, 8, 1)]
+    rows = sorted((*r[:4], [tuple(s) for s in r["scripts"]]) for r in found.collect())
+    assert rows == [(42, 2, 24, 7, [(latin, 14), (han, 10)]), (43, 2, 8, 1, [(latin, 7), (han, 1)])]
 
 
 @pytest.mark.parametrize("parts", [1, 5])
