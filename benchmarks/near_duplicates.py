@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from benchmarks.loader import sources
 from i2e_pipeline.clean import buckets, signatures
@@ -39,7 +39,7 @@ from i2e_pipeline.core.files import find
 from i2e_pipeline.images.decode import Rejected, open_rgb, perceptual_hashes, thumbnail
 from i2e_pipeline.images.encoder import load_once
 from i2e_pipeline.images.near_hashes import MIRROR
-from i2e_pipeline.sample import compose
+from i2e_pipeline.sample import compose, watermark
 
 ENTITIES = 200
 SCORER = Path(compose.__file__).parent / "models" / "scorer"
@@ -63,21 +63,13 @@ def cropped(share: float) -> Callable[[Image.Image], Image.Image]:
     return crop
 
 
-def watermarked(image: Image.Image) -> Image.Image:
-    marked = image.copy()
-    draw, (width, height) = ImageDraw.Draw(marked, "RGBA"), image.size
-    draw.rectangle((width * 0.55, height * 0.85, width * 0.97, height * 0.95), fill=(255, 255, 255, 140))
-    draw.text((width * 0.57, height * 0.87), "(c) stock.example.com", fill=(0, 0, 0, 200))
-    return marked
-
-
 EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "re-encoded, quality 30": lambda image: reencoded(image, 30),
     "scaled to 1/2": scaled(2),
     "scaled to 1/3": scaled(3),
     "mirrored": lambda image: reencoded(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
     "brightened": lambda image: image.point(lambda value: min(255, int(value * 1.25))),
-    "watermarked": watermarked,
+    "watermarked": watermark.banner,
     "cropped by 2 %": cropped(0.02),
     "cropped by 5 %": cropped(0.05),
     "cropped by 10 %": cropped(0.1),

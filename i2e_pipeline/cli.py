@@ -164,6 +164,7 @@ def _parser() -> _Parser:
     )
 
     _reranker_commands(commands)
+    _head_commands(commands)
 
     anchors = _command(
         commands,
@@ -786,6 +787,42 @@ def _reranker_train(options: argparse.Namespace) -> int:
     )  # fmt: skip
     print(json.dumps(figures, indent=1))
     return 0 if figures["finished"] else 128 + signal.SIGINT
+
+
+def _head_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "small models that read one thing of an image's vector, for clean.heads"
+    head = commands.add_parser("head", help=about, description=about)
+    parts = head.add_subparsers(dest="part", required=True, metavar="PART")
+    trained = _command(parts, "train", _head_train, "fit a head on stored vectors and on labels of their images")
+    trained.add_argument(
+        "--labels", required=True, type=at_home, metavar="FILE.csv",
+        help="CSV or Parquet: image_id, found (1 or 0), and if images belong together, group",
+    )  # fmt: skip
+    trained.add_argument(
+        "--vectors", type=at_home, metavar="FILE.parquet",
+        help="image_id, vector, of the model of `score` (default: those that the config's output keeps)",
+    )  # fmt: skip
+    trained.add_argument("--finds", required=True, metavar="TEXT", help="what it finds, in a few words, for the file")
+    trained.add_argument(
+        "--precision", type=float, default=0.9, help="asked of the threshold, on a fifth of the labels (default 0.9)"
+    )
+    trained.add_argument("--l2", type=float, default=1.0, help="how strongly weights are drawn to 0 (default 1)")
+    trained.add_argument(
+        "--write", required=True, type=at_home, metavar="FILE.safetensors", help="where clean.heads finds it"
+    )
+
+
+def _head_train(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import head
+    from i2e_pipeline.stages import pipeline
+
+    config = _config(options)
+    vectors = head.of_file(options.vectors) if options.vectors else head.of_output(pipeline(config))
+    figures = head.train(
+        vectors, config.score, options.labels, options.finds, options.write, options.precision, options.l2
+    )
+    print(json.dumps(figures, indent=1))
+    return 0
 
 
 def _count_anchors(options: argparse.Namespace) -> int:

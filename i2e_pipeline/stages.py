@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from i2e_pipeline.clean.stages import Decontaminate, NearDuplicates
+from i2e_pipeline.clean.stages import Decontaminate, NearDuplicates, People, Policy
 from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core import files, places, settings
 from i2e_pipeline.core.config import Config, Section
@@ -48,7 +48,8 @@ def built_in(behind_link: Sequence[Stage] = ()) -> list[Stage]:
 
 def every() -> list[Stage]:
     """The same with those that only some configs have."""
-    return arrange(built_in([EncodeCandidates(), RerankByVectors()]), [Verify(), Decontaminate(), NearDuplicates()])
+    between = [Verify(), People(), Policy(), Decontaminate(), NearDuplicates()]
+    return arrange(built_in([EncodeCandidates(), RerankByVectors()]), between)
 
 
 def stages(config: Config | None = None) -> list[Stage]:
@@ -63,6 +64,8 @@ def configured(config: Config) -> list[Stage]:
     others as anybody's would: without them, nothing tells that there are any."""
     wanted: list[tuple[Stage, bool]] = [
         (Verify(), config.verify.on),
+        (People(), config.clean.drops_labels_of_people),
+        (Policy(), bool(config.clean.heads or config.clean.only_domains)),
         (Decontaminate(), bool(config.clean.evaluation_sets)),
         (NearDuplicates(), config.clean.near_duplicates),
     ]

@@ -494,7 +494,7 @@ class _Explanation:
         """The rows that stages before the reader have passed on (`Run.read`)."""
         for stage in self.run.narrowing(table, reader):
             passed = {tuple(r[k] for k in r) for r in self._passed_on(stage, unit, ids, ())}
-            key = stage.passes.key if stage.passes is not None else ()
+            key = stage.passes.narrows_by if stage.passes is not None else ()
             rows = [r for r in rows if tuple(r[k] for k in key) in passed]
         return rows
 
@@ -521,7 +521,7 @@ class _Explanation:
                 wanted = wanted & (pc.field(name) == pa.scalar(ids[name], ID))
         if passed.where_null:
             wanted = wanted & pc.field(passed.where_null).is_null()
-        rows = self.search.rows(passed.table, wanted, [*passed.key, *columns], [unit])
+        rows = self.search.rows(passed.table, wanted, [*passed.narrows_by, *columns], [unit])
         return [{k: v for k, v in r.items() if k != "unit"} for r in rows]
 
     def _with_features(

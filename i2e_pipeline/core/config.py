@@ -28,10 +28,11 @@ from pydantic import (
     GetCoreSchemaHandler,
     ValidationError,
     create_model,
+    field_validator,
     model_validator,
 )
 
-from i2e_pipeline.core import files, machine, model_name, secrets, settings, stores
+from i2e_pipeline.core import domains, files, machine, model_name, secrets, settings, stores
 from i2e_pipeline.core.errors import I2EError, NoSuchFile
 
 log = logging.getLogger(__name__)
@@ -674,10 +675,59 @@ class VerifyConfig(Section):
         return bool(self.model or self.server)
 
 
-class CleanConfig(Section):
-    """What keeps images out of the dataset that no list names (docs/clean.md). Off while neither `evaluation_sets` nor
-    `near_duplicates` is set."""
+CODE = re.compile(r"(?P<place>.+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
+"""path/file.py:name or package.module:name."""
 
+
+class PolicyHead(Section):
+    """A head: what it reads of an image's vector, and which images it leaves out."""
+
+    reason: Literal["person_photo", "unsafe", "watermark", "low_aesthetic", "unwanted"]
+    """The reason with which images are rejected."""
+    head: Annotated[PathText, AfterValidator(_named)]
+    """A file of `i2e head train`; or, as package.module:function or path/file.py:function, one of your own that takes
+    float32 vectors (images, width) and gives a number for each."""
+    threshold: float | None = None
+    """Images whose number is this or more are left out; of low_aesthetic those whose number is less. None: the file's
+    own; a function has none."""
+    model: str = ""
+    """The model whose vectors it reads, as in `score.model`; such a model looks at each labelled image. Empty: that of
+    `score`, whose vectors are stored."""
+
+    @property
+    def is_code(self) -> bool:
+        return CODE.fullmatch(self.head) is not None
+
+    @model_validator(mode="after")
+    def _function_with_threshold(self) -> PolicyHead:
+        if self.is_code and self.threshold is None:
+            raise ValueError(f"head: {self.head} is a function, which has no threshold of its own: set threshold")
+        return self
+
+    def encoder(self, score: ModelConfig) -> ModelConfig:
+        """The model whose vectors it reads, run as that of `score` is."""
+        if not self.model:
+            return score
+        run_as = {name: getattr(score, name) for name in ("device", "dtype", "batch_size")}
+        return _HeadModel.model_validate({**run_as, "model": self.model})
+
+
+class _HeadModel(ModelConfig):
+    section: ClassVar[str] = "clean.heads"
+
+
+class CleanConfig(Section):
+    """What keeps images out of the dataset that no list names (docs/clean.md). By default nothing does."""
+
+    people: Literal["keep", "drop_labels", "drop_photos", "drop"] = "keep"
+    """keep: people are entities as all others, and photos of people images as all others. drop_labels: labels of
+    entities that are human are left out. drop_photos: so are images that a head of the reason `person_photo` finds.
+    drop: both."""
+    heads: tuple[PolicyHead, ...] = ()
+    """What looks at the vector of each labelled image, and leaves images out."""
+    only_domains: tuple[str, ...] = ()
+    """Domains, each with all below it; images whose address is in none of them are left out. Empty: all are taken. A
+    list of domains to leave out is `select.exclude`."""
     evaluation_sets: dict[str, Paths] = Field(default_factory=dict)
     """By name the sets that models will be evaluated on, whose images are left out: folders of images, Parquet files or
     tars, or lists of image ids and perceptual hashes."""
@@ -691,9 +741,29 @@ class CleanConfig(Section):
     mirrored: bool = True
     """An image and its mirror image look the same."""
 
+    @model_validator(mode="after")
+    def _heads_for_people(self) -> CleanConfig:
+        finds = any(head.reason == "person_photo" for head in self.heads)
+        if self.people in ("drop_photos", "drop") and not finds:
+            raise ValueError(
+                f"people: {self.people} wants a head that finds people: name one of reason person_photo in heads, or "
+                "set people=drop_labels"
+            )
+        if finds and self.people not in ("drop_photos", "drop"):
+            raise ValueError(
+                f"heads: one of reason person_photo leaves photos of people out, and people is {self.people}: set "
+                "people=drop_photos or people=drop"
+            )
+        return self
+
+    @field_validator("only_domains")
+    @classmethod
+    def _are_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(domains.checked(one) for one in value)
+
     @property
-    def on(self) -> bool:
-        return bool(self.evaluation_sets) or self.near_duplicates
+    def drops_labels_of_people(self) -> bool:
+        return self.people in ("drop_labels", "drop")
 
 
 class SelectConfig(Section):
@@ -1250,6 +1320,7 @@ def reaching(given: Mapping[str, Any], file: str, replaced: Collection[str] = ()
         "fetch.allow_private": config.fetch.allow_private,
         "verify.server": bool(config.verify.server),
         "verify.api_key_env": config.verify.api_key_env is not None,
+        "clean.heads": any(head.is_code for head in config.clean.heads),
     }
     for key, value in conf.items():
         suspect[f"session.conf.{key}"] = not (_HARMLESS_CONF.fullmatch(key) and _PLAIN.fullmatch(value))

@@ -28,7 +28,7 @@ BROUGHT_BY: dict[str, tuple[str, ...]] = {
     "torch": _ENCODERS,
     "torchvision": _ENCODERS,
     "open_clip": _ENCODERS,
-    "safetensors": (_SECOND_LOOK, _TRAIN),
+    "safetensors": (_SECOND_LOOK, *_ENCODERS),
     "matplotlib": (_TRAIN,),
     "huggingface_hub": (_EXPORT,),
     "duckdb": (_EXPLORE,),

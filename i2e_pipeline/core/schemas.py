@@ -57,7 +57,14 @@ class Reason(str, Enum):
     NAN_SCORE = "nan_score"
     # label: pairs
     BELOW_BAR = "below_bar"
-    # decontaminate, near_duplicates: pairs
+    # people, policy, decontaminate, near_duplicates: pairs
+    PERSON_ENTITY = "person_entity"
+    OTHER_DOMAIN = "other_domain"
+    PERSON_PHOTO = "person_photo"
+    UNSAFE = "unsafe"
+    WATERMARK = "watermark"
+    LOW_AESTHETIC = "low_aesthetic"
+    UNWANTED = "unwanted"
     EVALUATION_IMAGE = "evaluation_image"
     NEAR_DUPLICATE = "near_duplicate"
     # select: pairs

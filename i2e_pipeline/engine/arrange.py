@@ -45,8 +45,7 @@ def from_outside(names: Sequence[str]) -> list[Stage]:
 
 
 def _class(name: str) -> Any:
-    place, colon, attribute = name.rpartition(":")
-    if not colon:
+    if ":" not in name:
         known = {e.name: e for e in entry_points(group=GROUP)}
         if name not in known:
             raise StageError(
@@ -54,22 +53,39 @@ def _class(name: str) -> Any:
                 "write package.module:Class, or path/file.py:Class"
             )
         return known[name].load()
-    module = _file(place, name) if place.endswith(".py") else _module(place, name)
+    return from_place(name, "stages")
+
+
+def from_place(name: str, setting: str) -> Any:
+    """What `package.module:name` or `path/file.py:name` names; workers get it by value where they cannot import it.
+    Raises StageError."""
+    place, _, attribute = name.rpartition(":")
+    module = _module_of(name, setting)
     if not hasattr(module, attribute):
-        raise StageError(f"stages: {name}: {place} has no {attribute}")
+        raise StageError(f"{setting}: {name}: {place} has no {attribute}")
     return getattr(module, attribute)
+
+
+def place_of(name: str, setting: str) -> str:
+    """The file that such a name leads to. Raises StageError."""
+    return str(_module_of(name, setting).__file__)
+
+
+def _module_of(name: str, setting: str) -> ModuleType:
+    place = name.rpartition(":")[0]
+    return _file(place, f"{setting}: {name}") if place.endswith(".py") else _module(place, f"{setting}: {name}")
 
 
 def _file(path: str, name: str) -> ModuleType:
     place = Path(path).expanduser().absolute()
     if not place.is_file():
-        raise StageError(f"stages: {name}: no such file as {place}")
+        raise StageError(f"{name}: no such file as {place}")
     module = sys.modules.get(place.stem)
     if module is not None:
         if str(getattr(module, "__file__", "")) == str(place):
             _send_by_value(module)
             return module
-        raise StageError(f"stages: {name}: a module {place.stem!r} is loaded already: name the file otherwise")
+        raise StageError(f"{name}: a module {place.stem!r} is loaded already: name the file otherwise")
     spec = importlib.util.spec_from_file_location(place.stem, place)
     assert spec is not None
     assert spec.loader is not None
@@ -98,7 +114,7 @@ def _module(dotted: str, name: str) -> ModuleType:
         except ModuleNotFoundError:
             sys.path.remove(os.getcwd())
             raise StageError(
-                f"stages: {name}: python finds no module {dotted}: install its package, or run where it lies, or write "
+                f"{name}: python finds no module {dotted}: install its package, or run where it lies, or write "
                 "path/file.py:Class"
             ) from None
     if not _installed(module):
@@ -218,7 +234,7 @@ def _tables_and_passes(stage: Stage) -> Iterator[str]:
             yield "set `passes`: in which table, by which key, are the rows that it passes on?"
         return
     schema = stage.tables[passed.table].schema if passed.table in stage.tables else pa.schema([])
-    wanted = (*passed.key, *((passed.where_null,) if passed.where_null else ()), *stage.features)
+    wanted = (*passed.narrows_by, *((passed.where_null,) if passed.where_null else ()), *stage.features)
     if lacking := [c for c in wanted if c not in schema.names]:
         yield f"passes: its tables have no {', '.join(lacking)} in {passed.table!r}"
         return
@@ -276,7 +292,7 @@ def _in_time(stage: Stage, stages: Sequence[Stage], does: str, table: str | None
                 f"(after = ({writer.name!r},))"
             )
     assert stage.passes is not None
-    if lacking := [c for c in stage.passes.key if c not in writer.tables[table].schema.names]:
+    if lacking := [c for c in stage.passes.narrows_by if c not in writer.tables[table].schema.names]:
         raise StageError(f"stage {stage.name} {does} {table!r}, which has no column {', '.join(lacking)}")
 
 

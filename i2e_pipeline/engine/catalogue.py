@@ -36,6 +36,13 @@ class Passed:
     key: tuple[str, ...]
     where_null: str | None = None
     """Only rows in which this column is null count."""
+    within: tuple[str, ...] = ()
+    """Further columns by which a stage narrows: of a key that it passes on, only the rows stay that stand there with
+    these, too. Counted are keys."""
+
+    @property
+    def narrows_by(self) -> tuple[str, ...]:
+        return (*self.key, *self.within)
 
 
 @dataclass(frozen=True)

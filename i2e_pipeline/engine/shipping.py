@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from i2e_pipeline.core import files
+from i2e_pipeline.core.config import Section
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.machine import laid_out
 from i2e_pipeline.engine.master import is_local
@@ -64,6 +65,8 @@ class Shipped:
         return str(laid_out("shipped", f"{self.name}-{self.digest}", unpack, whole) / self.name)
 
 
+OfModel = TypeVar("OfModel", bound=Section)
+
 _checked: dict[Shipped, str] = {}
 """What this process has compared with its digest."""
 
@@ -87,6 +90,14 @@ def ship(spark: SparkSession, path: str, output: str, shared: Sequence[str] = ()
         ):
             packed.add(path, name)
     return Shipped(archive, name, digest)
+
+
+def model_here(config: OfModel, model: Shipped | None) -> OfModel:
+    """A model's settings as a worker must read them: with its folder where this machine has it.
+
+    model   the folder, shipped; None: the name says enough
+    """
+    return config.model_copy(update={"model": f"local-dir:{model.local()}"}) if model else config
 
 
 def _below(path: str, folder: str) -> bool:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import pyarrow as pa
 
-from i2e_pipeline.core.config import Config, Section, digest
+from i2e_pipeline.core.config import Config, ModelConfig, Section, VerifyConfig, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError
 from i2e_pipeline.core.lock import waiting
+from i2e_pipeline.core.model_name import parse
 from i2e_pipeline.core.rejects import reason_name
 from i2e_pipeline.engine import dealing, sharing
 from i2e_pipeline.engine.catalogue import Catalogue, Passed, Table
@@ -116,7 +117,7 @@ class Stage:
     """Those of the reasons that are the user's wish: however many rows they take, the run goes on with the others."""
     narrows: str | None = None
     """A table that was written before it. The stages behind it see only those rows of the table that it passed on,
-    which are those whose `passes.key` is in `passes.table`."""
+    which are those whose `passes.narrows_by` is in `passes.table`."""
     replaces: str | None = None
     """A table that was written before it, of which it writes all rows again: the same keys, with other values. The
     stages behind it read `passes.table` in its place, whose schema has all columns of that table, and its key."""
@@ -538,7 +539,7 @@ class Run:
         narrowing = self.narrowing(asked, self.reader)
         # Rows that the writer itself did not pass on are there for the statistics, and stay.
         mark = writer.passes.where_null if writer.passes is not None and writer.passes.table == table else None
-        needed = [c for stage in narrowing for c in (*cast(Passed, stage.passes).key, *_unit_of(stage))]
+        needed = [c for stage in narrowing for c in (*cast(Passed, stage.passes).narrows_by, *_unit_of(stage))]
         needed += [mark] if narrowing and mark is not None else []
         if self.only is not None and self.only.table == asked:
             needed += [*self.tables.catalogue.tables[table].key, "unit"]
@@ -549,7 +550,7 @@ class Run:
             only_units=_names(units) if units is not None and writer.scope == "whole" and by_unit else None,
         )
         for stage in narrowing:
-            key = [*cast(Passed, stage.passes).key, *_unit_of(stage)]
+            key = [*cast(Passed, stage.passes).narrows_by, *_unit_of(stage)]
             if mark is None:
                 frame = frame.join(self._passed_on(stage, units), key, how="left_semi")
             else:
@@ -567,7 +568,7 @@ class Run:
         frame = self.tables.read(
             passed.table,
             self.committed(stage.name, units if stage.scope == "unit" else None),
-            [*passed.key, *_unit_of(stage), *columns, *extra],
+            [*passed.narrows_by, *_unit_of(stage), *columns, *extra],
             only_units=(
                 _names(units)
                 if units is not None and stage.scope == "whole" and self._lies_by_unit(stage, passed.table)
@@ -576,7 +577,7 @@ class Run:
         )
         if passed.where_null:
             frame = frame.where(frame[passed.where_null].isNull())
-        return frame.select(*passed.key, *_unit_of(stage), *columns)
+        return frame.select(*passed.narrows_by, *_unit_of(stage), *columns)
 
     def rows(self, table: str, units: WhichUnits = None, by: Sequence[str] = ()) -> int:
         """How many rows of a table the reader gets, counted by these columns (none: by the table's key)."""
@@ -733,6 +734,11 @@ class Run:
         """A file or folder that every worker needs; `.local()` in the worker says where it lies there."""
         seen = (*self.config.session.shared_folders, *self.tables.shared_roots())
         return ship(self.spark, path, self.tables.root, seen)
+
+    def ship_model(self, config: ModelConfig | VerifyConfig) -> Shipped | None:
+        """The folder of a local model for `shipping.model_here`; None of one that has a name."""
+        folder = parse(config.model).folder if config.model else None
+        return None if folder is None else self.ship(folder)
 
     @contextmanager
     def laying_out(self, path: str) -> Iterator[None]:

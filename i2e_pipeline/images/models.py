@@ -10,6 +10,7 @@ where their host cannot be reached, that is said at once, and not after minutes 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,6 +134,15 @@ def check_at_hand(name: str, pretrained: str | None, setting: str) -> None:
     check(name, pretrained, setting)
     if not _on_this_machine(name, pretrained) and (why := _unreachable(_host(name, pretrained))):
         raise ModelError(_no_weights(name, pretrained, setting, why))
+
+
+def width(name: str) -> int | None:
+    """How wide the vectors of a model are, as its architecture says; None where only the hub knows."""
+    folder = parse(name).folder
+    if folder is None:
+        return _config(name).get("embed_dim")
+    said = json.loads((Path(folder) / "open_clip_config.json").read_text(encoding="utf-8"))
+    return said.get("model_cfg", said).get("embed_dim") if isinstance(said, dict) else None
 
 
 def _nearest(word: str, known: list[str]) -> str:

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +27,9 @@ import pyarrow.csv as pacsv
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
-from i2e_pipeline.core import files
+from i2e_pipeline.core import domains, files
 from i2e_pipeline.core.config import digest
+from i2e_pipeline.core.domains import within
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import Reason
@@ -50,7 +50,6 @@ REASONS = {
     "entity_id": Reason.EXCLUDED_ENTITY,
 }
 _QID = re.compile(r"[Qq]?([1-9]\d{0,18})\Z")
-_DOMAIN = re.compile(r"(?:[\w-]+\.)+[\w-]+\Z")
 
 
 class ExclusionError(I2EError, ValueError):
@@ -185,10 +184,12 @@ def _checked(kind: str, value: Any, where: str) -> Any:
     if kind == "url":
         return text
     if kind == "domain":
-        domain = text.lower().removeprefix("*.").strip(".")
-        if not _DOMAIN.match(domain):
-            raise ExclusionError(f"{where}: {text!r} is no domain (example.org), address, Q-id or id in hex digits")
-        return domain
+        try:
+            return domains.checked(text)
+        except ValueError:
+            raise ExclusionError(
+                f"{where}: {text!r} is no domain (example.org), address, Q-id or id in hex digits"
+            ) from None
     if kind == "entity_id":
         number = _QID.match(text)
         if not number:
@@ -198,22 +199,6 @@ def _checked(kind: str, value: Any, where: str) -> Any:
     if not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", text):
         raise ExclusionError(f"{where}: {text!r} is no {kind}: {digits} hex digits are")
     return text.lower()
-
-
-def within(urls: pa.Array, domains: set[str]) -> np.ndarray:
-    """Which addresses (string) are in one of the domains. A domain stands for all below it."""
-    addresses = urls.to_pylist() if domains else [None] * len(urls)
-    return np.array([u is not None and not domains.isdisjoint(_domains(u)) for u in addresses], dtype=bool)
-
-
-def _domains(url: str) -> list[str]:
-    """The host of an address and every domain that it is below."""
-    try:
-        host = urlsplit(url if "//" in url else f"//{url}").hostname
-    except ValueError:
-        return []
-    parts = (host or "").rstrip(".").split(".")
-    return [".".join(parts[n:]) for n in range(len(parts))]
 
 
 def near(hashes: pa.Array, listed: NearHashes) -> np.ndarray:

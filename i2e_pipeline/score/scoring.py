@@ -31,10 +31,10 @@ from i2e_pipeline.core.stored_image import StoredImage
 from i2e_pipeline.engine.tasks import notes
 from i2e_pipeline.images.decode import Decoded, Header, Rejected, decode, perceptual_hashes, unfit
 from i2e_pipeline.images.encoder import Encoder
+from i2e_pipeline.images.kept import KeptVectors
 from i2e_pipeline.inputs.formats import StoredImages
 from i2e_pipeline.inputs.shard import Images
 from i2e_pipeline.score.entity_vectors import EntityVectors
-from i2e_pipeline.score.kept import KeptVectors
 from i2e_pipeline.score.measure import Measure
 
 BLOCK_BATCHES = 16

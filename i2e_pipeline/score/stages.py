@@ -20,13 +20,13 @@ from i2e_pipeline.core.config import Config, digest
 from i2e_pipeline.core.schemas import ENTITY_VECTORS, IMAGE_VECTORS, SCORES, Reason
 from i2e_pipeline.engine import cluster
 from i2e_pipeline.engine.catalogue import Passed, Table
-from i2e_pipeline.engine.shipping import Shipped
+from i2e_pipeline.engine.shipping import model_here
 from i2e_pipeline.engine.stage import Made, Plan, Run, Stage
 from i2e_pipeline.engine.tables import Counting, Kernel
 from i2e_pipeline.images import encoder
 from i2e_pipeline.images.decode import REASONS as IMAGE_REASONS
+from i2e_pipeline.images.kept import KeptVectors
 from i2e_pipeline.score.entity_vectors import OF_ENTITIES, EntityVectors, Templates, encode_entities, most_famous
-from i2e_pipeline.score.kept import KeptVectors
 from i2e_pipeline.score.scoring import IMAGES_ENCODED, VECTORS_THERE, score
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _ENTITIES_PER_TASK = 8192
 _VECTORS = 1
 """To be raised when the code makes another vector, size or perceptual hash of the same image."""
-_LOCAL = "local-dir:"
 _OF_THE_MODEL = {
     "score.pretrained": "the model's name and content say it",
     "score.dtype": "the model's name and content say it",
@@ -117,13 +116,13 @@ class EncodeEntities(Stage):
             known = run.read("entity_vectors", columns=["entity_id"])
             wanted = wanted.join(known, "entity_id", how="left_anti")
         rows = entities.join(wanted, "entity_id", how="inner").select(*OF_ENTITIES)
-        model = ship_model(run)
+        model = run.ship_model(config)
 
         def make_kernel() -> Kernel:
             return partial(
                 encode_entities,
                 encoder=encoder.load_once(
-                    model_config(config, model), threads=1, device=cluster.task_device(config.device)
+                    model_here(config, model), threads=1, device=cluster.task_device(config.device)
                 ),
                 templates=Templates(config.text_template, config.name_template, config.description_template),
             )
@@ -235,7 +234,7 @@ class Score(Stage):
         background, exemplars = (segments[0].facts[fact] for fact in ("background", "exemplars"))
         open_shard = run.open_shards(units)
         kept, kept_stay = _kept(run, self, units), run.only is not None
-        model = ship_model(run)
+        model = run.ship_model(config)
         threads = _threads_per_task(run)
 
         def make_kernel() -> Kernel:
@@ -243,7 +242,7 @@ class Score(Stage):
                 score,
                 open_shard=open_shard,
                 encoder=encoder.load_once(
-                    model_config(config, model),
+                    model_here(config, model),
                     threads=cluster.task_cores(threads),
                     device=cluster.task_device(config.device),
                 ),
@@ -327,17 +326,6 @@ def _vectors_of(settings: Mapping[str, Any]) -> str:
 def model_name(config: Config) -> str:
     """The model and the content of its files."""
     return f"{config.score.model.rstrip('/').rpartition('/')[2]}@{encoder.fingerprint(config.score)[:12]}"
-
-
-def ship_model(run: Run) -> Shipped | None:
-    """A local model's folder, readable by every worker."""
-    model = run.config.score.model
-    return run.ship(model.removeprefix(_LOCAL)) if model.startswith(_LOCAL) else None
-
-
-def model_config(config: Any, model: Shipped | None) -> Any:
-    """The config as a worker must read it: with the model's folder where this machine has it."""
-    return config.model_copy(update={"model": _LOCAL + model.local()}) if model else config
 
 
 def _threads_per_task(run: Run) -> int:

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from i2e_pipeline.core import digests, files
 from i2e_pipeline.core.config import Config, LabelConfig, VerifyConfig
-from i2e_pipeline.core.model_name import parse
 from i2e_pipeline.engine import cluster, kept
 from i2e_pipeline.engine.catalogue import Passed, Table
-from i2e_pipeline.engine.shipping import Shipped
+from i2e_pipeline.engine.shipping import Shipped, model_here
 from i2e_pipeline.engine.stage import Made, RowsLost, Run, Stage, check_rows
 from i2e_pipeline.engine.tables import Commit, Counting, Failed, Kernel, Written
 from i2e_pipeline.label.calibration import FEATURES, OPTIONAL, VERDICT, Calibration
@@ -313,7 +312,7 @@ def _make_asking(run: Run, units: Sequence[str]) -> Callable[[], Kernel]:
     identity = asking.identity(_asked_of(config), config)
     open_shard, root, name = run.open_shards(units), run.tables.root, Verify.name
     before = {u: [kept.folder(root, name, run.unit(u).replaces or "")] for u in units if run.unit(u).replaces}
-    model = _ship_model(run)
+    model = run.ship_model(config)
     threads = int(run.spark.conf.get("spark.task.cpus", "1") or 1)
 
     def make_kernel() -> Kernel:
@@ -334,17 +333,12 @@ def _verifier(config: VerifyConfig, model: Shipped | None, identity: str, thread
     """In a worker: who is asked."""
     if config.server:
         return server.Server(config)
-    here = config.model_copy(update={"model": f"local-dir:{model.local()}"}) if model else config
     return _local().load_once(
-        here, identity, threads=cluster.task_cores(threads), device=cluster.task_device(config.device)
+        model_here(config, model),
+        identity,
+        threads=cluster.task_cores(threads),
+        device=cluster.task_device(config.device),
     )
-
-
-def _ship_model(run: Run) -> Shipped | None:
-    """A local model's folder, readable by every worker."""
-    config = run.config.verify
-    folder = parse(config.model).folder if config.model else None
-    return run.ship(folder) if folder else None
 
 
 def _asked_of(config: VerifyConfig) -> str:

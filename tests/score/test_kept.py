@@ -17,10 +17,10 @@ from i2e_pipeline.core.config import ScoreConfig
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import IMAGE_VECTORS
 from i2e_pipeline.images.encoder import Encoder
+from i2e_pipeline.images.kept import KeptVectors
 from i2e_pipeline.inputs import formats
 from i2e_pipeline.inputs.shard import Images, Shard
 from i2e_pipeline.score.entity_vectors import EntityVectors
-from i2e_pipeline.score.kept import KeptVectors
 from i2e_pipeline.score.scoring import IMAGES_ENCODED, VECTORS_THERE, score
 from tests.small_models import picture, rows_of, stored, write_shard
 

@@ -1,0 +1,178 @@
+"""Each hook of the policy in the chain: people, heads on stored vectors and on another model's, domains."""
+
+from __future__ import annotations
+
+import bz2
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from i2e_pipeline.clean import heads
+from i2e_pipeline.clean.heads import About, Head, HeadError
+from i2e_pipeline.core.config import ScoreConfig
+from i2e_pipeline.sample.train_heads import FLAGS
+from i2e_pipeline.sample.world import load_world
+from i2e_pipeline.stages import pipeline
+from tests.chain import content, explained_as_stored, run, settings
+from tests.clean.test_stages import rejected, told
+from tests.engine.toys import worked
+from tests.small_models import write_model
+
+pytestmark = pytest.mark.slow
+
+
+def labels_of(output: Path | str) -> Counter[int]:
+    """Published labels by entity."""
+    return Counter(entity for *_, labels in content(output)[0].values() for entity, _, _ in labels)
+
+
+@pytest.fixture(scope="session")
+def peopled(world: Path, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The world, in whose dump the entity of the most images is a human."""
+    folder = tmp_path_factory.mktemp("peopled")
+    for name in ("pairs", "popularity.csv", "anchors.tsv"):
+        (folder / name).symlink_to(world / name)
+    ((human, images),) = labels_of(whole).most_common(1)
+    assert images > 1
+    lines = bz2.decompress((world / "dump.json.bz2").read_bytes()).decode().splitlines()
+    for n, line in enumerate(lines):
+        if line.startswith(f'{{"type":"item","id":"Q{human}"') or f'"id":"Q{human}"' in line[:200]:
+            entity = json.loads(line.rstrip(","))
+            if entity["id"] == f"Q{human}":
+                (claim, *_) = entity["claims"]["P31"]
+                claim["mainsnak"]["datavalue"]["value"] |= {"id": "Q5", "numeric-id": 5}
+                lines[n] = json.dumps(entity) + ","
+    (folder / "dump.json.bz2").write_bytes(bz2.compress("\n".join(lines).encode()))
+    return folder, human
+
+
+def test_labels_of_people_go_and_with_them_images_that_show_nothing_else(
+    peopled: tuple[Path, int], tmp_path: Path, spark: Any
+) -> None:
+    world, human = peopled
+    run(settings(world, tmp_path / "out"), spark)
+    before, entities = content(tmp_path / "out")
+    assert entities[human]["is_human"]
+    config = settings(world, tmp_path / "out", "clean.people=drop_labels")
+    _, states = pipeline(config, lambda: spark).run()
+    done = {stage for stage, units in worked(states).items() if units}
+    assert done == {"people", "select", "publish", "finish"}
+    after, entities = content(tmp_path / "out")
+    assert human not in entities
+    kept = {image: labels for image, (*_, labels) in after.items()}
+    expected = {image: [label for label in labels if label[0] != human] for image, (*_, labels) in before.items()}
+    assert kept == {image: labels for image, labels in expected.items() if labels}
+    rows = rejected(config.output, "people")
+    assert {row["reason"] for row in rows} == {"person_entity"}
+    assert {row["detail"] for row in rows} == {f"Q{human}"}
+    assert told(config, "people")["labels of people"] >= len(rows) > 0
+    steps = {step["stage"]: step for step in json.loads(Path(config.output, "i2e/manifest.json").read_text())["funnel"]}
+    assert steps["people"]["rows_out"] == steps["select"]["rows_in"]
+    explained_as_stored(pipeline(config, lambda: spark))
+
+
+def test_a_head_reads_stored_vectors_and_opens_no_image(
+    world: Path, whole: Path, tmp_path: Path, spark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = f"clean.heads=[{{reason: unwanted, head: {FLAGS}}}]"
+    config = settings(world, tmp_path / "out", head)
+    run(config, spark)
+    flags = {int(e.id[1:]) for e in load_world().depicted if e.art.startswith("flag:")}
+    before, after = labels_of(whole), labels_of(config.output)
+    shown = sum(count for entity, count in before.items() if entity in flags)
+    assert shown > 20
+    assert sum(count for entity, count in after.items() if entity in flags) < 0.35 * shown
+    others = sum(before.values()) - shown
+    assert sum(count for entity, count in after.items() if entity not in flags) > 0.9 * others
+    rows = rejected(config.output, "policy")
+    assert {row["reason"] for row in rows} == {"unwanted"}
+    assert all(row["detail"].startswith("flags.safetensors gives 0.") or " 1.000" in row["detail"] for row in rows)
+    assert "images encoded for heads" not in told_of_notes(config)
+
+    # Another threshold: scores stay. A head that fits no vectors is refused before anything is made again.
+    _, states = pipeline(settings(world, tmp_path / "out", head.replace("}]", ", threshold: 2}]")), lambda: spark).run()
+    assert {s for s, units in worked(states).items() if units} == {"policy", "select", "publish", "finish"}
+    assert content(tmp_path / "out") == content(whole)
+    heads.write(str(tmp_path / "odd.safetensors"), Head(About("w", "other", "abc", 128, 0.5), one_layer(128)))
+    odd = settings(world, tmp_path / "out", f"clean.heads=[{{reason: watermark, head: {tmp_path}/odd.safetensors}}]")
+    with pytest.raises(HeadError, match=r"odd\.safetensors reads vectors of other .*clean\.heads\.0\.model to"):
+        pipeline(odd, lambda: spark).run()
+
+
+def one_layer(width: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+    weight = np.random.default_rng(seed).normal(size=(1, width)).astype(np.float32)
+    return [(weight, np.zeros(1, np.float32))]
+
+
+def told_of_notes(config: Any) -> set[str]:
+    """What the stage's kernels counted."""
+    found: set[str] = set()
+    for path in Path(config.output, "_commits", "policy").glob("*.json"):
+        text = path.read_text()
+        found |= {note for note in ("images encoded for heads",) if f'"{note}"' in text}
+    return found
+
+
+def test_a_head_on_another_model_and_a_function_look_at_the_images(
+    world: Path, whole: Path, tmp_path: Path, spark: Any
+) -> None:
+    """Vectors of a model that is not the scorer's are made of the images; a function of one's own stands beside."""
+    other = write_model(tmp_path / "other", "vit")
+    model = ScoreConfig(model=other)
+    width = json.loads((tmp_path / "other/open_clip_config.json").read_text())["model_cfg"]["embed_dim"]
+    path = str(tmp_path / "ugly.safetensors")
+    about = About("beauty", "other", heads.vectors_of(model), width, 0.0, drops="below", output="number")
+    heads.write(path, Head(about, one_layer(width)))
+    (tmp_path / "policy_of_mine.py").write_text("def first(vectors):\n    return vectors[:, 0]\n")
+    both = (
+        f"clean.heads=[{{reason: low_aesthetic, head: {path}, model: '{other}'}}, "
+        f"{{reason: unsafe, head: '{tmp_path}/policy_of_mine.py:first', threshold: 0.05}}]"
+    )
+    config = settings(world, tmp_path / "out", both)
+    run(config, spark)
+    kept = ds.dataset(f"{config.output}/permitted", format="parquet").to_table().to_pylist()
+    rows = rejected(config.output, "policy")
+    reasons = Counter(row["reason"] for row in rows)
+    assert set(reasons) == {"low_aesthetic", "unsafe"}
+    assert all(row["scores"][0] >= 0 and row["scores"][1] < 0.05 for row in kept)
+    assert kept
+    assert told_of_notes(config) == {"images encoded for heads"}
+    # The same numbers as of the images one by one.
+    from i2e_pipeline.images.decode import Rejected, open_rgb
+    from i2e_pipeline.images.encoder import load
+
+    encoder, head = load(model.model_copy(update={"device": "cpu"})), heads.read(path)
+    stored = {}
+    for shard, file in enumerate(sorted((world / "pairs").glob("*.parquet"))):
+        for n, image in enumerate(pq.read_table(file, columns=["jpg"])["jpg"].to_pylist()):
+            stored[(shard, n)] = image
+    by_detail = [row for row in rows if row["reason"] == "low_aesthetic"][:5]
+    for row in by_detail:
+        opened = open_rgb(stored[(row["shard"], row["row"])], model)
+        assert not isinstance(opened, Rejected)
+        vector = encoder.images(encoder.prepare(opened[0])[None]).astype(np.float16)
+        assert float(row["detail"].split()[2].rstrip(",")) == pytest.approx(float(head(vector)[0]), abs=2e-3)
+
+
+def test_only_some_domains(world: Path, whole: Path, tmp_path: Path, spark: Any) -> None:
+    before = content(whole)[0]
+    hosts = Counter(urlsplit(url).hostname for _, _, url, *_ in before.values())
+    some = sorted(str(host) for host in hosts)[::2]
+    config = settings(world, tmp_path / "out", f"clean.only_domains=[{', '.join(some)}]")
+    run(config, spark)
+    after = content(config.output)[0]
+    assert {urlsplit(url).hostname for _, _, url, *_ in after.values()} == set(some)
+    assert {row["reason"] for row in rejected(config.output, "policy")} == {"other_domain"}
+    # A list of what is left out is `select.exclude`, with a reason of its own.
+    (tmp_path / "domains.txt").write_text("\n".join(some))
+    run(settings(world, tmp_path / "out", f"select.exclude={tmp_path}/domains.txt"), spark)
+    rest = content(config.output)[0]
+    assert not {urlsplit(url).hostname for _, _, url, *_ in rest.values()} & set(some)
+    assert "excluded_domain" in {row["reason"] for row in rejected(config.output, "select")}
