@@ -152,10 +152,10 @@ def judge(config: PolicyHead, number: int, score: ModelConfig) -> Judge:
     return Judge(config.reason, config.head.rpartition("/")[2], head, threshold, head.about.drops)
 
 
-def content_of(config: PolicyHead) -> str:
+def content_of(config: PolicyHead, number: int) -> str:
     """Names what a head is made of: its file; of a function, the file that it stands in. Raises NoSuchFile,
     StageError."""
-    return content(place_of(config.head, "clean.heads") if config.is_code else config.head)
+    return content(place_of(config.head, f"clean.heads.{number}.head") if config.is_code else config.head)
 
 
 def read(path: str) -> Head:

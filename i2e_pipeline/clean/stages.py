@@ -178,15 +178,16 @@ class Policy(Stage):
     }
 
     def settings(self, config: Config) -> dict[str, Any]:
-        made_of = [
-            {
-                "reason": head.reason,
-                "head": heads.content_of(head),
-                "threshold": head.threshold,
-                "vectors_of": heads.vectors_of(head.encoder(config.score)),
-            }
-            for head in config.clean.heads
-        ]
+        made_of = []
+        for number, head in enumerate(config.clean.heads):
+            try:
+                content = heads.content_of(head, number)
+            except FileNotFoundError as error:
+                raise StageError(f"clean.heads.{number}.head: {error}") from None
+            model = heads.vectors_of(head.encoder(config.score))
+            made_of.append(
+                {"reason": head.reason, "head": content, "threshold": head.threshold, "vectors_of": model}
+            )
         return {**super().settings(config), **({"heads": made_of} if made_of else {})}
 
     def check(self, run: Run) -> None:

@@ -246,9 +246,9 @@ def test_a_function_of_somebodys_own_is_a_head(tmp_path: Path) -> None:
     judge = heads.judge(named, 0, ScoreConfig())
     numbers, gone = judge(np.array([[0.25, 9], [0.5, 9]], np.float16))
     assert (numbers.tolist(), gone.tolist()) == ([0.25, 0.5], [True, False])
-    before = heads.content_of(named)
+    before = heads.content_of(named, 0)
     (tmp_path / "own_head.py").write_text("def bright(vectors):\n    return -vectors[:, 0]\n")
-    assert heads.content_of(named) != before
+    assert heads.content_of(named, 0) != before
     bad = Judge("unsafe", "bad", lambda vectors: vectors, 0.5, "above")
     with pytest.raises(HeadError, match="bad gave 4 numbers for 2 vectors"):
         bad(np.zeros((2, 2), np.float16))
