@@ -77,8 +77,8 @@ def _tiled(size: tuple[int, int], rng: np.random.Generator, words: str, tone: in
     field = Image.new("RGBA", (side, side))
     text = _text(words, tone, opacity, max(8, round(min(size) * rng.uniform(0.07, 0.12))))
     step_x, step_y = round(text.width * rng.uniform(1.1, 1.5)), round(text.height * rng.uniform(1.4, 2.6))
-    for number, top in enumerate(range(0, side - text.height, step_y)):
-        for left in range((number % 2) * step_x // 2, side - text.width, step_x):
+    for number, top in enumerate(range(0, max(1, side - text.height), step_y)):
+        for left in range((number % 2) * step_x // 2, max(1, side - text.width), step_x):
             field.paste(text, (left, top))
     field = field.rotate(float(rng.uniform(15, 45)), resample=Image.Resampling.BILINEAR)
     left, top = (side - width) // 2, (side - height) // 2
