@@ -40,6 +40,7 @@ REACHING: dict[str, list[Any]] = {
     "verify.server": ["http://elsewhere:8000", "https://elsewhere"],
     "verify.api_key_env": ["AWS_SECRET_ACCESS_KEY"],
     "pairs.path": ["s3://bucket/a?endpoint_override=http://elsewhere:9000"],
+    "clean.heads": [[{"reason": "unsafe", "head": "evil.py:evil", "threshold": 0.5}]],
     "select.exclude": [["s3://bucket/a?endpoint_override=http://elsewhere:9000"]],
 }
 """By setting what is not taken of an output."""
@@ -59,7 +60,7 @@ LOOKED_AT = {
     "score.model": "weights without code (weights_only, safetensors)", "score.pretrained": "the same",
     "score.device": "a name of torch's", "score.text_template": "a text", "score.name_template": "a text",
     "score.description_template": "a text", "select.exclude": "read as data",
-    "clean.evaluation_sets": "read as data", "publish.title": "a text",
+    "clean.evaluation_sets": "read as data", "clean.only_domains": "domains", "publish.title": "a text",
     "publish.license": "a text", "publish.languages": "codes", "publish.contact": "a text",
     "link.reranker.model": "weights without code (safetensors, no code of theirs)",
     "link.reranker.device": "a name of torch's",
@@ -195,6 +196,8 @@ def texts(model: type[BaseModel], above: str = "") -> Iterator[str]:
 def _may_be_text(kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return False
+    if isinstance(kind, type) and issubclass(kind, BaseModel):  # a list of sections
+        return any(True for _ in texts(kind))
     return kind is str or any(map(_may_be_text, get_args(kind)))
 
 
