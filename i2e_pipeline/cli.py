@@ -789,6 +789,20 @@ def _reranker_train(options: argparse.Namespace) -> int:
     return 0 if figures["finished"] else 128 + signal.SIGINT
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share above 0 and up to 1")
+    return value
+
+
+def _at_least_0(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
+    return value
+
+
 def _head_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "small models that read one thing of an image's vector, for clean.heads"
     head = commands.add_parser("head", help=about, description=about)
@@ -804,9 +818,9 @@ def _head_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
     )  # fmt: skip
     trained.add_argument("--finds", required=True, metavar="TEXT", help="what it finds, in a few words, for the file")
     trained.add_argument(
-        "--precision", type=float, default=0.9, help="asked of the threshold, on a fifth of the labels (default 0.9)"
+        "--precision", type=_share, default=0.9, help="asked of the threshold, on a fifth of the labels (default 0.9)"
     )
-    trained.add_argument("--l2", type=float, default=1.0, help="how strongly weights are drawn to 0 (default 1)")
+    trained.add_argument("--l2", type=_at_least_0, default=1.0, help="how strongly weights are drawn to 0 (default 1)")
     trained.add_argument(
         "--write", required=True, type=at_home, metavar="FILE.safetensors", help="where clean.heads finds it"
     )
@@ -817,10 +831,10 @@ def _head_train(options: argparse.Namespace) -> int:
     from i2e_pipeline.stages import pipeline
 
     config = _config(options)
-    vectors = head.of_file(options.vectors) if options.vectors else head.of_output(pipeline(config))
-    figures = head.train(
-        vectors, config.score, options.labels, options.finds, options.write, options.precision, options.l2
-    )
+    labels = head.read_labels(options.labels)
+    of_file = options.vectors
+    vectors = head.of_file(of_file, labels) if of_file else head.of_output(pipeline(config), labels)
+    figures = head.train(vectors, config.score, labels, options.finds, options.write, options.precision, options.l2)
     print(json.dumps(figures, indent=1))
     return 0
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,24 @@ from i2e_pipeline.clean.heads import HeadError
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import ModelConfig
 from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.score.stages import stored_vectors_of
 
 _SAID = {"1": True, "0": False, "true": True, "false": False, "yes": True, "no": False}
+
+
+@dataclass(frozen=True)
+class Labels:
+    path: str
+    found: Mapping[str, bool]
+    """By image id, hex digits."""
+    group: Mapping[str, str]
+    """Of those that belong to one."""
 
 
 def train(
     vectors: tuple[list[str], npt.NDArray[np.float16]],
     model: ModelConfig,
-    labels: str,
+    labels: Labels,
     finds: str,
     write: str,
     precision: float,
@@ -33,23 +44,16 @@ def train(
 ) -> dict[str, Any]:
     """Fit a head, write it, and return its figures.
 
-    vectors   ids of images in hex digits, and (N, D)
-    labels    CSV or Parquet: image_id, found (1: the head is to find the image; 0: it is not), and if it is there
-              group, by which images are parted
-    Raises HeadError for labels that cannot be read, for a model that is not told, and where there are too few images.
+    vectors   ids of labelled images in hex digits, and (N, D), of `model`
+    Raises HeadError for vectors that are no numbers, and where there are too few images.
     """
-    found, group = read_labels(labels)
     ids, stored_ND = vectors
-    at = [i for i, image in enumerate(ids) if image in found]
-    if not at:
-        raise HeadError(
-            f"{labels}: none of its {len(found)} images has a vector: image_id is that of the dataset, 32 hex digits, "
-            "and score.keep_vectors keeps the vectors"
-        )
-    wanted_N = np.array([found[ids[i]] for i in at], dtype=bool)
-    part_N = fitting.parts([group.get(ids[i], ids[i]) for i in at])
+    if len(bad := np.flatnonzero(~np.isfinite(stored_ND).all(axis=1))):
+        raise HeadError(f"the vector of image {ids[bad[0]]} (of {len(bad)} images) has NaN or infinity: leave it out")
+    wanted_N = np.array([labels.found[image] for image in ids], dtype=bool)
+    part_N = fitting.parts([labels.group.get(image, image) for image in ids])
     head, measured = fitting.trained(
-        stored_ND[at],
+        stored_ND,
         wanted_N,
         part_N,
         finds=finds,
@@ -57,10 +61,10 @@ def train(
         vectors_of=heads.vectors_of(model),
         precision=precision,
         l2=l2,
-        on=labels.rpartition("/")[2],
+        on=labels.path.rpartition("/")[2],
     )
     heads.write(write, head)
-    without = len(found) - len(at)
+    without = len(labels.found) - len(ids)
     return {
         "head": write,
         "threshold": head.about.threshold,
@@ -69,9 +73,9 @@ def train(
     }
 
 
-def read_labels(path: str) -> tuple[dict[str, bool], dict[str, str]]:
-    """image_id (hex digits) to whether it is to be found, and to its group where a column says one. Raises HeadError
-    with the row."""
+def read_labels(path: str) -> Labels:
+    """CSV or Parquet: image_id, found (1: the head is to find the image; 0: it is not), and if it is there group, by
+    which images are parted; an empty one is none. Raises HeadError with the row."""
     stored = files.read_bytes(path)
     try:
         if path.lower().endswith(".parquet"):
@@ -95,43 +99,79 @@ def read_labels(path: str) -> tuple[dict[str, bool], dict[str, str]]:
             raise HeadError(f"{path}, row {number}: {row['image_id']!r} {row['found']!r}: 32 hex digits and 1 or 0")
         if found.setdefault(image, said) != said:
             raise HeadError(f"{path}, row {number}: {image} is said to be both, 1 and 0: leave one out")
-        if row.get("group") is not None:
-            groups[image] = str(row["group"])
-    return found, groups
+        group = "" if row.get("group") is None else str(row["group"]).strip()
+        if group and groups.setdefault(image, group) != group:
+            raise HeadError(f"{path}, row {number}: {image} is in two groups, {groups[image]} and {group}")
+    return Labels(path, found, groups)
 
 
 def _hex(image: Any) -> str:
     return image.hex() if isinstance(image, bytes) else str(image).strip().lower()
 
 
-def of_output(pipeline: Pipeline) -> tuple[list[str], npt.NDArray[np.float16]]:
-    """Ids and vectors of the images of an output, each once. Raises HeadError where it keeps none."""
-    tables = pipeline.tables
+def of_output(pipeline: Pipeline, labels: Labels) -> tuple[list[str], npt.NDArray[np.float16]]:
+    """Ids and vectors of the labelled images of an output, each once. Raises HeadError where it keeps none, or some of
+    another model than the config's."""
+    tables, config = pipeline.tables, pipeline.config
     commits = list(tables.commits_of("image_vectors").values())
-    batches = list(tables.batches("image_vectors", commits, ["image_id", "vector"])) if commits else []
-    return _once(pa.Table.from_batches(batches) if batches else None, pipeline.config.output)
+    if other := [commit for commit in commits if commit.facts.get("vectors_of") != stored_vectors_of(config)]:
+        raise HeadError(
+            f"{config.output}: the vectors of {len(other)} of {len(commits)} units are of another model than "
+            f"score.model={config.score.model}, or were made otherwise: `i2e run` makes them anew, or name the model "
+            "that they are of"
+        )
+    batches = tables.batches("image_vectors", commits, ["image_id", "vector"])
+    return _once(batches, labels, config.output)
 
 
-def of_file(path: str) -> tuple[list[str], npt.NDArray[np.float16]]:
+def of_file(path: str, labels: Labels) -> tuple[list[str], npt.NDArray[np.float16]]:
     """The same of a Parquet file with image_id and vector (float16 in bytes, or a list of numbers)."""
-    table = pq.read_table(io.BytesIO(files.read_bytes(path)))
-    if lacking := [name for name in ("image_id", "vector") if name not in table.column_names]:
-        raise HeadError(f"{path} has no column {', '.join(lacking)}; it has {', '.join(table.column_names)}")
-    return _once(table.select(["image_id", "vector"]), path)
+    try:
+        filesystem, inner = files.open_filesystem(path)
+        with filesystem.open_input_file(inner) as stream, pq.ParquetFile(stream) as opened:
+            names = opened.schema_arrow.names
+            if lacking := [name for name in ("image_id", "vector") if name not in names]:
+                raise HeadError(f"{path} has no column {', '.join(lacking)}; it has {', '.join(names)}")
+            return _once(opened.iter_batches(65_536, columns=["image_id", "vector"]), labels, path)
+    except (pa.ArrowException, OSError) as error:
+        raise HeadError(f"--vectors {path} cannot be read as Parquet: {error}") from None
 
 
-def _once(table: pa.Table | None, where: str) -> tuple[list[str], npt.NDArray[np.float16]]:
-    if table is None or not table.num_rows:
+def _once(batches: Iterable[pa.RecordBatch], labels: Labels, where: str) -> tuple[list[str], npt.NDArray[np.float16]]:
+    """What is labelled of the batches: of an output of 10^9 images no more is held."""
+    wanted_ids = pa.array(list(labels.found), pa.string())
+    wanted_bytes = pa.array([bytes.fromhex(image) for image in labels.found], pa.binary())
+    by_id: dict[str, npt.NDArray[np.float16]] = {}
+    seen = 0
+    for batch in batches:
+        seen += batch.num_rows
+        ids = batch.column("image_id")
+        is_text = pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)
+        ids = pc.utf8_lower(ids.cast(pa.string())) if is_text else ids.cast(pa.binary())
+        batch = batch.filter(pc.is_in(ids, wanted_ids if is_text else wanted_bytes))
+        for image, vector in zip(*(batch.column(name).to_pylist() for name in ("image_id", "vector")), strict=True):
+            by_id.setdefault(_hex(image), _numbers(vector, f"{where}: the vector of image {_hex(image)}"))
+    if not seen:
         raise HeadError(f"{where} keeps no vectors of images: score.keep_vectors=true, and `i2e run --redo score`")
-    by_id: dict[str, Any] = {}
-    for batch in table.to_batches():
-        stored = batch.column("vector")
-        if not (pa.types.is_binary(stored.type) or pa.types.is_large_binary(stored.type)):
-            stored = pc.cast(stored, pa.list_(pa.float32()))
-        for image, vector in zip(batch.column("image_id").to_pylist(), stored.to_pylist(), strict=True):
-            made = np.frombuffer(vector, "<f2") if isinstance(vector, bytes) else np.asarray(vector, np.float16)
-            by_id.setdefault(_hex(image), made)
+    if not by_id:
+        raise HeadError(
+            f"{labels.path}: none of its {len(labels.found)} images has a vector in {where}: image_id is that of the "
+            "dataset, 32 hex digits, and score.keep_vectors keeps the vectors"
+        )
     if len({len(vector) for vector in by_id.values()}) != 1:
         raise HeadError(f"{where}: its vectors are not of one width")
-    ids = sorted(by_id)  # the order of files and rows must not choose the last digits of the weights
-    return ids, np.stack([by_id[image] for image in ids])
+    ids_sorted = sorted(by_id)  # the order of files and rows must not choose the last digits of the weights
+    return ids_sorted, np.stack([by_id[image] for image in ids_sorted])
+
+
+def _numbers(vector: Any, what: str) -> npt.NDArray[np.float16]:
+    try:
+        if isinstance(vector, bytes):
+            return np.frombuffer(vector, "<f2")
+        made = np.asarray(vector, np.float64)
+        if made.ndim == 1 and len(made):
+            with np.errstate(over="ignore"):  # infinity is refused with the image's id
+                return made.astype(np.float16)
+    except (TypeError, ValueError):
+        pass
+    raise HeadError(f"{what} is neither float16 in bytes nor a list of numbers")

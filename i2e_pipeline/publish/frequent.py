@@ -107,7 +107,7 @@ _HOST = r"^(?:(?:[A-Za-z][A-Za-z0-9+.-]*:)?//|(?!.*//))(?:[^/?#]*@)?(\[[^\]]*\]|
 
 def domain(url: Column) -> Column:
     """The host of an address in small letters, without port, user and a leading "www."; null where it has none. A list
-    of domains (exclusion.py) that names it takes out all that is counted under it."""
+    of domains (core/domains.py) that names it takes out all that is counted under it."""
     from pyspark.sql import functions as F
 
     host = F.lower(F.regexp_extract(url, _HOST, 1))

@@ -318,6 +318,11 @@ def _kept(run: Run, stage: Stage, units: Sequence[str]) -> _Kept:
     return _Kept(*({shard: paths for shard, paths in one.items() if paths} for one in (by_shard, same)))
 
 
+def stored_vectors_of(config: Config) -> str:
+    """What commits of `image_vectors` that this config would make say in their fact `vectors_of`."""
+    return _vectors_of(Score().settings(config))
+
+
 def _vectors_of(settings: Mapping[str, Any]) -> str:
     """Names what an image's vector, size and hash depend on beside its bytes."""
     return digest({"version": _VECTORS, "model": settings["model"], "images": settings["image_column"]})

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from i2e_pipeline.publish import exclusion, frequent
+from i2e_pipeline.core import domains
+from i2e_pipeline.publish import frequent
 from i2e_pipeline.publish.statistics import QUANTILES, TOP, of_labels, of_texts
 
 LABELS = (
@@ -121,7 +122,7 @@ def test_a_domain_is_what_a_list_of_domains_would_name(spark: Any) -> None:
     """Catches: a domain in the statistics that a list of it does not take out."""
     frame = spark.createDataFrame([(url,) for url in URLS], "url string")
     found = [r["domain"] for r in frame.select(frequent.domain(frame["url"]).alias("domain")).collect()]
-    hosts = [next(iter(exclusion._domains(url)), "") for url in URLS]
+    hosts = [next(iter(domains._above(url)), "") for url in URLS]
     bare = [host.removeprefix("www.") if host.count(".") > 1 else host for host in hosts]
     assert [name or "" for name in found] == bare
     assert found[:4] == ["example.org", "img.example.org", "cdn.example.org", "example.org"]
