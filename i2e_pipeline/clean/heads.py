@@ -214,12 +214,14 @@ def _layers(tensors: Mapping[str, npt.NDArray[Any]]) -> Layers:
     for n, (weight, bias) in enumerate(layers):
         if weight.ndim != 2 or bias.shape != weight.shape[:1] or (inputs is not None and weight.shape[1] != inputs):
             raise ValueError(f"layer {n} is {weight.shape} with a bias of {bias.shape} and does not fit")
+        with np.errstate(over="ignore"):
+            layers[n] = weight, bias = weight.astype(np.float32), bias.astype(np.float32)
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            raise ValueError(f"layer {n} has numbers that are not finite")
+            raise ValueError(f"layer {n} has numbers that are not finite in float32")
         inputs = weight.shape[0]
     if inputs != 1:
         raise ValueError(f"its last layer has {inputs} outputs, and not one")
-    return [(weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in layers]
+    return layers
 
 
 def write(path: str, head: Head) -> None:

@@ -1,8 +1,8 @@
 """Which images a training does not see: the column `split` of a dataset.
 
 A share of the entities is kept for tests, with all images that show one of them, and a share of the other images for
-validation. Both are drawn by hash of entity and image alone, so that an image stays where it is when the dataset grows,
-and the same image lies on the same side in every dataset that has these shares. A salt draws others.
+validation. Both are drawn by hash of entity and image alone: an image whose published labels stay the same lies on the
+same side in every dataset that has these shares, whatever else is in it. A salt draws others.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ GPR_NAME = re.compile(r"(\d+)_.+")
 HALVES = {"train": 0.5, "test": 0.5}
 """Of a set without splits: what neighbours and probes learn on, and what they are asked about."""
 HALVES_TEXT = "half of each class, drawn by hash of the content"
+_SPLITS = (TRAIN, VALIDATION, TEST)
 
 
 def gpr(name: str, root: Path) -> ImageSet:
@@ -140,7 +141,7 @@ def i2e(name: str, path: str) -> ImageSet:
         for file in found.files:
             with found.open(file) as opened:
                 columns = [c for c in ("image_id", "labels", "split") if c in opened.schema_arrow.names]
-                parts.append(_best_labels(opened.read(columns=columns), held_out_C))
+                parts.append(_best_labels(opened.read(columns=columns), held_out_C, file.path))
     except published.DatasetError as error:
         raise DatasetError(f"{name}: {error}") from None
     best_N, split_N, ids_N = (np.concatenate(columns) for columns in zip(*parts, strict=True))
@@ -162,35 +163,43 @@ def i2e(name: str, path: str) -> ImageSet:
     )  # fmt: skip
 
 
-def _best_labels(table: pa.Table, held_out_C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each row the class of its most probable label (−1: none), its split, and a number that stands for its id.
+def _best_labels(table: pa.Table, held_out_C: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each row the class of its most probable label (−1: none), its split (its place in _SPLITS, −1: another word),
+    and a number that stands for its id.
 
     table   image_id, labels and, where the dataset has it, split
+    Raises published.DatasetError, which begins with `where`, for labels without a score or a class.
     """
     lists = table.column("labels").combine_chunks()
     count_N = np.asarray(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)
     flat = lists.flatten()
+    score_M = np.asarray(flat.field("score").to_numpy(zero_copy_only=False), dtype=np.float32)
+    if flat.field("class_index").null_count or not np.isfinite(score_M).all():
+        raise published.DatasetError(f"{where}: a label has no score, or a class index is missing")
     class_M = flat.field("class_index").to_numpy(zero_copy_only=False).astype(np.int64)
-    score_M = flat.field("score").to_numpy(zero_copy_only=False)
+    if len(class_M) and not 0 <= class_M.min() <= class_M.max() < len(held_out_C):
+        raise published.DatasetError(f"{where}: a label names a class that the table of entities has not")
     row_M = np.repeat(np.arange(len(count_N)), count_N)
     best_first_M = np.lexsort((class_M, -score_M, row_M))
     best_N = np.full(len(count_N), -1, dtype=np.int64)
     best_N[count_N > 0] = class_M[best_first_M[(np.cumsum(count_N) - count_N)[count_N > 0]]]
     halves_N2 = id_halves(table.column("image_id"))
     if "split" in table.column_names:
-        split_N = table.column("split").to_numpy().astype(str)
+        words = pc.index_in(table.column("split").combine_chunks(), pa.array(_SPLITS))
+        split_N = pc.fill_null(words, -1).to_numpy(zero_copy_only=False).astype(np.int8)
     else:
         shows_held_N = np.bincount(row_M, weights=held_out_C[class_M], minlength=len(count_N)) > 0
-        split_N = np.where(shows_held_N, TEST, np.where(held_out_images(halves_N2), VALIDATION, TRAIN))
+        drawn_N = np.where(held_out_images(halves_N2), _SPLITS.index(VALIDATION), _SPLITS.index(TRAIN))
+        split_N = np.where(shows_held_N, _SPLITS.index(TEST), drawn_N).astype(np.int8)
     return best_N, split_N, halves_N2[:, 0]
 
 
 def _of_dataset(best_N: np.ndarray, split_N: np.ndarray, held_out_C: np.ndarray) -> tuple[dict[str, np.ndarray], str]:
     """Rows by split, empty where one has none or retrieval would have a single entity."""
     splits = {
-        "train": np.flatnonzero(split_N == TRAIN),
-        "test": np.flatnonzero(split_N == VALIDATION),
-        UNSEEN: np.flatnonzero((split_N == TEST) & held_out_C[best_N]),
+        "train": np.flatnonzero(split_N == _SPLITS.index(TRAIN)),
+        "test": np.flatnonzero(split_N == _SPLITS.index(VALIDATION)),
+        UNSEEN: np.flatnonzero((split_N == _SPLITS.index(TEST)) & held_out_C[best_N]),
     }
     enough = all(len(rows) for rows in splits.values()) and len(np.unique(best_N[splits[UNSEEN]])) > 1
     return (splits, OF_DATASET) if enough else ({}, "")

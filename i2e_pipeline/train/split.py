@@ -23,6 +23,7 @@ from i2e_pipeline.core.ids import id_halves
 from i2e_pipeline.core.splits import (
     TEST,
     TEST_ENTITIES,
+    TRAIN,
     VALIDATION,
     VALIDATION_IMAGES,
     held_out_entities,
@@ -139,6 +140,12 @@ def split(table: pa.Table, rule: Rule, where: str) -> Labelled:
         labels=len(class_M),
     )
     if rule.by_column and "split" in table.column_names:
+        words = pc.unique(table.column("split")).to_pylist()
+        if odd := sorted(map(repr, set(words) - {TRAIN, VALIDATION, TEST})):
+            raise DatasetError(
+                f"{where}: the column split holds {odd[0]}, and train, validation and test are known: what is to be "
+                "held out cannot be told; write it anew, or set train.data.hold_out_images"
+            )
         drawn_N = pc.fill_null(pc.equal(table.column("split"), VALIDATION), False).to_numpy()
     else:
         drawn_N = held_out_images(ids_N2, rule.images, rule.salt)

@@ -199,6 +199,17 @@ def test_the_column_split_says_what_is_held_out(tmp_path: Path) -> None:
     assert len(own) == 40
 
 
+@pytest.mark.parametrize("word", ["dev", "Validation"])
+def test_a_split_of_other_words_is_refused(tmp_path: Path, word: str) -> None:
+    """Catches: what was to be held out, trained on without a word."""
+    folder = write_dataset(tmp_path / "i2e", [image_row(i, split=word if i == 7 else "train") for i in range(16)])
+    with pytest.raises(
+        DatasetError, match=f"the column split holds {word!r}, and train, validation and test are known"
+    ):
+        samples_of(folder, DRAWN)
+    assert len(samples_of(folder)) == 16, "shares of one's own do not look at it"
+
+
 @pytest.mark.parametrize(
     ("rows", "data", "message"),
     [
