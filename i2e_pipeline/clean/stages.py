@@ -185,9 +185,7 @@ class Policy(Stage):
             except FileNotFoundError as error:
                 raise StageError(f"clean.heads.{number}.head: {error}") from None
             model = heads.vectors_of(head.encoder(config.score))
-            made_of.append(
-                {"reason": head.reason, "head": content, "threshold": head.threshold, "vectors_of": model}
-            )
+            made_of.append({"reason": head.reason, "head": content, "threshold": head.threshold, "vectors_of": model})
         return {**super().settings(config), **({"heads": made_of} if made_of else {})}
 
     def check(self, run: Run) -> None:
