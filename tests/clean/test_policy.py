@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -17,7 +16,10 @@ import pytest
 
 from i2e_pipeline.clean import heads
 from i2e_pipeline.clean.heads import About, Head, HeadError
-from i2e_pipeline.core.config import ScoreConfig
+from i2e_pipeline.clean.policy import LOOKED_AT
+from i2e_pipeline.core.config import Config, ScoreConfig
+from i2e_pipeline.core.ids import content_id
+from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.images.decode import Rejected, open_rgb
 from i2e_pipeline.images.encoder import load
 from i2e_pipeline.sample.train_heads import FLAGS
@@ -81,9 +83,7 @@ def test_labels_of_people_go_and_with_them_images_that_show_nothing_else(
     explained_as_stored(pipeline(config, lambda: spark))
 
 
-def test_a_head_reads_stored_vectors_and_opens_no_image(
-    world: Path, whole: Path, tmp_path: Path, spark: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_head_reads_stored_vectors_and_opens_no_image(world: Path, whole: Path, tmp_path: Path, spark: Any) -> None:
     head = f"clean.heads=[{{reason: unwanted, head: {FLAGS}}}]"
     config = settings(world, tmp_path / "out", head)
     run(config, spark)
@@ -97,7 +97,7 @@ def test_a_head_reads_stored_vectors_and_opens_no_image(
     rows = rejected(config.output, "policy")
     assert {row["reason"] for row in rows} == {"unwanted"}
     assert all(row["detail"].startswith("flags.safetensors gives 0.") or " 1.000" in row["detail"] for row in rows)
-    assert "images encoded for heads" not in told_of_notes(config)
+    assert images_encoded(config) == 0
 
     # Another threshold: scores stay. A head that fits no vectors is refused before anything is made again.
     _, states = pipeline(settings(world, tmp_path / "out", head.replace("}]", ", threshold: 2}]")), lambda: spark).run()
@@ -114,62 +114,54 @@ def one_layer(width: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(weight, np.zeros(1, np.float32))]
 
 
-def told_of_notes(config: Any) -> set[str]:
-    """What the stage's kernels counted."""
-    found: set[str] = set()
-    for path in Path(config.output, "_commits", "policy").glob("*.json"):
-        text = path.read_text()
-        found |= {note for note in ("images encoded for heads",) if f'"{note}"' in text}
-    return found
+def images_encoded(config: Config) -> int:
+    """Images that the stage's kernels opened."""
+    made = Tables(config.output).commits("policy").values()
+    return sum(commit.facts.get("notes", {}).get(LOOKED_AT, 0) for commit in made)
 
 
 def test_a_head_on_another_model_and_a_function_look_at_the_images(
     world: Path, whole: Path, tmp_path: Path, spark: Any
 ) -> None:
-    """Vectors of a model that is not the scorer's are made of the images; a function of one's own stands beside."""
+    """Vectors of a model that is not the scorer's are made of the images, for all units of a task; a function of
+    somebody's own stands beside."""
     other = write_model(tmp_path / "other", "vit")
-    model = ScoreConfig(model=other)
-    width = json.loads((tmp_path / "other/open_clip_config.json").read_text())["model_cfg"]["embed_dim"]
+    model = ScoreConfig(model=other, device="cpu")
+    encoder = load(model)
     path = str(tmp_path / "ugly.safetensors")
-    stored = {
-        (shard, n): image
-        for shard, file in enumerate(sorted((world / "pairs").glob("*.parquet")))
-        for n, image in enumerate(pq.read_table(file, columns=["jpg"])["jpg"].to_pylist())
-    }
-    encoder = load(model.model_copy(update={"device": "cpu"}))
-
-    def number(image: bytes) -> float | None:
-        opened = open_rgb(image, model)
-        if isinstance(opened, Rejected):
-            return None
-        return float(
-            Head(about, one_layer(width))(encoder.images(encoder.prepare(opened[0])[None]).astype(np.float16))[0]
-        )
-
-    about = About("beauty", "other", heads.vectors_of(model), width, 0.0, drops="below", output="number")
-    some = [given for image in list(stored.values())[:40] if image and (given := number(image)) is not None]
-    about = dataclasses.replace(about, threshold=float(np.median(some)))
-    heads.write(path, Head(about, one_layer(width)))
+    about = About("beauty", "other", heads.vectors_of(model), encoder.width, 0.0, drops="below", output="number")
+    head = Head(about, one_layer(encoder.width))
+    stored = {}
+    for file in sorted((world / "pairs").glob("*.parquet")):
+        for image in pq.read_table(file, columns=["jpg"])["jpg"].to_pylist():
+            opened = open_rgb(image, model)
+            if not isinstance(opened, Rejected):
+                stored[content_id(image)] = encoder.prepare(opened[0])
+    vectors = encoder.images(np.stack(list(stored.values()))).astype(np.float16)
+    beauty = dict(zip(stored, head(vectors).tolist(), strict=True))
+    first = dict(zip(stored, vectors[:, 0].astype(float).tolist(), strict=True))
+    bars = float(np.median(list(beauty.values()))), float(np.quantile(list(first.values()), 0.7))
+    heads.write(path, head)
     (tmp_path / "policy_of_mine.py").write_text("def first(vectors):\n    return vectors[:, 0]\n")
     both = (
-        f"clean.heads=[{{reason: low_aesthetic, head: {path}, model: '{other}'}}, "
-        f"{{reason: unsafe, head: '{tmp_path}/policy_of_mine.py:first', threshold: 0.05}}]"
+        f"clean.heads=[{{reason: low_aesthetic, head: {path}, model: '{other}', threshold: {bars[0]}}}, "
+        f"{{reason: unsafe, head: '{tmp_path}/policy_of_mine.py:first', model: '{other}', threshold: {bars[1]}}}]"
     )
     config = settings(world, tmp_path / "out", both)
     run(config, spark)
-    kept = ds.dataset(f"{config.output}/permitted", format="parquet").to_table().to_pylist()
-    rows = rejected(config.output, "policy")
-    reasons = Counter(row["reason"] for row in rows)
-    assert set(reasons) == {"low_aesthetic", "unsafe"}
-    assert all(row["scores"][0] >= about.threshold - 1e-6 and row["scores"][1] < 0.05 for row in kept)
-    assert kept
-    assert told_of_notes(config) == {"images encoded for heads"}
-    # The same numbers as of the images one by one.
-    by_detail = [row for row in rows if row["reason"] == "low_aesthetic"][:5]
-    assert by_detail
-    for row in by_detail:
-        alone = number(stored[(row["shard"], row["row"])])
-        assert float(row["detail"].split()[2].rstrip(",")) == pytest.approx(alone, abs=2e-3)
+    before, after = (ds.dataset(f"{o}/labels", format="parquet").to_table() for o in (whole, config.output))
+    assert before.num_rows == after.num_rows
+    labelled = {row["pair_id"]: row["image_id"] for row in after.to_pylist() if row["reason"] is None}
+    expected = {
+        pair: "low_aesthetic" if beauty[image] < bars[0] else "unsafe" if first[image] >= bars[1] else None
+        for pair, image in labelled.items()
+    }
+    assert len(Counter(expected.values())) == 3
+    rows = {row["id"]: row["reason"] for row in rejected(config.output, "policy")}
+    assert rows == {pair: reason for pair, reason in expected.items() if reason}
+    kept = {row["pair_id"] for row in ds.dataset(f"{config.output}/permitted", format="parquet").to_table().to_pylist()}
+    assert kept == {pair for pair, reason in expected.items() if reason is None}
+    assert images_encoded(config) == len(labelled)
 
 
 def test_only_some_domains(world: Path, whole: Path, tmp_path: Path, spark: Any) -> None:
