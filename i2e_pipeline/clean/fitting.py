@@ -26,6 +26,8 @@ FIT, CHOOSE, MEASURE = range(3)
 _FIFTHS = np.array([FIT, FIT, FIT, CHOOSE, MEASURE])
 _STEPS = 100
 _SETTLED = 1e-8
+_HALVED = 14
+"""Times that a step is halved before the weights stay as they are."""
 _FOUND = 10
 """Images that a threshold must find of those that it is chosen on: of fewer no precision is known."""
 LEAST = 20
@@ -66,16 +68,16 @@ def fit(vectors_ND: npt.NDArray[Any], wanted_N: Bools, l2: float) -> tuple[F32, 
     x_NE = np.concatenate([(vectors_ND.astype(np.float64) - centre_D) / spread_D, np.ones((len(vectors_ND), 1))], 1)
     drawn_E = np.append(np.full(x_NE.shape[1] - 1, l2), 0.0)
     weight_E = np.zeros(x_NE.shape[1])
-    loss = np.inf
+    loss = _loss(x_NE, wanted_N, drawn_E, weight_E)
     for _ in range(_STEPS):
         p_N = 0.5 * (1 + np.tanh(0.5 * (x_NE @ weight_E)))
         slope_E = x_NE.T @ (p_N - wanted_N) + drawn_E * weight_E
         bend_EE = (x_NE * (p_N * (1 - p_N))[:, None]).T @ x_NE + np.diag(drawn_E + 1e-9)
         step_E = np.linalg.solve(bend_EE, slope_E)
-        size = 1.0
-        while size > 1e-4 and (now := _loss(x_NE, wanted_N, drawn_E, weight_E - size * step_E)) > loss:
-            size /= 2
-        weight_E, before, loss = weight_E - size * step_E, loss, now
+        tried = [weight_E - step_E / 2**halved for halved in range(_HALVED)]
+        better = next((t for t in tried if _loss(x_NE, wanted_N, drawn_E, t) < loss), weight_E)
+        weight_E, before = better, loss
+        loss = _loss(x_NE, wanted_N, drawn_E, weight_E)
         if before - loss < _SETTLED * len(x_NE):
             break
     weight_D = weight_E[:-1] / spread_D

@@ -129,9 +129,8 @@ def permitted(
     batches   pair_id: binary(16), shard, row; with domains, url; best in the order of shard and row
     domains   none: all are taken
     encoded   those of `looked` that open images, for the count
-    yields    permitted: pair_id, scores (list of float32, one for each head; null where an earlier reason stood before
-              it was asked); rejects: the first reason stands, domains before heads, heads in their order of models;
-              notes: images encoded
+    yields    permitted: pair_id, scores (list of float32, one for each head); rejects: the first reason stands, domains
+              before heads, heads in their order of models; notes: images encoded
     """
     heads = sum(len(one.judges) for one in looked)
     try:
@@ -168,7 +167,7 @@ def _judged(
             for i in np.flatnonzero(gone_N).tolist():
                 if reasons[asked[i]] is None:
                     reasons[asked[i]] = judge.reason
-                    said[asked[i]] = f"{judge.name} gives {number_N[i]:.3f}, bar {judge.threshold:g}"
+                    said[asked[i]] = f"{judge.name} gives {number_N[i]:.5f}, bar {judge.threshold:g}"
         for i in refused:
             scores_NH[asked[i]] = np.nan
     flat = pa.array(scores_NH.ravel(), pa.float32(), from_pandas=True)

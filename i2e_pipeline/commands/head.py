@@ -114,7 +114,8 @@ def of_output(pipeline: Pipeline, labels: Labels) -> tuple[list[str], npt.NDArra
     another model than the config's."""
     tables, config = pipeline.tables, pipeline.config
     commits = list(tables.commits_of("image_vectors").values())
-    if other := [commit for commit in commits if commit.facts.get("vectors_of") != stored_vectors_of(config)]:
+    now = stored_vectors_of(config)
+    if other := [commit for commit in commits if commit.facts.get("vectors_of") != now]:
         raise HeadError(
             f"{config.output}: the vectors of {len(other)} of {len(commits)} units are of another model than "
             f"score.model={config.score.model}, or were made otherwise: `i2e run` makes them anew, or name the model "

@@ -98,8 +98,8 @@ def _server(value: str) -> str:
 
 
 PathText = Annotated[str, AfterValidator(_path)]
-Device = Annotated[str, AfterValidator(_device)]
 """A path or URI, or a name that may be one."""
+Device = Annotated[str, AfterValidator(_device)]
 Paths = Annotated[tuple[Annotated[PathText, AfterValidator(_named)], ...], BeforeValidator(_one_or_many)]
 
 

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from i2e_pipeline.core import files
-from i2e_pipeline.core.ids import id_halves
-from i2e_pipeline.core.splits import TEST, TRAIN, VALIDATION, held_out_images
+from i2e_pipeline.core.config import DataConfig
 from i2e_pipeline.dataset import published
+from i2e_pipeline.dataset.split import COLUMNS, Rule, Side, split
 from i2e_pipeline.evaluate import sharded
 from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES, class_images, folders_in, images_in
 from i2e_pipeline.evaluate.image_set import OF_DATASET, UNSEEN, DatasetError, Files, ImageSet, Rows, split_by_content
@@ -29,7 +27,7 @@ GPR_NAME = re.compile(r"(\d+)_.+")
 HALVES = {"train": 0.5, "test": 0.5}
 """Of a set without splits: what neighbours and probes learn on, and what they are asked about."""
 HALVES_TEXT = "half of each class, drawn by hash of the content"
-_SPLITS = (TRAIN, VALIDATION, TEST)
+_SIDES = {"train": Side.TRAINED, "test": Side.HELD_OUT_IMAGE, UNSEEN: Side.OF_HELD_OUT_ENTITY}
 
 
 def gpr(name: str, root: Path) -> ImageSet:
@@ -132,25 +130,27 @@ def i2e(name: str, path: str) -> ImageSet:
     """A published I2E dataset; an image's class is its most probable label.
 
     Split as a training splits it: neighbours and probes learn on `train` and are asked about `validation`, retrieval is
-    among the images of held-out entities. Where one of these has no image, as a set without splits.
+    among the images of held-out entities. Where that leaves too little, as a set without splits.
     """
     try:
         found = published.open_published(path)
-        held_out_C = pc.equal(found.entities.column("split"), TEST).to_numpy()
+        rule = Rule.of(found.entities, DataConfig())
         parts = []
         for file in found.files:
             with found.open(file) as opened:
-                columns = [c for c in ("image_id", "labels", "split") if c in opened.schema_arrow.names]
-                parts.append(_best_labels(opened.read(columns=columns), held_out_C, file.path))
+                columns = [name for name in COLUMNS if name in opened.schema_arrow.names]
+                parts.append(split(opened.read(columns=columns), rule, file.path))
     except published.DatasetError as error:
         raise DatasetError(f"{name}: {error}") from None
-    best_N, split_N, ids_N = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    file_N = np.repeat(np.arange(len(parts)), [len(best) for best, _, _ in parts])
-    row_N = np.concatenate([np.arange(len(best)) for best, _, _ in parts])
+    best_N = np.concatenate([part.best_N() for part in parts])
+    file_N = np.repeat(np.arange(len(parts)), [len(part.side_N) for part in parts])
+    row_N = np.concatenate([np.arange(len(part.side_N)) for part in parts])
     labelled_N = best_N >= 0
-    best_N, split_N, ids_N = best_N[labelled_N], split_N[labelled_N], ids_N[labelled_N]
-    splits, split_by = _of_dataset(best_N, split_N, held_out_C)
-    if not splits:
+    best_N, side_N = best_N[labelled_N], np.concatenate([part.side_N for part in parts])[labelled_N]
+    ids_N = np.concatenate([part.ids_N2[:, 0] for part in parts])[labelled_N]
+    splits = {name: np.flatnonzero(side_N == side) for name, side in _SIDES.items()}
+    split_by = OF_DATASET
+    if not all(map(len, splits.values())) or len(np.unique(best_N[splits[UNSEEN]])) < 2:
         splits, split_by = split_by_content(ids_N, best_N, HALVES), HALVES_TEXT
     entities = found.entities
     places = tuple(files.join(found.folder, file.path) for file in found.files)
@@ -161,48 +161,6 @@ def i2e(name: str, path: str) -> ImageSet:
         class_images_C=entities.column("images").to_numpy(), splits=splits, split_by=split_by,
         left_out={"no label": unlabelled} if unlabelled else {},
     )  # fmt: skip
-
-
-def _best_labels(table: pa.Table, held_out_C: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each row the class of its most probable label (−1: none), its split (its place in _SPLITS, −1: another word),
-    and a number that stands for its id.
-
-    table   image_id, labels and, where the dataset has it, split
-    Raises published.DatasetError, which begins with `where`, for labels without a score or a class.
-    """
-    lists = table.column("labels").combine_chunks()
-    count_N = np.asarray(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)
-    flat = lists.flatten()
-    score_M = np.asarray(flat.field("score").to_numpy(zero_copy_only=False), dtype=np.float32)
-    if flat.field("class_index").null_count or not np.isfinite(score_M).all():
-        raise published.DatasetError(f"{where}: a label has no score, or a class index is missing")
-    class_M = flat.field("class_index").to_numpy(zero_copy_only=False).astype(np.int64)
-    if len(class_M) and not 0 <= class_M.min() <= class_M.max() < len(held_out_C):
-        raise published.DatasetError(f"{where}: a label names a class that the table of entities has not")
-    row_M = np.repeat(np.arange(len(count_N)), count_N)
-    best_first_M = np.lexsort((class_M, -score_M, row_M))
-    best_N = np.full(len(count_N), -1, dtype=np.int64)
-    best_N[count_N > 0] = class_M[best_first_M[(np.cumsum(count_N) - count_N)[count_N > 0]]]
-    halves_N2 = id_halves(table.column("image_id"))
-    if "split" in table.column_names:
-        words = pc.index_in(table.column("split").combine_chunks(), pa.array(_SPLITS))
-        split_N = pc.fill_null(words, -1).to_numpy(zero_copy_only=False).astype(np.int8)
-    else:
-        shows_held_N = np.bincount(row_M, weights=held_out_C[class_M], minlength=len(count_N)) > 0
-        drawn_N = np.where(held_out_images(halves_N2), _SPLITS.index(VALIDATION), _SPLITS.index(TRAIN))
-        split_N = np.where(shows_held_N, _SPLITS.index(TEST), drawn_N).astype(np.int8)
-    return best_N, split_N, halves_N2[:, 0]
-
-
-def _of_dataset(best_N: np.ndarray, split_N: np.ndarray, held_out_C: np.ndarray) -> tuple[dict[str, np.ndarray], str]:
-    """Rows by split, empty where one has none or retrieval would have a single entity."""
-    splits = {
-        "train": np.flatnonzero(split_N == _SPLITS.index(TRAIN)),
-        "test": np.flatnonzero(split_N == _SPLITS.index(VALIDATION)),
-        UNSEEN: np.flatnonzero((split_N == _SPLITS.index(TEST)) & held_out_C[best_N]),
-    }
-    enough = all(len(rows) for rows in splits.values()) and len(np.unique(best_N[splits[UNSEEN]])) > 1
-    return (splits, OF_DATASET) if enough else ({}, "")
 
 
 def _entities_beside(path: str) -> dict[str, tuple[str, str | None]]:

@@ -16,11 +16,11 @@ import yaml
 from i2e_pipeline.core.config import TrainConfig
 from i2e_pipeline.core.version import __version__
 from i2e_pipeline.dataset.published import Published
+from i2e_pipeline.dataset.split import Side
 from i2e_pipeline.train import journal
 from i2e_pipeline.train.encoders import Towers
 from i2e_pipeline.train.recipes import recipe
 from i2e_pipeline.train.samples import Samples
-from i2e_pipeline.train.split import Side
 
 _LEARNT = {
     "supervised": "entities are told apart by a cosine softmax with a margin",

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.splits import keys
+from i2e_pipeline.dataset import split
 from i2e_pipeline.dataset.published import DatasetError, open_with_footer
-from i2e_pipeline.train import split
 from i2e_pipeline.train.samples import Samples
 
 _OPEN_FILES = 64

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from i2e_pipeline.core.config import TrainConfig
+from i2e_pipeline.dataset.split import Side
 from i2e_pipeline.images.decode import Rejected, open_rgb
 from i2e_pipeline.train.augment import centred
 from i2e_pipeline.train.encoders import Towers
 from i2e_pipeline.train.groups import Groups
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.samples import Samples
-from i2e_pipeline.train.split import Side
 from i2e_pipeline.train.texts import Texts
 
 Figures = Callable[

@@ -1,8 +1,8 @@
 """The index of a dataset: what a training has to know before it reads an image, and can start from.
 
 Of a row group it knows how many images are trained on, of the whole dataset what an evaluation looks at. Which images
-these are, their ids and labels come with the row group, when it is read for its images (split.py). So the index has 24
-bytes a row group of some 64 MB and nothing per image: every rank holds all of it, in some 70 bytes a row group.
+these are, their ids and labels come with the row group, when it is read for its images (dataset/split.py). So the index
+has 24 bytes a row group of some 64 MB and nothing per image: every rank holds all of it, in some 70 bytes a row group.
 
 How it is made: index_making.py. Where it lies: indexed.py.
 
@@ -19,8 +19,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from i2e_pipeline.dataset.published import ImageFile
+from i2e_pipeline.dataset.split import Side
 from i2e_pipeline.train.chosen import Chosen
-from i2e_pipeline.train.split import Side
 
 FORMAT = 1
 KINDS = {"entities": Side.OF_HELD_OUT_ENTITY, "images": Side.HELD_OUT_IMAGE}

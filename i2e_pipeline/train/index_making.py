@@ -24,12 +24,11 @@ import pyarrow.parquet as pq
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import TrainConfig
 from i2e_pipeline.core.splits import keys
-from i2e_pipeline.dataset import published
+from i2e_pipeline.dataset import published, split
 from i2e_pipeline.dataset.published import DatasetError, ImageFile
-from i2e_pipeline.train import split
+from i2e_pipeline.dataset.split import Labelled, Rule, Side
 from i2e_pipeline.train.chosen import OF_A_CLASS, Chosen
 from i2e_pipeline.train.index import KINDS, NEIGHBOURS, Index
-from i2e_pipeline.train.split import Labelled, Rule, Side
 
 FILES_AT_ONCE = 16
 _MERGED_AT_ONCE = 64

@@ -18,9 +18,9 @@ import numpy as np
 
 from i2e_pipeline.core.config import ImageLimits, TrainConfig
 from i2e_pipeline.dataset.published import DatasetError, Published
+from i2e_pipeline.dataset.split import Rule, Side
 from i2e_pipeline.train.index import Index
 from i2e_pipeline.train.indexed import build
-from i2e_pipeline.train.split import Rule, Side
 
 
 @dataclass(frozen=True)

@@ -333,10 +333,10 @@ def test_the_first_reason_stands_and_no_row_is_lost(size: int) -> None:
     rejects = [row for table, batch in out if table == "rejects" for row in batch.to_pylist()]
     kept = [row for table, batch in out if table == "permitted" for row in batch.to_pylist()]
     assert {row["row"]: (row["reason"], row["detail"]) for row in rejects} == {
-        0: ("low_aesthetic", "b gives 0.250, bar 0.4"),
+        0: ("low_aesthetic", "b gives 0.25000, bar 0.4"),
         1: ("other_domain", None),
         2: ("other_domain", "it has no address"),
-        3: ("unsafe", "a gives 0.750, bar 0.7"),
+        3: ("unsafe", "a gives 0.75000, bar 0.7"),
         4: ("not_an_image", "html"),
     }
     assert kept == [{"pair_id": b"%016d" % 5, "scores": [0.5, 0.5]}]

@@ -11,9 +11,16 @@ import socket
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from i2e_pipeline.train.parallel import World
 
 
 @dataclass(frozen=True)
@@ -137,3 +144,26 @@ def train(settings: Path, environment: dict[str, str], said: Path, seen: Path | 
         contextlib.redirect_stderr(file),
     ):
         cli.main(["train", "--config", str(settings)])
+
+
+def by_ranks(found: Callable[[str, World], Any], cases: Iterable[str], sizes: Sequence[int], folder: Path) -> Any:
+    """By number of ranks and case what `found` gives on rank 0 of so many gloo ranks; on one it is called here."""
+    cases = list(cases)
+    for size in sizes:
+        if size > 1:
+            torch.multiprocessing.start_processes(
+                _found_on_rank, (size, found, cases, str(folder)), nprocs=size, start_method="fork"
+            )
+    return {
+        size: torch.load(folder / f"{size}.pt") if size > 1 else {case: found(case, World()) for case in cases}
+        for size in sizes
+    }
+
+
+def _found_on_rank(rank: int, size: int, found: Callable[[str, World], Any], cases: Sequence[str], folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet{size}", rank=rank, world_size=size)
+    results = {case: found(case, World(rank, size)) for case in cases}
+    if rank == 0:
+        torch.save(results, f"{folder}/{size}.pt")
+    dist.destroy_process_group()

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from i2e_pipeline.train import losses
 from i2e_pipeline.train.parallel import World
 from tests.train.no_data import DEVICE, Alike, nothing_is_read
+from tests.train.ranks import by_ranks
 
 IMAGES, WIDTH, TEACHER = 8, 6, 5
 CASES = ("infonce", "infonce, plain", "siglip", "siglip, plain", "distillation", "distillation, none")
@@ -94,22 +94,10 @@ def found(case: str, world: World) -> dict[str, Tensor]:
     return {name: world.sum(value) / world.size for name, value in result.items()}
 
 
-def on_rank(rank: int, size: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet{size}", rank=rank, world_size=size)
-    results = {case: found(case, World(rank, size)) for case in CASES}
-    if rank == 0:
-        torch.save(results, f"{folder}/{size}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
-    folder = str(tmp_path_factory.mktemp("ranks"))
-    for size in SIZES[1:]:
-        torch.multiprocessing.start_processes(on_rank, (size, folder), nprocs=size, start_method="fork")
-    alone = {case: found(case, World()) for case in CASES}
-    return {1: alone} | {size: torch.load(f"{folder}/{size}.pt") for size in SIZES[1:]}
+    found_by: dict[int, Any] = by_ranks(found, CASES, SIZES, tmp_path_factory.mktemp("ranks"))
+    return found_by
 
 
 @pytest.mark.parametrize("size", SIZES)

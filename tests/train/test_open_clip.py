@@ -15,7 +15,6 @@ from typing import Any
 import open_clip.loss
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -26,6 +25,7 @@ from i2e_pipeline.train.batch import Batch
 from i2e_pipeline.train.journal import rows
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.trainer import _Training
+from tests.train.ranks import by_ranks
 from tests.train.small_dataset import image_row, write_dataset
 
 IMAGES, WIDTH, DIM = 12, 10, 8
@@ -98,23 +98,10 @@ def both(case: str, world: World) -> list[dict[str, Tensor]]:
     ]
 
 
-def on_rank(rank: int, size: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet{size}", rank=rank, world_size=size)
-    results = {case: both(case, World(rank, size)) for case in CASES}
-    if rank == 0:
-        torch.save(results, f"{folder}/{size}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
-    folder = str(tmp_path_factory.mktemp("ranks"))
-    for size in SIZES[1:]:
-        torch.multiprocessing.start_processes(on_rank, (size, folder), nprocs=size, start_method="fork")
-    return {1: {case: both(case, World()) for case in CASES}} | {
-        size: torch.load(f"{folder}/{size}.pt") for size in SIZES[1:]
-    }
+    found_by: dict[int, Any] = by_ranks(both, CASES, SIZES, tmp_path_factory.mktemp("ranks"))
+    return found_by
 
 
 def far(got: Tensor, wanted: Tensor) -> float:
