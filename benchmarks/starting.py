@@ -114,7 +114,7 @@ def listed(images: int, of_entities: pa.Table) -> dict[str, bytes | Path | int]:
     )
     with SlowStore(objects, 0, 1e12):
         manifest = published.manifest_of(FOLDER)
-        name, _, _ = indexed.find(FOLDER, manifest, CONFIG, "nowhere")
+        name = indexed.find(FOLDER, manifest, CONFIG, "nowhere").name
     objects[f"i2e/{indexed.FOLDER}/{name}"] = to_bytes(image_files, index)
     return objects
 
