@@ -4,8 +4,8 @@
 
 The sample's pairs, dealt to so many files, each a unit; then `--more` of the same size come. A unit that was there is
 `changed` where a row of it differs between the two builds, and `written again` where its files were written anew: no
-more than changed ones should be. `rows changed` is the share of rows that differ among those written again. `cost` is
-the time of the growing run in that of the first.
+more than changed ones should be. `moved` are images that lie on another side of the split. `rows changed` is the share
+of rows that differ among those written again. `cost` is the time of the growing run in that of the first.
 """
 
 from __future__ import annotations
@@ -46,15 +46,26 @@ def dealt(pairs: list[str], folder: Path, rows: int, units: int) -> None:
         pq.write_table(table.slice(start, stop - start), folder / f"{n:05}.parquet")
 
 
-def published(output: Path) -> dict[str, dict[str, tuple[Any, ...]]]:
-    """Rows of i2e/images by unit and image, without the stored bytes."""
+Rows = dict[str, dict[str, dict[str, str]]]
+"""Rows of i2e/images by unit and image, without the stored bytes."""
+
+
+def published(output: Path) -> Rows:
     found = ds.dataset(str(output / "i2e" / "images"), format="parquet", partitioning="hive")
     columns = [name for name in found.schema.names if name != "image"]
-    by_unit: dict[str, dict[str, tuple[Any, ...]]] = {}
+    by_unit: Rows = {}
     for row in found.to_table(columns=columns).to_pylist():
         unit = row.pop("unit")
-        by_unit.setdefault(unit, {})[row["image_id"]] = tuple(map(repr, row.values()))
+        by_unit.setdefault(unit, {})[row["image_id"]] = {name: repr(value) for name, value in row.items()}
     return by_unit
+
+
+def moved(before: Rows, now: Rows) -> int:
+    """Images that are in both and lie on another side of the split."""
+    was, lies = (
+        {image: row["split"] for unit in rows.values() for image, row in unit.items()} for rows in (before, now)
+    )
+    return sum(lies.get(image, side) != side for image, side in was.items())
 
 
 def measure(folder: Path, rule: tuple[str, ...]) -> dict[str, float]:
@@ -89,6 +100,7 @@ def measure(folder: Path, rule: tuple[str, ...]) -> dict[str, float]:
         "missed": len(changed - written),
         "rows of these": rows,
         "rows that differ": differ,
+        "moved": moved(before, now),
         "rows of all": sum(map(len, before.values())),
         "seconds": seconds,
     }
@@ -130,13 +142,13 @@ def main(arguments: list[str]) -> dict[str, Any]:
 
 def show(figures: dict[str, Any], units: int, more: int) -> None:
     table = Table(title=f"{units} units and {more} more", title_justify="left")
-    for heading in ("rule", "changed", "written again", "needlessly", "missed", "rows changed", "cost"):
+    for heading in ("rule", "changed", "written again", "needlessly", "missed", "moved", "rows changed", "cost"):
         table.add_column(heading, justify="left" if heading == "rule" else "right")
     first = figures["first run, seconds"]
     for name in (name for name in figures if name in RULES):
         of = figures[name]
         share = of["rows that differ"] / max(1, of["rows of these"])
-        counts = (f"{of[key]:,.0f}" for key in ("changed", "written again", "needlessly", "missed"))
+        counts = (f"{of[key]:,.0f}" for key in ("changed", "written again", "needlessly", "missed", "moved"))
         table.add_row(name, *counts, f"{share:.0%}", f"{of['seconds'] / first:.2f}")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 

@@ -205,7 +205,9 @@ SELECTION = _schema(
     _key("width", pa.int32()),
     _key("height", pa.int32()),
     _key("labels", IMAGE_LABELS),
+    _key("hides_held_out", pa.bool_()),
 )
+"""`hides_held_out`: none of the published labels is of a held-out entity, and one is that is not published."""
 IMAGES = _schema(
     _key("image_id", pa.string()),
     pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),

@@ -1,4 +1,4 @@
-"""The split: on which side of it an image lies. A pure function of the image's own labels and id.
+"""The split: on which side of it an image lies. A pure function of the image's row.
 
 Reads    image_id, labels and, where the dataset has it, split of some rows
 Writes   Labelled: their ids, their labels, and the side of each
@@ -43,7 +43,7 @@ class Side(IntEnum):
     UNLABELLED = 3
     """None of its labels is sure enough."""
     SHARES_HELD_OUT = 4
-    """Also shows a held-out entity, beside a more probable one."""
+    """Also shows a held-out entity, beside a more probable one, or in a label that is not published."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,8 @@ def split(table: pa.Table, rule: Rule, where: str) -> Labelled:
                 "held out cannot be told; write it anew, or set train.data.hold_out_images"
             )
         drawn_N = pc.fill_null(pc.equal(table.column("split"), VALIDATION), False).to_numpy()
+        # By labels that are not in the dataset, too: a floor, a cap or a list took them.
+        shows_held_N |= pc.fill_null(pc.equal(table.column("split"), TEST), False).to_numpy()
     else:
         drawn_N = held_out_images(ids_N2, rule.images, rule.salt)
     best_N = kept.best_N()

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from i2e_pipeline.core.ids import content_id, hex_of, id_halves
-from i2e_pipeline.core.splits import TEST, TRAIN, VALIDATION, held_out_entities, held_out_images
+from i2e_pipeline.core.splits import TEST, TRAIN, VALIDATION, any_held_out, held_out_images
 from i2e_pipeline.core.stored_image import NoImage
 from i2e_pipeline.inputs import formats, kept
 from i2e_pipeline.inputs.columns import or_null
@@ -89,13 +89,16 @@ _OWN = ("image_id", "pair_id", "width", "height", "key", "perceptual_hash", "lab
 _IN_HEX = ("image_id", "pair_id", "perceptual_hash")
 
 
-def splits(image_ids: pa.Array, labels: pa.ListArray) -> pa.Array:
+def splits(image_ids: pa.Array, labels: pa.ListArray, hides_held_out: np.ndarray | None = None) -> pa.Array:
     """`train`, `validation` or `test` for each image (core/splits.py): the last where any of its labels, as little
-    probable as it may be, is of a held-out entity."""
-    of = pc.list_parent_indices(labels).to_numpy()
-    entities = pc.struct_field(pc.list_flatten(labels), "entity_id").to_numpy(zero_copy_only=False)
-    shows_held_out = np.zeros(len(labels), dtype=bool)
-    shows_held_out[of[held_out_entities(entities)]] = True
+    probable as it may be, is of a held-out entity.
+
+    hides_held_out   bool: whether one is that is not among these labels; None: nobody knows
+    """
+    of, entities = pc.list_parent_indices(labels), pc.struct_field(pc.list_flatten(labels), "entity_id")
+    shows_held_out = any_held_out(of, entities, len(labels))
+    if hides_held_out is not None:
+        shows_held_out |= hides_held_out
     kept_out = held_out_images(id_halves(image_ids))
     return pa.array(np.where(shows_held_out, TEST, np.where(kept_out, VALIDATION, TRAIN)), pa.string())
 
@@ -103,7 +106,8 @@ def splits(image_ids: pa.Array, labels: pa.ListArray) -> pa.Array:
 def image_rows(batches: Iterator[pa.RecordBatch], read_rows: ReadRows) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Rows of i2e/images.
 
-    batches   the selection of some shards: shard, row, image_id, pair_id, width, height, key, perceptual_hash, labels
+    batches   the selection of some shards: shard, row, image_id, pair_id, width, height, key, perceptual_hash, labels,
+              hides_held_out
     yields    i2e/images in the order of image_id
     """
     rows_of_task = [b for b in batches if b.num_rows]
@@ -117,10 +121,10 @@ def image_rows(batches: Iterator[pa.RecordBatch], read_rows: ReadRows) -> Iterat
         content, stored = read_rows(shard, *asked)
         image = pa.StructArray.from_arrays([stored, pa.nulls(len(stored), pa.string())], names=["bytes", "path"])
         own = {c: of_shard.column(c) for c in _OWN}
+        hides = of_shard.column("hides_held_out").to_numpy()
+        own["split"] = splits(own["image_id"], own["labels"].combine_chunks(), hides)
         parts.append(pa.table({**own, "image": image, **{c: content.column(c) for c in content.schema.names}}))
     table = pa.concat_tables(parts)
-    drawn = splits(table.column("image_id"), table.column("labels").combine_chunks())
-    table = table.append_column("split", drawn)
     for name in _IN_HEX:
         table = table.set_column(table.schema.get_field_index(name), name, hex_of(table.column(name).combine_chunks()))
     order = pc.sort_indices(table.column("image_id"))

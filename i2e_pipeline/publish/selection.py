@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from i2e_pipeline.core.config import SelectConfig
 from i2e_pipeline.core.rejects import reject
 from i2e_pipeline.core.schemas import IMAGE_LABELS, Reason
+from i2e_pipeline.core.splits import any_held_out
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -143,11 +144,14 @@ def class_indices(kept: DataFrame, chosen: DataFrame, places: DataFrame, before:
     return old.unionByName(added)
 
 
-def pairs_to_publish(chosen: DataFrame, labels: DataFrame, classes: DataFrame, texts: DataFrame) -> DataFrame:
-    """A row per labelled pair: where it lies, whether it stands for its image, and the image's labels or why it has
-    none.
+def pairs_to_publish(
+    chosen: DataFrame, labels: DataFrame, classes: DataFrame, texts: DataFrame, shown: DataFrame
+) -> DataFrame:
+    """A row per labelled pair: where it lies, whether it stands for its image, the image's labels or why it has none,
+    and the entities that it shows in labels which are not published.
 
     texts   url and text_id of all pairs
+    shown   image_id, entity_id of each label that the stage `label` chose, whatever left it out since
     An image that several pairs hold is published once, from the pair of the first url and text, with the labels of all:
     then it has the same url and text however the input is stored. (Ids of pairs say where a row stood.)
     """
@@ -182,9 +186,11 @@ def pairs_to_publish(chosen: DataFrame, labels: DataFrame, classes: DataFrame, t
             F.max("dropped").alias("dropped"),
         )
     )
+    entities = shown.groupBy("image_id").agg(F.collect_set("entity_id").alias("shown"))
     return (
         pairs.join(standing, "image_id", how="inner")
         .join(per_image, "image_id", how="inner")
+        .join(entities, "image_id", how="inner")
         .select(
             "image_id",
             "pair_id",
@@ -197,6 +203,7 @@ def pairs_to_publish(chosen: DataFrame, labels: DataFrame, classes: DataFrame, t
             "standing_pair",
             "labels",
             "dropped",
+            F.array_except("shown", F.coalesce(F.col("labels.entity_id"), F.array())).alias("unpublished"),
         )
     )
 
@@ -212,6 +219,7 @@ def left_out(chosen: DataFrame, excluded: DataFrame) -> DataFrame:
     return pairs.join(excluded, ["unit", "pair_id"], how="inner").select(
         "image_id", "pair_id", "unit", "shard", "row", "width", "height", F.lit(True).alias("stands"),
         F.col("pair_id").alias("standing_pair"), none.alias("labels"), F.col("reason").alias("dropped"),
+        F.lit(None).cast("array<bigint>").alias("unpublished"),
     )  # fmt: skip
 
 
@@ -225,9 +233,15 @@ def select_images(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.R
         stands = batch.column("stands")
         kept = batch.filter(pc.and_(stands, has_labels))
         labels = pc.cast(kept.column("labels"), IMAGE_LABELS)
+        published = pc.struct_field(pc.list_flatten(labels), "entity_id")
+        shows = any_held_out(pc.list_parent_indices(labels), published, kept.num_rows)
+        others = kept.column("unpublished")
+        hides = ~shows & any_held_out(pc.list_parent_indices(others), pc.list_flatten(others), kept.num_rows)
         yield (
             "selection",
-            pa.RecordBatch.from_arrays([*(kept.column(c) for c in _OWN), labels], names=[*_OWN, "labels"]),
+            pa.RecordBatch.from_arrays(
+                [*(kept.column(c) for c in _OWN), labels, pa.array(hides)], names=[*_OWN, "labels", "hides_held_out"]
+            ),
         )
         gone = pc.invert(pc.and_(stands, has_labels))
         rejected = batch.filter(gone)
@@ -246,7 +260,9 @@ def unit_digests(selection: DataFrame) -> dict[str, str]:
     """Unit to a digest of its selection that does not depend on the order of rows."""
     from pyspark.sql import functions as F
 
-    row = F.xxhash64("image_id", "pair_id", "shard", "row", F.to_json("labels"))
+    said: list[Column | str] = ["image_id", "pair_id", "shard", "row", F.to_json("labels")]
+    # Of most images it is false, and units without another one have the digest of before there was the column.
+    row = F.when(F.col("hides_held_out"), F.xxhash64(*said, F.lit("hides"))).otherwise(F.xxhash64(*said))
     sums = selection.groupBy("unit").agg(
         F.count("*").alias("rows"), F.bit_xor(row).alias("xor"), F.sum(row.cast("decimal(38,0)")).alias("sum")
     )

@@ -67,9 +67,15 @@ class Select(Stage):
     scope = "whole"
     after = ("label",)
     reads = ("labels", "kb/entities", "pairs", "scores", "candidates", "texts")
-    version = 3  # format 2 of datasets
+    version = 4
+    """3: datasets of format 2. 4: the split is drawn by labels that are not published, too."""
     tables = {
-        "selection": Table(SELECTION, key=("image_id",), holds="the images to publish, with their class indices"),
+        "selection": Table(
+            SELECTION,
+            key=("image_id",),
+            holds="the images to publish, with their class indices; `hides_held_out` of those that lie in `test` by a "
+            "label that is not published",
+        ),
         "entity_statistics": Table(
             ENTITY_STATISTICS, key=("entity_id",), holds="what is counted of every entity that any text proposed"
         ),
@@ -129,7 +135,7 @@ class Select(Stage):
         before = self._before(run)
         classes = selection.class_indices(labels.where(F.col("dropped").isNull()), of_images, places, before)
         texts = run.read("pairs", columns=["pair_id", "url", "text_id", "unit"])
-        pairs = selection.pairs_to_publish(chosen, labels, classes, texts)
+        pairs = selection.pairs_to_publish(chosen, labels, classes, texts, self._shown(run))
         pairs = pairs.unionByName(left_out) if excluded is not None else pairs
         counting = Counting(passed=self.passes)
         # The rows of a unit together: a file or two per unit, however many partitions the joins left.
@@ -147,7 +153,7 @@ class Select(Stage):
             "selection",
             files.join(selected.staging, "selection"),
             [f.path for f in selected.files["selection"] if f.rows],
-            ["image_id", "pair_id", "shard", "row", "labels", "unit"],
+            ["image_id", "pair_id", "shard", "row", "labels", "hides_held_out", "unit"],
         )
         digests = selection.unit_digests(written)
         if excluded is not None:
@@ -161,6 +167,15 @@ class Select(Stage):
                 facts={"units": digests, **wider},
             )
         ]
+
+    def _shown(self, run: Run) -> DataFrame:
+        """image_id and entity_id of all labels that the stage `label` chose. What stages and lists have left out since
+        is shown still: where they come and go, images stay on their side of the split."""
+        from pyspark.sql import functions as F
+
+        standing = run.standing("labels")
+        labels = run.tables.read(standing, run.commits_of(standing), ["image_id", "entity_id", "reason"])
+        return labels.where(F.col("reason").isNull()).select("image_id", "entity_id")
 
     def _details(self, run: Run, all_labels: DataFrame) -> tuple[DataFrame, DataFrame]:
         """What texts, words and sources tell of entities, beside the labels' counts."""
@@ -246,7 +261,7 @@ class Publish(Stage):
         shards = [f for unit in units for f in run.unit(unit).files]
         full = task_size(sum(f.size for f in shards), BYTES_PER_TASK, run.spark)
         tasks = Blocks([(f.shard, f.rows, max(1, full * f.rows // max(1, f.size))) for f in shards])
-        own = ["image_id", "pair_id", "shard", "row", "width", "height", "labels"]
+        own = ["image_id", "pair_id", "shard", "row", "width", "height", "labels", "hides_held_out"]
         of_pair = ["unit", "pair_id"]
         keys = run.read("pairs", units, ["pair_id", "key"])
         hashes = run.read("scores", units, ["pair_id", "image_hash"]).groupBy(*of_pair)

@@ -23,5 +23,6 @@ def test_a_unit_is_written_again_where_its_rows_changed(tmp_path: Path) -> None:
     assert plain["changed"] == plain["written again"] == 0
     assert floor["changed"] == floor["written again"] > 0
     assert floor["needlessly"] == floor["missed"] == 0
+    assert floor["moved"] == 0
     assert 0 < floor["rows that differ"] <= floor["rows of these"]
     assert plain["rows of all"] > 50

@@ -24,9 +24,10 @@ def test_images_come_in_hash_order_with_their_own_bytes() -> None:
                 "row": row,
                 "width": 1,
                 "height": 2,
-                "labels": [{"entity_id": 42, "class_index": 0, "score": 0.9, "clip_score": 0.3, "mention": "x"}],
+                "labels": [{"entity_id": 43, "class_index": 0, "score": 0.9, "clip_score": 0.3, "mention": "x"}],
                 "key": f"k{row}",
                 "perceptual_hash": bytes(31) + b"\xab",
+                "hides_held_out": row == 0,
             }
             for shard, row, i in chosen
         ],
@@ -49,6 +50,7 @@ def test_images_come_in_hash_order_with_their_own_bytes() -> None:
     assert [r["image"]["bytes"] for r in rows] == [b"0/1", b"2/0", b"0/3"]
     assert [r["alt_text"] for r in rows] == ["text 1", "text 0", None]
     assert [r["image_id"] for r in rows] == ["01" * 16, "05" * 16, "09" * 16]
+    assert [r["split"] == "test" for r in rows] == [False, True, False]
     assert {(r["pair_id"], r["perceptual_hash"], r["key"][0]) for r in rows} == {("00" * 16, "00" * 31 + "ab", "k")}
     named = pa.RecordBatch.from_pylist([r for r in rows if r["alt_text"]])
     assert conform(named, IMAGES, "i2e/images").schema == IMAGES

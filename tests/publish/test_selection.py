@@ -54,7 +54,11 @@ def select(spark: Any, rows: list[dict[str, Any]], **build: Any) -> tuple[dict[i
     classes = selection.class_indices(labels.where("dropped is null"), chosen, places, known)
     pairs = {r["pair_id"]: (r["pair_id"], urls.get(r["row"]), bytes(16), r["unit"]) for r in rows}
     texts = spark.createDataFrame(list(pairs.values()), "pair_id binary, url string, text_id binary, unit string")
-    table = selection.pairs_to_publish(chosen, labels, classes, texts).toArrow()
+    shown = spark.createDataFrame(
+        [(r["image_id"], r["entity_id"]) for r in [*rows, *build.pop("left_out", [])]],
+        "image_id binary, entity_id long",
+    )
+    table = selection.pairs_to_publish(chosen, labels, classes, texts, shown).toArrow()
     images, rejects = {}, []
     for name, batch in selection.select_images(iter(table.to_batches())):
         for row in batch.to_pylist():
@@ -218,14 +222,43 @@ def test_an_image_lies_on_the_same_side_in_every_dataset() -> None:
     assert 0.03 < found.count("validation") / shows.count(False) < 0.07
     some = splits(ids.slice(300, 50), labels.slice(300, 50)).to_pylist()
     assert some == found[300:350]
+    hides = np.arange(2000) % 2 == 0
+    with_hidden = splits(ids, labels, hides).to_pylist()
+    assert [now for now, h in zip(with_hidden, hides, strict=True) if h] == ["test"] * 1000
+    assert with_hidden[1::2] == found[1::2]
+
+
+def test_an_image_hides_what_its_labels_that_are_gone_say(spark: Any) -> None:
+    """Catches: an image whose label of a held-out entity a floor, a bound, a list or a stage took away, in training."""
+    test, *_ = [int(e) for e in np.arange(1, 200) if held_out_entities(np.array([e]))[0]]
+    train = [int(e) for e in np.arange(1, 200) if not held_out_entities(np.array([e]))[0]][:3]
+    rows = [
+        *(label(n, n, train[0]) for n in range(1, 7)),  # not rare
+        label(1, 1, test),  # rare: it is image 1's alone
+        label(2, 2, train[1]),  # rare, and of no test
+        label(11, 11, train[0], probability=0.9), label(11, 11, train[2], probability=0.8),
+        label(12, 12, train[0], probability=0.9), label(12, 12, train[2], probability=0.8),
+        label(11, 11, test, probability=0.3),  # beyond the most that an image has
+    ]  # fmt: skip
+    images, _ = select(
+        spark,
+        rows,
+        min_images_per_entity=2,
+        max_labels_per_image=2,
+        left_out=[label(3, 3, test), label(4, 4, train[1])],
+    )
+    assert all(test not in [x["entity_id"] for x in image["labels"]] for image in images.values())
+    assert sorted(n for n, image in images.items() if image["hides_held_out"]) == [1, 3, 11]
+    published, _ = select(spark, rows)
+    assert {n for n, image in published.items() if image["hides_held_out"]} == set(), "its labels say it"
 
 
 def test_a_units_digest_follows_its_rows_not_their_order(spark: Any) -> None:
-    def digests(rows: list[tuple[int, str, float]]) -> dict[str, str]:
+    def digests(rows: list[tuple[int, str, float]], *hide: int) -> dict[str, str]:
         frame = spark.createDataFrame(
-            [(bytes([n]) * 16, bytes([n]) * 16, 0, n, unit, [(42, 0, score)]) for n, unit, score in rows],
+            [(bytes([n]) * 16, bytes([n]) * 16, 0, n, unit, [(42, 0, score)], n in hide) for n, unit, score in rows],
             "image_id binary, pair_id binary, shard int, row long, unit string, "
-            "labels array<struct<entity_id: long, class_index: int, score: float>>",
+            "labels array<struct<entity_id: long, class_index: int, score: float>>, hides_held_out boolean",
         )
         return selection.unit_digests(frame)
 
@@ -234,6 +267,8 @@ def test_a_units_digest_follows_its_rows_not_their_order(spark: Any) -> None:
     changed = digests([(1, "u-1", 0.5), (2, "u-1", 0.61), (3, "u-2", 0.7)])
     assert changed["u-1"] != digests(rows)["u-1"]
     assert changed["u-2"] == digests(rows)["u-2"]
+    moved = digests(rows, 2)
+    assert (moved["u-1"] == digests(rows)["u-1"], moved["u-2"] == digests(rows)["u-2"]) == (False, True)
 
 
 @pytest.mark.parametrize("labels", [[], None])
@@ -252,6 +287,7 @@ def test_an_image_that_lost_all_labels_is_a_reject(labels: Any) -> None:
             "standing_pair": pa.array([bytes(16)], pa.binary(16)),
             "labels": pa.array([labels], kind),
             "dropped": ["rare_entity"],
+            "unpublished": pa.array([[42]], pa.list_(pa.int64())),
         }
     )
     made = list(selection.select_images(iter([batch])))

@@ -199,6 +199,16 @@ def test_the_column_split_says_what_is_held_out(tmp_path: Path) -> None:
     assert len(own) == 40
 
 
+def test_an_image_of_the_test_is_not_trained_on_whatever_its_labels_say(tmp_path: Path) -> None:
+    """Catches: an image whose label of a held-out entity was not published, among those that are trained on."""
+    rows = [image_row(i) | {"split": "test" if i % 10 == 1 else "train"} for i in range(40)]
+    entities = [entity_row(c) | {"split": "test" if c == 2 else "train"} for c in range(4)]
+    split = samples_of(write_dataset(tmp_path / "i2e", rows, entities=entities), DRAWN)
+    assert set(trained(split).image_ids()) == ids(i for i in range(40) if i % 4 != 2 and i % 10 != 1)
+    assert split.left_out["shares_held_out"] == 4
+    assert not len(split.held_out.image_rows)
+
+
 @pytest.mark.parametrize("word", ["dev", "Validation"])
 def test_a_split_of_other_words_is_refused(tmp_path: Path, word: str) -> None:
     """Catches: what was to be held out, trained on without a word."""
