@@ -121,7 +121,8 @@ def image_rows(batches: Iterator[pa.RecordBatch], read_rows: ReadRows) -> Iterat
         content, stored = read_rows(shard, *asked)
         image = pa.StructArray.from_arrays([stored, pa.nulls(len(stored), pa.string())], names=["bytes", "path"])
         own = {c: of_shard.column(c) for c in _OWN}
-        hides = of_shard.column("hides_held_out").to_numpy()
+        # Null in a selection from before it was told.
+        hides = pc.fill_null(of_shard.column("hides_held_out"), False).to_numpy()
         own["split"] = splits(own["image_id"], own["labels"].combine_chunks(), hides)
         parts.append(pa.table({**own, "image": image, **{c: content.column(c) for c in content.schema.names}}))
     table = pa.concat_tables(parts)
