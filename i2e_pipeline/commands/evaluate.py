@@ -49,8 +49,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vectors", type=files.at_home, metavar="V.npz", help="measure stored vectors, without any model"
     )
-    parser.add_argument("--protocol", choices=("gpr", "revisited"), help="of --vectors")
-    parser.add_argument("--ground-truth", type=files.at_home, metavar="GND.pkl", help="of --protocol revisited")
+    parser.add_argument(
+        "--predictions",
+        nargs="+",
+        default=[],
+        type=files.at_home,
+        metavar="P.jsonl",
+        help="score predictions that somebody made, {data_id, pred_entity_id} a line, without any model",
+    )
+    parser.add_argument("--protocol", choices=("gpr", "revisited", "oven"), help="of --vectors; oven: of --predictions")
+    parser.add_argument(
+        "--ground-truth",
+        nargs="+",
+        default=[],
+        type=files.at_home,
+        metavar="FILE",
+        help="of --protocol revisited the gnd_*.pkl, of oven the annotations of the entity set, the query set, or both",
+    )
     parser.add_argument(
         "--compare",
         nargs="+",
@@ -62,7 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def wants_sample(options: argparse.Namespace) -> bool:
     """Whether the command line names nothing to measure, so that the embedded sample is measured."""
-    return not (options.config or options.model or options.data or options.suite or options.vectors or options.compare)
+    named = (options.config, options.model, options.data, options.suite)
+    return not any((*named, options.vectors, options.predictions, options.compare))
 
 
 def run(options: argparse.Namespace, config: Callable[[], Config]) -> int:
@@ -74,7 +90,10 @@ def run(options: argparse.Namespace, config: Callable[[], Config]) -> int:
     if options.compare:
         return _compare(options.compare, options.json)
     if options.vectors:
-        return _vectors(options.vectors, options.protocol, options.ground_truth, options.json, config().evaluate)
+        truth = next(iter(options.ground_truth), None)
+        return _vectors(options.vectors, options.protocol, truth, options.json, config().evaluate)
+    if options.predictions:
+        return _predictions(options.predictions, options.ground_truth, options.json)
     from i2e_pipeline.evaluate import suite
 
     asked = _asked(config(), options)
@@ -96,14 +115,29 @@ def run(options: argparse.Namespace, config: Callable[[], Config]) -> int:
 
 
 def _go_together(options: argparse.Namespace) -> None:
-    ways = [way for way in ("vectors", "compare") if getattr(options, way)]
+    ways = [way for way in ("vectors", "predictions", "compare") if getattr(options, way)]
     ways += ["model"] if options.model or options.data or options.suite else []
     if len(ways) > 1:
         raise ArgumentError(f"--{' and --'.join(ways)}: one of them at a time")
-    if options.vectors and not options.protocol:
+    if options.vectors and options.protocol not in ("gpr", "revisited"):
         raise ArgumentError(f"--vectors {options.vectors}: say --protocol gpr, or revisited with --ground-truth")
-    if (options.protocol or options.ground_truth) and not options.vectors:
-        raise ArgumentError("--protocol and --ground-truth belong to --vectors; with --model, --suite names protocols")
+    if options.vectors and len(options.ground_truth) > 1:
+        raise ArgumentError(f"--ground-truth: --protocol revisited has one, not {len(options.ground_truth)}")
+    if options.predictions and (options.protocol != "oven" or not options.ground_truth):
+        raise ArgumentError(
+            f"--predictions {' '.join(options.predictions)}: say --protocol oven --ground-truth oven_entity_val.jsonl "
+            "oven_query_val.jsonl"
+        )
+    if options.protocol == "oven" and not options.predictions:
+        raise ArgumentError(
+            "--protocol oven scores --predictions P --ground-truth R; a model is measured by --model MODEL --data "
+            "oven=FOLDER"
+        )
+    if (options.protocol or options.ground_truth) and not (options.vectors or options.predictions):
+        raise ArgumentError(
+            "--protocol and --ground-truth belong to --vectors, or to --predictions; with --model, --suite names "
+            "protocols"
+        )
     if options.compare and len(options.compare) > 2:
         raise ArgumentError(f"--compare takes one file or two, not {len(options.compare)}")
 
@@ -167,6 +201,19 @@ def _vectors(path: str, protocol: str, truth: str | None, json: str | None, sett
     if json:
         files.write_json(json, tree)
     print(shown(results.terminal(results.of_vectors(Path(json or path).stem, tree))), end="")
+    for note in tree["notes"]:
+        print(shown(note))
+    return 0
+
+
+def _predictions(paths: Sequence[str], truth: Sequence[str], json: str | None) -> int:
+    from i2e_pipeline.evaluate.oven_scores import measure_predictions
+
+    tree = measure_predictions(paths, truth)
+    tree["software"] = results.software()
+    if json:
+        files.write_json(json, tree)
+    print(shown(results.terminal(results.of_vectors(Path(json or paths[0]).stem, tree))), end="")
     for note in tree["notes"]:
         print(shown(note))
     return 0

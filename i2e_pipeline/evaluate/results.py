@@ -188,6 +188,8 @@ def _result(row: Mapping[str, Any]) -> Result:
 def of_vectors(label: str, tree: Mapping[str, Any]) -> Results:
     """What from_vectors.py measured in the shape of any other results; the same queries make the same data."""
     found: list[Result] = []
+    if "oven" in tree["results"]:
+        return _of_predictions(label, tree)
     for protocol, figures in tree["results"].items():
         if protocol == "gpr":
             parts = {"domain": figures["per_domain"]} if figures.get("per_domain") else {}
@@ -209,6 +211,29 @@ def of_vectors(label: str, tree: Mapping[str, Any]) -> Results:
         tree.get("groups", {}),
         software=tree.get("software", {}),
     )
+
+
+def _of_predictions(label: str, tree: Mapping[str, Any]) -> Results:
+    """What oven_scores.py measured, in the shape of any other results."""
+    figures, place = tree["results"]["oven"], ", ".join(tree["predictions"])
+    asked = ", ".join(tree["ground_truth"])
+    examples = sum(of["examples"] for sides in figures["counts"].values() for of in sides.values())
+    return Results(
+        (Model(label, place, "", "predictions", 0),),
+        (Data("oven", "oven", asked, str(tree["queries"]), examples, 0),),
+        (Result(label, "oven", "oven", oven_figures(figures), {}, figures["per_query"], notes=list(tree["notes"])),),
+        tree["clusters"],
+        software=tree.get("software", {}),
+    )
+
+
+def oven_figures(found: Mapping[str, Any]) -> dict[str, float]:
+    """OVEN's scores, which are per cent, as the fractions that results hold: `final`, each set's, each side's."""
+    named = {"final": found["final_score"]}
+    for name in found["counts"]:
+        named[name] = found[f"{name}_score"]
+        named |= {f"{name} {side}": figure for side, figure in found[f"{name}_result"].items()}
+    return {name: figure / 100 for name, figure in named.items() if figure is not None}
 
 
 def revisited_figures(level: Mapping[str, Any]) -> dict[str, float | None]:
