@@ -30,8 +30,9 @@ from i2e_pipeline.images.decode import Rejected, open_rgb
 from i2e_pipeline.inputs import formats
 from i2e_pipeline.inputs.shard import Images, Shard
 
-Kind = Literal["gpr", "revisited", "classes"]
-"""Which protocols fit: gpr1200.py alone, revisited.py alone, or all those for images with classes."""
+Kind = Literal["gpr", "revisited", "classes", "captions"]
+"""Which protocols fit: gpr1200.py alone, revisited.py alone, all those for images with classes, or text_image.py
+alone."""
 Stored = bytes | Path | Image.Image | None
 """An image before it is decoded: its bytes, the file that holds them, pixels, or a null."""
 
@@ -262,7 +263,8 @@ class ImageSet:
     kind: Kind
     images: ImageSource
     labels_N: np.ndarray
-    """int64 class of each image; -1 for the images of a revisited set, whose truth is in a file."""
+    """int64 class of each image; -1 for those of a revisited set, whose truth is in a file, and for those with
+    captions."""
     class_names: tuple[str, ...] = ()
     """C names, as a prompt says them."""
     descriptions: tuple[str | None, ...] | None = None
@@ -279,6 +281,10 @@ class ImageSet:
     """Left, top, right, bottom in pixels of what is cut out of the image before anything else."""
     truth: Path | None = None
     """Ground truth of a revisited set (revisited.read_ground_truth)."""
+    captions: tuple[str, ...] = ()
+    """T texts that describe images …"""
+    image_of_T: np.ndarray | None = None
+    """… and the row of each one's image."""
     known: str | None = None
     """Its name in known.py, which also names its class names and templates; None: a set of the user's."""
     left_out: dict[str, int] = field(default_factory=dict)
@@ -297,6 +303,11 @@ class ImageSet:
     def fixed(self) -> bool:
         """Whether the benchmark says which images there are, so that none may be left out."""
         return self.known is not None
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether its images are told apart by class."""
+        return self.kind in ("gpr", "classes")
 
     @cached_property
     def fingerprint(self) -> str:

@@ -219,6 +219,29 @@ def _image_to_entity(task: Task) -> Measured:
     return Measured(_figures(found), per_query, labels_N, parts, counts, groups=groups)
 
 
+def _text_image_retrieval(task: Task) -> Measured:
+    from i2e_pipeline.evaluate.text_image import TEXTS, text_image_retrieval
+
+    data, rows_N = task.data, task.embedded.rows_N
+    assert task.encoder.texts is not None
+    assert data.image_of_T is not None
+    asked_T = np.isin(data.image_of_T, rows_N)  # captions of images that cannot be decoded are left out with them
+    image_of_T = np.searchsorted(rows_N, data.image_of_T[asked_T])
+    texts_TD = task.encoder.texts([data.captions[t] for t in np.flatnonzero(asked_T)])
+    found = text_image_retrieval(task.embedded.vectors_ND, texts_TD, image_of_T, block_mb=task.settings.block_mb)
+    # Images ask first, then captions: a query of one kind does not count in the figures of the other.
+    per_query = {
+        figure: [*right, *[None] * len(image_of_T)] if figure.startswith(TEXTS) else [*[None] * len(rows_N), *right]
+        for figure, right in found["correct"].items()
+    }
+    figures = _figures(found)
+    beyond = [figure for figure, value in figures.items() if value is None]
+    notes = [f"{', '.join(beyond)} left out: there is no more to choose from"] if beyond else []
+    counts = {"images": len(rows_N), "captions": len(image_of_T)}
+    image_of_query = np.concatenate([np.arange(len(rows_N)), image_of_T])
+    return Measured(figures, per_query, image_of_query, counts=counts, notes=notes)
+
+
 def by_class(correct_N: Sequence[bool], labels_N: np.ndarray) -> list[float | None]:
     """The share of right images of each class, at the class's first image: their mean is the mean over classes.
 
@@ -295,6 +318,13 @@ PROTOCOLS: dict[str, Protocol] = {
         "of images that the entity has.",
         _image_to_entity,
         lambda data: data.kind == "classes" and data.descriptions is not None,
+        needs_text=True,
+    ),
+    "text_image_retrieval": Protocol(
+        "text_retrieval_recall@k: share of images with one of their captions among the k nearest of all captions; "
+        "image_retrieval_recall@k: share of captions with their image among the k nearest images.",
+        _text_image_retrieval,
+        lambda data: data.kind == "captions",
         needs_text=True,
     ),
 }

@@ -144,7 +144,7 @@ def measure(config: Config, called: Mapping[str, str] = NO_OTHER_NAMES) -> tuple
                 _line(encoder.label, data.name, name, f"{first} {100 * value:.2f} %", seconds=result.seconds)
                 for note in result.notes:
                     log.info(f"{encoder.label:<16}{data.name:<16}{name:<16}{note}")
-            if data.kind != "revisited":
+            if data.has_classes:
                 started = time.perf_counter()
                 _look(task, look)
                 seconds = time.perf_counter() - started
@@ -289,7 +289,7 @@ def _look(task: Task, look: Look) -> None:
 
 def _facts(data: ImageSet, path: str, failed: Mapping[str, str]) -> Data:
     labelled = data.labels_N[data.labels_N >= 0]
-    without = {} if data.kind == "revisited" else {"without a class": int((data.labels_N < 0).sum())}
+    without = {"without a class": int((data.labels_N < 0).sum())} if data.has_classes else {}
     left_out = {reason: n for reason, n in {**data.left_out, **without, "not decoded": len(failed)}.items() if n}
     return Data(
         data.name,
@@ -307,7 +307,8 @@ def _facts(data: ImageSet, path: str, failed: Mapping[str, str]) -> Data:
 
 def _what(data: ImageSet) -> str:
     classes = len(np.unique(data.labels_N[data.labels_N >= 0]))
-    return f"{len(data):,} images" + (f" of {classes:,} classes" if classes else "")
+    said = f" of {classes:,} classes" if classes else ""
+    return f"{len(data):,} images{said}" + (f" with {len(data.captions):,} captions" if data.captions else "")
 
 
 def _said(embedded: Embedded) -> str:
