@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, EvaluateConfig
@@ -18,6 +19,10 @@ from i2e_pipeline.core.machine import scratch
 from i2e_pipeline.core.model_name import ModelNameError, labelled, parse, split_label
 from i2e_pipeline.core.terminal import shown
 from i2e_pipeline.evaluate import compare, results
+
+if TYPE_CHECKING:
+    from i2e_pipeline.evaluate.task import Head
+    from i2e_pipeline.evaluate.top_one import Block
 
 
 class ArgumentError(I2EError, ValueError):
@@ -98,8 +103,8 @@ def run(options: argparse.Namespace, config: Callable[[], Config]) -> int:
 
     asked = _asked(config(), options)
     with _exports() as place:
-        told, called = _with_checkpoints(asked, place)
-        measured = suite.evaluate(told, called)
+        told, called, heads = _with_checkpoints(asked, place)
+        measured = suite.evaluate(told, called, heads)
     print(shown(results.terminal(measured)), end="")
     differences = [d for d in compare.between(measured) if d.queries]
     if differences:
@@ -167,10 +172,11 @@ def _exports() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _with_checkpoints(config: Config, exports: Path) -> tuple[Config, dict[str, str]]:
+def _with_checkpoints(config: Config, exports: Path) -> tuple[Config, dict[str, str], dict[str, Head]]:
     """The config with exports of the checkpoints that it names in their place (train:FOLDER@STEP), and by MODEL of an
-    export how the checkpoint was named."""
-    models, called = list(config.evaluate.models), {}
+    export how the checkpoint was named, and its entity head where one is wanted."""
+    models, called = list(config.evaluate.models), dict[str, str]()
+    heads: dict[str, Head] = {}
     for n, spec in enumerate(models):
         with suppress(ModelNameError):  # of a name that is none, suite.py says more
             label, model = split_label(spec)
@@ -180,8 +186,21 @@ def _with_checkpoints(config: Config, exports: Path) -> tuple[Config, dict[str, 
                 place = export_checkpoint(named.model, named.weights or "latest", exports / str(n))
                 export = f"local-dir:{place / 'open_clip'}"
                 models[n], called[export] = labelled(label, export), model
+                if config.evaluate.oven.candidates == "head":
+                    heads[export] = partial(_head, named.model, named.weights or "latest")
     told = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"models": tuple(models)})})
-    return told, called
+    return told, called, heads
+
+
+def _head(folder: str, which: str) -> Iterator[Block]:
+    """The classes of the entity head of a checkpoint, as the candidates that images are compared with."""
+    from i2e_pipeline.evaluate.top_one import Block
+    from i2e_pipeline.evaluate.vectors import normalised
+    from i2e_pipeline.train import checkpoint
+
+    place = checkpoint.find(folder, which)
+    for entity_C, weights_CD in checkpoint.load(place).classes_by_entity():
+        yield Block(entity_C.numpy(), normalised(weights_CD.float().numpy(), f"the entity head of {place}"))
 
 
 def _named(pair: str) -> tuple[str, str]:

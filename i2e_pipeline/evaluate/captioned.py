@@ -41,7 +41,7 @@ class _Captioned:
     captions: tuple[str, ...]
 
 
-def annotations(root: Path) -> list[Path]:
+def annotation_files(root: Path) -> list[Path]:
     """The annotation files at a path that fit best: those of Karpathy's splits before COCO's before lists, and test
     before val before train. One where it is the file itself, whose name is then free if it ends in .json; none where
     there is none."""
@@ -59,7 +59,7 @@ def captioned(name: str, root: Path) -> ImageSet:
     root   a folder, or the annotation file, whose images then lie beside it, or beside the folder `annotations`
     Raises DatasetError where annotations cannot be told or read, or an image is missing.
     """
-    found = annotations(root)
+    found = annotation_files(root)
     if len(found) > 1:
         raise DatasetError(
             f"{name}: {root} has several annotation files, {', '.join(path.name for path in found)}: name one of them "
@@ -121,7 +121,7 @@ def _rank(file: str) -> tuple[int, int]:
     kinds = (_karpathy, _coco, _comma, _pipe, _token)
     read = _reader(file)
     split = next((n for n, word in enumerate(_SPLITS) if word in file.lower()), 0)
-    return kinds.index(read), split  # type: ignore[arg-type]
+    return kinds.index(read), split
 
 
 def _karpathy(path: Path) -> Iterator[_Captioned]:

@@ -30,9 +30,9 @@ from i2e_pipeline.images.decode import Rejected, open_rgb
 from i2e_pipeline.inputs import formats
 from i2e_pipeline.inputs.shard import Images, Shard
 
-Kind = Literal["gpr", "revisited", "classes", "captions"]
-"""Which protocols fit: gpr1200.py alone, revisited.py alone, all those for images with classes, or text_image.py
-alone."""
+Kind = Literal["gpr", "revisited", "classes", "captions", "oven"]
+"""Which protocols fit: gpr1200.py alone, revisited.py alone, all those for images with classes, text_image.py alone, or
+oven.py alone."""
 Stored = bytes | Path | Image.Image | None
 """An image before it is decoded: its bytes, the file that holds them, pixels, or a null."""
 
@@ -48,6 +48,30 @@ _READ = 1 << 20
 
 class DatasetError(I2EError, ValueError):
     """A data set that cannot be measured on; the message names it, what is wrong with it and the way out."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What OVEN asks of images: E examples in the order of their lines."""
+
+    files: tuple[str, ...]
+    """Annotation files …"""
+    ends: tuple[int, ...]
+    """… and the number of examples up to the end of each."""
+    data_ids: tuple[str, ...]
+    row_E: np.ndarray
+    """int64 row of each example's image; -1 where there is no such file."""
+    questions: tuple[str, ...]
+    """Each once …"""
+    question_E: np.ndarray
+    """… and which of them an example of the query set asks; -1 in the entity set."""
+    entities: tuple[str, ...]
+    """The right Q-id of each example, "" where the annotations do not say it."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the annotations say the right entities: the authors keep those of the test split."""
+        return all(self.entities)
 
 
 class ImageSource(Protocol):
@@ -285,6 +309,8 @@ class ImageSet:
     """T texts that describe images …"""
     image_of_T: np.ndarray | None = None
     """… and the row of each one's image."""
+    examples: Examples | None = None
+    """What OVEN asks of the images."""
     known: str | None = None
     """Its name in known.py, which also names its class names and templates; None: a set of the user's."""
     left_out: dict[str, int] = field(default_factory=dict)

@@ -84,7 +84,7 @@ def read_truth(paths: Sequence[str]) -> dict[str, Truth]:
     for path in paths:
         for number, row in _rows(path, "an annotation file of OVEN"):
             where = f"{path}, line {number}"
-            data_id, entity = _text(row, "data_id", where), row.get("entity_id")
+            data_id, entity = text_of(row, "data_id", where), row.get("entity_id")
             data_split = str(row.get("data_split", ""))
             if not isinstance(entity, str) or not entity:
                 raise OvenError(
@@ -122,7 +122,7 @@ def read_predictions(paths: Sequence[str], sets: Mapping[str, Truth]) -> dict[st
     for path in paths:
         for number, row in _rows(path, "a file of predictions"):
             where = f"{path}, line {number}"
-            data_id = _text(row, "data_id", where)
+            data_id = text_of(row, "data_id", where)
             if "pred_entity_id" not in row:
                 raise OvenError(f'{where}: {data_id} has no pred_entity_id: write {{"data_id", "pred_entity_id"}}')
             entity = row["pred_entity_id"]
@@ -201,20 +201,24 @@ def measure_predictions(predictions: Sequence[str], ground_truth: Sequence[str])
 
     A folder stands for oven_entity_val.jsonl and oven_query_val.jsonl in it. Raises OvenError or ShardError.
     """
-    truths, predicted = _files(ground_truth, "--ground-truth"), _files(predictions, "--predictions")
+    return measured(_files(ground_truth, "--ground-truth"), _files(predictions, "--predictions"))
+
+
+def measured(truths: Sequence[str], predicted: Sequence[str]) -> dict[str, Any]:
+    """As measure_predictions, of files alone."""
     sets = read_truth(truths)
     figures, notes = score(sets, read_predictions(predicted, sets))
     return {
         "format_version": FORMAT_VERSION,
-        "predictions": predicted,
-        "ground_truth": truths,
+        "predictions": list(predicted),
+        "ground_truth": list(truths),
         "notes": notes,
         "results": {"oven": figures},
-        **asked(sets),
+        **_asked(sets),
     }
 
 
-def asked(sets: Mapping[str, Truth]) -> dict[str, Any]:
+def _asked(sets: Mapping[str, Truth]) -> dict[str, Any]:
     """`queries`, a fingerprint of what was asked, and `clusters`, the entity of each example, by number."""
     entities = [entity for truth in sets.values() for entity in truth.entities.values()]
     numbers = {entity: n for n, entity in enumerate(dict.fromkeys(entities))}
@@ -250,7 +254,8 @@ def _rows(path: str, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
         raise OvenError(f"{path} is empty; wanted is {what}, a JSON object a line")
 
 
-def _text(row: Mapping[str, Any], key: str, where: str) -> str:
+def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
+    """A text that a line must have; raises OvenError with where it stands."""
     value = row.get(key)
     if not isinstance(value, str) or not value:
         raise OvenError(f"{where}: {key} is missing, or no text: each line names its example by {key}")

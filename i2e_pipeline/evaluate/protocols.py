@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from i2e_pipeline.core.config import EvaluateConfig
 from i2e_pipeline.core.errors import I2EError
-from i2e_pipeline.evaluate.embed import Embedded, ImageEncoder
 from i2e_pipeline.evaluate.image_set import UNSEEN, DatasetError, ImageSet
-from i2e_pipeline.evaluate.results import CHANCE, LEVELS, revisited_figures, revisited_queries
+from i2e_pipeline.evaluate.results import CHANCE, LEVELS, oven_figures, revisited_figures, revisited_queries
+from i2e_pipeline.evaluate.task import Task
 
 PER_CLASS = "mean per class"
 """Accuracy in the mean over classes: what CLIP's authors give for Caltech-101, Pets and Flowers102."""
@@ -43,34 +42,6 @@ class Measured:
     """By what `parts` break down: the part of each query."""
     notes: Sequence[str] = ()
     curve: Sequence[tuple[float, float]] = ()
-
-
-@dataclass(frozen=True)
-class Task:
-    """One encoder's vectors of one data set."""
-
-    encoder: ImageEncoder
-    data: ImageSet
-    embedded: Embedded
-    settings: EvaluateConfig
-
-    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(vectors_ND, labels_N) of those of the rows that have a class and could be decoded."""
-        rows = self.kept(rows)
-        return self.embedded.vectors_ND[np.searchsorted(self.embedded.rows_N, rows)], self.data.labels_N[rows]
-
-    def kept(self, rows: np.ndarray) -> np.ndarray:
-        return rows[np.isin(rows, self.embedded.rows_N) & (self.data.labels_N[rows] >= 0)]
-
-    @property
-    def retrieved(self) -> np.ndarray:
-        """Rows that retrieval asks and searches: a benchmark's test images; of a dataset whose split keeps entities out
-        of training, their images; of another set of the user's, all."""
-        if UNSEEN in self.data.splits:
-            return self.kept(self.data.splits[UNSEEN])
-        if self.data.fixed and "test" in self.data.splits:
-            return self.kept(self.data.splits["test"])
-        return self.kept(np.arange(len(self.data)))
 
 
 def _gpr(task: Task) -> Measured:
@@ -242,6 +213,28 @@ def _text_image_retrieval(task: Task) -> Measured:
     return Measured(figures, per_query, image_of_query, counts=counts, notes=notes)
 
 
+def _oven(task: Task) -> Measured:
+    from i2e_pipeline.evaluate import oven
+
+    examples = task.data.examples
+    assert examples is not None
+    if task.folder is None:
+        raise TooSmall("OVEN's predictions and entities need a folder: `i2e evaluate` measures it, a training does not")
+    asked_Q, nearest, notes = oven.predicted(task)
+    written = oven.write_predictions(task, asked_Q, nearest)
+    notes.append(f"predictions: {', '.join(written)}")
+    counts = {"examples": len(examples.data_ids), "predicted": len(asked_Q), "candidates": nearest.candidates}
+    share = {"predicted": len(asked_Q) / len(examples.data_ids)}
+    if not examples.answered:
+        notes.append("the annotations have no answers, so nothing is scored")
+        return Measured(share, counts=counts, notes=notes)
+    found = oven.scored(examples, written)
+    figures = found["results"]["oven"]
+    clusters = np.array(found["clusters"]["oven/oven"])
+    notes += found["notes"]
+    return Measured({**oven_figures(figures), **share}, figures["per_query"], clusters, counts=counts, notes=notes)
+
+
 def by_class(correct_N: Sequence[bool], labels_N: np.ndarray) -> list[float | None]:
     """The share of right images of each class, at the class's first image: their mean is the mean over classes.
 
@@ -326,5 +319,11 @@ PROTOCOLS: dict[str, Protocol] = {
         _text_image_retrieval,
         lambda data: data.kind == "captions",
         needs_text=True,
+    ),
+    "oven": Protocol(
+        "The nearest of all candidate entities to the image, with the query set's questions to both (Hu et al., ICCV "
+        "2023): accuracy on entities that OVEN's training has seen and on unseen ones, in harmonic means.",
+        _oven,
+        lambda data: data.kind == "oven",
     ),
 }

@@ -22,13 +22,14 @@ from i2e_pipeline.core import files, places
 from i2e_pipeline.core.config import Config, EvaluateConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.model_name import ModelNameError, parse, split_label
-from i2e_pipeline.evaluate import known, overlap, pictures, projection, results
+from i2e_pipeline.evaluate import known, oven, overlap, pictures, projection, results
 from i2e_pipeline.evaluate.datasets import DatasetError, ImageSet, open_dataset
 from i2e_pipeline.evaluate.embed import Embedded, EncoderError, embed, open_encoder
 from i2e_pipeline.evaluate.look import Look
 from i2e_pipeline.evaluate.page import write_page
-from i2e_pipeline.evaluate.protocols import PROTOCOLS, Task, TooSmall
+from i2e_pipeline.evaluate.protocols import PROTOCOLS, TooSmall
 from i2e_pipeline.evaluate.results import Data, Model, Result, Results
+from i2e_pipeline.evaluate.task import Head, Task
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +38,24 @@ NAMES = {"roxford": "roxford5k", "rparis": "rparis6k"}
 
 
 NO_OTHER_NAMES: Mapping[str, str] = {}
+NO_HEADS: Mapping[str, Head] = {}
 
 
 class SuiteError(I2EError, ValueError):
     """An evaluation that cannot be carried out as asked; the message names the setting, the value and the way out."""
 
 
-def evaluate(config: Config, called: Mapping[str, str] = NO_OTHER_NAMES) -> Results:
+def evaluate(
+    config: Config, called: Mapping[str, str] = NO_OTHER_NAMES, heads: Mapping[str, Head] = NO_HEADS
+) -> Results:
     """Measure the encoders of config.evaluate and write the results, the tables and the page.
 
     called   by MODEL what the results call it, where that is not what lies there for good: an export of this command
+    heads    by MODEL the entity head of its checkpoint
     Raises SuiteError, DatasetError, EncoderError or PlaceError; what cannot be measured at all is known before a model
     is loaded.
     """
-    measured, looks = measure(config, called)
+    measured, looks = measure(config, called, heads)
     folder = folder_of(config)
     results.write(files.join(folder, "results.json"), measured)
     files.write_bytes(files.join(folder, "table.md"), results.markdown(measured).encode())
@@ -65,7 +70,9 @@ def folder_of(config: Config) -> str:
     return config.evaluate.folder or files.join(config.output, "evaluation")
 
 
-def measure(config: Config, called: Mapping[str, str] = NO_OTHER_NAMES) -> tuple[Results, list[Look]]:
+def measure(
+    config: Config, called: Mapping[str, str] = NO_OTHER_NAMES, heads: Mapping[str, Head] = NO_HEADS
+) -> tuple[Results, list[Look]]:
     """The figures, and what the pictures are drawn from; writes vectors only."""
     settings = _by_whole_name(config.evaluate)
     names, protocols = _asked(settings)
@@ -98,6 +105,10 @@ def measure(config: Config, called: Mapping[str, str] = NO_OTHER_NAMES) -> tuple
     vectors = Path(files.join(folder, "vectors"))
     for spec in stored:
         _check_stored(spec, sets, settings, vectors)
+    if "oven" in protocols and settings.oven.candidates != "head":
+        for data in sets:
+            if data.kind == "oven":  # before images are encoded for hours
+                oven.entities_of(data, settings.oven)
     models: list[Model] = []
     found: list[Result] = []
     clusters: dict[str, list[int]] = {}
@@ -114,7 +125,8 @@ def measure(config: Config, called: Mapping[str, str] = NO_OTHER_NAMES) -> tuple
         widths: set[int] = set()
         for data, look in zip(sets, looks, strict=True):
             started = time.perf_counter()
-            task = Task(encoder, data, embed(encoder, data, settings, vectors), settings)
+            embedded = embed(encoder, data, settings, vectors)
+            task = Task(encoder, data, embedded, settings, folder, heads.get(encoder.spec))
             seen = overlap.notes(encoder.trained_on, data, settings.data[data.name])
             _line(encoder.label, data.name, "vectors", _said(task.embedded), seconds=time.perf_counter() - started)
             widths.add(task.embedded.vectors_ND.shape[1])

@@ -47,7 +47,7 @@ def text_image_retrieval(
     for start, ranks in ranks_by_block(images_ND, texts_TD, own, block_mb):
         nearest_N[start : start + len(ranks)] = [ranks_P.min() for ranks_P in ranks]
     rank_T = np.empty(len(texts_TD), dtype=np.int64)
-    for start, ranks in ranks_by_block(texts_TD, images_ND, image_of_T[:, None], block_mb):
+    for start, ranks in ranks_by_block(texts_TD, images_ND, np.split(image_of_T, len(image_of_T)), block_mb):
         rank_T[start : start + len(ranks)] = np.concatenate(ranks)
     figures: dict[str, float | None] = {}
     correct: dict[str, list[bool]] = {}

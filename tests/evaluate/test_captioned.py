@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from i2e_pipeline.evaluate.captioned import _comma, annotations
+from i2e_pipeline.evaluate.captioned import _comma, annotation_files
 from i2e_pipeline.evaluate.datasets import DatasetError, check, open_dataset
 from tests.evaluate.small_sets import coloured
 
@@ -139,7 +139,7 @@ def test_a_results_csv_of_something_else_and_a_hubs_infos_are_no_captions(tmp_pa
     (folder / "results.csv").write_text("model,accuracy\nours,.5\n")
     (folder / "dataset_infos.json").write_text("{}")
     assert open_dataset("mine", str(folder)).kind == "classes"
-    assert annotations(folder) == []
+    assert annotation_files(folder) == []
 
 
 def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
