@@ -138,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "block_mb": options.block_mb, "gallery_mb": round(options.candidates * options.width * 4 / 2**20),
         "ways": {way: {key: round(value, 2) for key, value in of.items()} for way, of in middle.items()},
         "times_the_product_in_cpu_seconds": {
-            way: _times(runs, found["product"]) for way, runs in found.items() if "product" in found and way != "product"
+            way: _times(runs, found["product"])
+            for way, runs in found.items() if "product" in found and way != "product"
         },
         "answers_as_top_one": {
             way: sum(a == b for a, b in zip(ids, answers["top_one"], strict=True))

@@ -1081,6 +1081,9 @@ class OvenConfig(Section):
     """Entities whose texts are candidates: a file of JSON lines with wikidata_id, wikipedia_title and, for
     descriptions, wikipedia_summary or wikipedia_content. None: Wiki6M_ver_1_0_title_only.jsonl, Wiki6M_ver_1_0.jsonl or
     Wiki6M_ver_1_0.jsonl.gz, beside the annotations or above them."""
+    trained_on: PathText | None = None
+    """A published I2E dataset that the models were trained on: accuracy is also given by how many of its images an
+    example's entity has."""
     question_weight: float = Field(0.5, ge=0, le=1)
     """Share of the question's vector in what the query set asks with, the rest being the image's. 0.5: their mean, 0:
     the image alone. The entity set always asks with the image."""

@@ -295,6 +295,8 @@ class ImageSet:
     """Of entities: what the knowledge base says of each class."""
     class_images_C: np.ndarray | None = None
     """int64: images of each class in the data that was trained on (i2e), else in this set; for the long tail."""
+    of_training: bool = False
+    """Whether class_images_C counts what trainings learn from, and not this set alone."""
     domains_N: np.ndarray | None = None
     """Name (str) of each image's domain."""
     splits: dict[str, np.ndarray] = field(default_factory=dict)

@@ -29,6 +29,7 @@ import numpy as np
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import OvenConfig
 from i2e_pipeline.core.machine import choose_device
+from i2e_pipeline.dataset import published
 from i2e_pipeline.evaluate import entity_texts, oven_scores
 from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES
 from i2e_pipeline.evaluate.image_set import DatasetError, Examples, Files, ImageSet
@@ -207,6 +208,14 @@ def _watched(candidates: Iterator[Block], wanted: set[str], known: set[str]) -> 
     for block in candidates:
         known |= wanted.intersection(f"Q{entity}" for entity in block.ids_C.tolist())
         yield block
+
+
+def images_of(dataset: str, entities: Sequence[str]) -> np.ndarray:
+    """int64: how many images a published dataset has of each of these Q-ids, 0 of those that it does not know."""
+    table = published.entities_of(dataset)
+    ids, images = table.column("entity_id").to_pylist(), table.column("images").to_pylist()
+    count = {f"Q{entity}": many for entity, many in zip(ids, images, strict=True)}
+    return np.array([count.get(entity, 0) for entity in entities], dtype=np.int64)
 
 
 def mixed(images_QD: np.ndarray, questions_QD: np.ndarray, weight: float) -> np.ndarray:

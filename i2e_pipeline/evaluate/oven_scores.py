@@ -152,10 +152,11 @@ def score(
     """The scores under the authors' names, in per cent, and what a reader must know of them.
 
     `entity_result` … {"seen", "unseen"}, `entity_score` …, `final_score`; None where a side or a set has no example.
+    `accuracy`, which the authors do not give: of all examples alike, for what breaks it down.
     `counts` by set and side: examples, right, and missing, those without a prediction. `per_query` by figure ("entity
     seen"): of each example of all sets in order whether it is right, None where the figure does not count it.
     """
-    found: dict[str, Any] = {"final_score": None}
+    found: dict[str, Any] = {"final_score": None, "accuracy": None}
     exact: dict[str, float] = {}
     counts: dict[str, dict[str, dict[str, int]]] = {}
     correct: dict[str, list[bool]] = {}
@@ -192,12 +193,16 @@ def score(
         found["final_score"] = round(harmonic_mean(exact["query"], exact["entity"]), 2)
     elif set(SETS) & set(sets):
         notes.append("final: it takes the scores of the entity set and the query set")
-    return found | {"counts": counts, "per_query": _per_query(sets, correct, found)}, notes
+    per_query = _per_query(sets, correct, found)
+    counted = [value for value in per_query["accuracy"] if value is not None]
+    found["accuracy"] = per_cent(int(sum(counted)), len(counted)) if counted else None
+    return found | {"counts": counts, "per_query": per_query}, notes
 
 
 def measure_predictions(predictions: Sequence[str], ground_truth: Sequence[str]) -> dict[str, Any]:
     """What `i2e evaluate --protocol oven --predictions P --ground-truth R` finds, in the form of from_vectors.py:
-    {"format_version", "predictions", "ground_truth", "notes", "results": {"oven": figures}, "queries", "clusters"}.
+    {"format_version", "predictions", "ground_truth", "notes", "results": {"oven": figures}, "queries", "clusters",
+    "entities"}.
 
     A folder stands for oven_entity_val.jsonl and oven_query_val.jsonl in it. Raises OvenError or ShardError.
     """
@@ -219,27 +224,31 @@ def measured(truths: Sequence[str], predicted: Sequence[str]) -> dict[str, Any]:
 
 
 def _asked(sets: Mapping[str, Truth]) -> dict[str, Any]:
-    """`queries`, a fingerprint of what was asked, and `clusters`, the entity of each example, by number."""
+    """`queries`, a fingerprint of what was asked, `clusters`, the entity of each example, by number, and `entities`,
+    its Q-id."""
     entities = [entity for truth in sets.values() for entity in truth.entities.values()]
     numbers = {entity: n for n, entity in enumerate(dict.fromkeys(entities))}
     named = [(truth.name, list(truth.entities.items())) for truth in sets.values()]
-    return {"queries": digest(named), "clusters": {"oven/oven": [numbers[entity] for entity in entities]}}
+    clusters = {"oven/oven": [numbers[entity] for entity in entities]}
+    return {"queries": digest(named), "clusters": clusters, "entities": entities}
 
 
 def _per_query(
     sets: Mapping[str, Truth], correct: Mapping[str, Sequence[bool]], found: Mapping[str, Any]
 ) -> dict[str, list[float | None]]:
     """Of each accuracy whether each example was right, None for those of other sets and sides."""
-    return {
-        f"{name} {side}": [
-            float(right) if other == name and of == side else None
-            for other, truth in sets.items()
-            for right, of in zip(correct[other], truth.sides, strict=True)
-        ]
+    examples = [
+        (name, side, right)
+        for name, truth in sets.items()
+        for side, right in zip(truth.sides, correct[name], strict=True)
+    ]
+    made: dict[str, list[float | None]] = {
+        f"{name} {side}": [float(right) if (of, on) == (name, side) else None for of, on, right in examples]
         for name in sets
         for side in SIDES
         if found[f"{name}_result"][side] is not None
     }
+    return {"accuracy": [float(right) if side else None for _, side, right in examples], **made}
 
 
 def _rows(path: str, what: str) -> Iterator[tuple[int, dict[str, Any]]]:

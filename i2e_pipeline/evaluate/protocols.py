@@ -9,13 +9,14 @@ Legend: N images, Q queries, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.evaluate.image_set import UNSEEN, DatasetError, ImageSet
+from i2e_pipeline.evaluate.long_tail import BY, long_tail
 from i2e_pipeline.evaluate.results import CHANCE, LEVELS, oven_figures, revisited_figures, revisited_queries
 from i2e_pipeline.evaluate.task import Task
 
@@ -183,8 +184,8 @@ def _image_to_entity(task: Task) -> Measured:
     )
     parts, groups = {}, {}
     if "buckets" in found:
-        parts = {"images per entity": {b["name"]: b["acc@1"] for b in found["buckets"]}}
-        groups = {"images per entity": found["bucket"]}
+        parts = {BY: {b["name"]: b["acc@1"] for b in found["buckets"]}}
+        groups = {BY: found["bucket"]}
     counts = {"queries": len(rows), "classes": len(data.class_names)}
     per_query = {**_per_query(found), "acc@1 by entity": by_class(found["correct"]["acc@1"], labels_N)}
     return Measured(_figures(found), per_query, labels_N, parts, counts, groups=groups)
@@ -232,7 +233,24 @@ def _oven(task: Task) -> Measured:
     figures = found["results"]["oven"]
     clusters = np.array(found["clusters"]["oven/oven"])
     notes += found["notes"]
-    return Measured({**oven_figures(figures), **share}, figures["per_query"], clusters, counts=counts, notes=notes)
+    parts, groups = {}, {}
+    if (dataset := task.settings.oven.trained_on) is not None:
+        means, buckets = long_tail(figures["per_query"]["accuracy"], oven.images_of(dataset, found["entities"]))
+        parts, groups = {BY: means}, {BY: buckets}
+    named = {**oven_figures(figures), **share}
+    return Measured(named, figures["per_query"], clusters, parts, counts, notes=notes, groups=groups)
+
+
+def with_long_tail(task: Task, found: Measured) -> Measured:
+    """With the first figure's mean in each bucket of images per entity, where the data say how many there were to learn
+    from, and each query's value and class are known."""
+    data, cited = task.data, next(iter(found.figures), "")
+    values = found.per_query.get(cited)
+    if not data.of_training or BY in found.parts or values is None or found.clusters is None:
+        return found
+    assert data.class_images_C is not None
+    means, buckets = long_tail(values, data.class_images_C[found.clusters])
+    return replace(found, parts={**found.parts, BY: means}, groups={**found.groups, BY: buckets})
 
 
 def by_class(correct_N: Sequence[bool], labels_N: np.ndarray) -> list[float | None]:

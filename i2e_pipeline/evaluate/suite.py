@@ -27,7 +27,7 @@ from i2e_pipeline.evaluate.datasets import DatasetError, ImageSet, open_dataset
 from i2e_pipeline.evaluate.embed import Embedded, EncoderError, embed, open_encoder
 from i2e_pipeline.evaluate.look import Look
 from i2e_pipeline.evaluate.page import write_page
-from i2e_pipeline.evaluate.protocols import PROTOCOLS, TooSmall
+from i2e_pipeline.evaluate.protocols import PROTOCOLS, TooSmall, with_long_tail
 from i2e_pipeline.evaluate.results import Data, Model, Result, Results
 from i2e_pipeline.evaluate.task import Head, Task
 
@@ -226,7 +226,7 @@ def _where_from(name: str) -> str:
 
 def _measure(name: str, task: Task) -> tuple[Result, list[int] | None, dict[str, list[str]]]:
     started = time.perf_counter()
-    found = PROTOCOLS[name].measure(task)
+    found = with_long_tail(task, PROTOCOLS[name].measure(task))
     figures = {key: float(value) for key, value in found.figures.items() if value is not None}
     if not figures:
         raise TooSmall("no query has anything to find, or every k of knn_k is more than the training images")

@@ -19,12 +19,14 @@ from i2e_pipeline.evaluate import entity_texts, oven, oven_scores, suite
 from i2e_pipeline.evaluate.datasets import DatasetError, check, open_dataset
 from i2e_pipeline.evaluate.embed import Embedded, ImageEncoder
 from i2e_pipeline.evaluate.entity_texts import EntitiesError
+from i2e_pipeline.evaluate.long_tail import BY
 from i2e_pipeline.evaluate.oven_scores import OvenError
 from i2e_pipeline.evaluate.protocols import PROTOCOLS, TooSmall
 from i2e_pipeline.evaluate.suite import SuiteError
 from i2e_pipeline.evaluate.task import Task
 from i2e_pipeline.evaluate.top_one import Block
 from tests.evaluate.small_sets import settings
+from tests.train.small_dataset import entity_row, image_row, write_dataset
 
 WIDTH = 8
 ENTITIES = 30
@@ -253,6 +255,17 @@ def test_the_classes_of_a_head_are_candidates(folder: Path, tmp_path: Path) -> N
     assert found.counts["candidates"] == ASKED
     assert tower.read == []
     assert any("reads no questions" in note for note in found.notes)
+
+
+def test_accuracy_is_given_by_images_that_the_training_had_of_an_entity(folder: Path, tmp_path: Path) -> None:
+    """Catches: a long tail counted by class index; entities that the training never saw left out of it."""
+    known = [entity_row(c, entity_id=c + 1, images=60 if c < 4 else 2) for c in range(8)]
+    dataset = write_dataset(tmp_path / "i2e", [image_row(0)], entities=known)
+    (folder / "oven_images" / "00" / "oven_00000000.png").unlink()
+    found = PROTOCOLS["oven"].measure(task(folder, Tower(), tmp_path / "out", trained_on=dataset, question_weight=0.0))
+    assert found.parts == {BY: {"0": 1.0, "1–4": 1.0, "50+": pytest.approx(7 / 8)}}
+    assert list(found.groups[BY])[:ASKED] == ["50+"] * 4 + ["1–4"] * 4 + ["0"] * 4
+    assert found.figures["accuracy"] == pytest.approx(round(100 * 23 / 24, 2) / 100)
 
 
 def test_candidates_that_cannot_be_had_are_said(folder: Path, tmp_path: Path) -> None:
