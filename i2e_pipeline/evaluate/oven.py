@@ -67,7 +67,7 @@ def annotation_files(root: Path) -> list[Path]:
 def oven(name: str, root: Path) -> ImageSet:
     """The images that annotations ask about, each once, in the order of their ids.
 
-    root   a folder, or an annotation file, whose images lie below the folder that PLACES are counted from
+    root   a folder, or an annotation file (_bases)
     Raises DatasetError where none of the images is there; ShardError or DatasetError for a line that is no example.
     """
     paths = annotation_files(root)
@@ -90,8 +90,9 @@ def oven(name: str, root: Path) -> ImageSet:
         ends.append(len(data_ids))
     if not data_ids:
         raise DatasetError(f"{name}: {', '.join(map(str, paths))}: no example is there")
-    folder = _base(paths[0])
-    here = _lying(folder, set(image_ids))
+    folders = _bases(root)
+    found = ((folder, _lying(folder, set(image_ids))) for folder in folders)
+    folder, here = next(((folder, here) for folder, here in found if here), (folders[-1], {}))
     if not here:
         raise DatasetError(
             f"{name}: none of the {len(set(image_ids)):,} images that {paths[0].name} asks about is below {folder}, "
@@ -115,9 +116,12 @@ def oven(name: str, root: Path) -> ImageSet:
 _KEYS = ("data_id", "image_id")
 
 
-def _base(path: Path) -> Path:
-    """The folder of the data set of an annotation file."""
-    return path.parent.parent if path.parent.name in PLACES[1:] else path.parent
+def _bases(root: Path) -> list[Path]:
+    """Where images may lie: in the folder of the data set; of an annotation file beside it, else above its folder, if
+    that is one for annotations."""
+    if root.is_dir():
+        return [root]
+    return [root.parent, *([root.parent.parent] if root.parent.name in PLACES else [])]
 
 
 def _lying(folder: Path, wanted: set[str]) -> dict[str, str]:
@@ -141,7 +145,7 @@ def entities_of(data: ImageSet, settings: OvenConfig) -> str:
     names = _ENTITIES[1:] if settings.candidates == "descriptions" else _ENTITIES  # the first has titles alone
     assert data.examples is not None
     beside = Path(data.examples.files[0]).parent
-    for place in dict.fromkeys((beside, _base(Path(data.examples.files[0])))):
+    for place in (beside, beside.parent) if beside.name in PLACES else (beside,):
         for name in names:
             if (place / name).is_file():
                 return str(place / name)

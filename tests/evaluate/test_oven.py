@@ -114,6 +114,17 @@ def test_a_folder_is_read_as_its_authors_lay_it_out(folder: Path) -> None:
     assert check("oven", str(folder)) == f"{2 * ASKED} images for {2 * ASKED} examples"
 
 
+def test_annotations_may_lie_beside_the_images_whatever_the_folder_is_called(folder: Path) -> None:
+    """Catches: a data set in a folder `oven`, which is taken for the folder of annotations alone: all that lies above
+    it would be looked through."""
+    for path in (folder / "oven_data").iterdir():
+        path.rename(folder / path.name)
+    for place in (folder, folder / "oven_query_val.jsonl"):
+        data = open_dataset("oven", str(place))
+        assert data.images.name(0).startswith("oven_images/00/")
+        assert oven.entities_of(data, OvenConfig()) == str(folder / "Wiki6M_ver_1_0_title_only.jsonl")
+
+
 def test_an_annotation_file_alone_is_measured(folder: Path) -> None:
     data = open_dataset("oven", str(folder / "oven_data" / "oven_query_val.jsonl"))
     assert data.examples is not None
