@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, EvaluateConfig
@@ -18,6 +19,10 @@ from i2e_pipeline.core.machine import scratch
 from i2e_pipeline.core.model_name import ModelNameError, labelled, parse, split_label
 from i2e_pipeline.core.terminal import shown
 from i2e_pipeline.evaluate import compare, results
+
+if TYPE_CHECKING:
+    from i2e_pipeline.evaluate.task import Head
+    from i2e_pipeline.evaluate.top_one import Block
 
 
 class ArgumentError(I2EError, ValueError):
@@ -49,8 +54,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vectors", type=files.at_home, metavar="V.npz", help="measure stored vectors, without any model"
     )
-    parser.add_argument("--protocol", choices=("gpr", "revisited"), help="of --vectors")
-    parser.add_argument("--ground-truth", type=files.at_home, metavar="GND.pkl", help="of --protocol revisited")
+    parser.add_argument(
+        "--predictions",
+        nargs="+",
+        default=[],
+        type=files.at_home,
+        metavar="P.jsonl",
+        help="score predictions that somebody made, {data_id, pred_entity_id} a line, without any model",
+    )
+    parser.add_argument("--protocol", choices=("gpr", "revisited", "oven"), help="of --vectors; oven: of --predictions")
+    parser.add_argument(
+        "--ground-truth",
+        nargs="+",
+        default=[],
+        type=files.at_home,
+        metavar="FILE",
+        help="of --protocol revisited the gnd_*.pkl, of oven the annotations of the entity set, the query set, or both",
+    )
     parser.add_argument(
         "--compare",
         nargs="+",
@@ -62,7 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def wants_sample(options: argparse.Namespace) -> bool:
     """Whether the command line names nothing to measure, so that the embedded sample is measured."""
-    return not (options.config or options.model or options.data or options.suite or options.vectors or options.compare)
+    named = (options.config, options.model, options.data, options.suite)
+    return not any((*named, options.vectors, options.predictions, options.compare))
 
 
 def run(options: argparse.Namespace, config: Callable[[], Config]) -> int:
@@ -74,13 +95,16 @@ def run(options: argparse.Namespace, config: Callable[[], Config]) -> int:
     if options.compare:
         return _compare(options.compare, options.json)
     if options.vectors:
-        return _vectors(options.vectors, options.protocol, options.ground_truth, options.json, config().evaluate)
+        truth = next(iter(options.ground_truth), None)
+        return _vectors(options.vectors, options.protocol, truth, options.json, config().evaluate)
+    if options.predictions:
+        return _predictions(options.predictions, options.ground_truth, options.json)
     from i2e_pipeline.evaluate import suite
 
     asked = _asked(config(), options)
     with _exports() as place:
-        told, called = _with_checkpoints(asked, place)
-        measured = suite.evaluate(told, called)
+        told, called, heads = _with_checkpoints(asked, place)
+        measured = suite.evaluate(told, called, heads)
     print(shown(results.terminal(measured)), end="")
     differences = [d for d in compare.between(measured) if d.queries]
     if differences:
@@ -96,14 +120,29 @@ def run(options: argparse.Namespace, config: Callable[[], Config]) -> int:
 
 
 def _go_together(options: argparse.Namespace) -> None:
-    ways = [way for way in ("vectors", "compare") if getattr(options, way)]
+    ways = [way for way in ("vectors", "predictions", "compare") if getattr(options, way)]
     ways += ["model"] if options.model or options.data or options.suite else []
     if len(ways) > 1:
         raise ArgumentError(f"--{' and --'.join(ways)}: one of them at a time")
-    if options.vectors and not options.protocol:
+    if options.vectors and options.protocol not in ("gpr", "revisited"):
         raise ArgumentError(f"--vectors {options.vectors}: say --protocol gpr, or revisited with --ground-truth")
-    if (options.protocol or options.ground_truth) and not options.vectors:
-        raise ArgumentError("--protocol and --ground-truth belong to --vectors; with --model, --suite names protocols")
+    if options.vectors and len(options.ground_truth) > 1:
+        raise ArgumentError(f"--ground-truth: --protocol revisited has one, not {len(options.ground_truth)}")
+    if options.predictions and (options.protocol != "oven" or not options.ground_truth):
+        raise ArgumentError(
+            f"--predictions {' '.join(options.predictions)}: say --protocol oven --ground-truth oven_entity_val.jsonl "
+            "oven_query_val.jsonl"
+        )
+    if options.protocol == "oven" and not options.predictions:
+        raise ArgumentError(
+            "--protocol oven scores --predictions P --ground-truth R; a model is measured by --model MODEL --data "
+            "oven=FOLDER"
+        )
+    if (options.protocol or options.ground_truth) and not (options.vectors or options.predictions):
+        raise ArgumentError(
+            "--protocol and --ground-truth belong to --vectors, or to --predictions; with --model, --suite names "
+            "protocols"
+        )
     if options.compare and len(options.compare) > 2:
         raise ArgumentError(f"--compare takes one file or two, not {len(options.compare)}")
 
@@ -133,10 +172,11 @@ def _exports() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _with_checkpoints(config: Config, exports: Path) -> tuple[Config, dict[str, str]]:
+def _with_checkpoints(config: Config, exports: Path) -> tuple[Config, dict[str, str], dict[str, Head]]:
     """The config with exports of the checkpoints that it names in their place (train:FOLDER@STEP), and by MODEL of an
-    export how the checkpoint was named."""
-    models, called = list(config.evaluate.models), {}
+    export how the checkpoint was named, and its entity head where one is wanted."""
+    models, called = list(config.evaluate.models), dict[str, str]()
+    heads: dict[str, Head] = {}
     for n, spec in enumerate(models):
         with suppress(ModelNameError):  # of a name that is none, suite.py says more
             label, model = split_label(spec)
@@ -146,8 +186,21 @@ def _with_checkpoints(config: Config, exports: Path) -> tuple[Config, dict[str, 
                 place = export_checkpoint(named.model, named.weights or "latest", exports / str(n))
                 export = f"local-dir:{place / 'open_clip'}"
                 models[n], called[export] = labelled(label, export), model
+                if config.evaluate.oven.candidates == "head":
+                    heads[export] = partial(_head, named.model, named.weights or "latest")
     told = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"models": tuple(models)})})
-    return told, called
+    return told, called, heads
+
+
+def _head(folder: str, which: str) -> Iterator[Block]:
+    """The classes of the entity head of a checkpoint, as the candidates that images are compared with."""
+    from i2e_pipeline.evaluate.top_one import Block
+    from i2e_pipeline.evaluate.vectors import normalised
+    from i2e_pipeline.train import checkpoint
+
+    place = checkpoint.find(folder, which)
+    for entity_C, weights_CD in checkpoint.load(place).classes_by_entity():
+        yield Block(entity_C.numpy(), normalised(weights_CD.float().numpy(), f"the entity head of {place}"))
 
 
 def _named(pair: str) -> tuple[str, str]:
@@ -167,6 +220,19 @@ def _vectors(path: str, protocol: str, truth: str | None, json: str | None, sett
     if json:
         files.write_json(json, tree)
     print(shown(results.terminal(results.of_vectors(Path(json or path).stem, tree))), end="")
+    for note in tree["notes"]:
+        print(shown(note))
+    return 0
+
+
+def _predictions(paths: Sequence[str], truth: Sequence[str], json: str | None) -> int:
+    from i2e_pipeline.evaluate.oven_scores import measure_predictions
+
+    tree = measure_predictions(paths, truth)
+    tree["software"] = results.software()
+    if json:
+        files.write_json(json, tree)
+    print(shown(results.terminal(results.of_vectors(Path(json or paths[0]).stem, tree))), end="")
     for note in tree["notes"]:
         print(shown(note))
     return 0

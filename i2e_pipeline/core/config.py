@@ -1073,6 +1073,22 @@ class TrainConfig(Section):
     """AdamW for the towers."""
 
 
+class OvenConfig(Section):
+    candidates: Literal["names", "descriptions", "head"] = "names"
+    """What an image is compared with: the name of each entity, its name and description, or the entity head of a
+    checkpoint (train:FOLDER@STEP), which knows the entities that it was trained on."""
+    entities: PathText | None = None
+    """Entities whose texts are candidates: a file of JSON lines with wikidata_id, wikipedia_title and, for
+    descriptions, wikipedia_summary or wikipedia_content. None: Wiki6M_ver_1_0_title_only.jsonl, Wiki6M_ver_1_0.jsonl or
+    Wiki6M_ver_1_0.jsonl.gz, beside the annotations or above them."""
+    trained_on: PathText | None = None
+    """A published I2E dataset that the models were trained on: accuracy is also given by how many of its images an
+    example's entity has."""
+    question_weight: float = Field(0.5, ge=0, le=1)
+    """Share of the question's vector in what the query set asks with, the rest being the image's. 0.5: their mean, 0:
+    the image alone. The entity set always asks with the image."""
+
+
 class EvaluateConfig(Section):
     models: Paths = ()
     """Encoders to measure, each `[LABEL=]MODEL` (core/model_name.py): what score.model takes, MODEL@random for the
@@ -1100,6 +1116,8 @@ class EvaluateConfig(Section):
     """Numbers of neighbours to measure with. A figure is reported for each."""
     knn_temperature: float = Field(0.07, gt=0)
     """Temperature of the neighbours' weights, exp(cosine / temperature) (DINO, arXiv 2104.14294)."""
+    oven: OvenConfig = OvenConfig()
+    """What OVEN's images are compared with."""
     projection: Literal["tsne", "umap", "none"] = "tsne"
     """How vectors are laid out on the plane for the page's picture."""
     seed: int = 0

@@ -3,8 +3,9 @@
 gpr1200 roxford5k rparis6k imagenet caltech101 cifar100 svhn dtd pets flowers102 eurosat resisc45 camelyon
                  the published data sets (known.py), in the layout that their archives unpack to, below torchvision's
                  root, or in shards as hubs have them; ImageNet also in its archives
-any other name   what lies at its path tells the layout: a published I2E dataset, Parquet files or WebDataset tars
-                 with images and labels, images in GPR1200's naming, a folder per class
+any other name   what lies at its path tells the layout: a published I2E dataset, OVEN, images with captions (COCO,
+                 Flickr), Parquet files or WebDataset tars with images and labels, images in GPR1200's naming, a folder
+                 per class
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from i2e_pipeline.core import files
-from i2e_pipeline.evaluate import own_layouts, sharded
+from i2e_pipeline.evaluate import captioned, oven, own_layouts, sharded
 from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES
 from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet
 from i2e_pipeline.evaluate.known import KNOWN, VTAB, wanted
@@ -52,9 +53,13 @@ def _read(name: str, read: Callable[[], ImageSet]) -> ImageSet:
 def _by_looks(name: str, path: str) -> ImageSet:
     if all(files.exists(files.join(path, part)) for part in ("images", "entities")):
         return own_layouts.i2e(name, path)
+    root = Path(path)
+    if oven.annotation_files(root):
+        return oven.oven(name, root)
+    if captioned.annotation_files(root):
+        return captioned.captioned(name, root)
     if sharded.found(path):
         return own_layouts.shards(name, path)
-    root = Path(path)
     if not root.is_dir():
         raise DatasetError(f"{name}: {path} does not exist, or is no folder")
     place = root / "images" if (root / "images").is_dir() else root
@@ -65,6 +70,8 @@ def _by_looks(name: str, path: str) -> ImageSet:
         return own_layouts.folder(name, root)
     raise DatasetError(
         f"{name}: {path} has no layout that is known here. Looked for images/ and entities/ (a published I2E dataset); "
+        "oven_entity_val.jsonl, oven_query_val.jsonl (OVEN); dataset_coco.json, "
+        "captions_val2017.json, captions.txt, results.csv, *.token (captions of COCO or Flickr); "
         "*.parquet (images and labels by row) or *.tar (KEY.jpg and KEY.cls); CATEGORY_ANYTHING.jpg, CATEGORY a "
         "number, here or in images/ (GPR1200's naming); a folder of images per class, perhaps below train/ and val/ or "
         "test/. "
@@ -87,6 +94,8 @@ def check(name: str, path: str) -> str:
         compared += 1
     said = f"{len(data):,} images"
     said += f" of {len(data.class_names):,} classes" if data.class_names else ""
+    said += f" with {len(data.captions):,} captions" if data.captions else ""
+    said += f" for {len(data.examples.data_ids):,} examples" if data.examples else ""
     said += "".join(f", {split} {len(rows):,}" for split, rows in data.splits.items())
     said += "".join(f", {count:,} left out: {why}" for why, count in data.left_out.items())
     return said + (f", MD5 of {compared} files" if compared else "")

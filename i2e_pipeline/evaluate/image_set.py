@@ -30,8 +30,9 @@ from i2e_pipeline.images.decode import Rejected, open_rgb
 from i2e_pipeline.inputs import formats
 from i2e_pipeline.inputs.shard import Images, Shard
 
-Kind = Literal["gpr", "revisited", "classes"]
-"""Which protocols fit: gpr1200.py alone, revisited.py alone, or all those for images with classes."""
+Kind = Literal["gpr", "revisited", "classes", "captions", "oven"]
+"""Which protocols fit: gpr1200.py alone, revisited.py alone, all those for images with classes, text_image.py alone, or
+oven.py alone."""
 Stored = bytes | Path | Image.Image | None
 """An image before it is decoded: its bytes, the file that holds them, pixels, or a null."""
 
@@ -47,6 +48,30 @@ _READ = 1 << 20
 
 class DatasetError(I2EError, ValueError):
     """A data set that cannot be measured on; the message names it, what is wrong with it and the way out."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What OVEN asks of images: E examples in the order of their lines."""
+
+    files: tuple[str, ...]
+    """Annotation files …"""
+    ends: tuple[int, ...]
+    """… and the number of examples up to the end of each."""
+    data_ids: tuple[str, ...]
+    row_E: np.ndarray
+    """int64 row of each example's image; -1 where there is no such file."""
+    questions: tuple[str, ...]
+    """Each once …"""
+    question_E: np.ndarray
+    """… and which of them an example of the query set asks; -1 in the entity set."""
+    entities: tuple[str, ...]
+    """The right Q-id of each example, "" where the annotations do not say it."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the annotations say the right entities: the authors keep those of the test split."""
+        return all(self.entities)
 
 
 class ImageSource(Protocol):
@@ -262,13 +287,16 @@ class ImageSet:
     kind: Kind
     images: ImageSource
     labels_N: np.ndarray
-    """int64 class of each image; -1 for the images of a revisited set, whose truth is in a file."""
+    """int64 class of each image; -1 for those of a revisited set, whose truth is in a file, and for those with
+    captions."""
     class_names: tuple[str, ...] = ()
     """C names, as a prompt says them."""
     descriptions: tuple[str | None, ...] | None = None
     """Of entities: what the knowledge base says of each class."""
     class_images_C: np.ndarray | None = None
     """int64: images of each class in the data that was trained on (i2e), else in this set; for the long tail."""
+    of_training: bool = False
+    """Whether class_images_C counts what trainings learn from, and not this set alone."""
     domains_N: np.ndarray | None = None
     """Name (str) of each image's domain."""
     splits: dict[str, np.ndarray] = field(default_factory=dict)
@@ -279,6 +307,12 @@ class ImageSet:
     """Left, top, right, bottom in pixels of what is cut out of the image before anything else."""
     truth: Path | None = None
     """Ground truth of a revisited set (revisited.read_ground_truth)."""
+    captions: tuple[str, ...] = ()
+    """T texts that describe images …"""
+    image_of_T: np.ndarray | None = None
+    """… and the row of each one's image."""
+    examples: Examples | None = None
+    """What OVEN asks of the images."""
     known: str | None = None
     """Its name in known.py, which also names its class names and templates; None: a set of the user's."""
     left_out: dict[str, int] = field(default_factory=dict)
@@ -297,6 +331,11 @@ class ImageSet:
     def fixed(self) -> bool:
         """Whether the benchmark says which images there are, so that none may be left out."""
         return self.known is not None
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether its images are told apart by class."""
+        return self.kind in ("gpr", "classes")
 
     @cached_property
     def fingerprint(self) -> str:

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from i2e_pipeline.evaluate.long_tail import BUCKETS, bucket
 from i2e_pipeline.evaluate.retrieval import mean_by_class, top_k
 
 TEMPLATE = "{name}, {description}"
 AT = (1, 5, 10)
-BUCKETS = ((0, 0), (1, 4), (5, 9), (10, 19), (20, 49), (50, None))
-"""Images per entity, from … to; None: no end."""
 
 
 def entity_texts(
@@ -67,7 +66,7 @@ def image_to_entity(
     if class_images_C is not None:
         count_N = np.asarray(class_images_C)[labels_N]
         found["buckets"] = _by_bucket(right_NK, labels_N, count_N)
-        found["bucket"] = [_bucket(int(count)) for count in count_N]
+        found["bucket"] = [bucket(int(count)) for count in count_N]
     return found
 
 
@@ -81,13 +80,7 @@ def _by_bucket(right_NK: np.ndarray, labels_N: np.ndarray, count_N: np.ndarray) 
     for low, high in BUCKETS:
         inside = (count_N >= low) & (count_N <= (count_N.max() if high is None else high))
         if inside.any():
-            name = _bucket(low)
+            name = bucket(low)
             counts = {"images": int(inside.sum()), "entities": len(np.unique(labels_N[inside]))}
             rows.append({"name": name, "from": low, "to": high} | counts | _accuracies(right_NK[inside]))
     return rows
-
-
-def _bucket(count: int) -> str:
-    """The name of the bucket of an entity with that many images."""
-    low, high = next((low, high) for low, high in BUCKETS if high is None or count <= high)
-    return f"{low}+" if high is None else f"{low}" if low == high else f"{low}–{high}"

@@ -158,7 +158,7 @@ def i2e(name: str, path: str) -> ImageSet:
     return ImageSet(
         name, "classes", Rows(places, "image", file_N[labelled_N], row_N[labelled_N], ids_N), best_N,
         tuple(entities.column("name").to_pylist()), tuple(entities.column("description").to_pylist()),
-        class_images_C=entities.column("images").to_numpy(), splits=splits, split_by=split_by,
+        class_images_C=entities.column("images").to_numpy(), of_training=True, splits=splits, split_by=split_by,
         left_out={"no label": unlabelled} if unlabelled else {},
     )  # fmt: skip
 

@@ -192,7 +192,7 @@ def _section(
                 tuple(known.get((data.name, protocol, figure, m)) for m in labels),
             )
         )
-        parts += _parts(protocol, figure, of, labels)
+        parts += _parts(protocol, results.broken_down(first), of, labels)
     scatters = [] if look is None else [(m, s, Markup(s.chart)) for m, s in look.scatters.items()]
     return Section(
         data,

@@ -9,16 +9,16 @@ Legend: N images, Q queries, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from i2e_pipeline.core.config import EvaluateConfig
 from i2e_pipeline.core.errors import I2EError
-from i2e_pipeline.evaluate.embed import Embedded, ImageEncoder
 from i2e_pipeline.evaluate.image_set import UNSEEN, DatasetError, ImageSet
-from i2e_pipeline.evaluate.results import CHANCE, LEVELS, revisited_figures, revisited_queries
+from i2e_pipeline.evaluate.long_tail import BY, long_tail
+from i2e_pipeline.evaluate.results import CHANCE, LEVELS, oven_figures, revisited_figures, revisited_queries
+from i2e_pipeline.evaluate.task import Task
 
 PER_CLASS = "mean per class"
 """Accuracy in the mean over classes: what CLIP's authors give for Caltech-101, Pets and Flowers102."""
@@ -43,34 +43,6 @@ class Measured:
     """By what `parts` break down: the part of each query."""
     notes: Sequence[str] = ()
     curve: Sequence[tuple[float, float]] = ()
-
-
-@dataclass(frozen=True)
-class Task:
-    """One encoder's vectors of one data set."""
-
-    encoder: ImageEncoder
-    data: ImageSet
-    embedded: Embedded
-    settings: EvaluateConfig
-
-    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(vectors_ND, labels_N) of those of the rows that have a class and could be decoded."""
-        rows = self.kept(rows)
-        return self.embedded.vectors_ND[np.searchsorted(self.embedded.rows_N, rows)], self.data.labels_N[rows]
-
-    def kept(self, rows: np.ndarray) -> np.ndarray:
-        return rows[np.isin(rows, self.embedded.rows_N) & (self.data.labels_N[rows] >= 0)]
-
-    @property
-    def retrieved(self) -> np.ndarray:
-        """Rows that retrieval asks and searches: a benchmark's test images; of a dataset whose split keeps entities out
-        of training, their images; of another set of the user's, all."""
-        if UNSEEN in self.data.splits:
-            return self.kept(self.data.splits[UNSEEN])
-        if self.data.fixed and "test" in self.data.splits:
-            return self.kept(self.data.splits["test"])
-        return self.kept(np.arange(len(self.data)))
 
 
 def _gpr(task: Task) -> Measured:
@@ -212,11 +184,73 @@ def _image_to_entity(task: Task) -> Measured:
     )
     parts, groups = {}, {}
     if "buckets" in found:
-        parts = {"images per entity": {b["name"]: b["acc@1"] for b in found["buckets"]}}
-        groups = {"images per entity": found["bucket"]}
+        parts = {BY: {b["name"]: b["acc@1"] for b in found["buckets"]}}
+        groups = {BY: found["bucket"]}
     counts = {"queries": len(rows), "classes": len(data.class_names)}
     per_query = {**_per_query(found), "acc@1 by entity": by_class(found["correct"]["acc@1"], labels_N)}
     return Measured(_figures(found), per_query, labels_N, parts, counts, groups=groups)
+
+
+def _text_image_retrieval(task: Task) -> Measured:
+    from i2e_pipeline.evaluate.text_image import TEXTS, text_image_retrieval
+
+    data, rows_N = task.data, task.embedded.rows_N
+    assert task.encoder.texts is not None
+    assert data.image_of_T is not None
+    asked_T = np.isin(data.image_of_T, rows_N)  # captions of images that cannot be decoded are left out with them
+    image_of_T = np.searchsorted(rows_N, data.image_of_T[asked_T])
+    texts_TD = task.encoder.texts([data.captions[t] for t in np.flatnonzero(asked_T)])
+    found = text_image_retrieval(task.embedded.vectors_ND, texts_TD, image_of_T, block_mb=task.settings.block_mb)
+    # Images ask first, then captions: a query of one kind does not count in the figures of the other.
+    per_query = {
+        figure: [*right, *[None] * len(image_of_T)] if figure.startswith(TEXTS) else [*[None] * len(rows_N), *right]
+        for figure, right in found["correct"].items()
+    }
+    figures = _figures(found)
+    beyond = [figure for figure, value in figures.items() if value is None]
+    notes = [f"{', '.join(beyond)} left out: there is no more to choose from"] if beyond else []
+    counts = {"images": len(rows_N), "captions": len(image_of_T)}
+    image_of_query = np.concatenate([np.arange(len(rows_N)), image_of_T])
+    return Measured(figures, per_query, image_of_query, counts=counts, notes=notes)
+
+
+def _oven(task: Task) -> Measured:
+    from i2e_pipeline.evaluate import oven
+
+    examples = task.data.examples
+    assert examples is not None
+    if task.folder is None:
+        raise TooSmall("OVEN's predictions and entities need a folder: `i2e evaluate` measures it, a training does not")
+    asked_Q, nearest, notes = oven.predicted(task)
+    written = oven.write_predictions(task, asked_Q, nearest)
+    notes.append(f"predictions: {', '.join(written)}")
+    counts = {"examples": len(examples.data_ids), "predicted": len(asked_Q), "candidates": nearest.candidates}
+    share = {"predicted": len(asked_Q) / len(examples.data_ids)}
+    if not examples.answered:
+        notes.append("the annotations have no answers, so nothing is scored")
+        return Measured(share, counts=counts, notes=notes)
+    found = oven.scored(examples, written)
+    figures = found["results"]["oven"]
+    clusters = np.array(found["clusters"]["oven/oven"])
+    notes += found["notes"]
+    parts, groups = {}, {}
+    if (dataset := task.settings.oven.trained_on) is not None:
+        means, buckets = long_tail(figures["per_query"]["accuracy"], oven.images_of(dataset, found["entities"]))
+        parts, groups = {BY: means}, {BY: buckets}
+    named = {**oven_figures(figures), **share}
+    return Measured(named, figures["per_query"], clusters, parts, counts, notes=notes, groups=groups)
+
+
+def with_long_tail(task: Task, found: Measured) -> Measured:
+    """With the first figure's mean in each bucket of images per entity, where the data say how many there were to learn
+    from, and each query's value and class are known."""
+    data, cited = task.data, next(iter(found.figures), "")
+    values = found.per_query.get(cited)
+    if not data.of_training or BY in found.parts or values is None or found.clusters is None:
+        return found
+    assert data.class_images_C is not None
+    means, buckets = long_tail(values, data.class_images_C[found.clusters])
+    return replace(found, parts={**found.parts, BY: means}, groups={**found.groups, BY: buckets})
 
 
 def by_class(correct_N: Sequence[bool], labels_N: np.ndarray) -> list[float | None]:
@@ -296,5 +330,18 @@ PROTOCOLS: dict[str, Protocol] = {
         _image_to_entity,
         lambda data: data.kind == "classes" and data.descriptions is not None,
         needs_text=True,
+    ),
+    "text_image_retrieval": Protocol(
+        "text_retrieval_recall@k: share of images with one of their captions among the k nearest of all captions; "
+        "image_retrieval_recall@k: share of captions with their image among the k nearest images.",
+        _text_image_retrieval,
+        lambda data: data.kind == "captions",
+        needs_text=True,
+    ),
+    "oven": Protocol(
+        "The nearest of all candidate entities to the image, with the query set's questions to both (Hu et al., ICCV "
+        "2023): accuracy on entities that OVEN's training has seen and on unseen ones, in harmonic means.",
+        _oven,
+        lambda data: data.kind == "oven",
     ),
 }

@@ -77,7 +77,7 @@ class Result:
     figures: dict[str, float]
     """The first is the one that the protocol is cited by."""
     parts: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Breakdowns of the first figure: {"domain": {"landmarks": …}}."""
+    """Breakdowns of the first figure that is a mean over queries: {"domain": {"landmarks": …}}."""
     per_query: dict[str, list[float | None]] = field(default_factory=dict)
     """Of each figure that is a mean over queries, the value of each query; None: the query does not count."""
     counts: dict[str, int] = field(default_factory=dict)
@@ -188,6 +188,8 @@ def _result(row: Mapping[str, Any]) -> Result:
 def of_vectors(label: str, tree: Mapping[str, Any]) -> Results:
     """What from_vectors.py measured in the shape of any other results; the same queries make the same data."""
     found: list[Result] = []
+    if "oven" in tree["results"]:
+        return _of_predictions(label, tree)
     for protocol, figures in tree["results"].items():
         if protocol == "gpr":
             parts = {"domain": figures["per_domain"]} if figures.get("per_domain") else {}
@@ -209,6 +211,30 @@ def of_vectors(label: str, tree: Mapping[str, Any]) -> Results:
         tree.get("groups", {}),
         software=tree.get("software", {}),
     )
+
+
+def _of_predictions(label: str, tree: Mapping[str, Any]) -> Results:
+    """What oven_scores.py measured, in the shape of any other results."""
+    figures, place = tree["results"]["oven"], ", ".join(tree["predictions"])
+    asked = ", ".join(tree["ground_truth"])
+    examples = sum(of["examples"] for sides in figures["counts"].values() for of in sides.values())
+    return Results(
+        (Model(label, place, "", "predictions", 0),),
+        (Data("oven", "oven", asked, str(tree["queries"]), examples, 0),),
+        (Result(label, "oven", "oven", oven_figures(figures), {}, figures["per_query"], notes=list(tree["notes"])),),
+        tree["clusters"],
+        software=tree.get("software", {}),
+    )
+
+
+def oven_figures(found: Mapping[str, Any]) -> dict[str, float]:
+    """OVEN's scores, which are per cent, as the fractions that results hold: `final`, each set's, `accuracy`, each
+    side's."""
+    named = {"final": found["final_score"], **{name: found[f"{name}_score"] for name in found["counts"]}}
+    named["accuracy"] = found["accuracy"]
+    for name in found["counts"]:
+        named |= {f"{name} {side}": figure for side, figure in found[f"{name}_result"].items()}
+    return {name: figure / 100 for name, figure in named.items() if figure is not None}
 
 
 def revisited_figures(level: Mapping[str, Any]) -> dict[str, float | None]:
@@ -234,10 +260,10 @@ class Part:
 
 
 def parts(results: Results, result: Result) -> Iterator[Part]:
-    """The breakdowns of a result's first figure, and of others that are a mean over the same queries."""
+    """The breakdowns of a result's figure, and of others that are a mean over the same queries."""
     if not result.figures:
         return
-    cited = next(iter(result.figures))
+    cited = broken_down(result)
     groups = results.groups.get(f"{result.data}/{result.protocol}", {})
     for by, named in result.parts.items():
         if len(named) < 2:  # the only part is the whole
@@ -255,6 +281,12 @@ def parts(results: Results, result: Result) -> Iterator[Part]:
                 known = [v for v in mine if v is not None]
                 if known or figure == cited:
                     yield Part(label, value if figure == cited else sum(known) / len(known), mine)
+
+
+def broken_down(result: Result) -> str:
+    """The figure that a result's parts are of: the first that is a mean over queries; of a result that has none, the
+    first."""
+    return next((figure for figure in result.figures if figure in result.per_query), next(iter(result.figures)))
 
 
 def _counted(values: Sequence[float | None]) -> list[bool]:

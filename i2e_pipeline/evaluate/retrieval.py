@@ -54,6 +54,12 @@ class FixedPoint:
             np.rint(strip_BD, out=strip_BD)
         return out_BD[: stop - start]
 
+    def cosines(self, rows_P: np.ndarray, others: FixedPoint, others_P: np.ndarray) -> np.ndarray:
+        """Of pairs of rows, float64 (P,): those that `score_blocks` gives over what stands for 1, to the last bit."""
+        products_PD = np.rint(self.vectors_ND[rows_P] * (_UNIT / self.lengths_N[rows_P])[:, None])
+        products_PD *= np.rint(others.vectors_ND[others_P] * (_UNIT / others.lengths_N[others_P])[:, None])
+        return np.asarray(products_PD.sum(axis=1) / _UNIT**2)
+
 
 def fixed_point(vectors_ND: np.ndarray, name: str) -> FixedPoint:
     """Rows as integers, each at the length that stands for 1."""

@@ -22,8 +22,9 @@ from i2e_pipeline.core.config import Config, EvaluateConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.evaluate.datasets import ImageSet, open_dataset
 from i2e_pipeline.evaluate.embed import Embedded, ImageEncoder, batches
-from i2e_pipeline.evaluate.protocols import PROTOCOLS, Task
+from i2e_pipeline.evaluate.protocols import PROTOCOLS
 from i2e_pipeline.evaluate.results import CHANCE
+from i2e_pipeline.evaluate.task import Task
 
 log = logging.getLogger(__name__)
 

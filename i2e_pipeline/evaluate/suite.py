@@ -22,13 +22,14 @@ from i2e_pipeline.core import files, places
 from i2e_pipeline.core.config import Config, EvaluateConfig
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.model_name import ModelNameError, parse, split_label
-from i2e_pipeline.evaluate import known, overlap, pictures, projection, results
+from i2e_pipeline.evaluate import known, oven, overlap, pictures, projection, results
 from i2e_pipeline.evaluate.datasets import DatasetError, ImageSet, open_dataset
 from i2e_pipeline.evaluate.embed import Embedded, EncoderError, embed, open_encoder
 from i2e_pipeline.evaluate.look import Look
 from i2e_pipeline.evaluate.page import write_page
-from i2e_pipeline.evaluate.protocols import PROTOCOLS, Task, TooSmall
+from i2e_pipeline.evaluate.protocols import PROTOCOLS, TooSmall, with_long_tail
 from i2e_pipeline.evaluate.results import Data, Model, Result, Results
+from i2e_pipeline.evaluate.task import Head, Task
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +38,24 @@ NAMES = {"roxford": "roxford5k", "rparis": "rparis6k"}
 
 
 NO_OTHER_NAMES: Mapping[str, str] = {}
+NO_HEADS: Mapping[str, Head] = {}
 
 
 class SuiteError(I2EError, ValueError):
     """An evaluation that cannot be carried out as asked; the message names the setting, the value and the way out."""
 
 
-def evaluate(config: Config, called: Mapping[str, str] = NO_OTHER_NAMES) -> Results:
+def evaluate(
+    config: Config, called: Mapping[str, str] = NO_OTHER_NAMES, heads: Mapping[str, Head] = NO_HEADS
+) -> Results:
     """Measure the encoders of config.evaluate and write the results, the tables and the page.
 
     called   by MODEL what the results call it, where that is not what lies there for good: an export of this command
+    heads    by MODEL the entity head of its checkpoint
     Raises SuiteError, DatasetError, EncoderError or PlaceError; what cannot be measured at all is known before a model
     is loaded.
     """
-    measured, looks = measure(config, called)
+    measured, looks = measure(config, called, heads)
     folder = folder_of(config)
     results.write(files.join(folder, "results.json"), measured)
     files.write_bytes(files.join(folder, "table.md"), results.markdown(measured).encode())
@@ -65,7 +70,9 @@ def folder_of(config: Config) -> str:
     return config.evaluate.folder or files.join(config.output, "evaluation")
 
 
-def measure(config: Config, called: Mapping[str, str] = NO_OTHER_NAMES) -> tuple[Results, list[Look]]:
+def measure(
+    config: Config, called: Mapping[str, str] = NO_OTHER_NAMES, heads: Mapping[str, Head] = NO_HEADS
+) -> tuple[Results, list[Look]]:
     """The figures, and what the pictures are drawn from; writes vectors only."""
     settings = _by_whole_name(config.evaluate)
     names, protocols = _asked(settings)
@@ -98,6 +105,10 @@ def measure(config: Config, called: Mapping[str, str] = NO_OTHER_NAMES) -> tuple
     vectors = Path(files.join(folder, "vectors"))
     for spec in stored:
         _check_stored(spec, sets, settings, vectors)
+    if "oven" in protocols and settings.oven.candidates != "head":
+        for data in sets:
+            if data.kind == "oven":  # before images are encoded for hours
+                oven.entities_of(data, settings.oven)
     models: list[Model] = []
     found: list[Result] = []
     clusters: dict[str, list[int]] = {}
@@ -114,7 +125,8 @@ def measure(config: Config, called: Mapping[str, str] = NO_OTHER_NAMES) -> tuple
         widths: set[int] = set()
         for data, look in zip(sets, looks, strict=True):
             started = time.perf_counter()
-            task = Task(encoder, data, embed(encoder, data, settings, vectors), settings)
+            embedded = embed(encoder, data, settings, vectors)
+            task = Task(encoder, data, embedded, settings, folder, heads.get(encoder.spec))
             seen = overlap.notes(encoder.trained_on, data, settings.data[data.name])
             _line(encoder.label, data.name, "vectors", _said(task.embedded), seconds=time.perf_counter() - started)
             widths.add(task.embedded.vectors_ND.shape[1])
@@ -144,7 +156,7 @@ def measure(config: Config, called: Mapping[str, str] = NO_OTHER_NAMES) -> tuple
                 _line(encoder.label, data.name, name, f"{first} {100 * value:.2f} %", seconds=result.seconds)
                 for note in result.notes:
                     log.info(f"{encoder.label:<16}{data.name:<16}{name:<16}{note}")
-            if data.kind != "revisited":
+            if data.has_classes:
                 started = time.perf_counter()
                 _look(task, look)
                 seconds = time.perf_counter() - started
@@ -214,7 +226,7 @@ def _where_from(name: str) -> str:
 
 def _measure(name: str, task: Task) -> tuple[Result, list[int] | None, dict[str, list[str]]]:
     started = time.perf_counter()
-    found = PROTOCOLS[name].measure(task)
+    found = with_long_tail(task, PROTOCOLS[name].measure(task))
     figures = {key: float(value) for key, value in found.figures.items() if value is not None}
     if not figures:
         raise TooSmall("no query has anything to find, or every k of knn_k is more than the training images")
@@ -289,7 +301,7 @@ def _look(task: Task, look: Look) -> None:
 
 def _facts(data: ImageSet, path: str, failed: Mapping[str, str]) -> Data:
     labelled = data.labels_N[data.labels_N >= 0]
-    without = {} if data.kind == "revisited" else {"without a class": int((data.labels_N < 0).sum())}
+    without = {"without a class": int((data.labels_N < 0).sum())} if data.has_classes else {}
     left_out = {reason: n for reason, n in {**data.left_out, **without, "not decoded": len(failed)}.items() if n}
     return Data(
         data.name,
@@ -307,7 +319,8 @@ def _facts(data: ImageSet, path: str, failed: Mapping[str, str]) -> Data:
 
 def _what(data: ImageSet) -> str:
     classes = len(np.unique(data.labels_N[data.labels_N >= 0]))
-    return f"{len(data):,} images" + (f" of {classes:,} classes" if classes else "")
+    said = f" of {classes:,} classes" if classes else ""
+    return f"{len(data):,} images{said}" + (f" with {len(data.captions):,} captions" if data.captions else "")
 
 
 def _said(embedded: Embedded) -> str:

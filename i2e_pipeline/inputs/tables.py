@@ -336,8 +336,8 @@ class JsonLines(_Table):
         rows, names = 0, dict[str, None]()
         first: list[dict[str, Any]] = []
         found = [dict.fromkeys(keep, kept.ABSENT)]
-        with closing(_lines(path)) as lines:
-            while part := [row for _, row in islice(lines, _LINES)]:
+        with closing(json_lines(path)) as lines:
+            while part := [row for _, _, row in islice(lines, _LINES)]:
                 first += part[: max(0, _FIRST - len(first))]
                 rows += len(part)
                 names |= {name: None for row in part if not row.keys() <= names.keys() for name in row}
@@ -346,12 +346,12 @@ class JsonLines(_Table):
         return Look(rows, schema, partial(self.records, path), kinds=kept.of_parts(found))
 
     def names(self, shard: Shard) -> list[str]:
-        with closing(_lines(shard.path)) as lines:
-            return list(dict.fromkeys(name for _, row in islice(lines, _FIRST) for name in row))
+        with closing(json_lines(shard.path)) as lines:
+            return list(dict.fromkeys(name for _, _, row in islice(lines, _FIRST) for name in row))
 
     def records(self, path: str, columns: Sequence[str] | None = None) -> Generator[pa.RecordBatch, None, None]:
-        with closing(_lines(path)) as lines:
-            while part := [line for line, _ in islice(lines, _LINES)]:
+        with closing(json_lines(path)) as lines:
+            while part := [line for _, line, _ in islice(lines, _LINES)]:
                 yield pa.RecordBatch.from_arrays([pa.array(part, pa.binary())], [_LINE])
 
     def indexed(self, columns: Sequence[str]) -> Sequence[str]:
@@ -362,9 +362,9 @@ class JsonLines(_Table):
         return from_objects(rows, columns, shard.kept, shard.text_column)
 
 
-def _lines(path: str) -> Generator[tuple[bytes, dict[str, Any]], None, None]:
-    """The lines of a file of JSON lines, each with its object; blank lines are none. Raises ShardError with the line's
-    number."""
+def json_lines(path: str) -> Generator[tuple[int, bytes, dict[str, Any]], None, None]:
+    """The lines of a file of JSON lines, packed or not: number from 1, bytes, object; blank lines are none. Raises
+    ShardError with the line's number."""
     with _opened(path) as stream:
         for number, line in enumerate(iter(partial(stream.readline, _BLOCK + 1), b""), 1):
             if len(line) > _BLOCK:
@@ -380,7 +380,7 @@ def _lines(path: str) -> Generator[tuple[bytes, dict[str, Any]], None, None]:
                 raise ShardError(f"{path}, line {number}: no JSON ({error}): mend the line or leave it out") from None
             if not isinstance(row, dict):
                 raise ShardError(f"{path}, line {number}: an object is wanted in each line, not {type(row).__name__}")
-            yield line, row
+            yield number, line, row
 
 
 def json_of(stored: bytes) -> Any:

@@ -490,6 +490,19 @@ class Checkpoint:
                         part.rows("accumulators_C", rows)[take],
                     )
 
+    def classes_by_entity(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(entity ids, class vectors) of the head, some ten thousand at a time, in the order of its files. Raises
+        CheckpointError where it has none."""
+        if not self._parts():
+            raise CheckpointError(
+                f"{self.folder} has no entity head: it is of a recipe without one (train.recipe=contrastive, alt_text)"
+            )
+        for part in self._parts():
+            entity_C = part["entity_C"]
+            for start in range(0, len(entity_C), _ROWS_AT_ONCE):
+                rows = slice(start, start + _ROWS_AT_ONCE)
+                yield entity_C[rows], part.rows("weights_CD", rows)
+
     def check_width(self, width: int) -> None:
         if width != self.state.width:
             raise CheckpointError(

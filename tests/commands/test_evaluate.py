@@ -139,9 +139,35 @@ def test_what_a_config_file_says_is_measured(call: Call, tmp_path: Path) -> None
     assert "mine/evaluation/index.html" in out
 
 
+def test_predictions_of_oven_are_scored(call: Call, tmp_path: Path) -> None:
+    """Catches: a protocol that works in Python and not at the terminal."""
+    truth, made = [], []
+    for name, right in (("entity", (1, 3)), ("query", (2, 2))):
+        for n, side in enumerate(["seen"] * 4 + ["unseen"] * 4):
+            data_id = f"oven_{name}_val_{n:08d}"
+            truth.append({"data_id": data_id, "entity_id": "Q1", "data_split": f"val_{side}"})
+            made.append({"data_id": data_id, "pred_entity_id": "Q1" if n % 4 < right[n // 4] else "Q2"})
+    for file, rows in (("p.jsonl", made), ("r.jsonl", truth)):
+        (tmp_path / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ["--protocol", "oven", "--predictions", "p.jsonl", "--ground-truth", "r.jsonl", "--json", "o.json"]
+    code, out, _ = call(*asked)
+    assert code == 0
+    found = json.loads((tmp_path / "o.json").read_text())["results"]["oven"]
+    assert (found["entity_score"], found["query_score"], found["final_score"]) == (37.5, 50.0, 42.86)
+    assert "42.86" in out
+    code, out, _ = call("--compare", "o.json", "o.json")
+    assert code == 0
+    assert "entity unseen" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--predictions", "p.jsonl"], "say --protocol oven --ground-truth"),
+        (["--predictions", "p.jsonl", "--protocol", "gpr", "--ground-truth", "r"], "say --protocol oven"),
+        (["--protocol", "oven"], "--data oven=FOLDER"),
+        (["--protocol", "oven", "--predictions", "p", "--ground-truth", "r", "--model", "a"], "one of them at a time"),
+        (["--protocol", "oven", "--predictions", "no.jsonl", "--ground-truth", "no.jsonl"], "no.jsonl: no such file"),
         (["--vectors", "v.npz"], "say --protocol gpr"),
         (["--vectors", "v.npz", "--protocol", "revisited"], "needs --ground-truth"),
         (["--protocol", "gpr", "--model", "a"], "belong to --vectors"),

@@ -27,7 +27,7 @@ from i2e_pipeline.evaluate.class_prompts import class_names, prompts
 from i2e_pipeline.evaluate.datasets import KNOWN, check, open_dataset
 from i2e_pipeline.evaluate.embed import Embedded
 from i2e_pipeline.evaluate.image_set import OF_DATASET, UNSEEN, DatasetError, ImageSet, split_by_content
-from i2e_pipeline.evaluate.protocols import Task
+from i2e_pipeline.evaluate.task import Task
 from i2e_pipeline.train.samples import Samples
 from tests.small_models import picture, stored
 from tests.train.small_dataset import entity_row, image_row, write_dataset

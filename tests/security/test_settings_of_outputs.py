@@ -74,7 +74,8 @@ LOOKED_AT = {
     "train.text.template": "a text", "train.data.hold_out_salt": "a text",
     "train.loss.teacher": "read as data", "evaluate.models": "no command of a folder evaluates",
     "evaluate.data": "the same", "evaluate.suite": "names", "evaluate.folder": "the same",
-    "evaluate.device": "the same",
+    "evaluate.device": "the same", "evaluate.oven.entities": "the same",
+    "evaluate.oven.trained_on": "the same",
 }  # fmt: skip
 """The other settings that are texts, and why they are taken."""
 OF_REACHING = ("session.conf", "storage.options")

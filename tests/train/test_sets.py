@@ -168,3 +168,35 @@ def test_what_cannot_be_measured_is_refused_before_the_training(
     with pytest.raises(SetError, match=r"none of revisited applies to colours; there are gpr,"):
         pretrain(settings(tmp_path, "train.evaluate_protocols=[revisited]"))
     assert not (tmp_path / "journal.jsonl").exists()
+
+
+def test_the_head_of_a_checkpoint_answers_oven(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: classes that are numbered by their index where a Wikidata id is asked for; a head that `i2e evaluate`
+    does not find, since it measures an export."""
+    from i2e_pipeline.train import checkpoint
+
+    head = [entity for part, _ in checkpoint.load(checkpoint.find(trained, "6")).classes_by_entity() for entity in part]
+    root = tmp_path / "oven"
+    root.mkdir()
+    rows = []
+    for n, entity in enumerate(head):
+        Image.new("RGB", (40, 40), (20 * n, 255 - 20 * n, 90)).save(root / f"oven_{n:08d}.jpg")
+        side = "seen" if n % 2 else "unseen"
+        ids = {"data_id": f"oven_entity_val_{n:08d}", "image_id": f"oven_{n:08d}", "question": "what is it?"}
+        rows.append(ids | {"entity_id": f"Q{int(entity)}", "data_split": f"val_{side}"})
+    (root / "oven_entity_val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    place = tmp_path / "results.json"
+    asked = ["evaluate", f"--model=train:{trained}@6", f"--data=oven={root}", f"--json={place}", "--set"]
+    settings = [f"output={tmp_path}/out", "evaluate.device=cpu", "evaluate.oven.candidates=head"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*asked, *settings])
+    assert ended.value.code == 0, capsys.readouterr().err
+    (result,) = json.loads(place.read_text())["results"]
+    assert result["counts"] == {"examples": len(head), "predicted": len(head), "candidates": len(head)}
+    assert not any("no candidates" in note for note in result["notes"])
+    assert 0 <= result["figures"]["entity seen"] <= 1
+    (written,) = (tmp_path / "out").rglob("oven_entity_val.jsonl")
+    answers = {json.loads(line)["pred_entity_id"] for line in written.read_text().splitlines()}
+    assert answers <= {f"Q{int(entity)}" for entity in head}
