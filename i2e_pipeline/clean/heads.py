@@ -41,6 +41,11 @@ class HeadError(I2EError, ValueError):
     """A head that cannot be used; the message names its file, what is wrong and the remedy."""
 
 
+class HeadFailed(RuntimeError):
+    """A head that raised: what it raised is the cause, and the message names head and rows. Spark tries the task again,
+    as after every exception: a function of somebody's own may have failed for what passes."""
+
+
 @dataclass(frozen=True)
 class About:
     """What a file says of its head."""
@@ -94,14 +99,23 @@ class Judge:
     threshold: float
     drops: Literal["above", "below"]
 
-    def __call__(self, vectors_ND: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        """The number of each vector, and which are left out. Raises HeadError for a function that gives no numbers."""
-        given = self.score(vectors_ND.astype(np.float32))
-        number_N = np.asarray(given, dtype=np.float64).reshape(-1)
+    def __call__(
+        self, vectors_ND: npt.NDArray[Any], where: str = ""
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """The number of each vector, and which are left out.
+
+        where   what images these are, for messages
+        Raises HeadError for a function that gives no numbers, HeadFailed for one that raises.
+        """
+        of = f" of {where}" if where else ""
+        try:
+            number_N = np.asarray(self.score(vectors_ND.astype(np.float32)), dtype=np.float64).reshape(-1)
+        except Exception as error:
+            raise HeadFailed(f"{self.name} fails on float32 vectors {vectors_ND.shape}{of}: {error!r}") from error
         if number_N.shape != (len(vectors_ND),) or not np.isfinite(number_N).all():
             raise HeadError(
-                f"{self.name} gave {len(number_N)} numbers for {len(vectors_ND)} vectors, or some that are not finite: "
-                "a head takes float32 (images, width) and gives one number for each image"
+                f"{self.name} gave {len(number_N)} numbers for {len(vectors_ND)} vectors{of}, or some that are not "
+                "finite: a head takes float32 (images, width) and gives one number for each image"
             )
         gone_N = number_N >= self.threshold if self.drops == "above" else number_N < self.threshold
         return number_N, gone_N

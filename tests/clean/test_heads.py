@@ -12,15 +12,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from i2e_pipeline.clean import fitting, heads, policy
-from i2e_pipeline.clean.heads import About, Head, HeadError, Judge
+from i2e_pipeline.clean.heads import About, Head, HeadError, HeadFailed, Judge
 from i2e_pipeline.clean.stages import without_people
 from i2e_pipeline.core.config import CleanConfig, ConfigError, PolicyHead, ScoreConfig
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.schemas import IMAGE_VECTORS
+from i2e_pipeline.images.kept import KeptVectors
 from i2e_pipeline.sample.train_heads import FLAGS
 from i2e_pipeline.stages import from_tree
 from tests.small_models import write_model
@@ -252,6 +256,64 @@ def test_a_function_of_somebodys_own_is_a_head(tmp_path: Path) -> None:
     bad = Judge("unsafe", "bad", lambda vectors: vectors, 0.5, "above")
     with pytest.raises(HeadError, match="bad gave 4 numbers for 2 vectors"):
         bad(np.zeros((2, 2), np.float16))
+
+
+def test_a_function_that_raises_is_named_with_its_rows_and_keeps_what_it_raised() -> None:
+    """Catches: `KeyError: 3` of a unit, and nobody knows which of five functions it was, nor on which images."""
+
+    def mine(vectors: Any) -> Any:
+        if (vectors[:, 0] > 0.6).any():
+            raise KeyError(3)
+        return vectors[:, 0]
+
+    judge = Judge("unsafe", "my_package.policy:mine", mine, 0.5, "above")
+    vectors = Given({0: 0.25, 1: 0.25, 2: 0.75})
+    rows = batches([None] * 3, 2)
+    with pytest.raises(
+        HeadFailed,
+        match=r"^my_package\.policy:mine fails on float32 vectors \(1, 1\) of shard 0, row 2, to shard 0, row 2: Key",
+    ) as raised:
+        list(policy.permitted(rows, frozenset(), [policy.Looked(vectors, [(0, judge)])], []))
+    assert isinstance(raised.value.__cause__, KeyError)
+    assert not isinstance(raised.value, I2EError), "Spark tries such a task again"
+    assert vectors.closed
+    odd = Judge("unsafe", "odd", lambda vectors: vectors * np.nan, 0.5, "above")
+    with pytest.raises(HeadError, match=r"odd gave 2 numbers .* of shard 0, row 0, to shard 0, row 1, or some that"):
+        list(policy.permitted(batches([None] * 2, 2), frozenset(), [policy.Looked(vectors, [(0, odd)])], []))
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "why"),
+    [
+        (np.array([np.nan, 1], "<f2").tobytes(), "has NaN or infinity"),
+        (np.array([1, np.inf], "<f2").tobytes(), "has NaN or infinity"),
+        (np.array([1], "<f2").tobytes(), "is not as wide as the others"),
+        (b"abc", "is not as wide as the others"),
+    ],
+)
+def test_a_stored_vector_that_is_none_is_named_with_file_shard_and_row(spoilt: bytes, why: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "vectors.parquet")
+    good = np.array([1, 0], "<f2").tobytes()
+    rows = [{"shard": 4, "row": n, "image_id": bytes([n]) * 16, "width": 1, "height": 1, "image_hash": b"h" * 32,
+             "named": False, "vector": spoilt if n in (7, 8) else good} for n in range(10)]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, IMAGE_VECTORS), path)
+
+    def no_model() -> Any:
+        raise AssertionError("no image is encoded")
+
+    def no_shard(shard: int) -> Any:
+        raise AssertionError("no image is opened")
+
+    kept = policy.Kept(KeptVectors({4: [path]}), policy.Encoded(no_shard, no_model, ScoreConfig()))
+
+    def asked(numbers: list[int]) -> pa.RecordBatch:
+        return pa.RecordBatch.from_pydict({"shard": pa.array([4] * len(numbers), pa.int32()), "row": pa.array(numbers)})
+
+    vectors, refused = kept.of(asked([6, 0]))
+    assert (vectors.tolist(), refused) == ([[1.0, 0.0]] * 2, {})
+    said = rf"vectors\.parquet: the stored vector of shard 4, row 8 \(and of 1 more\) {why}: `i2e run --redo score`"
+    with pytest.raises(HeadError, match=said):
+        kept.of(asked([8, 7, 3, 4, 5]))
 
 
 def test_people_and_heads_must_agree() -> None:
