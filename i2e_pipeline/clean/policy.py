@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from i2e_pipeline.clean.heads import HeadError, HeadFailed, Judge
 from i2e_pipeline.core.config import ScoreConfig
-from i2e_pipeline.core.domains import within
+from i2e_pipeline.core.domains import Domains
 from i2e_pipeline.core.rejects import part
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.core.stored_image import StoredImage
@@ -149,7 +149,7 @@ class Looked:
 
 
 def permitted(
-    batches: Iterator[pa.RecordBatch], domains: frozenset[str], looked: Sequence[Looked], encoded: Sequence[Encoded]
+    batches: Iterator[pa.RecordBatch], domains: Domains, looked: Sequence[Looked], encoded: Sequence[Encoded]
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Kernel: pairs that stay, and rejects.
 
@@ -172,13 +172,13 @@ def permitted(
 
 
 def _judged(
-    rows: pa.RecordBatch, domains: frozenset[str], looked: Sequence[Looked], heads: int
+    rows: pa.RecordBatch, domains: Domains, looked: Sequence[Looked], heads: int
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     reasons: list[Any] = [None] * rows.num_rows
     said: list[str | None] = [None] * rows.num_rows
     if domains:
         urls = rows.column("url")
-        for i in np.flatnonzero(~within(urls, domains)).tolist():
+        for i in np.flatnonzero(~domains.hold(urls)).tolist():
             reasons[i], said[i] = Reason.OTHER_DOMAIN, None if urls[i].is_valid else "it has no address"
     scores_NH = np.full((rows.num_rows, heads), np.nan, np.float32)
     for one in looked:
