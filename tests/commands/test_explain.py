@@ -9,6 +9,7 @@ import gzip
 import json
 import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Plan, Run, Stage
 from i2e_pipeline.label.calibration import DEFAULT, Calibration
 from i2e_pipeline.link.candidates import GROUP_NAMES, in_order
+from i2e_pipeline.publish.selection import image_labels
 from i2e_pipeline.stages import pipeline
 from tests.chain import explained_as_stored, rows, settings
 from tests.test_stored_output import STORED
@@ -261,6 +263,37 @@ def test_what_is_computed_again_is_what_the_run_stored(world: Path, whole: Path)
     ended = {p["ended"] for row in rows(made, "pairs")[::7] for p in explain(made, row["pair_id"].hex())["pairs"]}
     assert "published" in ended
     assert not any(e.startswith(("on its way", "left out")) for e in ended)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "select", [{"max_images_per_entity": 2, "balance_at": 1}, {"max_images_per_entity": 1}, {"balance_at": 1}]
+)
+def test_what_cap_and_balance_drop_is_told_apart(
+    world: Path, whole: Path, tmp_path: Path, spark: Any, select: dict[str, int]
+) -> None:
+    """Catches: `unbalanced` of a label that the cap dropped."""
+    shutil.copytree(whole, tmp_path / "out")
+    config = settings(world, tmp_path / "out", *(f"select.{name}={value}" for name, value in select.items()))
+    made = pipeline(config, lambda: spark)
+    made.run()
+    labels = spark.read.parquet(f"{config.output}/labels").where("reason IS NULL")
+    dropped: dict[str, dict[int, str]] = {}
+    for row in image_labels(labels, config.label.max_labels_per_image, config.select).collect():
+        dropped.setdefault(row["image_id"].hex(), {})[row["entity_id"]] = row["dropped"]
+    seen = Counter[str]()
+    for image, by_entity in dropped.items():
+        if any(by_entity.values()):
+            told = explain(made, image)["image"]
+            for label in told["labels"]:
+                reason = by_entity[label["entity_id"]]
+                assert reason == label["reason"] or (
+                    len(by_entity) > 1 and select.keys() > {"balance_at"} and reason in label["reason"].split(" or ")
+                ), (by_entity, told["labels"])
+                assert reason is None or label["sentence"]
+                seen[str(reason)] += 1
+    settings_of = {"over_cap": "max_images_per_entity", "unbalanced": "balance_at"}
+    assert seen.keys() - {"None"} == {reason for reason, setting in settings_of.items() if setting in select}
 
 
 @pytest.mark.slow
