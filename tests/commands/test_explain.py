@@ -12,6 +12,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from i2e_pipeline import cli, stages
-from i2e_pipeline.commands.explain import NotFound, explain
+from i2e_pipeline.commands.explain import NotFound, _Explanation, explain
 from i2e_pipeline.commands.link import explain_texts, link_texts, plain
 from i2e_pipeline.commands.linking import NoKnowledgeBase, names_of_group
 from i2e_pipeline.core.config import Config
@@ -267,7 +268,7 @@ def test_what_is_computed_again_is_what_the_run_stored(world: Path, whole: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "select", [{"max_images_per_entity": 2, "balance_at": 1}, {"max_images_per_entity": 1}, {"balance_at": 1}]
+    "select", [{"max_images_per_entity": 1, "balance_at": 1}, {"max_images_per_entity": 1}, {"balance_at": 1}]
 )
 def test_what_cap_and_balance_drop_is_told_apart(
     world: Path, whole: Path, tmp_path: Path, spark: Any, select: dict[str, int]
@@ -292,8 +293,32 @@ def test_what_cap_and_balance_drop_is_told_apart(
                 ), (by_entity, told["labels"])
                 assert reason is None or label["sentence"]
                 seen[str(reason)] += 1
-    settings_of = {"over_cap": "max_images_per_entity", "unbalanced": "balance_at"}
-    assert seen.keys() - {"None"} == {reason for reason, setting in settings_of.items() if setting in select}
+    # One draw decides both: what a cap of 1 has kept, a balance of 1 keeps.
+    assert seen.keys() - {"None"} == {"over_cap" if "max_images_per_entity" in select else "unbalanced"}
+
+
+@pytest.mark.parametrize(
+    ("rejected", "images", "published", "told"),
+    [
+        ({"over_cap"}, {1: 5}, False, {1: "over_cap"}),
+        ({"unbalanced"}, {1: 5}, False, {1: "unbalanced"}),
+        ({"over_cap"}, {1: 5, 2: 5}, False, {1: "over_cap", 2: "over_cap"}),
+        ({"unbalanced"}, {1: 5, 2: 0}, False, {1: "unbalanced", 2: "rare_entity"}),
+        ({"rare_entity"}, {1: 5, 2: 0}, False, {1: "over_cap", 2: "rare_entity"}),
+        ({"unbalanced"}, {1: 5, 2: 5}, False, {1: "over_cap or unbalanced", 2: "over_cap or unbalanced"}),
+        (set(), {1: 5}, True, {1: "over_cap"}),
+        ({"excluded_domain"}, {1: 5}, False, {1: "excluded_domain"}),
+    ],
+)
+def test_of_an_image_s_reject_follows_what_dropped_its_labels(
+    rejected: set[str], images: dict[int, int], published: bool, told: dict[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Explanation, "_selection_rejects", lambda self, chosen: rejected)
+    config = stages.from_tree({"select": {"max_images_per_entity": 5, "balance_at": 3}}, "test")
+    told_by = _Explanation.__new__(_Explanation)
+    told_by.run = SimpleNamespace(config=config)  # type: ignore[assignment]
+    statistics = {entity: {"images": count} for entity, count in images.items()}
+    assert told_by._why_dropped([] if published else [{"pair_id": b"p"}], statistics, published) == told
 
 
 @pytest.mark.slow
