@@ -4,15 +4,17 @@
 
 The pairs are made: each has two readings of its words, of which one is its label; three in ten are of one entity, the
 others of entities whose frequencies fall, 400 pairs each on the mean; so do their hosts. Both ways read the same tables
-from disk, interleaved, and write the rows of every entity. Printed for each: seconds of a round (the median), and of
-one round the bytes that a pair shuffles, the jobs, the rows of the largest task over those of the median one, and the
-bytes spilled.
+from disk, interleaved, and write the rows of every entity. Printed for each: seconds of a round and of processors, of
+all processes, Java's and the Python workers' (medians), and of one round the bytes that a pair shuffles, the jobs, the
+rows of the largest task over those of the median one, and the bytes spilled. What `full` adds is part of what
+costs.json says of `select`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -21,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.costs import cpu_seconds
 from i2e_pipeline.core.config import load
 from i2e_pipeline.engine import eventlog
 from i2e_pipeline.engine.progress import job_group
@@ -98,20 +101,24 @@ def measure(pairs: int, rounds: int, folder: Path) -> dict[str, Any]:
     session = ["session.master=local[2]", f"session.shuffle_partitions={PARTITIONS}", "session.driver_memory=2g"]
     spark = build(load(None, [*session, f"session.conf={json.dumps(conf)}"]), "entity_statistics")
     spent: dict[str, list[float]] = {"basic": [], "full": []}
+    worked: dict[str, list[float]] = {"basic": [], "full": []}
     try:
         does = ways(tables(spark, pairs, folder / "tables"))
         for round_ in range(rounds + 1):  # the first warms up
             for name, way in does.items():
                 spark.sparkContext.setJobGroup(job_group(name, "measured") if round_ == 1 else "warm", name)
-                start = time.perf_counter()
+                start, cpu = time.perf_counter(), cpu_seconds(os.getpid())
                 way().write.mode("overwrite").parquet(str(folder / "out" / name))
-                spent[name] += [time.perf_counter() - start] if round_ else []
+                if round_:
+                    spent[name].append(time.perf_counter() - start)
+                    worked[name].append(cpu_seconds(os.getpid()) - cpu)
     finally:
         spark.stop()
     audit = eventlog.audit(str(folder / "log"))
     return {
         name: {
             "seconds": round(median(spent[name]), 2),
+            "cpu_microseconds_per_pair": round(median(worked[name]) / pairs * 1e6, 1),
             "shuffled_bytes_per_pair": round(audit.stages[name].shuffle_bytes / pairs, 1),
             "jobs": audit.stages[name].jobs,
             "skew_records": round(audit.stages[name].skew_records, 2),

@@ -825,6 +825,50 @@ def _head_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--write", required=True, type=at_home, metavar="FILE.safetensors", help="where clean.heads finds it"
     )
 
+    made = _command(
+        parts, "convert", _head_convert, "read a head of a state dict of Linear layers, as others have trained it"
+    )
+    made.add_argument(
+        "--from", dest="read", required=True, type=at_home, metavar="FILE",
+        help="a state dict: FILE.safetensors, or torch's FILE.pth, of which tensors alone are read",
+    )  # fmt: skip
+    made.add_argument(
+        "--model", metavar="NAME@WEIGHTS", help="the model whose vectors it reads (default: score.model of the config)"
+    )
+    made.add_argument(
+        "--finds", required=True, metavar="TEXT", help="what its number is of, in a few words, for the file"
+    )
+    made.add_argument("--threshold", required=True, type=float, help="from which number on images are left out")
+    made.add_argument(
+        "--drops", choices=("above", "below"), default="above", help="images that are left out (default: above it)"
+    )
+    made.add_argument(
+        "--output", choices=("probability", "number"), required=True,
+        help="probability: what the last layer gives is the logit of one; number: it is the number itself",
+    )  # fmt: skip
+    made.add_argument(
+        "--scale",
+        nargs=2,
+        type=float,
+        metavar=("LOWEST", "HIGHEST"),
+        help="of a number: such as 1 10; thresholds lie within",
+    )
+    made.add_argument(
+        "--activation", choices=("relu", "none"), required=True, help="between its layers; dropout is none"
+    )
+    made.add_argument(
+        "--write", required=True, type=at_home, metavar="FILE.safetensors", help="where clean.heads finds it"
+    )
+
+
+def _head_convert(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import head
+
+    score = _config(options).score
+    about = {name: getattr(options, name) for name in ("finds", "threshold", "drops", "output", "scale", "activation")}
+    print(json.dumps(head.convert(options.read, options.model, score, options.write, about), indent=1))
+    return 0
+
 
 def _head_train(options: argparse.Namespace) -> int:
     from i2e_pipeline.commands import head

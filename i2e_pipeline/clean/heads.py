@@ -41,6 +41,11 @@ class HeadError(I2EError, ValueError):
     """A head that cannot be used; the message names its file, what is wrong and the remedy."""
 
 
+class HeadFailed(RuntimeError):
+    """A head that raised: what it raised is the cause, and the message names head and rows. Spark tries the task again,
+    as after every exception: a function of somebody's own may have failed for what passes."""
+
+
 @dataclass(frozen=True)
 class About:
     """What a file says of its head."""
@@ -60,6 +65,9 @@ class About:
     """probability: the last layer's output goes through a sigmoid."""
     activation: Literal["relu", "none"] = "relu"
     """Between layers."""
+    scale: Sequence[float] | None = None
+    """Lowest and highest number that it was made to give, such as 1 and 10. None: it is not known; probabilities have
+    0 and 1."""
     measured: Mapping[str, Any] = field(default_factory=dict)
     """How often it is right, and on what."""
 
@@ -69,6 +77,12 @@ class Head:
     about: About
     layers: Layers
     """(weight (outputs, inputs), bias (outputs)) of each."""
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Between which numbers a threshold can mean something."""
+        low, high = (0, 1) if self.about.output == "probability" else self.about.scale or (-math.inf, math.inf)
+        return low, high
 
     def __call__(self, vectors_ND: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """A number for each vector."""
@@ -94,14 +108,23 @@ class Judge:
     threshold: float
     drops: Literal["above", "below"]
 
-    def __call__(self, vectors_ND: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        """The number of each vector, and which are left out. Raises HeadError for a function that gives no numbers."""
-        given = self.score(vectors_ND.astype(np.float32))
-        number_N = np.asarray(given, dtype=np.float64).reshape(-1)
+    def __call__(
+        self, vectors_ND: npt.NDArray[Any], where: str = ""
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """The number of each vector, and which are left out.
+
+        where   what images these are, for messages
+        Raises HeadError for a function that gives no numbers, HeadFailed for one that raises.
+        """
+        of = f" of {where}" if where else ""
+        try:
+            number_N = np.asarray(self.score(vectors_ND.astype(np.float32)), dtype=np.float64).reshape(-1)
+        except Exception as error:
+            raise HeadFailed(f"{self.name} fails on float32 vectors {vectors_ND.shape}{of}: {error!r}") from error
         if number_N.shape != (len(vectors_ND),) or not np.isfinite(number_N).all():
             raise HeadError(
-                f"{self.name} gave {len(number_N)} numbers for {len(vectors_ND)} vectors, or some that are not finite: "
-                "a head takes float32 (images, width) and gives one number for each image"
+                f"{self.name} gave {len(number_N)} numbers for {len(vectors_ND)} vectors{of}, or some that are not "
+                "finite: a head takes float32 (images, width) and gives one number for each image"
             )
         gone_N = number_N >= self.threshold if self.drops == "above" else number_N < self.threshold
         return number_N, gone_N
@@ -149,6 +172,12 @@ def judge(config: PolicyHead, number: int, score: ModelConfig) -> Judge:
             "(`i2e head train`)"
         )
     threshold = head.about.threshold if config.threshold is None else config.threshold
+    low_end, high_end = head.scale
+    if not low_end <= threshold <= high_end:
+        raise HeadError(
+            f"clean.heads.{number}.threshold={threshold:g}: the numbers of {config.head} ({head.about.finds}) lie "
+            f"between {low_end:g} and {high_end:g}; its own threshold is {head.about.threshold:g}"
+        )
     return Judge(config.reason, config.head.rpartition("/")[2], head, threshold, head.about.drops)
 
 
@@ -173,7 +202,7 @@ def read(path: str) -> Head:
     if said is None:
         raise HeadError(f"{path} has no {_ABOUT} in its metadata, so nothing says what it finds: {REMEDY}")
     try:
-        return _checked(_about(json.loads(said)), _layers(tensors))
+        return _checked(_about(json.loads(said)), layers_of(tensors))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise HeadError(f"{path} is no head: {first_line(error)}: {REMEDY}") from None
 
@@ -191,20 +220,31 @@ def _about(said: Any) -> About:
         if not isinstance(getattr(about, name), str):
             raise ValueError(f"{name} is no text")
     number = about.threshold
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+    if not _is_number(number):
         raise ValueError("threshold is no number")
     if not isinstance(about.measured, dict):
         raise ValueError("measured is no object")
     for name, words in (("drops", _DROPS), ("output", _OUTPUTS), ("activation", _ACTIVATIONS)):
         if getattr(about, name) not in words:
             raise ValueError(f"{name} is {getattr(about, name)!r}, and not {' or '.join(words)}")
+    scale = (0, 1) if about.output == "probability" else about.scale
+    if scale is not None:
+        if not (isinstance(scale, list | tuple) and len(scale) == 2 and all(map(_is_number, scale))):
+            raise ValueError(f"scale is {scale!r}, and no two numbers")
+        if not scale[0] <= number <= scale[1]:
+            raise ValueError(f"threshold is {number:g}, and its numbers lie between {scale[0]:g} and {scale[1]:g}")
     return about
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _DROPS, _OUTPUTS, _ACTIVATIONS = ("above", "below"), ("probability", "number"), ("relu", "none")
 
 
-def _layers(tensors: Mapping[str, npt.NDArray[Any]]) -> Layers:
+def layers_of(tensors: Mapping[str, npt.NDArray[Any]]) -> Layers:
+    """Layers that fit together, in float32, of the tensors `0.weight`, `0.bias`, `1.weight` … Raises ValueError."""
     count = len(tensors) // 2
     names = [f"{n}.{part}" for n in range(count) for part in ("weight", "bias")]
     if not count or sorted(names) != sorted(tensors):
@@ -231,7 +271,7 @@ def write(path: str, head: Head) -> None:
     tensors = {f"{n}.{part}": np.ascontiguousarray(value, dtype=np.float32) for n, layer in enumerate(head.layers)
                for part, value in zip(("weight", "bias"), layer, strict=True)}  # fmt: skip
     try:
-        _checked(_about({"format": FORMAT, **dataclasses.asdict(head.about)}), _layers(tensors))
+        _checked(_about({"format": FORMAT, **dataclasses.asdict(head.about)}), layers_of(tensors))
     except ValueError as error:
         raise HeadError(f"{path}: {error}") from None
     said = json.dumps({"format": FORMAT, **dataclasses.asdict(head.about)}, sort_keys=True)

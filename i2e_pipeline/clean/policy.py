@@ -12,6 +12,7 @@ Legend: N images, D the width of their vectors.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from i2e_pipeline.clean.heads import HeadError, Judge
+from i2e_pipeline.clean.heads import HeadError, HeadFailed, Judge
 from i2e_pipeline.core.config import ScoreConfig
-from i2e_pipeline.core.domains import within
+from i2e_pipeline.core.domains import Domains
 from i2e_pipeline.core.rejects import part
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.core.stored_image import StoredImage
@@ -86,7 +87,10 @@ class Encoded:
 
 
 class Kept:
-    """Those that scoring has kept; of an image that has none, what the model makes of it."""
+    """Those that scoring has kept; of an image that has none, what the model makes of it.
+
+    Raises HeadError for stored vectors that are none, with file, shard and row.
+    """
 
     def __init__(self, kept: KeptVectors, encoded: Encoded) -> None:
         self._kept, self._encoded = kept, encoded
@@ -98,15 +102,38 @@ class Kept:
         by_place = dict(zip(places, held["vector"].to_pylist(), strict=True))
         found = [by_place.get(place) for place in zip(shard_N.tolist(), row_N.tolist(), strict=True)]
         lacking = [i for i, vector in enumerate(found) if vector is None]
-        there = [np.frombuffer(vector, "<f2") for vector in found if vector is not None]
+        there = self._numbers(found, shard_N, row_N)
         if not lacking:
-            return np.stack(there), {}
+            return there, {}
         made_ND, why = self._encoded.of(rows.take(pa.array(lacking)))
         vectors_ND = np.zeros((rows.num_rows, made_ND.shape[1]), np.float16)
         vectors_ND[lacking] = made_ND
-        if there:
-            vectors_ND[np.setdiff1d(np.arange(rows.num_rows), lacking)] = np.stack(there)
+        if len(there):
+            vectors_ND[np.setdiff1d(np.arange(rows.num_rows), lacking)] = there
         return vectors_ND, {lacking[i]: one for i, one in why.items()}
+
+    def _numbers(
+        self, found: Sequence[bytes | None], shard_N: npt.NDArray[Any], row_N: npt.NDArray[Any]
+    ) -> npt.NDArray[np.float16]:
+        """Of those rows that have a stored vector, in their order."""
+        there = [i for i, vector in enumerate(found) if vector is not None]
+        sizes = [len(found[i] or b"") for i in there]
+        usual = Counter(sizes).most_common(1)[0][0] if sizes else 0
+        odd = [i for i, size in zip(there, sizes, strict=True) if size != usual or size % 2 or not size]
+        what = "is not as wide as the others"
+        stored_ND = np.empty((0, 0), np.float16)
+        if there and not odd:
+            stored_ND = np.frombuffer(b"".join(found[i] or b"" for i in there), "<f2").reshape(len(there), -1)
+            odd = [there[n] for n in np.flatnonzero(~np.isfinite(stored_ND).all(axis=1)).tolist()]
+            what = "has NaN or infinity"
+        if odd:
+            shard, row = int(shard_N[odd[0]]), int(row_N[odd[0]])
+            more = f" (and of {len(odd) - 1} more)" if len(odd) > 1 else ""
+            raise HeadError(
+                f"{', '.join(self._kept.paths(shard))}: the stored vector of shard {shard}, row {row}{more} {what}: "
+                "`i2e run --redo score` makes vectors anew"
+            )
+        return stored_ND
 
     def close(self) -> None:
         self._encoded.close()
@@ -122,7 +149,7 @@ class Looked:
 
 
 def permitted(
-    batches: Iterator[pa.RecordBatch], domains: frozenset[str], looked: Sequence[Looked], encoded: Sequence[Encoded]
+    batches: Iterator[pa.RecordBatch], domains: Domains, looked: Sequence[Looked], encoded: Sequence[Encoded]
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Kernel: pairs that stay, and rejects.
 
@@ -145,13 +172,13 @@ def permitted(
 
 
 def _judged(
-    rows: pa.RecordBatch, domains: frozenset[str], looked: Sequence[Looked], heads: int
+    rows: pa.RecordBatch, domains: Domains, looked: Sequence[Looked], heads: int
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     reasons: list[Any] = [None] * rows.num_rows
     said: list[str | None] = [None] * rows.num_rows
     if domains:
         urls = rows.column("url")
-        for i in np.flatnonzero(~within(urls, domains)).tolist():
+        for i in np.flatnonzero(~domains.hold(urls)).tolist():
             reasons[i], said[i] = Reason.OTHER_DOMAIN, None if urls[i].is_valid else "it has no address"
     scores_NH = np.full((rows.num_rows, heads), np.nan, np.float32)
     for one in looked:
@@ -162,7 +189,7 @@ def _judged(
         for i, why in refused.items():
             reasons[asked[i]], said[asked[i]] = why.reason, why.detail
         for place, judge in one.judges:
-            number_N, gone_N = judge(vectors_ND)
+            number_N, gone_N = judge(vectors_ND, _where(rows, asked))
             scores_NH[asked, place] = number_N
             for i in np.flatnonzero(gone_N).tolist():
                 if reasons[asked[i]] is None:
@@ -177,11 +204,15 @@ def _judged(
     )
 
 
+def _where(rows: pa.RecordBatch, asked: Sequence[int]) -> str:
+    """Places of the first and the last of some rows."""
+    first, last = ((rows.column("shard")[i].as_py(), rows.column("row")[i].as_py()) for i in (asked[0], asked[-1]))
+    return f"shard {first[0]}, row {first[1]}, to shard {last[0]}, row {last[1]}"
+
+
 def fits(judge: Judge, width: int) -> None:
     """Raise HeadError for a head that cannot read vectors so wide."""
     try:
         judge(np.zeros((2, width), np.float16))
-    except HeadError:
-        raise
-    except Exception as error:
-        raise HeadError(f"{judge.name} fails on float32 vectors (2, {width}): {error!r}") from error
+    except HeadFailed as error:
+        raise HeadError(str(error)) from error.__cause__

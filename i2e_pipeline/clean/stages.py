@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 from i2e_pipeline.clean import evaluation_sets, heads, near_duplicates, policy
 from i2e_pipeline.clean.policy import LOOKED_AT
 from i2e_pipeline.core.config import CleanConfig, Config, ModelConfig, ScoreConfig
+from i2e_pipeline.core.domains import Domains
 from i2e_pipeline.core.rejects import part, reject
 from i2e_pipeline.core.schemas import ID, Reason
 from i2e_pipeline.engine import cluster
@@ -228,7 +229,7 @@ class Policy(Stage):
             for commit in run.commits_of("image_vectors", units)
             for file in run.unit(commit.unit).files
         }
-        open_shard, domains = run.open_shards(units), frozenset(config.only_domains)
+        open_shard = run.open_shards(units)
         cores = int(run.spark.conf.get("spark.task.cpus", "1") or 1)
 
         def make_kernel() -> Kernel:
@@ -244,7 +245,7 @@ class Policy(Stage):
                 made.append(policy.Encoded(open_shard, partial(load, model, shipped), score))
                 source = policy.Kept(KeptVectors(vectors), made[-1]) if is_stored else made[-1]
                 looked.append(policy.Looked(source, judges))
-            return partial(policy.permitted, domains=domains, looked=looked, encoded=made)
+            return partial(policy.permitted, domains=Domains(config.only_domains), looked=looked, encoded=made)
 
         expected = self.rows_to_do(run, units)
         in_order = run.in_shard_order(pairs, units, score.rows_per_task)

@@ -589,6 +589,11 @@ class _Explanation:
         statistics = {r["entity_id"]: r for r in self.search.rows("entity_statistics", is_one) if ids}
         kept = {label["entity_id"]: label for label in (selected["labels"] if selected else ())}
         most, told = self.run.config.label.max_labels_per_image, []
+        why = self._why_dropped(
+            [] if selected else chosen,
+            {e: statistics.get(e, {}) for e in sorted(ids, key=lambda e: (-merged[e], e))[:most] if e not in kept},
+            published=selected is not None,
+        )
         for place, entity in enumerate(sorted(ids, key=lambda e: (-merged[e], e)), 1):
             of = statistics.get(entity, {})
             told.append(
@@ -599,26 +604,62 @@ class _Explanation:
                     "class_index": kept[entity]["class_index"] if entity in kept else None,
                     "images_of_entity": of.get("images"),
                     "pairs_of_entity": of.get("pairs_labelled"),
-                    **self._dropped(place > most, of, entity in kept, selected is not None),
+                    **self._dropped(entity in kept, "too_many" if place > most else why.get(entity)),
                 }
             )
         return told
 
-    def _dropped(
-        self, too_many: bool, statistics: Mapping[str, Any], kept: bool, published: bool
-    ) -> dict[str, str | None]:
-        """Why a label of the image is not published, and the sentence. `published`: the image is, with other labels."""
+    def _dropped(self, kept: bool, reason: str | None) -> dict[str, str | None]:
+        """Why a label of the image is not published, and the sentence."""
         selecting = self.run.writer("selection").name
-        if kept or not self.run.commits[selecting]:
+        if kept or reason is None or not self.run.commits[selecting]:
             return {"reason": None, "sentence": None}
-        if too_many:
-            return {"reason": "too_many", "sentence": "The image's pairs have more labels than an image may."}
-        rare = not statistics.get("images")  # a retired entity keeps its class index
-        balanced = self.run.config.select.balance_at is not None and not published  # whole images are drawn
-        reason = str(Reason.RARE_ENTITY if rare else Reason.UNBALANCED if balanced else Reason.OVER_CAP)
-        return {"reason": reason, "sentence": self.run.tables.catalogue.explain(selecting, reason)}
+        if reason == "too_many":
+            return {"reason": reason, "sentence": "The image's pairs have more labels than an image may."}
+        said = [self.run.tables.catalogue.explain(selecting, one) for one in reason.split(_OR)]
+        return {"reason": reason, "sentence": " Or: ".join(said)}
+
+    def _why_dropped(
+        self, chosen: Sequence[Mapping[str, Any]], statistics: Mapping[int, Mapping[str, Any]], published: bool
+    ) -> dict[int, str]:
+        """Reasons of the labels of an image that are not published, by entity.
+
+        chosen      its labels with their pairs, where nothing of the image is published
+        statistics  of each entity, as far as there are some
+        The image's reject bears the last by name of its labels' reasons, and the draw of `balance_at` keeps or drops
+        all labels that are left. Where two are left, the cap may have dropped one of them: of these both are told.
+        """
+        cap, balance = self.run.config.select.max_images_per_entity, self.run.config.select.balance_at
+        rejected = self._selection_rejects(chosen) if chosen else set()
+        if rejected and not rejected & set(_DROPPED):
+            return dict.fromkeys(statistics, min(rejected))  # a list names the image
+        last = max(rejected & set(_DROPPED), default=str(Reason.UNBALANCED))
+        by_draw = [
+            str(reason)
+            for reason, there in ((Reason.OVER_CAP, cap is not None), (Reason.UNBALANCED, balance is not None))
+            if there and str(reason) <= last and not (published and reason == Reason.UNBALANCED)
+        ]
+        rare = {
+            entity
+            for entity, of in statistics.items()
+            if last != str(Reason.OVER_CAP) and not of.get("images")  # a retired entity keeps its class index
+        }
+        if len(statistics) - len(rare) == 1 and last in by_draw:
+            by_draw = [last]
+        drawn = _OR.join(by_draw) or str(Reason.OVER_CAP)
+        return {entity: str(Reason.RARE_ENTITY) if entity in rare else drawn for entity in statistics}
+
+    def _selection_rejects(self, chosen: Sequence[Mapping[str, Any]]) -> set[str]:
+        """What the pairs of an image were rejected for, beside that another pair holds the same image."""
+        made = [commit for commit in self.run.commits[self.run.writer("selection").name].values() if commit.rejected]
+        is_one = pc.field("id").isin(pa.array(sorted({row["pair_id"] for row in chosen}), ID))
+        found = self.run.tables.where("rejects", made, is_one).column("reason").to_pylist() if made else []
+        return set(found) - {str(Reason.DUPLICATE_IMAGE)}
 
 
+_DROPPED = (str(Reason.OVER_CAP), str(Reason.RARE_ENTITY), str(Reason.UNBALANCED))
+"""Reasons of labels that the selection drops, by name."""
+_OR = " or "
 _OPTION = (
     pa.field("pair_id", ID),
     pa.field("image_id", ID),

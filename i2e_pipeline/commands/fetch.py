@@ -23,6 +23,7 @@ from i2e_pipeline.commands.fetching.environment import FetchError, FetchFailed, 
 from i2e_pipeline.commands.link import as_unit
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import Config, FetchConfig, PairsConfig, digest
+from i2e_pipeline.core.domains import in_ascii
 from i2e_pipeline.core.packaged import folder as packaged
 from i2e_pipeline.core.version import __version__
 from i2e_pipeline.engine.pipeline import Pipeline
@@ -168,8 +169,8 @@ def _domains(path: str | None) -> frozenset[str]:
                 f"fetch.blocked_domains: {path}, line {number}: {domain!r} is no domain; write example.org"
             )
         try:
-            found.add(domain if domain.isascii() else domain.encode("idna").decode())
-        except UnicodeError:
+            found.add(in_ascii(domain))
+        except ValueError:
             raise FetchError(f"fetch.blocked_domains: {path}, line {number}: {domain!r} is no domain") from None
     return frozenset(found)
 

@@ -1,9 +1,9 @@
-"""`i2e head`: train a head on stored vectors and on what somebody has said of the images."""
+"""`i2e head`: train a head on stored vectors and on what somebody has said of the images, or read one of another's."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,11 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from i2e_pipeline.clean import fitting, heads
+from i2e_pipeline.clean import converting, fitting, heads
 from i2e_pipeline.clean.heads import HeadError
 from i2e_pipeline.core import files
-from i2e_pipeline.core.config import ModelConfig
+from i2e_pipeline.core.config import ModelConfig, PolicyHead
 from i2e_pipeline.engine.pipeline import Pipeline
+from i2e_pipeline.images import models
+from i2e_pipeline.images.kept import KeptVectors
 from i2e_pipeline.score.stages import stored_vectors_of
 
 _SAID = {"1": True, "0": False, "true": True, "false": False, "yes": True, "no": False}
@@ -73,6 +75,29 @@ def train(
     }
 
 
+def convert(read: str, model: str | None, score: ModelConfig, write: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the head that a state dict is (clean/converting.py), and return what it is.
+
+    model   whose vectors it reads; None: `score`'s
+    about   further fields of heads.About
+    Raises HeadError for what is no head, or reads vectors of another width than the model's.
+    """
+    if about["scale"] is not None and about["output"] != "number":
+        raise HeadError("--scale is of a number: probabilities lie between 0 and 1")
+    of = PolicyHead(reason="unwanted", head=write, threshold=0, model=model or "").encoder(score)
+    vectors = {"model": heads.model_name(of), "vectors_of": heads.vectors_of(of), "width": 0}
+    said = {"converted_from": read.rpartition("/")[2]}
+    made = converting.converted(read, heads.About(**{**vectors, **about, "measured": said}))
+    width = models.width(of.model)
+    if width not in (None, made.about.width):
+        raise HeadError(
+            f"{read} reads vectors {made.about.width} wide, and {vectors['model']} gives {width}: name its --model"
+        )
+    heads.write(write, made)
+    shapes = [list(weight.shape) for weight, _ in made.layers]
+    return {"head": write, "reads": vectors["model"], "layers": shapes, "threshold": made.about.threshold}
+
+
 def read_labels(path: str) -> Labels:
     """CSV or Parquet: image_id, found (1: the head is to find the image; 0: it is not), and if it is there group, by
     which images are parted; an empty one is none. Raises HeadError with the row."""
@@ -110,8 +135,9 @@ def _hex(image: Any) -> str:
 
 
 def of_output(pipeline: Pipeline, labels: Labels) -> tuple[list[str], npt.NDArray[np.float16]]:
-    """Ids and vectors of the labelled images of an output, each once. Raises HeadError where it keeps none, or some of
-    another model than the config's."""
+    """Ids and vectors of the labelled images of an output, each once: of all files the ids are read, and vectors of
+    those row groups that hold a labelled image. Raises HeadError where it keeps none, or some of another model than the
+    config's."""
     tables, config = pipeline.tables, pipeline.config
     commits = list(tables.commits_of("image_vectors").values())
     now = stored_vectors_of(config)
@@ -121,8 +147,15 @@ def of_output(pipeline: Pipeline, labels: Labels) -> tuple[list[str], npt.NDArra
             f"score.model={config.score.model}, or were made otherwise: `i2e run` makes them anew, or name the model "
             "that they are of"
         )
-    batches = tables.batches("image_vectors", commits, ["image_id", "vector"])
-    return _once(batches, labels, config.output)
+    paths = [tables.path("image_vectors", f.path) for commit in commits for f in commit.files.get("image_vectors", [])]
+    return _once(_of_labelled(paths, labels), labels, config.output, sum(c.rows("image_vectors") for c in commits))
+
+
+def _of_labelled(paths: Sequence[str], labels: Labels) -> Iterator[pa.RecordBatch]:
+    """Rows of image_vectors that are labelled, file by file: what is known of one is let go with it."""
+    wanted = [bytes.fromhex(image) for image in labels.found]
+    for path in paths:
+        yield from KeptVectors({0: [path]}).of(0, wanted).select(["image_id", "vector"]).to_batches()
 
 
 def of_file(path: str, labels: Labels) -> tuple[list[str], npt.NDArray[np.float16]]:
@@ -138,12 +171,17 @@ def of_file(path: str, labels: Labels) -> tuple[list[str], npt.NDArray[np.float1
         raise HeadError(f"--vectors {path} cannot be read as Parquet: {error}") from None
 
 
-def _once(batches: Iterable[pa.RecordBatch], labels: Labels, where: str) -> tuple[list[str], npt.NDArray[np.float16]]:
-    """What is labelled of the batches: of an output of 10^9 images no more is held."""
+def _once(
+    batches: Iterable[pa.RecordBatch], labels: Labels, where: str, rows: int = 0
+) -> tuple[list[str], npt.NDArray[np.float16]]:
+    """What is labelled of the batches: of an output of 10^9 images no more is held.
+
+    rows   how many there are beside those of the batches, for messages
+    """
     wanted_ids = pa.array(list(labels.found), pa.string())
     wanted_bytes = pa.array([bytes.fromhex(image) for image in labels.found], pa.binary())
     by_id: dict[str, npt.NDArray[np.float16]] = {}
-    seen = 0
+    seen = rows
     for batch in batches:
         seen += batch.num_rows
         ids = batch.column("image_id")

@@ -31,7 +31,7 @@ from i2e_pipeline.explore import index
 from i2e_pipeline.inputs import formats, marks
 from i2e_pipeline.inputs.shard import ShardError
 from i2e_pipeline.publish import purging
-from i2e_pipeline.publish.exclusion import Exclusions, within
+from i2e_pipeline.publish.exclusion import Exclusions
 from i2e_pipeline.publish.purging import PURGED, REJECTS, Leaving, Rewritten
 from i2e_pipeline.publish.stages import tell_again
 from i2e_pipeline.report.page import write_page
@@ -189,7 +189,7 @@ def _rejected(run: Run, commit: Commit, unit: Unit, lists: Exclusions) -> set[tu
             at = 0
             for batch in formats.rows(shard, wanted, [column]) if wanted else ():
                 urls = formats.texts(shard, batch)[0].column(column)
-                listed = within(urls, lists.items["domain"])
+                listed = lists.domains.hold(urls)
                 listed |= np.array([url in lists.items["url"] for url in urls.to_pylist()], dtype=bool)
                 found |= {(file.shard, wanted[at + n]) for n in np.flatnonzero(listed).tolist()}
                 at += batch.num_rows

@@ -32,7 +32,7 @@ from pydantic import (
     model_validator,
 )
 
-from i2e_pipeline.core import domains, files, machine, model_name, secrets, settings, stores
+from i2e_pipeline.core import domains, files, machine, model_name, secrets, settings, splits, stores
 from i2e_pipeline.core.errors import I2EError, NoSuchFile
 
 log = logging.getLogger(__name__)
@@ -759,7 +759,7 @@ class CleanConfig(Section):
     @field_validator("only_domains")
     @classmethod
     def _are_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(domains.checked(one) for one in value)
+        return tuple(sorted({domains.checked(one) for one in value}))  # in any order they are the same list
 
     @property
     def drops_labels_of_people(self) -> bool:
@@ -880,9 +880,10 @@ class DataConfig(Section):
     @property
     def own_split(self) -> dict[str, float | str]:
         """The settings by which a training holds out other images than the column `split` names; empty: it goes by
-        that."""
-        names = ("hold_out_entities", "hold_out_images", "hold_out_salt")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        that. The shares that the column was drawn with, written out, are no others."""
+        of_column = {"hold_out_entities": splits.TEST_ENTITIES, "hold_out_images": splits.VALIDATION_IMAGES}
+        names = (*of_column, "hold_out_salt")
+        return {name: value for name in names if (value := getattr(self, name)) not in (None, of_column.get(name))}
 
 
 class TextConfig(Section):

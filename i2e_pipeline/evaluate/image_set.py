@@ -319,6 +319,8 @@ class ImageSet:
     """Images that are there and not measured on, by reason."""
     lacks: dict[str, str] = field(default_factory=dict)
     """Protocols that would be measured if more of the benchmark were there, with what is missing."""
+    notes: tuple[str, ...] = ()
+    """What a reader of figures on it must know, whatever was measured."""
 
     def __post_init__(self) -> None:
         if len(self.labels_N) != len(self.images):

@@ -15,7 +15,7 @@ from i2e_pipeline.evaluate.image_set import OF_DATASET, ImageSet
 
 
 def notes(trained_on: TrainingData, data: ImageSet, path: str) -> list[str]:
-    """What a reader of figures must know; nothing where the training says nothing of it.
+    """What a reader of figures must know of the set, and of what the training says of it, which may be nothing.
 
     A set is compared by the content of its files, whatever it is called. Of a published I2E dataset, whose other images
     models are trained on, its split is what keeps the two apart.
@@ -24,15 +24,17 @@ def notes(trained_on: TrainingData, data: ImageSet, path: str) -> list[str]:
     if data.split_by == OF_DATASET:
         own = ", ".join(f"train.data.{key}={value}" for key, value in trained_on.own_split.items())
         said = f"the training held out other images than this split does ({own}): it may have seen these"
-        return [said] if own else []
+        return [*data.notes, said] if own else [*data.notes]
     if decontaminated is None:
-        return []
+        return [*data.notes]
     if decontaminated and (here := _digest(name, path)) in decontaminated.values():
-        return ["images of this set, and what looks like them, were left out of the training"]
-    if name in decontaminated:
+        said = "images of this set, and what looks like them, were left out of the training"
+    elif name in decontaminated:
         why = "cannot be read as one" if here is None else "has other files"
-        return [f"a set called {name} was left out of the training, and this one {why}: it may have been seen"]
-    return ["images of this set were not left out of the training: it may have been seen"]
+        said = f"a set called {name} was left out of the training, and this one {why}: it may have been seen"
+    else:
+        said = "images of this set were not left out of the training: it may have been seen"
+    return [*data.notes, said]
 
 
 @lru_cache(maxsize=64)

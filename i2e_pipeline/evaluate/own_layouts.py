@@ -149,9 +149,15 @@ def i2e(name: str, path: str) -> ImageSet:
     best_N, side_N = best_N[labelled_N], np.concatenate([part.side_N for part in parts])[labelled_N]
     ids_N = np.concatenate([part.ids_N2[:, 0] for part in parts])[labelled_N]
     splits = {name: np.flatnonzero(side_N == side) for name, side in _SIDES.items()}
-    split_by = OF_DATASET
+    split_by, notes = OF_DATASET, list[str]()
     if not all(map(len, splits.values())) or len(np.unique(best_N[splits[UNSEEN]])) < 2:
+        held = f"validation images: {len(splits['test'])}, held-out entities: {len(np.unique(best_N[splits[UNSEEN]]))}"
         splits, split_by = split_by_content(ids_N, best_N, HALVES), HALVES_TEXT
+        trained = int((side_N[splits["test"]] == Side.TRAINED).sum())
+        notes.append(
+            f"the dataset's own split holds too little out to measure on ({held}): halves of each class are compared, "
+            f"and of the {len(splits['test'])} images that are asked about a training on it sees {trained}"
+        )
     entities = found.entities
     places = tuple(files.join(found.folder, file.path) for file in found.files)
     unlabelled = int((~labelled_N).sum())
@@ -159,7 +165,7 @@ def i2e(name: str, path: str) -> ImageSet:
         name, "classes", Rows(places, "image", file_N[labelled_N], row_N[labelled_N], ids_N), best_N,
         tuple(entities.column("name").to_pylist()), tuple(entities.column("description").to_pylist()),
         class_images_C=entities.column("images").to_numpy(), of_training=True, splits=splits, split_by=split_by,
-        left_out={"no label": unlabelled} if unlabelled else {},
+        left_out={"no label": unlabelled} if unlabelled else {}, notes=tuple(notes),
     )  # fmt: skip
 
 

@@ -167,6 +167,7 @@ class _Pages:
         about = self.queries.about(entity)
         asked = {**_asked(request, _IMAGE_FILTERS), "entity": str(number)}
         others = [row["other_id"] for row in (*about["lost_to"], *about["won_over"])]
+        others += [row["entity_id"] for row in (about["of_pairs"] or {}).get("confusions") or ()]
         return self._page(
             "entity.html", entity=entity, about=about, asked=asked, found=self.queries.images(asked, _offset(request)),
             namesakes=self.queries.namesakes(entity), names=self.queries.names_of(others), window=WINDOW,

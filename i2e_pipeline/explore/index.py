@@ -2,8 +2,9 @@
 
 Reads    i2e/images without the images themselves · i2e/statistics/entities, or i2e/entities where there is none ·
          with a run beside it what the label stage weighed (`labels`)
-Writes   <index>/index.duckdb: labels (by entity, the most probable first), images (by id), entities, names (by what is
-         typed), confused, drawn, facts. Written whole, then moved into place
+Writes   <index>/index.duckdb: labels (by entity, the most probable first), images (by id), entities, details (of
+         entities, where the dataset has statistics of texts and sources), names (by what is typed), confused, drawn,
+         facts. Written whole, then moved into place
 
 An index is named by what the manifest says, so that another dataset never meets it. Everything is sorted as it is
 asked for: a page of an entity's images are rows that lie one after the other, and a word that is typed is the beginning
@@ -32,9 +33,10 @@ from filelock import FileLock
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.config import digest
+from i2e_pipeline.core.domains import hosts
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.ids import hex_of
-from i2e_pipeline.core.schemas import ENTITY_STATISTICS
+from i2e_pipeline.core.schemas import ENTITY_DETAILS, ENTITY_STATISTICS
 from i2e_pipeline.core.scripts import scripts
 from i2e_pipeline.dataset.published import ImageFile, Published, open_published, part_files
 from i2e_pipeline.label import drawing
@@ -48,7 +50,7 @@ FOLDER = "_explore"
 """Below an output: the index, which holds texts and ids of the dataset."""
 _FILE = "index.duckdb"
 _INDEX = re.compile(r"[0-9a-f]{32}(\.similar)?")
-VERSION = 3
+VERSION = 4
 """Raised with the layout of the file: an index of another version is built again."""
 WINDOW = 60_000
 """Labels that one scrolled list holds: browsers lay out no element of more than some 16 million pixels."""
@@ -61,6 +63,7 @@ _OF_ENTITIES = (
     "entity_id", "class_index", "name", "description", "aliases", "images", "pairs_proposed", "pairs_labelled",
     "mean_clip_score", "mean_probability", "types", "coarse_type", "sitelinks", "popularity", "retired",
 )  # fmt: skip
+_OF_DETAILS = pa.schema([ENTITY_STATISTICS.field("entity_id"), *ENTITY_DETAILS])
 
 Weighed = Sequence[tuple[str, Callable[[], Iterator[pa.RecordBatch]]]]
 """By unit, what the label stage weighed: image_id, pair_id, entity_id, probability, mention, reason, shard,
@@ -154,10 +157,6 @@ def threshold_of(manifest: Mapping[str, Any]) -> float:
     return float(manifest.get("labels_chosen_by", {}).get("bar") or 0.0)
 
 
-DOMAIN = r"nullif(lower(regexp_extract({}, '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:]+)', 1)), '')"
-"""The host of an address, in SQL."""
-
-
 # --- images and their labels ----------------------------------------------------------------------------------------
 
 
@@ -177,10 +176,7 @@ def _write_labels(made: DuckDBPyConnection, published: Published) -> None:
     done, said = 0, time.monotonic()
     for labels, images in _read_ahead(published):
         made.register("arrived", labels)
-        made.execute(
-            "INSERT INTO raw_labels SELECT * REPLACE (image_id::UUID AS image_id, "
-            f"{DOMAIN.format('domain')} AS domain) FROM arrived"
-        )
+        made.execute("INSERT INTO raw_labels SELECT * REPLACE (image_id::UUID AS image_id) FROM arrived")
         made.register("arrived", images)
         made.execute("INSERT INTO raw_images SELECT * REPLACE (image_id::UUID AS image_id) FROM arrived")
         made.unregister("arrived")
@@ -229,7 +225,7 @@ def _of_row_group(
 
 
 def label_rows(rows: pa.Table, file: int, start: int) -> pa.Table:
-    """A row per label of some rows of i2e/images, as the index holds it; `domain` still is the whole address.
+    """A row per label of some rows of i2e/images, as the index holds it.
 
     file, start   the number of the file, and of its first of these rows
     """
@@ -244,6 +240,7 @@ def label_rows(rows: pa.Table, file: int, start: int) -> pa.Table:
     def of_image(name: str, kind: pa.DataType) -> pa.Array:
         return rows[name].take(parent) if name in rows.column_names else pa.nulls(len(parent), kind)
 
+    domain = hosts(rows["url"].combine_chunks()) if "url" in rows.column_names else None
     text = pc.utf8_slice_codeunits(rows["alt_text"].combine_chunks().cast(pa.string()), 0, _ALT_TEXT)
     return pa.table(
         {
@@ -255,7 +252,7 @@ def label_rows(rows: pa.Table, file: int, start: int) -> pa.Table:
             "row": pc.add(parent.cast(pa.int32()), start),
             "mention": of_label("mention", pa.string()),
             "alt_text": text.take(parent),
-            "domain": of_image("url", pa.string()),
+            "domain": domain.take(parent) if domain is not None else pa.nulls(len(parent), pa.string()),
             "script": scripts(text).take(parent),
             "split": of_image("split", pa.string()),
         }
@@ -298,7 +295,12 @@ def _write_entities(made: DuckDBPyConnection, published: Published) -> None:
         "mean_probability FLOAT, types VARCHAR[], coarse_type VARCHAR, sitelinks INTEGER, popularity DOUBLE, "
         "retired BOOLEAN, script VARCHAR)"
     )
+    made.register("arrived", _OF_DETAILS.empty_table())
+    made.execute("CREATE TABLE raw_details AS SELECT * FROM arrived")
     for table in _statistics(published):
+        made.register("arrived", _completed(table, _OF_DETAILS.names).filter(pc.field("texts").is_valid()))
+        made.execute("INSERT INTO raw_details SELECT * FROM arrived")
+        table = _completed(table, _OF_ENTITIES)
         table = table.append_column("script", scripts(table["name"].combine_chunks().cast(pa.string())))
         made.register("arrived", table)
         made.execute("INSERT INTO raw_entities SELECT * FROM arrived")
@@ -311,6 +313,9 @@ def _write_entities(made: DuckDBPyConnection, published: Published) -> None:
         "GROUP BY entity_id) l USING (entity_id) ORDER BY entity_id"
     )
     made.execute("DROP TABLE raw_entities")
+    # Apart from `entities`, which lists look through: one page asks for one row of these.
+    made.execute("CREATE TABLE details AS SELECT * FROM raw_details ORDER BY entity_id")
+    made.execute("DROP TABLE raw_details")
 
 
 def _statistics(published: Published) -> Iterator[pa.Table]:
@@ -318,20 +323,20 @@ def _statistics(published: Published) -> Iterator[pa.Table]:
     table = files.join(published.folder, "statistics", "entities")
     parts = part_files(table) if files.exists(table) else []
     if not parts:
-        yield _complete(published.entities)
+        yield published.entities
     for part in parts:
         filesystem, inner = files.open_filesystem(files.join(table, part))
         with filesystem.open_input_file(inner) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(65_536):
-                yield _complete(pa.Table.from_batches([batch]))
+                yield pa.Table.from_batches([batch])
 
 
-def _complete(rows: pa.Table) -> pa.Table:
-    """The columns that are shown; null where the dataset's format has them not."""
-    for name in _OF_ENTITIES:
+def _completed(rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """These columns; null where the dataset's format has them not."""
+    for name in names:
         if name not in rows.column_names:
             rows = rows.append_column(name, pa.nulls(rows.num_rows, ENTITY_STATISTICS.field(name).type))
-    return rows.select(list(_OF_ENTITIES))
+    return rows.select(list(names))
 
 
 FOLDED = r"trim(regexp_replace(lower(strip_accents(nfc_normalize({}))), '[^\p{{L}}\p{{N}}\p{{M}}]+', ' ', 'g'))"

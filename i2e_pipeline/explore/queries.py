@@ -10,12 +10,14 @@ import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from i2e_pipeline.core.domains import in_ascii
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.explore.index import FOLDED, WINDOW
 from i2e_pipeline.images.near_hashes import NEAR_BITS
@@ -173,7 +175,8 @@ class Queries:
 
     def about(self, entity: Mapping[str, Any]) -> dict[str, Any]:
         """What an entity's page shows beside its images: scores (20 bins of probability), clip (40 bins over -1 … 1),
-        surfaces, domains, scripts, units; confused both ways."""
+        surfaces, domains, scripts, units; confused both ways; `of_pairs`, the columns ENTITY_DETAILS, of all pairs that
+        proposed it (None where the dataset has none)."""
         rows = f"labels WHERE rowid >= {int(entity['first'])} AND rowid < {int(entity['first'] + entity['images'])}"
         wanted = {
             "scores": f"SELECT least(floor(score * 20), 19)::INT AS bin, count(*) AS n FROM {rows} "
@@ -191,6 +194,8 @@ class Queries:
             "JOIN files USING (file) GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 12",
         }
         told: dict[str, Any] = {name: self._rows(sql) for name, sql in wanted.items()} if entity["images"] else {}
+        details = self._rows("SELECT * FROM details WHERE entity_id = ?", entity["entity_id"])
+        told["of_pairs"] = details[0] if details else None
         shown = "other_id, same_name, pairs, probability, replace(image_id::VARCHAR, '-', '') AS image_id"
         told["lost_to"] = self._rows(
             f"SELECT {shown} FROM confused WHERE entity_id = ? ORDER BY same_name DESC, pairs DESC, other_id LIMIT 16",
@@ -204,6 +209,8 @@ class Queries:
         return told
 
     def _domain(self, domain: str) -> int:
+        with suppress(ValueError):  # what no name can be is the name of none
+            domain = in_ascii(domain)
         found = self._rows("SELECT domain_id FROM domains WHERE domain = ?", domain.lower())
         return found[0]["domain_id"] if found else -1
 

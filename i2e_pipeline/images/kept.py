@@ -51,6 +51,10 @@ class KeptVectors:
         self._held: OrderedDict[_Group, pa.Table] = OrderedDict()
         self._known: tuple[Sequence[str], np.ndarray, np.ndarray] | None = None
 
+    def paths(self, shard: int) -> Sequence[str]:
+        """The files that hold rows of a shard."""
+        return self._paths.get(shard, ())
+
     def at(self, shard_N: np.ndarray, row_N: np.ndarray) -> pa.Table:
         """IMAGE_VECTORS of these places, in no order; places that have none are passed over."""
         found = [IMAGE_VECTORS.empty_table()]

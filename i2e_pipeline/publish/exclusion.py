@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from i2e_pipeline.core import domains, files
 from i2e_pipeline.core.config import digest
-from i2e_pipeline.core.domains import within
+from i2e_pipeline.core.domains import Domains
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import Reason
@@ -72,6 +72,11 @@ class Exclusions:
         """The perceptual hashes, to be asked; the lists are read by then."""
         return listed_hashes(self.items["perceptual_hash"])
 
+    @cached_property
+    def domains(self) -> Domains:
+        """The domains, to be asked; the lists are read by then."""
+        return Domains(self.items["domain"])
+
     @classmethod
     def read(cls, patterns: Sequence[str]) -> Exclusions:
         """Raises ExclusionError for what is no list, MarkError for what is no mark, NoSuchFile for a pattern that names
@@ -87,7 +92,7 @@ class Exclusions:
 
     def name(self, url: str | None, image: bytes | None, entities: Sequence[int] = ()) -> bool:
         """Whether the lists name a row by its address, its stored image, or an entity."""
-        if url is not None and (url in self.items["url"] or within(pa.array([url]), self.items["domain"])[0]):
+        if url is not None and (url in self.items["url"] or self.domains.hold(pa.array([url]))[0]):
             return True
         if not self.items["entity_id"].isdisjoint(entities):
             return True
@@ -305,8 +310,9 @@ def _entities(run: Run, lists: Exclusions) -> DataFrame:
 
 
 def _domain_reasons(batches: Iterator[pa.RecordBatch], domains: set[str]) -> Iterator[pa.RecordBatch]:
+    listed = Domains(domains)
     for batch in batches:
-        yield _with_reason(batch, within(batch.column("url"), domains), Reason.EXCLUDED_DOMAIN)
+        yield _with_reason(batch, listed.hold(batch.column("url")), Reason.EXCLUDED_DOMAIN)
 
 
 def _hash_reasons(batches: Iterator[pa.RecordBatch], listed: set[str]) -> Iterator[pa.RecordBatch]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from i2e_pipeline.core.domains import bare_hosts
 from i2e_pipeline.publish.statistics import TOP
 from wikidata.surface import normal_forms
 
@@ -95,24 +96,19 @@ def _normalised(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 def _domains(chosen: DataFrame, pairs: DataFrame) -> DataFrame:
     """Of each label the domain of its pair's address."""
     from pyspark.sql import functions as F
+    from pyspark.sql.types import StringType, StructField, StructType
 
-    sources = pairs.select("unit", "pair_id", domain(F.col("url")).alias("domain")).where(F.col("domain").isNotNull())
+    of_pair = pairs.select("unit", "pair_id", "url")
+    schema = StructType([*of_pair.schema.fields[:2], StructField("domain", StringType())])
+    sources = of_pair.mapInArrow(_hosts, schema).where(F.col("domain").isNotNull())
     found = chosen.select("unit", "pair_id", "entity_id").join(sources, ["unit", "pair_id"], how="inner")
     return found.select(F.inline(F.array(_row("entity_id", _DOMAIN, value=F.col("domain"), won=1))))
 
 
-_HOST = r"^(?:(?:[A-Za-z][A-Za-z0-9+.-]*:)?//|(?!.*//))(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:@]*)"
-"""As urlsplit parts an address, which Spark's parse_url does not: it knows none without a scheme, or with blanks."""
-
-
-def domain(url: Column) -> Column:
-    """The host of an address in small letters, without port, user and a leading "www."; null where it has none. A list
-    of domains (core/domains.py) that names it takes out all that is counted under it."""
-    from pyspark.sql import functions as F
-
-    host = F.lower(F.regexp_extract(url, _HOST, 1))
-    bare = F.regexp_replace(host, r"^www\.(?=.*\.)|^\[|\]$|\.+$", "")
-    return F.when(bare != "", bare)
+def _hosts(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        *of_pair, urls = batch.columns
+        yield pa.RecordBatch.from_arrays([*of_pair, bare_hosts(urls)], names=["unit", "pair_id", "domain"])
 
 
 def _confusions(all_labels: DataFrame) -> DataFrame:

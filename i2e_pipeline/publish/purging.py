@@ -26,7 +26,7 @@ from i2e_pipeline.engine.catalogue import Passed
 from i2e_pipeline.engine.records import Commit, WrittenFile
 from i2e_pipeline.engine.tables import Tables
 from i2e_pipeline.engine.tasks import OpenFile, conform
-from i2e_pipeline.publish.exclusion import REASONS, Exclusions, near, within
+from i2e_pipeline.publish.exclusion import REASONS, Exclusions, near
 
 REJECTS = "rejects"
 PURGED = "purged"
@@ -215,7 +215,7 @@ def _reasons(
             for one in of_row:
                 if one in by_image:
                     reasons[n] = min(filter(None, (reasons[n], str(by_image[one]))))
-    for n in np.flatnonzero(within(urls, lists.items["domain"])).tolist():
+    for n in np.flatnonzero(lists.domains.hold(urls)).tolist():
         reasons[n] = min(filter(None, (reasons[n], str(Reason.EXCLUDED_DOMAIN))))
     return reasons
 

@@ -25,6 +25,7 @@ def test_a_famous_entity_is_shared_out(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures.keys() == {"basic", "full"}
+    assert figures["basic"]["cpu_microseconds_per_pair"] < figures["full"]["cpu_microseconds_per_pair"]
     for of in figures.values():
         assert of["spilled_bytes"] == 0
         assert of["skew_records"] < 2  # three in ten pairs are of one entity; gathered, its task had 4 times the median

@@ -12,15 +12,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from i2e_pipeline.clean import fitting, heads, policy
-from i2e_pipeline.clean.heads import About, Head, HeadError, Judge
-from i2e_pipeline.clean.stages import without_people
+from i2e_pipeline.clean.heads import About, Head, HeadError, HeadFailed, Judge
+from i2e_pipeline.clean.stages import Policy, without_people
 from i2e_pipeline.core.config import CleanConfig, ConfigError, PolicyHead, ScoreConfig
+from i2e_pipeline.core.domains import Domains
+from i2e_pipeline.core.errors import I2EError
+from i2e_pipeline.core.schemas import IMAGE_VECTORS
+from i2e_pipeline.images.kept import KeptVectors
 from i2e_pipeline.sample.train_heads import FLAGS
 from i2e_pipeline.stages import from_tree
 from tests.small_models import write_model
@@ -40,6 +45,7 @@ def about(**other: Any) -> dict[str, Any]:
 
 TENSORS = {"0.weight": LAYER[0], "0.bias": LAYER[1]}
 finite = st.floats(-100, 100, width=32)
+OUTPUTS = ("probability", "number")
 
 
 @settings(max_examples=30, deadline=None)
@@ -63,9 +69,9 @@ def test_a_file_gives_back_the_head_that_was_written(
         model=data.draw(st.text()),
         vectors_of="ab",
         width=sizes[0],
-        threshold=data.draw(finite),
+        threshold=data.draw(finite if (output := data.draw(st.sampled_from(OUTPUTS))) == "number" else st.floats(0, 1)),
         drops=data.draw(st.sampled_from(["above", "below"])),
-        output=data.draw(st.sampled_from(["probability", "number"])),
+        output=output,
         activation=data.draw(st.sampled_from(["relu", "none"])),
         measured={"precision": 0.5},
     )
@@ -84,6 +90,9 @@ def test_a_file_gives_back_the_head_that_was_written(
         (about(extra=1), TENSORS, "extra is not known"),
         (about(threshold="high"), TENSORS, "threshold is no number"),
         (about(threshold=math.inf), TENSORS, "threshold is no number"),
+        (about(threshold=1.5), TENSORS, "threshold is 1.5, and its numbers lie between 0 and 1"),
+        (about(output="number", scale=[1, 10]), TENSORS, "threshold is 0.5, and its numbers lie between 1 and 10"),
+        (about(output="number", scale=[1]), TENSORS, "no two numbers"),
         (about(drops="left"), TENSORS, "drops is 'left'"),
         (about(width=4), TENSORS, "width is 4, and its first layer takes 3"),
         ({"format": 1}, TENSORS, "missing"),
@@ -231,6 +240,18 @@ def test_a_head_that_was_made_for_other_vectors_is_refused_before_anything_runs(
     assert heads.judge(named, 0, score).threshold == 0.25
     bfloat16 = score.model_copy(update={"dtype": "bfloat16"})
     assert heads.judge(named.model_copy(update={"threshold": 0.75}), 0, bfloat16).threshold == 0.75
+    for beyond in (5.0, -0.1):
+        with pytest.raises(
+            HeadError, match=rf"clean\.heads\.2\.threshold={beyond:g}: .*between 0 and 1; its own threshold is 0\.25"
+        ):
+            heads.judge(named.model_copy(update={"threshold": beyond}), 2, score)
+    score_of_10 = About(
+        "beauty", "clip", heads.vectors_of(score), 3, 5.0, drops="below", output="number", scale=(1, 10)
+    )
+    heads.write(f"{tmp_path}/ten", Head(score_of_10, [LAYER]))
+    assert heads.judge(PolicyHead(reason="low_aesthetic", head=f"{tmp_path}/ten"), 0, score).threshold == 5.0
+    with pytest.raises(HeadError, match=r"threshold=0\.5: the numbers of .*ten \(beauty\) lie between 1 and 10"):
+        heads.judge(PolicyHead(reason="low_aesthetic", head=f"{tmp_path}/ten", threshold=0.5), 0, score)
     with pytest.raises(HeadError, match="reason=low_aesthetic those below"):
         heads.judge(PolicyHead(reason="low_aesthetic", head=path), 0, score)
     with pytest.raises(HeadError, match=r"w\.safetensors fails on float32 vectors \(2, 7\)"):
@@ -254,6 +275,64 @@ def test_a_function_of_somebodys_own_is_a_head(tmp_path: Path) -> None:
         bad(np.zeros((2, 2), np.float16))
 
 
+def test_a_function_that_raises_is_named_with_its_rows_and_keeps_what_it_raised() -> None:
+    """Catches: `KeyError: 3` of a unit, and nobody knows which of five functions it was, nor on which images."""
+
+    def mine(vectors: Any) -> Any:
+        if (vectors[:, 0] > 0.6).any():
+            raise KeyError(3)
+        return vectors[:, 0]
+
+    judge = Judge("unsafe", "my_package.policy:mine", mine, 0.5, "above")
+    vectors = Given({0: 0.25, 1: 0.25, 2: 0.75})
+    rows = batches([None] * 3, 2)
+    with pytest.raises(
+        HeadFailed,
+        match=r"^my_package\.policy:mine fails on float32 vectors \(1, 1\) of shard 0, row 2, to shard 0, row 2: Key",
+    ) as raised:
+        list(policy.permitted(rows, Domains(()), [policy.Looked(vectors, [(0, judge)])], []))
+    assert isinstance(raised.value.__cause__, KeyError)
+    assert not isinstance(raised.value, I2EError), "Spark tries such a task again"
+    assert vectors.closed
+    odd = Judge("unsafe", "odd", lambda vectors: vectors * np.nan, 0.5, "above")
+    with pytest.raises(HeadError, match=r"odd gave 2 numbers .* of shard 0, row 0, to shard 0, row 1, or some that"):
+        list(policy.permitted(batches([None] * 2, 2), Domains(()), [policy.Looked(vectors, [(0, odd)])], []))
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "why"),
+    [
+        (np.array([np.nan, 1], "<f2").tobytes(), "has NaN or infinity"),
+        (np.array([1, np.inf], "<f2").tobytes(), "has NaN or infinity"),
+        (np.array([1], "<f2").tobytes(), "is not as wide as the others"),
+        (b"abc", "is not as wide as the others"),
+    ],
+)
+def test_a_stored_vector_that_is_none_is_named_with_file_shard_and_row(spoilt: bytes, why: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "vectors.parquet")
+    good = np.array([1, 0], "<f2").tobytes()
+    rows = [{"shard": 4, "row": n, "image_id": bytes([n]) * 16, "width": 1, "height": 1, "image_hash": b"h" * 32,
+             "named": False, "vector": spoilt if n in (7, 8) else good} for n in range(10)]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, IMAGE_VECTORS), path)
+
+    def no_model() -> Any:
+        raise AssertionError("no image is encoded")
+
+    def no_shard(shard: int) -> Any:
+        raise AssertionError("no image is opened")
+
+    kept = policy.Kept(KeptVectors({4: [path]}), policy.Encoded(no_shard, no_model, ScoreConfig()))
+
+    def asked(numbers: list[int]) -> pa.RecordBatch:
+        return pa.RecordBatch.from_pydict({"shard": pa.array([4] * len(numbers), pa.int32()), "row": pa.array(numbers)})
+
+    vectors, refused = kept.of(asked([6, 0]))
+    assert (vectors.tolist(), refused) == ([[1.0, 0.0]] * 2, {})
+    said = rf"vectors\.parquet: the stored vector of shard 4, row 8 \(and of 1 more\) {why}: `i2e run --redo score`"
+    with pytest.raises(HeadError, match=said):
+        kept.of(asked([8, 7, 3, 4, 5]))
+
+
 def test_people_and_heads_must_agree() -> None:
     head = {"reason": "person_photo", "head": "p.safetensors"}
     for clean, why in (
@@ -266,6 +345,11 @@ def test_people_and_heads_must_agree() -> None:
     assert CleanConfig().people == "keep"
     found = from_tree({"clean": {"people": "drop", "heads": [head], "only_domains": ["*.Example.org"]}}, "test").clean
     assert found.only_domains == ("example.org",)
+    # In another order, twice, and in other letters they are the same list, and cost nothing again.
+    lists = (["b.org", "m\u00fcnchen.de", "a.org"], ["xn--mnchen-3ya.de", "a.org", "B.org", "a.org."])
+    one, two = (from_tree({"clean": {"only_domains": some}}, "test") for some in lists)
+    assert one.clean.only_domains == ("a.org", "b.org", "xn--mnchen-3ya.de")
+    assert Policy().settings(one) == Policy().settings(two)
     assert found.drops_labels_of_people
 
 
@@ -329,7 +413,7 @@ def test_the_first_reason_stands_and_no_row_is_lost(size: int) -> None:
     vectors = Given({0: 0.25, 1: 0.75, 2: 0.75, 3: 0.75, 4: refused, 5: 0.5})
     first: Callable[[Any], Any] = lambda v: v[:, 0]
     judges = [(0, Judge("unsafe", "a", first, 0.7, "above")), (1, Judge("low_aesthetic", "b", first, 0.4, "below"))]
-    out = list(policy.permitted(batches(urls, size), frozenset(["example.org"]), [policy.Looked(vectors, judges)], []))
+    out = list(policy.permitted(batches(urls, size), Domains(["example.org"]), [policy.Looked(vectors, judges)], []))
     rejects = [row for table, batch in out if table == "rejects" for row in batch.to_pylist()]
     kept = [row for table, batch in out if table == "permitted" for row in batch.to_pylist()]
     assert {row["row"]: (row["reason"], row["detail"]) for row in rejects} == {
@@ -345,7 +429,7 @@ def test_the_first_reason_stands_and_no_row_is_lost(size: int) -> None:
 
 
 def test_domains_alone_ask_no_head() -> None:
-    out = list(policy.permitted(batches(["http://a.b/1"], 5), frozenset(["a.b"]), [], []))
+    out = list(policy.permitted(batches(["http://a.b/1"], 5), Domains(["a.b"]), [], []))
     assert out[0][1].to_pylist() == [{"pair_id": b"%016d" % 0, "scores": []}]
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import bz2
+import hashlib
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from i2e_pipeline import cli
 from i2e_pipeline.clean import heads
 from i2e_pipeline.clean.heads import About, Head, HeadError
 from i2e_pipeline.clean.policy import LOOKED_AT
+from i2e_pipeline.commands.explain import explain
 from i2e_pipeline.core.config import Config, ScoreConfig
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.engine.tables import Tables
@@ -100,9 +105,11 @@ def test_a_head_reads_stored_vectors_and_opens_no_image(world: Path, whole: Path
     assert images_encoded(config) == 0
 
     # Another threshold: scores stay. A head that fits no vectors is refused before anything is made again.
-    _, states = pipeline(settings(world, tmp_path / "out", head.replace("}]", ", threshold: 2}]")), lambda: spark).run()
+    highest = head.replace("}]", ", threshold: 1}]")
+    _, states = pipeline(settings(world, tmp_path / "out", highest), lambda: spark).run()
     assert {s for s, units in worked(states).items() if units} == {"policy", "select", "publish", "finish"}
-    assert content(tmp_path / "out") == content(whole)
+    sure = {image for image, vector in stored_vectors(whole).items() if heads.read(str(FLAGS))(vector[None])[0] >= 1}
+    assert content(tmp_path / "out")[0].keys() == content(whole)[0].keys() - sure
     heads.write(str(tmp_path / "odd.safetensors"), Head(About("w", "other", "abc", 128, 0.5), one_layer(128)))
     odd = settings(world, tmp_path / "out", f"clean.heads=[{{reason: watermark, head: {tmp_path}/odd.safetensors}}]")
     with pytest.raises(HeadError, match=r"odd\.safetensors reads vectors of other .*clean\.heads\.0\.model to"):
@@ -118,6 +125,77 @@ def images_encoded(config: Config) -> int:
     """Images that the stage's kernels opened."""
     made = Tables(config.output).commits("policy").values()
     return sum(commit.facts.get("notes", {}).get(LOOKED_AT, 0) for commit in made)
+
+
+def stored_vectors(output: Path | str) -> dict[str, np.ndarray]:
+    """By image id."""
+    rows = ds.dataset(f"{output}/image_vectors", format="parquet").to_table(["image_id", "vector"]).to_pylist()
+    return {row["image_id"].hex(): np.frombuffer(row["vector"], "<f2") for row in rows}
+
+
+def head_of_people(vectors: dict[str, np.ndarray], folder: Path) -> str:
+    """A head that `i2e head train` fits to a world's vectors and what lies near each: the world has no photos of
+    people, so people are what lies on one side of a plane."""
+    draw = np.random.default_rng(0)
+    plane = draw.normal(size=len(next(iter(vectors.values()))))
+    rows = []
+    for image, vector in vectors.items():
+        for n in range(12):
+            near = vector + (n > 0) * draw.normal(scale=0.5 / np.sqrt(len(vector)), size=len(vector))
+            name = image if n == 0 else hashlib.blake2b(f"{image} {n}".encode(), digest_size=16).hexdigest()
+            rows.append((name, (near / np.linalg.norm(near)).astype(np.float16)))
+    side = np.array([float(vector @ plane) for _, vector in rows])
+    found = side > np.quantile(side, 0.6)
+    lines = [f"{name},{int(is_one)}" for (name, _), is_one in zip(rows, found, strict=True)]
+    (folder / "people.csv").write_text("\n".join(["image_id,found", *lines]))
+    table = pa.table({"image_id": [name for name, _ in rows], "vector": [vector.tobytes() for _, vector in rows]})
+    pq.write_table(table, folder / "people.parquet")
+    asked = ["--labels", "people.csv", "--vectors", "people.parquet", "--write", "people.safetensors"]
+    named = [one if one.startswith("--") else str(folder / one) for one in asked]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["head", "train", "--finds", "people", "--precision", "0.8", *named])
+    assert not ended.value.code
+    return str(folder / "people.safetensors")
+
+
+def test_photos_of_people_are_left_out_and_all_that_tells_of_rows_says_so(
+    world: Path, whole: Path, tmp_path: Path, spark: Any
+) -> None:
+    vectors = stored_vectors(whole)
+    path = head_of_people(vectors, tmp_path)
+    head = heads.read(path)
+    people = {image for image, vector in vectors.items() if head(vector[None])[0] >= head.about.threshold}
+    shutil.copytree(whole, tmp_path / "out")
+    of_people = f"clean={{people: drop_photos, heads: [{{reason: person_photo, head: {path}}}]}}"
+    config = settings(world, tmp_path / "out", of_people)
+    made = pipeline(config, lambda: spark)
+    _, states = made.run()
+    assert {s for s, units in worked(states).items() if units} == {"policy", "select", "publish", "finish"}
+    before, after = content(whole)[0], content(config.output)[0]
+    assert after.keys() == before.keys() - people
+    assert 10 < len(after) < len(before) - 10
+    rows = rejected(config.output, "policy")
+    assert {row["reason"] for row in rows} == {"person_photo"}
+
+    funnel = json.loads(Path(config.output, "i2e/manifest.json").read_text())["funnel"]
+    (step,) = [step for step in funnel if step["stage"] == "policy"]
+    assert step["rejected"] == {"person_photo": len(rows)}
+    assert step["rows_in"] == step["rows_out"] + len(rows)
+    (line,) = [s for s in Path(config.output, "i2e/README.md").read_text().splitlines() if s.startswith("| policy |")]
+    assert f"person_photo {len(rows)}" in line
+
+    labels = ds.dataset(f"{config.output}/labels", format="parquet").to_table(["pair_id", "image_id"]).to_pylist()
+    of_pair = {row["pair_id"]: row["image_id"].hex() for row in labels}
+    assert {of_pair[row["id"]] for row in rows} <= people
+    gone = explain(made, of_pair[rows[0]["id"]])
+    assert not gone["image"]["published"]
+    (pair,) = [pair for pair in gone["pairs"] if pair["pair_id"] == rows[0]["id"].hex()]
+    assert pair["ended"] == "policy: person_photo"
+    (said,) = [said for said in pair["steps"] if said["stage"] == "policy"]
+    assert "finds people on the image" in said["sentence"]
+    (number,) = head(vectors[of_pair[rows[0]["id"]]][None])
+    assert said["detail"] == f"people.safetensors gives {number:.5f}, bar {head.about.threshold:g}"
+    assert explain(made, sorted(after)[0])["image"]["published"]
 
 
 def test_a_head_on_another_model_and_a_function_look_at_the_images(

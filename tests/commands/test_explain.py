@@ -9,8 +9,10 @@ import gzip
 import json
 import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from i2e_pipeline import cli, stages
-from i2e_pipeline.commands.explain import NotFound, explain
+from i2e_pipeline.commands.explain import NotFound, _Explanation, explain
 from i2e_pipeline.commands.link import explain_texts, link_texts, plain
 from i2e_pipeline.commands.linking import NoKnowledgeBase, names_of_group
 from i2e_pipeline.core.config import Config
@@ -31,6 +33,7 @@ from i2e_pipeline.engine.pipeline import Pipeline
 from i2e_pipeline.engine.stage import Plan, Run, Stage
 from i2e_pipeline.label.calibration import DEFAULT, Calibration
 from i2e_pipeline.link.candidates import GROUP_NAMES, in_order
+from i2e_pipeline.publish.selection import image_labels
 from i2e_pipeline.stages import pipeline
 from tests.chain import explained_as_stored, rows, settings
 from tests.test_stored_output import STORED
@@ -261,6 +264,61 @@ def test_what_is_computed_again_is_what_the_run_stored(world: Path, whole: Path)
     ended = {p["ended"] for row in rows(made, "pairs")[::7] for p in explain(made, row["pair_id"].hex())["pairs"]}
     assert "published" in ended
     assert not any(e.startswith(("on its way", "left out")) for e in ended)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "select", [{"max_images_per_entity": 1, "balance_at": 1}, {"max_images_per_entity": 1}, {"balance_at": 1}]
+)
+def test_what_cap_and_balance_drop_is_told_apart(
+    world: Path, whole: Path, tmp_path: Path, spark: Any, select: dict[str, int]
+) -> None:
+    """Catches: `unbalanced` of a label that the cap dropped."""
+    shutil.copytree(whole, tmp_path / "out")
+    config = settings(world, tmp_path / "out", *(f"select.{name}={value}" for name, value in select.items()))
+    made = pipeline(config, lambda: spark)
+    made.run()
+    labels = spark.read.parquet(f"{config.output}/labels").where("reason IS NULL")
+    dropped: dict[str, dict[int, str]] = {}
+    for row in image_labels(labels, config.label.max_labels_per_image, config.select).collect():
+        dropped.setdefault(row["image_id"].hex(), {})[row["entity_id"]] = row["dropped"]
+    seen = Counter[str]()
+    for image, by_entity in dropped.items():
+        if any(by_entity.values()):
+            told = explain(made, image)["image"]
+            for label in told["labels"]:
+                reason = by_entity[label["entity_id"]]
+                assert reason == label["reason"] or (
+                    len(by_entity) > 1 and select.keys() > {"balance_at"} and reason in label["reason"].split(" or ")
+                ), (by_entity, told["labels"])
+                assert reason is None or label["sentence"]
+                seen[str(reason)] += 1
+    # One draw decides both: what a cap of 1 has kept, a balance of 1 keeps.
+    assert seen.keys() - {"None"} == {"over_cap" if "max_images_per_entity" in select else "unbalanced"}
+
+
+@pytest.mark.parametrize(
+    ("rejected", "images", "published", "told"),
+    [
+        ({"over_cap"}, {1: 5}, False, {1: "over_cap"}),
+        ({"unbalanced"}, {1: 5}, False, {1: "unbalanced"}),
+        ({"over_cap"}, {1: 5, 2: 5}, False, {1: "over_cap", 2: "over_cap"}),
+        ({"unbalanced"}, {1: 5, 2: 0}, False, {1: "unbalanced", 2: "rare_entity"}),
+        ({"rare_entity"}, {1: 5, 2: 0}, False, {1: "over_cap", 2: "rare_entity"}),
+        ({"unbalanced"}, {1: 5, 2: 5}, False, {1: "over_cap or unbalanced", 2: "over_cap or unbalanced"}),
+        (set(), {1: 5}, True, {1: "over_cap"}),
+        ({"excluded_domain"}, {1: 5}, False, {1: "excluded_domain"}),
+    ],
+)
+def test_of_an_image_s_reject_follows_what_dropped_its_labels(
+    rejected: set[str], images: dict[int, int], published: bool, told: dict[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Explanation, "_selection_rejects", lambda self, chosen: rejected)
+    config = stages.from_tree({"select": {"max_images_per_entity": 5, "balance_at": 3}}, "test")
+    told_by = _Explanation.__new__(_Explanation)
+    told_by.run = SimpleNamespace(config=config)  # type: ignore[assignment]
+    statistics = {entity: {"images": count} for entity, count in images.items()}
+    assert told_by._why_dropped([] if published else [{"pair_id": b"p"}], statistics, published) == told
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ from i2e_pipeline.clean import heads
 from i2e_pipeline.clean.heads import HeadError
 from i2e_pipeline.commands import head
 from i2e_pipeline.core.config import PolicyHead, ScoreConfig
+from i2e_pipeline.core.schemas import IMAGE_VECTORS
+from i2e_pipeline.images import kept
 from i2e_pipeline.sample import embedded
 from i2e_pipeline.stages import from_tree, pipeline
 from tests.chain import settings
@@ -112,6 +114,34 @@ def test_vectors_of_another_model_are_refused(world: Path, whole: Path, tmp_path
         HeadError, match=r"the vectors of \d+ of \d+ units are of another model than score.model=ViT-B-32"
     ):
         head.of_output(other, labels)
+
+
+def test_vectors_of_files_without_a_labelled_image_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: 10 TB read of an output for ten thousand labels of a pilot's units."""
+    paths = []
+    for file in range(3):
+        rows = [{"shard": file, "row": n, "image_id": bytes.fromhex(image(10 * file + n)), "width": 1, "height": 1,
+                 "image_hash": b"h" * 32, "named": False, "vector": np.array([file, n], "<f2").tobytes()}
+                for n in range(10)]  # fmt: skip
+        paths.append(str(tmp_path / f"{file}.parquet"))
+        pq.write_table(pa.Table.from_pylist(rows, IMAGE_VECTORS), paths[-1], row_group_size=5)
+    read: list[tuple[str, int]] = []
+    of_file = kept._read
+
+    def noted(group: Any, columns: Any) -> pa.Table:
+        if "vector" in columns:
+            read.append((group.path, group.number))
+        return of_file(group, columns)
+
+    monkeypatch.setattr(kept, "_read", noted)
+    labels = head.Labels("labels.csv", dict.fromkeys([image(13), image(27), image(11), image(99)], True), {})
+    rows_of = [row for batch in head._of_labelled(paths, labels) for row in batch.to_pylist()]
+    assert {row["image_id"].hex(): np.frombuffer(row["vector"], "<f2").tolist() for row in rows_of} == {
+        image(13): [1.0, 3.0], image(27): [2.0, 7.0], image(11): [1.0, 1.0],
+    }  # fmt: skip
+    assert read == [(paths[1], 0), (paths[2], 1)]
 
 
 IDS = [f"{n:032x}" for n in range(900)]

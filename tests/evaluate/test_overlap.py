@@ -62,15 +62,44 @@ def test_a_training_that_split_the_dataset_otherwise_may_have_seen_its_test_imag
         TrainConfig(encoder={"model": write_model(tmp_path / "model", "vit")}).encoder, TrainConfig().loss, 0
     )
     said = {}
-    for name, data in (("by the column", {}), ("salted", {"hold_out_salt": "b", "hold_out_images": 0.2})):
+    written_out = {"hold_out_entities": 0.1, "hold_out_images": 0.05}
+    ways = {"by the column": {}, "written out": written_out, "salted": {"hold_out_salt": "b", "hold_out_images": 0.2}}
+    for name, data in ways.items():
         export(towers, None, tmp_path / name, card=Card(TrainConfig(data=data), data={DECONTAMINATED: {}}))
         known = training_data.read(str(tmp_path / name / "open_clip"))
         said[name] = notes(known, open_dataset("mine", path), path)
-    assert said["by the column"] == []
+    assert said["by the column"] == said["written out"] == []
     assert said["salted"] == [
         "the training held out other images than this split does (train.data.hold_out_images=0.2, "
         "train.data.hold_out_salt=b): it may have seen these"
     ]
+
+
+def test_a_dataset_too_small_for_its_own_split_says_what_trainings_on_it_see(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches: figures of a model on the images that it was trained on, which look like any others."""
+    caplog.set_level("INFO", "i2e_pipeline")
+    rows = [image_row(i, labels=[(i % 4, 0.9)], split="validation" if i < 4 else "train") for i in range(40)]
+    rows = [row | ({"split": "test"} if i % 4 == 0 else {}) for i, row in enumerate(rows)]
+    entities = [entity_row(c, split="train" if c else "test") for c in range(4)]
+    path = write_dataset(tmp_path / "i2e", rows, entities=entities)
+    data = open_dataset("mine", path)
+    by_bytes = {row["image"]["bytes"]: row for row in rows}
+    asked = [by_bytes[stored] for stored in data.images.read(data.splits["test"].tolist())]
+    seen = sum(row["split"] == "train" for row in asked)
+    assert 0 < seen < len(asked)
+    note = (
+        "the dataset's own split holds too little out to measure on (validation images: 3, held-out entities: 1): "
+        f"halves of each class are compared, and of the {len(asked)} images that are asked about a training on it sees "
+        f"{seen}"
+    )
+    assert notes(TrainingData(), data, path) == [note]
+    assert notes(TrainingData({}), data, path) == [note, MAY_HAVE]
+    model = f"vit={write_model(tmp_path / 'model', 'vit')}"
+    measured, _ = suite.measure(settings(tmp_path, models=[model], data={"mine": path}, suite=("knn",)))
+    assert [result.notes[-1] for result in measured.results] == [note]
+    assert any(line.startswith("vit ") and line.endswith(note) for line in caplog.messages)
 
 
 def test_from_the_export_of_a_training_to_the_figures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("duckdb", reason="i2e explore is not installed: the extra [explore]")
@@ -38,6 +40,31 @@ def alone(made_up: str, tmp_path_factory: pytest.TempPathFactory) -> Explored:
 @pytest.fixture(scope="session")
 def queries(alone: Explored) -> Queries:
     return alone.queries
+
+
+QUANTILES = {"p05": 0.11, "p25": 0.21, "p50": 0.26, "p75": 0.31, "p95": 0.355}
+
+
+@pytest.fixture(scope="session")
+def detailed(made_up: str, tmp_path_factory: pytest.TempPathFactory) -> Explored:
+    """The same with `select.statistics=full` of its first entity with an image: what is told of texts, words and
+    sources is long, and would like to be markup."""
+    folder = tmp_path_factory.mktemp("detailed")
+    shutil.copytree(made_up, folder / "i2e")
+    (path,) = (folder / "i2e" / "statistics" / "entities").rglob("*.parquet")
+    table = pq.read_table(path, partitioning=None)
+    rows = table.to_pylist()
+    first, *others = sorted((row for row in rows if row["images"]), key=lambda row: -row["images"])
+    first |= {
+        "texts": 12_345, "mentions": 20_000, "mentions_first": 15_000, "distinct_domains": 678,
+        "scripts": [{"script": "Latin", "mentions": 19_000}, {"script": "Han", "mentions": 1_000}],
+        "clip_scores": QUANTILES, "clip_scores_labelled": {name: value + 0.01 for name, value in QUANTILES.items()},
+        "surfaces": [{"surface": f"<b>word {n}</b>" + "w" * 60 * (n == 1), "pairs": 90 - n} for n in range(10)],
+        "domains": [{"domain": f"host{n}.example.org", "pairs": 80 - n} for n in range(10)],
+        "confusions": [{"entity_id": row["entity_id"], "won": 9 - n, "lost": n} for n, row in enumerate(others[:8])],
+    }  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    return explored(Place.of(str(folder / "i2e")), None, str(folder / "marks.jsonl"), str(folder / "index"))
 
 
 @pytest.fixture

@@ -297,6 +297,42 @@ return [...document.querySelectorAll('main *, header *, footer *')].filter((e) =
 """Texts whose contrast is below WCAG 2.2's 4.5."""
 
 
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
+def test_what_texts_and_sources_say_of_an_entity_stands_on_its_page(
+    detailed: Explored, served: Callable[[Explored], str], browser: Any, width: int, scheme: str
+) -> None:
+    ids = [row["entity_id"] for row in detailed.queries.entities({}, most=2)["rows"]]
+    first, other = (detailed.queries.entity(number) or {} for number in ids)
+    told = detailed.queries.about(first)["of_pairs"]
+    assert detailed.queries.about(other)["of_pairs"] is None
+    base = served(detailed)
+    metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    try:
+        browser.get(f"{base}/entities/Q{first['entity_id']}")
+        section = browser.find_element("id", "pairs").find_element("xpath", "..").text
+        for said in ("12,345", "15,000 75", "<b>word 0</b>", "host4.example.org", "Latin", "678"):
+            assert said in section, said
+        assert "host5.example.org" not in section, "no more than the first five are shown"
+        cells = texts(browser, "table.quantiles td")
+        assert cells == ["0.110", "0.210", "0.260", "0.310", "0.355", "0.120", "0.220", "0.270", "0.320", "0.365"]
+        links = browser.find_elements("css selector", f"#pairs ~ .columns a[href='/entities/Q{other['entity_id']}']")
+        assert [link.text for link in links] == [other["name"]]
+        assert told["confusions"][0] == {"entity_id": other["entity_id"], "won": 9, "lost": 0}
+        inner = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+        assert inner[0] <= inner[1]
+        assert browser.execute_script(CONTRAST) == []
+        assert loud(browser) == []
+        links[0].click()
+        assert wait(lambda: browser.current_url.endswith(f"/entities/Q{other['entity_id']}"))
+        assert not browser.find_elements("id", "pairs"), "of an entity without such statistics nothing is said"
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
 def test_every_control_has_a_name_and_headings_go_down_in_order(
     alone: Explored, served: Callable[[Explored], str], browser: Any
 ) -> None:

@@ -73,21 +73,14 @@ def test_scripts_and_domains_are_counted(made_up: str, queries: Queries) -> None
     assert dict(queries.facts["domains"]) == dict(sorted(hosts.items(), key=lambda h: (-h[1], h[0]))[:200])
 
 
-@pytest.mark.parametrize(
-    ("url", "domain"),
-    [
-        ("https://Example.ORG/a.png", "example.org"),
-        ("http://user:secret@example.org:8080/x", "example.org"),
-        ("http://[2001:db8::1]/x", "[2001:db8::1]"),
-        ("//no.scheme/x", None),
-        ("no address", None),
-        (None, None),
-    ],
-)
-def test_a_domain_is_the_host_without_user_and_port(url: str | None, domain: str | None, tmp_path: Path) -> None:
-    """Catches: a password in an address that becomes a domain that pages show."""
-    made = index.connect(tmp_path / "x.duckdb", index.Limits(), read_only=False)
-    assert made.execute(f"SELECT {index.DOMAIN.format('?')}", [url]).fetchone() == (domain,)
+def test_domains_are_those_of_statistics_and_lists() -> None:
+    """Catches: a password in an address that becomes a domain that pages show; another notion of a host than a list's
+    that is to take these images out."""
+    urls = ["http://user:secret@Example.org:8080/x", "münchen.de/a//b", "no address", None]
+    rows = pa.table({"image_id": ["0" * 32] * 4, "alt_text": ["a"] * 4, "url": urls,
+                     "labels": [[{"entity_id": 1, "score": 0.5}]] * 4})  # fmt: skip
+    domains = index.label_rows(rows, 0, 0)["domain"].to_pylist()
+    assert domains == ["example.org", "xn--mnchen-3ya.de", None, None]
 
 
 def test_images_of_several_labels_hashes_and_ids_as_bytes() -> None:

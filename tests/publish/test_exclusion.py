@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from i2e_pipeline.core.domains import Domains
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import HASH
 from i2e_pipeline.images.near_hashes import NEAR_BITS
 from i2e_pipeline.inputs.marks import MarkError
-from i2e_pipeline.publish.exclusion import ExclusionError, Exclusions, fingerprints, listed_hashes, near, within
+from i2e_pipeline.publish.exclusion import ExclusionError, Exclusions, fingerprints, listed_hashes, near
 
 HEX = "0123456789abcdef" * 2
 
@@ -109,8 +110,8 @@ def test_a_domain_stands_for_all_below_it_and_no_other() -> None:
         "",
     ]
     urls = pa.array([*inside, *outside, None], pa.string())
-    assert within(urls, {"example.org"}).tolist() == [True] * 5 + [False] * 6
-    assert not within(urls, set()).any()
+    assert Domains({"example.org"}).hold(urls).tolist() == [True] * 5 + [False] * 6
+    assert not Domains(()).hold(urls).any()
 
 
 @given(st.integers(0, 60), st.integers(0, 2**32))

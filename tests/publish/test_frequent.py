@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from i2e_pipeline.core import domains
 from i2e_pipeline.publish import frequent
 from i2e_pipeline.publish.statistics import QUANTILES, TOP, of_labels, of_texts
 
@@ -99,33 +98,13 @@ def test_the_first_ten_do_not_depend_on_partitions_and_ties_go_by_value(spark: A
     assert [(c["entity_id"], c["won"]) for c in first[7]["confusions"]] == against
 
 
-URLS = [
-    "https://www.Example.org/a.jpg?x=//y.org/",
-    "http://user:word@img.example.org:8080/a",
-    "//cdn.example.org./a",
-    "example.org/a",
-    "example.org/a?to=http://other.org/",
-    "http://[2001:db8::1]:80/a",
-    "ftp://a@b@example.org",
-    "http://",
-    "",
-    "www.org",
-    "no/host//at all",
-    "HTTP://münchen.de/ä b.jpg",
-    "http://example.org?a",
-    "http://example.org#a",
-    "data:image/png;base64,AAAA//AA",
-]
-
-
 def test_a_domain_is_what_a_list_of_domains_would_name(spark: Any) -> None:
     """Catches: a domain in the statistics that a list of it does not take out."""
-    frame = spark.createDataFrame([(url,) for url in URLS], "url string")
-    found = [r["domain"] for r in frame.select(frequent.domain(frame["url"]).alias("domain")).collect()]
-    hosts = [next(iter(domains._above(url)), "") for url in URLS]
-    bare = [host.removeprefix("www.") if host.count(".") > 1 else host for host in hosts]
-    assert [name or "" for name in found] == bare
-    assert found[:4] == ["example.org", "img.example.org", "cdn.example.org", "example.org"]
+    urls = dict(enumerate(["http://www.Example.org/a//b", "example.org:80/a//b", "HTTP://münchen.de/ä b.jpg",
+                           "xn--mnchen-3ya.de/1", "data:image/png;base64,AAAA//AA", None]))  # fmt: skip
+    told = most_frequent(spark, [label(pair, 10, "Name") for pair in urls], urls)[10]
+    assert told["domains"] == [{"domain": "example.org", "pairs": 2}, {"domain": "xn--mnchen-3ya.de", "pairs": 2}]
+    assert told["distinct_domains"] == 2
 
 
 def test_texts_count_once_and_mentions_once_for_each_pair(spark: Any) -> None:

@@ -19,7 +19,7 @@ from i2e_pipeline.core.errors import I2EError, first_line
 from i2e_pipeline.core.ids import content_id, id_halves
 from i2e_pipeline.dataset.published import ImageFile, Published, open_published
 from i2e_pipeline.images import decode
-from i2e_pipeline.publish.exclusion import Exclusions, near, within
+from i2e_pipeline.publish.exclusion import Exclusions, near
 
 _READ_AT_ONCE = 16
 _DAMAGED = (OSError, ValueError, pa.ArrowException, I2EError)
@@ -340,7 +340,7 @@ def _listed(rows: pa.Table, lists: Exclusions) -> str | None:
         found["address"] = int(
             np.isin(np.array(urls.to_pylist(), dtype=object), np.array(sorted(lists.items["url"]), dtype=object)).sum()
         )
-        found["domain"] = int(within(urls, lists.items["domain"]).sum())
+        found["domain"] = int(lists.domains.hold(urls).sum())
     if "perceptual_hash" in rows.column_names and lists.items["perceptual_hash"]:
         hashes = [h for h in rows.column("perceptual_hash").to_pylist() if h is not None]
         binary = pa.array([bytes.fromhex(h) if isinstance(h, str) else h for h in hashes], pa.binary(32))
