@@ -327,8 +327,9 @@ def _numbers(column: pa.ChunkedArray, rows: int, width: int, where: str) -> np.n
         return found.reshape(0, rows, width)
     ends = np.frombuffer(values.buffers()[1], dtype=np.int64)[values.offset : values.offset + len(values) + 1]
     lengths_N = np.diff(ends)
-    if (lengths_N % (NUMBER * width)).any() or lengths_N.max() > NUMBER * rows * width:
-        raise _foreign(where, f"vectors of {int(lengths_N.max())} bytes, where {rows} × {width} numbers are wanted")
+    wrong = np.flatnonzero((lengths_N % (NUMBER * width) != 0) | (lengths_N > NUMBER * rows * width))
+    if len(wrong):
+        raise _foreign(where, f"vectors of {lengths_N[wrong[0]]} bytes, where {rows} × {width} numbers are wanted")
     if lengths_N.sum():
         numbers = np.frombuffer(values.buffers()[2], dtype=np.uint8)[ends[0] : ends[-1]].view("<f2")
         found[np.arange(rows * width) < lengths_N[:, None] // NUMBER] = numbers

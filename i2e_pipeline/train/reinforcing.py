@@ -82,12 +82,12 @@ def reinforce(
     yields    REINFORCED, a row for each row and in their order
     threads   that decode and cut images while nobody encodes
 
-    An image that cannot be decoded has its reason; nothing raises for one bad row.
+    A batch's texts are encoded together: of those of one length a forward pass has as many as it can take. An image
+    that cannot be decoded has its reason; nothing raises for one bad row.
     """
     with ThreadPoolExecutor(threads, "cut") as pool:
         for batch in batches:
-            for start in range(0, batch.num_rows, IMAGES_AT_ONCE):
-                yield _reinforced(batch.slice(start, IMAGES_AT_ONCE), teachers, settings, limits, captioner, pool)
+            yield _reinforced(batch, teachers, settings, limits, captioner, pool)
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,16 @@ class _Seen:
     view_KV: np.ndarray
     pixels: list[list[np.ndarray]]
     """For each teacher the augmentations, prepared."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What an image comes to, its alt-text aside."""
+
+    views: list[dict[str, Any]] | None = None
+    vectors: bytes | None = None
+    captions: list[str] | None = None
+    reason: str | None = None
 
 
 def _reinforced(
@@ -111,40 +121,40 @@ def _reinforced(
     table = pa.Table.from_batches([rows])
     keys_N = keys(id_halves(table.column("image_id")))
     drawn = [draws(hashed(keys_N, "reinforced", number), settings.data) for number in range(settings.augmentations)]
-    stored = column_of(table, "image.bytes").to_pylist()
+    seeds_N = hashed(keys_N, "captions")
+    stored = column_of(table, "image.bytes")
 
     def see(number: int) -> _Seen | Rejected:
         drawn_KF = [None if drawn_NF is None else drawn_NF[number] for drawn_NF in drawn]
-        return _see(stored[number], drawn_KF, teachers, settings, limits)
+        return _see(stored[number].as_py(), drawn_KF, teachers, settings, limits)
 
-    seen = list(pool.map(see, range(rows.num_rows)))
-    whole = [one for one in seen if not isinstance(one, Rejected)]
-    image_MKT = _encoded_images(whole, teachers, settings)
-    said = captioner.captions([one.image for one in whole], _seeds(keys_N, seen)) if captioner else []
-    texts = [[text or ""] for text in table.column("alt_text").to_pylist()]
-    captions: list[list[str] | None] = [None] * rows.num_rows
-    vectors: list[bytes | None] = [None] * rows.num_rows
-    for place, number in enumerate(n for n, one in enumerate(seen) if not isinstance(one, Rejected)):
-        vectors[number] = image_MKT[place].tobytes()
-        if captioner:
-            captions[number] = said[place]
-            texts[number] += said[place]
-    views = [None if isinstance(one, Rejected) else _views(one.view_KV) for one in seen]
-    reasons = [str(one.reason) if isinstance(one, Rejected) else None for one in seen]
-    columns = [
-        table.column("image_id").combine_chunks().cast(pa.string()), views, vectors, captions,
-        _encoded_texts(texts, teachers), reasons,
-    ]  # fmt: skip
-    arrays = [
-        column if isinstance(column, pa.Array) else pa.array(column, of.type)
-        for column, of in zip(columns, REINFORCED, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=REINFORCED)
-
-
-def _seeds(keys_N: np.ndarray, seen: Sequence[_Seen | Rejected]) -> list[int]:
-    drawn_N = hashed(keys_N, "captions")
-    return [int(drawn_N[n]) for n, one in enumerate(seen) if not isinstance(one, Rejected)]
+    found: list[_Row] = []
+    for start in range(0, rows.num_rows, IMAGES_AT_ONCE):
+        numbers = range(start, min(start + IMAGES_AT_ONCE, rows.num_rows))
+        seen = list(pool.map(see, numbers))
+        whole = [(number, one) for number, one in zip(numbers, seen, strict=True) if not isinstance(one, Rejected)]
+        vectors = iter(_encoded_images([one for _, one in whole], teachers, settings))
+        said = iter(
+            captioner.captions([one.image for _, one in whole], [int(seeds_N[number]) for number, _ in whole])
+            if captioner
+            else [None] * len(whole)
+        )
+        for one in seen:
+            if isinstance(one, Rejected):
+                found.append(_Row(reason=str(one.reason)))
+            else:
+                found.append(_Row(_views(one.view_KV), next(vectors).tobytes(), next(said)))
+    alt_texts = [text or "" for text in table.column("alt_text").to_pylist()]
+    texts = [[text, *(row.captions or ())] for text, row in zip(alt_texts, found, strict=True)]
+    columns = {
+        "image_id": table.column("image_id").to_pylist(),
+        "augmentations": [row.views for row in found],
+        "image_vectors": [row.vectors for row in found],
+        "captions": [row.captions for row in found],
+        "text_vectors": _encoded_texts(texts, teachers),
+        "reason": [row.reason for row in found],
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=REINFORCED)
 
 
 def _see(
@@ -184,7 +194,7 @@ def _views(view_KV: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _encoded_images(whole: Sequence[_Seen], teachers: Sequence[Teaching], settings: Settings) -> np.ndarray:
-    """float16 (M, K, T)"""
+    """float16 (M, K, T), of M images"""
     if not whole:
         return np.empty((0, settings.augmentations, settings.width), dtype="<f2")
     parts = []
@@ -315,7 +325,7 @@ class ImagesPiece:
             ):
                 for number in range(source.num_row_groups):
                     read = source.read_row_group(number, columns=["image_id", "image.bytes", "alt_text"])
-                    batches = read.combine_chunks().to_batches(max_chunksize=IMAGES_AT_ONCE)
+                    batches = read.combine_chunks().to_batches()
                     done = list(reinforce(batches, teachers, settings, self.limits, captioner, threads))
                     table = pa.Table.from_batches(done, REINFORCED)
                     # As many rows in a group as there are images in theirs, so that both are read together.
