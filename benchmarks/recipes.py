@@ -25,6 +25,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from i2e_pipeline.core.config import RECIPES
 
@@ -36,7 +37,7 @@ Found = dict[tuple[str, int], dict[str, float]]
 """(recipe, seed) → figures; recipe "untrained" for the initial weights."""
 
 
-def train(recipe: str, seed: int, options: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
+def train(recipe: str, seed: int, options: Any) -> tuple[dict[str, float], dict[str, float]]:
     """Figures before and after one training. A training that is there already goes on, or is read if it is done."""
     folder = Path(options.folder) / f"{recipe}-{seed}"
     overrides = [
