@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> Found:
         parser.error(f"--seeds: two to {max(_T)} are compared")
     teachers = tuple(TeacherConfig(model=name) for name in options.teacher)
     tables = f"{options.folder}/tables"
-    wanted = Wanted(Models(teachers), options.augmentations, DataConfig(), TextConfig().template)
+    wanted = Wanted(Models(teachers, threads=1), options.augmentations, DataConfig(), TextConfig().template)
     done = reinforce(options.dataset, wanted, tables)
     print(f"{done.images:,} images, {done.bytes / done.images:,.0f} bytes each, {done.seconds:.0f} s", file=sys.stderr)
     reads = [f"train.dataset={options.dataset}", *options.set]

@@ -41,6 +41,7 @@ from i2e_pipeline.train.reinforced import (
     entity_blocks,
     entity_targets,
     image_targets,
+    read_settings,
 )
 from i2e_pipeline.train.reinforcing import (
     FACTS,
@@ -193,8 +194,7 @@ def _begin(folder: str, settings: Settings, restart: bool) -> None:
             if name.startswith("unit=") or name == "entities":
                 files.remove(files.join(folder, name))
         files.remove(place)
-    if files.exists(place):
-        before = Settings.of_tree(files.record(place, "`i2e reinforce --restart`"), place)
+    if (before := read_settings(folder)) is not None:
         if before.fingerprint() != settings.fingerprint():
             raise ReinforceError(
                 f"{folder} was begun with other settings: {'; '.join(settings.differing(before))}. Ask for those, name "
@@ -233,7 +233,13 @@ def _facts(folder: str, pieces: Sequence[Piece]) -> list[dict[str, Any]]:
 
     def facts(piece: ImagesPiece) -> dict[str, Any]:
         with open_parquet(piece.place) as file:
-            found: dict[str, Any] = json.loads(file.metadata.metadata[FACTS])
+            try:
+                found: dict[str, Any] = {"undecodable": dict(json.loads(file.metadata.metadata[FACTS])["undecodable"])}
+            except (KeyError, TypeError, ValueError) as error:
+                raise ReinforceError(
+                    f"{piece.place} does not say what was counted while it was made ({error!r}): remove it, and "
+                    "reinforce again"
+                ) from None
             return found
 
     with ThreadPoolExecutor(_READS) as pool:

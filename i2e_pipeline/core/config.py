@@ -1473,6 +1473,8 @@ def paths(config: Config) -> list[tuple[str, str]]:
         found.append(("label.calibration", config.label.calibration))
     found += [(f"train.{k}", v) for k in ("dataset", "folder") if (v := getattr(config.train, k))]
     found += [(f"train.evaluate_sets.{name}", path) for name, path in config.train.evaluate_sets.items()]
+    if config.train.reinforce.folder:
+        found.append(("train.reinforce.folder", config.train.reinforce.folder))
     if config.train.start_from:
         found.append(("train.start_from", model_name.checkpoint_of(config.train.start_from)[0]))
     return found

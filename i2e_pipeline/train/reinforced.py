@@ -17,6 +17,7 @@ captions), T width of all teachers' vectors together, V the five numbers of a vi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -37,8 +38,11 @@ FOLDER, SETTINGS, MANIFEST = "reinforced", "settings.json", "manifest.json"
 FORMAT = 1
 """Raised when something else is made of the same images and settings."""
 CLASSES_PER_FILE = 16_384
+_MOST = 65_536
+"""Numbers of a vector, augmentations, captions."""
 NUMBER = 2
 """Bytes of a component of a vector."""
+_AGAIN = "run `i2e reinforce` again"
 _OF_VIEW = ("left", "top", "right", "bottom", "mirrored")
 _WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0, 0.0)
 _COLUMNS = ("image_id", "augmentations", "image_vectors", "captions", "text_vectors")
@@ -111,16 +115,23 @@ class Settings:
             low, high = tree["crop_area"]
             data = DataConfig(augment=tree["augment"], crop_area=(low, high))  # refuses what cannot be
             found = Settings(teachers, tree["augmentations"], data.augment, data.crop_area, tree["template"], captioner)
-            counts = [found.augmentations, *(t.width for t in teachers), *([captioner.captions] if captioner else [])]
-            if not teachers or not all(type(count) is int and count > 0 for count in counts):
-                raise ValueError(f"numbers: {counts}")
-            if not all(np.isfinite(float(t.scale)) and t.scale > 0 for t in teachers):
-                raise ValueError("a teacher's scale")
+            found._check()
         except DatasetError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise DatasetError(f"{where} is not what `i2e reinforce` writes there ({error!r}): {again}") from None
         return found
+
+    def _check(self) -> None:
+        """Raises ValueError for what cannot be: the tables may be somebody else's."""
+        named = [*self.teachers, *([self.captioner] if self.captioner else [])]
+        if not all(isinstance(one.model, str) and isinstance(one.fingerprint, str) for one in named):
+            raise ValueError("a model's name")
+        counts = [len(self.teachers), self.augmentations, self.captions + 1, *(t.width for t in self.teachers)]
+        if not all(type(count) is int and 0 < count <= _MOST for count in counts) or self.width > _MOST:
+            raise ValueError(f"numbers: {counts}")
+        if not isinstance(self.template, str) or not all(0 < t.scale < math.inf for t in self.teachers):
+            raise ValueError("a template or a teacher's scale")
 
     def differing(self, other: Settings) -> list[str]:
         """`setting: here, there` of each that differs."""
@@ -263,27 +274,43 @@ class Reinforced:
 _OF_CLASSES = ("name_vectors", "described_vectors")
 
 
+def read_settings(folder: str) -> Settings | None:
+    """What is made in a folder; None where nothing was begun there. Raises DatasetError for what is no settings."""
+    place = files.join(folder, SETTINGS)
+    return Settings.of_tree(files.record(place, _AGAIN), place) if files.exists(place) else None
+
+
+def read_manifest(folder: str) -> tuple[Settings, set[str]] | None:
+    """What is whole in a folder: settings, and the paths of files, which are compared and never opened for what they
+    say; None where nothing is. Raises DatasetError for what is no manifest."""
+    place = files.join(folder, MANIFEST)
+    if not files.exists(place):
+        return None
+    tree: Any = files.record(place, _AGAIN)
+    lists = [tree.get(name) for name in ("images", "entities")] if isinstance(tree, dict) else [None]
+    if not all(isinstance(one, list) and all(isinstance(path, str) for path in one) for one in lists):
+        raise DatasetError(f"{place} is not what `i2e reinforce` writes there: run it again")
+    return Settings.of_tree(tree.get("settings"), place), {path for one in lists for path in one or ()}
+
+
 def open_reinforced(wanted: ReinforceConfig, published: Published) -> Reinforced:
     """The tables of a dataset. Raises DatasetError where they are not there, or not whole for this state of it."""
     folder = wanted.folder or beside(published.folder)
-    place = files.join(folder, MANIFEST)
-    if not files.exists(place):
+    found = read_manifest(folder)
+    again = f"`i2e reinforce {published.folder}` with the same teachers makes what is missing"
+    if found is None:
         raise DatasetError(
             f"{folder} holds no reinforced tables ({MANIFEST} is not there): `i2e reinforce {published.folder} "
             "--teacher MODEL` makes them, and goes on with what was begun; or set train.reinforce.folder"
         )
-    manifest: Any = files.record(place, "`i2e reinforce` writes it again")
-    again = f"`i2e reinforce {published.folder}` with the same teachers makes what is missing"
-    if not isinstance(manifest, dict) or not all(isinstance(manifest.get(k), list) for k in ("images", "entities")):
-        raise DatasetError(f"{place} is not what `i2e reinforce` writes there: {again}")
-    settings = Settings.of_tree(manifest.get("settings"), place)
+    settings, whole = found
     if wanted.captions and not settings.captions:
         raise DatasetError(
             f"train.reinforce.captions={wanted.captions:g}, and {folder} has no captions: set it to 0, or reinforce "
             "with --captioner"
         )
     targets, entities = image_targets(settings, published.files), entity_targets(settings, published.entities)
-    lacking = [target for target in targets if target not in set(manifest["images"])]
+    lacking = [target for target in targets if target not in whole]
     if lacking:
         units = sorted({target.split("/")[0].removeprefix("unit=") for target in lacking})
         raise DatasetError(
@@ -291,7 +318,7 @@ def open_reinforced(wanted: ReinforceConfig, published: Published) -> Reinforced
             f"state that they have (units {', '.join(units[:3])}{' …' if len(units) > 3 else ''}): the dataset is "
             f"another one, has grown or was published again; {again}"
         )
-    if set(entities) - set(manifest["entities"]):
+    if set(entities) - whole:
         raise DatasetError(f"{folder}: texts of entities of {published.folder} have changed since: {again}")
     return Reinforced(folder, settings, targets, entities, wanted)
 

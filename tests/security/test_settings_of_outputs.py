@@ -72,7 +72,8 @@ LOOKED_AT = {
     "train.device": "a name of torch's",
     "train.encoder.model": "weights without code", "train.encoder.pretrained": "the same",
     "train.text.template": "a text", "train.data.hold_out_salt": "a text",
-    "train.loss.teacher": "read as data", "evaluate.models": "no command of a folder evaluates",
+    "train.loss.teacher": "read as data", "train.reinforce.folder": "the same",
+    "evaluate.models": "no command of a folder evaluates",
     "evaluate.data": "the same", "evaluate.suite": "names", "evaluate.folder": "the same",
     "evaluate.device": "the same",
 }  # fmt: skip
