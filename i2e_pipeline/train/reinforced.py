@@ -124,7 +124,7 @@ class Settings:
 
     def _check(self) -> None:
         """Raises ValueError for what cannot be: the tables may be somebody else's."""
-        named = [*self.teachers, *([self.captioner] if self.captioner else [])]
+        named: list[TeacherFacts | CaptionerFacts] = [*self.teachers, *([self.captioner] if self.captioner else [])]
         if not all(isinstance(one.model, str) and isinstance(one.fingerprint, str) for one in named):
             raise ValueError("a model's name")
         counts = [len(self.teachers), self.augmentations, self.captions + 1, *(t.width for t in self.teachers)]
