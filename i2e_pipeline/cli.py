@@ -42,6 +42,7 @@ _PIPED = 110
 
 if TYPE_CHECKING:
     from i2e_pipeline.commands.diff import Side
+    from i2e_pipeline.commands.reinforcing import Reinforcement
     from i2e_pipeline.commands.verifying.faults import Verified
     from i2e_pipeline.engine.pipeline import Pipeline
     from i2e_pipeline.engine.stage import Run
@@ -246,6 +247,13 @@ def _parser() -> _Parser:
     older = _command(commands, "migrate", _migrate, about, without="the defaults")
     older.add_argument("--from", required=True, type=at_home, dest="source", metavar="FOLDER")
     older.add_argument("--to", required=True, type=at_home, metavar="FOLDER")
+
+    about = "store what teachers make of each image, for trainings that distil them; goes on where it was"
+    from i2e_pipeline.commands import reinforce as reinforcing
+
+    strengthened = _command(commands, "reinforce", _reinforce, about)
+    reinforcing.add_arguments(strengthened)
+    _json_argument(strengthened)
 
     train = _command(commands, "train", _train, "pre-train image encoders on the dataset; goes on where it was")
     train.add_argument("--restart", action="store_true", help="forget the checkpoints of the folder")
@@ -1047,6 +1055,38 @@ def _migrate(options: argparse.Namespace) -> int:
     made = migrate(options.source, options.to, config.publish)
     log.info(f"{made.rows:,} images and {len(made.entities):,} entities copied to {options.to}")
     return 0
+
+
+def _reinforce(options: argparse.Namespace) -> int:
+    from i2e_pipeline.commands import reinforce
+
+    config = _config_of_readers(options.config, [o for group in options.set for o in group])
+    return _print_reinforcement(options, reinforce.run(options, config))
+
+
+def _print_reinforcement(options: argparse.Namespace, found: Reinforcement) -> int:
+    from i2e_pipeline.commands import summary
+
+    if not _as_json(options, found.as_json()):
+        summary.print_reinforcement(found)
+    return 0
+
+
+def run_reinforcement() -> None:
+    """The main of jobs/reinforce.py: the same by Spark's workers."""
+    parser = _Parser(prog="reinforce.py")
+    _config_arguments(parser)
+    _json_argument(parser)
+    from i2e_pipeline.commands import reinforce
+
+    reinforce.add_arguments(parser)
+
+    def work() -> int:
+        options = parser.parse_args()
+        config = _config_of_readers(options.config, [o for group in options.set for o in group])
+        return _print_reinforcement(options, reinforce.on_spark(options, config))
+
+    _end(work)
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -37,6 +37,7 @@ ELSEWHERE = {
     "evaluate": "tests/commands/test_evaluate.py",
     "doctor": "tests/cluster/test_standalone.py",
     "count_anchors": "tests/commands/test_count_anchors.py",
+    "reinforce": "tests/commands/test_reinforce.py",
 }
 """Jobs that are no stages, need no Spark, or a cluster, and the tests that run them."""
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from i2e_pipeline.commands.count_anchors import Counted
     from i2e_pipeline.commands.diffing.compare import Counts, Differing, Entities
     from i2e_pipeline.commands.diffing.steps import Difference
+    from i2e_pipeline.commands.reinforcing import Reinforcement
     from i2e_pipeline.engine.retrying import Tried
 
 
@@ -239,6 +240,26 @@ def print_training(found: dict[str, Any]) -> None:
     for reason, count in found["skipped"].items():
         console.print(f"could not be decoded: {count:,} times {reason}")
     console.print(f"{'export':<15} {found['export']}\n{'training':<15} {found['folder']}", soft_wrap=True)
+
+
+def print_reinforcement(found: Reinforcement) -> None:
+    """What was stored, and what it takes."""
+    settings, console = found.settings, _console()
+    console.print(
+        f"{found.images:,} images in {found.files:,} files, {found.made:,} of them new, in {found.seconds:,.0f} s: "
+        f"{settings.augmentations} augmentations, {settings.captions} captions, vectors of {settings.width} numbers "
+        f"({' + '.join(teacher.model for teacher in settings.teachers)})",
+        soft_wrap=True,
+        markup=False,
+    )
+    console.print(
+        f"{found.bytes / 1e6:,.1f} MB, {found.bytes / max(1, found.images):,.0f} bytes an image with its share of the "
+        f"entities; {found.vector_bytes:,} bytes of vectors an image before compression",
+        soft_wrap=True,
+    )
+    for reason, count in found.undecodable.items():
+        console.print(f"could not be decoded: {count:,} images {reason}")
+    console.print(f"{'reinforced':<15} {found.folder}", soft_wrap=True, markup=False)
 
 
 def print_anchors(counted: Counted, output: str) -> None:

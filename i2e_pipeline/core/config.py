@@ -948,6 +948,30 @@ class LossConfig(Section):
     own."""
 
 
+class ReinforceConfig(Section):
+    """What a training takes from the tables of `i2e reinforce`: where one of the first three is above 0, it sees the
+    stored augmentations and no others (`data.augment` and `data.crop_area` are not looked at)."""
+
+    affinity: float = Field(0.0, ge=0, le=1)
+    """λ of MobileCLIP (arXiv 2311.17049, §3.1): (1 − λ) · contrastive + λ · how far the similarities of the batch's
+    images and texts are from the teachers'. 0: they are not compared."""
+    vectors: float = Field(0.0, ge=0)
+    """Weight of the distance to the stored image vectors of the augmentation, as `loss.distillation` weighs those of
+    the whole image. Vectors of several teachers count as one long one."""
+    captions: float = Field(0.0, ge=0, le=1)
+    """Share of the images whose text is one of the stored captions, drawn by hash, whatever `text` draws."""
+    temperature: float | None = Field(None, gt=0)
+    """What the teachers' cosines are divided by in `affinity`. None: each teacher's own temperature, as its weights
+    have it."""
+    folder: PathText | None = None
+    """Folder that `i2e reinforce` wrote. None: `reinforced`, beside the folder of the dataset."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether the tables are read."""
+        return self.affinity > 0 or self.vectors > 0 or self.captions > 0
+
+
 class TowerConfig(Section):
     """How one of the two towers is trained."""
 
@@ -1070,6 +1094,8 @@ class TrainConfig(Section):
     """Classification over entities."""
     loss: LossConfig = LossConfig()
     """How the parts of a recipe are weighed."""
+    reinforce: ReinforceConfig = ReinforceConfig()
+    """Stored augmentations, vectors of teachers and captions."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """AdamW for the towers."""
 
@@ -1466,6 +1492,8 @@ def paths(config: Config) -> list[tuple[str, str]]:
         found.append(("label.calibration", config.label.calibration))
     found += [(f"train.{k}", v) for k in ("dataset", "folder") if (v := getattr(config.train, k))]
     found += [(f"train.evaluate_sets.{name}", path) for name, path in config.train.evaluate_sets.items()]
+    if config.train.reinforce.folder:
+        found.append(("train.reinforce.folder", config.train.reinforce.folder))
     if config.train.start_from:
         found.append(("train.start_from", model_name.checkpoint_of(config.train.start_from)[0]))
     return found

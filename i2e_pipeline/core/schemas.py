@@ -246,6 +246,24 @@ I2E_ENTITIES = _schema(
     _key("split", pa.string()),
     _key("retired", pa.bool_()),
 )
+_VIEW = pa.struct([*((name, pa.float32()) for name in ("left", "top", "right", "bottom")), ("mirrored", pa.bool_())])
+REINFORCED = _schema(
+    _key("image_id", pa.string()),
+    pa.field("augmentations", pa.list_(_VIEW)),
+    pa.field("image_vectors", pa.binary()),
+    pa.field("captions", pa.list_(pa.string())),
+    _key("text_vectors", pa.binary()),
+    pa.field("reason", pa.string()),
+)
+"""Edges are shares of the image's sides as displayed. `image_vectors`: of each augmentation in turn the vectors of all
+teachers in turn, `text_vectors` the same of the alt-text and of each caption; norm 1 each, float16, little-endian.
+`reason`: why the image could not be decoded, and has no augmentations, image vectors and captions; else null."""
+REINFORCED_ENTITIES = _schema(
+    _key("class_index", pa.int32()),
+    _key("name_vectors", pa.binary()),
+    pa.field("described_vectors", pa.binary()),
+)
+"""`described_vectors`: of name and description as one text; null where the entity has no description."""
 _QUANTILES = pa.struct([(name, pa.float32()) for name in ("p05", "p25", "p50", "p75", "p95")])
 """Each is the least thousandth that this share of the scores, to the nearest thousandth, does not exceed."""
 

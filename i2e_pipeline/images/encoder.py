@@ -114,6 +114,11 @@ class Encoder:
         return x_NHWC.to(self.dtype).permute(0, 3, 1, 2)  # channels last is what NHWC already is in memory
 
     @property
+    def scale(self) -> float:
+        """What the model multiplies cosines of image and text by: the inverse of its temperature."""
+        return float(self._model.logit_scale.float().exp().reshape(()))
+
+    @property
     def has_text(self) -> bool:
         """Whether texts can be encoded, too."""
         return self._tokenizer is not None

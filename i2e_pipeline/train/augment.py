@@ -3,7 +3,8 @@
 Reads    RGB images, as images.open_rgb gives them
 Writes   pixels_HWC: uint8, H = W = the side of the model's input
 
-Legend: N images, F the four numbers of a crop and the mirror.
+Legend: N images, F the four numbers of a crop and the mirror, V the five of a view: its left, top, right and bottom
+edge as shares of the image's sides, and the mirror.
 """
 
 from __future__ import annotations
@@ -39,9 +40,32 @@ def draws(keys_N: np.ndarray, config: DataConfig) -> np.ndarray | None:
 
 def augmented(image: Image.Image, side: int, drawn_F: np.ndarray, area: tuple[float, float]) -> np.ndarray:
     """A random crop of `area` (shares of the image, from … to), scaled to side x side and perhaps mirrored."""
-    scaled_HWC = scale(image.crop(crop_box(image.size, drawn_F, area)), side)
+    return _cut(image, side, crop_box(image.size, drawn_F, area), bool(drawn_F[4] >= 0.5))
+
+
+def view_of(size: tuple[int, int], drawn_F: np.ndarray, area: tuple[float, float]) -> np.ndarray:
+    """What `augmented` cuts of an image of this size, as a view_V, float32, which can be stored and seen again."""
+    left, top, right, bottom = crop_box(size, drawn_F, area)
+    width, height = size
+    return np.array([left / width, top / height, right / width, bottom / height, drawn_F[4] >= 0.5], dtype=np.float32)
+
+
+def viewed(image: Image.Image, side: int, view_V: np.ndarray) -> np.ndarray:
+    """A stored view of the image, scaled to side x side: of an image of the size that `view_of` was told, the pixels of
+    `augmented`; of one that was decoded at a half of it, the same part."""
+    width, height = image.size
+    left, top, right, bottom = (
+        round(float(share) * of) for share, of in zip(view_V, (width, height) * 2, strict=False)
+    )
+    left, top = min(left, width - 1), min(top, height - 1)
+    box = (left, top, min(max(right, left + 1), width), min(max(bottom, top + 1), height))
+    return _cut(image, side, box, bool(view_V[4]))
+
+
+def _cut(image: Image.Image, side: int, box: tuple[int, int, int, int], mirrored: bool) -> np.ndarray:
+    scaled_HWC = scale(image.crop(box), side)
     # Here and not as a view with a negative stride, which costs ten times as much to copy.
-    return np.ascontiguousarray(scaled_HWC[:, ::-1]) if drawn_F[4] >= 0.5 else scaled_HWC
+    return np.ascontiguousarray(scaled_HWC[:, ::-1]) if mirrored else scaled_HWC
 
 
 def crop_box(size: tuple[int, int], drawn_F: np.ndarray, area: tuple[float, float]) -> tuple[int, int, int, int]:

@@ -58,7 +58,7 @@ _NUMBERED = re.compile(r"(\w+)(?:-(\d{5})-of-(\d{5}))?\.safetensors")
 _CHECKPOINT = re.compile(r"step-\d+")
 _BEST = "best.json"
 _ROWS_AT_ONCE = 65_536
-_ADDED_LATER = ("text_trained",)
+_ADDED_LATER = ("text_trained", "reinforced")
 """What state.json of older checkpoints does not say."""
 _OWN = "digest"
 """Of state.json itself, among what it says; older checkpoints do not have it."""
@@ -121,6 +121,8 @@ class State:
     """Whatever is counted over the whole training: images skipped, …"""
     text_trained: bool | None = None
     """Whether the text tower has trained weights, of this training or of what it began with. None: not said."""
+    reinforced: str | None = None
+    """Fingerprint of the teachers, augmentations and captions of the reinforced tables; None: none are read."""
 
 
 class Save:

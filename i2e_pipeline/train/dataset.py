@@ -11,10 +11,10 @@ Writes   Batch: pixels_BCHW uint8, class, labels, tokens, teacher vectors, ids
 Threads, not processes: Pillow decodes and scales without the interpreter's lock, nothing is copied between processes,
 and a rank starts at once. benchmarks/loader.py compares it with a bare loop and with webdataset.
 
-What is drawn for an image (crop, mirror, label, text) is a hash of (seed, epoch, image id). By such a hash another
-image stands in for one that cannot be decoded: first one of the same row group, which is in memory; where those that
-are drawn there cannot be decoded either, one of another row group. All this is the same for any number of ranks,
-workers and micro-batches.
+What is drawn for an image (crop and mirror or the stored augmentation, label, text) is a hash of (seed, epoch, image
+id). By such a hash another image stands in for one that cannot be decoded: first one of the same row group, which is in
+memory; where those that are drawn there cannot be decoded either, one of another row group. All this is the same for
+any number of ranks, workers and micro-batches.
 
 Legend: B images of this rank's micro-batch, H W C sides and channels of the pixels.
 """
@@ -36,15 +36,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from i2e_pipeline.core.config import ImageLimits, TrainConfig
+from i2e_pipeline.core.config import TrainConfig
 from i2e_pipeline.core.draws import hashed, uniform
 from i2e_pipeline.core.errors import I2EError
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.images.decode import Rejected, open_rgb
-from i2e_pipeline.train.augment import augmented, centred, decoded_side, draws
+from i2e_pipeline.train.augment import augmented, centred, decoded_side, draws, viewed
 from i2e_pipeline.train.batch import Batch
 from i2e_pipeline.train.groups import Facts, Group, Groups
 from i2e_pipeline.train.order import Order, micro_batch_size
+from i2e_pipeline.train.reinforced import Reinforced, Reinforcements
 from i2e_pipeline.train.samples import Samples
 from i2e_pipeline.train.teacher import Teacher
 from i2e_pipeline.train.texts import Texts, Tokenizer
@@ -103,8 +104,8 @@ class _Pending:
     slots: list[_Slot]
     facts: Facts
     epoch_B: np.ndarray
-    drawn_BF: np.ndarray | None
-    """Crop and mirror."""
+    views: np.ndarray | None
+    """Crop and mirror of each image: draws_BF, or stored views_BV."""
     pixels_BHWC: torch.Tensor
     described: _Described
     tasks: list[Future[dict[int, _StandIn]]] = field(default_factory=list)
@@ -120,6 +121,7 @@ class _Described:
     classes_BK: torch.Tensor
     tokens_BL: torch.Tensor | None
     teacher_BT: torch.Tensor | None
+    teacher_text_BT: torch.Tensor | None
 
 
 class Loader:
@@ -145,12 +147,15 @@ class Loader:
         tokenizer: Tokenizer | None = None,
         text_probabilities: Sequence[float] | None = None,
         teacher: Teacher | None = None,
+        reinforced: Reinforced | None = None,
         pin: bool = False,
     ) -> None:
         """side                 of the model's input, in pixels
         start, stop          positions: samples that the training has consumed over all ranks, and where it ends
         tokenizer            None: batches without texts
         text_probabilities   of alt-text, name, name and description; None: config.text
+        teacher              vectors of whole images
+        reinforced           stored augmentations in the place of drawn ones, with their vectors and captions
         pin                  tensors in page-locked memory, for copies to a GPU that do not wait
 
         Raises OrderError where ranks and micro-batches do not divide the batch.
@@ -177,7 +182,7 @@ class Loader:
         """How long the caller has waited for batches, in all."""
         self._samples, self._config, self._side, self._pin = samples, config, side, pin
         self._world_size, self._rank, self._stop = world_size, rank, stop
-        self._teacher = teacher
+        self._teacher, self._reinforced = teacher, reinforced
         self._texts: Texts | None = None
         if tokenizer is not None:
             text = config.text
@@ -185,11 +190,11 @@ class Loader:
             self._texts = Texts(samples.published.entities, probabilities, text.template, tokenizer)
         self._tokenizing = threading.Lock()
         self._columns = ["image.bytes"] if self._texts is None else ["image.bytes", "alt_text"]
-        self._groups = Groups(samples, self._columns)
+        self._groups = Groups(samples, self._columns, reinforced)
         self._elsewhere = LastGroups(self._groups, _GROUPS_HELD)
         self._running: weakref.ref[Generator[Batch, None, None]] | None = None
         self._limits = samples.limits
-        self._decoded_side = decoded_side(side, data)
+        self._decoded_side = decoded_side(side, data if reinforced is None else reinforced.settings.data)
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from `position` on. One iteration at a time; leaving it early stops the threads."""
@@ -249,9 +254,9 @@ class Loader:
                     slots,
                     facts,
                     places.epoch,
-                    draws(self._keys(facts, places.epoch), data),
+                    self._views(slots, facts, places.epoch),
                     pixels_BHWC=_empty((len(slots), self._side, self._side, 3), self._pin),
-                    described=self._described(facts, places.epoch, alt_texts),
+                    described=self._described(slots, facts, places.epoch, alt_texts),
                 )
                 start += self.micro_batch
 
@@ -259,39 +264,104 @@ class Loader:
         """uint64, of (seed, epoch, image id)."""
         return hashed(facts.keys_B() ^ hashed(epoch_B, "epoch"), self._config.seed)
 
-    def _described(self, facts: Facts, epoch_B: np.ndarray, alt_texts: list[Any] | None) -> _Described:
+    def _views(self, places: Sequence[_Slot | _StandIn], facts: Facts, epoch_B: np.ndarray) -> np.ndarray | None:
+        """The crop and mirror of each image, as _Pending has them; None where nothing is varied."""
+        keys_B = self._keys(facts, epoch_B)
+        if self._reinforced is None:
+            return draws(keys_B, self._config.data)
+        if self._reinforced.centred:
+            return None
+        chosen_B = self._augmentation(keys_B, self._reinforced)
+        return np.stack([_stored(p).view_NKV[_within(p), k] for p, k in zip(places, chosen_B, strict=True)])
+
+    def _augmentation(self, keys_B: np.ndarray, reinforced: Reinforced) -> np.ndarray:
+        """The number of the stored augmentation that each image is seen in."""
+        return (hashed(keys_B, "augmentation") % np.uint64(reinforced.settings.augmentations)).astype(np.int64)
+
+    def _described(
+        self,
+        places: Sequence[_Slot | _StandIn],
+        facts: Facts,
+        epoch_B: np.ndarray,
+        alt_texts: list[Any] | None,
+    ) -> _Described:
         keys_B = self._keys(facts, epoch_B)
         sampled = self._config.data.label == "sampled"
         class_B = facts.drawn_class(uniform(hashed(keys_B, "label")) if sampled else None)
-        tokens_BL = None
+        tokens_BL = text_BT = None
         if self._texts is not None:
+            drawn_B = uniform(hashed(keys_B, "text"))
+            caption_B = self._captions(keys_B)
             with self._tokenizing:  # the reader's and, for what stands in, the caller's
-                texts = self._texts.drawn(uniform(hashed(keys_B, "text")), alt_texts or [], class_B)
+                texts = self._texts.drawn(drawn_B, alt_texts or [], class_B)
+                for at in np.flatnonzero(caption_B >= 0).tolist():
+                    captions = _stored(places[at]).captions[_within(places[at])]
+                    if captions is None:  # what could not be decoded has none, and another image will stand here
+                        caption_B[at] = -1
+                    else:
+                        texts[at] = captions[caption_B[at]]
                 tokens_BL = self._texts.tokens(texts)
+            if self._reinforced is not None and self._config.reinforce.affinity:
+                text_BT = self._text_vectors(places, self._texts.kinds(drawn_B), class_B, caption_B)
+        teacher_BT = None if self._teacher is None else self._teacher.of(facts.rows_B)
+        if self._reinforced is not None and (self._config.reinforce.affinity or self._config.reinforce.vectors):
+            chosen_B = self._augmentation(keys_B, self._reinforced)
+            stored = [_stored(p).image_NKT[_within(p), k] for p, k in zip(places, chosen_B, strict=True)]
+            teacher_BT = _unit(np.stack(stored))
         return _Described(
             torch.from_numpy(class_B),
             torch.from_numpy(facts.class_BK.copy()),
             tokens_BL,
-            None if self._teacher is None else self._teacher.of(facts.rows_B),
+            teacher_BT,
+            None if text_BT is None else _unit(text_BT),
         )
+
+    def _captions(self, keys_B: np.ndarray) -> np.ndarray:
+        """Which stored caption is each image's text; −1: none."""
+        caption_B = np.full(len(keys_B), -1)
+        if self._reinforced is not None and (share := self._config.reinforce.captions):
+            takes_B = uniform(hashed(keys_B, "captioned")) < share
+            number_B = hashed(keys_B, "caption") % np.uint64(self._reinforced.settings.captions)
+            caption_B[takes_B] = number_B[takes_B]
+        return caption_B
+
+    def _text_vectors(
+        self, places: Sequence[_Slot | _StandIn], kind_B: np.ndarray, class_B: np.ndarray, caption_B: np.ndarray
+    ) -> np.ndarray:
+        """The teachers' vectors of the texts that were drawn, float16 (B, T)."""
+        assert self._reinforced is not None
+        found_BT = np.empty((len(places), self._reinforced.settings.width), dtype=np.float16)
+        own_B = (kind_B == 0) | (caption_B >= 0)
+        for at in np.flatnonzero(own_B).tolist():
+            found_BT[at] = _stored(places[at]).text_NST[_within(places[at]), 1 + caption_B[at]]
+        if not own_B.all():
+            found_BT[~own_B] = self._reinforced.of_classes(class_B[~own_B], kind_B[~own_B] == 2)
+        return found_BT
 
     def _decode(self, pending: _Pending, part: slice) -> dict[int, _StandIn]:
         """Decodes slots into the batch's pixels; returns what stands in for those that could not be."""
         pixels_BHWC = pending.pixels_BHWC.numpy()
         stand_ins = {}
         for at, slot in enumerate(pending.slots[part], part.start):
-            drawn_F = None if pending.drawn_BF is None else pending.drawn_BF[at]
-            pixels = self._pixels(slot.sample, slot.group, drawn_F)
+            view = None if pending.views is None else pending.views[at]
+            pixels = self._pixels(slot.sample, slot.group, view)
             if isinstance(pixels, Rejected):
                 stand_ins[at], pixels = self._stand_in(slot, pixels)
             pixels_BHWC[at] = pixels
         return stand_ins
 
-    def _pixels(self, sample: int, group: Group, drawn_F: np.ndarray | None) -> np.ndarray | Rejected:
+    def _pixels(self, sample: int, group: Group, view: np.ndarray | None) -> np.ndarray | Rejected:
         """pixels_HWC of an image, or why there are none."""
         stored: Any = group.value(0, sample)
         try:
-            return _pixels(stored, self._limits, self._side, self._decoded_side, drawn_F, self._config.data.crop_area)
+            opened = open_rgb(stored, self._limits, self._decoded_side)
+            if isinstance(opened, Rejected):
+                return opened
+            if view is None:
+                return centred(opened[0], self._side)
+            if self._reinforced is not None:
+                return viewed(opened[0], self._side, view)
+            return augmented(opened[0], self._side, view, self._config.data.crop_area)
         except Exception as error:
             facts = Facts.of([group], [sample])
             raise LoaderError(
@@ -313,8 +383,8 @@ class Loader:
             if len(tried) > STAND_INS:
                 break
             tried.add(sample)
-            drawn = draws(self._keys(Facts.of([group], [sample]), np.array([slot.epoch])), self._config.data)
-            pixels = self._pixels(sample, group, None if drawn is None else drawn[0])
+            views = self._views([_Slot(sample, slot.epoch, group)], Facts.of([group], [sample]), np.array([slot.epoch]))
+            pixels = self._pixels(sample, group, None if views is None else views[0])
             if not isinstance(pixels, Rejected):
                 alt_text: Any = None if self._texts is None else group.value(1, sample)
                 return _StandIn(sample, group, alt_text, why), pixels
@@ -358,6 +428,8 @@ class Loader:
             tokens_BL=None if described.tokens_BL is None else self._placed(described.tokens_BL),
             teacher_BT=None if described.teacher_BT is None else self._placed(described.teacher_BT),
             image_ids=pending.facts.image_ids(),
+            teacher_text_BT=None if described.teacher_text_BT is None else self._placed(described.teacher_text_BT),
+            teachers=() if self._reinforced is None else self._reinforced.teachers,
         )
 
     def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -376,7 +448,7 @@ class Loader:
         standing_in = [stand_ins[slot] for slot in at.tolist()]
         facts = Facts.of([s.group for s in standing_in], [s.sample for s in standing_in])
         pending.facts.put(at, facts)
-        new = self._described(facts, pending.epoch_B[at], [s.alt_text for s in standing_in])
+        new = self._described(standing_in, facts, pending.epoch_B[at], [s.alt_text for s in standing_in])
         for old_B, new_B in zip(_tensors(pending.described), _tensors(new), strict=True):
             old_B[torch.from_numpy(at)] = new_B
         return pending.described
@@ -430,24 +502,22 @@ def _facts(slots: Sequence[_Slot]) -> Facts:
     return Facts.of([slot.group for slot in slots], [slot.sample for slot in slots])
 
 
-def _pixels(
-    stored: bytes | None,
-    limits: ImageLimits,
-    side: int,
-    decoded: int,
-    drawn_F: np.ndarray | None,
-    area: tuple[float, float],
-) -> np.ndarray | Rejected:
-    """pixels_HWC of one stored image, or why there are none."""
-    opened = open_rgb(stored, limits, decoded)
-    if isinstance(opened, Rejected):
-        return opened
-    return centred(opened[0], side) if drawn_F is None else augmented(opened[0], side, drawn_F, area)
-
-
 def _tensors(described: _Described) -> list[torch.Tensor]:
     parts = (described.class_B, described.classes_BK, described.tokens_BL, described.teacher_BT)
-    return [part for part in parts if part is not None]
+    return [part for part in (*parts, described.teacher_text_BT) if part is not None]
+
+
+def _within(place: _Slot | _StandIn) -> int:
+    return place.sample - place.group.first
+
+
+def _stored(place: _Slot | _StandIn) -> Reinforcements:
+    assert place.group.reinforced is not None
+    return place.group.reinforced
+
+
+def _unit(vectors_BT: np.ndarray) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.from_numpy(vectors_BT.astype(np.float32)), dim=-1)
 
 
 def _empty(shape: tuple[int, ...], pin: bool) -> torch.Tensor:

@@ -11,21 +11,20 @@ Legend: N images of a group that are trained on, B images of a batch, K labels o
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from i2e_pipeline.core import files
 from i2e_pipeline.core.splits import keys
 from i2e_pipeline.dataset import split
-from i2e_pipeline.dataset.published import DatasetError, open_with_footer
+from i2e_pipeline.dataset.published import DatasetError
+from i2e_pipeline.train.open_files import OpenFiles
+from i2e_pipeline.train.reinforced import Reinforced, Reinforcements
 from i2e_pipeline.train.samples import Samples
 
-_OPEN_FILES = 64
 _MOST = 3 / 4
 """Where fewer of a row group's images are trained on, these are copied and the others let go. To copy 64 MB of photos
 costs a fiftieth of decoding them."""
@@ -47,6 +46,8 @@ class Group:
     columns: list[pa.Array]
     place_N: np.ndarray
     """Where each of them stands in the columns."""
+    reinforced: Reinforcements | None = None
+    """What is stored of them beside the dataset, where that is read."""
 
     def __len__(self) -> int:
         return len(self.rows_N)
@@ -112,10 +113,11 @@ class Facts:
 class Groups:
     """Reads row groups of the training; for any number of threads."""
 
-    def __init__(self, samples: Samples, columns: list[str]) -> None:
-        """columns: those of Group.columns; of a struct, `name.field`"""
-        self._samples, self._columns = samples, columns
-        self._files = _OpenFiles(samples)
+    def __init__(self, samples: Samples, columns: list[str], reinforced: Reinforced | None = None) -> None:
+        """columns      those of Group.columns; of a struct, `name.field`
+        reinforced   tables that are read with them"""
+        self._samples, self._columns, self._reinforced = samples, columns, reinforced
+        self._files = OpenFiles([files.join(samples.published.folder, f.path) for f in samples.published.files])
         self._ends_G = np.cumsum(samples.sizes_G)
         self.reads = 0
         """Row groups read so far."""
@@ -130,7 +132,10 @@ class Groups:
 
     def bytes_of(self, number: int) -> int:
         """What a row group takes in memory, about."""
-        return int(self._samples.group_bytes_G[number])
+        stored = int(self._samples.group_bytes_G[number])
+        if self._reinforced is not None:
+            stored += int(self._samples.sizes_G[number]) * self._reinforced.bytes_of_image
+        return stored
 
     def read(self, number: int) -> Group:
         """Raises DatasetError where it cannot be read, or is not what the index says."""
@@ -138,7 +143,7 @@ class Groups:
             self.reads += 1
         samples, file = self._samples, int(self._samples.group_file_G[number])
         where = samples.published.files[file].path
-        table = self._files.read(number, [*split.COLUMNS, *self._columns])
+        table = self._table(number, [*split.COLUMNS, *self._columns])
         labelled = split.split(table, samples.rule, f"{samples.published.folder}/{where}")
         within = np.flatnonzero(labelled.side_N == split.Side.TRAINED)
         if len(within) != samples.sizes_G[number]:
@@ -152,6 +157,10 @@ class Groups:
         columns, place_N = [column_of(table, column) for column in self._columns], within
         if len(within) < _MOST * table.num_rows:
             columns, place_N = [column.take(pa.array(within)) for column in columns], np.arange(len(within))
+        reinforced = None
+        if self._reinforced is not None:
+            place = int(samples.group_number_G[number])
+            reinforced = self._reinforced.read(file, place, labelled.ids_N2, within)
         return Group(
             number,
             int(self._ends_G[number - 1]) if number else 0,
@@ -161,13 +170,18 @@ class Groups:
             score_NK,
             columns,
             place_N,
+            reinforced,
         )
 
     def stored(self, number: int, within: np.ndarray) -> list[bytes | None]:
         """Stored bytes of any rows of a row group, counted within it."""
-        table = self._files.read(number, ["image.bytes"])
+        table = self._table(number, ["image.bytes"])
         stored: list[bytes | None] = column_of(table, "image.bytes").take(pa.array(within)).to_pylist()
         return stored
+
+    def _table(self, number: int, columns: Sequence[str]) -> pa.Table:
+        samples = self._samples
+        return self._files.read(int(samples.group_file_G[number]), int(samples.group_number_G[number]), columns)
 
     def close(self) -> None:
         self._files.close()
@@ -180,54 +194,3 @@ def column_of(table: pa.Table, column: str) -> pa.Array:
     values = values.flatten()[values.type.get_field_index(child)] if child else values
     # What is taken of a column of photos may exceed the 2 GiB that offsets of 32 bits reach.
     return values.cast(pa.large_binary()) if pa.types.is_binary(values.type) else values
-
-
-class _OpenFiles:
-    """The files used last stay open, with their footers. What was read of them does not stay in memory."""
-
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
-        self._open: OrderedDict[int, tuple[pa.NativeFile, pq.FileMetaData]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def read(self, group: int, columns: Sequence[str]) -> pa.Table:
-        samples = self._samples
-        file, number = int(samples.group_file_G[group]), int(samples.group_number_G[group])
-        path = files.join(samples.published.folder, samples.published.files[file].path)
-
-        def once() -> pa.Table:
-            try:
-                stream, footer = self._opened(file, path)
-                # The ranges that the columns lie in are asked for at the same time, and go with this object.
-                with pq.ParquetFile(stream, metadata=footer, pre_buffer=True) as parquet:
-                    known = set(parquet.schema_arrow.names)
-                    wanted = [c for c in columns if c.partition(".")[0] in known]
-                    return parquet.read_row_group(number, columns=wanted, use_threads=False)
-            except (OSError, pa.ArrowException):
-                self._drop(file)
-                raise
-
-        try:
-            return files.patiently(once, path)
-        except (OSError, pa.ArrowException) as error:
-            raise DatasetError(f"{path}: row group {number}: {error}") from error
-
-    def _opened(self, file: int, path: str) -> tuple[pa.NativeFile, pq.FileMetaData]:
-        with self._lock:
-            if file in self._open:
-                self._open.move_to_end(file)
-                return self._open[file]
-        opened = open_with_footer(path)
-        with self._lock:
-            self._open[file] = opened
-            while len(self._open) > _OPEN_FILES:
-                self._open.popitem(last=False)  # closed when nobody reads it any more
-        return opened
-
-    def _drop(self, file: int) -> None:
-        with self._lock:
-            self._open.pop(file, None)
-
-    def close(self) -> None:
-        with self._lock:
-            self._open.clear()

@@ -1,4 +1,4 @@
-"""Losses between images and texts, and between images and a teacher's vectors.
+"""Losses between images and texts, and between both and teachers' vectors.
 
 Each returns this rank's part such that the mean over ranks is the loss of the global batch. DDP averages gradients
 over ranks, and `World.gather` hands each row the gradient of the *sum* of all ranks' losses, so what reaches a
@@ -6,19 +6,24 @@ parameter is (1/W) Σ_r ∂(Σ_s L_s)/∂x_r · ∂x_r/∂θ = ∂(mean_s L_s)/�
 
 All is computed in float32, also under autocast: a bfloat16 logit of 100 · cosine is off by up to a quarter.
 
-Legend: B images of this rank, N = W · B of all ranks, D width, K labels of the image with most labels, T teacher's
-width.
+Legend: B images of this rank, N = W · B of all ranks, D width, K labels of the image with most labels, T width of
+the teachers' vectors, U twice that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, logsigmoid
+from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
+from i2e_pipeline.train.batch import TeacherSpace
 from i2e_pipeline.train.parallel import World
 
 _ALONE = World()
+_NEVER = -1e5
+"""A logit below all others by far: cosines times scales are at most some hundreds."""
 
 
 def info_nce(
@@ -84,8 +89,6 @@ def distillation(distilled_BT: Tensor, teacher_BT: Tensor, world: World = _ALONE
     teacher_BT     unit vectors; rows of zeros, which stand for "none", are left out
 
     Half the squared distance of unit vectors, as in feature distillation for CLIP (CLIP-KD, arXiv 2307.12732).
-    MobileCLIP (arXiv 2311.17049) stores a teacher's vectors with the data as here, and compares similarities instead,
-    for which teacher's texts would be needed too.
     """
     with torch.autocast(distilled_BT.device.type, enabled=False):
         there_B = teacher_BT.abs().sum(dim=1) > 0
@@ -93,6 +96,58 @@ def distillation(distilled_BT: Tensor, teacher_BT: Tensor, world: World = _ALONE
         count = world.sum(there_B.sum())
         # Ranks may have unequally many: divided by the global mean per rank, so that the mean over ranks is right.
         return total * world.size / count.clamp(min=1)
+
+
+def affinity(
+    image_BD: Tensor,
+    text_BD: Tensor,
+    scale: Tensor,
+    teacher_image_BT: Tensor,
+    teacher_text_BT: Tensor,
+    teachers: Sequence[TeacherSpace],
+    world: World = _ALONE,
+) -> Tensor:
+    """How far the similarities of images and texts are from the teachers' (L_Distill of MobileCLIP, arXiv 2311.17049,
+    §3.1):
+
+        ½ mean_k [ KL(softmax(s_k X_k Y_kᵀ) ‖ softmax(s X Yᵀ)) + KL(softmax(s_k Y_k X_kᵀ) ‖ softmax(s Y Xᵀ)) ]
+
+    a mean over teachers k and rows; a row of the one softmax is an image against all texts, of the other a text against
+    all images, of all ranks.
+
+    image_BD, text_BD     X and Y, unit vectors; s the learnt scale
+    teacher_…_BT          X_k and Y_k, the teachers' columns side by side. A row of zeros stands for "none": it is no
+                          row and no column of any matrix
+    The authors' code leaves out the teachers' entropies, which have no gradient; here a student that agrees has 0.
+    """
+    with torch.autocast(image_BD.device.type, enabled=False):
+        image_BD, text_BD, scale = image_BD.float(), text_BD.float(), scale.float()
+        image_ND, text_ND = _gather_both(image_BD, text_BD, world)
+        there_B = (teacher_image_BT != 0).any(dim=1) & (teacher_text_BT != 0).any(dim=1)
+        there_N = world.gather_fixed(there_B.to(torch.uint8)) > 0
+        teacher_BU = torch.cat([teacher_image_BT, teacher_text_BT], dim=1).float()
+        teacher_NU = world.gather_fixed(teacher_BU)
+        to_text_BN = _log_softmax(scale * image_BD @ text_ND.T, there_N)
+        to_image_BN = _log_softmax(scale * text_BD @ image_ND.T, there_N)
+        total = to_text_BN.new_zeros(())
+        start, all_columns = 0, teacher_image_BT.shape[1]
+        for teacher in teachers:
+            images, texts = (slice(start + of, start + of + teacher.width) for of in (0, all_columns))
+            x_BT, y_BT = (normalize(teacher_BU[:, part], dim=1) for part in (images, texts))
+            x_NT, y_NT = (normalize(teacher_NU[:, part], dim=1) for part in (images, texts))
+            for student_BN, rows_BT, columns_NT in ((to_text_BN, x_BT, y_NT), (to_image_BN, y_BT, x_NT)):
+                wanted_BN = _log_softmax(teacher.scale * rows_BT @ columns_NT.T, there_N)
+                divergence_B = (wanted_BN.exp() * (wanted_BN - student_BN)).sum(dim=1)
+                total = total + (divergence_B * there_B).sum() / (2 * len(teachers))
+            start += teacher.width
+        count = world.sum(there_B.sum())
+        return total * world.size / count.clamp(min=1)
+
+
+def _log_softmax(logits_BN: Tensor, there_N: Tensor) -> Tensor:
+    """Over the columns that are there. The others have a probability of 0 and a logarithm that is finite, so that their
+    product is 0 and no NaN."""
+    return logits_BN.masked_fill(~there_N, _NEVER).log_softmax(dim=1)
 
 
 def alike(classes_BK: Tensor, world: World = _ALONE) -> Tensor:

@@ -1,7 +1,8 @@
 """Recipes: what is trained, from one batch to its losses.
 
 Reads    Encoded (what the towers made of the batch), Batch, the entity head
-Writes   {"loss": what is differentiated, and its parts by name: classification, contrastive, distillation}
+Writes   {"loss": what is differentiated, and its parts by name: classification, contrastive, affinity,
+         distillation}
 
 supervised           cosine softmax over all entities
 contrastive          images against texts
@@ -9,7 +10,9 @@ multi_task           λ · classification + (1 − λ) · contrastive, one image
 clip_alt_text        control: CLIP on the same images and their alt-texts; the labels are not looked at
 clip_entity_text     control: CLIP on the same images and the names and descriptions of their entities
 
-With `train.loss.distillation` above 0 each of them also distils stored image vectors.
+With `train.loss.distillation` above 0 each of them also distils stored image vectors, with `train.reinforce.vectors`
+those of the stored augmentation. With `train.reinforce.affinity` λ_a above 0 the contrastive part of a recipe is
+(1 − λ_a) · contrastive + λ_a · affinity (MobileCLIP, arXiv 2311.17049).
 """
 
 from __future__ import annotations
@@ -45,7 +48,13 @@ class Recipe:
 
     @property
     def uses_teacher(self) -> bool:
+        """Whether stored vectors of the whole image are distilled."""
         return self.config.loss.distillation > 0
+
+    @property
+    def distils(self) -> float:
+        """Weight of the distance to stored image vectors, of the whole image or of the stored augmentation."""
+        return self.config.loss.distillation or self.config.reinforce.vectors
 
     def check(self) -> None:
         """Raises RecipeError."""
@@ -73,11 +82,11 @@ class Recipe:
         contrastive   that loss, where it was computed over more than this batch (shared_negatives.py)
         """
         parts = self.parts(encoded, batch, head, world, step, contrastive)
-        if self.uses_teacher:
+        if self.distils:
             assert encoded.distilled_BT is not None
             assert batch.teacher_BT is not None
             distillation = losses.distillation(encoded.distilled_BT, batch.teacher_BT, world)
-            parts["loss"] = parts["loss"] + self.config.loss.distillation * distillation
+            parts["loss"] = parts["loss"] + self.distils * distillation
             parts["distillation"] = distillation
         return {name: part if name == "loss" else part.detach() for name, part in parts.items()}
 
@@ -118,7 +127,23 @@ class Contrastive(Recipe):
     ) -> dict[str, Tensor]:
         if contrastive is None:
             contrastive = self.contrast(encoded, batch.classes_BK, world)
-        return {"loss": contrastive, "contrastive": contrastive}
+        share = self.config.reinforce.affinity
+        if not share:
+            return {"loss": contrastive, "contrastive": contrastive}
+        assert encoded.text_BD is not None
+        assert batch.teacher_BT is not None
+        assert batch.teacher_text_BT is not None
+        affinity = losses.affinity(
+            encoded.image_BD,
+            encoded.text_BD,
+            encoded.scale,
+            batch.teacher_BT,
+            batch.teacher_text_BT,
+            batch.teachers,
+            world,
+        )
+        loss = (1 - share) * contrastive + share * affinity
+        return {"loss": loss, "contrastive": contrastive, "affinity": affinity}
 
 
 class MultiTask(Contrastive):
@@ -135,11 +160,11 @@ class MultiTask(Contrastive):
     def parts(
         self, encoded: Encoded, batch: Batch, head: Any, world: World, step: int, contrastive: Tensor | None
     ) -> dict[str, Tensor]:
-        contrastive = super().parts(encoded, batch, head, world, step, contrastive)["contrastive"]
+        parts = super().parts(encoded, batch, head, world, step, contrastive)
         classification = head.loss(encoded.image_BD, batch.class_B, batch.classes_BK, step)
         share = self.config.loss.classification
-        loss = share * classification + (1 - share) * contrastive
-        return {"loss": loss, "classification": classification, "contrastive": contrastive}
+        loss = share * classification + (1 - share) * parts.pop("loss")
+        return {"loss": loss, "classification": classification, **parts}
 
 
 class ClipAltText(Contrastive):
@@ -168,8 +193,24 @@ def recipe(config: TrainConfig) -> Recipe:
     """The recipe that `train.recipe` names. Raises RecipeError where its settings make no sense together."""
     chosen = _KINDS[config.recipe](config)
     chosen.check()
+    _check_reinforcement(chosen)
     chosen.text_probabilities()
     return chosen
+
+
+def _check_reinforcement(chosen: Recipe) -> None:
+    wanted, loss = chosen.config.reinforce, chosen.config.loss
+    of_texts = [name for name in ("affinity", "captions") if getattr(wanted, name)]
+    if of_texts and not chosen.uses_text:
+        raise RecipeError(
+            f"train.reinforce.{of_texts[0]} is about texts, and train.recipe={chosen.name} has none: set it to 0 "
+            "(vectors alone can be distilled), or take another recipe"
+        )
+    if wanted.vectors and loss.distillation:
+        raise RecipeError(
+            "train.reinforce.vectors and train.loss.distillation both distil image vectors, of the augmentation that "
+            "is seen and of the whole image: set one of them to 0"
+        )
 
 
 def _normalised(weights: tuple[float, float, float], name: str) -> tuple[float, float, float]:

@@ -116,9 +116,7 @@ class Samples:
 
     @property
     def limits(self) -> ImageLimits:
-        """Those under which the images of the dataset were scored: none of them is too large here."""
-        known = {k: v for k, v in self.published.manifest.get("model", {}).items() if k in ImageLimits.model_fields}
-        return ImageLimits(**known)
+        return limits_of(self.published)
 
     def place(self, row: int) -> str:
         """Where a row lies, for messages."""
@@ -126,6 +124,12 @@ class Samples:
         file = int(self.group_file_G[group])
         first = self.group_start_G[np.searchsorted(self.group_file_G, file)]
         return f"{self.published.files[file].path} row {row - int(first)}"
+
+
+def limits_of(published: Published) -> ImageLimits:
+    """Those under which the images of a dataset were scored: none of them is too large for a training."""
+    known = {k: v for k, v in published.manifest.get("model", {}).items() if k in ImageLimits.model_fields}
+    return ImageLimits(**known)
 
 
 def _held_out(index: Index) -> HeldOut:

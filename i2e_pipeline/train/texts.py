@@ -21,6 +21,11 @@ _REMEMBERED = 65_536
 """Texts whose tokens are kept: the tokenizer takes 0.1 ms for a text, and entities' texts come again and again."""
 
 
+def described(template: str, name: str, description: str | None) -> str | None:
+    """Name and description of an entity as one text; None without a description."""
+    return template.format(name=name, description=description) if description else None
+
+
 class Texts:
     """Draws texts and tokenises them; for one thread at a time."""
 
@@ -36,18 +41,22 @@ class Texts:
 
     def drawn(self, uniform_B: np.ndarray, alt_texts: Sequence[str], class_B: np.ndarray) -> list[str]:
         """The text of each image, by a number in [0, 1) for each. An entity without description is told by name."""
-        # The last kind that can be drawn: rounding may leave the sum of the probabilities just below 1.
-        last = int(np.searchsorted(self._until, self._until[-1]))
-        kinds = np.searchsorted(self._until, uniform_B, side="right").clip(max=last).tolist()
         return [
             alt_text if kind == 0 else self.of_entity(index, kind == 2)
-            for kind, alt_text, index in zip(kinds, alt_texts, class_B.tolist(), strict=True)
+            for kind, alt_text, index in zip(self.kinds(uniform_B).tolist(), alt_texts, class_B.tolist(), strict=True)
         ]
 
-    def of_entity(self, class_index: int, described: bool) -> str:
-        name = self._names[class_index].as_py()
-        description = self._descriptions[class_index].as_py() if described else None
-        return self._template.format(name=name, description=description) if description else name
+    def kinds(self, uniform_B: np.ndarray) -> np.ndarray:
+        """The place in KINDS of each image's text, by the same numbers."""
+        # The last kind that can be drawn: rounding may leave the sum of the probabilities just below 1.
+        last = int(np.searchsorted(self._until, self._until[-1]))
+        return np.searchsorted(self._until, uniform_B, side="right").clip(max=last)
+
+    def of_entity(self, class_index: int, with_description: bool) -> str:
+        name: str = self._names[class_index].as_py()
+        if not with_description:
+            return name
+        return described(self._template, name, self._descriptions[class_index].as_py()) or name
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """tokens_BL of the texts. Tokens are kept for the next time; the store is emptied when it would be too full."""

@@ -29,6 +29,7 @@ from i2e_pipeline.core import config as configuration
 from i2e_pipeline.core import files, lock, places
 from i2e_pipeline.core.config import Config, TrainConfig, digest
 from i2e_pipeline.core.errors import ExitCode, I2EError
+from i2e_pipeline.dataset.published import DatasetError, Published
 from i2e_pipeline.train import away, card, checkpoint, export, journal, strategy, wandb_board, warm_start
 from i2e_pipeline.train.batch import Batch, Encoded
 from i2e_pipeline.train.dataset import Loader, share_of_cores
@@ -41,6 +42,7 @@ from i2e_pipeline.train.on_ranks import Measure, OnRanks
 from i2e_pipeline.train.order import micro_batch_size
 from i2e_pipeline.train.parallel import World
 from i2e_pipeline.train.recipes import Contrastive, Recipe, recipe
+from i2e_pipeline.train.reinforced import Reinforced, open_reinforced
 from i2e_pipeline.train.samples import Samples
 from i2e_pipeline.train.schedule import factor
 from i2e_pipeline.train.shared_negatives import Shared, draws_differ, share
@@ -57,7 +59,7 @@ _MAY_CHANGE = (
     "checkpoint_minutes", "save_in_background", "skip_bad_steps", "keep_checkpoints", "log_every", "peak_tflops",
     "evaluate_every",
     "evaluate_images", "evaluate_sets", "evaluate_protocols", "data.workers", "data.prefetch", "data.readers",
-    "data.read_ahead_mb", "encoder.compile", "encoder.checkpoint_activations", "wandb",
+    "data.read_ahead_mb", "encoder.compile", "encoder.checkpoint_activations", "reinforce.folder", "wandb",
 )  # fmt: skip
 """Settings that may differ when a training goes on from a checkpoint: they change roundings alone."""
 _CHANGE_IS_LOGGED = ("steps", "epochs", "head.learning_rate", "accumulate", "loss.shared_negatives")
@@ -192,11 +194,15 @@ class _Training:
         self.published, index = open_indexed(dataset_of(whole), config, world, self.home)
         self.samples = Samples.of(self.published, index, config)
         teacher = _teacher(whole, self.recipe, self.samples)
+        self.reinforced = world.on_each(lambda: _reinforced(config, self.published))
+        width = teacher.width if teacher else None
+        if config.reinforce.vectors:
+            width = self.reinforced.settings.width
         self.towers: Towers = build(
             config.encoder,
             config.loss,
             config.seed,
-            teacher_width=teacher.width if teacher else None,
+            teacher_width=width,
             uses_text=self.recipe.uses_text,
             frozen=config.optimizer.frozen,
         )
@@ -247,6 +253,7 @@ class _Training:
             tokenizer=self.towers.tokenizer if self.recipe.uses_text else None,
             text_probabilities=self.recipe.text_probabilities() if self.recipe.uses_text else None,
             teacher=teacher,
+            reinforced=self.reinforced,
             pin=world.device.type == "cuda",
         )
         self.journal = journal.Journal(
@@ -495,7 +502,7 @@ class _Training:
         tokens_BL = None if batch.tokens_BL is None else self.towers.trim(batch.tokens_BL)
         if device.type == "cpu":
             return replace(batch, tokens_BL=tokens_BL)
-        teacher_BT = batch.teacher_BT
+        teacher_BT, teacher_text_BT = batch.teacher_BT, batch.teacher_text_BT
         return Batch(
             pixels_BCHW=batch.pixels_BCHW.to(device, non_blocking=True),
             class_B=batch.class_B,
@@ -503,6 +510,8 @@ class _Training:
             tokens_BL=None if tokens_BL is None else tokens_BL.to(device, non_blocking=True),
             teacher_BT=None if teacher_BT is None else teacher_BT.to(device, non_blocking=True),
             image_ids=batch.image_ids,
+            teacher_text_BT=None if teacher_text_BT is None else teacher_text_BT.to(device, non_blocking=True),
+            teachers=batch.teachers,
         )
 
     def _clip(self) -> Tensor:
@@ -567,6 +576,7 @@ class _Training:
             best=self.best,
             counts={**self._skipped(), _BAD_STEPS: self.bad_steps},
             text_trained=self.text_trained,
+            reinforced=None if self.reinforced is None else self.reinforced.fingerprint,
         )
         mean = None if self.ema is None else strategy.part_of(self.ema.mean.items(), self.world)
         head = None
@@ -636,6 +646,12 @@ class _Training:
             raise TrainError(
                 f"{found} has done {saved.state.step:,} steps, more than the {self.steps:,} asked for: raise "
                 "train.steps or train.epochs, take another train.folder, or start anew with --restart"
+            )
+        before, now = saved.state.reinforced, None if self.reinforced is None else self.reinforced.fingerprint
+        if before is not None and now != before:
+            raise TrainError(
+                f"{found} was trained with other teachers, augmentations or captions than the reinforced tables have "
+                "by now: bring those back, take another train.folder, or start anew with --restart"
             )
         saved.check_width(self.towers.width)
         strategy.load_towers(self.towers, saved.towers, str(found))
@@ -802,6 +818,19 @@ def _changed(before: dict[str, Any], now: dict[str, Any], path: str = "") -> dic
             found |= _changed(then, here, f"{name}.")
         elif then != here:
             found[name] = f"{then} → {here}"
+    return found
+
+
+def _reinforced(config: TrainConfig, published: Published) -> Reinforced | None:
+    """The reinforced tables, where they are read. Raises DatasetError, also where texts were put together otherwise."""
+    if not config.reinforce.reads:
+        return None
+    found = open_reinforced(config.reinforce, published)
+    if config.reinforce.affinity and found.settings.template != config.text.template:
+        raise DatasetError(
+            f"train.text.template is {config.text.template!r}, and the teachers of {found.folder} were told entities "
+            f"as {found.settings.template!r}: set the one as the other, or `i2e reinforce --restart`"
+        )
     return found
 
 

@@ -14,28 +14,26 @@ the last bits. So order, partitions and what was answered before change nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Generator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 
-from i2e_pipeline.core import digests
-from i2e_pipeline.core.config import VerifyConfig, digest
+from i2e_pipeline.core.config import VerifyConfig
 from i2e_pipeline.core.errors import first_line
-from i2e_pipeline.core.extras import remedy
 from i2e_pipeline.core.machine import choose_device
-from i2e_pipeline.core.model_name import parse
+from i2e_pipeline.images import hugging_face
+from i2e_pipeline.images.models import ModelError
 from i2e_pipeline.verify.asking import Failed, Question, VerifierError
 
 PREPARING = 1
 """To be raised when this file makes other tensors of the same question."""
 _MULTIPLE = 64
 """Tokens: questions are padded to multiples of so many."""
-_WEIGHTS = ("*.safetensors",)
 
 
 class Local:
@@ -128,13 +126,13 @@ def load(config: VerifyConfig, *, threads: int | None = None, device: str | None
     threads  CPU threads a forward pass may use: the task's cores; None: as torch finds them
     device   overrides config.device: "cuda:1" where Spark gave the task that card
     """
-    transformers = _transformers()
+    with _as_verifiers():
+        transformers = hugging_face.transformers("verify.model")
     if threads is not None:
         torch.set_num_threads(threads)
-    where, revision = _place(config.model)
+    where, revision = hugging_face.place(config.model)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    # What a model's folder or page brings is data: no code of its own is run, and no pickle is read.
-    trusted: dict[str, Any] = {"trust_remote_code": False, **({"revision": revision} if revision else {})}
+    trusted = hugging_face.trusted(revision)
     try:
         processor = transformers.AutoProcessor.from_pretrained(where, **trusted)
         model = transformers.AutoModelForImageTextToText.from_pretrained(
@@ -179,42 +177,21 @@ def check(config: VerifyConfig) -> None:
 
     Loads no weights, so that a driver can ask before any work.
     """
-    _transformers()
-    folder = parse(config.model).folder
-    if folder is None:
-        return
-    place = Path(folder)
-    if not (place / "config.json").is_file():
-        raise VerifierError(f"verify.model={config.model}: {place / 'config.json'} does not exist")
-    if not any(f for pattern in _WEIGHTS for f in place.glob(pattern)):
-        raise VerifierError(f"verify.model={config.model}: there are no weights (*.safetensors) in {place}")
+    with _as_verifiers():
+        hugging_face.transformers("verify.model")
+        hugging_face.check(config.model, "verify.model")
 
 
 def fingerprint(config: VerifyConfig) -> str:
-    """32 hex characters that change with weights, tokenizer, template, preparation or dtype. A folder is named by the
-    content of its files, a published model by its name and revision. Raises VerifierError where a folder is missing."""
-    named: dict[str, Any] = {"dtype": config.dtype, "preparing": PREPARING}
-    folder = parse(config.model).folder
-    if folder is None:
-        return digest({**named, "model": config.model})
-    found = sorted(f for f in Path(folder).rglob("*") if f.is_file() and f.suffix != ".md") if folder else []
-    if not found:
-        raise VerifierError(f"verify.model={config.model}: there is no such folder, or nothing in it")
-    return digest({**named, "files": {str(f.relative_to(folder)): digests.of_file(str(f)) for f in found}})
+    """32 hex characters that change with weights, tokenizer, template, preparation or dtype. Raises VerifierError where
+    a folder is missing."""
+    with _as_verifiers():
+        return hugging_face.fingerprint(config.model, "verify.model", dtype=config.dtype, preparing=PREPARING)
 
 
-def _place(model: str) -> tuple[str, str | None]:
-    """What transformers loads, and the revision, where one is named."""
-    named = parse(model)
-    if named.folder is not None:
-        return named.folder, None
-    where, _, revision = named.model.removeprefix("hf-hub:").partition("@")
-    return where, revision or None
-
-
-def _transformers() -> Any:
+@contextlib.contextmanager
+def _as_verifiers() -> Iterator[None]:
     try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise VerifierError(f"verify.model: {remedy(error) or error}") from None
-    return transformers
+        yield
+    except ModelError as error:
+        raise VerifierError(str(error)) from None

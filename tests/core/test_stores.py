@@ -73,7 +73,8 @@ ADDRESSES = [
 PATHS = (
     "output", "pairs.path", "pairs.image_root", "knowledge_base.dump", "knowledge_base.popularity",
     "knowledge_base.anchors", "knowledge_base.importance", "knowledge_base.redirects", "extract.recognizer",
-    "label.calibration", "link.weights", "train.dataset", "train.folder", "train.loss.teacher", "evaluate.folder",
+    "label.calibration", "link.weights", "train.dataset", "train.folder", "train.loss.teacher",
+    "train.reinforce.folder", "evaluate.folder",
     "evaluate.data.gpr1200", "session.shared_folders", "fetch.folder",
 )  # fmt: skip
 

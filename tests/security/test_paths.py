@@ -35,6 +35,7 @@ from i2e_pipeline.export.form import image_name
 from i2e_pipeline.inputs import formats, listing, look
 from i2e_pipeline.inputs.img2dataset import shards_of_fetch
 from i2e_pipeline.report import quality
+from i2e_pipeline.train import reinforced
 from tests.small_models import picture, stored
 
 ROOT = Path(__file__).parent.parent.parent
@@ -192,6 +193,11 @@ UNIT = {
     "files": [{"shard": 0, "path": "/in/a.parquet", "size": 1, "modified": 1, "digest": "0" * 32, "rows": 1,
                "in_unit": None, "format": "parquet", "indexed": False, "kinds": {}}],
 }  # fmt: skip
+REINFORCED: dict[str, Any] = {
+    "format": 1, "augmentations": 2, "augment": "crop_flip", "crop_area": [0.4, 1.0], "template": "{name}",
+    "teachers": [{"model": "local-dir:/a", "fingerprint": "f", "width": 8, "scale": 10.0}],
+    "captioner": {"model": "local-dir:/b", "fingerprint": "g", "captions": 2},
+}  # fmt: skip
 RECORDS: dict[str, Any] = {
     "_commits/merging.json": {
         "staging": "_staging/merging-1", "same_rows": True, "same_columns": True,
@@ -210,6 +216,11 @@ RECORDS: dict[str, Any] = {
     "_unsealed": {"others": {"units/u-1.json": [3, 4]}},
     "quality.json": [{"figure": "precision"}],
     "i2e/manifest.json": {"units": {"u-1": 3}, "format_version": 2, "dataset": "0123", "images": 3},
+    "reinforced/settings.json": REINFORCED,
+    "reinforced/manifest.json": {
+        "settings": REINFORCED, "rows": 3, "undecodable": {}, "images": ["unit=u-1/part-00000-0.parquet"],
+        "entities": ["entities/part-00000-0.parquet"],
+    },
     "input/_fetch/record.json": {"of": "x", "counts": {"to fetch": 9}, "shards": 2},
 }  # fmt: skip
 """Every record that is read to act on it, as it should be, by its place in an output."""
@@ -233,6 +244,8 @@ def read_all(output: Path) -> None:
         lambda: manifest_of(str(output / "i2e")),
         lambda: shards_of_fetch(str(output / "input")),
         lambda: tables.discard_staging(),
+        lambda: reinforced.read_settings(str(output / "reinforced")),
+        lambda: reinforced.read_manifest(str(output / "reinforced")),
     ):
         with suppress(I2EError):
             act()
@@ -287,6 +300,7 @@ def test_the_records_are_all_there_are() -> None:
         "evaluate/results.py", "train/trainer.py",  # results of a training and an evaluation, which name no file
         "inputs/img2dataset.py",  # input/_fetch/record.json
         "report/quality.py",  # quality.json
+        "train/reinforced.py",  # reinforced/settings.json and manifest.json
     }  # fmt: skip
 
 

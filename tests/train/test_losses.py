@@ -15,12 +15,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from i2e_pipeline.train import losses
+from i2e_pipeline.train.batch import TeacherSpace
 from i2e_pipeline.train.parallel import World
 from tests.train.no_data import DEVICE, Alike, nothing_is_read
 from tests.train.ranks import by_ranks
 
 IMAGES, WIDTH, TEACHER = 8, 6, 5
-CASES = ("infonce", "infonce, plain", "siglip", "siglip, plain", "distillation", "distillation, none")
+CASES = (
+    "infonce", "infonce, plain", "siglip", "siglip, plain", "distillation", "distillation, none", "affinity",
+    "affinity, two", "affinity, none",
+)  # fmt: skip
+TEACHERS = (TeacherSpace(TEACHER, 3.0), TeacherSpace(2, 20.0))
 SIZES = (1, 2, 4)
 CLASSES = torch.tensor([[0, -1], [1, 2], [2, -1], [-1, -1], [0, -1], [-1, -1], [4, -1], [0, 5]])
 """Rows 0, 4 and 7 share an entity, rows 1 and 2 too; rows 3 and 5 have none, and share none."""
@@ -46,6 +51,16 @@ def data() -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(IMAGES, WIDTH, generator=draws), torch.randn(IMAGES, WIDTH, generator=draws), teacher_BT
 
 
+def taught(case: str) -> tuple[Tensor, Tensor, tuple[TeacherSpace, ...]]:
+    """Vectors of one or two teachers, of images and texts; images 2 and 7 have none, nor has text 5."""
+    draws = torch.Generator().manual_seed(3)
+    teachers = TEACHERS if case.endswith("two") else TEACHERS[:1]
+    width = sum(teacher.width for teacher in teachers)
+    images, texts = (torch.randn(IMAGES, width, generator=draws) for _ in range(2))
+    images[[2, 7]] = texts[5] = 0
+    return images * (not case.endswith("none")), texts, teachers
+
+
 def ours(case: str, given: dict[str, Tensor], world: World) -> Tensor:
     """This rank's loss by the functions under test."""
     images, texts, teacher_BT = data()
@@ -59,6 +74,10 @@ def ours(case: str, given: dict[str, Tensor], world: World) -> Tensor:
         return losses.info_nce(image_BD, text_BD, scale, known, world)
     if case.startswith("siglip"):
         return losses.siglip(image_BD, text_BD, scale, given["bias"], known, world)
+    if case.startswith("affinity"):
+        teacher_images, teacher_texts, teachers = taught(case)
+        vectors = teacher_images[rows], teacher_texts[rows]
+        return losses.affinity(image_BD, text_BD, scale, *vectors, teachers, world)
     return losses.distillation(image_BD, teacher_BT[rows] * (case == "distillation"), world)
 
 
@@ -72,6 +91,8 @@ def textbook(case: str, given: dict[str, Tensor]) -> Tensor:
         for i in there:
             total = total + (1 - image_ND[i] @ teacher_BT[i]) / len(there)
         return total + 0 * image_ND.sum()
+    if case.startswith("affinity"):
+        return affinity_of(case, image_ND, text_ND, scale)
     for i in range(IMAGES):
         others = [j for j in range(IMAGES) if case.endswith("plain") or (i, j) not in ALIKE]
         if case.startswith("infonce"):
@@ -83,6 +104,23 @@ def textbook(case: str, given: dict[str, Tensor]) -> Tensor:
                 logit = scale * image_ND[i] @ text_ND[j] + bias
                 total = total - torch.log(torch.sigmoid(logit if i == j else -logit))
     return total / IMAGES
+
+
+def affinity_of(case: str, image_ND: Tensor, text_ND: Tensor, scale: Tensor) -> Tensor:
+    """½ mean over teachers and rows of KL, in both directions, written out (arXiv 2311.17049, §3.1)."""
+    teacher_images, teacher_texts, teachers = taught(case)
+    there = [i for i in range(IMAGES) if teacher_images[i].any() and teacher_texts[i].any()]
+    total, start = 0 * (image_ND.sum() + text_ND.sum() + scale), 0
+    for teacher in teachers:
+        x, y = (normalize(v[:, start : start + teacher.width]) for v in (teacher_images, teacher_texts))
+        start += teacher.width
+        for mine, theirs, a, b in ((image_ND, text_ND, x, y), (text_ND, image_ND, y, x)):
+            for i in there:
+                p = torch.stack([torch.exp(teacher.scale * a[i] @ b[j]) for j in there])
+                q = torch.stack([torch.exp(scale * mine[i] @ theirs[j]) for j in there])
+                p, q = p / p.sum(), q / q.sum()
+                total = total + (p * torch.log(p / q)).sum() / (2 * len(teachers) * len(there))
+    return total
 
 
 def found(case: str, world: World) -> dict[str, Tensor]:
@@ -126,7 +164,19 @@ def test_no_loss_waits_for_the_device(size: int) -> None:
     )
     with nothing_is_read():
         total = losses.info_nce(x, x, scale, CLASSES, world) + losses.siglip(x, x, scale, scale, CLASSES, world)
+        total = total + losses.affinity(x, x, scale, x.detach(), x.detach(), (TeacherSpace(WIDTH, 3.0),), world)
         (total + losses.distillation(x, x.detach(), world)).backward()
+
+
+def test_a_student_with_the_teachers_similarities_has_no_affinity_loss() -> None:
+    """Catches: a loss that keeps the teachers' entropies, of which nobody can tell whether it has come to its end."""
+    images, texts, _ = taught("affinity")
+    images, texts = normalize(images), normalize(texts)
+    turn = torch.linalg.qr(torch.randn(TEACHER, TEACHER, generator=torch.Generator().manual_seed(4)))[0]
+    alike = losses.affinity(images @ turn, texts @ turn, torch.tensor(3.0), images, texts, TEACHERS[:1])
+    colder = losses.affinity(images @ turn, texts @ turn, torch.tensor(4.0), images, texts, TEACHERS[:1])
+    assert abs(float(alike)) < 1e-6
+    assert float(colder) > 1e-3
 
 
 def test_equal_entities_do_not_push_each_other_away() -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from i2e_pipeline import stages
 from i2e_pipeline.core.config import Config, VerifyConfig
+from i2e_pipeline.images import hugging_face
 from i2e_pipeline.verify import local
 from i2e_pipeline.verify.asking import Question, VerifierError
 from tests.chain import run
@@ -80,8 +81,8 @@ def test_its_fingerprint_is_its_content(folder: Path, tmp_path: Path) -> None:
     assert len(found) == 3
     hub = [VerifyConfig(model=f"hf-hub:a/b{at}") for at in ("", "@main", "@1f2e")]
     assert len({local.fingerprint(c) for c in hub}) == 3
-    assert local._place("hf-hub:a/b@1f2e") == ("a/b", "1f2e")
-    assert local._place("hf-hub:a/b") == ("a/b", None)
+    assert hugging_face.place("hf-hub:a/b@1f2e") == ("a/b", "1f2e")
+    assert hugging_face.place("hf-hub:a/b") == ("a/b", None)
 
 
 def test_it_is_loaded_once(folder: Path) -> None:
