@@ -31,7 +31,7 @@ from i2e_pipeline.core.config import OvenConfig
 from i2e_pipeline.core.machine import choose_device
 from i2e_pipeline.dataset import published
 from i2e_pipeline.evaluate import entity_texts, oven_scores
-from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES
+from i2e_pipeline.evaluate.folders import images_below
 from i2e_pipeline.evaluate.image_set import DatasetError, Examples, Files, ImageSet
 from i2e_pipeline.evaluate.oven_scores import PLACES, OvenError, set_of
 from i2e_pipeline.evaluate.task import Task
@@ -115,12 +115,10 @@ def _bases(root: Path) -> list[Path]:
 def _lying(folder: Path, wanted: set[str]) -> dict[str, str]:
     """Where each wanted image lies, relative to the folder, by its id; of several files the first in order."""
     found: dict[str, str] = {}
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if stem in wanted and stem not in found and suffix.lower() in IMAGE_SUFFIXES:
-                found[stem] = (Path(place) / name).relative_to(folder).as_posix()
+    for path in images_below(folder):
+        stem = os.path.splitext(os.path.basename(path))[0]
+        if stem in wanted:
+            found.setdefault(stem, path)
     return found
 
 
