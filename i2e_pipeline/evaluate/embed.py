@@ -3,6 +3,8 @@
 Reads    an encoder (encoders.py) · an image set (image_set.py)
 Writes   FOLDER/DATA-KEY.npz: vectors float32 (N, D) of norm 1, rows, failed; KEY names model, preprocessing, dtype
          and images
+         FOLDER/DATA-KEY.parts/: the same of some images each, while a large set is encoded; an evaluation that was
+         stopped goes on behind them
 
 Legend: N images, D width of the vectors.
 
@@ -13,6 +15,7 @@ defined on all of its images; in other data sets it is counted and named.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import time
@@ -26,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from i2e_pipeline.core.config import EvaluateConfig, digest
-from i2e_pipeline.core.files import fresh_file
+from i2e_pipeline.core.files import fresh_file, remove
 from i2e_pipeline.core.schemas import Reason
 from i2e_pipeline.evaluate.encoders import EncoderError, ImageEncoder, open_encoder
 from i2e_pipeline.evaluate.image_set import DatasetError, ImageSet, Stored
@@ -35,8 +38,12 @@ from i2e_pipeline.images.decode import Rejected
 
 __all__ = ["Embedded", "EncoderError", "ImageEncoder", "embed", "open_encoder"]
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
 """Raised whenever this file gives other vectors for the same model and images: older files are then not read."""
+_PART = 1 << 14
+"""Images of a part: minutes on a CPU with a small model, seconds on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +76,38 @@ def embed(encoder: ImageEncoder, data: ImageSet, config: EvaluateConfig, folder:
     if known is not None:
         return known
     started = time.perf_counter()
-    vectors: list[np.ndarray] = []
+    parts = folder / f"{path.stem}.parts"
+    per = max(1, _PART // config.batch_size) * config.batch_size  # so that parts end where batches do
+    made: list[Embedded] = []
+    encoded = 0
+    for number, first in enumerate(range(0, len(data), per)):
+        part = parts / f"{number:06d}-{per}.npz"
+        rows = range(first, min(first + per, len(data)))
+        there = _read(part, encoder.width) if len(data) > per else None
+        made.append(there or _made(encoder, data, config, rows))
+        if there is None and len(data) > per:
+            _write(part, made[-1])
+            encoded += len(rows)
+            rate = encoded / (time.perf_counter() - started)
+            log.info(f"{encoder.label:<16}{data.name:<16}{rows.stop:,} of {len(data):,} images, {rate:,.0f} a second")
+    failed = {name: why for part in made for name, why in part.failed.items()}
+    whole = Embedded(
+        np.concatenate([part.vectors_ND for part in made]), np.concatenate([part.rows_N for part in made]), failed,
+        False, time.perf_counter() - started,
+    )  # fmt: skip
+    if not len(whole.rows_N):
+        raise DatasetError(f"{data.name}: none of its {len(data)} images can be decoded: {_some(failed)}")
+    _write(path, whole)
+    remove(str(parts))
+    return whole
+
+
+def _made(encoder: ImageEncoder, data: ImageSet, config: EvaluateConfig, wanted: range) -> Embedded:
+    """Vectors of some rows; raises as embed does."""
+    vectors: list[np.ndarray] = [np.empty((0, encoder.width), dtype=np.float32)]
     rows: list[int] = []
     failed: dict[str, str] = {}
-    for some, pixels in batches(encoder.prepare, data, range(len(data)), config.batch_size, failed):
+    for some, pixels in batches(encoder.prepare, data, wanted, config.batch_size, failed):
         part_ND = encoder.images(pixels)
         finite = np.isfinite(part_ND).all(axis=1)
         if not finite.all():
@@ -82,13 +117,7 @@ def embed(encoder: ImageEncoder, data: ImageSet, config: EvaluateConfig, folder:
             )
         vectors.append(part_ND)
         rows += some
-    if not rows:
-        raise DatasetError(f"{data.name}: none of its {len(data)} images can be decoded: {_some(failed)}")
-    made = Embedded(
-        np.concatenate(vectors), np.array(rows, dtype=np.int64), failed, False, time.perf_counter() - started
-    )
-    _write(path, made)
-    return made
+    return Embedded(np.concatenate(vectors), np.array(rows, dtype=np.int64), failed, False)
 
 
 def batches(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,3 +36,20 @@ def class_images(place: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], 
             names += inside
             labels += [label] * len(inside)
     return tuple(names), np.array(labels, dtype=np.int64)
+
+
+def images_below(root: Path) -> Iterator[str]:
+    """Files with an image's suffix anywhere below a folder, relative to it, sorted within each folder.
+
+    Folders that are links are looked into, since large collections often lie on another disk; one that leads back to a
+    folder above it is not. What begins with a dot does not count.
+    """
+    above = {str(root): {os.path.realpath(root)}}
+    for place, folders, names in os.walk(root, followlinks=True):
+        trail = above.pop(place)
+        inner = {name: os.path.realpath(os.path.join(place, name)) for name in folders if not name.startswith(".")}
+        folders[:] = sorted(name for name, real in inner.items() if real not in trail)
+        above |= {os.path.join(place, name): trail | {inner[name]} for name in folders}
+        for name in sorted(names):
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                yield os.path.relpath(os.path.join(place, name), root)

@@ -31,23 +31,15 @@ from i2e_pipeline.core.config import OvenConfig
 from i2e_pipeline.core.machine import choose_device
 from i2e_pipeline.dataset import published
 from i2e_pipeline.evaluate import entity_texts, oven_scores
-from i2e_pipeline.evaluate.folders import IMAGE_SUFFIXES
+from i2e_pipeline.evaluate.folders import images_below
 from i2e_pipeline.evaluate.image_set import DatasetError, Examples, Files, ImageSet
-from i2e_pipeline.evaluate.oven_scores import OvenError, set_of
+from i2e_pipeline.evaluate.oven_scores import PLACES, OvenError, set_of
 from i2e_pipeline.evaluate.task import Task
 from i2e_pipeline.evaluate.top_one import Block, Nearest, top_one
 from i2e_pipeline.inputs.tables import json_lines
 
 log = logging.getLogger(__name__)
 
-PLACES = ("", "oven", "oven_data")
-"""Folders of annotations, below that of the data set."""
-_ANNOTATIONS = (
-    ("oven_entity_val.jsonl", "oven_query_val.jsonl"),
-    ("oven_human.jsonl",),
-    ("oven_entity_test.jsonl", "oven_query_test.jsonl"),
-)
-"""What is measured of a folder: the first of these splits that is there."""
 _ENTITIES = ("Wiki6M_ver_1_0_title_only.jsonl", "Wiki6M_ver_1_0.jsonl", "Wiki6M_ver_1_0.jsonl.gz")
 NO_FILE = "no image file"
 
@@ -57,11 +49,7 @@ def annotation_files(root: Path) -> list[Path]:
     none."""
     if root.is_file():
         return [root] if re.fullmatch(r"oven_\w+\.jsonl(\.gz)?", root.name) else []
-    for names in _ANNOTATIONS:
-        for place in PLACES:
-            if found := [root / place / name for name in names if (root / place / name).is_file()]:
-                return found
-    return []
+    return [Path(path) for path in oven_scores.files_in(str(root))]
 
 
 def oven(name: str, root: Path) -> ImageSet:
@@ -127,12 +115,10 @@ def _bases(root: Path) -> list[Path]:
 def _lying(folder: Path, wanted: set[str]) -> dict[str, str]:
     """Where each wanted image lies, relative to the folder, by its id; of several files the first in order."""
     found: dict[str, str] = {}
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if stem in wanted and stem not in found and suffix.lower() in IMAGE_SUFFIXES:
-                found[stem] = (Path(place) / name).relative_to(folder).as_posix()
+    for path in images_below(folder):
+        stem = os.path.splitext(os.path.basename(path))[0]
+        if stem in wanted:
+            found.setdefault(stem, path)
     return found
 
 
@@ -251,5 +237,4 @@ def write_predictions(task: Task, asked_Q: np.ndarray, nearest: Nearest) -> list
 
 def scored(examples: Examples, predictions: Sequence[str]) -> dict[str, Any]:
     """The figures as oven_scores.measure_predictions gives them."""
-    there = [path for path in predictions if files.sizes([path])[path]]  # one is empty where all its images are missing
-    return oven_scores.measured(examples.files, there)
+    return oven_scores.measured(examples.files, predictions)

@@ -31,6 +31,14 @@ SIDES = ("seen", "unseen")
 ZERO = 1e-12
 """What stands for an accuracy of 0 in a harmonic mean."""
 _SET = re.compile(r"(?<![a-z])(entity|query|human)(?![a-z])")
+_QID = re.compile(r"Q[0-9]+")
+PLACES = ("", "oven", "oven_data")
+"""Folders of annotations, below that of the data set."""
+_SPLITS = (
+    ("oven_entity_val.jsonl", "oven_query_val.jsonl"),
+    ("oven_human.jsonl",),
+    ("oven_entity_test.jsonl", "oven_query_test.jsonl"),
+)
 
 
 class OvenError(I2EError, ValueError):
@@ -52,6 +60,18 @@ class Truth:
 
     def __len__(self) -> int:
         return len(self.entities)
+
+
+def files_in(folder: str) -> list[str]:
+    """The files that a folder stands for, packed (.gz) or not: those of its first split (val, human, test), in it or in
+    oven/ or oven_data/; none where there are none."""
+    for names in _SPLITS:
+        for place in PLACES:
+            either = [[files.join(folder, place, name + end) for end in ("", ".gz")] for name in names]
+            there = [next((path for path in paths if files.info(path)), None) for paths in either]
+            if found := [path for path in there if path is not None]:
+                return found
+    return []
 
 
 def harmonic_mean(first: float, second: float) -> float:
@@ -82,11 +102,15 @@ def read_truth(paths: Sequence[str]) -> dict[str, Truth]:
     """The examples of annotation files, by set. Raises OvenError, or ShardError for a line that is no JSON object."""
     sets: dict[str, Truth] = {}
     for path in paths:
+        rows = 0
         for number, row in _rows(path, "an annotation file of OVEN"):
+            rows += 1
             where = f"{path}, line {number}"
             data_id, entity = text_of(row, "data_id", where), row.get("entity_id")
             data_split = str(row.get("data_split", ""))
-            if not isinstance(entity, str) or not entity:
+            if entity and not isinstance(entity, str):
+                raise OvenError(f'{where}: entity_id {entity!r}: a Wikidata id is wanted, as "Q31"')
+            if not entity:
                 raise OvenError(
                     f"{where}: {data_id} has no entity_id, so it cannot be scored: name annotations with answers (the "
                     "authors keep those of the test split to themselves; val and human have them)"
@@ -104,6 +128,8 @@ def read_truth(paths: Sequence[str]) -> dict[str, Truth]:
                 )
             truth.entities[data_id] = entity
             truth.sides.append(side)
+        if not rows:
+            raise OvenError(f"{path} is empty; wanted is an annotation file of OVEN, a JSON object a line")
     for truth in sets.values():
         if not any(truth.sides):
             raise OvenError(
@@ -116,7 +142,8 @@ def read_truth(paths: Sequence[str]) -> dict[str, Truth]:
 def read_predictions(paths: Sequence[str], sets: Mapping[str, Truth]) -> dict[str, dict[str, str | None]]:
     """By set, the Q-id that was predicted for each data_id; None where the file has null.
 
-    Raises OvenError for an example that is predicted twice, or that the ground truth does not have.
+    Raises OvenError for an example that is predicted twice, or that the ground truth does not have, and where no file
+    has any; one of two may be empty, as where the images of one set are missing.
     """
     found: dict[str, dict[str, str | None]] = {name: {} for name in sets}
     for path in paths:
@@ -143,6 +170,8 @@ def read_predictions(paths: Sequence[str], sets: Mapping[str, Truth]) -> dict[st
             if data_id in found[inside[0]]:
                 raise OvenError(f"{where}: {data_id} is predicted twice: leave one of the lines out")
             found[inside[0]][data_id] = entity
+    if not any(found.values()):
+        raise OvenError(f"{', '.join(paths)}: no prediction is there; wanted is a JSON object a line")
     return found
 
 
@@ -189,6 +218,14 @@ def score(
                 f"{name}: {missing:,} of {len(truth) - neither:,} examples have no prediction and count as wrong (the "
                 "authors' scorer leaves them out)"
             )
+        wrong = [data_id for data_id, right in zip(truth.entities, correct[name], strict=True) if not right]
+        for what, ids in (("predictions", predicted), ("answers of the ground truth", truth.entities)):
+            told = ((data_id, ids.get(data_id)) for data_id in wrong)
+            if odd := [(of, entity) for of, entity in told if entity is not None and not _QID.fullmatch(entity)]:
+                notes.append(
+                    f"{name}: {len(odd):,} {what} that count as wrong are no Wikidata ids as Q31 (the first is "
+                    f"{odd[0][1]!r}, of {odd[0][0]}): ids are compared as they are written"
+                )
     if all(name in exact for name in SETS):
         found["final_score"] = round(harmonic_mean(exact["query"], exact["entity"]), 2)
     elif set(SETS) & set(sets):
@@ -204,7 +241,7 @@ def measure_predictions(predictions: Sequence[str], ground_truth: Sequence[str])
     {"format_version", "predictions", "ground_truth", "notes", "results": {"oven": figures}, "queries", "clusters",
     "entities"}.
 
-    A folder stands for oven_entity_val.jsonl and oven_query_val.jsonl in it. Raises OvenError or ShardError.
+    A folder stands for the files of its first split (files_in). Raises OvenError or ShardError.
     """
     return measured(_files(ground_truth, "--ground-truth"), _files(predictions, "--predictions"))
 
@@ -254,13 +291,9 @@ def _per_query(
 def _rows(path: str, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
     if files.info(path) is None:
         raise OvenError(f"{path}: no such file; wanted is {what}, a JSON object a line")
-    rows = 0
     with closing(json_lines(path)) as lines:
         for number, _, row in lines:
-            rows += 1
             yield number, row
-    if not rows:
-        raise OvenError(f"{path} is empty; wanted is {what}, a JSON object a line")
 
 
 def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
@@ -272,15 +305,12 @@ def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def _files(paths: Sequence[str], option: str) -> list[str]:
-    """The files that the paths name; a folder stands for those of the validation split in it."""
+    """The files that the paths name; a folder stands for those in it."""
     found: list[str] = []
     for path in paths:
-        if not files.is_folder(path):
-            found.append(path)
-            continue
-        names = [files.join(path, f"oven_{name}_val.jsonl") for name in SETS]
-        inside = [name for name in names if files.exists(name)]
+        inside = files_in(path) if files.is_folder(path) else [path]
         if not inside:
-            raise OvenError(f"{option} {path}: the folder holds neither of {', '.join(names)}: name the files")
+            names = ", ".join(name for names in _SPLITS for name in names)
+            raise OvenError(f"{option} {path}: the folder holds none of {names}: name the files")
         found += inside
     return found

@@ -320,7 +320,8 @@ def _facts(data: ImageSet, path: str, failed: Mapping[str, str]) -> Data:
 def _what(data: ImageSet) -> str:
     classes = len(np.unique(data.labels_N[data.labels_N >= 0]))
     said = f" of {classes:,} classes" if classes else ""
-    return f"{len(data):,} images{said}" + (f" with {len(data.captions):,} captions" if data.captions else "")
+    said += f" with {len(data.captions):,} captions" if data.captions else ""
+    return f"{len(data):,} images{said}" + "".join(f", {n:,} left out: {why}" for why, n in data.left_out.items())
 
 
 def _said(embedded: Embedded) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from i2e_pipeline.evaluate.captioned import _comma, annotation_files
+from i2e_pipeline.evaluate.captioned import STRAY, UNCAPTIONED, _comma, annotation_files
 from i2e_pipeline.evaluate.datasets import DatasetError, check, open_dataset
 from tests.evaluate.small_sets import coloured
 
@@ -121,7 +121,8 @@ def test_each_form_gives_images_with_their_captions(
     expected = form(tmp_path)
     assert read(tmp_path) == expected
     assert list(read(tmp_path)) == list(expected)
-    assert check("mine", str(tmp_path)) == "3 images with 6 captions"
+    left_out = {coco: f", 1 left out: {UNCAPTIONED}", token: f", 1 left out: {STRAY}"}  # as these two have such a line
+    assert check("mine", str(tmp_path)) == "3 images with 6 captions" + left_out.get(form, "")
 
 
 def test_annotations_may_be_named_themselves(tmp_path: Path) -> None:
@@ -187,7 +188,90 @@ def test_broken_annotations_are_named(file: str, content: str, said: str, tmp_pa
         open_dataset("mine", str(tmp_path))
 
 
-words = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters='"'), min_size=1)
+def in_coco(root: Path, images_: list[tuple[int, str]], said: list[tuple[int, Any]]) -> Path:
+    """COCO's form: (id, file) and (image_id, caption); pictures of these files in val2017."""
+    images(root / "val2017", [name for _, name in images_])
+    tree = {
+        "images": [{"id": n, "file_name": name} for n, name in images_],
+        "annotations": [{"image_id": n, "caption": caption} for n, caption in said],
+    }
+    (root / "annotations").mkdir()
+    (root / "annotations" / "captions_val2017.json").write_text(json.dumps(tree))
+    return root
+
+
+def test_what_has_no_counterpart_is_left_out_and_counted(tmp_path: Path) -> None:
+    """Catches: a set that is smaller than its annotations, without a word."""
+    files = [(1, "a.jpg"), (2, "b.jpg"), (3, "c.jpg")]
+    coco_ = in_coco(tmp_path / "coco", files, [(1, "x"), (9, "y"), (9, "z"), (2, "x")])
+    assert open_dataset("mine", str(coco_)).left_out == {UNCAPTIONED: 1, STRAY: 2}
+    karpathy_ = images(tmp_path / "karpathy")
+    rows = [
+        {"filename": name, "split": "test", "sentences": [{"raw": said} for said in of]}
+        for name, of in {**CAPTIONS, "a.jpg": []}.items()
+    ]
+    (karpathy_ / "dataset_coco.json").write_text(json.dumps({"images": rows}))
+    assert open_dataset("mine", str(karpathy_)).left_out == {UNCAPTIONED: 1}
+    token(tmp_path / "flickr8k")
+    with (tmp_path / "flickr8k" / "Flickr_8k.testImages.txt").open("a") as file:
+        file.write("f.jpg\ng.jpg\n")
+    assert open_dataset("mine", str(tmp_path / "flickr8k")).left_out == {UNCAPTIONED: 2, STRAY: 1}
+
+
+@pytest.mark.parametrize(
+    ("files", "captions", "said"),
+    [
+        ([(1, "a.jpg"), (1, "b.jpg")], [(1, "x")], r"two images have the id 1"),
+        ([(1, "a.jpg"), (2, "a.jpg")], [(1, "x"), (2, "y")], r"names val2017/a\.jpg as 2 images \(1 such in all\)"),
+        ([(1, "a.jpg")], [(1, "x"), (1, None)], r"a\.jpg: a caption is missing or empty"),
+    ],
+)
+def test_images_and_captions_that_cannot_be_told_apart_are_named(
+    files: list[tuple[int, str]], captions: list[tuple[int, Any]], said: str, tmp_path: Path
+) -> None:
+    """Catches: captions given to two images, of which one is another picture; a caption "None"."""
+    with pytest.raises(DatasetError, match=said):
+        open_dataset("mine", str(in_coco(tmp_path, files, captions)))
+
+
+def test_of_several_images_of_one_name_the_annotations_own_folder_counts(tmp_path: Path) -> None:
+    """Catches: the training's picture of that name, which comes first in order, measured against val's captions."""
+    root = in_coco(tmp_path, [(1, "b.jpg"), (2, "a.jpg")], [(1, "x"), (2, "y")])
+    images(root / "train2017", ["a.jpg"])
+    assert read(root) == {"val2017/b.jpg": ["x"], "val2017/a.jpg": ["y"]}
+    (root / "val2017").rename(root / "validation")
+    with pytest.raises(DatasetError, match=r"train2017/a\.jpg and validation/a\.jpg are other images of one name"):
+        read(root)
+    (root / "train2017" / "a.jpg").write_bytes((root / "validation" / "a.jpg").read_bytes())  # a copy does not matter
+    assert read(root) == {"validation/b.jpg": ["x"], "train2017/a.jpg": ["y"]}
+
+
+def test_splits_that_are_none_are_named(tmp_path: Path) -> None:
+    images(tmp_path)
+    rows = [
+        {"filename": f"{x}.jpg", "split": split, "sentences": [{"raw": x}]} for x, split in (("a", "dev"), ("b", "x"))
+    ]
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": rows}))
+    with pytest.raises(DatasetError, match=r"its splits are dev, x, and none of test, val, train is there"):
+        open_dataset("mine", str(tmp_path))
+
+
+@pytest.mark.parametrize("first", ["", "image,caption\n", "\ufeffimage,caption\r\n"])
+def test_a_list_may_name_its_columns_or_not(first: str, tmp_path: Path) -> None:
+    """Catches: the first caption of a list without a header, which is taken for one."""
+    images(tmp_path)
+    (tmp_path / "captions.txt").write_text(first + 'b.jpg,one\u2028line\n"a.jpg",two\n', encoding="utf-8")
+    assert read(tmp_path) == {"b.jpg": ["one\u2028line"], "a.jpg": ["two"]}
+
+
+def test_results_csv_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    expected = pipe(tmp_path)
+    content = (tmp_path / "results.csv").read_text()
+    (tmp_path / "results.csv").write_text("\ufeff" + content, encoding="utf-8")
+    assert read(tmp_path) == expected
+
+
+words = st.text(st.characters(codec="utf-8", exclude_characters='"\r\n'), min_size=1).filter(lambda x: x == x.strip())
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a.jpg", "b.png", "c.jpg"]), words), min_size=1))

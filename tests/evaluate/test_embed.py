@@ -90,6 +90,37 @@ def test_a_file_of_vectors_that_was_cut_short_is_made_again(
     assert [f.name for f in (tmp_path / "vectors").iterdir()] == [file.name]
 
 
+def test_an_embedding_that_was_stopped_goes_on_behind_its_last_part(
+    trained: ImageEncoder, data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: hours of encoding that are lost with the process; rows and failures of one part counted as another's."""
+    broken = tmp_path / "data" / "class 1" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    data = open_dataset("mine", str(tmp_path / "data"))
+    whole = embed(trained, data, CONFIG, tmp_path / "whole")
+    monkeypatch.setattr("i2e_pipeline.evaluate.embed._PART", 4)
+    encoder, calls = counting(trained)
+
+    def stopping(pixels: np.ndarray) -> np.ndarray:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return encoder.images(pixels)
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(replace(trained, images=stopping), data, CONFIG, tmp_path / "vectors")
+    parts = sorted((tmp_path / "vectors").glob("*.parts/*.npz"))
+    assert len(parts) == 2
+    parts[0].write_bytes(parts[0].read_bytes()[:200])  # as by a full disk
+    before = sum(calls)
+    made = embed(encoder, data, CONFIG, tmp_path / "vectors")
+    assert sum(calls) - before == 4 + 2  # the part that was cut and the one that was not begun
+    assert np.array_equal(made.vectors_ND, whole.vectors_ND)
+    assert np.array_equal(made.rows_N, whole.rows_N)
+    assert made.failed == whole.failed
+    assert list(made.failed) == ["class 1/3.png"]
+    assert [path.suffix for path in (tmp_path / "vectors").iterdir()] == [".npz"]
+
+
 def test_a_broken_image_is_named_and_left_out(trained: ImageEncoder, data: ImageSet, tmp_path: Path) -> None:
     broken = tmp_path / "data" / "class 1" / "3.png"
     broken.write_bytes(broken.read_bytes()[:100])

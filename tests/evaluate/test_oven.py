@@ -125,6 +125,17 @@ def test_annotations_may_lie_beside_the_images_whatever_the_folder_is_called(fol
         assert oven.entities_of(data, OvenConfig()) == str(folder / "Wiki6M_ver_1_0_title_only.jsonl")
 
 
+def test_images_may_lie_behind_links_on_another_disk(folder: Path, tmp_path: Path) -> None:
+    """Catches: a link to a large collection that is not looked into; one that leads back, which has no end."""
+    (folder / "oven_images").rename(tmp_path / "disk")
+    (folder / "oven_images").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(folder)
+    data = open_dataset("oven", str(folder))
+    assert len(data) == 2 * ASKED
+    assert data.left_out == {}
+    assert data.images.name(0) == "oven_images/00/oven_00000000.png"
+
+
 def test_an_annotation_file_alone_is_measured(folder: Path) -> None:
     data = open_dataset("oven", str(folder / "oven_data" / "oven_query_val.jsonl"))
     assert data.examples is not None

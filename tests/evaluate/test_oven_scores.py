@@ -8,6 +8,7 @@ random cases and agreed in every figure; the cases below have its figures worked
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -155,6 +156,51 @@ def test_one_file_may_hold_both_sets_and_a_folder_the_authors_names(tmp_path: Pa
     assert one["results"]["oven"]["counts"]["query"]["seen"]["examples"] == 4
 
 
+@pytest.mark.parametrize("name", ["oven_entity_val.jsonl.gz", "oven_data/oven_entity_val.jsonl", "oven_human.jsonl"])
+def test_a_folder_stands_for_its_files_packed_or_not_and_of_either_split(name: str, tmp_path: Path) -> None:
+    """Catches: a folder that `--data` reads, and `--ground-truth` does not."""
+    rows = examples("entity", 4, 4)
+    for folder, of in (("p", predicted(rows, 1, 2)), ("r", rows)):
+        (tmp_path / folder / name).parent.mkdir(parents=True)
+        content = "".join(json.dumps(row) + "\n" for row in of).encode()
+        (tmp_path / folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    found = measure_predictions([str(tmp_path / "p")], [str(tmp_path / "r")])["results"]["oven"]
+    assert found["entity_result"] == {"seen": 25.0, "unseen": 50.0}
+    with pytest.raises(OvenError, match=r"--ground-truth .*: the folder holds none of oven_entity_val\.jsonl, "):
+        measure_predictions([str(tmp_path / "p")], [str(tmp_path)])
+
+
+@pytest.mark.parametrize("spelling", ["q{}", "{}", "http://www.wikidata.org/entity/Q{}", "Q{} ", "entity {}"])
+def test_ids_in_another_spelling_are_wrong_and_said(spelling: str, tmp_path: Path) -> None:
+    """Catches: 0.00 without a word of why, where a model's answers were written without their Q."""
+    rows = examples("entity", 3, 3)
+    odd = [{"data_id": row["data_id"], "pred_entity_id": spelling.format(row["entity_id"][1:])} for row in rows]
+    tree = measure_predictions([written(tmp_path / "p.jsonl", odd)], [written(tmp_path / "r.jsonl", rows)])
+    first = repr(spelling.format(1))
+    assert tree["results"]["oven"]["accuracy"] == 0
+    assert [
+        n
+        for n in tree["notes"]
+        if f"entity: 6 predictions that count as wrong are no Wikidata ids as Q31 (the first is {first}" in n
+    ]
+    answers = [{**row, "entity_id": told["pred_entity_id"]} for row, told in zip(rows, odd, strict=True)]
+    truth = written(tmp_path / "r.jsonl", answers)
+    assert measure_predictions([str(tmp_path / "p.jsonl")], [truth])["results"]["oven"]["accuracy"] == 100
+    tree = measure_predictions([written(tmp_path / "p.jsonl", predicted(rows, 3, 3))], [truth])
+    assert [n for n in tree["notes"] if "entity: 6 answers of the ground truth that count as wrong" in n]
+
+
+def test_one_of_two_files_of_predictions_may_be_empty(tmp_path: Path) -> None:
+    """Catches: a folder that an evaluation wrote, of whose query set no image was there, and that cannot be scored."""
+    truths = [written(tmp_path / f"r_{name}.jsonl", examples(name, 2, 2)) for name in ("entity", "query")]
+    made = written(tmp_path / "p_entity.jsonl", predicted(examples("entity", 2, 2), 1, 2))
+    empty = written(tmp_path / "p_query.jsonl", [])
+    found = measure_predictions([made, empty], truths)["results"]["oven"]
+    assert (found["entity_score"], found["query_score"]) == (66.67, 0.0)
+    with pytest.raises(OvenError, match=r"p_query\.jsonl: no prediction is there"):
+        measure_predictions([empty], truths)
+
+
 def test_ids_that_say_nothing_are_told_apart_by_the_files_names(tmp_path: Path) -> None:
     plain = [
         {"data_id": str(n), "entity_id": f"Q{n}", "data_split": f"val_{side}"}
@@ -199,6 +245,7 @@ def test_a_bad_line_of_predictions_is_named(line: Any, said: str, tmp_path: Path
     ("change", "said"),
     [
         ({"entity_id": None}, r"r\.jsonl, line 2: .* has no entity_id, .* the test split"),
+        ({"entity_id": 42}, r"r\.jsonl, line 2: entity_id 42: .*\"Q31\""),
         ({"data_id": "oven_entity_val_00000000"}, r"line 2: .* stands twice"),
         ({"data_split": "test_seen"}, r"line 2: data_split 'test_seen', and 'val_seen' before"),
     ],
