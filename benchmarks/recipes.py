@@ -72,10 +72,6 @@ class Comparison:
         )  # fmt: skip
         return Job(self.folder / folder, self.options.config, overrides, untrained=arm == UNTRAINED)
 
-    def measured_by_choice(self, recipe: str, found: Sequence[Measured]) -> list[float]:
-        """Mean retrieval of each candidate."""
-        return [float(per_image(measured)["retrieval"].value_Q.mean()) for measured in found]
-
 
 def trained(jobs: Sequence[Job], at_once: int) -> list[Measured]:
     """Carries out what is not done yet; says after each how long the rest will take."""
@@ -98,7 +94,7 @@ def choose(comparison: Comparison) -> tuple[dict[str, Settings], frozenset[int],
     chosen, entities, lines = {}, set[int](), []
     for recipe, of_recipe in jobs.items():
         measured = list(itertools.islice(found, len(of_recipe)))
-        scores = comparison.measured_by_choice(recipe, measured)
+        scores = [float(per_image(one)["retrieval"].value_Q.mean()) for one in measured]
         settings = candidates(recipe, comparison.options.budget)
         best = max(range(len(scores)), key=lambda n: (round(scores[n], 6), -n))
         chosen[recipe] = settings[best]
@@ -121,10 +117,12 @@ def compare(comparison: Comparison, chosen: dict[str, Settings], left_out: froze
     jobs = {arm.name: comparison.comparing(arm, chosen.get(arm.recipe, ())) for arm in arms}
     # All arms of a run before the next run: a comparison that is stopped has whole runs.
     in_order = sorted((run, name) for name, of_arm in jobs.items() for run in of_arm)
-    trained([jobs[name][run] for run, name in in_order], comparison.options.at_once)
-    measured = {name: {run: carried_out(job) for run, job in of_arm.items()} for name, of_arm in jobs.items()}
+    found = trained([jobs[name][run] for run, name in in_order], comparison.options.at_once)
+    measured: dict[str, dict[Run, Measured]] = {name: {} for name in jobs}
+    for (run, name), vectors in zip(in_order, found, strict=True):
+        measured[name][run] = vectors
     figures = {
-        name: {run: per_image(found, left_out) for run, found in of_arm.items()} for name, of_arm in measured.items()
+        name: {run: per_image(vectors, left_out) for run, vectors in of_arm.items()} for name, of_arm in measured.items()
     }
     yield "| arm | " + " | ".join(FIGURES) + " |"
     yield "|---|" + "---:|" * len(FIGURES)

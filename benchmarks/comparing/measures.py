@@ -11,9 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from i2e_pipeline.evaluate.in_training import NEIGHBOURS, TEMPERATURE
+from i2e_pipeline.evaluate.knn import knn_classify
+from i2e_pipeline.evaluate.retrieval import average_precision, members_of, ranks_by_block
+from i2e_pipeline.evaluate.vectors import normalised
+
 FIGURES = ("retrieval", "knn", "zero_shot")
 REPLICATES = 2000
-_NEIGHBOURS, _TEMPERATURE = 20, 0.07
 
 
 @dataclass(frozen=True)
@@ -79,16 +83,15 @@ def per_image(measured: Measured, left_out: frozenset[int] = frozenset()) -> dic
     new_N, known_N = measured.new_N & stays_N, ~measured.new_N & stays_N
     found = {"retrieval": retrieval(measured.image_ND[new_N], measured.entity_N[new_N])}
     if known_N.any() and len(measured.train_MD):
-        asked = _unit(measured.image_ND[known_N])
-        found["knn"] = PerImage(
-            measured.entity_N[known_N],
-            _neighbours(asked, measured.entity_N[known_N], _unit(measured.train_MD), measured.train_entity_M),
-        )
+        k = min(NEIGHBOURS, len(measured.train_MD))
+        asked = measured.image_ND[known_N], measured.entity_N[known_N]
+        voted = knn_classify(measured.train_MD, measured.train_entity_M, *asked, ks=(k,), temperature=TEMPERATURE)
+        found["knn"] = PerImage(asked[1], np.array(voted["correct"][f"k={k}"], dtype=np.float64))
     if len(measured.text_CD):
         # Among the texts of the new entities alone: the others' were trained on.
         of_new_C = np.isin(measured.text_entity_C, measured.entity_N[new_N])
-        text_CD, entity_C = _unit(measured.text_CD[of_new_C]), measured.text_entity_C[of_new_C]
-        nearest = entity_C[(_unit(measured.image_ND[new_N]) @ text_CD.T).argmax(axis=1)]
+        text_CD, entity_C = normalised(measured.text_CD[of_new_C]), measured.text_entity_C[of_new_C]
+        nearest = entity_C[(normalised(measured.image_ND[new_N]) @ text_CD.T).argmax(axis=1)]
         found["zero_shot"] = PerImage(
             measured.entity_N[new_N], (nearest == measured.entity_N[new_N]).astype(np.float64)
         )
@@ -97,33 +100,17 @@ def per_image(measured: Measured, left_out: frozenset[int] = frozenset()) -> dic
 
 def retrieval(image_ND: np.ndarray, entity_N: np.ndarray) -> PerImage:
     """Average precision of each image among all others, of entities that have two or more."""
-    vectors = _unit(image_ND)
-    cosine_NN = vectors @ vectors.T
-    np.fill_diagonal(cosine_NN, -np.inf)
-    order_NN = np.argsort(-cosine_NN, axis=1, kind="stable")[:, :-1]
-    hit_NN = entity_N[order_NN] == entity_N[:, None]
-    relevant_N = hit_NN.sum(axis=1)
-    precision_NN = np.cumsum(hit_NN, axis=1) / np.arange(1, hit_NN.shape[1] + 1)
-    asked_N = relevant_N > 0
-    value_N = (precision_NN * hit_NN).sum(axis=1)[asked_N] / relevant_N[asked_N]
-    return PerImage(entity_N[asked_N], value_N)
-
-
-def _neighbours(asked_QD: np.ndarray, entity_Q: np.ndarray, known_MD: np.ndarray, entity_M: np.ndarray) -> np.ndarray:
-    k = min(_NEIGHBOURS, len(known_MD))
-    cosine_QM = asked_QD @ known_MD.T
-    near_QK = np.argsort(-cosine_QM, axis=1, kind="stable")[:, :k]
-    weight_QK = np.exp(np.take_along_axis(cosine_QM, near_QK, axis=1) / _TEMPERATURE)
-    right = []
-    for entities, weights, own in zip(entity_M[near_QK], weight_QK, entity_Q.tolist(), strict=True):
-        named, place = np.unique(entities, return_inverse=True)
-        right.append(float(named[np.bincount(place, weights=weights).argmax()] == own))
-    return np.array(right)
-
-
-def _unit(x_ND: np.ndarray) -> np.ndarray:
-    x_ND = np.asarray(x_ND, dtype=np.float64)
-    return x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True)
+    members = members_of(entity_N)
+    value_N = np.full(len(entity_N), np.nan)
+    for start, listed in ranks_by_block(image_ND, image_ND, members):
+        for place, rank_P in enumerate(listed, start):
+            if len(rank_P) > 1:
+                own = members[place] == place
+                others_P = rank_P[~own]
+                # What ranks behind the image itself moves up.
+                value_N[place] = average_precision(others_P - (others_P > rank_P[own]))
+    asked_N = ~np.isnan(value_N)
+    return PerImage(entity_N[asked_N], value_N[asked_N])
 
 
 Run = tuple[str, int]

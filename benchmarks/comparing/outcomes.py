@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FIGURES = ("mAP", "knn", "zero_shot")
-_MAIN = "import sys; from i2e_pipeline.cli import main; main(sys.argv[1:])"
+MAIN = "import sys; from i2e_pipeline.cli import main; main(sys.argv[1:])"
 
 
 def train(
@@ -32,7 +32,7 @@ def train(
         raise SystemExit(f"{folder} was trained with other settings ({asked}): remove it, or take another --folder")
     folder.mkdir(parents=True, exist_ok=True)
     asked.write_text(json.dumps([config, *overrides]))
-    command = [sys.executable, "-c", _MAIN, "train", "--set", *overrides, *(["--config", config] if config else [])]
+    command = [sys.executable, "-c", MAIN, "train", "--set", *overrides, *(["--config", config] if config else [])]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "RANK": "0"}
     )

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from comparing.outcomes import MAIN
 from i2e_pipeline.core import files
 from i2e_pipeline.core.ids import content_id
 from i2e_pipeline.core.schemas import IMAGE_LABELS
@@ -22,7 +23,6 @@ from i2e_pipeline.dataset.published import open_published
 from i2e_pipeline.sample import embedded
 
 REAL_DATA = "I2E_REAL_DATA"
-_CLI = "import sys; from i2e_pipeline.cli import main; main(sys.argv[1:])"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def wanted(names: list[str], folder: Path) -> list[Images]:
 
 
 def _run(*arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-c", _CLI, "run", *arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", MAIN, "run", *arguments], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"i2e run {' '.join(arguments)}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
 
