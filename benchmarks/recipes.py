@@ -122,7 +122,8 @@ def compare(comparison: Comparison, chosen: dict[str, Settings], left_out: froze
     for (run, name), vectors in zip(in_order, found, strict=True):
         measured[name][run] = vectors
     figures = {
-        name: {run: per_image(vectors, left_out) for run, vectors in of_arm.items()} for name, of_arm in measured.items()
+        name: {run: per_image(vectors, left_out) for run, vectors in of_arm.items()}
+        for name, of_arm in measured.items()
     }
     yield "| arm | " + " | ".join(FIGURES) + " |"
     yield "|---|" + "---:|" * len(FIGURES)
